@@ -1,0 +1,348 @@
+//! [`Instrumented`]: measures every call of a persistence, and changes none of its answers.
+
+mod backlog;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use paho_mqtt::{self as mqtt, ClientPersistence};
+use tracing::{Level, Span, field::Empty};
+
+use crate::{
+    Error, ErrorKind, Persistence, PersistenceMetrics, Store,
+    metrics::Operation,
+    record::{Key, Kind},
+};
+use backlog::Backlog;
+
+/// Measures the calls to any persistence: metrics in a registry, and a `tracing` span a call.
+///
+/// It keeps its own count of what waits, from the calls alone, so it works on every
+/// [`ClientPersistence`]. It lets one call at a time through to it, which also makes calls of Paho
+/// that overlap safe for a persistence that is not prepared for them.
+///
+/// The spans have the target `paho_mqtt_redis` and the name `persistence_call`, at level INFO for
+/// open and DEBUG for the others, with the fields `db.system.name`, `db.operation.name`,
+/// `messaging.client.id`, `record.key`, `record.kind`, `record.bytes`, `outcome` (`ok`, `miss` or
+/// `error`) and, where it is an error, `error.type`. Payloads are never in them.
+///
+/// A `tracing` subscriber must not publish over MQTT: a call runs under Paho's own lock.
+///
+/// ```
+/// use paho_mqtt_redis::{Instrumented, MemoryPersistence, PersistenceMetrics, prometheus};
+///
+/// let metrics = PersistenceMetrics::register(&prometheus::Registry::new())?;
+/// let persistence = Instrumented::new(MemoryPersistence::new(), &metrics);
+/// # Ok::<(), paho_mqtt_redis::Error>(())
+/// ```
+pub struct Instrumented<P> {
+    metrics: PersistenceMetrics,
+    label: Option<String>,
+    store: &'static str,
+    client_id: String,
+    inner: Mutex<Inner<P>>,
+}
+
+struct Inner<P> {
+    persistence: P,
+    /// From the first open on.
+    session: Option<Session>,
+}
+
+/// What is known since the last open.
+struct Session {
+    backlog: Backlog,
+    opened: Duration,
+    stage: Stage,
+}
+
+/// How far Paho has come with reading what was left from before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Opened,
+    Restoring,
+    Running,
+}
+
+/// What is said of a call in its span.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Ok,
+    Miss,
+    Error(ErrorKind),
+}
+
+impl<P> Instrumented<P> {
+    /// Measures the calls to `persistence`.
+    ///
+    /// The `store` label says `custom`; [`Persistence::instrument`] knows it better.
+    #[must_use]
+    pub fn new(persistence: P, metrics: &PersistenceMetrics) -> Self {
+        Self::with_store(persistence, metrics, "custom")
+    }
+
+    fn with_store(persistence: P, metrics: &PersistenceMetrics, store: &'static str) -> Self {
+        Self {
+            metrics: metrics.clone(),
+            label: None,
+            store,
+            client_id: String::new(),
+            inner: Mutex::new(Inner {
+                persistence,
+                session: None,
+            }),
+        }
+    }
+
+    /// The value of the `client_id` label, for client ids that change at each start: each of them
+    /// would leave series behind.
+    ///
+    /// Defaults to the client id.
+    #[must_use]
+    pub fn client_label(mut self, client_label: impl Into<String>) -> Self {
+        self.label = Some(client_label.into());
+        self
+    }
+}
+
+impl<S: Store> Persistence<S> {
+    /// Measures the calls to this persistence.
+    #[must_use]
+    pub fn instrument(self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
+        Instrumented::with_store(self, metrics, S::NAME)
+    }
+}
+
+impl<P: ClientPersistence> Instrumented<P> {
+    /// The only place where anything is measured. `note` tells the backlog of a success, and
+    /// whether the record was there.
+    fn call<T>(
+        &self,
+        operation: Operation,
+        key: &str,
+        bytes: Option<usize>,
+        work: impl FnOnce(&mut P) -> mqtt::Result<T>,
+        note: impl FnOnce(&mut Session, &T, Duration) -> bool,
+    ) -> mqtt::Result<T> {
+        let clock = self.metrics.clock();
+        let start = clock.now();
+        let span = self.span(operation, key, bytes).entered();
+        let (result, outcome) = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let Inner {
+                persistence,
+                session,
+            } = &mut *inner;
+            // Calls before open have no client that they could be counted for.
+            let Some(session) = session else {
+                return work(persistence);
+            };
+            let in_progress = session.backlog.series().series().in_progress.clone();
+            in_progress.inc();
+            let result = work(persistence);
+            in_progress.dec();
+            let now = clock.now();
+            let outcome = match &result {
+                Ok(value) if note(session, value, now) => Outcome::Ok,
+                Ok(_) => Outcome::Miss,
+                Err(error) => {
+                    Outcome::Error(Error::in_mqtt(error).map_or(ErrorKind::Other, Error::kind))
+                }
+            };
+            let missed = matches!(outcome, Outcome::Miss)
+                || operation == Operation::Get && result.is_err() && !session.backlog.contains(key);
+            session.count(operation, outcome, missed, now.saturating_sub(start));
+            session.note_restoring(operation, key, now);
+            (result, outcome)
+        };
+        match outcome {
+            Outcome::Ok => span.record("outcome", "ok"),
+            Outcome::Miss => span.record("outcome", "miss"),
+            Outcome::Error(kind) => span
+                .record("outcome", "error")
+                .record("error.type", kind.as_str()),
+        };
+        result
+    }
+
+    fn span(&self, operation: Operation, key: &str, bytes: Option<usize>) -> Span {
+        macro_rules! span {
+            ($level:expr) => {
+                tracing::span!(
+                    target: "paho_mqtt_redis",
+                    $level,
+                    "persistence_call",
+                    "db.system.name" = self.store,
+                    "db.operation.name" = operation.as_str(),
+                    "messaging.client.id" = self.client_id,
+                    "record.key" = (!key.is_empty()).then_some(key),
+                    "record.kind" = (!key.is_empty()).then(|| backlog::kind_of(key).as_str()),
+                    "record.bytes" = bytes,
+                    outcome = Empty,
+                    "error.type" = Empty,
+                )
+            };
+        }
+        if operation == Operation::Open {
+            span!(Level::INFO)
+        } else {
+            span!(Level::DEBUG)
+        }
+    }
+
+    /// The series exist, at zero, before the persistence is asked for the first time.
+    fn begin(&mut self, client_id: &str) {
+        client_id.clone_into(&mut self.client_id);
+        let label = self.label.as_deref().unwrap_or(client_id);
+        let session = Session {
+            backlog: Backlog::new(self.metrics.client(label, self.store)),
+            opened: self.metrics.clock().now(),
+            stage: Stage::Opened,
+        };
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.session = Some(session);
+    }
+}
+
+impl Session {
+    fn count(&self, operation: Operation, outcome: Outcome, missed: bool, took: Duration) {
+        let series = self.backlog.series().series().of_operation(operation);
+        series.duration.observe(took.as_secs_f64());
+        if let (true, Some(misses)) = (missed, &series.misses) {
+            misses.inc();
+        }
+        if let Outcome::Error(kind) = outcome
+            && let Some(errors) = series.error(kind)
+        {
+            errors.inc();
+        }
+    }
+
+    /// Paho reads everything when a client is created; a change, or the removal of a command, is
+    /// the first thing that it does afterwards.
+    fn note_restoring(&mut self, operation: Operation, key: &str, now: Duration) {
+        let is_command = || Key::parse(key).is_some_and(|key| key.kind == Kind::Command);
+        match operation {
+            Operation::Open => {}
+            Operation::Put | Operation::Close | Operation::Clear => self.stage = Stage::Running,
+            Operation::Remove if is_command() => self.stage = Stage::Running,
+            Operation::Get | Operation::Remove | Operation::Keys | Operation::ContainsKey => {
+                if self.stage != Stage::Running {
+                    let took = now.saturating_sub(self.opened);
+                    self.backlog
+                        .series()
+                        .series()
+                        .restore_duration
+                        .set(took.as_secs_f64());
+                }
+            }
+        }
+    }
+
+    fn list(&mut self, keys: &[String], now: Duration) {
+        self.backlog.list(keys, now);
+        if self.stage == Stage::Opened {
+            self.backlog.note_restored();
+            self.stage = Stage::Restoring;
+        }
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
+    fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+        self.begin(client_id);
+        let work = |inner: &mut P| inner.open(client_id, server_uri);
+        self.call(Operation::Open, "", None, work, |_, (), _| true)
+    }
+
+    fn close(&mut self) -> mqtt::Result<()> {
+        self.call(Operation::Close, "", None, P::close, |_, (), _| true)
+    }
+
+    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+        let bytes = buffers.iter().map(|buffer| buffer.len()).sum();
+        let work = |inner: &mut P| inner.put(key, buffers);
+        self.call(
+            Operation::Put,
+            key,
+            Some(bytes),
+            work,
+            |session, (), now| {
+                #[expect(clippy::cast_precision_loss, reason = "it falls into a bucket")]
+                session
+                    .backlog
+                    .series()
+                    .series()
+                    .value_size
+                    .observe(bytes as f64);
+                session.backlog.put(key, bytes, now);
+                true
+            },
+        )
+    }
+
+    fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+        let work = |inner: &mut P| inner.get(key);
+        self.call(
+            Operation::Get,
+            key,
+            None,
+            work,
+            |session, value: &Vec<u8>, now| {
+                session.backlog.put(key, value.len(), now);
+                true
+            },
+        )
+    }
+
+    fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+        let work = |inner: &mut P| inner.remove(key);
+        self.call(Operation::Remove, key, None, work, |session, (), _| {
+            session.backlog.remove(key)
+        })
+    }
+
+    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+        self.call(
+            Operation::Keys,
+            "",
+            None,
+            P::keys,
+            |session, keys: &Vec<String>, now| {
+                session.list(keys, now);
+                true
+            },
+        )
+    }
+
+    fn clear(&mut self) -> mqtt::Result<()> {
+        self.call(Operation::Clear, "", None, P::clear, |session, (), now| {
+            session.backlog.list(&[], now);
+            true
+        })
+    }
+
+    fn contains_key(&mut self, key: &str) -> bool {
+        let work = |inner: &mut P| Ok(inner.contains_key(key));
+        self.call(Operation::ContainsKey, key, None, work, |_, _: &bool, _| {
+            true
+        })
+        .unwrap_or_default()
+    }
+}
+
+impl<P: fmt::Debug> fmt::Debug for Instrumented<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        f.debug_struct("Instrumented")
+            .field("persistence", &inner.persistence)
+            .field("client_id", &self.client_id)
+            .finish_non_exhaustive()
+    }
+}

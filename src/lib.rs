@@ -1,0 +1,49 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+// A panic here would cross Paho's C callbacks and end the program.
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::get_unwrap,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::string_slice,
+        clippy::todo,
+        clippy::unimplemented,
+        clippy::unreachable,
+        clippy::unwrap_used,
+    )
+)]
+
+mod error;
+#[cfg(feature = "metrics")]
+mod instrumented;
+#[cfg(feature = "metrics")]
+mod metrics;
+mod persistence;
+mod record;
+#[cfg(feature = "redis")]
+mod redis;
+#[cfg(feature = "server")]
+mod server;
+mod store;
+#[cfg(any(feature = "redis", feature = "server"))]
+mod timed;
+
+pub use paho_mqtt;
+#[cfg(feature = "metrics")]
+pub use prometheus;
+
+pub use error::{Error, ErrorKind};
+#[cfg(feature = "metrics")]
+pub use instrumented::Instrumented;
+#[cfg(feature = "metrics")]
+pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder};
+pub use persistence::{MemoryPersistence, Persistence};
+#[cfg(feature = "redis")]
+pub use redis::{RedisOptions, RedisPersistence, RedisStore};
+#[cfg(feature = "server")]
+pub use server::{MetricsServer, MetricsServerBuilder};
+pub use store::{Change, MemoryStore, Store};

@@ -1,0 +1,478 @@
+//! The catalogue of metrics, registered once and shared by all clients of the process.
+
+mod age;
+mod clock;
+mod series;
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+use crate::{Error, ErrorKind};
+use age::OldestAge;
+pub(crate) use clock::Clock;
+pub(crate) use series::LiveSeries;
+
+/// The calls, as the `operation` label names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Open,
+    Close,
+    Put,
+    Get,
+    Remove,
+    Keys,
+    Clear,
+    ContainsKey,
+}
+
+impl Operation {
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Open,
+        Self::Close,
+        Self::Put,
+        Self::Get,
+        Self::Remove,
+        Self::Keys,
+        Self::Clear,
+        Self::ContainsKey,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Close => "close",
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Remove => "remove",
+            Self::Keys => "keys",
+            Self::Clear => "clear",
+            Self::ContainsKey => "contains_key",
+        }
+    }
+}
+
+/// The kinds of records, as the `kind` label names them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RecordKind {
+    Command,
+    SentPublish,
+    SentPubrel,
+    ReceivedPublish,
+    Undelivered,
+    /// One that Paho would not write.
+    Other,
+}
+
+impl RecordKind {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Command,
+        Self::SentPublish,
+        Self::SentPubrel,
+        Self::ReceivedPublish,
+        Self::Undelivered,
+        Self::Other,
+    ];
+
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::SentPublish => "sent_publish",
+            Self::SentPubrel => "sent_pubrel",
+            Self::ReceivedPublish => "received_publish",
+            Self::Undelivered => "undelivered",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// Latencies start where a Redis on the same device answers, in seconds.
+const LATENCY_BUCKETS: [f64; 12] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25,
+    1.0,
+];
+
+/// From a bare reading to a file in one message, in bytes.
+const SIZE_BUCKETS: [f64; 8] = [
+    64.0,
+    256.0,
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+];
+
+/// The metrics of all persistences of a process, registered once.
+///
+/// It is a cheap handle: each [`Instrumented`](crate::Instrumented) takes a clone. The series of a
+/// client appear, at zero, when Paho opens its persistence, and are gone when the last persistence
+/// with the same `client_id` label is dropped.
+///
+/// ```
+/// use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
+///
+/// let registry = Registry::new();
+/// let metrics = PersistenceMetrics::register(&registry)?;
+/// let one = MemoryPersistence::new().instrument(&metrics);
+/// let another = MemoryPersistence::new().instrument(&metrics).client_label("gateway");
+/// # Ok::<(), paho_mqtt_redis::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct PersistenceMetrics(Arc<Families>);
+
+impl PersistenceMetrics {
+    /// Registers the metrics with their defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Registration`] where the registry has a metric of one of these names.
+    pub fn register(registry: &Registry) -> Result<Self, Error> {
+        Self::builder().register(registry)
+    }
+
+    /// The options, to be set before the metrics are registered.
+    #[must_use]
+    pub fn builder() -> PersistenceMetricsBuilder {
+        PersistenceMetricsBuilder::default()
+    }
+
+    /// The series of a client that opens its persistence.
+    pub(crate) fn client(&self, label: &str, store: &'static str) -> LiveSeries {
+        LiveSeries::new(Arc::clone(&self.0), label, store)
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+}
+
+impl fmt::Debug for PersistenceMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PersistenceMetrics").finish_non_exhaustive()
+    }
+}
+
+/// What can be set before the metrics are registered.
+///
+/// ```
+/// use paho_mqtt_redis::{PersistenceMetrics, prometheus::Registry};
+///
+/// let metrics = PersistenceMetrics::builder()
+///     .latency_buckets(vec![0.000_1, 0.001, 0.01, 0.1, 1.0])
+///     .size_buckets(vec![100.0, 1_000.0, 10_000.0])
+///     .const_label("site", "north")
+///     .register(&Registry::new())?;
+/// # Ok::<(), paho_mqtt_redis::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct PersistenceMetricsBuilder {
+    latency_buckets: Vec<f64>,
+    size_buckets: Vec<f64>,
+    const_labels: HashMap<String, String>,
+    clock: Clock,
+}
+
+impl Default for PersistenceMetricsBuilder {
+    fn default() -> Self {
+        Self {
+            latency_buckets: LATENCY_BUCKETS.to_vec(),
+            size_buckets: SIZE_BUCKETS.to_vec(),
+            const_labels: HashMap::new(),
+            clock: Clock::monotonic(),
+        }
+    }
+}
+
+impl PersistenceMetricsBuilder {
+    /// The upper bounds of the buckets of `mqtt_persistence_operation_duration_seconds`, in seconds.
+    ///
+    /// Defaults to 12 bounds from 10 µs to 1 s.
+    #[must_use]
+    pub fn latency_buckets(mut self, latency_buckets: Vec<f64>) -> Self {
+        self.latency_buckets = latency_buckets;
+        self
+    }
+
+    /// The upper bounds of the buckets of `mqtt_persistence_value_size_bytes`, in bytes.
+    ///
+    /// Defaults to 8 bounds from 64 B to 1 MiB.
+    #[must_use]
+    pub fn size_buckets(mut self, size_buckets: Vec<f64>) -> Self {
+        self.size_buckets = size_buckets;
+        self
+    }
+
+    /// A label that every series gets.
+    ///
+    /// Defaults to none.
+    #[must_use]
+    pub fn const_label(mut self, name: &str, value: &str) -> Self {
+        self.const_labels.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    #[cfg(test)]
+    pub(crate) fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Registers the metrics.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for bounds that are none, not finite, not positive or not
+    /// ascending, and for a label that is not a label or is used by the metrics themselves;
+    /// [`ErrorKind::Registration`] where the registry has a metric of one of these names. In
+    /// either case nothing is registered.
+    pub fn register(self, registry: &Registry) -> Result<PersistenceMetrics, Error> {
+        let Self {
+            latency_buckets,
+            size_buckets,
+            const_labels,
+            clock,
+        } = self;
+        check_buckets("latency_buckets", &latency_buckets)?;
+        check_buckets("size_buckets", &size_buckets)?;
+        check_labels(&const_labels)?;
+        let families = Families::new(latency_buckets, size_buckets, &const_labels, clock).map_err(
+            |error| {
+                Error::new(ErrorKind::InvalidOption, "make the metrics")
+                    .because("an option does not suit the prometheus crate")
+                    .caused_by(error)
+            },
+        )?;
+        families.register(registry)?;
+        Ok(PersistenceMetrics(Arc::new(families)))
+    }
+}
+
+fn check_buckets(option: &str, buckets: &[f64]) -> Result<(), Error> {
+    let positive = buckets
+        .iter()
+        .all(|bound| bound.is_finite() && *bound > 0.0);
+    let ascending = buckets.is_sorted_by(|one, next| one < next);
+    if buckets.is_empty() || !positive || !ascending {
+        return Err(Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).because(
+            format!("the bounds must be positive, finite and ascending, and at least one; they are {buckets:?}"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_labels(labels: &HashMap<String, String>) -> Result<(), Error> {
+    const TAKEN: [&str; 7] = [
+        "client_id",
+        "operation",
+        "error",
+        "kind",
+        "version",
+        "store",
+        "le",
+    ];
+    for name in labels.keys() {
+        let mut characters = name.chars();
+        let starts = characters
+            .next()
+            .is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
+        let goes_on = characters.all(|other| other.is_ascii_alphanumeric() || other == '_');
+        let reason = if TAKEN.contains(&name.as_str()) {
+            "the metrics use that label themselves; choose another name"
+        } else if !starts || !goes_on || name.starts_with("__") {
+            "a label has letters, digits and underscores, does not start with a digit or with two \
+             underscores"
+        } else {
+            continue;
+        };
+        return Err(Error::new(
+            ErrorKind::InvalidOption,
+            format!("use the const_label {name:?}"),
+        )
+        .because(reason));
+    }
+    Ok(())
+}
+
+/// Every metric, in the order of the catalogue.
+pub(crate) struct Families {
+    operation_duration: HistogramVec,
+    operation_errors: IntCounterVec,
+    operation_misses: IntCounterVec,
+    operations_in_progress: IntGaugeVec,
+    records: IntGaugeVec,
+    record_bytes: IntGaugeVec,
+    oldest_record_age: OldestAge,
+    value_size: HistogramVec,
+    restored_records: IntGaugeVec,
+    restore_duration: GaugeVec,
+    build_info: IntGaugeVec,
+    clients: series::Clients,
+    clock: Clock,
+}
+
+impl Families {
+    fn new(
+        latency_buckets: Vec<f64>,
+        size_buckets: Vec<f64>,
+        const_labels: &HashMap<String, String>,
+        clock: Clock,
+    ) -> prometheus::Result<Self> {
+        let opts = |name: &str, help: &str| {
+            Opts::new(format!("mqtt_persistence_{name}"), help).const_labels(const_labels.clone())
+        };
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| HistogramOpts {
+            common_opts: opts(name, help),
+            buckets,
+        };
+        let by_kind = &["client_id", "kind"];
+        let clients = series::Clients::default();
+        Ok(Self {
+            operation_duration: HistogramVec::new(
+                histogram(
+                    "operation_duration_seconds",
+                    "How long each call of Paho to its persistence took",
+                    latency_buckets,
+                ),
+                &["client_id", "operation"],
+            )?,
+            operation_errors: IntCounterVec::new(
+                opts(
+                    "operation_errors_total",
+                    "Calls that were answered with an error",
+                ),
+                &["client_id", "operation", "error"],
+            )?,
+            operation_misses: IntCounterVec::new(
+                opts(
+                    "operation_misses_total",
+                    "Calls for a record that is not there, normal for remove",
+                ),
+                &["client_id", "operation"],
+            )?,
+            operations_in_progress: IntGaugeVec::new(
+                opts(
+                    "operations_in_progress",
+                    "Calls that have not been answered yet",
+                ),
+                &["client_id"],
+            )?,
+            records: IntGaugeVec::new(opts("records", "Records that wait"), by_kind)?,
+            record_bytes: IntGaugeVec::new(
+                opts("record_bytes", "Size of the records that wait"),
+                by_kind,
+            )?,
+            oldest_record_age: OldestAge::new(
+                GaugeVec::new(
+                    opts(
+                        "oldest_record_age_seconds",
+                        "How long the oldest record has been waiting, at least",
+                    ),
+                    by_kind,
+                )?,
+                clients.clone(),
+                clock.clone(),
+            ),
+            value_size: HistogramVec::new(
+                histogram("value_size_bytes", "Size of what was put", size_buckets),
+                &["client_id"],
+            )?,
+            restored_records: IntGaugeVec::new(
+                opts("restored_records", "Records found at the last open"),
+                by_kind,
+            )?,
+            restore_duration: GaugeVec::new(
+                opts(
+                    "restore_duration_seconds",
+                    "From the last open to the end of the last call that belongs to restoring",
+                ),
+                &["client_id"],
+            )?,
+            build_info: IntGaugeVec::new(
+                opts("build_info", "Version of the crate and store of the client"),
+                &["client_id", "version", "store"],
+            )?,
+            clients,
+            clock,
+        })
+    }
+
+    fn collectors(&self) -> [Box<dyn Collector>; 11] {
+        [
+            Box::new(self.operation_duration.clone()),
+            Box::new(self.operation_errors.clone()),
+            Box::new(self.operation_misses.clone()),
+            Box::new(self.operations_in_progress.clone()),
+            Box::new(self.records.clone()),
+            Box::new(self.record_bytes.clone()),
+            Box::new(self.oldest_record_age.clone()),
+            Box::new(self.value_size.clone()),
+            Box::new(self.restored_records.clone()),
+            Box::new(self.restore_duration.clone()),
+            Box::new(self.build_info.clone()),
+        ]
+    }
+
+    /// All of them or none.
+    fn register(&self, registry: &Registry) -> Result<(), Error> {
+        for (position, collector) in self.collectors().into_iter().enumerate() {
+            let name = collector
+                .desc()
+                .first()
+                .map(|desc| desc.fq_name.clone())
+                .unwrap_or_default();
+            if let Err(error) = registry.register(collector) {
+                for registered in self.collectors().into_iter().take(position) {
+                    drop(registry.unregister(registered));
+                }
+                return Err(Error::new(
+                    ErrorKind::Registration,
+                    format!("register the metric {name}"),
+                )
+                .because(
+                    "the registry has it already; register once and hand clones of the \
+                         handle to each persistence",
+                )
+                .caused_by(error));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The prometheus crate hashes the values of a series one behind the other, with nothing in
+    /// between: a free text in front of closed lists is safe if no end of the one is another's.
+    #[test]
+    fn no_client_id_can_make_two_series_collide() {
+        let kinds = RecordKind::ALL.map(RecordKind::as_str);
+        let operations = Operation::ALL.map(Operation::as_str);
+        let errors = operations.iter().flat_map(|operation| {
+            ErrorKind::ALL
+                .iter()
+                .map(move |error| format!("{operation}{error}"))
+        });
+        let lists: [Vec<String>; 3] = [
+            kinds.map(str::to_owned).to_vec(),
+            operations.map(str::to_owned).to_vec(),
+            errors.collect(),
+        ];
+        for list in lists {
+            for (position, one) in list.iter().enumerate() {
+                for (other_position, other) in list.iter().enumerate() {
+                    assert!(
+                        position == other_position || !one.ends_with(other.as_str()),
+                        "{one} {other}"
+                    );
+                }
+            }
+        }
+    }
+}

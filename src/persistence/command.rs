@@ -1,0 +1,68 @@
+//! What a stored command says of itself, as `MQTTAsync_persistCommand` of Paho C writes it.
+
+/// MQTT's packet type of a PUBLISH, with which Paho marks a publish command.
+const PUBLISH: i32 = 3;
+
+/// The packet id under which a publish at QoS 1 or 2 will be sent; nothing for every other command.
+pub(super) fn packet_id(value: &[u8]) -> Option<u32> {
+    let mut rest = value;
+    if int(&mut rest)? != PUBLISH {
+        return None;
+    }
+    let token = int(&mut rest)?;
+    let topic = rest.iter().position(|&byte| byte == 0)?;
+    rest = rest.get(topic.checked_add(1)?..)?;
+    let payload = usize::try_from(int(&mut rest)?).ok()?;
+    rest = rest.get(payload..)?;
+    let qos = int(&mut rest)?;
+    u32::try_from(token).ok().filter(|_| qos == 1 || qos == 2)
+}
+
+/// Takes a C `int` from the front.
+fn int(rest: &mut &[u8]) -> Option<i32> {
+    let (int, behind) = rest.split_first_chunk()?;
+    *rest = behind;
+    Some(i32::from_ne_bytes(*int))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A publish command as Paho C 1.3.16 writes it for MQTT 3.1.1.
+    pub(in crate::persistence) fn publish(token: i32, qos: i32, payload: &[u8]) -> Vec<u8> {
+        let length = i32::try_from(payload.len()).expect("short");
+        [
+            &PUBLISH.to_ne_bytes()[..],
+            &token.to_ne_bytes(),
+            b"a/topic\0",
+            &length.to_ne_bytes(),
+            payload,
+            &qos.to_ne_bytes(),
+            &0_i32.to_ne_bytes(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn only_a_publish_with_an_acknowledgement_has_a_packet_id() {
+        assert_eq!(packet_id(&publish(7, 1, b"payload")), Some(7));
+        assert_eq!(packet_id(&publish(65_535, 2, b"")), Some(65_535));
+        assert_eq!(packet_id(&publish(7, 0, b"payload")), None);
+        let mut subscribe = publish(7, 1, b"");
+        subscribe[..4].copy_from_slice(&8_i32.to_ne_bytes());
+        assert_eq!(packet_id(&subscribe), None);
+    }
+
+    #[test]
+    fn a_cut_command_has_none() {
+        let whole = publish(7, 1, b"payload");
+        let needed = whole.len() - 4;
+        for length in 0..needed {
+            assert_eq!(packet_id(&whole[..length]), None, "{length}");
+        }
+        let mut wrong = publish(7, 1, b"payload");
+        wrong[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
+        assert_eq!(packet_id(&wrong), None);
+    }
+}

@@ -1,0 +1,132 @@
+//! The keys that Paho gives its records, and what their names say.
+
+use std::fmt;
+
+/// What a record is, by the stem of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// `c`: a publish, subscribe or unsubscribe that waits to be processed.
+    Command,
+    /// `s`: a PUBLISH sent at QoS 1 or 2, not yet acknowledged.
+    SentPublish,
+    /// `sc`: the PUBREL sent for a QoS 2 PUBLISH.
+    SentPubrel,
+    /// `r`: an inbound QoS 2 PUBLISH, not yet released.
+    ReceivedPublish,
+    /// `q`: an inbound message, not yet handed to the application.
+    Undelivered,
+}
+
+/// A key as Paho writes it: a stem, which tells the kind and the MQTT version, and a number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Key {
+    pub(crate) kind: Kind,
+    /// Written by a client of MQTT 5, whose records carry properties.
+    pub(crate) v5: bool,
+    /// A sequence number or a packet id, by the kind.
+    pub(crate) number: u32,
+}
+
+/// Paho's `PERSISTENCE_SEQNO_LIMIT`: sequence numbers go up to one less.
+const SEQUENCE_LIMIT: u32 = 1_000_000;
+
+impl Key {
+    /// The key behind a name, or nothing where Paho would not have written that name.
+    pub(crate) fn parse(name: &str) -> Option<Self> {
+        let (stem, digits) = name.split_once('-')?;
+        let (kind, v5) = match stem {
+            "c" => (Kind::Command, false),
+            "c5" => (Kind::Command, true),
+            "s" => (Kind::SentPublish, false),
+            "s5" => (Kind::SentPublish, true),
+            "sc" => (Kind::SentPubrel, false),
+            "sc5" => (Kind::SentPubrel, true),
+            "r" => (Kind::ReceivedPublish, false),
+            "r5" => (Kind::ReceivedPublish, true),
+            "q" => (Kind::Undelivered, false),
+            "q5" => (Kind::Undelivered, true),
+            _ => return None,
+        };
+        let canonical = digits.bytes().all(|digit| digit.is_ascii_digit())
+            && (digits == "0" || !digits.starts_with('0'));
+        let number = digits.parse().ok().filter(|_| canonical)?;
+        let allowed = match kind {
+            Kind::Command | Kind::Undelivered => 0..SEQUENCE_LIMIT,
+            Kind::SentPublish | Kind::SentPubrel | Kind::ReceivedPublish => 1..0x1_0000,
+        };
+        allowed
+            .contains(&number)
+            .then_some(Self { kind, v5, number })
+    }
+
+    fn stem(self) -> &'static str {
+        match (self.kind, self.v5) {
+            (Kind::Command, false) => "c",
+            (Kind::Command, true) => "c5",
+            (Kind::SentPublish, false) => "s",
+            (Kind::SentPublish, true) => "s5",
+            (Kind::SentPubrel, false) => "sc",
+            (Kind::SentPubrel, true) => "sc5",
+            (Kind::ReceivedPublish, false) => "r",
+            (Kind::ReceivedPublish, true) => "r5",
+            (Kind::Undelivered, false) => "q",
+            (Kind::Undelivered, true) => "q5",
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.stem(), self.number)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_read_and_written_alike() {
+        for name in [
+            "c-0",
+            "c5-999999",
+            "s-1",
+            "s5-65535",
+            "sc-7",
+            "sc5-7",
+            "r-1",
+            "r5-9",
+            "q-1",
+            "q5-0",
+        ] {
+            assert_eq!(Key::parse(name).expect(name).to_string(), name);
+        }
+    }
+
+    #[test]
+    fn what_paho_does_not_write_is_no_key() {
+        for name in [
+            "",
+            "-",
+            "c",
+            "c-",
+            "-1",
+            "c-1000000",
+            "c-01",
+            "c-+1",
+            "c--1",
+            "c-1 ",
+            "s-0",
+            "s-65536",
+            "sc5-0",
+            "x-1",
+            "C-1",
+            "c5",
+            "foreign",
+            "c-1\0",
+            "c-99999999999999999999",
+        ] {
+            assert_eq!(Key::parse(name), None, "{name:?}");
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! One connection to Redis, on which every exchange has one absolute deadline.
+//!
+//! The `redis` crate's own connection limits each system call, so that a server which sends a byte
+//! now and then is waited for without end; here its parser reads from a socket that knows when the
+//! whole must be over.
+
+use std::{
+    io::{self, Read, Write},
+    net::ToSocketAddrs,
+    sync::Arc,
+    time::Instant,
+};
+
+use ::redis::{Cmd, Parser, RedisError, Value};
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{
+    reply::Failure,
+    target::{Address, Target},
+};
+use crate::{
+    Error,
+    timed::{TimedSocket, remaining},
+};
+
+/// A connection, authenticated and with the database selected.
+pub(super) struct Connection {
+    wire: Wire,
+    parser: Parser,
+}
+
+impl Connection {
+    /// Connects to the target, within the deadline.
+    pub(super) fn open(target: &Target, deadline: Instant) -> Result<Self, Error> {
+        Self::introduced(target, deadline)
+            .map_err(|failure| failure.named(|| format!("connect to Redis at {target}")))
+    }
+
+    /// With `AUTH` and `SELECT`, where the URL asks for them.
+    fn introduced(target: &Target, deadline: Instant) -> Result<Self, Failure> {
+        let mut connection = Self {
+            wire: Wire::new(connect(&target.address, deadline)?, target)?,
+            parser: Parser::new(),
+        };
+        if let Some(password) = &target.password {
+            let mut auth = ::redis::cmd("AUTH");
+            if let Some(user) = &target.user {
+                auth.arg(user);
+            }
+            connection.ask(auth.arg(password))?;
+        }
+        if target.database != 0 {
+            connection.ask(::redis::cmd("SELECT").arg(target.database))?;
+        }
+        Ok(connection)
+    }
+
+    /// One command and its answer.
+    pub(super) fn ask(&mut self, command: &Cmd) -> Result<Value, Failure> {
+        self.write(&command.get_packed_command())?;
+        self.read()
+    }
+
+    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        self.wire.write_all(bytes)?;
+        Ok(self.wire.flush()?)
+    }
+
+    /// The next answer; an error that Redis answers with is a failure.
+    pub(super) fn read(&mut self) -> Result<Value, Failure> {
+        let value = self.parser.parse_value(&mut self.wire)?;
+        if let Value::ServerError(error) = value {
+            return Err(Failure::Answer(RedisError::from(error)));
+        }
+        Ok(value)
+    }
+
+    /// Until when what follows must be over.
+    pub(super) fn set_deadline(&mut self, deadline: Instant) {
+        self.wire.socket().set_deadline(deadline);
+    }
+}
+
+/// Connects to the first address that answers.
+fn connect(address: &Address, deadline: Instant) -> io::Result<TimedSocket> {
+    let addresses: Vec<(SockAddr, Domain)> = match address {
+        Address::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
+        Address::Tcp(host, port) => (host.as_str(), *port)
+            .to_socket_addrs()?
+            .map(|address| (address.into(), Domain::for_address(address)))
+            .collect(),
+    };
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    for (address, domain) in addresses {
+        let socket = Socket::new(domain, Type::STREAM, None)?;
+        match socket.connect_timeout(&address, remaining(deadline)?) {
+            Ok(()) => {
+                if domain != Domain::UNIX {
+                    socket.set_tcp_nodelay(true)?;
+                }
+                return Ok(TimedSocket::new(Arc::new(socket), deadline));
+            }
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// What the bytes go through.
+enum Wire {
+    Plain(TimedSocket),
+    #[cfg(feature = "tls")]
+    Tls(Box<super::tls::Stream>),
+}
+
+impl Wire {
+    fn new(socket: TimedSocket, target: &Target) -> io::Result<Self> {
+        #[cfg(feature = "tls")]
+        if let (true, Address::Tcp(host, _)) = (target.tls, &target.address) {
+            return Ok(Self::Tls(Box::new(super::tls::connect(socket, host)?)));
+        }
+        debug_assert!(!target.tls, "refused when the URL was read");
+        Ok(Self::Plain(socket))
+    }
+
+    fn socket(&mut self) -> &mut TimedSocket {
+        match self {
+            Self::Plain(socket) => socket,
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.get_mut(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.read(buffer),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write(bytes),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(socket) => socket.flush(),
+            #[cfg(feature = "tls")]
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}

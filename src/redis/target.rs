@@ -1,0 +1,167 @@
+//! Where Redis is, and as whom to go there: what a URL says.
+
+use std::{fmt, path::PathBuf};
+
+use ::redis::{ConnectionAddr, IntoConnectionInfo};
+
+use crate::{Error, ErrorKind};
+
+pub(super) enum Address {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+pub(super) struct Target {
+    pub(super) address: Address,
+    pub(super) tls: bool,
+    pub(super) user: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) database: i64,
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self {
+            address: Address::Tcp("127.0.0.1".to_owned(), 6379),
+            tls: false,
+            user: None,
+            password: None,
+            database: 0,
+        }
+    }
+}
+
+impl Target {
+    /// Understands a URL. Nothing of its user or password gets into the error.
+    pub(super) fn parse(url: &str) -> Result<Self, Error> {
+        let invalid = |reason: &'static str| {
+            Error::new(ErrorKind::InvalidOption, "use the option url").because(reason)
+        };
+        let (tls, plain) = match url.split_once("://") {
+            Some(("rediss" | "valkeys", rest)) => (true, format!("redis://{rest}")),
+            Some((_, _)) => (false, url.to_owned()),
+            None => {
+                return Err(invalid(
+                    "it has no scheme; write redis://HOST:PORT/ or unix:///PATH",
+                ));
+            }
+        };
+        if tls && !cfg!(feature = "tls") {
+            return Err(invalid(
+                "it asks for TLS, which is not built in; build with the feature `tls`, or use \
+                 redis:// or unix://",
+            ));
+        }
+        let not_understood = || {
+            invalid(
+                "it cannot be understood; write redis://USER:PASSWORD@HOST:PORT/DATABASE or \
+                 unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD",
+            )
+        };
+        let info = plain
+            .as_str()
+            .into_connection_info()
+            .map_err(|error| not_understood().caused_by(error))?;
+        let settings = info.redis_settings();
+        if settings.db() < 0 {
+            return Err(invalid("its database is negative; databases count from 0"));
+        }
+        Ok(Self {
+            address: match info.addr() {
+                ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
+                ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
+                _ => return Err(not_understood()),
+            },
+            tls,
+            user: settings.username().map(str::to_owned),
+            password: settings.password().map(str::to_owned),
+            database: settings.db(),
+        })
+    }
+}
+
+/// The address without user and password.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let database = self.database;
+        match &self.address {
+            Address::Unix(path) if database == 0 => write!(f, "unix://{}", path.display()),
+            Address::Unix(path) => write!(f, "unix://{}?db={database}", path.display()),
+            Address::Tcp(host, port) => {
+                let scheme = if self.tls { "rediss" } else { "redis" };
+                let (open, close) = if host.contains(':') {
+                    ("[", "]")
+                } else {
+                    ("", "")
+                };
+                write!(f, "{scheme}://{open}{host}{close}:{port}/{database}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    #[test]
+    fn a_url_is_shown_without_its_user_and_password() {
+        for (url, shown) in [
+            ("redis://127.0.0.1/", "redis://127.0.0.1:6379/0"),
+            (
+                "redis://user:secret@localhost:7000/3",
+                "redis://localhost:7000/3",
+            ),
+            ("redis://:secret@[::1]:7000", "redis://[::1]:7000/0"),
+            ("valkey://host", "redis://host:6379/0"),
+            (
+                "unix:///run/redis.sock?db=2&user=u&pass=secret",
+                "unix:///run/redis.sock?db=2",
+            ),
+            ("redis+unix:///run/redis.sock", "unix:///run/redis.sock"),
+        ] {
+            assert_eq!(Target::parse(url).expect(url).to_string(), shown);
+        }
+        assert_eq!(Target::default().to_string(), "redis://127.0.0.1:6379/0");
+    }
+
+    #[test]
+    fn user_and_password_are_decoded() {
+        let target = Target::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
+        assert_eq!(target.user.as_deref(), Some("us@er"));
+        assert_eq!(target.password.as_deref(), Some("se/cret"));
+    }
+
+    #[test]
+    fn a_wrong_url_is_refused_without_telling_its_password() {
+        for url in [
+            "",
+            "localhost",
+            "127.0.0.1:6379",
+            "http://secret@host/",
+            "redis://",
+            "redis://u:secret@host/zero",
+            "redis://u:secret@host/-1",
+            "redis://u:secret@host:99999/",
+            "redis://u:secret@0.0.0.0/",
+            "unix:///run/redis.sock?db=x&pass=secret",
+        ] {
+            let error = Target::parse(url).map(drop).expect_err(url);
+            assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");
+            let all = format!("{error} {error:?} {:?}", error.source());
+            assert!(!all.contains("secret"), "{all}");
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    #[test]
+    fn tls_that_is_not_built_in_is_named() {
+        let error = Target::parse("rediss://host/")
+            .map(drop)
+            .expect_err("no TLS");
+        assert_eq!(error.kind(), ErrorKind::InvalidOption);
+        assert!(error.to_string().contains("feature `tls`"), "{error}");
+    }
+}

@@ -1,0 +1,76 @@
+//! Records in the memory of this process.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{Change, Store};
+use crate::{Error, ErrorKind};
+
+type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The store of [`MemoryPersistence`](crate::MemoryPersistence). Clones share their records.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryStore {
+    all: Arc<Mutex<HashMap<String, Records>>>,
+    name: Option<String>,
+}
+
+impl MemoryStore {
+    fn with_records<T>(
+        &self,
+        attempt: &str,
+        work: impl FnOnce(&mut Records) -> T,
+    ) -> Result<T, Error> {
+        let Some(name) = &self.name else {
+            return Err(Error::new(ErrorKind::NotOpen, attempt));
+        };
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(work(all.entry(name.clone()).or_default()))
+    }
+}
+
+impl Store for MemoryStore {
+    const NAME: &'static str = "memory";
+
+    fn connect(&mut self, name: &str) -> Result<(), Error> {
+        self.name = Some(name.to_owned());
+        Ok(())
+    }
+
+    fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        self.with_records("list the records in memory", |records| {
+            records.keys().cloned().collect()
+        })
+    }
+
+    fn read(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        self.with_records("read a record in memory", |records| {
+            records.get(key.as_bytes()).cloned()
+        })
+    }
+
+    fn send(&mut self, changes: &[Change<'_>]) -> Result<(), Error> {
+        self.with_records("change records in memory", |records| {
+            for change in changes {
+                match *change {
+                    Change::Put { key, value } => {
+                        records.insert(key.as_bytes().to_vec(), value.concat());
+                    }
+                    Change::Remove { key } => {
+                        records.remove(key.as_bytes());
+                    }
+                }
+            }
+        })
+    }
+
+    fn confirm(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.name = None;
+    }
+}

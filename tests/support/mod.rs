@@ -1,0 +1,46 @@
+//! Private servers and small clients that the integration tests share.
+//!
+//! Every server has a folder of its own, listens on loopback or on a Unix socket only, and dies with the value that started it. A
+//! server that is not installed fails the test with the name of its Debian package.
+
+// Every test binary compiles this module and uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod http;
+mod mosquitto;
+mod process;
+mod prometheus;
+mod redis;
+mod subscriber;
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use self::{
+    http::{HttpResponse, http_get, try_http_get},
+    mosquitto::Mosquitto,
+    process::Server,
+    prometheus::{Prometheus, promtool_check_metrics},
+    redis::RedisServer,
+    subscriber::Subscriber,
+};
+
+/// How long something local may take before a test gives up: far longer than it needs, so that only a real fault reaches it.
+pub const LIMIT: Duration = Duration::from_secs(20);
+
+/// Asks `probe` until it answers, for what announces itself by no event that could be awaited.
+///
+/// Panics with `what` when `limit` has passed without an answer.
+#[track_caller]
+pub fn eventually<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(answer) = probe() {
+            return answer;
+        }
+        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
+        thread::park_timeout(Duration::from_millis(10));
+    }
+}

@@ -1,0 +1,220 @@
+//! A server process, its log, and the certainty that it ends with the test.
+
+// Signals, and the tie between the life of a server and that of its test, have no safe interface in the standard library.
+#![allow(unsafe_code)]
+
+use std::{
+    env,
+    ffi::OsString,
+    io::{self, BufRead, BufReader, PipeReader},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::process::CommandExt,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::Instant,
+};
+
+use super::{LIMIT, eventually};
+
+/// A running server.
+///
+/// It is killed when this value is dropped, which includes a panic of the test. It also dies when the *thread* that started it
+/// ends, however that comes about, so that a killed test binary leaves nothing behind: start it, and restart it, on a thread that
+/// lives as long as it is needed, and don't share it between tests.
+pub struct Server {
+    name: String,
+    child: Child,
+    log: Arc<Mutex<String>>,
+    reaped: bool,
+}
+
+impl Server {
+    /// Runs `command` and waits until a line of its log contains `ready`.
+    ///
+    /// Gives the log when the server ends before that. Panics when the program is missing, naming the Debian `package` that has
+    /// it, and when the server is not ready in time.
+    pub fn start(mut command: Command, package: &str, ready: &str) -> Result<Self, String> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let (reader, writer) = io::pipe().expect("a pipe for the server's log");
+        command
+            .env("PATH", server_path())
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone().expect("a second end of the pipe"))
+            .stderr(writer);
+        die_with_this_thread(&mut command);
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{}", cannot_run(&name, package, &error)));
+        // It holds the write ends of the pipe, which would keep the log from ever ending.
+        drop(command);
+
+        let mut server = Self {
+            name,
+            child,
+            log: Arc::default(),
+            reaped: false,
+        };
+        let (lines, arrived) = mpsc::channel();
+        let log = Arc::clone(&server.log);
+        thread::spawn(move || collect(reader, &log, &lines));
+
+        let started = Instant::now();
+        loop {
+            match arrived.recv_timeout(LIMIT.saturating_sub(started.elapsed())) {
+                Ok(line) if line.contains(ready) => return Ok(server),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    server.kill();
+                    return Err(server.log());
+                }
+                Err(RecvTimeoutError::Timeout) => panic!(
+                    "{} did not say '{ready}' within {LIMIT:?}; its log:\n{}",
+                    server.name,
+                    server.log()
+                ),
+            }
+        }
+    }
+
+    /// The process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it has written to its standard output and standard error so far.
+    pub fn log(&self) -> String {
+        self.log.lock().unwrap().clone()
+    }
+
+    /// Sends it `signal`.
+    pub fn signal(&self, signal: libc::c_int) {
+        // Once the process has been waited for, its id may be another's.
+        assert!(!self.reaped, "{} has already ended", self.name);
+        let pid = libc::pid_t::try_from(self.pid()).expect("a process id");
+        // SAFETY: kill touches no memory, and the process is a child that has not been waited for.
+        let status = unsafe { libc::kill(pid, signal) };
+        assert_eq!(
+            status,
+            0,
+            "cannot signal {}: {}",
+            self.name,
+            io::Error::last_os_error()
+        );
+    }
+
+    /// Ends it without warning, as a loss of power would, even when it is paused.
+    pub fn kill(&mut self) {
+        if !self.reaped {
+            self.child.kill().expect("a child can be killed");
+            self.child.wait().expect("a child can be waited for");
+            self.reaped = true;
+        }
+    }
+
+    /// Asks it to end and waits until it has.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(libc::SIGTERM);
+        let what = format!("{} ends after SIGTERM", self.name);
+        let status = eventually(LIMIT, &what, || {
+            self.child.try_wait().expect("a child can be waited for")
+        });
+        self.reaped = true;
+        status
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A second panic while a test unwinds would hide the first, so failures are left alone here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a server on a free port of 127.0.0.1, and on another when the port is taken in the meantime.
+pub fn on_free_port(mut start: impl FnMut(u16) -> Result<Server, String>) -> (u16, Server) {
+    for _ in 0..10 {
+        let port = free_port();
+        match start(port) {
+            Ok(server) => return (port, server),
+            Err(log) if port_is_taken(&log) => {}
+            Err(log) => panic!("the server ended while it started; its log:\n{log}"),
+        }
+    }
+    panic!("ten free ports in a row were taken before the server could listen");
+}
+
+/// Starts a server on the port that it had before, waiting while a passing connection holds it.
+pub fn on_same_port(mut start: impl FnMut() -> Result<Server, String>) -> Server {
+    eventually(LIMIT, "the server's port is free again", || match start() {
+        Ok(server) => Some(server),
+        Err(log) if port_is_taken(&log) => None,
+        Err(log) => panic!("the server ended while it started; its log:\n{log}"),
+    })
+}
+
+/// What to tell somebody on whose machine `program` did not run.
+pub fn cannot_run(program: &str, package: &str, error: &io::Error) -> String {
+    if error.kind() == io::ErrorKind::NotFound {
+        format!(
+            "{program} is not installed: it is in the Debian package {package}, and scripts/setup --test installs it"
+        )
+    } else {
+        format!("cannot run {program}: {error}")
+    }
+}
+
+/// The search path with the folder in which Debian puts servers, which an ordinary user's path may lack.
+fn server_path() -> OsString {
+    let mut path = env::var_os("PATH").unwrap_or_default();
+    path.push(":/usr/sbin");
+    path
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port on 127.0.0.1")
+        .port()
+}
+
+fn port_is_taken(log: &str) -> bool {
+    log.to_lowercase().contains("address already in use")
+}
+
+/// Has the kernel kill the child when the thread that starts it ends.
+fn die_with_this_thread(command: &mut Command) {
+    let parent = libc::pid_t::try_from(std::process::id()).expect("a process id");
+    let tie = move || {
+        // SAFETY: both calls are safe between fork and exec, and neither touches memory.
+        unsafe {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
+                return Err(io::Error::last_os_error());
+            }
+            // A parent that died before the call sends no signal any more.
+            if libc::getppid() != parent {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure only makes the two system calls above and allocates nothing.
+    unsafe { command.pre_exec(tie) };
+}
+
+/// Appends the server's output to `log`, and passes each line on to whoever waits for one.
+fn collect(output: PipeReader, log: &Mutex<String>, lines: &Sender<String>) {
+    let mut output = BufReader::new(output);
+    let mut line = Vec::new();
+    while output.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
+        let text = String::from_utf8_lossy(&line).into_owned();
+        line.clear();
+        log.lock().unwrap().push_str(&text);
+        // Nobody waits once the server is ready, and the log is still to be collected.
+        let _ = lines.send(text);
+    }
+}

@@ -1,0 +1,141 @@
+//! A private Redis server.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use tempfile::TempDir;
+
+use super::process::{Server, on_free_port, on_same_port};
+
+/// A Redis server on a Unix socket, and on a TCP port of 127.0.0.1 when asked for, that keeps nothing on the disk.
+pub struct RedisServer {
+    server: Server,
+    arguments: Vec<String>,
+    port: u16,
+    socket: PathBuf,
+    // After the server, so that the folder is removed when nothing writes to it any more.
+    dir: TempDir,
+}
+
+impl RedisServer {
+    /// Starts one on a Unix socket.
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one on a Unix socket, with further arguments, which override those that it has anyway.
+    pub fn with(arguments: &[&str]) -> Self {
+        Self::launch(arguments, false)
+    }
+
+    /// Starts one on a Unix socket and on a TCP port.
+    pub fn tcp() -> Self {
+        Self::tcp_with(&[])
+    }
+
+    /// Starts one on a Unix socket and on a TCP port, with further arguments, which override those that it has anyway.
+    pub fn tcp_with(arguments: &[&str]) -> Self {
+        Self::launch(arguments, true)
+    }
+
+    fn launch(arguments: &[&str], tcp: bool) -> Self {
+        let dir = TempDir::new().expect("a folder for Redis");
+        let socket = dir.path().join("redis.sock");
+        let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
+        let (port, server) = if tcp {
+            on_free_port(|port| run(dir.path(), &socket, port, &arguments))
+        } else {
+            let server = run(dir.path(), &socket, 0, &arguments)
+                .unwrap_or_else(|log| panic!("redis-server ended while it started:\n{log}"));
+            (0, server)
+        };
+        Self {
+            server,
+            arguments,
+            port,
+            socket,
+            dir,
+        }
+    }
+
+    /// The URL of its Unix socket.
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.socket.display())
+    }
+
+    /// The URL of its TCP port.
+    pub fn tcp_url(&self) -> String {
+        format!("redis://127.0.0.1:{}/", self.port())
+    }
+
+    /// Its Unix socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its TCP port.
+    pub fn port(&self) -> u16 {
+        assert_ne!(self.port, 0, "this Redis has no TCP port");
+        self.port
+    }
+
+    /// Its folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.server.pid()
+    }
+
+    /// Its log since it was last started.
+    pub fn log(&self) -> String {
+        self.server.log()
+    }
+
+    /// A connection of the test's own, over the Unix socket and without a password.
+    pub fn connection(&self) -> redis::Connection {
+        redis::Client::open(self.url())
+            .and_then(|client| client.get_connection())
+            .expect("a connection to the test's own Redis")
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        self.server.kill();
+    }
+
+    /// Starts it again, killing it first if it runs: same socket, port and arguments, and no data.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.server =
+            on_same_port(|| run(self.dir.path(), &self.socket, self.port, &self.arguments));
+    }
+
+    /// Stops it from answering while its connections stay open.
+    pub fn pause(&self) {
+        self.server.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it answer again.
+    pub fn resume(&self) {
+        self.server.signal(libc::SIGCONT);
+    }
+}
+
+fn run(dir: &Path, socket: &Path, port: u16, arguments: &[String]) -> Result<Server, String> {
+    let mut command = Command::new("redis-server");
+    command
+        .arg("--dir")
+        .arg(dir)
+        .arg("--unixsocket")
+        .arg(socket)
+        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--save", "", "--appendonly", "no"])
+        .args(arguments);
+    // The capital of 'Ready' differs between the two kinds of listener and between versions.
+    Server::start(command, "redis-server", "eady to accept connections")
+}

@@ -1,0 +1,149 @@
+//! An MQTT client that collects what it receives.
+
+use std::{
+    process,
+    sync::{
+        Arc, Condvar, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+        mpsc::{self, Receiver, Sender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use paho_mqtt as mqtt;
+
+use super::LIMIT;
+
+/// A topic and a payload.
+type Received = (String, Vec<u8>);
+
+#[derive(Default)]
+struct Inbox {
+    messages: Mutex<Vec<Received>>,
+    arrived: Condvar,
+}
+
+/// A subscription that outlives the broker: it reconnects and subscribes again, and its session is kept in between.
+pub struct Subscriber {
+    inbox: Arc<Inbox>,
+    ended: Arc<AtomicBool>,
+    awake: Sender<()>,
+    connection: Option<JoinHandle<()>>,
+}
+
+impl Subscriber {
+    /// Subscribes to `filter` and returns when the broker has granted it.
+    pub fn start(broker: &str, filter: &str, qos: i32) -> Self {
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
+        let create = mqtt::CreateOptionsBuilder::new()
+            .server_uri(broker)
+            .client_id(format!("subscriber-{}-{number}", process::id()))
+            .persistence(mqtt::PersistenceType::None)
+            .finalize();
+        let client = mqtt::AsyncClient::new(create).expect("a client can be created");
+
+        let inbox = Arc::new(Inbox::default());
+        let filled = Arc::clone(&inbox);
+        client.set_message_callback(move |_, message| {
+            if let Some(message) = message {
+                let received = (message.topic().to_owned(), message.payload().to_vec());
+                filled.messages.lock().unwrap().push(received);
+                filled.arrived.notify_all();
+            }
+        });
+
+        // It subscribes at every connection, since a broker that was killed has forgotten the session.
+        let (subscribed, subscription) = mpsc::channel();
+        let filter = filter.to_owned();
+        client.set_connected_callback(move |client| {
+            // Only the first subscription is waited for.
+            let _ = subscribed.send(client.subscribe(filter.as_str(), qos));
+        });
+
+        let connect = mqtt::ConnectOptionsBuilder::new_v3()
+            .clean_session(false)
+            .connect_timeout(Duration::from_secs(5))
+            .finalize();
+        let (awake, lost) = mpsc::channel();
+        let on_loss = awake.clone();
+        client.set_connection_lost_callback(move |_| {
+            // Nobody listens any more when the subscriber is dropped.
+            let _ = on_loss.send(());
+        });
+        client
+            .connect(connect.clone())
+            .wait_for(LIMIT)
+            .unwrap_or_else(|error| panic!("cannot connect to {broker}: {error}"));
+        subscription
+            .recv_timeout(LIMIT)
+            .expect("the client says that it is connected")
+            .wait_for(LIMIT)
+            .expect("the broker grants the subscription");
+
+        let ended = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&ended);
+        let connection = thread::spawn(move || keep_connected(&client, &connect, &lost, &end));
+        Self {
+            inbox,
+            ended,
+            awake,
+            connection: Some(connection),
+        }
+    }
+
+    /// What has arrived so far, in order, duplicates included.
+    pub fn messages(&self) -> Vec<Received> {
+        self.inbox.messages.lock().unwrap().clone()
+    }
+
+    /// Waits until at least `n` messages have arrived and gives all of them.
+    ///
+    /// Panics when `limit` passes before that.
+    #[track_caller]
+    pub fn wait_for(&self, n: usize, limit: Duration) -> Vec<Received> {
+        let messages = self.inbox.messages.lock().unwrap();
+        let (messages, _) = self
+            .inbox
+            .arrived
+            .wait_timeout_while(messages, limit, |messages| messages.len() < n)
+            .unwrap();
+        let received = messages.clone();
+        // A panic under the lock would poison it for the client's own thread.
+        drop(messages);
+        assert!(
+            received.len() >= n,
+            "{} of {n} messages arrived within {limit:?}: {received:?}",
+            received.len()
+        );
+        received
+    }
+}
+
+impl Drop for Subscriber {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        // Failures are those of a thread that has ended already, and a second panic would hide the first.
+        let _ = self.awake.send(());
+        let _ = self.connection.take().map(JoinHandle::join);
+    }
+}
+
+/// Connects again whenever the connection is lost, until the subscriber is dropped.
+///
+/// The client's own reconnection takes three seconds, of which a test of restarts would mostly consist.
+fn keep_connected(
+    client: &mqtt::AsyncClient,
+    connect: &mqtt::ConnectOptions,
+    awake: &Receiver<()>,
+    ended: &AtomicBool,
+) {
+    while awake.recv().is_ok() && !ended.load(Ordering::Relaxed) {
+        while !ended.load(Ordering::Relaxed) && !client.is_connected() {
+            if client.connect(connect.clone()).wait_for(LIMIT).is_err() {
+                thread::park_timeout(Duration::from_millis(10));
+            }
+        }
+    }
+}
