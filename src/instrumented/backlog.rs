@@ -78,6 +78,12 @@ impl Backlog {
         &self.series
     }
 
+    /// How many records are remembered, those that went included.
+    #[cfg(test)]
+    pub(super) fn remembered(&self) -> usize {
+        self.queues.iter().map(|queue| queue.arrivals.len()).sum()
+    }
+
     pub(super) fn contains(&self, key: &str) -> bool {
         self.records.contains_key(&Id::of(key))
     }

@@ -1,1 +1,325 @@
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
+use prometheus::{Encoder, Registry, TextEncoder};
+
+use super::*;
+use crate::{MemoryPersistence, metrics::Clock};
+
+/// A clock that stands still until it is told to go on; each look at it takes a microsecond.
+#[derive(Clone, Default)]
+struct TestClock(Arc<AtomicU64>);
+
+impl TestClock {
+    fn clock(&self) -> Clock {
+        let micros = Arc::clone(&self.0);
+        Clock::of(move || Duration::from_micros(micros.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn advance(&self, by: Duration) {
+        let micros = u64::try_from(by.as_micros()).expect("short");
+        self.0.fetch_add(micros, Ordering::Relaxed);
+    }
+}
+
+fn exposition(registry: &Registry) -> String {
+    let mut text = Vec::new();
+    TextEncoder::new()
+        .encode(&registry.gather(), &mut text)
+        .expect("encodable");
+    String::from_utf8(text).expect("text")
+}
+
+fn value(registry: &Registry, series: &str) -> Option<f64> {
+    let text = exposition(registry);
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(line.parse().expect("a number"))
+}
+
+fn measured(label: &str) -> (Registry, Instrumented<MemoryPersistence>, TestClock) {
+    let registry = Registry::new();
+    let clock = TestClock::default();
+    let metrics = PersistenceMetrics::builder()
+        .clock(clock.clock())
+        .register(&registry)
+        .expect("registers");
+    (
+        registry,
+        MemoryPersistence::new()
+            .instrument(&metrics)
+            .client_label(label),
+        clock,
+    )
+}
+
+/// A stored exposition is compared with, and read by promtool in the tests of the real Prometheus.
+#[test]
+fn a_scripted_sequence_gives_exactly_this_exposition() {
+    let registry = Registry::new();
+    let clock = TestClock::default();
+    let metrics = PersistenceMetrics::builder()
+        .latency_buckets(vec![0.000_001, 0.001])
+        .size_buckets(vec![10.0, 100.0])
+        .const_label("site", "north")
+        .clock(clock.clock())
+        .register(&registry)
+        .expect("registers");
+    let memory = MemoryPersistence::new();
+    let mut before = memory.clone();
+    before.open("device-1", "broker:1883").expect("opens");
+    before.put("c5-7", vec![b"left from before"]).expect("puts");
+    before.put("r5-3", vec![b"inbound"]).expect("puts");
+    drop(before);
+
+    let mut persistence = memory.instrument(&metrics);
+    persistence.open("device-1", "broker:1883").expect("opens");
+    clock.advance(Duration::from_millis(2));
+    assert_eq!(persistence.keys().expect("lists").len(), 2);
+    assert_eq!(persistence.get("r5-3").expect("reads"), b"inbound");
+    assert_eq!(persistence.get("c5-7").expect("reads"), b"left from before");
+    persistence.remove("c-0").expect("is not there");
+    clock.advance(Duration::from_secs(10));
+    persistence
+        .put("c5-8", vec![b"read", b"ing"])
+        .expect("puts");
+    clock.advance(Duration::from_secs(5));
+    persistence.put("s5-1", vec![b"a PUBLISH"]).expect("puts");
+    persistence
+        .put("s5-1", vec![b"a PUBLISH, again"])
+        .expect("puts");
+    persistence.put("sc5-1", vec![b"a PUBREL"]).expect("puts");
+    persistence.remove("sc5-1").expect("removes");
+    persistence.get("c5-9").expect_err("is not there");
+    persistence
+        .put("nonsense", vec![b""])
+        .expect_err("is no key");
+    clock.advance(Duration::from_secs(30));
+
+    let text = exposition(&registry);
+    let stored = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exposition.txt");
+    if std::env::var_os("UPDATE_EXPOSITION").is_some() {
+        fs::write(stored, &text).expect("written");
+    }
+    let expected = fs::read_to_string(stored).expect("tests/exposition.txt");
+    assert_eq!(
+        text, expected,
+        "UPDATE_EXPOSITION=1 writes it anew, to be looked at"
+    );
+}
+
+#[test]
+fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
+    let (registry, mut persistence, _) = measured("device");
+    assert_eq!(exposition(&registry), "");
+    persistence.open("id", "uri").expect("opens");
+    let text = exposition(&registry);
+    let moved: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
+        .filter(|line| !line.contains("operation=\"open\"") && !line.contains("build_info"))
+        .collect();
+    assert!(moved.is_empty(), "{moved:?}");
+    for name in [
+        "records",
+        "record_bytes",
+        "oldest_record_age_seconds",
+        "restored_records",
+    ] {
+        let series = format!("mqtt_persistence_{name}{{");
+        assert_eq!(
+            text.lines()
+                .filter(|line| line.starts_with(&series))
+                .count(),
+            6,
+            "{name}"
+        );
+    }
+    assert_eq!(text.matches("# TYPE ").count(), 11);
+}
+
+#[test]
+fn ages_are_those_of_the_oldest_record_that_is_left() {
+    let (registry, mut persistence, clock) = measured("device");
+    persistence.open("id", "uri").expect("opens");
+    let age = || {
+        let series =
+            "mqtt_persistence_oldest_record_age_seconds{client_id=\"device\",kind=\"command\"}";
+        value(&registry, series).expect("the series").round()
+    };
+    assert!(age() < f64::EPSILON);
+    for number in 1..=3 {
+        persistence
+            .put(&format!("c5-{number}"), vec![b"x"])
+            .expect("puts");
+        clock.advance(Duration::from_secs(10));
+    }
+    for (removed, oldest) in [("c5-2", 30.0), ("c5-1", 10.0), ("c5-3", 0.0)] {
+        persistence.remove(removed).expect("removes");
+        assert!((age() - oldest).abs() < f64::EPSILON, "{removed} {}", age());
+    }
+    // A record that is written again is as old as it was.
+    persistence.put("c5-4", vec![b"x"]).expect("puts");
+    clock.advance(Duration::from_secs(10));
+    persistence.put("c5-4", vec![b"y"]).expect("puts");
+    assert!((age() - 10.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn what_waits_stays_exact_through_many_changes_and_its_memory_bounded() {
+    let (registry, mut persistence, _) = measured("device");
+    persistence.open("id", "uri").expect("opens");
+    persistence.put("s5-1", vec![b"stays"]).expect("puts");
+    for round in 0..10_000 {
+        let key = format!("s5-{}", 2 + round % 60_000);
+        persistence
+            .put(&key, vec![b"comes and goes"])
+            .expect("puts");
+        persistence.remove(&key).expect("removes");
+    }
+    let records = "mqtt_persistence_records{client_id=\"device\",kind=\"sent_publish\"}";
+    let bytes = "mqtt_persistence_record_bytes{client_id=\"device\",kind=\"sent_publish\"}";
+    assert_eq!(value(&registry, records), Some(1.0));
+    assert_eq!(value(&registry, bytes), Some(5.0));
+    let inner = persistence.inner.lock().expect("not poisoned");
+    let backlog = &inner.session.as_ref().expect("open").backlog;
+    assert!(backlog.remembered() < 100, "{}", backlog.remembered());
+}
+
+#[test]
+fn series_go_with_the_last_persistence_of_their_label() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let open = |label: &str| {
+        let mut persistence = MemoryPersistence::new()
+            .instrument(&metrics)
+            .client_label(label);
+        persistence.open("id", "uri").expect("opens");
+        persistence.put("c5-1", vec![b"waits"]).expect("puts");
+        persistence
+    };
+    let records = "mqtt_persistence_records{client_id=\"a\",kind=\"command\"}";
+    let one = open("a");
+    let two = open("a");
+    let other = open("b");
+    assert_eq!(value(&registry, records), Some(2.0));
+    drop(one);
+    assert_eq!(value(&registry, records), Some(1.0));
+    drop(two);
+    let text = exposition(&registry);
+    assert!(!text.contains("client_id=\"a\""), "{text}");
+    assert!(text.contains("client_id=\"b\""), "{text}");
+    drop(other);
+    assert_eq!(exposition(&registry), "");
+}
+
+#[test]
+fn opening_again_starts_from_what_is_there() {
+    let (registry, mut persistence, _) = measured("device");
+    let restored = "mqtt_persistence_restored_records{client_id=\"device\",kind=\"command\"}";
+    for expected in [0.0, 1.0] {
+        persistence.open("id", "uri").expect("opens");
+        persistence.keys().expect("lists");
+        assert_eq!(value(&registry, restored), Some(expected));
+        persistence.put("c5-1", vec![b"waits"]).expect("puts");
+        persistence.close().expect("closes");
+    }
+}
+
+/// A persistence of someone else, which fails in a way of its own.
+struct Foreign;
+
+impl ClientPersistence for Foreign {
+    fn open(&mut self, _: &str, _: &str) -> mqtt::Result<()> {
+        Ok(())
+    }
+
+    fn close(&mut self) -> mqtt::Result<()> {
+        Ok(())
+    }
+
+    fn put(&mut self, _: &str, _: Vec<&[u8]>) -> mqtt::Result<()> {
+        Err(mqtt::Error::PersistenceError)
+    }
+
+    fn get(&mut self, _: &str) -> mqtt::Result<Vec<u8>> {
+        Err(Error::new(ErrorKind::Timeout, "read").into())
+    }
+
+    fn remove(&mut self, _: &str) -> mqtt::Result<()> {
+        Err(Error::new(ErrorKind::NotFound, "remove").into())
+    }
+
+    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+        Ok(vec!["c-1".to_owned(), "no key of Paho".to_owned()])
+    }
+
+    fn clear(&mut self) -> mqtt::Result<()> {
+        Ok(())
+    }
+
+    fn contains_key(&mut self, key: &str) -> bool {
+        key == "c-1"
+    }
+}
+
+#[test]
+fn another_persistence_is_measured_and_its_answers_are_left_alone() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let mut persistence = Instrumented::new(Foreign, &metrics);
+    persistence
+        .put("c-1", vec![])
+        .expect_err("fails before open too");
+    persistence.open("id", "uri").expect("opens");
+    let error = persistence.put("c-1", vec![]).expect_err("fails");
+    assert!(matches!(error, mqtt::Error::PersistenceError));
+    persistence.get("c-1").expect_err("fails");
+    persistence.remove("c-1").expect_err("fails");
+    assert_eq!(persistence.keys().expect("lists").len(), 2);
+    assert!(persistence.contains_key("c-1"));
+    assert!(!persistence.contains_key("c-2"));
+
+    let count = |name: &str, labels: &str| {
+        value(
+            &registry,
+            &format!("mqtt_persistence_{name}{{client_id=\"id\",{labels}}}"),
+        )
+    };
+    assert_eq!(
+        count(
+            "operation_errors_total",
+            "error=\"other\",operation=\"put\""
+        ),
+        Some(1.0)
+    );
+    assert_eq!(
+        count(
+            "operation_errors_total",
+            "error=\"timeout\",operation=\"get\""
+        ),
+        Some(1.0)
+    );
+    // A kind that remove does not fail with here counts as another's.
+    assert_eq!(
+        count(
+            "operation_errors_total",
+            "error=\"other\",operation=\"remove\""
+        ),
+        Some(1.0)
+    );
+    assert_eq!(count("records", "kind=\"other\""), Some(1.0));
+    assert_eq!(
+        count(
+            "build_info",
+            &format!("store=\"custom\",version=\"{}\"", env!("CARGO_PKG_VERSION"))
+        ),
+        Some(1.0)
+    );
+}

@@ -6,10 +6,12 @@
 // Every test binary compiles this module and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+pub mod device;
 mod http;
 mod mosquitto;
 mod process;
 mod prometheus;
+mod proxy;
 mod redis;
 mod subscriber;
 
@@ -23,6 +25,7 @@ pub use self::{
     mosquitto::Mosquitto,
     process::Server,
     prometheus::{Prometheus, promtool_check_metrics},
+    proxy::{Proxy, packet},
     redis::RedisServer,
     subscriber::Subscriber,
 };

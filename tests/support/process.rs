@@ -118,8 +118,13 @@ impl Server {
     /// Asks it to end and waits until it has.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
-        let what = format!("{} ends after SIGTERM", self.name);
-        let status = eventually(LIMIT, &what, || {
+        self.wait()
+    }
+
+    /// Waits until it has ended.
+    #[track_caller]
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = eventually(LIMIT, &format!("{} ends", self.name), || {
             self.child.try_wait().expect("a child can be waited for")
         });
         self.reaped = true;
