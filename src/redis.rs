@@ -208,13 +208,13 @@ impl Store for RedisStore {
                 match connection.read() {
                     Ok(Value::Array(results)) => {
                         let error = results.into_iter().find_map(|result| match result {
-                            Value::ServerError(error) => Some(Failure::Answer(error.into())),
+                            Value::ServerError(error) => Some(Failure::from(error)),
                             _ => None,
                         });
                         refused = refused.or(error);
                     }
                     Ok(_) => {}
-                    Err(answer @ Failure::Answer(_)) => refused = refused.or(Some(answer)),
+                    Err(answer @ Failure::Answer(..)) => refused = refused.or(Some(answer)),
                     Err(unusable) => return Err(unusable),
                 }
             }

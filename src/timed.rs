@@ -28,21 +28,35 @@ impl TimedSocket {
 
 impl Read for TimedSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.socket
-            .set_read_timeout(Some(remaining(self.deadline)?))?;
-        (&*self.socket).read(buffer)
+        uninterrupted(|| {
+            self.socket
+                .set_read_timeout(Some(remaining(self.deadline)?))?;
+            (&*self.socket).read(buffer)
+        })
     }
 }
 
 impl Write for TimedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket
-            .set_write_timeout(Some(remaining(self.deadline)?))?;
-        (&*self.socket).write(bytes)
+        uninterrupted(|| {
+            self.socket
+                .set_write_timeout(Some(remaining(self.deadline)?))?;
+            (&*self.socket).write(bytes)
+        })
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+/// A signal interrupts a call on a socket that has a limit, even where others are restarted.
+fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
 
@@ -61,4 +75,62 @@ pub(crate) fn remaining(deadline: Instant) -> io::Result<Duration> {
         return Err(io::ErrorKind::TimedOut.into());
     }
     Ok(remaining)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixStream, thread};
+
+    use super::*;
+
+    fn pair(limit: Duration) -> (TimedSocket, UnixStream) {
+        let (one, other) = UnixStream::pair().expect("a pair of sockets");
+        (
+            TimedSocket::new(Arc::new(one.into()), deadline(limit)),
+            other,
+        )
+    }
+
+    #[test]
+    fn a_peer_that_goes_on_sending_is_not_waited_for_beyond_the_deadline() {
+        let (mut socket, mut peer) = pair(Duration::from_millis(200));
+        let started = Instant::now();
+        let sender = thread::spawn(move || while peer.write_all(b"x").is_ok() {});
+        let error = loop {
+            if let Err(error) = socket.read(&mut [0; 1]) {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() < Duration::from_secs(5));
+        drop(socket);
+        sender.join().expect("ends with the socket");
+    }
+
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_signal_does_not_end_what_is_being_waited_for() {
+        extern "C" fn handle(_: libc::c_int) {}
+        // SAFETY: the handler does nothing at all.
+        unsafe { libc::signal(libc::SIGUSR1, handle as *const () as libc::sighandler_t) };
+        let (mut socket, mut peer) = pair(Duration::from_secs(20));
+        let reader = thread::spawn(move || {
+            // SAFETY: it only tells which thread this is.
+            let this = unsafe { libc::pthread_self() };
+            peer.write_all(&this.to_ne_bytes()).expect("sent");
+            let mut answer = [0; 1];
+            let mut waiting =
+                TimedSocket::new(Arc::new(peer.into()), deadline(Duration::from_secs(20)));
+            waiting.read(&mut answer).map(|_| answer)
+        });
+        let mut thread = [0; size_of::<libc::pthread_t>()];
+        socket.read_exact(&mut thread).expect("received");
+        for _ in 0..1_000 {
+            // SAFETY: the thread waits for the byte that is sent only after this.
+            unsafe { libc::pthread_kill(libc::pthread_t::from_ne_bytes(thread), libc::SIGUSR1) };
+            thread::yield_now();
+        }
+        socket.write_all(b"!").expect("sent");
+        assert_eq!(reader.join().expect("no panic").expect("read"), *b"!");
+    }
 }

@@ -11,7 +11,7 @@ use std::{
     time::Instant,
 };
 
-use ::redis::{Cmd, Parser, RedisError, Value};
+use ::redis::{Cmd, Parser, Value};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
@@ -70,7 +70,7 @@ impl Connection {
     pub(super) fn read(&mut self) -> Result<Value, Failure> {
         let value = self.parser.parse_value(&mut self.wire)?;
         if let Value::ServerError(error) = value {
-            return Err(Failure::Answer(RedisError::from(error)));
+            return Err(error.into());
         }
         Ok(value)
     }

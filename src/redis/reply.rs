@@ -2,14 +2,14 @@
 
 use std::io;
 
-use ::redis::RedisError;
+use ::redis::{RedisError, ServerError};
 
 use crate::{Error, ErrorKind};
 
 /// Why an exchange gave no value.
 pub(super) enum Failure {
-    /// Redis answered with an error; the connection is as good as before.
-    Answer(RedisError),
+    /// Redis answered with an error, in these words; the connection is as good as before.
+    Answer(ErrorKind, String),
     /// The connection is of no use any more: it broke, or it is out of step.
     Unusable(ErrorKind, Box<dyn std::error::Error + Send + Sync>),
 }
@@ -18,7 +18,7 @@ impl Failure {
     /// The error of an attempt, which completes the sentence "cannot …".
     pub(super) fn named(self, attempt: impl FnOnce() -> String) -> Error {
         match self {
-            Self::Answer(error) => Error::new(kind_of_answer(&error), attempt()).caused_by(error),
+            Self::Answer(kind, words) => Error::new(kind, attempt()).caused_by(words),
             Self::Unusable(kind, source) => Error::new(kind, attempt()).caused_by(source),
         }
     }
@@ -44,7 +44,15 @@ impl From<RedisError> for Failure {
         } else {
             ErrorKind::Protocol
         };
-        Self::Unusable(kind, error.into())
+        // It names its own source once more, so that only its words are kept.
+        Self::Unusable(kind, error.to_string().into())
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        let (code, details) = (error.code(), error.details().unwrap_or_default());
+        Self::Answer(kind_of_answer(code, details), format!("{code} {details}"))
     }
 }
 
@@ -56,20 +64,18 @@ fn kind_of_io(kind: io::ErrorKind) -> ErrorKind {
 }
 
 /// The kind behind the code that every error of Redis starts with.
-fn kind_of_answer(error: &RedisError) -> ErrorKind {
-    match error.code() {
-        Some("NOAUTH" | "WRONGPASS") => ErrorKind::Authentication,
-        Some("NOPERM") => ErrorKind::Permission,
-        Some("WRONGTYPE") => ErrorKind::WrongType,
-        Some("LOADING") => ErrorKind::Loading,
-        Some("OOM") => ErrorKind::OutOfMemory,
-        Some("READONLY") => ErrorKind::ReadOnly,
-        Some("MISCONF") => ErrorKind::Misconf,
-        Some("BUSY") => ErrorKind::Busy,
+fn kind_of_answer(code: &str, details: &str) -> ErrorKind {
+    match code {
+        "NOAUTH" | "WRONGPASS" => ErrorKind::Authentication,
+        "NOPERM" => ErrorKind::Permission,
+        "WRONGTYPE" => ErrorKind::WrongType,
+        "LOADING" => ErrorKind::Loading,
+        "OOM" => ErrorKind::OutOfMemory,
+        "READONLY" => ErrorKind::ReadOnly,
+        "MISCONF" => ErrorKind::Misconf,
+        "BUSY" => ErrorKind::Busy,
         // `AUTH` on a server without a password answers with the general code.
-        Some("ERR") if error.detail().is_some_and(|detail| detail.contains("AUTH")) => {
-            ErrorKind::Authentication
-        }
+        "ERR" if details.contains("AUTH") => ErrorKind::Authentication,
         _ => ErrorKind::Server,
     }
 }
