@@ -1,4 +1,9 @@
-#![doc = include_str!("../README.md")]
+// The README's examples are doc tests, for which its features are needed.
+#![cfg_attr(all(feature = "redis", feature = "server"), doc = include_str!("../README.md"))]
+#![cfg_attr(
+    not(all(feature = "redis", feature = "server")),
+    doc = "Redis persistence, metrics and a metrics endpoint for the Eclipse Paho MQTT client; see the README."
+)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A panic here would cross Paho's C callbacks and end the program.
 #![cfg_attr(

@@ -40,10 +40,29 @@ impl RedisServer {
         Self::launch(arguments, true)
     }
 
+    /// Starts one with a configuration file, of which only the folder and the Unix socket are overridden.
+    pub fn configured(file: &Path) -> Self {
+        Self::run_with(vec![file.to_str().expect("UTF-8").to_owned()], false)
+    }
+
     fn launch(arguments: &[&str], tcp: bool) -> Self {
+        let own = [
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            "0",
+            "--save",
+            "",
+            "--appendonly",
+            "no",
+        ];
+        let all = own.iter().chain(arguments).map(ToString::to_string);
+        Self::run_with(all.collect(), tcp)
+    }
+
+    fn run_with(arguments: Vec<String>, tcp: bool) -> Self {
         let dir = TempDir::new().expect("a folder for Redis");
         let socket = dir.path().join("redis.sock");
-        let arguments: Vec<_> = arguments.iter().map(ToString::to_string).collect();
         let (port, server) = if tcp {
             on_free_port(|port| run(dir.path(), &socket, port, &arguments))
         } else {
@@ -129,13 +148,14 @@ impl RedisServer {
 fn run(dir: &Path, socket: &Path, port: u16, arguments: &[String]) -> Result<Server, String> {
     let mut command = Command::new("redis-server");
     command
+        .args(arguments)
         .arg("--dir")
         .arg(dir)
         .arg("--unixsocket")
-        .arg(socket)
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
-        .args(["--save", "", "--appendonly", "no"])
-        .args(arguments);
+        .arg(socket);
+    if port != 0 {
+        command.args(["--port", &port.to_string()]);
+    }
     // The capital of 'Ready' differs between the two kinds of listener and between versions.
     Server::start(command, "redis-server", "eady to accept connections")
 }

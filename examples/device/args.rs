@@ -1,0 +1,271 @@
+//! The command line.
+
+use std::{
+    fmt::Display, net::SocketAddr, ops::RangeInclusive, path::PathBuf, str::FromStr, time::Duration,
+};
+
+use lexopt::Arg;
+use paho_mqtt_redis::paho_mqtt as mqtt;
+
+/// What `--help` prints.
+pub const HELP: &str = "\
+Publishes readings at a rate. Redis keeps each one until the broker has acknowledged it, so that neither an outage
+of the broker nor a crash of this program loses any. The backlog and every call to Redis are served as metrics.
+
+Usage: device [OPTION]...
+
+  --broker URI         the MQTT broker: mqtt://HOST[:PORT] or tcp://HOST[:PORT] (default mqtt://127.0.0.1:1883)
+  --redis URL          redis://[USER:PASSWORD@]HOST[:PORT][/DB] or unix://PATH (default redis://127.0.0.1:6379/)
+  --client-id ID       the MQTT client id, under which Redis and the broker know this device
+                       (default example-device)
+  --topic TOPIC        where the readings go (default example/readings)
+  --qos 0|1|2          0: at most once, 1: at least once, 2: exactly once (default 1)
+  --mqtt 3.1.1|5       the version of MQTT (default 5)
+  --rate NUMBER        readings a second, 0.001 to 1000000 (default 1)
+  --payload BYTES      the size of a message, 0 to 16777216; never less than the reading needs (default 64)
+  --count NUMBER       stop once that many readings are published (default: go on)
+  --listen ADDRESS     where /metrics is served, such as 127.0.0.1:9464 or [::1]:9464; port 0 takes a free one,
+                       'none' serves nothing (default 127.0.0.1:9464)
+  --buffer NUMBER      how many messages may wait to be sent, 4 to 65535; a reading that finds the buffer full
+                       is dropped and counted as refused (default 10000)
+  --stop-timeout SECONDS
+                       how long a clean stop waits for acknowledgements, 0 to 86400 (default 10)
+  --ledger FILE        append the id of each reading, a line each, as soon as it is accepted
+  --log text|json      the form of the log on standard error (default text)
+  -h, --help           print this
+  -V, --version        print the version
+
+A message is '<run id> <number> <value>' and dots up to the size; the run id is new at each start.
+Each second a line says how many readings this run has published and how many of them the broker has acknowledged,
+how many messages wait in all, those of earlier runs included, and for how long the oldest has been waiting;
+further, if there are any, how many readings were refused, and how many failed because the broker did not take them.
+
+RUST_LOG sets what is logged (default info); paho_mqtt_redis=trace shows every call to the persistence.
+Ctrl-C and SIGTERM stop cleanly: no new readings, wait for what is waiting, disconnect. What still waits then stays
+in Redis, and the next start with the same --client-id and --broker sends it. A second Ctrl-C ends at once.
+
+Exit codes:
+  0    a clean stop, also with messages left in Redis
+  1    a failure while running
+  2    a wrong option or value
+  3    Redis cannot be used
+  4    the address for /metrics cannot be used
+  130  ended by a second Ctrl-C
+A broker that is away is not an error: it is tried again until it answers.
+";
+
+/// What was asked for.
+pub enum Command {
+    /// Publish.
+    Run(Box<Args>),
+    /// Print the help.
+    Help,
+    /// Print the version.
+    Version,
+}
+
+/// The options of a run.
+pub struct Args {
+    pub broker: String,
+    pub redis: String,
+    pub client_id: String,
+    pub topic: String,
+    pub qos: mqtt::QoS,
+    pub mqtt: mqtt::MqttVersion,
+    /// The time from one reading to the next.
+    pub interval: Duration,
+    pub payload: usize,
+    pub count: Option<u64>,
+    pub listen: Option<SocketAddr>,
+    pub buffer: i32,
+    pub stop_timeout: Duration,
+    pub ledger: Option<PathBuf>,
+    pub log: LogFormat,
+}
+
+/// The form of the log.
+#[derive(Clone, Copy)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// An object a line.
+    Json,
+}
+
+impl Default for Args {
+    fn default() -> Self {
+        Self {
+            broker: "mqtt://127.0.0.1:1883".to_owned(),
+            redis: "redis://127.0.0.1:6379/".to_owned(),
+            client_id: "example-device".to_owned(),
+            topic: "example/readings".to_owned(),
+            qos: mqtt::QoS::AtLeastOnce,
+            mqtt: mqtt::MqttVersion::V5,
+            interval: Duration::from_secs(1),
+            payload: 64,
+            count: None,
+            listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            buffer: 10_000,
+            stop_timeout: Duration::from_secs(10),
+            ledger: None,
+            log: LogFormat::Text,
+        }
+    }
+}
+
+/// Reads the command line; the error is a message for the user.
+pub fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
+    let mut args = Args::default();
+    while let Some(arg) = parser.next().map_err(|error| error.to_string())? {
+        let option = match arg {
+            Arg::Short('h') => "help".to_owned(),
+            Arg::Short('V') => "version".to_owned(),
+            Arg::Long(name) => name.to_owned(),
+            other => return Err(other.unexpected().to_string()),
+        };
+        let mut value = || Value::take(&mut parser, &option);
+        match option.as_str() {
+            "broker" => args.broker = value()?.broker()?,
+            "redis" => args.redis = value()?.text("a URL such as redis://127.0.0.1:6379/")?,
+            "client-id" => {
+                args.client_id =
+                    value()?.text("a name of 1 to 65535 bytes without control characters")?;
+            }
+            "topic" => args.topic = value()?.topic()?,
+            "qos" => {
+                args.qos = value()?.choice(&[
+                    ("0", mqtt::QoS::AtMostOnce),
+                    ("1", mqtt::QoS::AtLeastOnce),
+                    ("2", mqtt::QoS::ExactlyOnce),
+                ])?;
+            }
+            "mqtt" => {
+                args.mqtt = value()?.choice(&[
+                    ("3.1.1", mqtt::MqttVersion::V3_1_1),
+                    ("5", mqtt::MqttVersion::V5),
+                ])?;
+            }
+            "rate" => {
+                let rate = value()?.number(0.001..=1_000_000.0)?;
+                args.interval = Duration::from_secs_f64(1.0 / rate);
+            }
+            "payload" => args.payload = value()?.number(0..=16_777_216)?,
+            "count" => args.count = Some(value()?.number(1..=u64::MAX)?),
+            "listen" => args.listen = value()?.listen()?,
+            "buffer" => args.buffer = value()?.number(4..=65_535)?,
+            "stop-timeout" => {
+                args.stop_timeout = Duration::from_secs_f64(value()?.number(0.0..=86_400.0)?);
+            }
+            "ledger" => args.ledger = Some(value()?.text("the name of a file")?.into()),
+            "log" => {
+                args.log =
+                    value()?.choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)])?;
+            }
+            "help" => return Ok(Command::Help),
+            "version" => return Ok(Command::Version),
+            _ => return Err(format!("there is no option --{option}")),
+        }
+    }
+    Ok(Command::Run(Box::new(args)))
+}
+
+/// A value and the option that it was given for.
+struct Value {
+    option: String,
+    text: String,
+}
+
+impl Value {
+    fn take(parser: &mut lexopt::Parser, option: &str) -> Result<Self, String> {
+        let text = parser
+            .value()
+            .map_err(|_| format!("--{option} needs a value"))?;
+        match text.into_string() {
+            Ok(text) => Ok(Self {
+                option: option.to_owned(),
+                text,
+            }),
+            Err(text) => Err(format!("--{option}: '{}' is not UTF-8", text.display())),
+        }
+    }
+
+    fn refused(&self, allowed: impl Display) -> String {
+        format!(
+            "--{}: '{}' is not allowed; it takes {allowed}",
+            self.option,
+            self.text.escape_debug()
+        )
+    }
+
+    fn number<T: FromStr + PartialOrd + Display>(
+        self,
+        range: RangeInclusive<T>,
+    ) -> Result<T, String> {
+        match self.text.parse() {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => Err(self.refused(format_args!(
+                "a number from {} to {}",
+                range.start(),
+                range.end()
+            ))),
+        }
+    }
+
+    fn choice<T: Copy>(self, choices: &[(&str, T)]) -> Result<T, String> {
+        let chosen = choices.iter().find(|(name, _)| *name == self.text);
+        chosen.map(|(_, choice)| *choice).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.refused(format_args!("one of {}", names.join(", ")))
+        })
+    }
+
+    /// A text that MQTT can carry.
+    fn text(self, allowed: &str) -> Result<String, String> {
+        let fits = (1..=65_535).contains(&self.text.len());
+        if fits && !self.text.contains(char::is_control) {
+            Ok(self.text)
+        } else {
+            Err(self.refused(allowed))
+        }
+    }
+
+    fn topic(self) -> Result<String, String> {
+        const ALLOWED: &str = "a topic of 1 to 65535 bytes without +, # and control characters";
+        if self.text.contains(['+', '#']) {
+            return Err(self.refused(ALLOWED));
+        }
+        self.text(ALLOWED)
+    }
+
+    fn broker(self) -> Result<String, String> {
+        const ALLOWED: &str =
+            "mqtt://HOST[:PORT] or tcp://HOST[:PORT] (TLS is left out of this example)";
+        let address = ["mqtt://", "tcp://"]
+            .iter()
+            .find_map(|scheme| self.text.strip_prefix(scheme));
+        // The brackets of an IPv6 address hold colons that start no port.
+        let usable = address.is_some_and(|address| {
+            let host_end = address.rfind(']').unwrap_or(0);
+            match address[host_end..].split_once(':') {
+                Some((host, port)) => {
+                    host_end + host.len() > 0 && port.parse().is_ok_and(|port: u16| port > 0)
+                }
+                None => !address.is_empty(),
+            }
+        });
+        if usable {
+            self.text(ALLOWED)
+        } else {
+            Err(self.refused(ALLOWED))
+        }
+    }
+
+    fn listen(self) -> Result<Option<SocketAddr>, String> {
+        if self.text == "none" {
+            return Ok(None);
+        }
+        self.text.parse().map(Some).map_err(|_| {
+            self.refused("an address and a port such as 127.0.0.1:9464 or [::1]:9464, or none")
+        })
+    }
+}

@@ -1,0 +1,352 @@
+//! The main job: a device that publishes readings through Redis, with metrics, a log and a clean stop.
+//!
+//! `cargo run --example device --features server -- --help` lists the options and exit codes.
+
+mod args;
+mod backlog;
+mod deliveries;
+mod failure;
+mod link;
+mod log;
+mod readings;
+
+use std::{
+    io::{self, Write},
+    mem,
+    process::{self, ExitCode},
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver},
+    },
+    time::{Duration, Instant},
+};
+
+use paho_mqtt_redis::{
+    Error, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
+    prometheus::Registry,
+};
+use tracing::{info, warn};
+
+use crate::{
+    args::{Args, Command},
+    backlog::Backlog,
+    deliveries::Deliveries,
+    failure::{Exit, Failure},
+    link::Link,
+    readings::{Ledger, Readings},
+};
+
+/// How often the connection and the acknowledgements are looked at.
+const TICK: Duration = Duration::from_millis(100);
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+/// Readings that are further behind than this, after a suspend for example, are skipped rather than sent in a burst.
+const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
+/// At a high rate, readings that are due within this time go together, rather than with a sleep between any two.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+
+fn main() -> ExitCode {
+    let outcome = match args::parse(lexopt::Parser::from_env()) {
+        Ok(Command::Run(args)) => run(&args),
+        Ok(Command::Help) => {
+            say(args::HELP.trim_end());
+            Ok(())
+        }
+        Ok(Command::Version) => {
+            say(concat!(
+                "device (paho-mqtt-redis ",
+                env!("CARGO_PKG_VERSION"),
+                ")"
+            ));
+            Ok(())
+        }
+        Err(message) => Err(Failure::plain(Exit::Usage, message)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("device: {failure}");
+            failure.exit_code()
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    log::init(args.log)?;
+    let stop = stop_signals()?;
+    let ledger = match &args.ledger {
+        Some(path) => Some(Ledger::open(path).map_err(|error| {
+            Failure::new(
+                Exit::Usage,
+                &format!("--ledger: '{}'", path.display()),
+                &error,
+            )
+        })?),
+        None => None,
+    };
+
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry)
+        .map_err(|error| Failure::new(Exit::Runtime, "cannot register the metrics", &error))?;
+    // Before anything else that may take time, so that even a device that waits for Redis can be looked at.
+    let server = match args.listen {
+        Some(address) => Some(
+            MetricsServer::bind(address, registry.clone()).map_err(|error| {
+                Failure::new(
+                    Exit::Listen,
+                    &format!("cannot serve metrics on {address}"),
+                    &error,
+                )
+            })?,
+        ),
+        None => None,
+    };
+    if let Some(server) = &server {
+        say(&format!(
+            "metrics at http://{}/metrics",
+            server.local_addr()
+        ));
+    }
+
+    let client = create_client(args, &metrics)?;
+    let link = Link::start(&client, args.mqtt)
+        .map_err(|error| Failure::new(Exit::Runtime, "cannot connect", &error))?;
+    let readings = Readings::new(args.payload);
+    say(&format!(
+        "run {}, restored {:.0} messages from Redis",
+        readings.run(),
+        backlog::restored(&registry, &args.client_id)
+    ));
+
+    let device = Device {
+        args,
+        registry,
+        client,
+        link,
+        readings,
+        ledger,
+        deliveries: Deliveries::default(),
+        published: 0,
+        refused: 0,
+        full: false,
+    };
+    device.run(&stop)
+}
+
+/// A client whose messages live in Redis, each call measured.
+fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::AsyncClient, Failure> {
+    let mut persistence = RedisPersistence::builder()
+        .url(args.redis.as_str())
+        .build()
+        .map_err(|error| Failure::new(Exit::Usage, "--redis", &error))?;
+    // When it creates a client, Paho drops the reason why a persistence could not be opened; here it can be shown.
+    persistence
+        .connect(&args.client_id, &args.broker)
+        .map_err(|error| Failure::new(Exit::Redis, "cannot use Redis", &error))?;
+
+    mqtt::CreateOptionsBuilder::new()
+        .server_uri(args.broker.as_str())
+        .client_id(args.client_id.as_str())
+        // Paho restores records in the form of this version, so it must be the one that the client connects with.
+        .mqtt_version(args.mqtt)
+        .max_buffered_messages(args.buffer)
+        // Readings are accepted while the broker is away, and before it was ever reached.
+        .send_while_disconnected(true)
+        .allow_disconnected_send_at_anytime(true)
+        .user_persistence(persistence.instrument(metrics))
+        .create_client()
+        .map_err(|error| {
+            let ours =
+                Error::in_mqtt(&error).is_some() || matches!(error, mqtt::Error::PersistenceError);
+            let exit = if ours { Exit::Redis } else { Exit::Runtime };
+            Failure::new(exit, "cannot create the client", &error)
+        })
+}
+
+/// A device that runs.
+struct Device<'a> {
+    args: &'a Args,
+    registry: Registry,
+    client: mqtt::AsyncClient,
+    link: Link,
+    readings: Readings,
+    ledger: Option<Ledger>,
+    deliveries: Deliveries,
+    published: u64,
+    refused: u64,
+    /// Whether it was said that the buffer is full.
+    full: bool,
+}
+
+impl Device<'_> {
+    fn run(mut self, stop: &Receiver<()>) -> Result<(), Failure> {
+        let start = Instant::now();
+        let (mut next_reading, mut next_tick, mut next_status) = (start, start, start);
+        // Once it is set no more readings are taken.
+        let mut stop_at = None;
+        loop {
+            let now = Instant::now();
+            if stop_at.is_none() {
+                if now > next_reading + CATCH_UP_LIMIT {
+                    next_reading = now;
+                }
+                while next_reading <= now && !self.is_complete() {
+                    self.publish()?;
+                    next_reading += self.args.interval;
+                }
+                if self.is_complete() {
+                    stop_at = Some(now + self.args.stop_timeout);
+                }
+            }
+            if next_tick <= now {
+                self.deliveries.poll();
+                if self.is_damaged() {
+                    return Err(self.abandon());
+                }
+                self.link.tick();
+                next_tick = now + TICK;
+            }
+            if next_status <= now {
+                self.print_status();
+                next_status = now + STATUS_INTERVAL;
+            }
+
+            let mut wake_at = next_tick.min(next_status);
+            if let Some(stop_at) = stop_at {
+                let all_done = self.deliveries.are_done() && self.backlog().waiting <= 0.0;
+                if all_done || stop_at <= now {
+                    break;
+                }
+                wake_at = wake_at.min(stop_at);
+            } else {
+                wake_at = wake_at.min(next_reading);
+            }
+            let sleep = wake_at.saturating_duration_since(Instant::now());
+            if stop.recv_timeout(sleep.max(SHORTEST_SLEEP)).is_ok() {
+                info!("stopping, waiting for acknowledgements");
+                stop_at = Some(Instant::now() + self.args.stop_timeout);
+            }
+        }
+        self.deliveries.poll();
+        if self.is_damaged() {
+            return Err(self.abandon());
+        }
+        self.finish();
+        Ok(())
+    }
+
+    fn is_complete(&self) -> bool {
+        self.args.count.is_some_and(|count| self.published >= count)
+    }
+
+    fn publish(&mut self) -> Result<(), Failure> {
+        let reading = self.readings.take();
+        let message = mqtt::Message::new(
+            self.args.topic.as_str(),
+            reading.payload.as_bytes(),
+            self.args.qos,
+        );
+        match self.client.try_publish(message) {
+            Ok(token) => {
+                if let Some(ledger) = &mut self.ledger {
+                    ledger.write(&reading).map_err(|error| {
+                        Failure::new(Exit::Runtime, "cannot write to the ledger", &error)
+                    })?;
+                }
+                self.published += 1;
+                self.deliveries.add(token);
+                Ok(())
+            }
+            Err(mqtt::Error::Publish(code, _)) if is_full(code) => {
+                self.refused += 1;
+                if !self.full {
+                    warn!("the buffer is full, readings are dropped until the broker takes some");
+                    self.full = true;
+                }
+                Ok(())
+            }
+            Err(error) => Err(Failure::new(Exit::Runtime, "cannot publish", &error)),
+        }
+    }
+
+    /// Whether Paho's memory is damaged.
+    ///
+    /// When writing a message is broken off by an error, Paho 1.3.16 frees topic and payload and yet keeps the message
+    /// to send it again, unless at `QoS` 0: after the next connect it would send what happens to be there by then.
+    fn is_damaged(&self) -> bool {
+        self.args.qos != mqtt::QoS::AtMostOnce && self.deliveries.was_broken_off()
+    }
+
+    /// Gives Paho up without closing it, which would free the same memory twice.
+    fn abandon(mut self) -> Failure {
+        self.print_status();
+        mem::forget(self);
+        Failure::plain(
+            Exit::Runtime,
+            "a write to the broker was broken off, after which Paho would send damaged messages; \
+             every reading is in Redis, and the next start sends it",
+        )
+    }
+
+    fn backlog(&self) -> Backlog {
+        Backlog::read(&self.registry, &self.args.client_id)
+    }
+
+    fn print_status(&mut self) {
+        self.deliveries.poll();
+        let Backlog { waiting, oldest } = self.backlog();
+        if waiting < f64::from(self.args.buffer) / 2.0 {
+            self.full = false;
+        }
+        let count_of = |name: &str, count: u64| match count {
+            0 => String::new(),
+            count => format!(", {name} {count}"),
+        };
+        say(&format!(
+            "published {}, acknowledged {}, waiting {waiting:.0}, oldest {oldest:.1} s, broker {}{}{}",
+            self.published,
+            self.deliveries.acknowledged(),
+            if self.link.is_up() { "up" } else { "down" },
+            count_of("refused", self.refused),
+            count_of("failed", self.deliveries.failed()),
+        ));
+    }
+
+    fn finish(mut self) {
+        self.print_status();
+        let waiting = self.backlog().waiting;
+        self.link.close();
+        say(&if waiting > 0.0 {
+            format!("stopped, {waiting:.0} messages stay in Redis for the next start")
+        } else {
+            "stopped, nothing is left in Redis".to_owned()
+        });
+    }
+}
+
+/// Whether Paho refused a message for want of room, which passes.
+fn is_full(code: i32) -> bool {
+    matches!(
+        mqtt::Error::from(code),
+        mqtt::Error::MaxBufferedMessages | mqtt::Error::NoMoreMsgIds
+    )
+}
+
+/// Ctrl-C and SIGTERM: the first one arrives at the receiver, the second one ends the program.
+fn stop_signals() -> Result<Receiver<()>, Failure> {
+    static ASKED: AtomicBool = AtomicBool::new(false);
+    let (sender, receiver) = mpsc::channel();
+    ctrlc::set_handler(move || {
+        if ASKED.swap(true, Ordering::Relaxed) {
+            process::exit(130);
+        }
+        // The receiver is gone when the program is about to end anyway.
+        let _ = sender.send(());
+    })
+    .map_err(|error| Failure::new(Exit::Runtime, "cannot catch signals", &error))?;
+    Ok(receiver)
+}
+
+/// Prints a line; `println!` would end the device when nobody reads its output any more.
+fn say(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}

@@ -1,0 +1,273 @@
+//! What the README lists is what there is: metrics, options, features, errors, rights and the Redis configuration.
+
+#![cfg(all(feature = "redis", feature = "server"))]
+
+mod support;
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{
+    ErrorKind, MemoryPersistence, PersistenceMetrics, RedisPersistence,
+    prometheus::{Registry, proto::MetricType},
+};
+use support::RedisServer;
+
+const README: &str = include_str!("../README.md");
+
+/// The rows of the table that has this first column's title, behind the given text, as trimmed cells.
+fn table(behind: &str, title: &str) -> Vec<Vec<String>> {
+    let (_, rest) = README
+        .split_once(behind)
+        .unwrap_or_else(|| panic!("no {behind:?}"));
+    let header = format!("| {title} |");
+    let lines = rest
+        .lines()
+        .skip_while(|line| !line.starts_with(&header))
+        .skip(2);
+    let rows: Vec<Vec<String>> = lines
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| {
+            let cells = line.trim_matches('|').split('|');
+            cells.map(|cell| cell.trim().to_owned()).collect()
+        })
+        .collect();
+    assert!(!rows.is_empty(), "no table {title:?} behind {behind:?}");
+    rows
+}
+
+fn code(cell: &str) -> Vec<String> {
+    cell.split('`')
+        .skip(1)
+        .step_by(2)
+        .map(str::to_owned)
+        .collect()
+}
+
+fn first_column(behind: &str, title: &str) -> Vec<String> {
+    table(behind, title)
+        .iter()
+        .flat_map(|row| code(&row[0]))
+        .collect()
+}
+
+#[test]
+fn the_table_of_metrics_is_what_is_registered() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("id", "uri").expect("opens");
+    let registered: BTreeMap<String, (String, Vec<String>)> = registry
+        .gather()
+        .iter()
+        .map(|family| {
+            let kind = match family.get_field_type() {
+                MetricType::COUNTER => "counter",
+                MetricType::GAUGE => "gauge",
+                MetricType::HISTOGRAM => "histogram",
+                other => panic!("{other:?}"),
+            };
+            let labels = family.get_metric()[0]
+                .get_label()
+                .iter()
+                .map(|label| label.name());
+            let mut labels: Vec<_> = labels
+                .filter(|name| *name != "client_id")
+                .map(str::to_owned)
+                .collect();
+            labels.sort();
+            (family.name().to_owned(), (kind.to_owned(), labels))
+        })
+        .collect();
+    let described = table("## Metrics", "name").into_iter().map(|row| {
+        let mut labels = code(&row[2]);
+        labels.sort();
+        (code(&row[0]).remove(0), (row[1].clone(), labels))
+    });
+    assert_eq!(described.collect::<BTreeMap<_, _>>(), registered);
+}
+
+#[test]
+fn the_table_of_errors_is_what_there_is() {
+    let kinds: Vec<_> = ErrorKind::ALL
+        .iter()
+        .map(|kind| kind.as_str().to_owned())
+        .collect();
+    assert_eq!(first_column("## Metrics", "error"), kinds);
+}
+
+/// The methods of a builder that set something, from its source.
+fn setters(source: &str) -> Vec<String> {
+    source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub fn ")?.split_once("(mut self"))
+        .map(|(name, _)| name.to_owned())
+        .collect()
+}
+
+#[test]
+fn the_tables_of_options_are_what_can_be_set() {
+    for (builder, source) in [
+        (
+            "`RedisPersistence::builder()`",
+            include_str!("../src/redis/options.rs"),
+        ),
+        (
+            "`PersistenceMetrics::builder()`",
+            include_str!("../src/metrics.rs"),
+        ),
+        (
+            "`MetricsServer::builder(registry)`",
+            include_str!("../src/server.rs"),
+        ),
+    ] {
+        assert_eq!(
+            first_column(builder, "option"),
+            setters(source),
+            "{builder}"
+        );
+    }
+}
+
+#[test]
+fn the_defaults_of_the_redis_options_are_those_in_the_table() {
+    let defaults = format!("{:?}", RedisPersistence::builder());
+    for row in table("`RedisPersistence::builder()`", "option") {
+        let (option, default) = (code(&row[0]).remove(0), code(&row[1]).remove(0));
+        let plain = format!("{option}: {default}");
+        let quoted = format!("{option}: \"{default}\"");
+        assert!(
+            defaults.contains(&plain) || defaults.contains(&quoted),
+            "{plain} in {defaults}"
+        );
+    }
+}
+
+#[test]
+fn the_table_of_features_is_that_of_the_manifest() {
+    let manifest = include_str!("../Cargo.toml");
+    let (_, features) = manifest.split_once("[features]\n").expect("features");
+    let (features, _) = features.split_once("\n\n").expect("an end");
+    let entries: BTreeMap<&str, &str> = features
+        .lines()
+        .filter_map(|line| line.split_once(" = "))
+        .collect();
+    let described: BTreeMap<String, String> = table("## Features", "feature")
+        .into_iter()
+        .map(|row| (code(&row[0]).remove(0), row[1].clone()))
+        .collect();
+    let names: Vec<&str> = entries
+        .keys()
+        .copied()
+        .filter(|name| *name != "default")
+        .collect();
+    assert_eq!(
+        described.keys().map(String::as_str).collect::<Vec<_>>(),
+        names
+    );
+    for (name, default) in &described {
+        let is_default = entries["default"].contains(&format!("\"{name}\""));
+        assert_eq!(default == "yes", is_default, "{name}");
+    }
+}
+
+/// The line of rights, as the arguments of `ACL SETUSER`, and its password.
+fn rights() -> (Vec<String>, String) {
+    let line = README
+        .lines()
+        .find(|line| line.starts_with("user mqtt on"))
+        .expect("an ACL line");
+    let words: Vec<String> = line.split(' ').skip(1).map(str::to_owned).collect();
+    let password = words
+        .iter()
+        .find_map(|word| word.strip_prefix('>'))
+        .expect("a password");
+    (words.clone(), password.to_owned())
+}
+
+/// Everything that a persistence does, as the user with these rights.
+fn everything(redis: &RedisServer, rights: &[String], password: &str) -> paho_mqtt::Result<()> {
+    let mut raw = redis.connection();
+    redis::cmd("ACL")
+        .arg("DELUSER")
+        .arg("mqtt")
+        .exec(&mut raw)
+        .expect("ACL DELUSER");
+    redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg(rights)
+        .exec(&mut raw)
+        .expect("ACL SETUSER");
+    let url = format!("{}?user=mqtt&pass={password}", redis.url());
+    let mut persistence = RedisPersistence::builder()
+        .url(url)
+        .key_prefix("mqtt:")
+        .build()?;
+    persistence.connect("device-1", "mqtt://127.0.0.1:1883")?;
+    persistence.open("device-1", "127.0.0.1:1883")?;
+    let command = [
+        &3_i32.to_ne_bytes()[..],
+        &7_i32.to_ne_bytes(),
+        b"topic\0",
+        &0_i32.to_ne_bytes(),
+        &1_i32.to_ne_bytes(),
+        &0_i32.to_ne_bytes(),
+    ];
+    persistence.put("c-1", command.to_vec())?;
+    persistence.get("c-1")?;
+    persistence.remove("c-1")?;
+    persistence.put("s-7", vec![b"PUBLISH"])?;
+    persistence.keys()?;
+    persistence.remove("s-7")?;
+    persistence.put("q-1", vec![b"x"])?;
+    persistence.put("q-2", vec![b"x"])?;
+    persistence.clear()?;
+    persistence.close()
+}
+
+#[test]
+fn the_rights_are_enough_and_none_is_too_many() {
+    let redis = RedisServer::start();
+    let (all, password) = rights();
+    everything(&redis, &all, &password).expect("these rights are enough");
+    let commands: Vec<_> = all.iter().filter(|word| word.starts_with('+')).collect();
+    assert!(commands.len() >= 5, "{commands:?}");
+    for right in commands {
+        let fewer: Vec<String> = all.iter().filter(|word| *word != right).cloned().collect();
+        everything(&redis, &fewer, &password).expect_err(right);
+    }
+}
+
+#[test]
+fn the_redis_configuration_works_and_keeps_its_word() {
+    let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/redis.conf");
+    let redis = RedisServer::configured(&conf);
+    let mut raw = redis.connection();
+    for (option, value) in [
+        ("maxmemory-policy", "noeviction"),
+        ("appendonly", "no"),
+        ("save", ""),
+        ("port", "0"),
+    ] {
+        let pair: Vec<String> = redis::cmd("CONFIG")
+            .arg("GET")
+            .arg(option)
+            .query(&mut raw)
+            .expect("CONFIG GET");
+        assert_eq!(pair, [option, value]);
+    }
+    let mode = fs::metadata(redis.socket())
+        .expect("a socket")
+        .permissions();
+    assert_eq!(
+        std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777,
+        0o770
+    );
+    let mut persistence = RedisPersistence::builder()
+        .url(redis.url())
+        .build()
+        .expect("valid");
+    persistence
+        .connect("device-1", "mqtt://127.0.0.1:1883")
+        .expect("connects");
+}
