@@ -24,6 +24,8 @@ pub enum ErrorKind {
     Connection,
     /// The store did not answer in time.
     Timeout,
+    /// The TLS handshake with the store failed.
+    Tls,
     /// Redis answered `NOAUTH`, `WRONGPASS` or refused the password.
     Authentication,
     /// Redis answered `NOPERM`: the user lacks a right.
@@ -63,6 +65,7 @@ impl ErrorKind {
         Self::Lost,
         Self::Connection,
         Self::Timeout,
+        Self::Tls,
         Self::Authentication,
         Self::Permission,
         Self::WrongType,
@@ -90,6 +93,7 @@ impl ErrorKind {
             Self::Lost => "lost",
             Self::Connection => "connection",
             Self::Timeout => "timeout",
+            Self::Tls => "tls",
             Self::Authentication => "authentication",
             Self::Permission => "permission",
             Self::WrongType => "wrong_type",
@@ -127,6 +131,11 @@ impl ErrorKind {
             Self::Timeout => {
                 "it did not answer in time; check its load, or allow more time with \
                  connect_timeout and operation_timeout"
+            }
+            Self::Tls => {
+                "the TLS handshake failed; check that this port speaks TLS, that its certificate \
+                 is for this host name, and that the system, or the file that SSL_CERT_FILE names, \
+                 trusts the issuer"
             }
             Self::Authentication => "it refused the user or password; check those in the URL",
             Self::Permission => "the user lacks a right; the README has the ACL line that it needs",

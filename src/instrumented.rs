@@ -11,6 +11,7 @@ use std::{
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
+use prometheus::IntGauge;
 use tracing::{Level, Span, field::Empty};
 
 use crate::{
@@ -139,25 +140,32 @@ impl<P: ClientPersistence> Instrumented<P> {
                 session,
             } = &mut *inner;
             // Calls before open have no client that they could be counted for.
-            let Some(session) = session else {
-                return work(persistence);
-            };
-            let in_progress = session.backlog.series().series().in_progress.clone();
-            in_progress.inc();
+            let in_progress = session
+                .as_ref()
+                .map(|session| session.in_progress().clone());
+            if let Some(gauge) = &in_progress {
+                gauge.inc();
+            }
             let result = work(persistence);
-            in_progress.dec();
+            if let Some(gauge) = &in_progress {
+                gauge.dec();
+            }
             let now = clock.now();
+            let noted = match (&result, &mut *session) {
+                (Ok(value), Some(session)) => note(session, value, now),
+                _ => true,
+            };
             let outcome = match &result {
-                Ok(value) if note(session, value, now) => Outcome::Ok,
+                Ok(_) if noted => Outcome::Ok,
                 Ok(_) => Outcome::Miss,
                 Err(error) => {
                     Outcome::Error(Error::in_mqtt(error).map_or(ErrorKind::Other, Error::kind))
                 }
             };
-            let missed = matches!(outcome, Outcome::Miss)
-                || operation == Operation::Get && result.is_err() && !session.backlog.contains(key);
-            session.count(operation, outcome, missed, now.saturating_sub(start));
-            session.note_restoring(operation, key, now);
+            if let Some(session) = session {
+                session.count(operation, key, outcome, now.saturating_sub(start));
+                session.note_restoring(operation, key, now);
+            }
             (result, outcome)
         };
         match outcome {
@@ -210,9 +218,19 @@ impl<P: ClientPersistence> Instrumented<P> {
 }
 
 impl Session {
-    fn count(&self, operation: Operation, outcome: Outcome, missed: bool, took: Duration) {
+    fn in_progress(&self) -> &IntGauge {
+        &self.backlog.series().series().in_progress
+    }
+
+    fn count(&self, operation: Operation, key: &str, outcome: Outcome, took: Duration) {
         let series = self.backlog.series().series().of_operation(operation);
         series.duration.observe(took.as_secs_f64());
+        // A get can only miss with an error.
+        let missed = match outcome {
+            Outcome::Ok => false,
+            Outcome::Miss => true,
+            Outcome::Error(_) => operation == Operation::Get && !self.backlog.contains(key),
+        };
         if let (true, Some(misses)) = (missed, &series.misses) {
             misses.inc();
         }

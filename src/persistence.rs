@@ -228,7 +228,7 @@ impl Open {
                 format!("read record {key}"),
             ));
         }
-        let Some(value) = store.read(&key.to_string())? else {
+        let Some(value) = reconnecting(store, |store| store.read(&key.to_string()))? else {
             self.live.remove(&key);
             return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
         };
@@ -388,8 +388,23 @@ impl<S: Store> fmt::Debug for Persistence<S> {
 
 /// Changes the store and waits until it has happened.
 fn change(store: &mut impl Store, changes: &[Change<'_>]) -> Result<(), Error> {
-    store.send(changes)?;
-    store.confirm()
+    reconnecting(store, |store| {
+        store.send(changes)?;
+        store.confirm()
+    })
+}
+
+/// Tries once more what failed since the connection broke, which a restart of the store does
+/// unnoticed. Doing any of it twice comes to the same as doing it once. After a time-out it would
+/// not: the store may still do what it was first told, behind what comes later.
+fn reconnecting<S: Store, T>(
+    store: &mut S,
+    mut work: impl FnMut(&mut S) -> Result<T, Error>,
+) -> Result<T, Error> {
+    match work(store) {
+        Err(error) if error.kind() == ErrorKind::Connection => work(store),
+        result => result,
+    }
 }
 
 /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.

@@ -140,6 +140,9 @@ fn check(connection: &mut Connection, hash: &str) -> Result<(), Failure> {
     connection.ask(::redis::cmd("HGET").arg(hash).arg("c-0"))?;
     connection.ask(::redis::cmd("HKEYS").arg(hash))?;
     connection.ask(&::redis::cmd("DISCARD"))?;
+    // `EXEC` cannot be queued.
+    connection.ask(&::redis::cmd("MULTI"))?;
+    connection.ask(&::redis::cmd("EXEC"))?;
     Ok(())
 }
 
@@ -155,8 +158,8 @@ impl Store for RedisStore {
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        let limit = self.settings.connect_timeout;
-        self.exchange("list", Some(limit), |connection, hash| {
+        // Opening as a whole has one limit, of which this has what connecting left.
+        self.exchange("list", None, |connection, hash| {
             let Value::Array(fields) = connection.ask(::redis::cmd("HKEYS").arg(hash))? else {
                 return Err(Failure::protocol(
                     "HKEYS answered with something else than a list",

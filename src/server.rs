@@ -226,9 +226,11 @@ fn bind_error(address: &str, error: std::io::Error) -> Error {
 
 /// Listens on the first address that can be bound.
 fn listen(address: impl ToSocketAddrs) -> Result<(Socket, SocketAddr), Error> {
-    let addresses = address
-        .to_socket_addrs()
-        .map_err(|error| bind_error("the address", error))?;
+    let addresses = address.to_socket_addrs().map_err(|error| {
+        Error::new(ErrorKind::Bind, "serve metrics")
+            .because("the address cannot be understood; write HOST:PORT, and a port up to 65535")
+            .caused_by(error)
+    })?;
     let mut failure = Error::new(ErrorKind::Bind, "serve metrics").because("there is no address");
     for address in addresses {
         match listen_on(address) {

@@ -9,7 +9,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
     ErrorKind, MemoryPersistence, PersistenceMetrics, RedisPersistence,
-    prometheus::{Registry, proto::MetricType},
+    prometheus::{
+        Registry,
+        proto::{LabelPair, MetricType},
+    },
 };
 use support::RedisServer;
 
@@ -70,7 +73,7 @@ fn the_table_of_metrics_is_what_is_registered() {
             let labels = family.get_metric()[0]
                 .get_label()
                 .iter()
-                .map(|label| label.name());
+                .map(LabelPair::name);
             let mut labels: Vec<_> = labels
                 .filter(|name| *name != "client_id")
                 .map(str::to_owned)

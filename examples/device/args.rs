@@ -40,7 +40,7 @@ Each second a line says how many readings this run has published and how many of
 how many messages wait in all, those of earlier runs included, and for how long the oldest has been waiting;
 further, if there are any, how many readings were refused, and how many failed because the broker did not take them.
 
-RUST_LOG sets what is logged (default info); paho_mqtt_redis=trace shows every call to the persistence.
+RUST_LOG sets what is logged (default info); paho_mqtt_redis=debug shows every call to Redis.
 Ctrl-C and SIGTERM stop cleanly: no new readings, wait for what is waiting, disconnect. What still waits then stays
 in Redis, and the next start with the same --client-id and --broker sends it. A second Ctrl-C ends at once.
 

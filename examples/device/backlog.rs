@@ -6,7 +6,7 @@ use paho_mqtt_redis::prometheus::{Registry, proto::MetricFamily};
 
 /// The kinds of record that stand for a message: one that is to be sent, and one that is not yet acknowledged.
 ///
-/// Its release at `QoS` 2 has a record of its own, with which a message would be counted twice.
+/// Its release at QoS 2 has a record of its own, with which a message would be counted twice.
 const WAITING: [&str; 2] = ["command", "sent_publish"];
 
 /// The messages that wait.

@@ -271,7 +271,7 @@ impl Device<'_> {
     /// Whether Paho's memory is damaged.
     ///
     /// When writing a message is broken off by an error, Paho 1.3.16 frees topic and payload and yet keeps the message
-    /// to send it again, unless at `QoS` 0: after the next connect it would send what happens to be there by then.
+    /// to send it again, unless at QoS 0: after the next connect it would send what happens to be there by then.
     fn is_damaged(&self) -> bool {
         self.args.qos != mqtt::QoS::AtMostOnce && self.deliveries.was_broken_off()
     }

@@ -114,7 +114,7 @@ enum Wire {
 }
 
 impl Wire {
-    fn new(socket: TimedSocket, target: &Target) -> io::Result<Self> {
+    fn new(socket: TimedSocket, target: &Target) -> Result<Self, Failure> {
         #[cfg(feature = "tls")]
         if let (true, Address::Tcp(host, _)) = (target.tls, &target.address) {
             return Ok(Self::Tls(Box::new(super::tls::connect(socket, host)?)));

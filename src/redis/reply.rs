@@ -74,6 +74,14 @@ fn kind_of_answer(code: &str, details: &str) -> ErrorKind {
         "READONLY" => ErrorKind::ReadOnly,
         "MISCONF" => ErrorKind::Misconf,
         "BUSY" => ErrorKind::Busy,
+        // The cause is told behind these words, with a code of its own.
+        "EXECABORT" => match details.split_once("because of: ").map(|(_, cause)| cause) {
+            Some(cause) => {
+                let (code, details) = cause.split_once(' ').unwrap_or((cause, ""));
+                kind_of_answer(code, details)
+            }
+            None => ErrorKind::Server,
+        },
         // `AUTH` on a server without a password answers with the general code.
         "ERR" if details.contains("AUTH") => ErrorKind::Authentication,
         _ => ErrorKind::Server,

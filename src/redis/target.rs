@@ -52,6 +52,22 @@ impl Target {
                  redis:// or unix://",
             ));
         }
+        // The parser would pass over these, and take what is in front of them for all there is.
+        if url.contains('#') {
+            return Err(invalid("it has a #; in a user or password write %23"));
+        }
+        let query = url.split_once('?').map_or("", |(_, query)| query);
+        let is_unix = url.starts_with("unix:") || url.contains("+unix:");
+        let known = |pair: &str| {
+            let name = pair.split_once('=').map_or(pair, |(name, _)| name);
+            is_unix && ["db", "user", "pass"].contains(&name)
+        };
+        if !query.split('&').all(|pair| pair.is_empty() || known(pair)) {
+            return Err(invalid(
+                "it has a parameter that is not known; unix:// takes db, user and pass, and \
+                 redis:// none",
+            ));
+        }
         let not_understood = || {
             invalid(
                 "it cannot be understood; write redis://USER:PASSWORD@HOST:PORT/DATABASE or \
@@ -147,6 +163,9 @@ mod tests {
             "redis://u:secret@host:99999/",
             "redis://u:secret@0.0.0.0/",
             "unix:///run/redis.sock?db=x&pass=secret",
+            "unix:///run/redis.sock?database=1&pass=secret",
+            "redis://host/?db=1&secret",
+            "redis://user:#secret@host/",
         ] {
             let error = Target::parse(url).map(drop).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");

@@ -1,32 +1,42 @@
 //! TLS to Redis, with the certificates that the system trusts.
 
-use std::{io, sync::Arc};
+use std::{error::Error as StdError, io, sync::Arc};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
 
-use crate::timed::TimedSocket;
+use super::reply::Failure;
+use crate::{ErrorKind, timed::TimedSocket};
 
 pub(super) type Stream = StreamOwned<ClientConnection, TimedSocket>;
 
-/// Starts TLS on a socket. The handshake is made by the first exchange, within its deadline.
-pub(super) fn connect(socket: TimedSocket, host: &str) -> io::Result<Stream> {
+/// Makes the handshake on a socket.
+pub(super) fn connect(mut socket: TimedSocket, host: &str) -> Result<Stream, Failure> {
+    let mut session = session(host).map_err(|error| Failure::Unusable(ErrorKind::Tls, error))?;
+    while session.is_handshaking() {
+        session
+            .complete_io(&mut socket)
+            .map_err(|error| match error.kind() {
+                io::ErrorKind::InvalidData => Failure::Unusable(ErrorKind::Tls, error.into()),
+                _ => Failure::from(error),
+            })?;
+    }
+    Ok(StreamOwned::new(session, socket))
+}
+
+fn session(host: &str) -> Result<ClientConnection, Box<dyn StdError + Send + Sync>> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(found.certs);
     if roots.is_empty() {
-        return Err(io::Error::new(
-            io::ErrorKind::NotFound,
-            "the system has no certificates to trust; SSL_CERT_FILE can name a file with some",
-        ));
+        let reason = found.errors.first().map(ToString::to_string);
+        let reason = reason.unwrap_or_else(|| "none is installed".to_owned());
+        return Err(format!("the system has no certificates to trust: {reason}").into());
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    let name = ServerName::try_from(host.to_owned())
-        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
-    let session = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
-    Ok(StreamOwned::new(session, socket))
+    let name = ServerName::try_from(host.to_owned())?;
+    Ok(ClientConnection::new(Arc::new(config), name)?)
 }

@@ -82,7 +82,6 @@ impl Response {
         } = self;
         let mut headers = vec![
             ("Server", "paho-mqtt-redis"),
-            ("Connection", "close"),
             ("Content-Type", content_type),
             ("X-Content-Type-Options", "nosniff"),
         ];
@@ -98,6 +97,10 @@ impl Response {
             .with_chunked_threshold(usize::MAX);
         let mut bytes = Vec::with_capacity(length.saturating_add(512));
         response.raw_print(&mut bytes, HTTPVersion(1, 1), &[], head_only, None)?;
+        // tiny_http keeps this header to itself, but a connection serves one request only.
+        if let Some(line) = bytes.windows(2).position(|window| window == b"\r\n") {
+            bytes.splice(line..line, *b"\r\nConnection: close");
+        }
         stream.write_all(&bytes)
     }
 }

@@ -69,6 +69,8 @@ fn run(dir: &Path, port: u16) -> Result<Server, String> {
     writeln!(config, "persistence_location {}/", dir.display()).unwrap();
     writeln!(config, "max_queued_messages 0").unwrap();
     writeln!(config, "max_inflight_messages 0").unwrap();
+    // What a subscriber at QoS 0 misses while it is away is kept for it too.
+    writeln!(config, "queue_qos0_messages true").unwrap();
     writeln!(config, "log_dest stderr").unwrap();
     let path = dir.join("mosquitto.conf");
     fs::write(&path, config).expect("Mosquitto's configuration can be written");

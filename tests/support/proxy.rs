@@ -1,7 +1,7 @@
 //! A way to the broker on which answers can get lost.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     io::{self, Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
     sync::{Arc, Condvar, Mutex},
@@ -24,8 +24,8 @@ struct State {
     withheld: HashSet<u8>,
     /// The types of those that did not.
     lost: Vec<u8>,
-    /// The type of each packet that the client sent.
-    sent: Vec<u8>,
+    /// How many packets of each type the client sent.
+    sent: HashMap<u8, usize>,
 }
 
 /// Forwards MQTT between a client and a broker, packet by packet.
@@ -51,7 +51,7 @@ impl Proxy {
                     continue;
                 };
                 forward(&client, &broker, &state, |state, kind| {
-                    state.sent.push(kind);
+                    *state.sent.entry(kind).or_default() += 1;
                     true
                 });
                 forward(&broker, &client, &state, |state, kind| {
@@ -103,9 +103,9 @@ impl Proxy {
             .lock()
             .unwrap()
             .sent
-            .iter()
-            .filter(|sent| **sent == kind)
-            .count()
+            .get(&kind)
+            .copied()
+            .unwrap_or_default()
     }
 }
 

@@ -1,0 +1,631 @@
+//! On a real Redis: values are kept byte for byte where the options say, no call outlasts its deadline whatever the server does, and
+//! the persistence comes back when the server does.
+
+#![cfg(feature = "redis")]
+
+mod support;
+
+use std::{
+    io::{self, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt::{self as mqtt, ClientPersistence};
+use paho_mqtt_redis::{Error, ErrorKind, RedisOptions, RedisPersistence};
+use redis::{Parser, TypedCommands, Value};
+use support::RedisServer;
+
+const CLIENT: &str = "device";
+/// As Paho hands it to `open`.
+const SERVER: &str = "127.0.0.1:1883";
+/// Where the records of that client are.
+const HASH: &str = "device:127.0.0.1:1883";
+/// Far more than anything takes that does not wait for what never comes.
+const AMPLE: Duration = Duration::from_secs(10);
+/// What a test on a busy machine may take beyond a deadline.
+const SLACK: Duration = Duration::from_secs(1);
+
+fn options(url: &str) -> RedisOptions {
+    RedisPersistence::builder()
+        .url(url)
+        .connect_timeout(AMPLE)
+        .operation_timeout(AMPLE)
+}
+
+fn opened(url: &str) -> RedisPersistence {
+    let mut persistence = options(url).build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    persistence
+}
+
+#[track_caller]
+fn kind_of<T: std::fmt::Debug>(result: mqtt::Result<T>) -> ErrorKind {
+    let error = result.unwrap_err();
+    Error::in_mqtt(&error)
+        .expect("an error of this crate")
+        .kind()
+}
+
+/// The bytes of a record, or nothing where there is none.
+fn stored(connection: &mut redis::Connection, key: &str) -> Option<Vec<u8>> {
+    redis::cmd("HGET")
+        .arg(HASH)
+        .arg(key)
+        .query(connection)
+        .unwrap()
+}
+
+fn fields(connection: &mut redis::Connection) -> Vec<String> {
+    let mut fields = connection.hkeys(HASH).unwrap();
+    fields.sort();
+    fields
+}
+
+/// What a server that is none answers with.
+enum Reply {
+    Bytes(&'static [u8]),
+    /// That, after a while.
+    Late(Duration, &'static [u8]),
+    /// A value of 1,000 bytes that comes one byte at a time.
+    Drip(Duration),
+    Nothing,
+}
+
+/// Speaks just enough of the protocol, and answers each command with what `reply` says.
+struct FakeRedis {
+    url: String,
+    stop: Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeRedis {
+    /// Serves one connection.
+    fn start(reply: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = format!("redis://{}/", listener.local_addr().unwrap());
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            // The other side has gone, or the test has come to its end.
+            let _ = serve(&stream, &stopped, reply);
+        });
+        Self {
+            url,
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for FakeRedis {
+    fn drop(&mut self) {
+        // It may have ended already, and a second panic would hide the first.
+        let _ = self.stop.send(());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Nothing, once that much time has passed; an error when the test is over.
+fn pause(stopped: &Receiver<()>, time: Duration) -> io::Result<()> {
+    match stopped.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        _ => Err(io::ErrorKind::Interrupted.into()),
+    }
+}
+
+fn serve(
+    mut stream: &TcpStream,
+    stopped: &Receiver<()>,
+    mut reply: impl FnMut(&str) -> Reply,
+) -> io::Result<()> {
+    let mut parser = Parser::new();
+    while let Ok(Value::Array(parts)) = parser.parse_value(stream) {
+        let Some(Value::BulkString(name)) = parts.first() else {
+            panic!("not a command: {parts:?}");
+        };
+        match reply(&String::from_utf8_lossy(name)) {
+            Reply::Bytes(bytes) => stream.write_all(bytes)?,
+            Reply::Late(time, bytes) => {
+                pause(stopped, time)?;
+                stream.write_all(bytes)?;
+            }
+            Reply::Drip(interval) => {
+                stream.write_all(b"$1000\r\n")?;
+                loop {
+                    pause(stopped, interval)?;
+                    stream.write_all(b"x")?;
+                }
+            }
+            Reply::Nothing => {}
+        }
+    }
+    Ok(())
+}
+
+const NO_RECORDS: &[u8] = b"*0\r\n";
+
+/// The answers that make a persistence open and find nothing; none for what comes afterwards.
+fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
+    let mut opened = false;
+    let mut queueing = false;
+    move |command| {
+        let answer: &[u8] = match command {
+            "TYPE" => b"+none\r\n",
+            "MULTI" => {
+                queueing = true;
+                b"+OK\r\n"
+            }
+            "DISCARD" => {
+                queueing = false;
+                b"+OK\r\n"
+            }
+            "EXEC" if queueing => {
+                queueing = false;
+                b"*0\r\n"
+            }
+            _ if queueing => b"+QUEUED\r\n",
+            "HKEYS" if !opened => {
+                opened = true;
+                NO_RECORDS
+            }
+            _ => return None,
+        };
+        Some(answer)
+    }
+}
+
+#[test]
+fn an_answer_that_drips_in_ends_at_the_deadline_of_the_whole() {
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    let mut usual = empty();
+    let server = FakeRedis::start(move |command| match usual(command) {
+        Some(answer) => Reply::Bytes(answer),
+        None => Reply::Drip(Duration::from_millis(50)),
+    });
+    let mut persistence = options(&server.url)
+        .operation_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    let started = Instant::now();
+    let kind = kind_of(persistence.put("s-1", vec![b"value"]));
+    let took = started.elapsed();
+    assert_eq!(kind, ErrorKind::Timeout);
+    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+}
+
+#[test]
+fn an_answer_that_does_not_come_ends_at_the_deadline() {
+    const TIMEOUT: Duration = Duration::from_millis(200);
+    let mut usual = empty();
+    let server =
+        FakeRedis::start(move |command| usual(command).map_or(Reply::Nothing, Reply::Bytes));
+    let mut persistence = options(&server.url)
+        .operation_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    let started = Instant::now();
+    let kind = kind_of(persistence.put("s-1", vec![b"value"]));
+    let took = started.elapsed();
+    assert_eq!(kind, ErrorKind::Timeout);
+    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+}
+
+#[test]
+fn connecting_to_a_server_that_drips_ends_at_the_deadline() {
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    let server = FakeRedis::start(|_| Reply::Drip(Duration::from_millis(50)));
+    let mut persistence = options(&server.url)
+        .connect_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    let started = Instant::now();
+    let error = persistence.connect(CLIENT, SERVER).unwrap_err();
+    let took = started.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+}
+
+/// `connect_timeout` is documented as the limit of opening, from connecting to having listed the records.
+#[test]
+fn opening_as_a_whole_takes_no_longer_than_the_connect_timeout() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let mut usual = empty();
+    // Each answer is in time, and the list does not come.
+    let server = FakeRedis::start(move |command| match (command, usual(command)) {
+        ("HKEYS", Some(NO_RECORDS)) | (_, None) => Reply::Nothing,
+        (_, Some(answer)) => Reply::Late(Duration::from_millis(120), answer),
+    });
+    let mut persistence = options(&server.url)
+        .connect_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    let started = Instant::now();
+    let kind = kind_of(persistence.open(CLIENT, SERVER));
+    let took = started.elapsed();
+    assert_eq!(kind, ErrorKind::Timeout);
+    assert!(took < TIMEOUT + TIMEOUT / 2, "{took:?}");
+}
+
+#[test]
+fn a_redis_that_stands_still_costs_one_deadline_and_is_used_again_when_it_goes_on() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    for tcp in [true, false] {
+        let redis = RedisServer::tcp();
+        let url = if tcp { redis.tcp_url() } else { redis.url() };
+        let mut persistence = options(&url)
+            .connect_timeout(TIMEOUT)
+            .operation_timeout(TIMEOUT)
+            .build()
+            .unwrap();
+        persistence.open(CLIENT, SERVER).unwrap();
+        persistence.put("s-1", vec![b"one"]).unwrap();
+
+        redis.pause();
+        // More than the socket takes, so that writing waits; then on a connection that is new.
+        let large = vec![b'x'; 32 << 20];
+        for value in [&large[..], b"two"] {
+            let started = Instant::now();
+            let kind = kind_of(persistence.put("s-2", vec![value]));
+            let took = started.elapsed();
+            assert_eq!(kind, ErrorKind::Timeout);
+            assert!(took < TIMEOUT + SLACK, "{took:?}");
+        }
+
+        redis.resume();
+        // Redis had to read up to half of what was too large.
+        drop(redis.connection());
+        persistence.put("s-3", vec![b"three"]).unwrap();
+        assert_eq!(persistence.get("s-1").unwrap(), b"one");
+        let mut connection = redis.connection();
+        assert_eq!(stored(&mut connection, "s-3").unwrap(), b"three");
+    }
+}
+
+#[test]
+fn after_an_answer_that_came_too_late_every_call_gets_its_own() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let redis = RedisServer::start();
+    let mut persistence = options(&redis.url())
+        .operation_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    persistence.put("s-1", vec![b"one"]).unwrap();
+    persistence.put("s-2", vec![b"two"]).unwrap();
+    redis.pause();
+    assert_eq!(kind_of(persistence.get("s-1")), ErrorKind::Timeout);
+    redis.resume();
+    assert_eq!(persistence.get("s-2").unwrap(), b"two");
+    assert_eq!(persistence.get("s-1").unwrap(), b"one");
+}
+
+#[test]
+fn a_redis_that_is_away_is_told_and_used_again_when_it_is_back() {
+    for tcp in [true, false] {
+        let mut redis = RedisServer::tcp();
+        let url = if tcp { redis.tcp_url() } else { redis.url() };
+        let mut persistence = opened(&url);
+        persistence.put("s-1", vec![b"one"]).unwrap();
+        redis.kill();
+        for _ in 0..3 {
+            let kind = kind_of(persistence.put("s-2", vec![b"two"]));
+            assert_eq!(kind, ErrorKind::Connection);
+        }
+        redis.restart();
+        persistence.put("s-2", vec![b"two"]).unwrap();
+        assert_eq!(fields(&mut redis.connection()), ["s-2"]);
+        assert_eq!(kind_of(persistence.get("s-1")), ErrorKind::Lost);
+    }
+}
+
+#[test]
+fn the_first_call_after_a_restart_that_nobody_noticed_works() {
+    for tcp in [true, false] {
+        let mut redis = RedisServer::tcp();
+        let url = if tcp { redis.tcp_url() } else { redis.url() };
+        let mut persistence = opened(&url);
+        persistence.put("s-1", vec![b"one"]).unwrap();
+        redis.restart();
+        persistence.put("s-2", vec![b"two"]).unwrap();
+        assert_eq!(fields(&mut redis.connection()), ["s-2"]);
+    }
+}
+
+#[test]
+fn values_are_kept_byte_for_byte() {
+    let redis = RedisServer::tcp();
+    let mut connection = redis.connection();
+    let every: Vec<u8> = (0..=255).collect();
+    let large: Vec<u8> = every.iter().copied().cycle().take(1 << 20).collect();
+    let many: Vec<&[u8]> = every.chunks(1).cycle().take(5_000).collect();
+    for url in [redis.tcp_url(), redis.url()] {
+        let mut persistence = opened(&url);
+        for parts in [
+            vec![],
+            vec![&b""[..]],
+            vec![b"", b"a", b"", b"b", b""],
+            vec![b"\0"],
+            vec![b"a\0b\0", b"\0"],
+            vec![b"\xff\xfe\xc3\x28", b"\x80"],
+            vec![b"\r\n$-1\r\n*0\r\n"],
+            vec![&every],
+            vec![&large],
+            vec![&large, &every, &large],
+            many.clone(),
+        ] {
+            let value = parts.concat();
+            persistence.put("s-1", parts).unwrap();
+            assert!(stored(&mut connection, "s-1").as_ref() == Some(&value));
+            assert!(persistence.get("s-1").unwrap() == value);
+        }
+        persistence.remove("s-1").unwrap();
+        assert_eq!(stored(&mut connection, "s-1"), None);
+    }
+}
+
+#[test]
+fn what_is_in_redis_already_is_handed_over_byte_for_byte() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let value = b"\0\xff\r\n";
+    connection.hset(HASH, "s-1", &value[..]).unwrap();
+    connection.hset(HASH, b"\xff\xfe", "foreign").unwrap();
+    connection.hset(HASH, "foreign", "foreign").unwrap();
+    let mut persistence = opened(&redis.url());
+    assert_eq!(persistence.keys().unwrap(), ["s-1"]);
+    assert_eq!(persistence.get("s-1").unwrap(), value);
+    persistence.clear().unwrap();
+    assert_eq!(connection.hlen(HASH).unwrap(), 2);
+}
+
+#[test]
+fn records_are_in_the_database_and_under_the_prefix_that_the_options_say() {
+    let redis = RedisServer::tcp();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "me@ter", "on", ">p/w:1?&", "+@all", "~mqtt:*"])
+        .exec(&mut redis.connection())
+        .unwrap();
+    let port = redis.port();
+    let socket = redis.socket().display();
+    for url in [
+        format!("redis://me%40ter:p%2Fw%3A1%3F%26@127.0.0.1:{port}/3"),
+        format!("unix://{socket}?db=3&user=me%40ter&pass=p%2Fw%3A1%3F%26"),
+    ] {
+        let mut persistence = options(&url).key_prefix("mqtt:").build().unwrap();
+        persistence.open(CLIENT, SERVER).unwrap();
+        persistence.put("s-1", vec![b"value"]).unwrap();
+        let mut connection = redis.connection();
+        assert_eq!(connection.keys("*").unwrap(), Vec::<String>::new());
+        redis::cmd("SELECT").arg(3).exec(&mut connection).unwrap();
+        let key = format!("mqtt:{HASH}");
+        assert_eq!(connection.keys("*").unwrap(), [key.as_str()]);
+        assert_eq!(connection.hkeys(&key).unwrap(), ["s-1"]);
+        persistence.clear().unwrap();
+    }
+}
+
+#[test]
+fn connect_and_a_client_mean_the_same_records() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    for (uri, server) in [
+        ("tcp://127.0.0.1:1883", "127.0.0.1:1883"),
+        ("mqtt://127.0.0.1:1883", "127.0.0.1:1883"),
+        ("mqtt://broker.example:1883", "broker.example:1883"),
+        ("127.0.0.1:1883", "127.0.0.1:1883"),
+    ] {
+        let key = format!("mqtt:{CLIENT}:{server}");
+        let mut persistence = options(&redis.url()).key_prefix("mqtt:").build().unwrap();
+        // It looks there: this is not a hash.
+        connection.set(&key, "somebody else's").unwrap();
+        let error = persistence.connect(CLIENT, uri).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongType, "{uri}");
+        connection.del(&key).unwrap();
+        persistence.connect(CLIENT, uri).unwrap();
+
+        let client = mqtt::CreateOptionsBuilder::new()
+            .server_uri(uri)
+            .client_id(CLIENT)
+            .mqtt_version(mqtt::MQTT_VERSION_5)
+            .send_while_disconnected(true)
+            .allow_disconnected_send_at_anytime(true)
+            .user_persistence(persistence)
+            .create_client()
+            .unwrap_or_else(|error| panic!("{uri}: {error}"));
+        // It waits for a connection that never comes.
+        let message = mqtt::Message::new("a/topic", "payload", mqtt::QoS::AtLeastOnce);
+        drop(client.publish(message));
+        drop(client);
+        let kept = connection.hgetall(&key).unwrap();
+        assert_eq!(kept.len(), 1, "{uri}");
+        assert!(kept.keys().all(|key| key.starts_with("c5-")), "{kept:?}");
+        connection.del(&key).unwrap();
+    }
+}
+
+#[test]
+fn clients_do_not_see_the_records_of_one_another() {
+    let redis = RedisServer::start();
+    let mut all: Vec<_> = ["device", "device-2", "devic"]
+        .into_iter()
+        .map(|client| {
+            let mut persistence = options(&redis.url()).build().unwrap();
+            persistence.open(client, SERVER).unwrap();
+            (client, persistence)
+        })
+        .collect();
+    for (client, persistence) in &mut all {
+        persistence.put("s-1", vec![client.as_bytes()]).unwrap();
+    }
+    for (client, persistence) in &mut all {
+        assert_eq!(persistence.keys().unwrap(), ["s-1"]);
+        assert_eq!(persistence.get("s-1").unwrap(), client.as_bytes());
+    }
+    let (_, first) = &mut all[0];
+    first.clear().unwrap();
+    assert!(!first.contains("s-1"));
+    assert_eq!(all[1].1.get("s-1").unwrap(), b"device-2");
+    assert_eq!(all[2].1.get("s-1").unwrap(), b"devic");
+}
+
+/// A publish command as Paho C writes it for MQTT 3.1.1.
+fn publish(packet_id: i32, qos: i32) -> Vec<u8> {
+    const PUBLISH: i32 = 3;
+    let payload = b"payload";
+    [
+        &PUBLISH.to_ne_bytes()[..],
+        &packet_id.to_ne_bytes(),
+        b"a/topic\0",
+        &7_i32.to_ne_bytes(),
+        payload,
+        &qos.to_ne_bytes(),
+        &0_i32.to_ne_bytes(),
+    ]
+    .concat()
+}
+
+/// Writes a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
+fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, qos: i32) {
+    let command = publish(packet_id, qos);
+    persistence.put(key, vec![&command]).unwrap();
+    assert_eq!(persistence.get(key).unwrap(), command);
+    persistence.remove(key).unwrap();
+    assert!(!persistence.contains(key));
+    assert!(!persistence.keys().unwrap().contains(&key.to_owned()));
+}
+
+/// How many transactions have been run.
+fn transactions(connection: &mut redis::Connection) -> u32 {
+    let statistics: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(connection)
+        .unwrap();
+    statistics
+        .split_once("cmdstat_exec:calls=")
+        .and_then(|(_, rest)| rest.split(',').next())
+        .map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[test]
+fn a_command_that_is_being_sent_goes_in_one_step_with_the_coming_of_its_publish() {
+    for (qos, command, sent) in [(1, "c-1", "s-7"), (2, "c-1", "s-7"), (1, "c5-1", "s5-7")] {
+        let redis = RedisServer::start();
+        let mut connection = redis.connection();
+        let mut persistence = opened(&redis.url());
+        take_command(&mut persistence, command, 7, qos);
+        assert_eq!(fields(&mut connection), [command]);
+        // Neither another message nor another command is what it waits for.
+        persistence.put("s-8", vec![b"another"]).unwrap();
+        persistence.put("r-7", vec![b"inbound"]).unwrap();
+        persistence.put("c-2", vec![&publish(9, 1)]).unwrap();
+        let mut waiting = [command, "c-2", "r-7", "s-8"];
+        waiting.sort_unstable();
+        assert_eq!(fields(&mut connection), waiting);
+
+        let before = transactions(&mut connection);
+        persistence.put(sent, vec![b"PUBLISH"]).unwrap();
+        assert_eq!(transactions(&mut connection), before + 1);
+        for other in ["s-8", "r-7", "c-2"] {
+            persistence.remove(other).unwrap();
+        }
+        assert_eq!(fields(&mut connection), [sent]);
+        assert_eq!(stored(&mut connection, sent).unwrap(), b"PUBLISH");
+    }
+}
+
+#[test]
+fn a_command_that_waits_for_no_publish_goes_at_once() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    // At QoS 0; not read before; not a publish.
+    take_command(&mut persistence, "c-1", 7, 0);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+    persistence.put("c-2", vec![&publish(7, 1)]).unwrap();
+    persistence.remove("c-2").unwrap();
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+    persistence
+        .put("c-3", vec![b"\x08\0\0\0subscribe"])
+        .unwrap();
+    persistence.get("c-3").unwrap();
+    persistence.remove("c-3").unwrap();
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+}
+
+#[test]
+fn a_held_remove_is_sent_by_close_and_drop_and_the_next_command() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    take_command(&mut persistence, "c-2", 8, 1);
+    assert_eq!(fields(&mut connection), ["c-2"]);
+    persistence.close().unwrap();
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    assert_eq!(fields(&mut connection), ["c-1"]);
+    drop(persistence);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    persistence.put("s-1", vec![b"value"]).unwrap();
+    persistence.clear().unwrap();
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+}
+
+#[test]
+fn a_put_of_the_same_key_cancels_a_held_remove() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    let next = publish(8, 1);
+    persistence.put("c-1", vec![&next]).unwrap();
+    assert!(persistence.contains("c-1"));
+    persistence.put("s-7", vec![b"PUBLISH"]).unwrap();
+    assert_eq!(fields(&mut connection), ["c-1", "s-7"]);
+    assert_eq!(stored(&mut connection, "c-1").unwrap(), next);
+    persistence.close().unwrap();
+    assert_eq!(fields(&mut connection), ["c-1", "s-7"]);
+}
+
+#[test]
+fn a_step_that_redis_refuses_leaves_the_command_and_can_be_made_again() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 2);
+    let limit = |connection: &mut redis::Connection, limit: &str| {
+        redis::cmd("CONFIG")
+            .arg(&["SET", "maxmemory", limit])
+            .exec(connection)
+            .unwrap();
+    };
+    limit(&mut connection, "1");
+    let kind = kind_of(persistence.put("s-7", vec![b"PUBLISH"]));
+    assert_eq!(kind, ErrorKind::OutOfMemory);
+    assert_eq!(fields(&mut connection), ["c-1"]);
+    limit(&mut connection, "0");
+    persistence.put("s-7", vec![b"PUBLISH"]).unwrap();
+    assert_eq!(fields(&mut connection), ["s-7"]);
+}
+
+#[test]
+fn a_message_on_its_way_outlives_the_process_in_one_form_or_the_other() {
+    let redis = RedisServer::start();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 2);
+    // As after a kill: what was held is never sent.
+    std::mem::forget(persistence);
+    let mut persistence = opened(&redis.url());
+    assert_eq!(persistence.keys().unwrap(), ["c-1"]);
+    assert_eq!(persistence.get("c-1").unwrap(), publish(7, 2));
+}
