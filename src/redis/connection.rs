@@ -114,6 +114,10 @@ enum Wire {
 }
 
 impl Wire {
+    #[cfg_attr(
+        not(feature = "tls"),
+        expect(clippy::unnecessary_wraps, reason = "only a handshake can fail")
+    )]
     fn new(socket: TimedSocket, target: &Target) -> Result<Self, Failure> {
         #[cfg(feature = "tls")]
         if let (true, Address::Tcp(host, _)) = (target.tls, &target.address) {
