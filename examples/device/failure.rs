@@ -18,9 +18,9 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure of `what` because of `error`.
-    pub fn new(exit: Exit, what: &str, error: &dyn Error) -> Self {
-        let mut story = format!("{what}: {error}");
+    /// A failure that `error` tells about, with its causes.
+    pub fn because(exit: Exit, error: &dyn Error) -> Self {
+        let mut story = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
             story.push_str(": ");
@@ -28,6 +28,15 @@ impl Failure {
             cause = error.source();
         }
         Self { exit, story }
+    }
+
+    /// The same for an error that does not say what was tried.
+    pub fn of(exit: Exit, what: &str, error: &dyn Error) -> Self {
+        let Self { exit, story } = Self::because(exit, error);
+        Self {
+            exit,
+            story: format!("{what}: {story}"),
+        }
     }
 
     /// A failure that has no further cause.

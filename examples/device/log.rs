@@ -18,7 +18,7 @@ use crate::{
 pub fn init(format: LogFormat) -> Result<(), Failure> {
     let directives = env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&directives)
-        .map_err(|error| Failure::new(Exit::Usage, &format!("RUST_LOG: '{directives}'"), &error))?;
+        .map_err(|error| Failure::of(Exit::Usage, &format!("RUST_LOG: '{directives}'"), &error))?;
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

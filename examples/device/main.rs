@@ -75,7 +75,7 @@ fn run(args: &Args) -> Result<(), Failure> {
     let stop = stop_signals()?;
     let ledger = match &args.ledger {
         Some(path) => Some(Ledger::open(path).map_err(|error| {
-            Failure::new(
+            Failure::of(
                 Exit::Usage,
                 &format!("--ledger: '{}'", path.display()),
                 &error,
@@ -86,17 +86,12 @@ fn run(args: &Args) -> Result<(), Failure> {
 
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry)
-        .map_err(|error| Failure::new(Exit::Runtime, "cannot register the metrics", &error))?;
+        .map_err(|error| Failure::because(Exit::Runtime, &error))?;
     // Before anything else that may take time, so that even a device that waits for Redis can be looked at.
     let server = match args.listen {
         Some(address) => Some(
-            MetricsServer::bind(address, registry.clone()).map_err(|error| {
-                Failure::new(
-                    Exit::Listen,
-                    &format!("cannot serve metrics on {address}"),
-                    &error,
-                )
-            })?,
+            MetricsServer::bind(address, registry.clone())
+                .map_err(|error| Failure::because(Exit::Listen, &error))?,
         ),
         None => None,
     };
@@ -109,7 +104,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 
     let client = create_client(args, &metrics)?;
     let link = Link::start(&client, args.mqtt)
-        .map_err(|error| Failure::new(Exit::Runtime, "cannot connect", &error))?;
+        .map_err(|error| Failure::of(Exit::Runtime, "cannot connect", &error))?;
     let readings = Readings::new(args.payload);
     say(&format!(
         "run {}, restored {:.0} messages from Redis",
@@ -137,11 +132,11 @@ fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::Asyn
     let mut persistence = RedisPersistence::builder()
         .url(args.redis.as_str())
         .build()
-        .map_err(|error| Failure::new(Exit::Usage, "--redis", &error))?;
+        .map_err(|error| Failure::of(Exit::Usage, "--redis", &error))?;
     // When it creates a client, Paho drops the reason why a persistence could not be opened; here it can be shown.
     persistence
         .connect(&args.client_id, &args.broker)
-        .map_err(|error| Failure::new(Exit::Redis, "cannot use Redis", &error))?;
+        .map_err(|error| Failure::because(Exit::Redis, &error))?;
 
     mqtt::CreateOptionsBuilder::new()
         .server_uri(args.broker.as_str())
@@ -158,7 +153,7 @@ fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::Asyn
             let ours =
                 Error::in_mqtt(&error).is_some() || matches!(error, mqtt::Error::PersistenceError);
             let exit = if ours { Exit::Redis } else { Exit::Runtime };
-            Failure::new(exit, "cannot create the client", &error)
+            Failure::of(exit, "cannot create the client", &error)
         })
 }
 
@@ -189,7 +184,9 @@ impl Device<'_> {
                 if now > next_reading + CATCH_UP_LIMIT {
                     next_reading = now;
                 }
-                while next_reading <= now && !self.is_complete() {
+                // More than can be published is never caught up with; signals and the status must have their turn.
+                let burst_end = now + TICK;
+                while next_reading <= now && Instant::now() < burst_end && !self.is_complete() {
                     self.publish()?;
                     next_reading += self.args.interval;
                 }
@@ -223,7 +220,7 @@ impl Device<'_> {
             let sleep = wake_at.saturating_duration_since(Instant::now());
             if stop.recv_timeout(sleep.max(SHORTEST_SLEEP)).is_ok() {
                 info!("stopping, waiting for acknowledgements");
-                stop_at = Some(Instant::now() + self.args.stop_timeout);
+                stop_at.get_or_insert(Instant::now() + self.args.stop_timeout);
             }
         }
         self.deliveries.poll();
@@ -249,7 +246,7 @@ impl Device<'_> {
             Ok(token) => {
                 if let Some(ledger) = &mut self.ledger {
                     ledger.write(&reading).map_err(|error| {
-                        Failure::new(Exit::Runtime, "cannot write to the ledger", &error)
+                        Failure::of(Exit::Runtime, "cannot write to the ledger", &error)
                     })?;
                 }
                 self.published += 1;
@@ -264,7 +261,7 @@ impl Device<'_> {
                 }
                 Ok(())
             }
-            Err(error) => Err(Failure::new(Exit::Runtime, "cannot publish", &error)),
+            Err(error) => Err(Failure::of(Exit::Runtime, "cannot publish", &error)),
         }
     }
 
@@ -342,7 +339,7 @@ fn stop_signals() -> Result<Receiver<()>, Failure> {
         // The receiver is gone when the program is about to end anyway.
         let _ = sender.send(());
     })
-    .map_err(|error| Failure::new(Exit::Runtime, "cannot catch signals", &error))?;
+    .map_err(|error| Failure::of(Exit::Runtime, "cannot catch signals", &error))?;
     Ok(receiver)
 }
 
