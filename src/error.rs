@@ -20,6 +20,8 @@ pub enum ErrorKind {
     NotFound,
     /// There was a record with that key, and it is gone without having been removed here.
     Lost,
+    /// What is to be written over a record of the same message is not that message.
+    Damaged,
     /// The store cannot be reached, or the connection broke.
     Connection,
     /// The store did not answer in time.
@@ -63,6 +65,7 @@ impl ErrorKind {
         Self::NotOpen,
         Self::NotFound,
         Self::Lost,
+        Self::Damaged,
         Self::Connection,
         Self::Timeout,
         Self::Tls,
@@ -91,6 +94,7 @@ impl ErrorKind {
             Self::NotOpen => "not_open",
             Self::NotFound => "not_found",
             Self::Lost => "lost",
+            Self::Damaged => "damaged",
             Self::Connection => "connection",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
@@ -124,6 +128,11 @@ impl ErrorKind {
             Self::Lost => {
                 "it was there and is gone, and nobody removed it here; does another program write \
                  there, was Redis emptied, or does its maxmemory-policy evict?"
+            }
+            Self::Damaged => {
+                "Paho sends a message again that is not the one it sent before, as it does after a \
+                 write to the broker failed; the record stays as it was, so restart the program to \
+                 have it sent"
             }
             Self::Connection => {
                 "it cannot be reached; check that it runs there and that this user may connect"

@@ -46,6 +46,8 @@ pub struct Instrumented<P> {
     label: Option<String>,
     store: &'static str,
     client_id: String,
+    /// Outside the lock, so that a call which waits for it shows too.
+    in_progress: Option<IntGauge>,
     inner: Mutex<Inner<P>>,
 }
 
@@ -93,6 +95,7 @@ impl<P> Instrumented<P> {
             label: None,
             store,
             client_id: String::new(),
+            in_progress: None,
             inner: Mutex::new(Inner {
                 persistence,
                 session: None,
@@ -133,6 +136,7 @@ impl<P: ClientPersistence> Instrumented<P> {
         let clock = self.metrics.clock();
         let start = clock.now();
         let span = self.span(operation, key, bytes).entered();
+        let _in_progress = self.in_progress.as_ref().map(InProgress::new);
         let (result, outcome) = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             let Inner {
@@ -140,16 +144,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                 session,
             } = &mut *inner;
             // Calls before open have no client that they could be counted for.
-            let in_progress = session
-                .as_ref()
-                .map(|session| session.in_progress().clone());
-            if let Some(gauge) = &in_progress {
-                gauge.inc();
-            }
             let result = work(persistence);
-            if let Some(gauge) = &in_progress {
-                gauge.dec();
-            }
             let now = clock.now();
             let noted = match (&result, &mut *session) {
                 (Ok(value), Some(session)) => note(session, value, now),
@@ -212,16 +207,29 @@ impl<P: ClientPersistence> Instrumented<P> {
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
+        self.in_progress = Some(session.backlog.series().series().in_progress.clone());
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.session = Some(session);
     }
 }
 
-impl Session {
-    fn in_progress(&self) -> &IntGauge {
-        &self.backlog.series().series().in_progress
-    }
+/// A call that has not been answered, even if it never is.
+struct InProgress<'a>(&'a IntGauge);
 
+impl<'a> InProgress<'a> {
+    fn new(gauge: &'a IntGauge) -> Self {
+        gauge.inc();
+        Self(gauge)
+    }
+}
+
+impl Drop for InProgress<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Session {
     fn count(&self, operation: Operation, key: &str, outcome: Outcome, took: Duration) {
         let series = self.backlog.series().series().of_operation(operation);
         series.duration.observe(took.as_secs_f64());
@@ -313,7 +321,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             None,
             work,
             |session, value: &Vec<u8>, now| {
-                session.backlog.put(key, value.len(), now);
+                session.backlog.get(key, value.len(), now);
                 true
             },
         )
@@ -355,11 +363,10 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     }
 }
 
-impl<P: fmt::Debug> fmt::Debug for Instrumented<P> {
+impl<P> fmt::Debug for Instrumented<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         f.debug_struct("Instrumented")
-            .field("persistence", &inner.persistence)
+            .field("store", &self.store)
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()
     }

@@ -18,15 +18,18 @@ use crate::{
     error::Chain,
     record::{Key, Kind},
 };
+use command::Command;
 
 /// The persistence of a Paho client over a [`Store`].
 ///
 /// Paho calls it; a program creates it, may [`connect`](Self::connect) it to learn of a problem
 /// early, and hands it to `CreateOptionsBuilder::user_persistence`. `S` is
-/// [`RedisStore`](crate::RedisStore) or [`MemoryStore`], or one of the program's own.
+/// `RedisStore` or [`MemoryStore`], or one of the program's own.
 ///
 /// Its records live under the name `client_id:server_uri`, as in paho-mqtt-redis 0.3.2, with one
-/// entry a record. Entries that Paho would not write are left alone and never handed to Paho.
+/// entry a record. (With that form the client `a` of the server `b:c` and the client `a:b` of the
+/// server `c` have one name: do not put a colon into a client id.) Entries that Paho would not
+/// write are left alone and never handed to Paho.
 ///
 /// Calls may overlap: everything is behind a lock of its own.
 pub struct Persistence<S: Store> {
@@ -35,7 +38,7 @@ pub struct Persistence<S: Store> {
 
 /// The records of Paho clients in the memory of this process: what one starts with.
 ///
-/// It gives the same answers as [`RedisPersistence`](crate::RedisPersistence). Clones share their
+/// It gives the same answers as `RedisPersistence`. Clones share their
 /// records, which outlive the client but not the process.
 ///
 /// ```
@@ -85,10 +88,23 @@ struct State<S> {
 struct Open {
     /// Every record that may be in the store: one whose change failed counts as there.
     live: HashSet<Key>,
-    /// The publish command that was read last, and the packet id that it will be sent under.
-    just_read: Option<(Key, u32)>,
-    /// The same, once Paho removed it and has not yet written the PUBLISH.
+    /// The command that was read last, which Paho does to send it.
+    just_read: Option<Read>,
+    /// A publish command that Paho removed, and the packet id of the PUBLISH that it writes next.
     held: Option<(Key, u32)>,
+}
+
+/// What opening finds.
+struct Found {
+    records: usize,
+    /// Entries that Paho did not write.
+    foreign: usize,
+    full: Option<Error>,
+}
+
+struct Read {
+    key: Key,
+    command: Command,
 }
 
 impl<S: Store> Persistence<S> {
@@ -111,15 +127,9 @@ impl<S: Store> Persistence<S> {
     /// Whatever would keep the client from being created, with a reason to act on.
     pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
         let name = store_name(client_id, without_scheme(server_uri))?;
-        let State { store, open } = &mut *self.lock();
-        if open.is_some() {
-            return Err(Error::new(
-                ErrorKind::InvalidOption,
-                format!("connect to the records of {name}"),
-            )
-            .because("the persistence is open already; connect it before a client is created"));
-        }
-        store.connect(&name)
+        let connected = self.lock().connect(&name)?;
+        warn_if_full(connected.as_ref());
+        Ok(())
     }
 
     /// Whether there is a record with that key.
@@ -171,17 +181,30 @@ impl<S: Store> Persistence<S> {
 }
 
 impl<S: Store> State<S> {
-    /// Opens the records and tells how many there are, and how many entries that are none.
-    fn open(&mut self, client_id: &str, server_uri: &str) -> Result<(usize, usize), Error> {
+    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error> {
+        if self.open.is_some() {
+            let attempt = format!("connect to the records of {name}");
+            return Err(Error::new(ErrorKind::InvalidOption, attempt).because(
+                "the persistence is open already; connect it before a client is created",
+            ));
+        }
+        self.store.connect(name)
+    }
+
+    fn open(&mut self, client_id: &str, server_uri: &str) -> Result<Found, Error> {
         self.open = None;
         let name = store_name(client_id, server_uri)?;
-        self.store.connect(&name)?;
+        let full = self.store.connect(&name)?;
         let fields = self.store.keys()?;
         let live: HashSet<Key> = fields
             .iter()
             .filter_map(|field| Key::parse(str::from_utf8(field).ok()?))
             .collect();
-        let found = (live.len(), fields.len().saturating_sub(live.len()));
+        let found = Found {
+            records: live.len(),
+            foreign: fields.len().saturating_sub(live.len()),
+            full,
+        };
         self.open = Some(Open {
             live,
             just_read: None,
@@ -204,20 +227,24 @@ impl Open {
     fn put(&mut self, store: &mut impl Store, key: Key, value: &[&[u8]]) -> Result<(), Error> {
         // The message may still be waiting under this key; what is written now must not be removed.
         self.held.take_if(|(held, _)| *held == key);
-        self.live.insert(key);
         let name = key.to_string();
         let put = Change::Put { key: &name, value };
         match self.held {
             // The command and the PUBLISH are one message: a crash must find one of them.
-            Some((command, packet_id))
-                if key.kind == Kind::SentPublish && key.number == packet_id =>
-            {
+            Some((command, id)) if key.kind == Kind::SentPublish && key.number == id => {
+                self.live.insert(key);
                 let command = command.to_string();
                 change(store, &[Change::Remove { key: &command }, put])?;
                 self.held = None;
                 Ok(())
             }
-            _ => change(store, &[put]),
+            _ if key.kind == Kind::SentPublish && self.live.contains(&key) => {
+                resend(store, key, value)
+            }
+            _ => {
+                self.live.insert(key);
+                change(store, &[put])
+            }
         }
     }
 
@@ -233,33 +260,48 @@ impl Open {
             return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
         };
         if key.kind == Kind::Command {
-            self.just_read = command::packet_id(&value).map(|packet_id| (key, packet_id));
+            let command = Command::read(&value);
+            self.just_read = Some(Read { key, command });
         }
         Ok(value)
     }
 
     fn remove(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
-        // Created for one version and connected with the other, Paho reads `c5-1` and removes `c-1`.
-        let sending = self
+        let just_read = self
             .just_read
-            .take_if(|(read, _)| key.kind == Kind::Command && read.number == key.number)
-            .filter(|(read, _)| self.live.contains(read));
-        if let Some(sending) = sending {
-            // Paho sends one command after the other: what is still held will get no PUBLISH.
-            self.send_held(store)?;
-            self.live.remove(&sending.0);
-            self.held = Some(sending);
+            .take_if(|read| key.removed_after(Some(read.key)) == read.key);
+        let key = just_read.as_ref().map_or(key, |read| read.key);
+        if !self.live.contains(&key) {
             return Ok(());
         }
-        if self.live.contains(&key) {
-            change(
-                store,
-                &[Change::Remove {
-                    key: &key.to_string(),
-                }],
-            )?;
-            self.live.remove(&key);
+        match (just_read.map(|read| read.command), self.held) {
+            (
+                Some(Command::Publish {
+                    packet_id: Some(packet_id),
+                }),
+                _,
+            ) => {
+                // Paho sends one command after the other: what is still held gets no PUBLISH.
+                self.send_held(store)?;
+                self.live.remove(&key);
+                self.held = Some((key, packet_id));
+                return Ok(());
+            }
+            // The PUBLISH could not be written, and was acknowledged: the command goes with it.
+            (None, Some((_, packet_id))) if key.is_sent() && key.number == packet_id => {
+                self.send_held(store)?;
+            }
+            // At every connect Paho removes this key in vain, unless a message has just that.
+            (None, _) if key.is_command_zero() && is_publish(store, key)? => return Ok(()),
+            _ => {}
         }
+        change(
+            store,
+            &[Change::Remove {
+                key: &key.to_string(),
+            }],
+        )?;
+        self.live.remove(&key);
         Ok(())
     }
 
@@ -277,7 +319,9 @@ impl Open {
     }
 
     /// The keys, so that Paho inserts each of them at the start of its sorted lists.
-    fn keys(&self) -> Vec<String> {
+    fn keys(&mut self) -> Vec<String> {
+        // What is removed after a list was read to be dropped, or restored, and not to be sent.
+        self.just_read = None;
         let mut keys: Vec<&Key> = self.live.iter().collect();
         keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
         keys.into_iter().map(Key::to_string).collect()
@@ -301,7 +345,12 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         let opened = self.lock().open(client_id, server_uri);
         match opened {
-            Ok((records, foreign)) => {
+            Ok(Found {
+                records,
+                foreign,
+                full,
+            }) => {
+                warn_if_full(full.as_ref());
                 info!(
                     "db.system.name" = S::NAME,
                     client_id, server_uri, records, "the persistence is open"
@@ -405,6 +454,43 @@ fn reconnecting<S: Store, T>(
         Err(error) if error.kind() == ErrorKind::Connection => work(store),
         result => result,
     }
+}
+
+/// A PUBLISH that is sent again is the one that is stored, but for its mark as a duplicate. Where it
+/// is not, Paho's copy is damaged and the stored one must stay.
+fn resend(store: &mut impl Store, key: Key, value: &[&[u8]]) -> Result<(), Error> {
+    const DUP: u8 = 0b1000;
+    let name = key.to_string();
+    let Some(stored) = reconnecting(store, |store| store.read(&name))? else {
+        return change(store, &[Change::Put { key: &name, value }]);
+    };
+    let bytes = value.iter().copied().flatten();
+    let differing = || bytes.clone().zip(&stored).map(|(new, old)| new ^ old);
+    let same = bytes.clone().count() == stored.len()
+        && differing().take(1).all(|bits| bits & !DUP == 0)
+        && differing().skip(1).all(|bits| bits == 0);
+    if same {
+        return Ok(());
+    }
+    Err(Error::new(
+        ErrorKind::Damaged,
+        format!("write record {key} again"),
+    ))
+}
+
+fn warn_if_full(full: Option<&Error>) {
+    if let Some(error) = full {
+        warn!(
+            "error.type" = error.kind().as_str(),
+            "what waits can be sent, but nothing new can be accepted: {}",
+            Chain(error)
+        );
+    }
+}
+
+fn is_publish(store: &mut impl Store, key: Key) -> Result<bool, Error> {
+    let value = reconnecting(store, |store| store.read(&key.to_string()))?;
+    Ok(value.is_some_and(|value| matches!(Command::read(&value), Command::Publish { .. })))
 }
 
 /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.

@@ -59,6 +59,33 @@ impl Key {
             .then_some(Self { kind, v5, number })
     }
 
+    /// The key of the record that Paho means when it removes this one after it has read `read`.
+    ///
+    /// It reads a command under the key that the command has and removes it, sent, under that of
+    /// the version that it is connected with: after a change of version these are two.
+    pub(crate) fn removed_after(self, read: Option<Self>) -> Self {
+        match read {
+            Some(read)
+                if self.kind == Kind::Command
+                    && read.kind == Kind::Command
+                    && read.number == self.number =>
+            {
+                read
+            }
+            _ => self,
+        }
+    }
+
+    /// A PUBLISH or PUBREL that was sent.
+    pub(crate) fn is_sent(self) -> bool {
+        matches!(self.kind, Kind::SentPublish | Kind::SentPubrel)
+    }
+
+    /// What Paho removes when it connects, since a connect has no number.
+    pub(crate) fn is_command_zero(self) -> bool {
+        self.kind == Kind::Command && self.number == 0
+    }
+
     fn stem(self) -> &'static str {
         match (self.kind, self.v5) {
             (Kind::Command, false) => "c",

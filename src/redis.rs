@@ -7,7 +7,10 @@ mod target;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::{fmt, mem, time::Duration};
+use std::{
+    fmt, mem,
+    time::{Duration, Instant},
+};
 
 use ::redis::Value;
 
@@ -61,6 +64,8 @@ pub struct RedisStore {
     connection: Option<Connection>,
     /// How many answers to what was sent have not been read.
     unanswered: usize,
+    /// The connection broke before they were.
+    answers_lost: bool,
 }
 
 impl RedisStore {
@@ -70,6 +75,7 @@ impl RedisStore {
             hash: None,
             connection: None,
             unanswered: 0,
+            answers_lost: false,
         }
     }
 
@@ -90,9 +96,11 @@ impl RedisStore {
         let Some(hash) = hash else {
             return Err(Error::new(ErrorKind::NotOpen, verb));
         };
-        let connection_in_use = match connection {
-            Some(connection) => connection,
-            None => connection.insert(connect(settings, hash)?),
+        let connection_in_use = if let Some(connection) = connection {
+            connection
+        } else {
+            let deadline = deadline(settings.connect_timeout);
+            connection.insert(connect(settings, hash, deadline)?.0)
         };
         if let Some(limit) = limit {
             connection_in_use.set_deadline(deadline(limit));
@@ -101,25 +109,32 @@ impl RedisStore {
             // Out of step or half written: nothing can be sent behind it.
             if matches!(failure, Failure::Unusable(..)) {
                 *connection = None;
-                self.unanswered = 0;
+                self.answers_lost |= mem::take(&mut self.unanswered) > 0;
             }
             failure.named(|| format!("{verb} the Redis hash {hash:?} at {}", settings.target))
         })
     }
 }
 
-/// Connects and checks, within one deadline, that the hash can be read and written.
-fn connect(settings: &Settings, hash: &str) -> Result<Connection, Error> {
-    let mut connection = Connection::open(&settings.target, deadline(settings.connect_timeout))?;
-    check(&mut connection, hash).map_err(|failure| {
+/// Connects and checks, within the deadline, that the hash can be read and written, and tells where
+/// it is full.
+fn connect(
+    settings: &Settings,
+    hash: &str,
+    deadline: Instant,
+) -> Result<(Connection, Option<Error>), Error> {
+    let failed = |failure: Failure| {
         failure.named(|| format!("use the Redis hash {hash:?} at {}", settings.target))
-    })?;
-    Ok(connection)
+    };
+    let mut connection = Connection::open(&settings.target, deadline)?;
+    let full = check(&mut connection, hash).map_err(failed)?;
+    Ok((connection, full.map(failed)))
 }
 
 /// Asks for the type of the key, and has Redis queue one of each command that will be needed: it
-/// refuses what the user may not do, or what it cannot do now, without anything being done.
-fn check(connection: &mut Connection, hash: &str) -> Result<(), Failure> {
+/// refuses what the user may not do, or what it cannot do now, without anything being done. A Redis
+/// that is full goes on to answer and remove.
+fn check(connection: &mut Connection, hash: &str) -> Result<Option<Failure>, Failure> {
     match connection.ask(::redis::cmd("TYPE").arg(hash))? {
         Value::SimpleString(name) if name == "none" || name == "hash" => {}
         Value::SimpleString(name) => {
@@ -135,26 +150,39 @@ fn check(connection: &mut Connection, hash: &str) -> Result<(), Failure> {
         }
     }
     connection.ask(&::redis::cmd("MULTI"))?;
-    connection.ask(::redis::cmd("HSET").arg(hash).arg("c-0").arg(""))?;
-    connection.ask(::redis::cmd("HDEL").arg(hash).arg("c-0"))?;
-    connection.ask(::redis::cmd("HGET").arg(hash).arg("c-0"))?;
-    connection.ask(::redis::cmd("HKEYS").arg(hash))?;
+    let full = match connection.ask(::redis::cmd("HSET").arg(hash).arg("c-0").arg("")) {
+        Ok(_) => None,
+        Err(full @ Failure::Answer(ErrorKind::OutOfMemory, _)) => Some(full),
+        Err(failure) => return Err(failure),
+    };
+    // What is full refuses whatever is to be queued, and yet does it on its own.
+    if full.is_none() {
+        connection.ask(::redis::cmd("HDEL").arg(hash).arg("c-0"))?;
+        connection.ask(::redis::cmd("HGET").arg(hash).arg("c-0"))?;
+        connection.ask(::redis::cmd("HKEYS").arg(hash))?;
+    }
     connection.ask(&::redis::cmd("DISCARD"))?;
     // `EXEC` cannot be queued.
     connection.ask(&::redis::cmd("MULTI"))?;
     connection.ask(&::redis::cmd("EXEC"))?;
-    Ok(())
+    Ok(full)
 }
 
 impl Store for RedisStore {
     const NAME: &'static str = "redis";
 
-    fn connect(&mut self, name: &str) -> Result<(), Error> {
+    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error> {
         self.close();
-        let hash = format!("{}{name}", self.settings.key_prefix);
-        self.connection = Some(connect(&self.settings, &hash)?);
+        let settings = &self.settings;
+        let hash = format!("{}{name}", settings.key_prefix);
+        let opened = deadline(settings.open_timeout);
+        let connected = deadline(settings.connect_timeout).min(opened);
+        let (mut connection, full) = connect(settings, &hash, connected)?;
+        // What is left is for listing.
+        connection.set_deadline(opened);
+        self.connection = Some(connection);
         self.hash = Some(hash);
-        Ok(())
+        Ok(full)
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
@@ -204,6 +232,10 @@ impl Store for RedisStore {
     }
 
     fn confirm(&mut self) -> Result<(), Error> {
+        if mem::take(&mut self.answers_lost) {
+            let attempt = format!("learn what became of changes at {}", self.settings.target);
+            return Err(Error::new(ErrorKind::Connection, attempt));
+        }
         let unanswered = mem::take(&mut self.unanswered);
         self.exchange("write to", None, |connection, _| {
             let mut refused = None;
@@ -229,6 +261,7 @@ impl Store for RedisStore {
         self.connection = None;
         self.hash = None;
         self.unanswered = 0;
+        self.answers_lost = false;
     }
 }
 

@@ -8,7 +8,6 @@ use crate::Error;
 
 /// One change of one record.
 #[derive(Clone, Copy, Debug)]
-#[non_exhaustive]
 pub enum Change<'a> {
     /// The record is written, or written over, with these parts one after the other.
     Put {
@@ -35,10 +34,13 @@ pub trait Store {
 
     /// Connects to the records under `name` and checks that they can be read and written.
     ///
+    /// A store that is full gives that error as its answer: what is in there can be read and
+    /// removed, and so make room.
+    ///
     /// # Errors
     ///
     /// Whatever keeps the records from being used, at the earliest moment.
-    fn connect(&mut self, name: &str) -> Result<(), Error>;
+    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error>;
 
     /// The keys of everything under the name, other programs' included, in any order.
     ///
@@ -66,7 +68,8 @@ pub trait Store {
     ///
     /// # Errors
     ///
-    /// The first answer that is an error, or whatever kept the answers from being read.
+    /// The first answer that is an error, or whatever kept the answers from being read, a
+    /// connection that broke meanwhile included.
     fn confirm(&mut self) -> Result<(), Error>;
 
     /// Ends the connection. The records stay.

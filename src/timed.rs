@@ -74,7 +74,8 @@ pub(crate) fn remaining(deadline: Instant) -> io::Result<Duration> {
     if remaining.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    Ok(remaining)
+    // A socket takes a limit in whole microseconds, and none of them for no limit.
+    Ok(remaining.max(Duration::from_micros(1)))
 }
 
 #[cfg(test)]

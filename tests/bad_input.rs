@@ -467,24 +467,27 @@ fn set_maxmemory(connection: &mut redis::Connection, limit: &str) {
 }
 
 #[test]
-fn a_full_redis_is_told_by_connect_and_keeps_its_records() {
+fn a_full_redis_can_be_opened_and_drained_and_refuses_what_is_new() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     connection.hset(HASH, "s-1", "value").unwrap();
     connection.set("filler", vec![b'x'; 1 << 20]).unwrap();
     set_maxmemory(&mut connection, "1mb");
+    let mut persistence = at(&redis.url());
+    persistence.connect(CLIENT, BROKER).unwrap();
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    let error = persistence.put("c-1", vec![b"new"]).unwrap_err();
     check(
-        &refused(&redis.url()),
+        Error::in_mqtt(&error).unwrap(),
         ErrorKind::OutOfMemory,
         &[HASH, &redis.url(), "OOM", "raise it"],
     );
-    assert_eq!(
-        connection.hget(HASH, "s-1").unwrap().as_deref(),
-        Some("value")
-    );
+    assert_eq!(persistence.get("s-1").unwrap(), b"value");
+    persistence.remove("s-1").unwrap();
+    assert!(!connection.exists(HASH).unwrap());
 
     set_maxmemory(&mut connection, "0");
-    at(&redis.url()).connect(CLIENT, BROKER).unwrap();
+    persistence.put("c-1", vec![b"new"]).unwrap();
 }
 
 #[test]

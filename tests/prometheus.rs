@@ -36,7 +36,7 @@ fn a_device_is_scraped_and_its_backlog_can_be_queried() {
         "scraped",
     ];
     let device = Device::new(&broker.url(), &redis.url(), &options);
-    let run = device.start(&[]);
+    let mut run = device.start(&[]);
     let log = run.log();
     let address = log
         .lines()
@@ -45,7 +45,7 @@ fn a_device_is_scraped_and_its_backlog_can_be_queried() {
                 .strip_suffix("/metrics")
         })
         .unwrap_or_else(|| panic!("no address in {log}"));
-    device.wait_accepted(100);
+    device.wait_accepted(&mut run, 100);
 
     let (status, headers, body) = http_get(address, "/metrics");
     assert_eq!(status, 200);

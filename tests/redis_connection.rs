@@ -359,12 +359,12 @@ fn values_are_kept_byte_for_byte() {
             many.clone(),
         ] {
             let value = parts.concat();
-            persistence.put("s-1", parts).unwrap();
-            assert!(stored(&mut connection, "s-1").as_ref() == Some(&value));
-            assert!(persistence.get("s-1").unwrap() == value);
+            persistence.put("q-1", parts).unwrap();
+            assert!(stored(&mut connection, "q-1").as_ref() == Some(&value));
+            assert!(persistence.get("q-1").unwrap() == value);
         }
-        persistence.remove("s-1").unwrap();
-        assert_eq!(stored(&mut connection, "s-1"), None);
+        persistence.remove("q-1").unwrap();
+        assert_eq!(stored(&mut connection, "q-1"), None);
     }
 }
 

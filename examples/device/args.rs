@@ -46,7 +46,7 @@ in Redis, and the next start with the same --client-id and --broker sends it. A 
 
 Exit codes:
   0    a clean stop, also with messages left in Redis
-  1    a failure while running
+  1    a failure while running; a supervisor should start it again, Redis has the readings
   2    a wrong option or value
   3    Redis cannot be used
   4    the address for /metrics cannot be used

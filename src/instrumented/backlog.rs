@@ -60,6 +60,8 @@ pub(super) struct Backlog {
     records: HashMap<Id, Record>,
     queues: [Queue; RecordKind::ALL.len()],
     arrivals: u64,
+    /// The record that was read last.
+    just_read: Option<Key>,
     restored: [i64; RecordKind::ALL.len()],
 }
 
@@ -70,6 +72,7 @@ impl Backlog {
             records: HashMap::new(),
             queues: Default::default(),
             arrivals: 0,
+            just_read: None,
             restored: [0; RecordKind::ALL.len()],
         }
     }
@@ -110,9 +113,19 @@ impl Backlog {
         self.note_oldest(kind);
     }
 
+    /// The record has that size; Paho may be about to send it.
+    pub(super) fn get(&mut self, key: &str, size: usize, now: Duration) {
+        self.put(key, size, now);
+        self.just_read = Key::parse(key);
+    }
+
     /// Whether the record was there.
     pub(super) fn remove(&mut self, key: &str) -> bool {
-        self.take(&Id::of(key))
+        let id = match Id::of(key) {
+            Id::Key(key) => Id::Key(key.removed_after(self.just_read)),
+            other @ Id::Other(_) => other,
+        };
+        self.take(&id)
     }
 
     fn take(&mut self, id: &Id) -> bool {

@@ -91,9 +91,7 @@ fn a_scripted_sequence_gives_exactly_this_exposition() {
         .expect("puts");
     clock.advance(Duration::from_secs(5));
     persistence.put("s5-1", vec![b"a PUBLISH"]).expect("puts");
-    persistence
-        .put("s5-1", vec![b"a PUBLISH, again"])
-        .expect("puts");
+    persistence.put("s5-1", vec![b"a PUBLISH"]).expect("puts");
     persistence.put("sc5-1", vec![b"a PUBREL"]).expect("puts");
     persistence.remove("sc5-1").expect("removes");
     persistence.get("c5-9").expect_err("is not there");

@@ -118,6 +118,7 @@ fn errors_of(operation: Operation) -> impl Iterator<Item = ErrorKind> {
             ErrorKind::InvalidKey => matches!(operation, Put | Get | Remove),
             ErrorKind::NotOpen => !matches!(operation, Open | Close),
             ErrorKind::NotFound | ErrorKind::Lost => operation == Get,
+            ErrorKind::Damaged => operation == Put,
             _ => true,
         })
 }

@@ -3,8 +3,24 @@
 /// MQTT's packet type of a PUBLISH, with which Paho marks a publish command.
 const PUBLISH: i32 = 3;
 
-/// The packet id under which a publish at QoS 1 or 2 will be sent; nothing for every other command.
-pub(super) fn packet_id(value: &[u8]) -> Option<u32> {
+/// A command that waits to be sent.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Publish {
+        /// What it will be sent under, at QoS 1 and 2.
+        packet_id: Option<u32>,
+    },
+    /// Another one, or one that cannot be read.
+    Other,
+}
+
+impl Command {
+    pub(super) fn read(value: &[u8]) -> Self {
+        publish(value).unwrap_or(Self::Other)
+    }
+}
+
+fn publish(value: &[u8]) -> Option<Command> {
     let mut rest = value;
     if int(&mut rest)? != PUBLISH {
         return None;
@@ -15,7 +31,8 @@ pub(super) fn packet_id(value: &[u8]) -> Option<u32> {
     let payload = usize::try_from(int(&mut rest)?).ok()?;
     rest = rest.get(payload..)?;
     let qos = int(&mut rest)?;
-    u32::try_from(token).ok().filter(|_| qos == 1 || qos == 2)
+    let packet_id = u32::try_from(token).ok().filter(|_| qos == 1 || qos == 2);
+    Some(Command::Publish { packet_id })
 }
 
 /// Takes a C `int` from the front.
@@ -26,11 +43,11 @@ fn int(rest: &mut &[u8]) -> Option<i32> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A publish command as Paho C 1.3.16 writes it for MQTT 3.1.1.
-    pub(in crate::persistence) fn publish(token: i32, qos: i32, payload: &[u8]) -> Vec<u8> {
+    fn stored(token: i32, qos: i32, payload: &[u8]) -> Vec<u8> {
         let length = i32::try_from(payload.len()).expect("short");
         [
             &PUBLISH.to_ne_bytes()[..],
@@ -46,23 +63,24 @@ pub(super) mod tests {
 
     #[test]
     fn only_a_publish_with_an_acknowledgement_has_a_packet_id() {
-        assert_eq!(packet_id(&publish(7, 1, b"payload")), Some(7));
-        assert_eq!(packet_id(&publish(65_535, 2, b"")), Some(65_535));
-        assert_eq!(packet_id(&publish(7, 0, b"payload")), None);
-        let mut subscribe = publish(7, 1, b"");
+        let with = |packet_id| Command::Publish { packet_id };
+        assert_eq!(Command::read(&stored(7, 1, b"payload")), with(Some(7)));
+        assert_eq!(Command::read(&stored(65_535, 2, b"")), with(Some(65_535)));
+        assert_eq!(Command::read(&stored(7, 0, b"payload")), with(None));
+        let mut subscribe = stored(7, 1, b"");
         subscribe[..4].copy_from_slice(&8_i32.to_ne_bytes());
-        assert_eq!(packet_id(&subscribe), None);
+        assert_eq!(Command::read(&subscribe), Command::Other);
     }
 
     #[test]
-    fn a_cut_command_has_none() {
-        let whole = publish(7, 1, b"payload");
+    fn a_cut_command_is_none_that_is_known() {
+        let whole = stored(7, 1, b"payload");
         let needed = whole.len() - 4;
         for length in 0..needed {
-            assert_eq!(packet_id(&whole[..length]), None, "{length}");
+            assert_eq!(Command::read(&whole[..length]), Command::Other, "{length}");
         }
-        let mut wrong = publish(7, 1, b"payload");
+        let mut wrong = stored(7, 1, b"payload");
         wrong[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
-        assert_eq!(packet_id(&wrong), None);
+        assert_eq!(Command::read(&wrong), Command::Other);
     }
 }

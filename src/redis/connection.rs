@@ -6,9 +6,10 @@
 
 use std::{
     io::{self, Read, Write},
-    net::ToSocketAddrs,
-    sync::Arc,
-    time::Instant,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
 };
 
 use ::redis::{Cmd, Parser, Value};
@@ -85,25 +86,56 @@ impl Connection {
 fn connect(address: &Address, deadline: Instant) -> io::Result<TimedSocket> {
     let addresses: Vec<(SockAddr, Domain)> = match address {
         Address::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
-        Address::Tcp(host, port) => (host.as_str(), *port)
-            .to_socket_addrs()?
+        Address::Tcp(host, port) => resolve(host, *port, deadline)?
+            .into_iter()
             .map(|address| (address.into(), Domain::for_address(address)))
             .collect(),
     };
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
-    for (address, domain) in addresses {
-        let socket = Socket::new(domain, Type::STREAM, None)?;
-        match socket.connect_timeout(&address, remaining(deadline)?) {
-            Ok(()) => {
-                if domain != Domain::UNIX {
-                    socket.set_tcp_nodelay(true)?;
-                }
-                return Ok(TimedSocket::new(Arc::new(socket), deadline));
-            }
+    for (tried, (address, domain)) in addresses.iter().enumerate() {
+        // One that never answers must leave time for the next.
+        let left = u32::try_from(addresses.len().saturating_sub(tried)).unwrap_or(u32::MAX);
+        let limit = remaining(deadline)?.checked_div(left).unwrap_or_default();
+        match connect_to(address, *domain, limit.max(Duration::from_micros(1))) {
+            Ok(socket) => return Ok(TimedSocket::new(Arc::new(socket), deadline)),
             Err(error) => failure = error,
         }
     }
     Err(failure)
+}
+
+fn connect_to(address: &SockAddr, domain: Domain, limit: Duration) -> io::Result<Socket> {
+    let socket = Socket::new(domain, Type::STREAM, None)?;
+    socket.connect_timeout(address, limit)?;
+    if domain != Domain::UNIX {
+        socket.set_tcp_nodelay(true)?;
+    }
+    Ok(socket)
+}
+
+/// The addresses of a host. The system's look-up of a name knows no limit, so it is left behind on
+/// a thread of its own when it takes too long.
+fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
+    }
+    let (found, answer) = mpsc::channel();
+    let host = host.to_owned();
+    thread::Builder::new()
+        .name("redis-host-name".to_owned())
+        .spawn(move || {
+            let addresses = (host.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect);
+            // Nobody listens any more where it took too long.
+            drop(found.send(addresses));
+        })?;
+    answer.recv_timeout(remaining(deadline)?).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the look-up of the host name took too long",
+        )
+    })?
 }
 
 /// What the bytes go through.

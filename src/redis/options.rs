@@ -24,6 +24,7 @@ pub struct RedisOptions {
     key_prefix: String,
     connect_timeout: Duration,
     operation_timeout: Duration,
+    open_timeout: Duration,
 }
 
 /// What the store works with, once the options have been checked.
@@ -32,10 +33,12 @@ pub(super) struct Settings {
     pub(super) key_prefix: String,
     pub(super) connect_timeout: Duration,
     pub(super) operation_timeout: Duration,
+    pub(super) open_timeout: Duration,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const OPERATION_TIMEOUT: Duration = Duration::from_millis(250);
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -44,6 +47,7 @@ impl Default for Settings {
             key_prefix: String::new(),
             connect_timeout: CONNECT_TIMEOUT,
             operation_timeout: OPERATION_TIMEOUT,
+            open_timeout: OPEN_TIMEOUT,
         }
     }
 }
@@ -55,6 +59,7 @@ impl Default for RedisOptions {
             key_prefix: String::new(),
             connect_timeout: CONNECT_TIMEOUT,
             operation_timeout: OPERATION_TIMEOUT,
+            open_timeout: OPEN_TIMEOUT,
         }
     }
 }
@@ -81,10 +86,10 @@ impl RedisOptions {
         self
     }
 
-    /// How long opening may take, from connecting to having listed the records.
+    /// How long connecting may take, until Redis is known to be usable: finding the host,
+    /// authenticating and checking rights included.
     ///
-    /// Defaults to 1 s. Zero is refused. Creating a client waits for this under a lock that all
-    /// Paho clients of the process share.
+    /// Defaults to 1 s. Zero is refused.
     #[must_use]
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
@@ -101,6 +106,16 @@ impl RedisOptions {
         self
     }
 
+    /// How long opening may take as a whole, from connecting to having listed the records.
+    ///
+    /// Defaults to 2 s. Zero is refused. Creating a client waits for this under a lock that all
+    /// Paho clients of the process share.
+    #[must_use]
+    pub fn open_timeout(mut self, open_timeout: Duration) -> Self {
+        self.open_timeout = open_timeout;
+        self
+    }
+
     /// A persistence with these options. The network is not used.
     ///
     /// # Errors
@@ -113,6 +128,7 @@ impl RedisOptions {
             key_prefix,
             connect_timeout,
             operation_timeout,
+            open_timeout,
         } = self;
         let invalid = |option: &str, reason| {
             Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).because(reason)
@@ -127,6 +143,7 @@ impl RedisOptions {
         for (option, timeout) in [
             ("connect_timeout", connect_timeout),
             ("operation_timeout", operation_timeout),
+            ("open_timeout", open_timeout),
         ] {
             if timeout.is_zero() {
                 return Err(invalid(
@@ -140,6 +157,7 @@ impl RedisOptions {
             key_prefix,
             connect_timeout,
             operation_timeout,
+            open_timeout,
         })))
     }
 }
@@ -152,6 +170,7 @@ impl fmt::Debug for RedisOptions {
             key_prefix,
             connect_timeout,
             operation_timeout,
+            open_timeout,
         } = self;
         let url = Target::parse(url).map_or_else(
             |_| "(not a Redis URL)".to_owned(),
@@ -162,6 +181,7 @@ impl fmt::Debug for RedisOptions {
             .field("key_prefix", key_prefix)
             .field("connect_timeout", connect_timeout)
             .field("operation_timeout", operation_timeout)
+            .field("open_timeout", open_timeout)
             .finish()
     }
 }

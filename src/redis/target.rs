@@ -82,6 +82,11 @@ impl Target {
         if settings.db() < 0 {
             return Err(invalid("its database is negative; databases count from 0"));
         }
+        if settings.username().is_some() && settings.password().is_none() {
+            return Err(invalid(
+                "it has a user and no password; a user is only asked for with one",
+            ));
+        }
         Ok(Self {
             address: match info.addr() {
                 ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
@@ -166,6 +171,8 @@ mod tests {
             "unix:///run/redis.sock?database=1&pass=secret",
             "redis://host/?db=1&secret",
             "redis://user:#secret@host/",
+            "redis://user@host/",
+            "unix:///run/redis.sock?user=u",
         ] {
             let error = Target::parse(url).map(drop).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");

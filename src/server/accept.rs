@@ -1,11 +1,12 @@
 //! The loop that accepts connections, never more than its limit.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
+    mem,
     net::Shutdown,
     sync::{
         Arc, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::Duration,
@@ -21,14 +22,32 @@ use crate::timed::{TimedSocket, deadline};
 pub(super) struct Acceptor {
     listener: Arc<Socket>,
     stopping: Arc<AtomicBool>,
+    /// How many connections wait for their answer.
+    taken: Arc<AtomicUsize>,
     registry: Registry,
     limits: Limits,
 }
 
-/// A connection that is being served on a thread of its own.
+/// A connection that is being served, or let go, on a thread of its own.
 struct Serving {
     socket: Weak<Socket>,
     thread: JoinHandle<()>,
+}
+
+/// One of the connections that there may be at a time, until its answer is written.
+struct Place(Arc<AtomicUsize>);
+
+impl Place {
+    fn take(taken: &Arc<AtomicUsize>) -> Self {
+        taken.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(taken))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
 }
 
 impl Acceptor {
@@ -41,6 +60,7 @@ impl Acceptor {
         Self {
             listener,
             stopping,
+            taken: Arc::default(),
             registry,
             limits,
         }
@@ -49,19 +69,25 @@ impl Acceptor {
     /// Serves until told to stop, then ends every connection.
     pub(super) fn run(self) {
         let mut serving: Vec<Serving> = Vec::new();
-        while !self.stopping.load(Ordering::Acquire) {
-            match self.listener.accept() {
+        let mut failing = false;
+        loop {
+            let accepted = self.listener.accept();
+            if self.stopping.load(Ordering::Acquire) {
+                break;
+            }
+            match accepted {
                 Ok((socket, _)) => {
+                    failing = false;
                     serving.retain(|one| !one.thread.is_finished());
                     self.admit(socket, &mut serving);
                 }
                 Err(error) if is_quiet(&error) => {}
                 Err(error) => {
-                    if !self.stopping.load(Ordering::Acquire) {
-                        warn!(%error, "the metrics server cannot accept a connection");
-                        // Out of file descriptors, say: they come back when others close theirs.
-                        thread::sleep(Duration::from_millis(100));
+                    // Out of file descriptors, say: they come back when others close theirs.
+                    if !mem::replace(&mut failing, true) {
+                        warn!(%error, "the metrics server cannot accept connections; it goes on trying");
                     }
+                    thread::sleep(Duration::from_millis(100));
                 }
             }
         }
@@ -74,11 +100,10 @@ impl Acceptor {
     }
 
     fn admit(&self, socket: Socket, serving: &mut Vec<Serving>) {
-        if serving.len() >= self.limits.max_connections {
-            debug!(
-                limit = self.limits.max_connections,
-                "a metrics connection is refused"
-            );
+        let most = self.limits.max_connections;
+        // Those that are let go take no place, but there must be an end to them too.
+        if self.taken.load(Ordering::Acquire) >= most || serving.len() >= most.saturating_mul(2) {
+            debug!(limit = most, "a metrics connection is refused");
             drop(refuse(&socket));
             return;
         }
@@ -86,11 +111,11 @@ impl Acceptor {
         let observed = Arc::downgrade(&socket);
         let registry = self.registry.clone();
         let limits = self.limits;
+        let place = Place::take(&self.taken);
         let thread = thread::Builder::new()
             .name("metrics-request".to_owned())
-            .stack_size(256 * 1024)
             .spawn(move || {
-                if let Err(error) = serve(&socket, &registry, limits) {
+                if let Err(error) = serve(&socket, &registry, limits, place) {
                     debug!(%error, "a metrics connection ended early");
                 }
             });
@@ -117,12 +142,17 @@ fn refuse(socket: &Socket) -> io::Result<()> {
     socket.set_nonblocking(true)?;
     // What is unread when a socket is closed makes the peer lose the answer.
     drop((&*socket).read(&mut [0; 1024]));
-    response::busy().write(socket)?;
+    (&*socket).write_all(&response::refusal(503).into_bytes()?)?;
     socket.shutdown(Shutdown::Write)
 }
 
 /// One request and its answer.
-fn serve(socket: &Arc<Socket>, registry: &Registry, limits: Limits) -> io::Result<()> {
+fn serve(
+    socket: &Arc<Socket>,
+    registry: &Registry,
+    limits: Limits,
+    place: Place,
+) -> io::Result<()> {
     let mut stream = TimedSocket::new(Arc::clone(socket), deadline(limits.request_timeout));
     let response = match request::read(&mut stream, limits.max_head_bytes) {
         Ok(request) => response::to(&request, registry),
@@ -130,7 +160,13 @@ fn serve(socket: &Arc<Socket>, registry: &Registry, limits: Limits) -> io::Resul
         Err(request::Refusal::Status(status)) => response::refusal(status),
     };
     stream.set_deadline(deadline(limits.response_timeout));
-    response.write(&mut stream)?;
+    let bytes = response.into_bytes()?;
+    if let Some((last, all_but_last)) = bytes.split_last() {
+        stream.write_all(all_but_last)?;
+        // A peer that has seen the end may come back at once, and must find its place free.
+        drop(place);
+        stream.write_all(&[*last])?;
+    }
     socket.shutdown(Shutdown::Write)?;
     let_go(stream)
 }

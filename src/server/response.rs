@@ -1,6 +1,6 @@
 //! What is answered to which request.
 
-use std::io::{self, Write};
+use std::io;
 
 use prometheus::{Encoder, Registry, TextEncoder};
 use tiny_http::{HTTPVersion, Header};
@@ -66,13 +66,8 @@ pub(super) fn refusal(status: u16) -> Response {
     }
 }
 
-/// The answer to one more connection than there may be.
-pub(super) fn busy() -> Response {
-    refusal(503)
-}
-
 impl Response {
-    pub(super) fn write(self, mut stream: impl Write) -> io::Result<()> {
+    pub(super) fn into_bytes(self) -> io::Result<Vec<u8>> {
         let Self {
             status,
             content_type,
@@ -101,6 +96,6 @@ impl Response {
         if let Some(line) = bytes.windows(2).position(|window| window == b"\r\n") {
             bytes.splice(line..line, *b"\r\nConnection: close");
         }
-        stream.write_all(&bytes)
+        Ok(bytes)
     }
 }

@@ -34,9 +34,9 @@ impl MemoryStore {
 impl Store for MemoryStore {
     const NAME: &'static str = "memory";
 
-    fn connect(&mut self, name: &str) -> Result<(), Error> {
+    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error> {
         self.name = Some(name.to_owned());
-        Ok(())
+        Ok(None)
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {

@@ -1,10 +1,17 @@
 //! The device example as a process of its own, which can be killed.
 
-use std::{env, fs, io::ErrorKind, path::PathBuf, process::Command};
+use std::{
+    env, fs,
+    io::ErrorKind,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
+};
 
 use tempfile::TempDir;
 
-use super::{LIMIT, Server, eventually};
+use super::{LIMIT, Server};
 
 /// A folder in which a device keeps its ledger over restarts, and the options that all its runs have.
 pub struct Device {
@@ -50,12 +57,36 @@ impl Device {
         complete.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until this many more readings have been accepted than before.
-    pub fn wait_accepted(&self, more: usize) {
-        let before = self.accepted().len();
-        eventually(LIMIT, "the device accepts readings", || {
-            (self.accepted().len() >= before + more).then_some(())
-        });
+    /// Waits until the run has accepted this many more readings than were accepted before.
+    ///
+    /// A device gives up where Paho would send damaged messages: as a supervisor would, it is started again then.
+    #[track_caller]
+    pub fn wait_accepted(&self, run: &mut Server, more: usize) {
+        let all = self.accepted().len() + more;
+        self.wait_accepted_in_all(run, all);
+    }
+
+    /// The same, until this many readings have been accepted since the device is there.
+    #[track_caller]
+    pub fn wait_accepted_in_all(&self, run: &mut Server, all: usize) {
+        let started = Instant::now();
+        while self.accepted().len() < all {
+            if run.has_ended() {
+                let log = run.log();
+                assert!(
+                    log.contains("a write to the broker was broken off"),
+                    "{log}"
+                );
+                *run = self.start(&[]);
+            }
+            let accepted = self.accepted().len();
+            assert!(
+                started.elapsed() < LIMIT,
+                "{accepted} of {all} readings are accepted:\n{}",
+                run.log()
+            );
+            thread::park_timeout(Duration::from_millis(10));
+        }
     }
 }
 

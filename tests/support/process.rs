@@ -121,6 +121,18 @@ impl Server {
         self.wait()
     }
 
+    /// Whether it has ended by itself.
+    pub fn has_ended(&mut self) -> bool {
+        let ended = self.reaped
+            || self
+                .child
+                .try_wait()
+                .expect("a child can be waited for")
+                .is_some();
+        self.reaped = ended;
+        ended
+    }
+
     /// Waits until it has ended.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
