@@ -1,6 +1,6 @@
 //! The shortest useful program: one message that Redis keeps until the broker has acknowledged it.
 //!
-//! `cargo run --example publish [BROKER]`, for example `mqtt://127.0.0.1:1883`; Redis is expected on 127.0.0.1:6379.
+//! `cargo run --example publish [BROKER [REDIS]]`, by default `mqtt://127.0.0.1:1883 redis://127.0.0.1:6379/`.
 
 use std::{env, error::Error};
 
@@ -10,11 +10,12 @@ const CLIENT_ID: &str = "publish-example";
 const VERSION: mqtt::MqttVersion = mqtt::MqttVersion::V3_1_1;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let broker = env::args()
-        .nth(1)
-        .unwrap_or_else(|| "mqtt://127.0.0.1:1883".to_owned());
-
-    let mut persistence = RedisPersistence::new();
+    let mut args = env::args().skip(1);
+    let broker = args.next().unwrap_or("mqtt://127.0.0.1:1883".to_owned());
+    let mut persistence = match args.next() {
+        Some(redis) => RedisPersistence::builder().url(redis).build()?,
+        None => RedisPersistence::new(),
+    };
     // Paho would only say "persistence error"; asked here, a Redis that cannot be used says why.
     persistence.connect(CLIENT_ID, &broker)?;
 

@@ -17,7 +17,7 @@ use paho_mqtt_redis::{
     Error, ErrorKind, Instrumented, MemoryPersistence, PersistenceMetrics, RedisPersistence,
     prometheus::Registry,
 };
-use support::RedisServer;
+use support::{RedisServer, publish_command};
 
 type Boxed = Box<dyn ClientPersistence + Send>;
 
@@ -214,21 +214,8 @@ fn paho_hears_whether_a_key_is_there(make: Make<'_>) {
     assert_ne!(heard(&mut persistence, "sc-1"), 0);
 }
 
-/// A publish command as Paho stores it.
 fn command(packet_id: i32, qos: i32) -> Vec<u8> {
-    let ints = |ints: &[i32]| {
-        ints.iter()
-            .flat_map(|int| int.to_ne_bytes())
-            .collect::<Vec<u8>>()
-    };
-    [
-        ints(&[3, packet_id]),
-        b"topic\0".to_vec(),
-        ints(&[7]),
-        b"payload".to_vec(),
-        ints(&[qos, 0]),
-    ]
-    .concat()
+    publish_command(packet_id, qos, "topic", b"payload")
 }
 
 fn publishes_leave_nothing_behind(make: Make<'_>) {

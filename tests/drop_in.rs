@@ -10,25 +10,9 @@ use std::collections::HashMap;
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::RedisPersistence;
 use redis::Commands;
-use support::{LIMIT, Mosquitto, RedisServer, Subscriber};
+use support::{LIMIT, Mosquitto, RedisServer, Subscriber, publish_command};
 
 const ID: &str = "device-1";
-
-/// A publish at QoS 1 that waits to be sent, as Paho stores it for MQTT 3.1.1.
-fn waiting_publish(topic: &str, payload: &[u8]) -> Vec<u8> {
-    let length = i32::try_from(payload.len()).expect("short");
-    [
-        &3_i32.to_ne_bytes()[..],
-        &1_i32.to_ne_bytes(),
-        topic.as_bytes(),
-        b"\0",
-        &length.to_ne_bytes(),
-        payload,
-        &1_i32.to_ne_bytes(),
-        &0_i32.to_ne_bytes(),
-    ]
-    .concat()
-}
 
 fn client(redis: &RedisServer, broker: &str) -> mqtt::AsyncClient {
     let persistence = RedisPersistence::builder()
@@ -63,7 +47,7 @@ fn a_hash_of_0_3_2_is_picked_up_and_foreign_fields_in_it_are_left_alone() {
     let subscriber = Subscriber::start(&broker.url(), "old/#", 1);
     let mut raw = redis.connection();
     let hash = hash(&broker);
-    let record = waiting_publish("old/topic", b"left by 0.3.2");
+    let record = publish_command(1, 1, "old/topic", b"left by 0.3.2");
     let _: () = raw.hset(&hash, "c-1", record).expect("HSET");
     // Each of these would crash Paho, or be deleted by it.
     let foreign: [&[u8]; 5] = [b"note", b"x-1", b"with\0nul", b"\xff\xfe", b""];

@@ -8,13 +8,13 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    ErrorKind, MemoryPersistence, PersistenceMetrics, RedisPersistence,
+    ErrorKind, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisPersistence,
     prometheus::{
         Registry,
-        proto::{LabelPair, MetricType},
+        proto::{LabelPair, Metric, MetricFamily, MetricType},
     },
 };
-use support::RedisServer;
+use support::{RedisServer, publish_command};
 
 const README: &str = include_str!("../README.md");
 
@@ -88,6 +88,42 @@ fn the_table_of_metrics_is_what_is_registered() {
         (code(&row[0]).remove(0), (row[1].clone(), labels))
     });
     assert_eq!(described.collect::<BTreeMap<_, _>>(), registered);
+}
+
+#[test]
+fn the_values_of_the_labels_are_those_in_the_text() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("id", "uri").expect("opens");
+    let families = registry.gather();
+    for (label, introduction) in [("operation", "`operation` is "), ("kind", "`kind` is ")] {
+        let mut values: Vec<&str> = families
+            .iter()
+            .flat_map(MetricFamily::get_metric)
+            .flat_map(Metric::get_label)
+            .filter(|pair| pair.name() == label)
+            .map(LabelPair::value)
+            .collect();
+        values.sort_unstable();
+        values.dedup();
+        let (_, text) = README.split_once(introduction).expect(introduction);
+        let sentence = text.split(". ").next().expect("a sentence");
+        let mut told = code(sentence);
+        told.sort();
+        told.dedup();
+        assert_eq!(told, values, "{label}");
+    }
+}
+
+#[test]
+fn the_limits_of_the_server_are_those_in_the_table() {
+    let defaults = format!("{:?}", MetricsServer::builder(Registry::new()));
+    for row in table("`MetricsServer::builder(registry)`", "option") {
+        let value = row[1].replace("8 KiB", "8192").replace("5 s", "5s");
+        let expected = format!("{}: {value}", code(&row[0]).remove(0));
+        assert!(defaults.contains(&expected), "{expected} in {defaults}");
+    }
 }
 
 #[test]
@@ -208,15 +244,7 @@ fn everything(redis: &RedisServer, rights: &[String], password: &str) -> paho_mq
         .build()?;
     persistence.connect("device-1", "mqtt://127.0.0.1:1883")?;
     persistence.open("device-1", "127.0.0.1:1883")?;
-    let command = [
-        &3_i32.to_ne_bytes()[..],
-        &7_i32.to_ne_bytes(),
-        b"topic\0",
-        &0_i32.to_ne_bytes(),
-        &1_i32.to_ne_bytes(),
-        &0_i32.to_ne_bytes(),
-    ];
-    persistence.put("c-1", command.to_vec())?;
+    persistence.put("c-1", vec![&publish_command(7, 1, "topic", b"")])?;
     persistence.get("c-1")?;
     persistence.remove("c-1")?;
     persistence.put("s-7", vec![b"PUBLISH"])?;

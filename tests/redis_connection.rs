@@ -16,7 +16,7 @@ use std::{
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use paho_mqtt_redis::{Error, ErrorKind, RedisOptions, RedisPersistence};
 use redis::{Parser, TypedCommands, Value};
-use support::RedisServer;
+use support::{RedisServer, publish_command};
 
 const CLIENT: &str = "device";
 /// As Paho hands it to `open`.
@@ -177,14 +177,11 @@ fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
     }
 }
 
-#[test]
-fn an_answer_that_drips_in_ends_at_the_deadline_of_the_whole() {
-    const TIMEOUT: Duration = Duration::from_millis(400);
+/// A server that opens the records and then sends what `answer` says.
+fn ends_at_the_deadline(answer: fn() -> Reply) {
+    const TIMEOUT: Duration = Duration::from_millis(200);
     let mut usual = empty();
-    let server = FakeRedis::start(move |command| match usual(command) {
-        Some(answer) => Reply::Bytes(answer),
-        None => Reply::Drip(Duration::from_millis(50)),
-    });
+    let server = FakeRedis::start(move |command| usual(command).map_or_else(answer, Reply::Bytes));
     let mut persistence = options(&server.url)
         .operation_timeout(TIMEOUT)
         .build()
@@ -198,21 +195,13 @@ fn an_answer_that_drips_in_ends_at_the_deadline_of_the_whole() {
 }
 
 #[test]
+fn an_answer_that_drips_in_ends_at_the_deadline_of_the_whole() {
+    ends_at_the_deadline(|| Reply::Drip(Duration::from_millis(50)));
+}
+
+#[test]
 fn an_answer_that_does_not_come_ends_at_the_deadline() {
-    const TIMEOUT: Duration = Duration::from_millis(200);
-    let mut usual = empty();
-    let server =
-        FakeRedis::start(move |command| usual(command).map_or(Reply::Nothing, Reply::Bytes));
-    let mut persistence = options(&server.url)
-        .operation_timeout(TIMEOUT)
-        .build()
-        .unwrap();
-    persistence.open(CLIENT, SERVER).unwrap();
-    let started = Instant::now();
-    let kind = kind_of(persistence.put("s-1", vec![b"value"]));
-    let took = started.elapsed();
-    assert_eq!(kind, ErrorKind::Timeout);
-    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+    ends_at_the_deadline(|| Reply::Nothing);
 }
 
 #[test]
@@ -473,25 +462,9 @@ fn clients_do_not_see_the_records_of_one_another() {
     assert_eq!(all[2].1.get("s-1").unwrap(), b"devic");
 }
 
-/// A publish command as Paho C writes it for MQTT 3.1.1.
-fn publish(packet_id: i32, qos: i32) -> Vec<u8> {
-    const PUBLISH: i32 = 3;
-    let payload = b"payload";
-    [
-        &PUBLISH.to_ne_bytes()[..],
-        &packet_id.to_ne_bytes(),
-        b"a/topic\0",
-        &7_i32.to_ne_bytes(),
-        payload,
-        &qos.to_ne_bytes(),
-        &0_i32.to_ne_bytes(),
-    ]
-    .concat()
-}
-
 /// Writes a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
 fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, qos: i32) {
-    let command = publish(packet_id, qos);
+    let command = publish_command(packet_id, qos, "a/topic", b"payload");
     persistence.put(key, vec![&command]).unwrap();
     assert_eq!(persistence.get(key).unwrap(), command);
     persistence.remove(key).unwrap();
@@ -522,7 +495,9 @@ fn a_command_that_is_being_sent_goes_in_one_step_with_the_coming_of_its_publish(
         // Neither another message nor another command is what it waits for.
         persistence.put("s-8", vec![b"another"]).unwrap();
         persistence.put("r-7", vec![b"inbound"]).unwrap();
-        persistence.put("c-2", vec![&publish(9, 1)]).unwrap();
+        persistence
+            .put("c-2", vec![&publish_command(9, 1, "a/topic", b"payload")])
+            .unwrap();
         let mut waiting = [command, "c-2", "r-7", "s-8"];
         waiting.sort_unstable();
         assert_eq!(fields(&mut connection), waiting);
@@ -546,7 +521,9 @@ fn a_command_that_waits_for_no_publish_goes_at_once() {
     // At QoS 0; not read before; not a publish.
     take_command(&mut persistence, "c-1", 7, 0);
     assert_eq!(fields(&mut connection), Vec::<String>::new());
-    persistence.put("c-2", vec![&publish(7, 1)]).unwrap();
+    persistence
+        .put("c-2", vec![&publish_command(7, 1, "a/topic", b"payload")])
+        .unwrap();
     persistence.remove("c-2").unwrap();
     assert_eq!(fields(&mut connection), Vec::<String>::new());
     persistence
@@ -587,7 +564,7 @@ fn a_put_of_the_same_key_cancels_a_held_remove() {
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());
     take_command(&mut persistence, "c-1", 7, 1);
-    let next = publish(8, 1);
+    let next = publish_command(8, 1, "a/topic", b"payload");
     persistence.put("c-1", vec![&next]).unwrap();
     assert!(persistence.contains("c-1"));
     persistence.put("s-7", vec![b"PUBLISH"]).unwrap();
@@ -627,5 +604,8 @@ fn a_message_on_its_way_outlives_the_process_in_one_form_or_the_other() {
     std::mem::forget(persistence);
     let mut persistence = opened(&redis.url());
     assert_eq!(persistence.keys().unwrap(), ["c-1"]);
-    assert_eq!(persistence.get("c-1").unwrap(), publish(7, 2));
+    assert_eq!(
+        persistence.get("c-1").unwrap(),
+        publish_command(7, 2, "a/topic", b"payload")
+    );
 }

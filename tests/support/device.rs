@@ -42,8 +42,20 @@ impl Device {
 
     /// Starts a run and waits until it has connected to Redis and restored what was there.
     pub fn start(&self, options: &[&str]) -> Server {
-        let mut command = Command::new(example());
-        command.args(&self.options).args(options);
+        self.run("info", options)
+    }
+
+    /// The same, with a filter for its log.
+    pub fn start_with_log(&self, filter: &str) -> Server {
+        self.run(filter, &[])
+    }
+
+    fn run(&self, log: &str, options: &[&str]) -> Server {
+        let mut command = Command::new(example("device"));
+        command
+            .args(&self.options)
+            .args(options)
+            .env("RUST_LOG", log);
         Server::start(command, "device", "restored").unwrap_or_else(|log| panic!("{log}"))
     }
 
@@ -96,17 +108,17 @@ pub fn id(payload: &[u8]) -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// The program that cargo built next to the tests.
-fn example() -> PathBuf {
+/// An example that cargo built next to the tests.
+pub fn example(name: &str) -> PathBuf {
     let test = env::current_exe().expect("the test's own path");
     let target = test
         .parent()
         .and_then(|deps| deps.parent())
         .expect("a target folder");
-    let example = target.join("examples/device");
+    let example = target.join("examples").join(name);
     assert!(
         example.exists(),
-        "{} is missing: `cargo test` builds it, and so does `cargo build --example device --features server`",
+        "{} is missing: `cargo test` builds it, and so does `cargo build --examples --features server`",
         example.display()
     );
     example

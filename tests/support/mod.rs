@@ -12,6 +12,7 @@ mod mosquitto;
 mod process;
 mod prometheus;
 mod proxy;
+#[cfg(feature = "redis")]
 mod redis;
 mod subscriber;
 
@@ -26,9 +27,28 @@ pub use self::{
     process::Server,
     prometheus::{Prometheus, promtool_check_metrics},
     proxy::{Proxy, packet},
-    redis::RedisServer,
     subscriber::Subscriber,
 };
+
+#[cfg(feature = "redis")]
+pub use self::redis::RedisServer;
+
+/// A publish command that waits to be sent, as Paho C stores it for MQTT 3.1.1.
+pub fn publish_command(packet_id: i32, qos: i32, topic: &str, payload: &[u8]) -> Vec<u8> {
+    const PUBLISH: i32 = 3;
+    let length = i32::try_from(payload.len()).expect("short");
+    [
+        &PUBLISH.to_ne_bytes()[..],
+        &packet_id.to_ne_bytes(),
+        topic.as_bytes(),
+        b"\0",
+        &length.to_ne_bytes(),
+        payload,
+        &qos.to_ne_bytes(),
+        &0_i32.to_ne_bytes(),
+    ]
+    .concat()
+}
 
 /// How long something local may take before a test gives up: far longer than it needs, so that only a real fault reaches it.
 pub const LIMIT: Duration = Duration::from_secs(20);

@@ -1,0 +1,155 @@
+//! The examples do what they say, also with what they cannot use.
+
+#![cfg(all(feature = "redis", feature = "server"))]
+
+mod support;
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+use support::{
+    LIMIT, Mosquitto, RedisServer, Subscriber,
+    device::{Device, example},
+};
+
+fn device(options: &[&str]) -> Output {
+    Command::new(example("device"))
+        .args(options)
+        .output()
+        .expect("the device runs")
+}
+
+/// The exit code, and what was said about it on standard error.
+fn refused(options: &[&str]) -> (Option<i32>, String) {
+    let output = device(options);
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).expect("text"),
+    )
+}
+
+#[test]
+fn publish_publishes() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let subscriber = Subscriber::start(&broker.url(), "example/#", 1);
+    let output = Command::new(example("publish"))
+        .args([broker.url(), redis.url()])
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let messages = subscriber.wait_for(1, LIMIT);
+    assert_eq!(
+        messages,
+        [("example/readings".to_owned(), b"21.5".to_vec())]
+    );
+}
+
+#[test]
+fn the_device_explains_itself() {
+    let output = device(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).expect("text");
+    for word in [
+        "--broker",
+        "--redis",
+        "--qos",
+        "--mqtt",
+        "--log",
+        "RUST_LOG",
+        "Exit codes",
+        "130",
+    ] {
+        assert!(help.contains(word), "{word}");
+    }
+    let version = String::from_utf8(device(&["--version"]).stdout).expect("text");
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+}
+
+#[test]
+fn a_wrong_option_ends_the_device_with_2_and_is_named() {
+    for (options, named) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["--qos"], "--qos"),
+        (&["--qos", "3"], "--qos"),
+        (&["--mqtt", "4"], "--mqtt"),
+        (&["--rate", "0"], "--rate"),
+        (&["--rate", "fast"], "--rate"),
+        (&["--payload", "-1"], "--payload"),
+        (&["--listen", "9464"], "--listen"),
+        (&["--broker", "localhost"], "--broker"),
+        (&["--topic", "a/#"], "--topic"),
+        (&["--redis", "localhost"], "--redis"),
+        (&["--log", "xml"], "--log"),
+    ] {
+        let (code, text) = refused(options);
+        assert_eq!(code, Some(2), "{options:?}: {text}");
+        assert!(text.contains(named), "{options:?}: {text}");
+    }
+}
+
+#[test]
+fn no_redis_ends_the_device_with_3_and_says_where() {
+    let missing = "unix:///nonexistent/redis.sock";
+    let (code, text) = refused(&["--redis", missing, "--listen", "none"]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains(missing) && text.contains("No such file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_port_in_use_ends_the_device_with_4_and_is_named() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = other.local_addr().expect("bound").to_string();
+    let (code, text) = refused(&["--listen", &address]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains(&address), "{text}");
+}
+
+#[test]
+fn each_call_is_a_line_of_json_when_asked_for() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let options = [
+        "--log", "json", "--listen", "none", "--count", "3", "--rate", "100",
+    ];
+    let device = Device::new(&broker.url(), &redis.url(), &options);
+    let mut run = device.start_with_log("paho_mqtt_redis=debug");
+    assert!(run.wait().success(), "{}", run.log());
+    let calls = support::eventually(LIMIT, "the calls are in the log", || {
+        let log = run.log();
+        let lines = log.lines().filter(|line| line.starts_with('{'));
+        let objects: Vec<serde_json::Value> = lines
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        let of = |operation: &str| {
+            let named =
+                |object: &&serde_json::Value| object["span"]["db.operation.name"] == operation;
+            objects.iter().filter(named).count()
+        };
+        (of("put") >= 6 && of("close") >= 1).then_some(of("put"))
+    });
+    assert!(calls >= 6);
+}
+
+#[test]
+fn the_status_line_counts_what_was_published_and_acknowledged() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let options = [
+        "--listen", "none", "--count", "25", "--rate", "500", "--qos", "2",
+    ];
+    let device = Device::new(&broker.url(), &redis.url(), &options);
+    let mut run = device.start(&[]);
+    assert!(run.wait().success(), "{}", run.log());
+    support::eventually(LIMIT, "the last status line is right", || {
+        let log = run.log();
+        let last = log
+            .lines()
+            .rev()
+            .find(|line| line.starts_with("published"))?;
+        last.starts_with("published 25, acknowledged 25, waiting 0, oldest 0.0 s, broker up")
+            .then_some(())
+    });
+}
