@@ -2,10 +2,9 @@
 
 mod command;
 mod polarity;
+mod records;
 
 use std::{
-    cmp::Reverse,
-    collections::HashSet,
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
 };
@@ -13,12 +12,8 @@ use std::{
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use tracing::{debug, error, info, warn};
 
-use crate::{
-    Change, Error, ErrorKind, MemoryStore, Store,
-    error::Chain,
-    record::{Key, Kind},
-};
-use command::Command;
+use crate::{Error, ErrorKind, MemoryStore, Store, error::Chain, record::Key};
+use records::Records;
 
 /// The persistence of a Paho client over a [`Store`].
 ///
@@ -81,17 +76,8 @@ impl Clone for MemoryPersistence {
 
 struct State<S> {
     store: S,
-    open: Option<Open>,
-}
-
-/// What is known of the records between `open` and `close`.
-struct Open {
-    /// Every record that may be in the store: one whose change failed counts as there.
-    live: HashSet<Key>,
-    /// The command that was read last, which Paho does to send it.
-    just_read: Option<Read>,
-    /// A publish command that Paho removed, and the packet id of the PUBLISH that it writes next.
-    held: Option<(Key, u32)>,
+    /// Between `open` and `close`.
+    open: Option<Records>,
 }
 
 /// What opening finds.
@@ -100,11 +86,6 @@ struct Found {
     /// Entries that Paho did not write.
     foreign: usize,
     full: Option<Error>,
-}
-
-struct Read {
-    key: Key,
-    command: Command,
 }
 
 impl<S: Store> Persistence<S> {
@@ -140,7 +121,7 @@ impl<S: Store> Persistence<S> {
     pub fn contains(&self, key: &str) -> bool {
         let state = self.lock();
         match (&state.open, Key::parse(key)) {
-            (Some(open), Some(key)) => open.live.contains(&key),
+            (Some(open), Some(key)) => open.contains(key),
             _ => false,
         }
     }
@@ -149,7 +130,7 @@ impl<S: Store> Persistence<S> {
     fn with_open<T>(
         &self,
         attempt: &str,
-        work: impl FnOnce(&mut S, &mut Open) -> Result<T, Error>,
+        work: impl FnOnce(&mut S, &mut Records) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let State { store, open } = &mut *self.lock();
         match open {
@@ -163,7 +144,7 @@ impl<S: Store> Persistence<S> {
         &self,
         verb: &str,
         key: &str,
-        work: impl FnOnce(&mut S, &mut Open, Key) -> Result<T, Error>,
+        work: impl FnOnce(&mut S, &mut Records, Key) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let attempt = || format!("{verb} record {key:?}");
         let State { store, open } = &mut *self.lock();
@@ -196,148 +177,23 @@ impl<S: Store> State<S> {
         let name = store_name(client_id, server_uri)?;
         let full = self.store.connect(&name)?;
         let fields = self.store.keys()?;
-        let live: HashSet<Key> = fields
-            .iter()
-            .filter_map(|field| Key::parse(str::from_utf8(field).ok()?))
-            .collect();
+        let records = Records::listed(&fields);
         let found = Found {
-            records: live.len(),
-            foreign: fields.len().saturating_sub(live.len()),
+            records: records.len(),
+            foreign: fields.len().saturating_sub(records.len()),
             full,
         };
-        self.open = Some(Open {
-            live,
-            just_read: None,
-            held: None,
-        });
+        self.open = Some(records);
         Ok(found)
     }
 
     fn close(&mut self) -> Result<(), Error> {
-        let Some(mut open) = self.open.take() else {
+        let Some(open) = self.open.take() else {
             return Ok(());
         };
-        let sent = open.send_held(&mut self.store);
+        let sent = open.close(&mut self.store);
         self.store.close();
         sent
-    }
-}
-
-impl Open {
-    fn put(&mut self, store: &mut impl Store, key: Key, value: &[&[u8]]) -> Result<(), Error> {
-        // The message may still be waiting under this key; what is written now must not be removed.
-        self.held.take_if(|(held, _)| *held == key);
-        let name = key.to_string();
-        let put = Change::Put { key: &name, value };
-        match self.held {
-            // The command and the PUBLISH are one message: a crash must find one of them.
-            Some((command, id)) if key.kind == Kind::SentPublish && key.number == id => {
-                self.live.insert(key);
-                let command = command.to_string();
-                change(store, &[Change::Remove { key: &command }, put])?;
-                self.held = None;
-                Ok(())
-            }
-            _ if key.kind == Kind::SentPublish && self.live.contains(&key) => {
-                resend(store, key, value)
-            }
-            _ => {
-                self.live.insert(key);
-                change(store, &[put])
-            }
-        }
-    }
-
-    fn get(&mut self, store: &mut impl Store, key: Key) -> Result<Vec<u8>, Error> {
-        if !self.live.contains(&key) {
-            return Err(Error::new(
-                ErrorKind::NotFound,
-                format!("read record {key}"),
-            ));
-        }
-        let Some(value) = reconnecting(store, |store| store.read(&key.to_string()))? else {
-            self.live.remove(&key);
-            return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
-        };
-        if key.kind == Kind::Command {
-            let command = Command::read(&value);
-            self.just_read = Some(Read { key, command });
-        }
-        Ok(value)
-    }
-
-    fn remove(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
-        let just_read = self
-            .just_read
-            .take_if(|read| key.removed_after(Some(read.key)) == read.key);
-        let key = just_read.as_ref().map_or(key, |read| read.key);
-        if !self.live.contains(&key) {
-            return Ok(());
-        }
-        match (just_read.map(|read| read.command), self.held) {
-            (
-                Some(Command::Publish {
-                    packet_id: Some(packet_id),
-                }),
-                _,
-            ) => {
-                // Paho sends one command after the other: what is still held gets no PUBLISH.
-                self.send_held(store)?;
-                self.live.remove(&key);
-                self.held = Some((key, packet_id));
-                return Ok(());
-            }
-            // The PUBLISH could not be written, and was acknowledged: the command goes with it.
-            (None, Some((_, packet_id))) if key.is_sent() && key.number == packet_id => {
-                self.send_held(store)?;
-            }
-            // At every connect Paho removes this key in vain, unless a message has just that.
-            (None, _) if key.is_command_zero() && is_publish(store, key)? => return Ok(()),
-            _ => {}
-        }
-        change(
-            store,
-            &[Change::Remove {
-                key: &key.to_string(),
-            }],
-        )?;
-        self.live.remove(&key);
-        Ok(())
-    }
-
-    fn send_held(&mut self, store: &mut impl Store) -> Result<(), Error> {
-        if let Some((key, _)) = self.held {
-            change(
-                store,
-                &[Change::Remove {
-                    key: &key.to_string(),
-                }],
-            )?;
-            self.held = None;
-        }
-        Ok(())
-    }
-
-    /// The keys, so that Paho inserts each of them at the start of its sorted lists.
-    fn keys(&mut self) -> Vec<String> {
-        // What is removed after a list was read to be dropped, or restored, and not to be sent.
-        self.just_read = None;
-        let mut keys: Vec<&Key> = self.live.iter().collect();
-        keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
-        keys.into_iter().map(Key::to_string).collect()
-    }
-
-    fn clear(&mut self, store: &mut impl Store) -> Result<(), Error> {
-        let held = self.held.map(|(key, _)| key);
-        let names: Vec<String> = self.live.iter().chain(&held).map(Key::to_string).collect();
-        if !names.is_empty() {
-            let removes: Vec<_> = names.iter().map(|key| Change::Remove { key }).collect();
-            change(store, &removes)?;
-        }
-        self.live.clear();
-        self.held = None;
-        self.just_read = None;
-        Ok(())
     }
 }
 
@@ -435,49 +291,6 @@ impl<S: Store> fmt::Debug for Persistence<S> {
     }
 }
 
-/// Changes the store and waits until it has happened.
-fn change(store: &mut impl Store, changes: &[Change<'_>]) -> Result<(), Error> {
-    reconnecting(store, |store| {
-        store.send(changes)?;
-        store.confirm()
-    })
-}
-
-/// Tries once more what failed since the connection broke, which a restart of the store does
-/// unnoticed. Doing any of it twice comes to the same as doing it once. After a time-out it would
-/// not: the store may still do what it was first told, behind what comes later.
-fn reconnecting<S: Store, T>(
-    store: &mut S,
-    mut work: impl FnMut(&mut S) -> Result<T, Error>,
-) -> Result<T, Error> {
-    match work(store) {
-        Err(error) if error.kind() == ErrorKind::Connection => work(store),
-        result => result,
-    }
-}
-
-/// A PUBLISH that is sent again is the one that is stored, but for its mark as a duplicate. Where it
-/// is not, Paho's copy is damaged and the stored one must stay.
-fn resend(store: &mut impl Store, key: Key, value: &[&[u8]]) -> Result<(), Error> {
-    const DUP: u8 = 0b1000;
-    let name = key.to_string();
-    let Some(stored) = reconnecting(store, |store| store.read(&name))? else {
-        return change(store, &[Change::Put { key: &name, value }]);
-    };
-    let bytes = value.iter().copied().flatten();
-    let differing = || bytes.clone().zip(&stored).map(|(new, old)| new ^ old);
-    let same = bytes.clone().count() == stored.len()
-        && differing().take(1).all(|bits| bits & !DUP == 0)
-        && differing().skip(1).all(|bits| bits == 0);
-    if same {
-        return Ok(());
-    }
-    Err(Error::new(
-        ErrorKind::Damaged,
-        format!("write record {key} again"),
-    ))
-}
-
 fn warn_if_full(full: Option<&Error>) {
     if let Some(error) = full {
         warn!(
@@ -486,11 +299,6 @@ fn warn_if_full(full: Option<&Error>) {
             Chain(error)
         );
     }
-}
-
-fn is_publish(store: &mut impl Store, key: Key) -> Result<bool, Error> {
-    let value = reconnecting(store, |store| store.read(&key.to_string()))?;
-    Ok(value.is_some_and(|value| matches!(Command::read(&value), Command::Publish { .. })))
 }
 
 /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.

@@ -80,7 +80,7 @@ fn a_wrong_option_ends_the_device_with_2_and_is_named() {
         (&["--listen", "9464"], "--listen"),
         (&["--broker", "localhost"], "--broker"),
         (&["--topic", "a/#"], "--topic"),
-        (&["--redis", "localhost"], "--redis"),
+        (&["--listen", "none", "--redis", "localhost"], "--redis"),
         (&["--log", "xml"], "--log"),
     ] {
         let (code, text) = refused(options);

@@ -7,7 +7,6 @@ const PUBLISH: i32 = 3;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
     Publish {
-        /// What it will be sent under, at QoS 1 and 2.
         packet_id: Option<u32>,
     },
     /// Another one, or one that cannot be read.
@@ -17,6 +16,14 @@ pub(super) enum Command {
 impl Command {
     pub(super) fn read(value: &[u8]) -> Self {
         publish(value).unwrap_or(Self::Other)
+    }
+
+    /// What it will be sent under, where it is a PUBLISH that is acknowledged.
+    pub(super) fn packet_id(&self) -> Option<u32> {
+        match self {
+            Self::Publish { packet_id } => *packet_id,
+            Self::Other => None,
+        }
     }
 }
 

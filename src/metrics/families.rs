@@ -1,0 +1,157 @@
+//! Every metric of the catalogue: its name, help and labels.
+
+use std::collections::HashMap;
+
+use prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    core::Collector,
+};
+
+use super::{age::OldestAge, clock::Clock, series};
+use crate::{Error, ErrorKind};
+
+/// Every metric, in the order of the catalogue.
+pub(super) struct Families {
+    pub(super) operation_duration: HistogramVec,
+    pub(super) operation_errors: IntCounterVec,
+    pub(super) operation_misses: IntCounterVec,
+    pub(super) operations_in_progress: IntGaugeVec,
+    pub(super) records: IntGaugeVec,
+    pub(super) record_bytes: IntGaugeVec,
+    pub(super) oldest_record_age: OldestAge,
+    pub(super) value_size: HistogramVec,
+    pub(super) restored_records: IntGaugeVec,
+    pub(super) restore_duration: GaugeVec,
+    pub(super) build_info: IntGaugeVec,
+    pub(super) clients: series::Clients,
+    pub(super) clock: Clock,
+}
+
+impl Families {
+    pub(super) fn new(
+        latency_buckets: Vec<f64>,
+        size_buckets: Vec<f64>,
+        const_labels: &HashMap<String, String>,
+        clock: Clock,
+    ) -> prometheus::Result<Self> {
+        let opts = |name: &str, help: &str| {
+            Opts::new(format!("mqtt_persistence_{name}"), help).const_labels(const_labels.clone())
+        };
+        let histogram = |name: &str, help: &str, buckets: Vec<f64>| HistogramOpts {
+            common_opts: opts(name, help),
+            buckets,
+        };
+        let by_kind = &["client_id", "kind"];
+        let clients = series::Clients::default();
+        Ok(Self {
+            operation_duration: HistogramVec::new(
+                histogram(
+                    "operation_duration_seconds",
+                    "How long each call of Paho to its persistence took",
+                    latency_buckets,
+                ),
+                &["client_id", "operation"],
+            )?,
+            operation_errors: IntCounterVec::new(
+                opts(
+                    "operation_errors_total",
+                    "Calls that were answered with an error",
+                ),
+                &["client_id", "operation", "error"],
+            )?,
+            operation_misses: IntCounterVec::new(
+                opts(
+                    "operation_misses_total",
+                    "Calls for a record that is not there, normal for remove",
+                ),
+                &["client_id", "operation"],
+            )?,
+            operations_in_progress: IntGaugeVec::new(
+                opts(
+                    "operations_in_progress",
+                    "Calls that have not been answered yet",
+                ),
+                &["client_id"],
+            )?,
+            records: IntGaugeVec::new(opts("records", "Records that wait"), by_kind)?,
+            record_bytes: IntGaugeVec::new(
+                opts("record_bytes", "Size of the records that wait"),
+                by_kind,
+            )?,
+            oldest_record_age: OldestAge::new(
+                GaugeVec::new(
+                    opts(
+                        "oldest_record_age_seconds",
+                        "How long the oldest record has been waiting, at least",
+                    ),
+                    by_kind,
+                )?,
+                clients.clone(),
+                clock.clone(),
+            ),
+            value_size: HistogramVec::new(
+                histogram("value_size_bytes", "Size of what was put", size_buckets),
+                &["client_id"],
+            )?,
+            restored_records: IntGaugeVec::new(
+                opts("restored_records", "Records found at the last open"),
+                by_kind,
+            )?,
+            restore_duration: GaugeVec::new(
+                opts(
+                    "restore_duration_seconds",
+                    "From the last open to the end of the last call that belongs to restoring",
+                ),
+                &["client_id"],
+            )?,
+            build_info: IntGaugeVec::new(
+                opts("build_info", "Version of the crate and store of the client"),
+                &["client_id", "version", "store"],
+            )?,
+            clients,
+            clock,
+        })
+    }
+
+    fn collectors(&self) -> [Box<dyn Collector>; 11] {
+        [
+            Box::new(self.operation_duration.clone()),
+            Box::new(self.operation_errors.clone()),
+            Box::new(self.operation_misses.clone()),
+            Box::new(self.operations_in_progress.clone()),
+            Box::new(self.records.clone()),
+            Box::new(self.record_bytes.clone()),
+            Box::new(self.oldest_record_age.clone()),
+            Box::new(self.value_size.clone()),
+            Box::new(self.restored_records.clone()),
+            Box::new(self.restore_duration.clone()),
+            Box::new(self.build_info.clone()),
+        ]
+    }
+
+    /// All of them or none.
+    pub(super) fn register(&self, registry: &Registry) -> Result<(), Error> {
+        for (position, collector) in self.collectors().into_iter().enumerate() {
+            let name = collector
+                .desc()
+                .first()
+                .map(|desc| desc.fq_name.clone())
+                .unwrap_or_default();
+            if let Err(error) = registry.register(collector) {
+                for registered in self.collectors().into_iter().take(position) {
+                    drop(registry.unregister(registered));
+                }
+                return Err(Error::new(
+                    ErrorKind::Registration,
+                    format!("register the metric {name}"),
+                )
+                .because(
+                    "the registry has it already; register once and hand clones of the \
+                         handle to each persistence",
+                )
+                .caused_by(error));
+            }
+        }
+        Ok(())
+    }
+}
