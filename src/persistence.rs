@@ -1,18 +1,21 @@
 //! [`Persistence`]: the only place that knows what Paho asks of its records.
 
 mod command;
+mod complaints;
 mod polarity;
 mod records;
 
 use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use tracing::{debug, error, info, warn};
 
 use crate::{Error, ErrorKind, MemoryStore, Store, error::Chain, record::Key};
+use complaints::Complaints;
 use records::Records;
 
 /// The persistence of a Paho client over a [`Store`].
@@ -29,6 +32,7 @@ use records::Records;
 /// Calls may overlap: everything is behind a lock of its own.
 pub struct Persistence<S: Store> {
     state: Mutex<State<S>>,
+    complaints: Mutex<Complaints>,
 }
 
 /// The records of Paho clients in the memory of this process: what one starts with.
@@ -94,6 +98,7 @@ impl<S: Store> Persistence<S> {
     pub fn with_store(store: S) -> Self {
         Self {
             state: Mutex::new(State { store, open: None }),
+            complaints: Mutex::default(),
         }
     }
 
@@ -153,6 +158,40 @@ impl<S: Store> Persistence<S> {
             (None, _) => Err(Error::new(ErrorKind::NotOpen, attempt())),
             (_, None) => Err(Error::new(ErrorKind::InvalidKey, attempt())),
         }
+    }
+
+    /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.
+    fn logged<T>(&self, operation: &str, key: &str, result: Result<T, Error>) -> mqtt::Result<T> {
+        result.map_err(|error| {
+            let kind = error.kind();
+            let complaints = || {
+                self.complaints
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+            };
+            // A record that is not there is an answer.
+            let due = (kind != ErrorKind::NotFound)
+                .then(|| complaints().due(kind, Instant::now()))
+                .flatten();
+            macro_rules! log {
+                ($level:ident) => {
+                    $level!(
+                        "db.operation.name" = operation,
+                        key,
+                        "error.type" = kind.as_str(),
+                        suppressed = due,
+                        "{}",
+                        Chain(&error)
+                    )
+                };
+            }
+            if due.is_some() {
+                log!(warn);
+            } else {
+                log!(debug);
+            }
+            error.into()
+        })
     }
 
     /// A panic elsewhere must not become one here, under a C callback.
@@ -239,34 +278,34 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 
     fn close(&mut self) -> mqtt::Result<()> {
         let closed = self.lock().close();
-        logged("close", "", closed)
+        self.logged("close", "", closed)
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
         let put = self.with_record("write", key, |store, open, key| {
             open.put(store, key, &buffers)
         });
-        logged("put", key, put)
+        self.logged("put", key, put)
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
         let value = self.with_record("read", key, |store, open, key| open.get(store, key));
-        logged("get", key, value)
+        self.logged("get", key, value)
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
         let removed = self.with_record("remove", key, |store, open, key| open.remove(store, key));
-        logged("remove", key, removed)
+        self.logged("remove", key, removed)
     }
 
     fn keys(&mut self) -> mqtt::Result<Vec<String>> {
         let keys = self.with_open("list the records", |_, open| Ok(open.keys()));
-        logged("keys", "", keys)
+        self.logged("keys", "", keys)
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
         let cleared = self.with_open("clear the records", |store, open| open.clear(store));
-        logged("clear", "", cleared)
+        self.logged("clear", "", cleared)
     }
 
     fn contains_key(&mut self, key: &str) -> bool {
@@ -279,7 +318,7 @@ impl<S: Store> Drop for Persistence<S> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         let closed = state.close();
-        drop(logged("close", "", closed));
+        drop(self.logged("close", "", closed));
     }
 }
 
@@ -299,25 +338,6 @@ fn warn_if_full(full: Option<&Error>) {
             Chain(error)
         );
     }
-}
-
-/// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.
-fn logged<T>(operation: &str, key: &str, result: Result<T, Error>) -> mqtt::Result<T> {
-    result.map_err(|error| {
-        let kind = error.kind();
-        if kind == ErrorKind::NotFound {
-            debug!("db.operation.name" = operation, key, "{error}");
-        } else {
-            warn!(
-                "db.operation.name" = operation,
-                key,
-                "error.type" = kind.as_str(),
-                "{}",
-                Chain(&error)
-            );
-        }
-        error.into()
-    })
 }
 
 /// The name that paho-mqtt-redis 0.3.2 gives the hash.
