@@ -15,7 +15,7 @@ use paho_mqtt::{self as mqtt, ClientPersistence};
 use tracing::{debug, error, info, warn};
 
 use crate::{Error, ErrorKind, MemoryStore, Store, error::Chain, record::Key};
-use complaints::Complaints;
+use complaints::{Complaints, Recovery};
 use records::Records;
 
 /// The persistence of a Paho client over a [`Store`].
@@ -31,6 +31,8 @@ use records::Records;
 ///
 /// Calls may overlap: everything is behind a lock of its own.
 pub struct Persistence<S: Store> {
+    /// As it was opened for, so that the log can name it.
+    client_id: String,
     state: Mutex<State<S>>,
     complaints: Mutex<Complaints>,
 }
@@ -97,6 +99,7 @@ impl<S: Store> Persistence<S> {
     #[must_use]
     pub fn with_store(store: S) -> Self {
         Self {
+            client_id: String::new(),
             state: Mutex::new(State { store, open: None }),
             complaints: Mutex::default(),
         }
@@ -114,7 +117,7 @@ impl<S: Store> Persistence<S> {
     pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
         let name = store_name(client_id, without_scheme(server_uri))?;
         let connected = self.lock().connect(&name)?;
-        warn_if_full(connected.as_ref());
+        warn_if_full::<S>(client_id, connected.as_ref());
         Ok(())
     }
 
@@ -164,19 +167,16 @@ impl<S: Store> Persistence<S> {
     fn logged<T>(&self, operation: &str, key: &str, result: Result<T, Error>) -> mqtt::Result<T> {
         result.map_err(|error| {
             let kind = error.kind();
-            let complaints = || {
-                self.complaints
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-            };
             // A record that is not there is an answer.
             let due = (kind != ErrorKind::NotFound)
-                .then(|| complaints().due(kind, Instant::now()))
+                .then(|| self.complaints().due(kind, Instant::now()))
                 .flatten();
             macro_rules! log {
                 ($level:ident) => {
                     $level!(
+                        "db.system.name" = S::NAME,
                         "db.operation.name" = operation,
+                        "messaging.client.id" = self.client_id,
                         key,
                         "error.type" = kind.as_str(),
                         suppressed = due,
@@ -192,6 +192,34 @@ impl<S: Store> Persistence<S> {
             }
             error.into()
         })
+    }
+
+    /// The same for a call that succeeds only where the store has answered.
+    fn answered<T>(&self, operation: &str, key: &str, result: Result<T, Error>) -> mqtt::Result<T> {
+        if result.is_ok() {
+            let recovery = self.complaints().answered(Instant::now());
+            if let Some(Recovery {
+                lasted,
+                failed_calls,
+            }) = recovery
+            {
+                info!(
+                    "db.system.name" = S::NAME,
+                    "messaging.client.id" = self.client_id,
+                    outage_seconds = lasted.as_secs_f64(),
+                    failed_calls,
+                    "{} answers again",
+                    if S::NAME == "redis" { "Redis" } else { S::NAME }
+                );
+            }
+        }
+        self.logged(operation, key, result)
+    }
+
+    fn complaints(&self) -> MutexGuard<'_, Complaints> {
+        self.complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic elsewhere must not become one here, under a C callback.
@@ -238,6 +266,7 @@ impl<S: Store> State<S> {
 
 impl<S: Store> ClientPersistence for Persistence<S> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+        client_id.clone_into(&mut self.client_id);
         let opened = self.lock().open(client_id, server_uri);
         match opened {
             Ok(Found {
@@ -245,15 +274,18 @@ impl<S: Store> ClientPersistence for Persistence<S> {
                 foreign,
                 full,
             }) => {
-                warn_if_full(full.as_ref());
+                warn_if_full::<S>(client_id, full.as_ref());
                 info!(
                     "db.system.name" = S::NAME,
-                    client_id, server_uri, records, "the persistence is open"
+                    "messaging.client.id" = client_id,
+                    server_uri,
+                    records,
+                    "the persistence is open"
                 );
                 if foreign > 0 {
                     warn!(
                         "db.system.name" = S::NAME,
-                        client_id,
+                        "messaging.client.id" = client_id,
                         server_uri,
                         entries = foreign,
                         "there are entries that Paho did not write; they are left as they are"
@@ -265,7 +297,7 @@ impl<S: Store> ClientPersistence for Persistence<S> {
             Err(error) => {
                 error!(
                     "db.system.name" = S::NAME,
-                    client_id,
+                    "messaging.client.id" = client_id,
                     server_uri,
                     "error.type" = error.kind().as_str(),
                     "the persistence does not open, so the client is not created: {}",
@@ -285,12 +317,12 @@ impl<S: Store> ClientPersistence for Persistence<S> {
         let put = self.with_record("write", key, |store, open, key| {
             open.put(store, key, &buffers)
         });
-        self.logged("put", key, put)
+        self.answered("put", key, put)
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
         let value = self.with_record("read", key, |store, open, key| open.get(store, key));
-        self.logged("get", key, value)
+        self.answered("get", key, value)
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
@@ -330,9 +362,11 @@ impl<S: Store> fmt::Debug for Persistence<S> {
     }
 }
 
-fn warn_if_full(full: Option<&Error>) {
+fn warn_if_full<S: Store>(client_id: &str, full: Option<&Error>) {
     if let Some(error) = full {
         warn!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = client_id,
             "error.type" = error.kind().as_str(),
             "what waits can be sent, but nothing new can be accepted: {}",
             Chain(error)

@@ -8,10 +8,9 @@ mod support;
 use std::{
     error::Error as StdError,
     fs,
-    io::{self, Read, Write},
+    io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixListener,
-    sync::{Arc, Mutex},
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -23,9 +22,8 @@ use paho_mqtt_redis::{
 };
 use redis::TypedCommands;
 use socket2::{Domain, Socket, Type};
-use support::{RedisServer, eventually};
+use support::{RedisServer, eventually, log::Log};
 use tempfile::TempDir;
-use tracing_subscriber::fmt::MakeWriter;
 
 const CLIENT: &str = "device";
 const BROKER: &str = "mqtt://127.0.0.1:1883";
@@ -94,42 +92,10 @@ fn impostor(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHand
     (url, thread)
 }
 
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
-
-impl Log {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl MakeWriter<'_> for Log {
-    type Writer = Self;
-
-    fn make_writer(&self) -> Self {
-        self.clone()
-    }
-}
-
 /// Creates a client with that persistence; what it says, and what the log says meanwhile.
 fn create_client(client_id: &str, persistence: RedisPersistence) -> (mqtt::Result<()>, String) {
     let log = Log::default();
-    let subscriber = tracing_subscriber::fmt()
-        .with_writer(log.clone())
-        .with_ansi(false)
-        .finish();
-    let created = tracing::subscriber::with_default(subscriber, || {
+    let created = log.during(|| {
         mqtt::CreateOptionsBuilder::new()
             .server_uri(BROKER)
             .client_id(client_id)
@@ -275,7 +241,7 @@ fn a_client_is_not_created_without_its_redis_and_the_log_has_the_cause() {
         &format!("redis://127.0.0.1:{port}/0"),
         "refused",
         r#"error.type="connection""#,
-        r#"client_id="device""#,
+        r#"messaging.client.id="device""#,
         r#"server_uri="127.0.0.1:1883""#,
     ] {
         assert!(error.contains(part), "{part} is not in: {error}");

@@ -8,6 +8,7 @@
 
 pub mod device;
 mod http;
+pub mod log;
 mod mosquitto;
 mod process;
 mod prometheus;
