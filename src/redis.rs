@@ -3,6 +3,7 @@
 mod connection;
 mod options;
 mod reply;
+mod rights;
 mod target;
 #[cfg(feature = "tls")]
 mod tls;
@@ -107,12 +108,27 @@ impl RedisStore {
         }
         work(connection_in_use, hash).map_err(|failure| {
             // Out of step or half written: nothing can be sent behind it.
-            if matches!(failure, Failure::Unusable(..)) {
+            if !matches!(failure, Failure::Answer(..)) {
                 *connection = None;
                 self.answers_lost |= mem::take(&mut self.unanswered) > 0;
             }
-            failure.named(|| format!("{verb} the Redis hash {hash:?} at {}", settings.target))
+            on_hash(failure, verb, hash, settings)
         })
+    }
+}
+
+/// The error of an attempt on the hash.
+fn on_hash(failure: Failure, verb: &str, hash: &str, settings: &Settings) -> Error {
+    let reason = match &failure {
+        Failure::Answer(ErrorKind::Permission, words) => {
+            rights::missing_key(words, &settings.key_prefix, hash)
+        }
+        _ => None,
+    };
+    let error = failure.named(|| format!("{verb} the Redis hash {hash:?} at {}", settings.target));
+    match reason {
+        Some(reason) => error.because(reason),
+        None => error,
     }
 }
 
@@ -123,9 +139,7 @@ fn connect(
     hash: &str,
     deadline: Instant,
 ) -> Result<(Connection, Option<Error>), Error> {
-    let failed = |failure: Failure| {
-        failure.named(|| format!("use the Redis hash {hash:?} at {}", settings.target))
-    };
+    let failed = |failure| on_hash(failure, "use", hash, settings);
     let mut connection = Connection::open(&settings.target, deadline)?;
     let full = check(&mut connection, hash).map_err(failed)?;
     Ok((connection, full.map(failed)))

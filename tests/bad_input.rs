@@ -206,6 +206,7 @@ fn a_port_on_which_nobody_listens_is_told_by_connect() {
             "connect to Redis",
             &address,
             "refused",
+            "nothing listens there",
             "check that it runs",
         ],
     );
@@ -219,11 +220,24 @@ fn a_unix_socket_that_is_missing_or_dead_is_told_by_connect() {
     let url = format!("unix://{shown}?user=user&pass={PASSWORD}");
     let named = [&shown, "connect to Redis", "check that it runs"];
     check(&refused(&url), ErrorKind::Connection, &named);
-    assert!(told(&refused(&url)).contains("No such file"));
+    let text = told(&refused(&url));
+    assert!(text.contains("No such file"), "{text}");
+    assert!(text.contains("no such socket file"), "{text}");
 
     drop(UnixListener::bind(&path).unwrap());
     check(&refused(&url), ErrorKind::Connection, &named);
-    assert!(told(&refused(&url)).contains("refused"));
+    let text = told(&refused(&url));
+    assert!(text.contains("refused"), "{text}");
+    assert!(text.contains("nothing listens on this socket"), "{text}");
+}
+
+#[test]
+fn a_host_name_that_is_not_found_is_told_by_connect() {
+    // No label of a name may be that long, so that no name server is asked.
+    let host = "x".repeat(64);
+    let error = refused(&format!("redis://{host}/"));
+    let named = [host.as_str(), "the host name is not found"];
+    check(&error, ErrorKind::Connection, &named);
 }
 
 #[test]
@@ -336,6 +350,7 @@ fn a_user_with_the_rights_connects_and_one_without_is_told_which_is_missing() {
             &redis.url(),
             "NOPERM",
             &format!("'{missing}'"),
+            &format!("grant it +{missing},"),
             "ACL line",
         ];
         check(&refused(&url), ErrorKind::Permission, &named);
@@ -345,8 +360,36 @@ fn a_user_with_the_rights_connects_and_one_without_is_told_which_is_missing() {
 #[test]
 fn a_user_without_the_right_to_the_key_is_told_by_connect() {
     let (redis, url) = redis_with_user(&["~other:*", "+@all"]);
-    let named = [HASH, &redis.url(), "NOPERM", "ACL line"];
+    let pattern = format!("grant it ~{HASH},");
+    let named = [HASH, &redis.url(), "NOPERM", "ACL line", &pattern];
     check(&refused(&url), ErrorKind::Permission, &named);
+
+    let mut persistence = RedisPersistence::builder()
+        .url(url)
+        .key_prefix("mqtt:")
+        .build()
+        .unwrap();
+    let error = persistence.connect(CLIENT, BROKER).unwrap_err();
+    let named = ["mqtt:device", "NOPERM", "grant it ~mqtt:*,"];
+    check(&error, ErrorKind::Permission, &named);
+
+    // What is granted is what is needed.
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "meter", "~mqtt:*"])
+        .exec(&mut redis.connection())
+        .unwrap();
+    persistence.connect(CLIENT, BROKER).unwrap();
+}
+
+#[test]
+fn a_user_who_may_not_select_the_database_is_told_so() {
+    let (_redis, url) = redis_with_user(&["~*", "+@all", "-select"]);
+    let named = ["NOPERM", "grant it +select,"];
+    check(
+        &refused(&format!("{url}&db=1")),
+        ErrorKind::Permission,
+        &named,
+    );
 }
 
 /// A command and its PUBLISH are exchanged in a transaction, so that the right to end one is needed too.
@@ -529,7 +572,8 @@ fn a_server_that_hangs_up_is_told_by_connect() {
     let (url, served) = impostor(drop);
     let error = refused(&url);
     served.join().unwrap();
-    check(&error, ErrorKind::Connection, &[&url]);
+    let named = [&url, "the server hung up"];
+    check(&error, ErrorKind::Connection, &named);
 
     let (url, served) = impostor(|mut stream| {
         let _ = stream.read(&mut [0; 1024]).unwrap();
@@ -537,7 +581,8 @@ fn a_server_that_hangs_up_is_told_by_connect() {
     });
     let error = refused(&url);
     served.join().unwrap();
-    check(&error, ErrorKind::Connection, &[&url]);
+    let named = [&url, "the server hung up"];
+    check(&error, ErrorKind::Connection, &named);
 }
 
 #[test]

@@ -83,7 +83,7 @@ impl Connection {
 }
 
 /// Connects to the first address that answers.
-fn connect(address: &Address, deadline: Instant) -> io::Result<TimedSocket> {
+fn connect(address: &Address, deadline: Instant) -> Result<TimedSocket, Failure> {
     let addresses: Vec<(SockAddr, Domain)> = match address {
         Address::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
         Address::Tcp(host, port) => resolve(host, *port, deadline)?
@@ -91,17 +91,44 @@ fn connect(address: &Address, deadline: Instant) -> io::Result<TimedSocket> {
             .map(|address| (address.into(), Domain::for_address(address)))
             .collect(),
     };
-    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host name has no address");
+    let mut failure = Failure::Broken(NO_HOST, "the host name has no address".into());
     for (tried, (address, domain)) in addresses.iter().enumerate() {
         // One that never answers must leave time for the next.
         let left = u32::try_from(addresses.len().saturating_sub(tried)).unwrap_or(u32::MAX);
         let limit = remaining(deadline)?.checked_div(left).unwrap_or_default();
         match connect_to(address, *domain, limit.max(Duration::from_micros(1))) {
             Ok(socket) => return Ok(TimedSocket::new(Arc::new(socket), deadline)),
-            Err(error) => failure = error,
+            Err(error) => failure = refusal(address, error),
         }
     }
     Err(failure)
+}
+
+const NO_HOST: &str = "the host name is not found; check how it is written in the URL, and that \
+                       this device can look names up";
+
+/// Why there is no connection to that address, and what to do.
+fn refusal(address: &SockAddr, error: io::Error) -> Failure {
+    let reason = match (error.kind(), address.is_unix()) {
+        (io::ErrorKind::ConnectionRefused, true) => {
+            "nothing listens on this socket; check that it runs, since the file may be left from \
+             before"
+        }
+        (io::ErrorKind::ConnectionRefused, false) => {
+            "nothing listens there; check that it runs, and that host and port in the URL are its \
+             own"
+        }
+        (io::ErrorKind::NotFound, true) => {
+            "there is no such socket file; check that it runs, and that `unixsocket` in its \
+             configuration is this path"
+        }
+        (io::ErrorKind::PermissionDenied, true) => {
+            "this user has no permission on the socket; make the user a member of its group, as in \
+             `usermod -aG redis USER`, and see that `unixsocketperm` is 770"
+        }
+        _ => return error.into(),
+    };
+    Failure::Broken(reason, error.into())
 }
 
 fn connect_to(address: &SockAddr, domain: Domain, limit: Duration) -> io::Result<Socket> {
@@ -115,7 +142,7 @@ fn connect_to(address: &SockAddr, domain: Domain, limit: Duration) -> io::Result
 
 /// The addresses of a host. The system's look-up of a name knows no limit, so it is left behind on
 /// a thread of its own when it takes too long.
-fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAddr>> {
+fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Failure> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
@@ -130,12 +157,13 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> io::Result<Vec<SocketAdd
             // Nobody listens any more where it took too long.
             drop(found.send(addresses));
         })?;
-    answer.recv_timeout(remaining(deadline)?).map_err(|_| {
+    let found = answer.recv_timeout(remaining(deadline)?).map_err(|_| {
         io::Error::new(
             io::ErrorKind::TimedOut,
             "the look-up of the host name took too long",
         )
-    })?
+    })?;
+    found.map_err(|error| Failure::Broken(NO_HOST, error.into()))
 }
 
 /// What the bytes go through.
@@ -192,6 +220,26 @@ impl Write for Wire {
             Self::Plain(socket) => socket.flush(),
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    /// A test that runs as root has every permission, so that this can only be made up.
+    #[test]
+    fn a_socket_that_the_user_may_not_use_is_told_with_what_to_do() {
+        let unix = SockAddr::unix("/run/redis.sock").expect("short");
+        let tcp = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 6379)));
+        for (address, told) in [(unix, true), (tcp, false)] {
+            let denied = io::ErrorKind::PermissionDenied.into();
+            let error = refusal(&address, denied).named(|| "connect".to_owned());
+            assert_eq!(error.kind(), ErrorKind::Connection);
+            let text = error.to_string();
+            assert_eq!(text.contains("usermod -aG redis"), told, "{text}");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::io;
 
 use ::redis::{RedisError, ServerError};
 
+use super::rights;
 use crate::{Error, ErrorKind};
 
 /// Why an exchange gave no value.
@@ -11,15 +12,30 @@ pub(super) enum Failure {
     /// Redis answered with an error, in these words; the connection is as good as before.
     Answer(ErrorKind, String),
     /// The connection is of no use any more: it broke, or it is out of step.
-    Unusable(ErrorKind, Box<dyn std::error::Error + Send + Sync>),
+    Unusable(ErrorKind, Source),
+    /// The same, with a reason, and what to do, that is more exact than the kind's own.
+    Broken(&'static str, Source),
 }
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
 
 impl Failure {
     /// The error of an attempt, which completes the sentence "cannot …".
     pub(super) fn named(self, attempt: impl FnOnce() -> String) -> Error {
         match self {
-            Self::Answer(kind, words) => Error::new(kind, attempt()).caused_by(words),
+            Self::Answer(kind, words) => {
+                let mut error = Error::new(kind, attempt());
+                if let (ErrorKind::Permission, Some(reason)) =
+                    (kind, rights::missing_command(&words))
+                {
+                    error = error.because(reason);
+                }
+                error.caused_by(words)
+            }
             Self::Unusable(kind, source) => Error::new(kind, attempt()).caused_by(source),
+            Self::Broken(reason, source) => Error::new(ErrorKind::Connection, attempt())
+                .because(reason)
+                .caused_by(source),
         }
     }
 
@@ -30,6 +46,9 @@ impl Failure {
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
+        if is_hung_up(error.kind()) {
+            return Self::Broken(HUNG_UP, error.into());
+        }
         Self::Unusable(kind_of_io(error.kind()), error.into())
     }
 }
@@ -37,15 +56,17 @@ impl From<io::Error> for Failure {
 /// The parser's errors; one that Redis answered with is a value to it.
 impl From<RedisError> for Failure {
     fn from(error: RedisError) -> Self {
-        let kind = if error.is_timeout() {
-            ErrorKind::Timeout
-        } else if error.is_io_error() {
-            ErrorKind::Connection
-        } else {
-            ErrorKind::Protocol
-        };
         // It names its own source once more, so that only its words are kept.
-        Self::Unusable(kind, error.to_string().into())
+        let words = error.to_string().into();
+        if error.is_timeout() {
+            Self::Unusable(ErrorKind::Timeout, words)
+        } else if error.is_connection_dropped() {
+            Self::Broken(HUNG_UP, words)
+        } else if error.is_io_error() {
+            Self::Unusable(ErrorKind::Connection, words)
+        } else {
+            Self::Unusable(ErrorKind::Protocol, words)
+        }
     }
 }
 
@@ -54,6 +75,17 @@ impl From<ServerError> for Failure {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
         Self::Answer(kind_of_answer(code, details), format!("{code} {details}"))
     }
+}
+
+const HUNG_UP: &str = "the server hung up; look into its log: was it stopped, or does it expect \
+                       TLS where the URL has none, or none where it has?";
+
+fn is_hung_up(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(
+        kind,
+        BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof
+    )
 }
 
 fn kind_of_io(kind: io::ErrorKind) -> ErrorKind {
