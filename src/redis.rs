@@ -1,6 +1,7 @@
 //! Records in a Redis hash.
 
 mod connection;
+mod fault;
 mod options;
 mod reply;
 mod rights;

@@ -4,6 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
+use super::fault;
 use crate::{Error, ErrorKind};
 
 pub(super) enum Address {
@@ -37,14 +38,14 @@ impl Target {
         let invalid = |reason: &'static str| {
             Error::new(ErrorKind::InvalidOption, "use the option url").because(reason)
         };
-        let (tls, plain) = match url.split_once("://") {
-            Some(("rediss" | "valkeys", rest)) => (true, format!("redis://{rest}")),
-            Some((_, _)) => (false, url.to_owned()),
-            None => {
-                return Err(invalid(
-                    "it has no scheme; write redis://HOST:PORT/ or unix:///PATH",
-                ));
-            }
+        let (scheme, rest) = fault::split(url).map_err(invalid)?;
+        let tls = matches!(scheme.as_str(), "rediss" | "valkeys");
+        let is_unix = scheme.ends_with("unix");
+        // The handshake is none of the parser's business.
+        let plain = if tls {
+            format!("redis://{rest}")
+        } else {
+            url.to_owned()
         };
         if tls && !cfg!(feature = "tls") {
             return Err(invalid(
@@ -57,22 +58,30 @@ impl Target {
             return Err(invalid("it has a #; in a user or password write %23"));
         }
         let query = url.split_once('?').map_or("", |(_, query)| query);
-        let is_unix = url.starts_with("unix:") || url.contains("+unix:");
         let known = |pair: &str| {
             let name = pair.split_once('=').map_or(pair, |(name, _)| name);
             is_unix && ["db", "user", "pass"].contains(&name)
         };
         if !query.split('&').all(|pair| pair.is_empty() || known(pair)) {
+            // What looks like parameters may be the end of a password.
+            if let (false, Some(fault)) = (is_unix, fault::of_tcp(rest)) {
+                return Err(invalid(fault));
+            }
             return Err(invalid(
                 "it has a parameter that is not known; unix:// takes db, user and pass, and \
                  redis:// none",
             ));
         }
         let not_understood = || {
-            invalid(
+            let fault = if is_unix {
+                fault::of_unix(rest)
+            } else {
+                fault::of_tcp(rest)
+            };
+            invalid(fault.unwrap_or(
                 "it cannot be understood; write redis://USER:PASSWORD@HOST:PORT/DATABASE or \
                  unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD",
-            )
+            ))
         };
         let info = plain
             .as_str()
@@ -178,6 +187,49 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");
             let all = format!("{error} {error:?} {:?}", error.source());
             assert!(!all.contains("secret"), "{all}");
+        }
+    }
+
+    #[test]
+    fn the_part_of_a_url_that_is_wrong_is_named() {
+        for (url, named) in [
+            ("localhost", "no scheme"),
+            ("127.0.0.1:6379", "no scheme"),
+            ("redis:localhost", "two slashes"),
+            ("http://secret@host/", "scheme"),
+            ("unix:/run/redis.sock?pass=secret", "write unix:///PATH"),
+            ("redis+unix:/run/redis.sock", "write unix:///PATH"),
+            ("unix://run/redis.sock?pass=secret", "write unix:///PATH"),
+            ("unix://", "write unix:///PATH"),
+            ("redis://u:secret@/", "no host"),
+            ("redis://:6379/", "no host"),
+            ("redis://u:secret@host:port/", "its port"),
+            ("redis://u:secret@host:99999/", "its port"),
+            ("redis://[::1]:port/", "its port"),
+            ("redis://[::1/", "closing bracket"),
+            ("redis://0.0.0.0/", "every address"),
+            ("redis://[::]/", "every address"),
+            ("redis://u:secret@host/zero", "its database"),
+            ("redis://host:6379/0/1", "its database"),
+            ("redis://host/-1", "negative"),
+            ("unix:///redis.sock?db=x&pass=secret", "its database"),
+            ("redis://u:1/secret@host/", "%2F"),
+            ("redis://u:secret?@host/", "%3F"),
+            ("redis://u:#secret@host/", "%23"),
+            ("redis://host/?secret=1", "parameter"),
+        ] {
+            let error = Target::parse(url).map(drop).expect_err(url);
+            let text = error.to_string();
+            assert!(text.contains(named), "{url}: {text}");
+            let all = format!("{text} {error:?} {:?}", error.source());
+            assert!(!all.contains("secret"), "{all}");
+        }
+    }
+
+    #[test]
+    fn a_scheme_may_be_in_capitals() {
+        for url in ["REDIS://host/", "Unix:///run/redis.sock"] {
+            Target::parse(url).map(drop).expect(url);
         }
     }
 
