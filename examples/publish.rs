@@ -1,6 +1,6 @@
 //! The shortest useful program: one message that Redis keeps until the broker has acknowledged it.
 //!
-//! `cargo run --example publish [BROKER [REDIS]]`, by default `mqtt://127.0.0.1:1883 redis://127.0.0.1:6379/`.
+//! `cargo run --example publish [BROKER [REDIS]]`, by default `mqtt://127.0.0.1:1883 redis://127.0.0.1:6379/0`.
 
 use std::{env, error::Error};
 

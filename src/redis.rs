@@ -39,7 +39,7 @@ use reply::Failure;
 pub type RedisPersistence = Persistence<RedisStore>;
 
 impl RedisPersistence {
-    /// A persistence on `redis://127.0.0.1:6379/`. The network is not used yet.
+    /// A persistence on `redis://127.0.0.1:6379/0`. The network is not used yet.
     #[must_use]
     pub fn new() -> Self {
         Self::default()

@@ -54,6 +54,7 @@ fn the_device_explains_itself() {
     for word in [
         "--broker",
         "--redis",
+        "--key-prefix",
         "--qos",
         "--mqtt",
         "--log",
@@ -82,6 +83,7 @@ fn a_wrong_option_ends_the_device_with_2_and_is_named() {
         (&["--topic", "a/#"], "--topic"),
         (&["--listen", "none", "--redis", "localhost"], "--redis"),
         (&["--log", "xml"], "--log"),
+        (&["--key-prefix", ""], "--key-prefix"),
     ] {
         let (code, text) = refused(options);
         assert_eq!(code, Some(2), "{options:?}: {text}");
@@ -98,6 +100,85 @@ fn no_redis_ends_the_device_with_3_and_says_where() {
         text.contains(missing) && text.contains("No such file"),
         "{text}"
     );
+}
+
+#[test]
+fn the_end_of_a_device_that_logs_json_is_json_too() {
+    let missing = "unix:///nonexistent/redis.sock";
+    let options = ["--redis", missing, "--listen", "none", "--log", "json"];
+    let (code, text) = refused(&options);
+    assert_eq!(code, Some(3), "{text}");
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+        .collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR", "{text}");
+    assert_eq!(last["fields"]["exit_code"], 3, "{text}");
+    let message = last["fields"]["message"].as_str().expect("a message");
+    assert!(message.contains(missing), "{message}");
+
+    // A log that is switched off must not swallow it.
+    let output = Command::new(example("device"))
+        .args(options)
+        .env("RUST_LOG", "off")
+        .output()
+        .expect("the device runs");
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        text.starts_with("device: ") && text.contains(missing),
+        "{text}"
+    );
+}
+
+/// A broker's address at which nobody listens.
+const NO_BROKER: &str = "mqtt://127.0.0.1:1";
+
+#[test]
+fn by_default_the_log_has_no_line_for_the_end_of_a_span() {
+    let redis = RedisServer::start();
+    let options = [
+        "--log",
+        "json",
+        "--listen",
+        "none",
+        "--count",
+        "1",
+        "--stop-timeout",
+        "0",
+    ];
+    let device = Device::new(NO_BROKER, &redis.url(), &options);
+    let mut run = device.start(&[]);
+    assert!(run.wait().success(), "{}", run.log());
+    let log = support::eventually(LIMIT, "the log is whole", || {
+        let log = run.log();
+        log.contains("\nstopped").then_some(log)
+    });
+    assert!(log.contains("the persistence is open"), "{log}");
+    assert!(!log.contains(r#""message":"close""#), "{log}");
+}
+
+#[test]
+fn the_device_keeps_its_records_under_the_prefix() {
+    let redis = RedisServer::start();
+    let options = [
+        "--listen",
+        "none",
+        "--count",
+        "1",
+        "--stop-timeout",
+        "0",
+        "--key-prefix",
+        "mqtt:",
+    ];
+    let device = Device::new(NO_BROKER, &redis.url(), &options);
+    let mut run = device.start(&[]);
+    assert!(run.wait().success(), "{}", run.log());
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query(&mut redis.connection())
+        .expect("KEYS");
+    assert_eq!(keys, ["mqtt:example-device:127.0.0.1:1"]);
 }
 
 #[test]

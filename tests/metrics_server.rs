@@ -153,6 +153,7 @@ fn what_is_not_served_is_told_by_the_status() {
         for method in ["GET", "POST"] {
             let answer = request(&format!("{method} {path} HTTP/1.1"));
             assert_eq!(status(&answer), "404", "{method} {path}");
+            assert!(body(&answer).contains("at /metrics"), "{answer}");
         }
     }
     let answer = request("HEAD / HTTP/1.1");

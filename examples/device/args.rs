@@ -15,7 +15,9 @@ of the broker nor a crash of this program loses any. The backlog and every call 
 Usage: device [OPTION]...
 
   --broker URI         the MQTT broker: mqtt://HOST[:PORT] or tcp://HOST[:PORT] (default mqtt://127.0.0.1:1883)
-  --redis URL          redis://[USER:PASSWORD@]HOST[:PORT][/DB] or unix://PATH (default redis://127.0.0.1:6379/)
+  --redis URL          redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE] or
+                       unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD] (default redis://127.0.0.1:6379/0)
+  --key-prefix TEXT    what the key in Redis starts with, in front of the client id and the broker (default: nothing)
   --client-id ID       the MQTT client id, under which Redis and the broker know this device
                        (default example-device)
   --topic TOPIC        where the readings go (default example/readings)
@@ -31,7 +33,7 @@ Usage: device [OPTION]...
   --stop-timeout SECONDS
                        how long a clean stop waits for acknowledgements, 0 to 86400 (default 10)
   --ledger FILE        append the id of each reading, a line each, as soon as it is accepted
-  --log text|json      the form of the log on standard error (default text)
+  --log text|json      the form of the log on standard error, and of the error that ends the device (default text)
   -h, --help           print this
   -V, --version        print the version
 
@@ -42,7 +44,8 @@ further, if there are any, how many readings were refused, and how many failed b
 
 RUST_LOG sets what is logged (default info); paho_mqtt_redis=debug shows every call to Redis.
 Ctrl-C and SIGTERM stop cleanly: no new readings, wait for what is waiting, disconnect. What still waits then stays
-in Redis, and the next start with the same --client-id and --broker sends it. A second Ctrl-C ends at once.
+in Redis, and the next start with the same --client-id, --broker and --key-prefix sends it. A second Ctrl-C ends
+at once.
 
 Exit codes:
   0    a clean stop, also with messages left in Redis
@@ -68,6 +71,7 @@ pub enum Command {
 pub struct Args {
     pub broker: String,
     pub redis: String,
+    pub key_prefix: String,
     pub client_id: String,
     pub topic: String,
     pub qos: mqtt::QoS,
@@ -96,7 +100,8 @@ impl Default for Args {
     fn default() -> Self {
         Self {
             broker: "mqtt://127.0.0.1:1883".to_owned(),
-            redis: "redis://127.0.0.1:6379/".to_owned(),
+            redis: "redis://127.0.0.1:6379/0".to_owned(),
+            key_prefix: String::new(),
             client_id: "example-device".to_owned(),
             topic: "example/readings".to_owned(),
             qos: mqtt::QoS::AtLeastOnce,
@@ -126,7 +131,11 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
         let mut value = || Value::take(&mut parser, &option);
         match option.as_str() {
             "broker" => args.broker = value()?.broker()?,
-            "redis" => args.redis = value()?.text("a URL such as redis://127.0.0.1:6379/")?,
+            "redis" => args.redis = value()?.text("a URL such as redis://127.0.0.1:6379/0")?,
+            "key-prefix" => {
+                args.key_prefix =
+                    value()?.text("a text of 1 to 65535 bytes without control characters")?;
+            }
             "client-id" => {
                 args.client_id =
                     value()?.text("a name of 1 to 65535 bytes without control characters")?;

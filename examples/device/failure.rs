@@ -49,7 +49,12 @@ impl Failure {
 
     /// The code for the shell.
     pub fn exit_code(&self) -> ExitCode {
-        ExitCode::from(self.exit as u8)
+        self.code().into()
+    }
+
+    /// The same as a number.
+    pub fn code(&self) -> u8 {
+        self.exit as u8
     }
 }
 

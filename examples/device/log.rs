@@ -5,6 +5,7 @@ use std::{
     io::{self, IsTerminal},
 };
 
+use tracing::{Level, enabled, error, level_filters::LevelFilter};
 use tracing_subscriber::{EnvFilter, fmt::format::FmtSpan};
 
 use crate::{
@@ -19,15 +20,28 @@ pub fn init(format: LogFormat) -> Result<(), Failure> {
     let directives = env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&directives)
         .map_err(|error| Failure::of(Exit::Usage, &format!("RUST_LOG: '{directives}'"), &error))?;
+    // A call is a line of its own when it ends, with the time that it took, where calls are asked for.
+    let spans = match filter.max_level_hint() {
+        Some(level) if level < LevelFilter::DEBUG => FmtSpan::NONE,
+        _ => FmtSpan::CLOSE,
+    };
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        // A span is written when it ends, with the time that it took.
-        .with_span_events(FmtSpan::CLOSE);
+        .with_span_events(spans);
     match format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),
     }
     Ok(())
+}
+
+/// Says why the program ends: in JSON like everything else in such a log, unless the log is off or not begun.
+pub fn end(format: LogFormat, failure: &Failure) {
+    if matches!(format, LogFormat::Json) && enabled!(target: "device", Level::ERROR) {
+        error!(target: "device", exit_code = failure.code(), "{failure}");
+    } else {
+        eprintln!("device: {failure}");
+    }
 }

@@ -22,13 +22,12 @@ use std::{
 };
 
 use paho_mqtt_redis::{
-    Error, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
-    prometheus::Registry,
+    MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt, prometheus::Registry,
 };
 use tracing::{info, warn};
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, LogFormat},
     backlog::Backlog,
     deliveries::Deliveries,
     failure::{Exit, Failure},
@@ -45,8 +44,12 @@ const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
 
 fn main() -> ExitCode {
+    let mut format = LogFormat::Text;
     let outcome = match args::parse(lexopt::Parser::from_env()) {
-        Ok(Command::Run(args)) => run(&args),
+        Ok(Command::Run(args)) => {
+            format = args.log;
+            run(&args)
+        }
         Ok(Command::Help) => {
             say(args::HELP.trim_end());
             Ok(())
@@ -64,7 +67,7 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("device: {failure}");
+            log::end(format, &failure);
             failure.exit_code()
         }
     }
@@ -131,6 +134,7 @@ fn run(args: &Args) -> Result<(), Failure> {
 fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::AsyncClient, Failure> {
     let mut persistence = RedisPersistence::builder()
         .url(args.redis.as_str())
+        .key_prefix(args.key_prefix.as_str())
         .build()
         .map_err(|error| Failure::of(Exit::Usage, "--redis", &error))?;
     // When it creates a client, Paho drops the reason why a persistence could not be opened; here it can be shown.
@@ -150,9 +154,10 @@ fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::Asyn
         .user_persistence(persistence.instrument(metrics))
         .create_client()
         .map_err(|error| {
-            let ours =
-                Error::in_mqtt(&error).is_some() || matches!(error, mqtt::Error::PersistenceError);
-            let exit = if ours { Exit::Redis } else { Exit::Runtime };
+            let exit = match error {
+                mqtt::Error::PersistenceError => Exit::Redis,
+                _ => Exit::Runtime,
+            };
             Failure::of(exit, "cannot create the client", &error)
         })
 }

@@ -69,7 +69,7 @@ impl RedisOptions {
     /// `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]` over a Unix socket, and `rediss://`
     /// over TLS with the feature `tls`. `valkey://`, `valkeys://` and `redis+unix://` mean the same.
     ///
-    /// Defaults to `redis://127.0.0.1:6379/`.
+    /// Defaults to `redis://127.0.0.1:6379/0`.
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();

@@ -28,7 +28,10 @@ pub(super) fn to(request: &Request, registry: &Registry) -> Response {
             allow: true,
             ..refusal(405)
         },
-        _ => refusal(404),
+        _ => Response {
+            body: b"404 Not Found\nThe metrics are at /metrics.\n".to_vec(),
+            ..refusal(404)
+        },
     };
     Response {
         head_only,
