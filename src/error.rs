@@ -4,7 +4,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt, io};
 
 use paho_mqtt as mqtt;
 
-/// What went wrong, as a closed list: the value of the `error` label of the metrics.
+/// What went wrong: the value of the `error` label of the metrics. Later versions may have more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -21,6 +21,10 @@ pub enum ErrorKind {
     /// There was a record with that key, and it is gone without having been removed here.
     Lost,
     /// What is to be written over a record of the same message is not that message.
+    ///
+    /// Paho sends the message again, and its copy in memory is not the one that it sent before. The
+    /// record keeps the first one, so a program that ends now has it sent at its next start; one
+    /// that goes on sends the damaged copy.
     Damaged,
     /// The store cannot be reached, or the connection broke.
     Connection,
@@ -181,7 +185,8 @@ impl fmt::Display for ErrorKind {
 ///
 /// `Display` says what was tried, on what, why it failed and what to do; the raw answer of Redis
 /// or of the operating system, where there is one, is the [`source`](StdError::source). Neither
-/// holds a password. Inside a [`mqtt::Error`] it is found with [`Error::in_mqtt`].
+/// holds a password. Inside the [`mqtt::Error`] of a call that a program makes on the persistence
+/// itself it is found with [`Error::in_mqtt`].
 ///
 /// ```
 /// use paho_mqtt_redis::{Error, ErrorKind};
@@ -228,13 +233,21 @@ impl Error {
         self
     }
 
-    /// What went wrong, as a closed list.
+    /// What went wrong.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The error of this crate inside one of Paho's, where there is one.
+    /// The error of this crate inside one of Paho's, where there is one: in what a call of
+    /// [`ClientPersistence`](mqtt::ClientPersistence) returns to whoever makes it, such as a
+    /// persistence around this one.
+    ///
+    /// It is never in what a client returns. Paho passes on no more than that its persistence
+    /// failed, so that `create_client` answers with [`mqtt::Error::PersistenceError`] and `publish`
+    /// with [`mqtt::Error::Publish`] and a number. To learn why, call
+    /// [`Persistence::connect`](crate::Persistence::connect) before the client is created, and
+    /// read the log.
     #[must_use]
     pub fn in_mqtt(error: &mqtt::Error) -> Option<&Self> {
         match error {

@@ -30,6 +30,10 @@ use records::Records;
 /// write are left alone and never handed to Paho.
 ///
 /// Calls may overlap: everything is behind a lock of its own.
+///
+/// Dropping it closes it, where Paho has not: what was held back to be sent with the next change is
+/// sent, which takes as long as any other call where the store is away, and the connection ends. The
+/// records stay.
 pub struct Persistence<S: Store> {
     /// As it was opened for, so that the log can name it.
     client_id: String,
@@ -123,8 +127,10 @@ impl<S: Store> Persistence<S> {
 
     /// Whether there is a record with that key.
     ///
-    /// This is the honest answer; what [`ClientPersistence::contains_key`] returns is the one
-    /// that paho-mqtt hears right.
+    /// This is the honest answer, for programs and tests; what
+    /// [`ClientPersistence::contains_key`] returns is the one that paho-mqtt hears right, with
+    /// version 0.14 the opposite. It is `false` while the persistence is not open and for a key that Paho would
+    /// not write, and it is known from the calls since `open`, without asking the store.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         let state = self.lock();
