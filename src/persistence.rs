@@ -25,7 +25,7 @@ use records::Records;
 /// `RedisStore` or [`MemoryStore`], or one of the program's own.
 ///
 /// Its records live under the name `client_id:server_uri`, as in paho-mqtt-redis 0.3.2, with one
-/// entry a record. (With that form the client `a` of the server `b:c` and the client `a:b` of the
+/// entry a record; the server URI is without its scheme, as in `device-1:broker.example:1883`. (With that form the client `a` of the server `b:c` and the client `a:b` of the
 /// server `c` have one name: do not put a colon into a client id.) Entries that Paho would not
 /// write are left alone and never handed to Paho.
 ///
@@ -129,8 +129,8 @@ impl<S: Store> Persistence<S> {
     ///
     /// This is the honest answer, for programs and tests; what
     /// [`ClientPersistence::contains_key`] returns is the one that paho-mqtt hears right, with
-    /// version 0.14 the opposite. It is `false` while the persistence is not open and for a key that Paho would
-    /// not write, and it is known from the calls since `open`, without asking the store.
+    /// version 0.14 the opposite. It is `false` while the persistence is not open and for a key that
+    /// Paho would not write, and it is known from the calls since `open`, without asking the store.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         let state = self.lock();

@@ -269,6 +269,36 @@ fn the_rights_are_enough_and_none_is_too_many() {
     }
 }
 
+/// The first text in the README that is between these two.
+fn between(start: &str, end: &str) -> &'static str {
+    let (_, rest) = README.split_once(start).expect(start);
+    rest.split_once(end).expect(end).0
+}
+
+#[test]
+fn the_acl_file_lets_the_url_in_and_nobody_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("users.acl");
+    let users = between("```text\nuser", "```");
+    fs::write(&file, format!("user{users}")).expect("a file");
+    let redis = RedisServer::with(&["--aclfile", file.to_str().expect("UTF-8")]);
+    let socket = redis.socket().display().to_string();
+    let user = between(".url(\"unix:///run/redis/redis.sock?", "\")");
+    for (user, prefix, enters) in [
+        (user, "mqtt:", true),
+        (user, "", false),
+        ("", "mqtt:", false),
+    ] {
+        let mut persistence = RedisPersistence::builder()
+            .url(format!("unix://{socket}?{user}"))
+            .key_prefix(prefix)
+            .build()
+            .expect("valid");
+        let connected = persistence.connect("device-1", "mqtt://127.0.0.1:1883");
+        assert_eq!(connected.is_ok(), enters, "{user} {prefix}: {connected:?}");
+    }
+}
+
 #[test]
 fn the_redis_configuration_works_and_keeps_its_word() {
     let conf = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/redis.conf");

@@ -68,6 +68,7 @@ impl RedisOptions {
     /// Where Redis is: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]` over TCP,
     /// `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]` over a Unix socket, and `rediss://`
     /// over TLS with the feature `tls`. `valkey://`, `valkeys://` and `redis+unix://` mean the same.
+    /// Special characters of a user or password are percent-encoded.
     ///
     /// Defaults to `redis://127.0.0.1:6379/0`.
     #[must_use]
@@ -78,6 +79,9 @@ impl RedisOptions {
 
     /// What the key of the hash starts with, before `client_id:server_uri`: keeps the records apart
     /// from other keys, and lets an ACL name them.
+    ///
+    /// The server URI is the one that the client is created with, without its scheme: with the
+    /// prefix `mqtt:` a key is `mqtt:device-1:broker.example:1883`.
     ///
     /// Defaults to nothing, as in paho-mqtt-redis 0.3.2. Control characters are refused.
     #[must_use]
