@@ -6,15 +6,19 @@
 // Every test binary compiles this module and uses a part of it.
 #![allow(dead_code, unused_imports)]
 
+mod alertmanager;
+pub mod dashboard;
 pub mod device;
 mod http;
 pub mod log;
 mod mosquitto;
 mod process;
 mod prometheus;
+pub mod promql;
 mod proxy;
 #[cfg(feature = "redis")]
 mod redis;
+pub mod rules;
 mod subscriber;
 
 use std::{
@@ -23,6 +27,7 @@ use std::{
 };
 
 pub use self::{
+    alertmanager::Alertmanager,
     http::{HttpResponse, http_get, try_http_get},
     mosquitto::Mosquitto,
     process::Server,

@@ -6,6 +6,7 @@ use std::{
     io::Write as _,
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use serde_json::{Value, json};
@@ -14,7 +15,11 @@ use tempfile::TempDir;
 use super::{
     http::http_get,
     process::{Server, cannot_run, on_free_port},
+    rules,
 };
+
+/// How often it scrapes its targets, and evaluates its rules.
+const INTERVAL: &str = "250ms";
 
 /// A Prometheus server on a TCP port of 127.0.0.1 that scrapes often.
 pub struct Prometheus {
@@ -25,22 +30,49 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes `targets`, each as `host:port`, five times a second under the job `device`.
+    /// Starts one that scrapes `targets`, each as `host:port`, four times a second under the job `device`.
     ///
     /// The first scrape is some five seconds after the start, since Prometheus collects its targets for that long.
     pub fn scraping(targets: &[&str]) -> Self {
+        Self::start(TempDir::new().expect("a folder"), targets, &[])
+    }
+
+    /// The same, with the rules of `dashboards/`, all their times divided by `factor`; it tells the Alertmanager at that address.
+    pub fn with_rules(targets: &[&str], factor: u32, alertmanager: &str) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
+        let rules = dir.path().join("rules");
+        fs::create_dir(&rules).expect("a folder for rules");
+        rules::shorten(factor, &rules);
+        Self::start(dir, targets, &[alertmanager])
+    }
+
+    fn start(dir: TempDir, targets: &[&str], alertmanagers: &[&str]) -> Self {
         // Its configuration is YAML, of which JSON is a part.
         let config = json!({
-            "global": { "scrape_interval": "200ms", "scrape_timeout": "200ms" },
+            "global": {
+                "scrape_interval": INTERVAL,
+                "scrape_timeout": INTERVAL,
+                "evaluation_interval": INTERVAL,
+            },
+            "rule_files": ["rules/*.yml"],
+            "alerting": { "alertmanagers": [{ "static_configs": [{ "targets": alertmanagers }] }] },
             "scrape_configs": [{
                 "job_name": "device",
                 "static_configs": [{ "targets": targets }],
             }],
         });
-        fs::write(dir.path().join("prometheus.yml"), config.to_string())
-            .expect("Prometheus's configuration can be written");
-        let (port, server) = on_free_port(|port| run(dir.path(), port));
+        let path = dir.path().join("prometheus.yml");
+        fs::write(&path, config.to_string()).expect("Prometheus's configuration can be written");
+        Self::run(dir, &path)
+    }
+
+    /// Starts one with the configuration in a file.
+    pub fn configured(config: &Path) -> Self {
+        Self::run(TempDir::new().expect("a folder for Prometheus"), config)
+    }
+
+    fn run(dir: TempDir, config: &Path) -> Self {
+        let (port, server) = on_free_port(|port| run(config, dir.path(), port));
         Self { server, port, dir }
     }
 
@@ -61,9 +93,35 @@ impl Prometheus {
 
     /// The answer to a `PromQL` expression, as its HTTP interface gives it.
     pub fn query(&self, expression: &str) -> Value {
-        let path = format!("/api/v1/query?query={}", percent_encoded(expression));
-        let (status, _, body) = http_get(self.address(), &path);
-        assert_eq!(status, 200, "the query {expression} was refused: {body}");
+        self.get(&format!("query?query={}", percent_encoded(expression)))
+    }
+
+    /// The same for each `step` of the `last` while.
+    pub fn query_range(&self, expression: &str, last: Duration, step: Duration) -> Value {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let end = now.expect("a clock").as_secs_f64();
+        self.get(&format!(
+            "query_range?query={}&start={}&end={}&step={}",
+            percent_encoded(expression),
+            end - last.as_secs_f64(),
+            end,
+            step.as_secs_f64()
+        ))
+    }
+
+    /// The values that a label has in the series that a selector matches.
+    pub fn label_values(&self, label: &str, selector: &str) -> Vec<String> {
+        let path = format!(
+            "label/{label}/values?match%5B%5D={}",
+            percent_encoded(selector)
+        );
+        serde_json::from_value(self.get(&path)["data"].take()).expect("texts")
+    }
+
+    /// What its HTTP interface answers.
+    pub fn get(&self, path: &str) -> Value {
+        let (status, _, body) = http_get(self.address(), &format!("/api/v1/{path}"));
+        assert_eq!(status, 200, "{path} was refused: {body}");
         serde_json::from_str(&body).expect("Prometheus answers in JSON")
     }
 
@@ -102,12 +160,14 @@ pub fn promtool_check_metrics(text: &str) -> Result<(), String> {
     ))
 }
 
-fn run(dir: &Path, port: u16) -> Result<Server, String> {
-    let argument = |name: &str, file: &str| format!("--{name}={}", dir.join(file).display());
+fn run(config: &Path, dir: &Path, port: u16) -> Result<Server, String> {
     let mut command = Command::new("prometheus");
     command
-        .arg(argument("config.file", "prometheus.yml"))
-        .arg(argument("storage.tsdb.path", "data"))
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!(
+            "--storage.tsdb.path={}",
+            dir.join("data").display()
+        ))
         .arg(format!("--web.listen-address=127.0.0.1:{port}"));
     Server::start(
         command,

@@ -1,0 +1,103 @@
+//! What a `PromQL` expression reads: enough of the language to find its selectors; whether it is valid, Prometheus says.
+
+/// A selector of an expression, such as `up{job="a"}[5m]`.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Selector {
+    /// The name of the metric.
+    pub metric: String,
+    /// What is between the braces.
+    pub matchers: String,
+    /// What is between the brackets.
+    pub range: Option<String>,
+    /// The function whose argument it is, without anything between.
+    pub function: Option<String>,
+}
+
+/// Words that are followed by a list of labels.
+const LABEL_LISTS: [&str; 6] = [
+    "by",
+    "without",
+    "on",
+    "ignoring",
+    "group_left",
+    "group_right",
+];
+/// Words between two operands, and one behind a comparison.
+const OPERATORS: [&str; 4] = ["and", "or", "unless", "bool"];
+
+/// The selectors of an expression, in their order.
+pub fn selectors(expression: &str) -> Vec<Selector> {
+    let mut found = Vec::new();
+    let mut rest = expression;
+    // What stands right before the place that is looked at, if it is a function and its parenthesis.
+    let mut function = None;
+    while let Some(first) = rest.chars().next() {
+        if first == '"' {
+            rest = behind(&rest[1..], "\"").1;
+        } else if first.is_ascii_alphabetic() || first == '_' || first == ':' {
+            let (word, after) = word(rest);
+            let next = after.trim_start();
+            let aggregates = ["by", "without"].contains(&self::word(next).0);
+            if LABEL_LISTS.contains(&word) {
+                rest = match next.strip_prefix('(') {
+                    Some(list) => behind(list, ")").1,
+                    None => after,
+                };
+            } else if aggregates || OPERATORS.contains(&word) {
+                rest = after;
+            } else if word == "offset" {
+                rest = number(next);
+            } else if let Some(argument) = next.strip_prefix('(') {
+                function = Some(word.to_owned());
+                rest = argument;
+                continue;
+            } else {
+                let (matchers, after) = enclosed(after, "{", "}");
+                let (range, after) = enclosed(after, "[", "]");
+                found.push(Selector {
+                    metric: word.to_owned(),
+                    matchers: matchers.unwrap_or_default().to_owned(),
+                    range: range.map(str::to_owned),
+                    function: function.take(),
+                });
+                rest = after;
+            }
+            function = None;
+        } else if first.is_ascii_digit() {
+            function = None;
+            rest = number(rest);
+        } else {
+            if !first.is_whitespace() {
+                function = None;
+            }
+            rest = &rest[first.len_utf8()..];
+        }
+    }
+    found
+}
+
+fn word(text: &str) -> (&str, &str) {
+    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+    text.split_at(end.unwrap_or(text.len()))
+}
+
+/// What comes behind a number or a duration.
+fn number(text: &str) -> &str {
+    text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '.')
+}
+
+fn enclosed<'a>(text: &'a str, open: &str, close: &str) -> (Option<&'a str>, &'a str) {
+    match text.strip_prefix(open) {
+        Some(inner) => {
+            let (inner, after) = behind(inner, close);
+            (Some(inner), after)
+        }
+        None => (None, text),
+    }
+}
+
+/// What is before and behind `end`, which must be there.
+fn behind<'a>(text: &'a str, end: &str) -> (&'a str, &'a str) {
+    text.split_once(end)
+        .unwrap_or_else(|| panic!("no {end} in {text}"))
+}
