@@ -1,0 +1,400 @@
+//! Real devices, a real outage, and what a real Prometheus and Alertmanager make of it with the rules and boards of
+//! `dashboards/`, all times of the rules a hundredth of what they are.
+
+#![cfg(all(feature = "redis", feature = "server"))]
+
+mod support;
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{MetricsServer, PersistenceMetrics, RedisPersistence, prometheus::Registry};
+use serde_json::Value;
+use support::{
+    Alertmanager, Mosquitto, Prometheus, RedisServer, Server,
+    dashboard::{Dashboard, Query, array, fill, path, text},
+    device::Device,
+    eventually,
+    rules::load,
+};
+
+/// What the times of the rules are divided by.
+const FACTOR: u32 = 100;
+/// An alert waits for up to 30 minutes, divided by the factor; the rest is for a machine that is busy with other things.
+const LIMIT: Duration = Duration::from_secs(90);
+/// What Grafana takes for `$__rate_interval` at a scrape interval of 250 ms: four of them.
+const RATE_INTERVAL: &str = "1s";
+const STEP: Duration = Duration::from_millis(500);
+
+/// The queries that may answer with nothing but zeros in this outage, and why.
+const MAY_BE_ZERO: [(&str, &str); 1] = [(
+    "Calls under way",
+    "a scrape rarely meets a call that takes less than a millisecond",
+)];
+
+/// Two devices whose broker will go away, a gateway whose store will be full, and an address where nobody answers.
+struct Fleet {
+    started: Instant,
+    broker: Mosquitto,
+    a: (Device, Server, String),
+    b: (Device, Server, String),
+    gateway: Gateway,
+    // It takes connections and never answers.
+    _nobody: TcpListener,
+    nobody: String,
+    // Last, since the devices end before their stores.
+    _stores: [RedisServer; 2],
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let broker = Mosquitto::start();
+        let stores = [RedisServer::start(), RedisServer::start()];
+        let start = |store: &RedisServer, id: &str| {
+            let options = ["--rate", "200", "--client-id", id];
+            let device = Device::new(&broker.url(), &store.url(), &options);
+            let mut run = device.start(&["--listen", "127.0.0.1:0"]);
+            device.wait_accepted(&mut run, 50);
+            let address = address(&run);
+            (device, run, address)
+        };
+        let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self {
+            started: Instant::now(),
+            a: start(&stores[0], "a"),
+            b: start(&stores[1], "b"),
+            broker,
+            gateway: Gateway::start(),
+            nobody: nobody.local_addr().expect("bound").to_string(),
+            _nobody: nobody,
+            _stores: stores,
+        }
+    }
+
+    fn targets(&self) -> [&str; 4] {
+        [&self.a.2, &self.b.2, &self.gateway.address, &self.nobody]
+    }
+
+    /// Kills device b, and starts it again at the same address.
+    fn restart_b(&mut self) {
+        let (device, run, address) = &mut self.b;
+        run.kill();
+        *run = device.start(&["--listen", address]);
+    }
+}
+
+/// Where a device serves its metrics, as it says itself.
+fn address(run: &Server) -> String {
+    let log = run.log();
+    let address = log.lines().find_map(|line| {
+        line.strip_prefix("metrics at http://")?
+            .strip_suffix("/metrics")
+    });
+    address
+        .unwrap_or_else(|| panic!("no address in {log}"))
+        .to_owned()
+}
+
+/// A program with two clients, whose calls are made here as Paho would make them: one puts all the time, also when its Redis
+/// is full, after which a real client would be gone; the other has a message that nobody takes.
+struct Gateway {
+    address: String,
+    store: RedisServer,
+    stop: Arc<AtomicBool>,
+    puts: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        let store = RedisServer::start();
+        let registry = Registry::new();
+        let metrics = PersistenceMetrics::register(&registry).expect("registers");
+        let open = |id: &str| {
+            let options = RedisPersistence::builder().url(store.url());
+            let mut persistence = options.build().expect("valid").instrument(&metrics);
+            persistence.open(id, "broker").expect("opens");
+            persistence
+        };
+        let mut idle = open("idle");
+        idle.put("q5-1", vec![b"a message"]).expect("put");
+        let mut busy = open("busy");
+        let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
+        let address = server.local_addr().to_string();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let puts = thread::spawn(move || {
+            let _served = (server, idle);
+            while !stopped.load(Ordering::Relaxed) {
+                // It fails while Redis is full, which is what the metrics are to show.
+                let _ = busy.put("s5-1", vec![b"a reading"]);
+                let _ = busy.remove("s5-1");
+                thread::park_timeout(Duration::from_millis(20));
+            }
+        });
+        Self {
+            address,
+            store,
+            stop,
+            puts: Some(puts),
+        }
+    }
+
+    fn set_max_memory(&self, bytes: &str) {
+        let mut command = redis::cmd("CONFIG");
+        command.arg("SET").arg("maxmemory").arg(bytes);
+        let mut connection = self.store.connection();
+        command.exec(&mut connection).expect("configured");
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let puts = self.puts.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(puts, Some(Ok(()))));
+    }
+}
+
+/// What is wrong with the answer to a query.
+fn complaint(
+    prometheus: &Prometheus,
+    query: &Query,
+    selected: &[(&str, &str)],
+    last: Duration,
+    may_be_zero: bool,
+) -> Option<String> {
+    let range = format!("{}ms", last.as_millis());
+    let expression = fill(&query.expression, selected, RATE_INTERVAL, &range);
+    let answer = if query.instant {
+        prometheus.query(&expression)
+    } else {
+        prometheus.query_range(&expression, last, STEP)
+    };
+    let series = array(&answer["data"]["result"]);
+    let samples = series.iter().flat_map(|series| {
+        let instant = series.get("value");
+        array(&series["values"]).iter().chain(instant)
+    });
+    let mut numbers = samples.map(|sample| text(&sample[1]).parse::<f64>().expect("a number"));
+    let lives = numbers.any(|number| number != 0.0 && !number.is_nan());
+    if series.is_empty() {
+        Some(format!("{}: no series: {expression}", query.of))
+    } else if !lives && !may_be_zero {
+        Some(format!("{}: nothing but zeros: {expression}", query.of))
+    } else {
+        None
+    }
+}
+
+fn may_be_zero(query: &Query) -> bool {
+    MAY_BE_ZERO.iter().any(|(of, _)| *of == query.of)
+}
+
+/// The alerts that are firing, by name, device and severity.
+fn firing(prometheus: &Prometheus) -> BTreeMap<(String, String, String), Value> {
+    let answer = prometheus.query(r#"ALERTS{alertstate="firing"}"#);
+    let alerts = array(&answer["data"]["result"]).iter();
+    let labels = |alert: &Value, name: &str| text(&alert["metric"][name]).to_owned();
+    alerts
+        .map(|alert| {
+            let key = (
+                labels(alert, "alertname"),
+                labels(alert, "instance"),
+                labels(alert, "severity"),
+            );
+            (key, alert["metric"].clone())
+        })
+        .collect()
+}
+
+fn fires(prometheus: &Prometheus, name: &str, instance: &str) -> bool {
+    let firing = firing(prometheus);
+    firing
+        .keys()
+        .any(|(alert, device, _)| alert == name && device == instance)
+}
+
+#[track_caller]
+fn until_firing(prometheus: &Prometheus, name: &str, instance: &str) {
+    eventually(LIMIT, &format!("{name} of '{instance}' fires"), || {
+        fires(prometheus, name, instance).then_some(())
+    });
+}
+
+#[track_caller]
+fn until_quiet(prometheus: &Prometheus, name: &str, instance: &str) {
+    eventually(LIMIT, &format!("{name} of '{instance}' resolves"), || {
+        (!fires(prometheus, name, instance)).then_some(())
+    });
+}
+
+/// Every query of both boards with 'All' selected, and the lists of the variables.
+fn look_at_all(prometheus: &Prometheus, last: Duration) {
+    let mut wrong = Vec::new();
+    for board in Dashboard::all() {
+        for query in board.queries() {
+            let complaint = complaint(prometheus, &query, &[], last, may_be_zero(&query));
+            wrong.extend(complaint.map(|complaint| format!("{}: {complaint}", board.file)));
+        }
+        let variables = board.variables().iter();
+        for variable in variables.filter(|variable| variable["type"] == "query") {
+            let query = fill(text(&variable["query"]), &[], RATE_INTERVAL, "1h");
+            let (selector, label) = query
+                .strip_prefix("label_values(")
+                .and_then(|query| query.strip_suffix(')')?.rsplit_once(", "))
+                .unwrap_or_else(|| panic!("not label_values: {query}"));
+            if prometheus.label_values(label, selector).is_empty() {
+                wrong.push(format!("{}: no values: {query}", board.file));
+            }
+        }
+    }
+    assert_eq!(wrong, [""; 0], "of all devices");
+}
+
+/// The board of a device, come upon by the link from the fleet's: one job, one instance, one client.
+fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) {
+    let selected = [
+        ("job", "device"),
+        ("instance", instance),
+        ("client_id", "a"),
+    ];
+    let without_errors = ["Errors", "Restarts"];
+    let board = Dashboard::load("device");
+    let queries = board.queries().into_iter();
+    let wrong: Vec<String> = queries
+        .filter(|query| !without_errors.contains(&query.of.as_str()))
+        .filter_map(|query| complaint(prometheus, &query, &selected, last, true))
+        .collect();
+    assert_eq!(wrong, [""; 0], "of {instance}");
+
+    // The three tiles say that it is the link.
+    for (title, expected) in [("Link", 1.0), ("Store", 0.0), ("Application", 0.0)] {
+        let queries = board.queries();
+        let tile = queries.iter().find(|query| query.of == title);
+        let tile = tile.unwrap_or_else(|| panic!("no tile {title}"));
+        let expression = fill(&tile.expression, &selected, RATE_INTERVAL, "1h");
+        assert_eq!(prometheus.value(&expression), Some(expected), "{title}");
+    }
+}
+
+/// That a query which finds nothing, or nothing but zeros, would have been noticed.
+fn look_at_nothing(prometheus: &Prometheus, last: Duration) {
+    for (expression, expected) in [
+        (r#"up{job=~"$job", site="nowhere"}"#, "no series"),
+        (r#"0 * up{job=~"$job"}"#, "nothing but zeros"),
+    ] {
+        for instant in [true, false] {
+            let query = Query {
+                of: "Doctored".to_owned(),
+                expression: expression.to_owned(),
+                instant,
+            };
+            let complaint = complaint(prometheus, &query, &[], last, false);
+            assert!(
+                complaint.is_some_and(|complaint| complaint.contains(expected)),
+                "{expression}"
+            );
+        }
+    }
+}
+
+/// Every rule is there and none has failed.
+fn look_at_rules(prometheus: &Prometheus) {
+    let groups = prometheus.get("rules");
+    let groups = array(&groups["data"]["groups"]);
+    let rules: Vec<&Value> = groups
+        .iter()
+        .flat_map(|group| array(&group["rules"]))
+        .collect();
+    assert_eq!(rules.len(), load().len());
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+}
+
+/// Whether Alertmanager keeps an alert back because of another; nothing, while it does not have it.
+fn is_inhibited(alertmanager: &Alertmanager, name: &str, instance: &str) -> Option<bool> {
+    let alerts = alertmanager.get("alerts");
+    let alert = array(&alerts).iter().find(|alert| {
+        let labels = &alert["labels"];
+        labels["alertname"] == name && text(&labels["instance"]) == instance
+    })?;
+    Some(!array(&alert["status"]["inhibitedBy"]).is_empty())
+}
+
+#[test]
+fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
+    let mut fleet = Fleet::start();
+    let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
+    let prometheus = Prometheus::with_rules(&fleet.targets(), FACTOR, &alertmanager.address());
+    let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
+    let gateway = fleet.gateway.address.clone();
+    eventually(LIMIT, "all is scraped, and messages get through", || {
+        let through = "count(instance_client_id:mqtt_persistence_removals:rate5m > 5)";
+        let up = prometheus.value("sum(up)") == Some(3.0);
+        (up && prometheus.value(through) == Some(3.0)).then_some(())
+    });
+    assert_eq!(
+        prometheus.value("job:mqtt_persistence_devices:count"),
+        Some(3.0)
+    );
+
+    fleet.broker.stop();
+    fleet.gateway.set_max_memory("1");
+    fleet.b.0.wait_accepted(&mut fleet.b.1, 200);
+    fleet.restart_b();
+    for (name, instance) in [
+        ("MqttPersistenceBacklogOld", &*a),
+        ("MqttPersistenceBacklogOld", &b),
+        ("MqttPersistenceBacklogGrowing", &a),
+        ("MqttPersistencePutsFailing", &gateway),
+        ("MqttPersistenceUndeliveredOld", &gateway),
+        ("MqttPersistenceTargetDown", &fleet.nobody),
+        ("MqttPersistenceFleetBacklogOld", ""),
+    ] {
+        until_firing(&prometheus, name, instance);
+    }
+
+    let last = fleet.started.elapsed();
+    look_at_rules(&prometheus);
+    look_at_all(&prometheus, last);
+    look_at_one(&prometheus, &a, last);
+    look_at_nothing(&prometheus, last);
+    for (name, instance, expected) in [
+        ("MqttPersistenceFleetBacklogOld", "", false),
+        ("MqttPersistenceBacklogOld", &*a, true),
+        ("MqttPersistencePutsFailing", &gateway, false),
+    ] {
+        let what = format!("Alertmanager has {name}, inhibited: {expected}");
+        eventually(LIMIT, &what, || {
+            let inhibited = is_inhibited(&alertmanager, name, instance);
+            (inhibited == Some(expected)).then_some(())
+        });
+    }
+
+    fleet.gateway.set_max_memory("0");
+    fleet.broker.restart();
+    for (name, instance) in [
+        ("MqttPersistenceFleetBacklogOld", ""),
+        ("MqttPersistenceBacklogOld", &*a),
+        ("MqttPersistenceBacklogOld", &b),
+        ("MqttPersistenceBacklogGrowing", &a),
+        ("MqttPersistencePutsFailing", &gateway),
+    ] {
+        until_quiet(&prometheus, name, instance);
+    }
+    eventually(LIMIT, "nothing waits any more", || {
+        let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
+        let waiting = prometheus.value(waiting)?;
+        (waiting < 20.0).then_some(())
+    });
+}
