@@ -1,0 +1,131 @@
+//! The commands of the README put everything where Prometheus, Alertmanager and Grafana find it.
+
+#![cfg(all(feature = "redis", feature = "server"))]
+
+mod support;
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use serde_json::Value;
+use support::{
+    Prometheus,
+    dashboard::{DASHBOARDS, array, text},
+    eventually,
+    rules::load,
+};
+use tempfile::TempDir;
+
+const README: &str = include_str!("../README.md");
+const BEFORE: &str = "# What was there before.\n";
+
+/// Runs a program and gives what it says, which must be a success.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+/// A folder in which the commands of the README were carried out as if it were the root of the system.
+fn provisioned() -> TempDir {
+    let root = tempfile::tempdir().expect("a folder");
+    for folder in ["etc/prometheus", "etc/grafana/provisioning", "var/lib"] {
+        fs::create_dir_all(root.path().join(folder)).expect("a folder");
+    }
+    for file in ["prometheus.yml", "alertmanager.yml"] {
+        let path = root.path().join("etc/prometheus").join(file);
+        fs::write(path, BEFORE).expect("a file");
+    }
+    let (_, commands) = README
+        .split_once("```sh\nsudo ")
+        .expect("the commands of the README");
+    let (commands, _) = commands.split_once("```").expect("their end");
+    let root_path = root.path().to_str().expect("UTF-8");
+    let commands = commands
+        .replace("sudo ", "")
+        .replace(" /etc/", &format!(" {root_path}/etc/"))
+        .replace(" /var/", &format!(" {root_path}/var/"));
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-e", "-c", &commands])
+        .current_dir(env!("CARGO_MANIFEST_DIR"));
+    run(&mut shell);
+    root
+}
+
+fn yaml(path: &Path) -> Value {
+    let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{path:?}: {error}"))
+}
+
+#[test]
+fn prometheus_finds_its_configuration_its_rules_and_its_targets() {
+    let root = provisioned();
+    let config = root.path().join("etc/prometheus/prometheus.yml");
+    run(Command::new("promtool")
+        .args(["check", "config"])
+        .arg(&config));
+
+    let prometheus = Prometheus::configured(&config);
+    let groups = prometheus.get("rules");
+    let groups = array(&groups["data"]["groups"]).iter();
+    let rules: usize = groups.map(|group| array(&group["rules"]).len()).sum();
+    assert_eq!(rules, load().len());
+    let instance = eventually(Duration::from_secs(30), "there is a target", || {
+        let targets = prometheus.get("targets");
+        let target = array(&targets["data"]["activeTargets"]).first()?;
+        Some(text(&target["labels"]["instance"]).to_owned())
+    });
+    assert_eq!(instance, "example-device");
+}
+
+#[test]
+fn alertmanager_takes_its_configuration() {
+    let root = provisioned();
+    let config = root.path().join("etc/prometheus/alertmanager.yml");
+    run(Command::new("amtool").arg("check-config").arg(config));
+}
+
+#[test]
+fn grafana_is_told_where_the_boards_are_and_which_data_source_to_take() {
+    let root = provisioned();
+    let provisioning = root.path().join("etc/grafana/provisioning");
+    let provider = yaml(&provisioning.join("dashboards/mqtt-persistence.yml"));
+    assert_eq!(provider["apiVersion"], 1);
+    let provider = &provider["providers"][0];
+    assert_eq!(provider["type"], "file");
+    let boards = text(&provider["options"]["path"]).trim_start_matches('/');
+    for board in DASHBOARDS {
+        assert!(
+            root.path()
+                .join(boards)
+                .join(format!("{board}.json"))
+                .exists()
+        );
+    }
+
+    let sources = yaml(&provisioning.join("datasources/mqtt-persistence.yml"));
+    assert_eq!(sources["apiVersion"], 1);
+    let source = &array(&sources["datasources"])[0];
+    assert_eq!(source["type"], "prometheus");
+    // $__rate_interval is four times this.
+    let config = yaml(&root.path().join("etc/prometheus/prometheus.yml"));
+    assert_eq!(
+        source["jsonData"]["timeInterval"],
+        config["global"]["scrape_interval"]
+    );
+}
+
+#[test]
+fn what_was_there_before_is_kept() {
+    let root = provisioned();
+    let folder = root.path().join("etc/prometheus");
+    for file in ["prometheus.yml", "alertmanager.yml"] {
+        let kept = fs::read_to_string(folder.join(format!("{file}~"))).expect("a copy");
+        assert_eq!(kept, BEFORE, "{file}");
+    }
+}
