@@ -348,8 +348,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
-        self.call(Operation::Clear, "", None, P::clear, |session, (), now| {
-            session.backlog.list(&[], now);
+        self.call(Operation::Clear, "", None, P::clear, |session, (), _| {
+            session.backlog.clear();
             true
         })
     }

@@ -14,7 +14,7 @@ use crate::{Error, ErrorKind};
 pub(crate) use clock::Clock;
 use families::Families;
 pub(crate) use labels::{Operation, RecordKind};
-pub(crate) use series::LiveSeries;
+pub(crate) use series::{KindSeries, LiveSeries};
 
 /// Latencies start where a Redis on the same device answers, in seconds.
 const LATENCY_BUCKETS: [f64; 12] = [

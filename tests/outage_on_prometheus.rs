@@ -135,8 +135,8 @@ impl Gateway {
             let _served = (server, idle);
             while !stopped.load(Ordering::Relaxed) {
                 // It fails while Redis is full, which is what the metrics are to show.
-                let _ = busy.put("s5-1", vec![b"a reading"]);
-                let _ = busy.remove("s5-1");
+                let _ = busy.put("c5-1", vec![b"a reading"]);
+                let _ = busy.remove("c5-1");
                 thread::park_timeout(Duration::from_millis(20));
             }
         });
@@ -339,7 +339,7 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
     let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
     let gateway = fleet.gateway.address.clone();
     eventually(LIMIT, "all is scraped, and messages get through", || {
-        let through = "count(instance_client_id:mqtt_persistence_removals:rate5m > 5)";
+        let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate5m > 5)";
         let up = prometheus.value("sum(up)") == Some(3.0);
         (up && prometheus.value(through) == Some(3.0)).then_some(())
     });
@@ -397,4 +397,16 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
         let waiting = prometheus.value(waiting)?;
         (waiting < 20.0).then_some(())
     });
+
+    // Connected, and yet nothing gets through: messages are sent and never acknowledged.
+    fleet.broker.pause();
+    eventually(LIMIT, "the link is the suspect", || {
+        let suspects = prometheus.query(&format!(
+            "instance_client_id_suspect:mqtt_persistence_backlog:group{{instance=\"{a}\"}}"
+        ));
+        let suspects = array(&suspects["data"]["result"]).iter();
+        let mut names = suspects.map(|suspect| text(&suspect["metric"]["suspect"]).to_owned());
+        names.next().filter(|name| name == "link")
+    });
+    fleet.broker.resume();
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    metrics::{LiveSeries, RecordKind},
+    metrics::{KindSeries, LiveSeries, RecordKind},
     record::{Key, Kind},
 };
 
@@ -81,6 +81,10 @@ impl Backlog {
         &self.series
     }
 
+    fn of_kind(&self, kind: RecordKind) -> &KindSeries {
+        self.series.series().of_kind(kind)
+    }
+
     /// How many records are remembered, those that went included.
     #[cfg(test)]
     pub(super) fn remembered(&self) -> usize {
@@ -91,8 +95,15 @@ impl Backlog {
         self.records.contains_key(&Id::of(key))
     }
 
-    /// The record has that size, and is there from now on unless it already was.
+    /// The record was written.
     pub(super) fn put(&mut self, key: &str, size: usize, now: Duration) {
+        if let Some(kind) = self.note(key, size, now) {
+            self.of_kind(kind).added.inc();
+        }
+    }
+
+    /// The record has that size, and is there from now on; its kind, unless it already was.
+    fn note(&mut self, key: &str, size: usize, now: Duration) -> Option<RecordKind> {
         let id = Id::of(key);
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
@@ -100,7 +111,7 @@ impl Backlog {
         if let Some(record) = self.records.get_mut(&id) {
             gauges.bytes.add(size.saturating_sub(record.size));
             record.size = size;
-            return;
+            return None;
         }
         gauges.records.inc();
         gauges.bytes.add(size);
@@ -111,11 +122,12 @@ impl Backlog {
         queue.live = queue.live.saturating_add(1);
         queue.arrivals.push_back((id, arrival, now));
         self.note_oldest(kind);
+        Some(kind)
     }
 
     /// The record has that size; Paho may be about to send it.
     pub(super) fn get(&mut self, key: &str, size: usize, now: Duration) {
-        self.put(key, size, now);
+        self.note(key, size, now);
         self.just_read = Key::parse(key);
     }
 
@@ -125,7 +137,24 @@ impl Backlog {
             Id::Key(key) => Id::Key(key.removed_after(self.just_read)),
             other @ Id::Other(_) => other,
         };
-        self.take(&id)
+        let was_there = self.take(&id);
+        if was_there {
+            self.of_kind(id.kind()).removed.inc();
+        }
+        was_there
+    }
+
+    /// All records were removed.
+    pub(super) fn clear(&mut self) {
+        for kind in RecordKind::ALL {
+            let live = u64::try_from(self.queue(kind).live).unwrap_or(u64::MAX);
+            self.of_kind(kind).removed.inc_by(live);
+        }
+        self.forget_all();
+    }
+
+    fn forget_all(&mut self) {
+        self.list(&[], Duration::ZERO);
     }
 
     fn take(&mut self, id: &Id) -> bool {
@@ -133,7 +162,7 @@ impl Backlog {
             return false;
         };
         let kind = id.kind();
-        let gauges = self.series.series().of_kind(kind);
+        let gauges = self.of_kind(kind);
         gauges.records.dec();
         gauges.bytes.sub(record.size);
         let queue = self.queue(kind);
@@ -156,7 +185,7 @@ impl Backlog {
         }
         for key in keys {
             if !self.contains(key) {
-                self.put(key, 0, now);
+                self.note(key, 0, now);
             }
         }
     }
@@ -176,9 +205,7 @@ impl Backlog {
     )]
     fn set_restored(&mut self, kind: RecordKind, records: i64) {
         let before = std::mem::replace(&mut self.restored[kind as usize], records);
-        self.series
-            .series()
-            .of_kind(kind)
+        self.of_kind(kind)
             .restored
             .add(records.saturating_sub(before));
     }
@@ -221,7 +248,7 @@ impl Backlog {
 /// Another persistence may have the same label and go on.
 impl Drop for Backlog {
     fn drop(&mut self) {
-        self.list(&[], Duration::ZERO);
+        self.forget_all();
         for kind in RecordKind::ALL {
             self.set_restored(kind, 0);
         }

@@ -139,7 +139,7 @@ fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 11);
+    assert_eq!(text.matches("# TYPE ").count(), 13);
 }
 
 #[test]
@@ -228,6 +228,40 @@ fn opening_again_starts_from_what_is_there() {
         persistence.put("c5-1", vec![b"waits"]).expect("puts");
         persistence.close().expect("closes");
     }
+}
+
+#[test]
+fn what_came_and_went_is_counted_and_what_was_there_before_is_not() {
+    let (registry, mut persistence, _) = measured("device");
+    let counted = |registry: &Registry| {
+        ["added", "removed"].map(|what| {
+            ["command", "sent_publish"].map(|kind| {
+                let series = format!(
+                    "mqtt_persistence_{what}_records_total{{client_id=\"device\",kind=\"{kind}\"}}"
+                );
+                value(registry, &series)
+            })
+        })
+    };
+    persistence.open("id", "uri").expect("opens");
+    for key in ["c5-1", "c5-2", "s5-1", "s5-1"] {
+        persistence.put(key, vec![b"waits"]).expect("puts");
+    }
+    for key in ["c5-1", "c5-1", "sc5-1"] {
+        persistence.remove(key).expect("removes");
+    }
+    let expected = [[Some(2.0), Some(1.0)], [Some(1.0), Some(0.0)]];
+    assert_eq!(counted(&registry), expected);
+
+    persistence.close().expect("closes");
+    persistence.open("id", "uri").expect("opens");
+    for key in persistence.keys().expect("lists") {
+        persistence.get(&key).expect("gets");
+    }
+    assert_eq!(counted(&registry), expected);
+    persistence.clear().expect("clears");
+    let cleared = [[Some(2.0), Some(1.0)], [Some(2.0), Some(1.0)]];
+    assert_eq!(counted(&registry), cleared);
 }
 
 /// A persistence of someone else, which fails in a way of its own.

@@ -19,6 +19,8 @@ pub(super) struct Families {
     pub(super) records: IntGaugeVec,
     pub(super) record_bytes: IntGaugeVec,
     pub(super) oldest_record_age: OldestAge,
+    pub(super) added_records: IntCounterVec,
+    pub(super) removed_records: IntCounterVec,
     pub(super) value_size: HistogramVec,
     pub(super) restored_records: IntGaugeVec,
     pub(super) restore_duration: GaugeVec,
@@ -89,6 +91,17 @@ impl Families {
                 clients.clone(),
                 clock.clone(),
             ),
+            added_records: IntCounterVec::new(
+                opts(
+                    "added_records_total",
+                    "Records that were put and not there before",
+                ),
+                by_kind,
+            )?,
+            removed_records: IntCounterVec::new(
+                opts("removed_records_total", "Records that were removed"),
+                by_kind,
+            )?,
             value_size: HistogramVec::new(
                 histogram("value_size_bytes", "Size of what was put", size_buckets),
                 &["client_id"],
@@ -113,7 +126,7 @@ impl Families {
         })
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 11] {
+    fn collectors(&self) -> [Box<dyn Collector>; 13] {
         [
             Box::new(self.operation_duration.clone()),
             Box::new(self.operation_errors.clone()),
@@ -122,6 +135,8 @@ impl Families {
             Box::new(self.records.clone()),
             Box::new(self.record_bytes.clone()),
             Box::new(self.oldest_record_age.clone()),
+            Box::new(self.added_records.clone()),
+            Box::new(self.removed_records.clone()),
             Box::new(self.value_size.clone()),
             Box::new(self.restored_records.clone()),
             Box::new(self.restore_duration.clone()),

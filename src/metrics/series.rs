@@ -49,6 +49,8 @@ pub(crate) struct KindSeries {
     pub(crate) records: IntGauge,
     pub(crate) bytes: IntGauge,
     pub(crate) restored: IntGauge,
+    pub(crate) added: IntCounter,
+    pub(crate) removed: IntCounter,
     pub(super) oldest_age: Gauge,
 }
 
@@ -75,6 +77,8 @@ impl ClientSeries {
                     records: families.records.with_label_values(&labels),
                     bytes: families.record_bytes.with_label_values(&labels),
                     restored: families.restored_records.with_label_values(&labels),
+                    added: families.added_records.with_label_values(&labels),
+                    removed: families.removed_records.with_label_values(&labels),
                     oldest_age: families.oldest_record_age.gauge.with_label_values(&labels),
                 }
             }),
@@ -283,6 +287,8 @@ impl Families {
             forget(&self.records, &labels);
             forget(&self.record_bytes, &labels);
             forget(&self.restored_records, &labels);
+            forget(&self.added_records, &labels);
+            forget(&self.removed_records, &labels);
             forget(&self.oldest_record_age.gauge, &labels);
         }
         forget(&self.operations_in_progress, &[label]);

@@ -52,6 +52,16 @@ impl Mosquitto {
         self.server.kill();
     }
 
+    /// Stops it from running, so that it takes what fits into its sockets and answers nothing.
+    pub fn pause(&self) {
+        self.server.signal(libc::SIGSTOP);
+    }
+
+    /// Lets it go on after `pause`.
+    pub fn resume(&self) {
+        self.server.signal(libc::SIGCONT);
+    }
+
     /// Starts it again on the same port with what `stop` has written, killing it first if it runs.
     pub fn restart(&mut self) {
         self.kill();
