@@ -25,9 +25,10 @@ use records::Records;
 /// `RedisStore` or [`MemoryStore`], or one of the program's own.
 ///
 /// Its records live under the name `client_id:server_uri`, as in paho-mqtt-redis 0.3.2, with one
-/// entry a record; the server URI is without its scheme, as in `device-1:broker.example:1883`. (With that form the client `a` of the server `b:c` and the client `a:b` of the
-/// server `c` have one name: do not put a colon into a client id.) Entries that Paho would not
-/// write are left alone and never handed to Paho.
+/// entry a record; the server URI is without its scheme, as in `device-1:broker.example:1883`. (With
+/// that form the client `a` of the server `b:c` and the client `a:b` of the server `c` have one
+/// name: do not put a colon into a client id.) Entries that Paho would not write are left alone and
+/// never handed to Paho.
 ///
 /// Calls may overlap: everything is behind a lock of its own.
 ///
