@@ -716,7 +716,8 @@ fn registering_twice_is_refused_and_the_first_goes_on() {
 
 #[test]
 fn a_port_in_use_is_told_and_free_again_when_it_is_free() {
-    let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    // No other test uses this address of the loopback, so that none gets the port while it is free.
+    let other = TcpListener::bind(("127.0.0.2", 0)).unwrap();
     let address = other.local_addr().unwrap();
     let error = MetricsServer::bind(address, Registry::new()).unwrap_err();
     let named = [

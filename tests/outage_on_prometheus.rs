@@ -62,7 +62,8 @@ impl Fleet {
         let start = |store: &RedisServer, id: &str| {
             let options = ["--rate", "200", "--client-id", id];
             let device = Device::new(&broker.url(), &store.url(), &options);
-            let mut run = device.start(&["--listen", "127.0.0.1:0"]);
+            // No connection comes from this address of the loopback, so that none has the port when b starts again.
+            let mut run = device.start(&["--listen", "127.0.0.2:0"]);
             device.wait_accepted(&mut run, 50);
             let address = address(&run);
             (device, run, address)
