@@ -336,7 +336,8 @@ fn the_first_address_that_can_be_bound_is_served() {
 
 #[test]
 fn dropping_it_frees_the_port_at_once() {
-    let mut address: SocketAddr = ANY.parse().unwrap();
+    // No other test uses this address of the loopback, so that none gets the port while it is free.
+    let mut address: SocketAddr = "127.0.0.2:0".parse().unwrap();
     for _ in 0..10 {
         let server = builder().bind(address).unwrap();
         address = server.local_addr();
@@ -352,7 +353,8 @@ fn dropping_it_frees_the_port_at_once() {
 fn dropping_it_ends_open_connections_and_does_not_wait_for_them() {
     let server = builder()
         .request_timeout(Duration::from_secs(3600))
-        .bind(ANY)
+        // No other test uses this address of the loopback, so that none gets the port while it is free.
+        .bind("127.0.0.2:0")
         .unwrap();
     let address = server.local_addr();
     let mut silent = connected(address);
