@@ -207,7 +207,11 @@ impl<P: ClientPersistence> Instrumented<P> {
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
-        self.in_progress = Some(session.backlog.series().series().in_progress.clone());
+        let series = session.backlog.series().series();
+        series
+            .opened
+            .set(self.metrics.clock().calendar().as_secs_f64());
+        self.in_progress = Some(series.in_progress.clone());
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.session = Some(session);
     }

@@ -48,6 +48,14 @@ fn complaints(board: &Dashboard) -> Vec<String> {
         let title = text(&panel["title"]);
         wrong.extend(wrong_panel(panel).map(|complaint| format!("{title}: {complaint}")));
     }
+    for panel in board
+        .panels()
+        .iter()
+        .filter(|panel| panel["type"] == "table")
+    {
+        let title = text(&panel["title"]);
+        wrong.extend(wrong_table(panel).map(|complaint| format!("{title}: {complaint}")));
+    }
     for query in board.queries() {
         let excused = excused().contains(&(text(&json["title"]).to_owned(), query.of.clone()));
         let complaints = wrong_query(&query.expression, excused);
@@ -205,6 +213,45 @@ fn wrong_panel(panel: &Value) -> impl Iterator<Item = &'static str> {
     ]
     .into_iter()
     .filter_map(|(wrong, complaint)| wrong.then_some(complaint))
+}
+
+/// Grafana would format names that look like numbers by the unit of a table, and it drops overrides of columns that are not
+/// there without a word.
+fn wrong_table(panel: &Value) -> impl Iterator<Item = String> {
+    let config = &panel["fieldConfig"];
+    let mut wrong = Vec::new();
+    if config["defaults"]["unit"] != "string" {
+        wrong.push("its unit is for every column, names included".to_owned());
+    }
+    let organized = array(&panel["transformations"])
+        .iter()
+        .find(|step| step["id"] == "organize");
+    let renamed = organized.map(|step| &step["options"]["renameByName"]);
+    let columns: Vec<&str> = renamed
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(|names| names.values().map(text))
+        .collect();
+    for over in array(&config["overrides"]) {
+        let column = text(&over["matcher"]["options"]);
+        if !columns.contains(&column) {
+            wrong.push(format!("no column {column}"));
+        }
+    }
+    let labels: Vec<&String> = renamed
+        .and_then(Value::as_object)
+        .into_iter()
+        .flat_map(|names| names.keys())
+        .collect();
+    for link in data_links(panel) {
+        for part in text(&link["url"]).split("${__data.fields.").skip(1) {
+            let label = part.split(':').next().unwrap_or_default();
+            if !labels.iter().any(|name| *name == label) {
+                wrong.push(format!("no label {label} for its link"));
+            }
+        }
+    }
+    wrong.into_iter()
 }
 
 fn wrong_query(expression: &str, excused: bool) -> impl Iterator<Item = String> {
@@ -430,6 +477,16 @@ fn every_other_fault_is_noticed() {
             "/links/0/keepTime",
             json!(false),
             "no link to /d/mqtt-persistence-device",
+        ),
+        (
+            "/panels/6/fieldConfig/defaults/unit",
+            json!("short"),
+            "Alerts: its unit is for every column, names included",
+        ),
+        (
+            "/panels/6/fieldConfig/overrides/0/matcher/options",
+            json!("Value"),
+            "Alerts: no column Value",
         ),
         (
             "/templating/list/0/label",

@@ -7,10 +7,10 @@ mod support;
 
 use std::{
     collections::BTreeMap,
-    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
+        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -41,16 +41,15 @@ const MAY_BE_ZERO: [(&str, &str); 1] = [(
     "a scrape rarely meets a call that takes less than a millisecond",
 )];
 
-/// Two devices whose broker will go away, a gateway whose store will be full, and an address where nobody answers.
+/// Two devices whose broker will go away, one that ends again and again since its store is full, and a gateway whose store
+/// will be full.
 struct Fleet {
     started: Instant,
     broker: Mosquitto,
     a: (Device, Server, String),
     b: (Device, Server, String),
     gateway: Gateway,
-    // It takes connections and never answers.
-    _nobody: TcpListener,
-    nobody: String,
+    crashing: Crashing,
     // Last, since the devices end before their stores.
     _stores: [RedisServer; 2],
 }
@@ -68,21 +67,20 @@ impl Fleet {
             let address = address(&run);
             (device, run, address)
         };
-        let nobody = TcpListener::bind("127.0.0.1:0").expect("a port");
         Self {
             started: Instant::now(),
             a: start(&stores[0], "a"),
             b: start(&stores[1], "b"),
+            crashing: Crashing::start(broker.url()),
             broker,
             gateway: Gateway::start(),
-            nobody: nobody.local_addr().expect("bound").to_string(),
-            _nobody: nobody,
             _stores: stores,
         }
     }
 
     fn targets(&self) -> [&str; 4] {
-        [&self.a.2, &self.b.2, &self.gateway.address, &self.nobody]
+        let crashing = &self.crashing.address;
+        [&self.a.2, &self.b.2, &self.gateway.address, crashing]
     }
 
     /// Kills device b, and starts it again at the same address.
@@ -103,6 +101,57 @@ fn address(run: &Server) -> String {
     address
         .unwrap_or_else(|| panic!("no address in {log}"))
         .to_owned()
+}
+
+/// A device that ends when it cannot publish, as the README advises, and a supervisor that starts it again at once.
+struct Crashing {
+    address: String,
+    stop: Arc<AtomicBool>,
+    supervisor: Option<JoinHandle<()>>,
+}
+
+impl Crashing {
+    fn start(broker: String) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let (sender, addresses) = mpsc::channel();
+        let supervisor = thread::spawn(move || {
+            let store = RedisServer::start();
+            let device = Device::new(
+                &broker,
+                &store.url(),
+                &["--client-id", "crashing", "--rate", "200"],
+            );
+            let mut run = device.start(&["--listen", "127.0.0.3:0"]);
+            let address = address(&run);
+            sender.send(address.clone()).expect("somebody waits for it");
+            set_max_memory(&store, "1");
+            while !stopped.load(Ordering::Relaxed) {
+                assert!(!run.wait().success());
+                run = device.start(&["--listen", &address]);
+            }
+        });
+        Self {
+            address: addresses.recv().expect("an address"),
+            stop,
+            supervisor: Some(supervisor),
+        }
+    }
+}
+
+impl Drop for Crashing {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let supervisor = self.supervisor.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(supervisor, Some(Ok(()))));
+    }
+}
+
+fn set_max_memory(store: &RedisServer, bytes: &str) {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("SET").arg("maxmemory").arg(bytes);
+    let mut connection = store.connection();
+    command.exec(&mut connection).expect("configured");
 }
 
 /// A program with two clients, whose calls are made here as Paho would make them: one puts all the time, also when its Redis
@@ -148,13 +197,6 @@ impl Gateway {
             puts: Some(puts),
         }
     }
-
-    fn set_max_memory(&self, bytes: &str) {
-        let mut command = redis::cmd("CONFIG");
-        command.arg("SET").arg("maxmemory").arg(bytes);
-        let mut connection = self.store.connection();
-        command.exec(&mut connection).expect("configured");
-    }
 }
 
 impl Drop for Gateway {
@@ -169,7 +211,7 @@ impl Drop for Gateway {
 fn complaint(
     prometheus: &Prometheus,
     query: &Query,
-    selected: &[(&str, &str)],
+    selected: &[(&str, &[&str])],
     last: Duration,
     may_be_zero: bool,
 ) -> Option<String> {
@@ -238,8 +280,23 @@ fn until_quiet(prometheus: &Prometheus, name: &str, instance: &str) {
     });
 }
 
-/// Every query of both boards with 'All' selected, and the lists of the variables.
-fn look_at_all(prometheus: &Prometheus, last: Duration) {
+/// Asks until nothing is wrong, since a scrape that is late on a busy machine leaves a gap.
+#[track_caller]
+fn until_right(what: &str, mut look: impl FnMut() -> Vec<String>) {
+    let mut wrong = Vec::new();
+    let started = Instant::now();
+    while started.elapsed() < LIMIT {
+        wrong = look();
+        if wrong.is_empty() {
+            return;
+        }
+        thread::park_timeout(STEP);
+    }
+    panic!("{what}: {wrong:#?}");
+}
+
+/// What is wrong with every query of both boards with 'All' selected, and with the lists of the variables.
+fn look_at_all(prometheus: &Prometheus, last: Duration) -> Vec<String> {
     let mut wrong = Vec::new();
     for board in Dashboard::all() {
         for query in board.queries() {
@@ -258,24 +315,28 @@ fn look_at_all(prometheus: &Prometheus, last: Duration) {
             }
         }
     }
-    assert_eq!(wrong, [""; 0], "of all devices");
+    wrong
 }
 
-/// The board of a device, come upon by the link from the fleet's: one job, one instance, one client.
-fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) {
-    let selected = [
-        ("job", "device"),
-        ("instance", instance),
-        ("client_id", "a"),
+/// What is wrong with the board of a device, come upon by the link from the fleet's: one job, one instance, one client.
+fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<String> {
+    let selected: [(&str, &[&str]); 3] = [
+        ("job", &["device"]),
+        ("instance", &[instance]),
+        ("client_id", &["a"]),
     ];
-    let without_errors = ["Errors", "Restarts"];
+    // It has not been started again, nothing has failed, and it restored nothing.
+    let without_series = ["Errors", "Restarts"];
+    let zeros = ["Store", "Application", "Restarts", "Restored records"];
     let board = Dashboard::load("device");
     let queries = board.queries().into_iter();
-    let wrong: Vec<String> = queries
-        .filter(|query| !without_errors.contains(&query.of.as_str()))
-        .filter_map(|query| complaint(prometheus, &query, &selected, last, true))
+    let mut wrong: Vec<String> = queries
+        .filter(|query| !without_series.contains(&query.of.as_str()))
+        .filter_map(|query| {
+            let may_be_zero = may_be_zero(&query) || zeros.contains(&query.of.as_str());
+            complaint(prometheus, &query, &selected, last, may_be_zero)
+        })
         .collect();
-    assert_eq!(wrong, [""; 0], "of {instance}");
 
     // The three tiles say that it is the link.
     for (title, expected) in [("Link", 1.0), ("Store", 0.0), ("Application", 0.0)] {
@@ -283,7 +344,31 @@ fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) {
         let tile = queries.iter().find(|query| query.of == title);
         let tile = tile.unwrap_or_else(|| panic!("no tile {title}"));
         let expression = fill(&tile.expression, &selected, RATE_INTERVAL, "1h");
-        assert_eq!(prometheus.value(&expression), Some(expected), "{title}");
+        let value = prometheus.value(&expression);
+        if value != Some(expected) {
+            wrong.push(format!("{title}: {value:?}"));
+        }
+    }
+    wrong
+}
+
+/// What is wrong where two devices are selected, which Grafana makes alternatives of one expression.
+fn look_at_two(prometheus: &Prometheus, instances: [&str; 2], last: Duration) -> Vec<String> {
+    let board = Dashboard::load("device");
+    let queries = board.queries();
+    let reachable = queries
+        .iter()
+        .find(|query| query.of == "Reachable")
+        .expect("a panel");
+    let range = format!("{}ms", last.as_millis());
+    let selected: [(&str, &[&str]); 1] = [("instance", &instances)];
+    let expression = fill(&reachable.expression, &selected, RATE_INTERVAL, &range);
+    let answer = prometheus.query(&expression);
+    let series = array(&answer["data"]["result"]).len();
+    if series == 2 {
+        Vec::new()
+    } else {
+        vec![format!("{series} series: {expression}")]
     }
 }
 
@@ -340,17 +425,14 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
     let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
     let gateway = fleet.gateway.address.clone();
     eventually(LIMIT, "all is scraped, and messages get through", || {
-        let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate5m > 5)";
-        let up = prometheus.value("sum(up)") == Some(3.0);
-        (up && prometheus.value(through) == Some(3.0)).then_some(())
+        let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate2m > 5)";
+        (prometheus.value(through) == Some(3.0)).then_some(())
     });
-    assert_eq!(
-        prometheus.value("job:mqtt_persistence_devices:count"),
-        Some(3.0)
-    );
+    let devices = prometheus.value("job:mqtt_persistence_devices:count");
+    assert!(devices.is_some_and(|devices| devices >= 3.0), "{devices:?}");
 
     fleet.broker.stop();
-    fleet.gateway.set_max_memory("1");
+    set_max_memory(&fleet.gateway.store, "1");
     fleet.b.0.wait_accepted(&mut fleet.b.1, 200);
     fleet.restart_b();
     for (name, instance) in [
@@ -359,7 +441,7 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
         ("MqttPersistenceBacklogGrowing", &a),
         ("MqttPersistencePutsFailing", &gateway),
         ("MqttPersistenceUndeliveredOld", &gateway),
-        ("MqttPersistenceTargetDown", &fleet.nobody),
+        ("MqttPersistenceTargetDown", &fleet.crashing.address),
         ("MqttPersistenceFleetBacklogOld", ""),
     ] {
         until_firing(&prometheus, name, instance);
@@ -367,8 +449,9 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
 
     let last = fleet.started.elapsed();
     look_at_rules(&prometheus);
-    look_at_all(&prometheus, last);
-    look_at_one(&prometheus, &a, last);
+    until_right("all devices", || look_at_all(&prometheus, last));
+    until_right("one device", || look_at_one(&prometheus, &a, last));
+    until_right("two devices", || look_at_two(&prometheus, [&a, &b], last));
     look_at_nothing(&prometheus, last);
     for (name, instance, expected) in [
         ("MqttPersistenceFleetBacklogOld", "", false),
@@ -382,7 +465,7 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
         });
     }
 
-    fleet.gateway.set_max_memory("0");
+    set_max_memory(&fleet.gateway.store, "0");
     fleet.broker.restart();
     for (name, instance) in [
         ("MqttPersistenceFleetBacklogOld", ""),

@@ -36,16 +36,17 @@ fn provisioned() -> TempDir {
     for folder in ["etc/prometheus", "etc/grafana/provisioning", "var/lib"] {
         fs::create_dir_all(root.path().join(folder)).expect("a folder");
     }
-    for file in ["prometheus.yml", "alertmanager.yml"] {
-        let path = root.path().join("etc/prometheus").join(file);
-        fs::write(path, BEFORE).expect("a file");
-    }
+    provision(&root);
+    root
+}
+
+fn provision(root: &TempDir) {
     let (_, commands) = README
-        .split_once("```sh\nsudo ")
+        .split_once("```sh\nsudo install")
         .expect("the commands of the README");
     let (commands, _) = commands.split_once("```").expect("their end");
     let root_path = root.path().to_str().expect("UTF-8");
-    let commands = commands
+    let commands = format!("install{commands}")
         .replace("sudo ", "")
         .replace(" /etc/", &format!(" {root_path}/etc/"))
         .replace(" /var/", &format!(" {root_path}/var/"));
@@ -54,7 +55,6 @@ fn provisioned() -> TempDir {
         .args(["-e", "-c", &commands])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
     run(&mut shell);
-    root
 }
 
 fn yaml(path: &Path) -> Value {
@@ -122,11 +122,26 @@ fn grafana_is_told_where_the_boards_are_and_which_data_source_to_take() {
 }
 
 #[test]
-fn what_was_there_before_is_kept() {
+fn what_was_there_before_is_kept_however_often_it_is_done() {
     let root = provisioned();
     let folder = root.path().join("etc/prometheus");
-    for file in ["prometheus.yml", "alertmanager.yml"] {
-        let kept = fs::read_to_string(folder.join(format!("{file}~"))).expect("a copy");
-        assert_eq!(kept, BEFORE, "{file}");
+    let own = [
+        "prometheus.yml",
+        "alertmanager.yml",
+        "targets/mqtt-devices.yml",
+    ];
+    for file in own {
+        fs::write(folder.join(file), BEFORE).expect("a file");
     }
+    provision(&root);
+    provision(&root);
+    for kept in ["prometheus.yml.~1~", "alertmanager.yml.~1~", own[2]] {
+        assert_eq!(
+            fs::read_to_string(folder.join(kept)).expect("a copy"),
+            BEFORE,
+            "{kept}"
+        );
+    }
+    let config = fs::read_to_string(folder.join(own[0])).expect("a file");
+    assert!(config.contains("mqtt-devices"));
 }

@@ -192,7 +192,12 @@ impl Device<'_> {
                 // More than can be published is never caught up with; signals and the status must have their turn.
                 let burst_end = now + TICK;
                 while next_reading <= now && Instant::now() < burst_end && !self.is_complete() {
-                    self.publish()?;
+                    if let Err(failure) = self.publish() {
+                        // Paho has the message all the same, with a token that paho-mqtt has freed, and
+                        // would come back to it when it is closed.
+                        mem::forget(self);
+                        return Err(failure);
+                    }
                     next_reading += self.args.interval;
                 }
                 if self.is_complete() {

@@ -1,28 +1,48 @@
-//! The clock that ages and durations are measured with.
+//! The clock that ages and durations are measured with, and that of the calendar.
 
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Time since some moment, which never goes backwards: a device may have no real-time clock.
+/// Two clocks.
 #[derive(Clone)]
-pub(crate) struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+pub(crate) struct Clock {
+    now: Time,
+    calendar: Time,
+}
+
+type Time = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 impl Clock {
     pub(crate) fn monotonic() -> Self {
         let start = Instant::now();
-        Self(Arc::new(move || start.elapsed()))
+        // A device without a real-time clock can be set to the time before 1970.
+        let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH);
+        Self {
+            now: Arc::new(move || start.elapsed()),
+            calendar: Arc::new(move || since_1970().unwrap_or_default()),
+        }
     }
 
     #[cfg(test)]
     pub(crate) fn of(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        let now: Time = Arc::new(now);
+        Self {
+            calendar: Arc::clone(&now),
+            now,
+        }
     }
 
+    /// Time since some moment, which never goes backwards.
     pub(crate) fn now(&self) -> Duration {
-        (self.0)()
+        (self.now)()
+    }
+
+    /// Time since 1970, as far as the device knows.
+    pub(crate) fn calendar(&self) -> Duration {
+        (self.calendar)()
     }
 }
 

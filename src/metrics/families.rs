@@ -23,6 +23,7 @@ pub(super) struct Families {
     pub(super) removed_records: IntCounterVec,
     pub(super) value_size: HistogramVec,
     pub(super) restored_records: IntGaugeVec,
+    pub(super) opened: GaugeVec,
     pub(super) restore_duration: GaugeVec,
     pub(super) build_info: IntGaugeVec,
     pub(super) clients: series::Clients,
@@ -110,6 +111,13 @@ impl Families {
                 opts("restored_records", "Records found at the last open"),
                 by_kind,
             )?,
+            opened: GaugeVec::new(
+                opts(
+                    "opened_timestamp_seconds",
+                    "When the persistence was last opened, by the clock of the device",
+                ),
+                &["client_id"],
+            )?,
             restore_duration: GaugeVec::new(
                 opts(
                     "restore_duration_seconds",
@@ -126,7 +134,7 @@ impl Families {
         })
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 13] {
+    fn collectors(&self) -> [Box<dyn Collector>; 14] {
         [
             Box::new(self.operation_duration.clone()),
             Box::new(self.operation_errors.clone()),
@@ -139,6 +147,7 @@ impl Families {
             Box::new(self.removed_records.clone()),
             Box::new(self.value_size.clone()),
             Box::new(self.restored_records.clone()),
+            Box::new(self.opened.clone()),
             Box::new(self.restore_duration.clone()),
             Box::new(self.build_info.clone()),
         ]

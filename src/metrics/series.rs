@@ -23,6 +23,7 @@ pub(crate) struct ClientSeries {
     kinds: [KindSeries; RecordKind::ALL.len()],
     pub(crate) in_progress: IntGauge,
     pub(crate) value_size: Histogram,
+    pub(crate) opened: Gauge,
     pub(crate) restore_duration: Gauge,
 }
 
@@ -84,6 +85,7 @@ impl ClientSeries {
             }),
             in_progress: families.operations_in_progress.with_label_values(&[label]),
             value_size: families.value_size.with_label_values(&[label]),
+            opened: families.opened.with_label_values(&[label]),
             restore_duration: families.restore_duration.with_label_values(&[label]),
         }
     }
@@ -293,6 +295,7 @@ impl Families {
         }
         forget(&self.operations_in_progress, &[label]);
         forget(&self.value_size, &[label]);
+        forget(&self.opened, &[label]);
         forget(&self.restore_duration, &[label]);
     }
 }

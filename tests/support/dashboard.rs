@@ -92,11 +92,11 @@ pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
 
-/// Fills in the variables as Grafana's Prometheus data source does: 'All' is the variable's own value for that, and selected
-/// values are escaped for a regular expression within a string of `PromQL`.
+/// Fills in the variables as Grafana's Prometheus data source does: 'All' is the variable's own value for that; selected values
+/// are escaped for a regular expression within a string of `PromQL`, and several are alternatives.
 pub fn fill(
     expression: &str,
-    selected: &[(&str, &str)],
+    selected: &[(&str, &[&str])],
     rate_interval: &str,
     range: &str,
 ) -> String {
@@ -105,7 +105,14 @@ pub fn fill(
         .replace("$__range", range);
     for name in ["job", "instance", "client_id"] {
         let value = selected.iter().find(|(variable, _)| *variable == name);
-        let value = value.map_or_else(|| ".+".to_owned(), |(_, value)| escaped(value));
+        let value = match value {
+            None => ".+".to_owned(),
+            Some((_, [value])) => escaped(value),
+            Some((_, values)) => {
+                let values: Vec<String> = values.iter().map(|value| escaped(value)).collect();
+                format!("({})", values.join("|"))
+            }
+        };
         filled = filled.replace(&format!("\"${name}\""), &format!("\"{value}\""));
     }
     assert!(!filled.contains('$'), "a variable is left in {filled}");
