@@ -292,7 +292,9 @@ fn no_time_is_forgotten_when_the_rules_are_shortened() {
         for line in shorter.lines() {
             let is_long = ["m]", "h]", "d]"].iter().any(|end| line.contains(end));
             let holds = line.trim_start().starts_with("for: ") && !line.ends_with("ms");
-            let looks_back = line.contains(" offset ") && !line.contains("ms) >");
+            let offset = line.split_once(" offset ").map(|(_, rest)| rest);
+            let offset = offset.and_then(|rest| rest.split([' ', ')']).next());
+            let looks_back = offset.is_some_and(|time| !time.ends_with("ms"));
             let ages =
                 line.contains("age_seconds") && line.contains(" > ") && !line.contains("/ 100");
             assert!(!(is_long || holds || looks_back || ages), "{file}: {line}");
