@@ -1,9 +1,19 @@
 //! [`Persistence`]: the only place that knows what Paho asks of its records.
 
+mod changes;
 mod command;
 mod complaints;
+mod opening;
+mod packet;
 mod polarity;
+mod properties;
+mod reader;
 mod records;
+mod undelivered;
+mod value;
+
+#[cfg(all(test, feature = "metrics"))]
+pub(crate) use value::sample;
 
 use std::{
     fmt,
@@ -16,7 +26,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::{Error, ErrorKind, MemoryStore, Store, error::Chain, record::Key};
 use complaints::{Complaints, Recovery};
-use records::Records;
+use records::{Mismatch, Records};
 
 /// The persistence of a Paho client over a [`Store`].
 ///
@@ -96,6 +106,8 @@ struct Found {
     records: usize,
     /// Entries that Paho did not write.
     foreign: usize,
+    /// Records that Paho could not read, and whether they had to be left where they are.
+    unreadable: (Vec<Key>, bool),
     full: Option<Error>,
 }
 
@@ -223,6 +235,47 @@ impl<S: Store> Persistence<S> {
         self.logged(operation, key, result)
     }
 
+    fn warn_of_mismatch(&self, mismatch: Option<Mismatch>) {
+        let Some(Mismatch { v5_records }) = mismatch else {
+            return;
+        };
+        let (records, client) = if v5_records {
+            ("5", "3.1.1")
+        } else {
+            ("3.1.1", "5")
+        };
+        warn!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = self.client_id,
+            records_version = records,
+            "there are records of MQTT {records}, and the client was created for MQTT {client}: \
+             Paho may refuse them, change their payloads or send them twice; call \
+             CreateOptionsBuilder::mqtt_version with the version that the client connects with"
+        );
+    }
+
+    /// Records that were set aside, or left where there was no room for that.
+    fn warn_of_unreadable(&self, server_uri: &str, (keys, left): &(Vec<Key>, bool)) {
+        const NAMED: usize = 10;
+        if keys.is_empty() {
+            return;
+        }
+        let names: Vec<String> = keys.iter().take(NAMED).map(Key::to_string).collect();
+        warn!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = self.client_id,
+            server_uri,
+            records = keys.len(),
+            first = names.join(" "),
+            "there are records that Paho could not read; {}",
+            if *left {
+                "some stay where they are, since the store is full"
+            } else {
+                "they are set aside"
+            }
+        );
+    }
+
     fn complaints(&self) -> MutexGuard<'_, Complaints> {
         self.complaints
             .lock()
@@ -250,24 +303,25 @@ impl<S: Store> State<S> {
         self.open = None;
         let name = store_name(client_id, server_uri)?;
         let full = self.store.connect(&name)?;
-        let fields = self.store.keys()?;
-        let records = Records::listed(&fields);
+        let opened = opening::open(&mut self.store)?;
         let found = Found {
-            records: records.len(),
-            foreign: fields.len().saturating_sub(records.len()),
+            records: opened.records.len(),
+            foreign: opened.foreign,
+            unreadable: (opened.unreadable, opened.left),
             full,
         };
-        self.open = Some(records);
+        self.open = Some(opened.records);
         Ok(found)
     }
 
-    fn close(&mut self) -> Result<(), Error> {
-        let Some(open) = self.open.take() else {
-            return Ok(());
+    /// What was sent last, and whether the client was created for another version than its records.
+    fn close(&mut self) -> (Result<(), Error>, Option<Mismatch>) {
+        let Some(mut open) = self.open.take() else {
+            return (Ok(()), None);
         };
         let sent = open.close(&mut self.store);
         self.store.close();
-        sent
+        (sent, open.mismatch())
     }
 }
 
@@ -279,6 +333,7 @@ impl<S: Store> ClientPersistence for Persistence<S> {
             Ok(Found {
                 records,
                 foreign,
+                unreadable,
                 full,
             }) => {
                 warn_if_full::<S>(client_id, full.as_ref());
@@ -298,6 +353,7 @@ impl<S: Store> ClientPersistence for Persistence<S> {
                         "there are entries that Paho did not write; they are left as they are"
                     );
                 }
+                self.warn_of_unreadable(server_uri, &unreadable);
                 Ok(())
             }
             // Paho drops the error, so the log is where it can be found.
@@ -316,7 +372,8 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn close(&mut self) -> mqtt::Result<()> {
-        let closed = self.lock().close();
+        let (closed, mismatch) = self.lock().close();
+        self.warn_of_mismatch(mismatch);
         self.logged("close", "", closed)
     }
 
@@ -333,7 +390,13 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
-        let removed = self.with_record("remove", key, |store, open, key| open.remove(store, key));
+        let mut mismatch = None;
+        let removed = self.with_record("remove", key, |store, open, key| {
+            let removed = open.remove(store, key);
+            mismatch = open.mismatch();
+            removed
+        });
+        self.warn_of_mismatch(mismatch);
         self.logged("remove", key, removed)
     }
 
@@ -348,7 +411,14 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn contains_key(&mut self, key: &str) -> bool {
-        polarity::answer(self.contains(key))
+        let mut mismatch = None;
+        let stands = self.with_record("look for", key, |_, open, key| {
+            let stands = open.stands(key);
+            mismatch = open.mismatch();
+            Ok(stands)
+        });
+        self.warn_of_mismatch(mismatch);
+        polarity::answer(stands.unwrap_or(false))
     }
 }
 
@@ -356,7 +426,8 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 impl<S: Store> Drop for Persistence<S> {
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let closed = state.close();
+        let (closed, mismatch) = state.close();
+        self.warn_of_mismatch(mismatch);
         drop(self.logged("close", "", closed));
     }
 }

@@ -1,6 +1,6 @@
 //! The keys that Paho gives its records, and what their names say.
 
-use std::fmt;
+use std::{fmt, ops::Range};
 
 /// What a record is, by the stem of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -15,6 +15,16 @@ pub(crate) enum Kind {
     ReceivedPublish,
     /// `q`: an inbound message, not yet handed to the application.
     Undelivered,
+}
+
+impl Kind {
+    /// The numbers that records of this kind can have.
+    pub(crate) fn numbers(self) -> Range<u32> {
+        match self {
+            Self::Command | Self::Undelivered => 0..SEQUENCE_LIMIT,
+            Self::SentPublish | Self::SentPubrel | Self::ReceivedPublish => 1..0x1_0000,
+        }
+    }
 }
 
 /// A key as Paho writes it: a stem, which tells the kind and the MQTT version, and a number.
@@ -50,11 +60,7 @@ impl Key {
         let canonical = digits.bytes().all(|digit| digit.is_ascii_digit())
             && (digits == "0" || !digits.starts_with('0'));
         let number = digits.parse().ok().filter(|_| canonical)?;
-        let allowed = match kind {
-            Kind::Command | Kind::Undelivered => 0..SEQUENCE_LIMIT,
-            Kind::SentPublish | Kind::SentPubrel | Kind::ReceivedPublish => 1..0x1_0000,
-        };
-        allowed
+        kind.numbers()
             .contains(&number)
             .then_some(Self { kind, v5, number })
     }
@@ -79,6 +85,23 @@ impl Key {
     /// A PUBLISH or PUBREL that was sent.
     pub(crate) fn is_sent(self) -> bool {
         matches!(self.kind, Kind::SentPublish | Kind::SentPubrel)
+    }
+
+    /// What waits in one of Paho's queues, and is not part of the session with the broker.
+    pub(crate) fn is_queued(self) -> bool {
+        matches!(self.kind, Kind::Command | Kind::Undelivered)
+    }
+
+    /// The same record as a client of the other version writes it.
+    pub(crate) fn other_version(self) -> Self {
+        Self {
+            v5: !self.v5,
+            ..self
+        }
+    }
+
+    pub(crate) fn with_kind(self, kind: Kind) -> Self {
+        Self { kind, ..self }
     }
 
     /// What Paho removes when it connects, since a connect has no number.

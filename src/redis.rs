@@ -173,7 +173,7 @@ fn check(connection: &mut Connection, hash: &str) -> Result<Option<Failure>, Fai
     // What is full refuses whatever is to be queued, and yet does it on its own.
     if full.is_none() {
         connection.ask(::redis::cmd("HDEL").arg(hash).arg("c-0"))?;
-        connection.ask(::redis::cmd("HGET").arg(hash).arg("c-0"))?;
+        connection.ask(::redis::cmd("HMGET").arg(hash).arg("c-0"))?;
         connection.ask(::redis::cmd("HKEYS").arg(hash))?;
     }
     connection.ask(&::redis::cmd("DISCARD"))?;
@@ -220,19 +220,31 @@ impl Store for RedisStore {
         })
     }
 
-    fn read(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error> {
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let limit = self.settings.operation_timeout;
-        self.exchange(
-            "read from",
-            Some(limit),
-            |connection, hash| match connection.ask(::redis::cmd("HGET").arg(hash).arg(key))? {
-                Value::BulkString(value) => Ok(Some(value)),
-                Value::Nil => Ok(None),
-                _ => Err(Failure::protocol(
-                    "HGET answered with something else than a string",
-                )),
-            },
-        )
+        self.exchange("read from", Some(limit), |connection, hash| {
+            let answer = connection.ask(::redis::cmd("HMGET").arg(hash).arg(keys))?;
+            let Value::Array(values) = answer else {
+                return Err(Failure::protocol(
+                    "HMGET answered with something else than a list",
+                ));
+            };
+            if values.len() != keys.len() {
+                return Err(Failure::protocol(
+                    "HMGET answered with another number of values",
+                ));
+            }
+            values
+                .into_iter()
+                .map(|value| match value {
+                    Value::BulkString(value) => Ok(Some(value)),
+                    Value::Nil => Ok(None),
+                    _ => Err(Failure::protocol(
+                        "HMGET answered with something else than strings",
+                    )),
+                })
+                .collect()
+        })
     }
 
     fn send(&mut self, changes: &[Change<'_>]) -> Result<(), Error> {
@@ -288,7 +300,7 @@ fn pack(hash: &str, changes: &[Change<'_>]) -> (Vec<u8>, usize) {
         command.write_packed_command(&mut packed);
         answers = answers.saturating_add(1);
     };
-    let transaction = changes.len() > 1;
+    let transaction = changes.len() > 1 || matches!(changes, [Change::SetAside { .. }]);
     if transaction {
         add(&::redis::cmd("MULTI"));
     }
@@ -298,6 +310,11 @@ fn pack(hash: &str, changes: &[Change<'_>]) -> (Vec<u8>, usize) {
                 add(::redis::cmd("HSET").arg(hash).arg(key).arg(value.concat()));
             }
             Change::Remove { key } => add(::redis::cmd("HDEL").arg(hash).arg(key)),
+            Change::SetAside { key, value } => {
+                let quarantine = format!("{hash}:quarantine");
+                add(::redis::cmd("HSET").arg(quarantine).arg(key).arg(value));
+                add(::redis::cmd("HDEL").arg(hash).arg(key));
+            }
         }
     }
     if transaction {

@@ -21,6 +21,13 @@ pub enum Change<'a> {
         /// The key of the record.
         key: &'a str,
     },
+    /// The record is moved out of sight, to where a person can look at it.
+    SetAside {
+        /// The key of the record.
+        key: &'a str,
+        /// The value that it has.
+        value: &'a [u8],
+    },
 }
 
 /// A place for records, which knows its backend and nothing of Paho.
@@ -49,12 +56,12 @@ pub trait Store {
     /// Whatever keeps the keys from being read; never an incomplete list.
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error>;
 
-    /// The value of the record, or nothing where there is no such record.
+    /// The values of these records in their order, and nothing for those that are not there.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the record from being read.
-    fn read(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error>;
+    /// Whatever keeps one of them from being read.
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error>;
 
     /// Sends a group of changes, of which all happen or none, in this order, behind everything
     /// that was sent before.

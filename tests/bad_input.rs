@@ -22,7 +22,7 @@ use paho_mqtt_redis::{
 };
 use redis::TypedCommands;
 use socket2::{Domain, Socket, Type};
-use support::{RedisServer, eventually, log::Log};
+use support::{RedisServer, eventually, log::Log, record};
 use tempfile::TempDir;
 
 const CLIENT: &str = "device";
@@ -346,7 +346,7 @@ fn a_user_with_the_rights_connects_and_one_without_is_told_which_is_missing() {
     let (_redis, url) = redis_with_user(&["~device:*", "+@all"]);
     at(&url).connect(CLIENT, BROKER).unwrap();
 
-    for missing in ["type", "multi", "hset", "hdel", "hget", "hkeys", "discard"] {
+    for missing in ["type", "multi", "hset", "hdel", "hmget", "hkeys", "discard"] {
         let (redis, url) = redis_with_user(&["~*", "+@all", &format!("-{missing}")]);
         let named = [
             HASH,
@@ -445,7 +445,8 @@ fn an_empty_client_id_is_refused_by_connect_and_open() {
 fn a_replica_is_told_by_connect_and_keeps_its_records() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
-    connection.hset(HASH, "s-1", "value").unwrap();
+    let value = record("s-1", b"value");
+    connection.hset(HASH, "s-1", &value).unwrap();
     let (_socket, port) = dead_port();
     let _: String = redis::cmd("REPLICAOF")
         .arg("127.0.0.1")
@@ -457,10 +458,8 @@ fn a_replica_is_told_by_connect_and_keeps_its_records() {
         ErrorKind::ReadOnly,
         &[HASH, &redis.url(), "READONLY", "replica"],
     );
-    assert_eq!(
-        connection.hget(HASH, "s-1").unwrap().as_deref(),
-        Some("value")
-    );
+    let kept: Vec<u8> = redis::Commands::hget(&mut connection, HASH, "s-1").unwrap();
+    assert_eq!(kept, value);
 
     let _: String = redis::cmd("REPLICAOF")
         .arg(&["NO", "ONE"])
@@ -468,7 +467,7 @@ fn a_replica_is_told_by_connect_and_keeps_its_records() {
         .unwrap();
     let mut persistence = at(&redis.url());
     persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
-    assert_eq!(persistence.get("s-1").unwrap(), b"value");
+    assert_eq!(persistence.get("s-1").unwrap(), value);
 }
 
 fn set_maxmemory(connection: &mut redis::Connection, limit: &str) {
@@ -482,7 +481,7 @@ fn set_maxmemory(connection: &mut redis::Connection, limit: &str) {
 fn a_full_redis_can_be_opened_and_drained_and_refuses_what_is_new() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
-    connection.hset(HASH, "s-1", "value").unwrap();
+    connection.hset(HASH, "s-1", record("s-1", b"x")).unwrap();
     connection.set("filler", vec![b'x'; 1 << 20]).unwrap();
     set_maxmemory(&mut connection, "1mb");
     let mut persistence = at(&redis.url());
@@ -494,7 +493,8 @@ fn a_full_redis_can_be_opened_and_drained_and_refuses_what_is_new() {
         ErrorKind::OutOfMemory,
         &[HASH, &redis.url(), "OOM", "raise it"],
     );
-    assert_eq!(persistence.get("s-1").unwrap(), b"value");
+    assert_eq!(persistence.get("s-1").unwrap(), record("s-1", b"x"));
+    persistence.remove("c-0").unwrap();
     persistence.remove("s-1").unwrap();
     assert!(!connection.exists(HASH).unwrap());
 

@@ -17,7 +17,7 @@ use paho_mqtt_redis::{
     Error, ErrorKind, Instrumented, MemoryPersistence, PersistenceMetrics, RedisPersistence,
     prometheus::Registry,
 };
-use support::{RedisServer, publish_command};
+use support::{RedisServer, publish_under, record};
 
 type Boxed = Box<dyn ClientPersistence + Send>;
 
@@ -42,6 +42,13 @@ fn suite(make: Make<'_>) {
     a_message_with_number_zero_survives_a_connect(make);
     what_is_dropped_after_a_list_is_not_held(make);
     a_publish_that_is_sent_again_stays_what_it_was(make);
+    what_is_stored_by_one_version_is_heard_of_by_the_other(make);
+    a_record_takes_the_place_of_the_same_in_the_other_version(make);
+    another_message_does_not_take_the_place_of_one_in_the_other_version(make);
+    nothing_is_deleted_before_the_first_connect(make);
+    what_was_not_read_is_not_written_over(make);
+    commands_whose_numbers_have_come_round_keep_their_order(make);
+    what_paho_could_not_read_is_not_handed_over(make);
     calls_may_overlap(make);
 }
 
@@ -115,12 +122,14 @@ fn keys_are_those_that_are_there(make: Make<'_>) {
         "sc-1",
         "sc5-2",
         "r-1",
-        "r5-1",
+        "r5-2",
         "q-1",
         "q5-1",
     ];
     for key in all {
-        persistence.put(key, vec![key.as_bytes()]).expect("puts");
+        persistence
+            .put(key, vec![&record(key, b"x")])
+            .expect("puts");
     }
     assert_eq!(keys(&mut persistence), set(&all));
     persistence.remove("sc-1").expect("removes");
@@ -131,13 +140,14 @@ fn keys_are_those_that_are_there(make: Make<'_>) {
 
 fn records_outlive_the_object(make: Make<'_>) {
     let mut persistence = opened(make);
-    persistence.put("s5-7", vec![b"stays"]).expect("puts");
+    let value = record("s5-7", b"stays");
+    persistence.put("s5-7", vec![&value]).expect("puts");
     persistence.close().expect("closes");
     drop(persistence);
     let mut again = make();
     again.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut again), set(&["s5-7"]));
-    assert_eq!(again.get("s5-7").expect("gets"), b"stays");
+    assert_eq!(again.get("s5-7").expect("gets"), value);
     drop(again);
     let mut without_close = make();
     without_close.open(ID, URI).expect("opens");
@@ -146,15 +156,17 @@ fn records_outlive_the_object(make: Make<'_>) {
 
 fn clients_are_apart(make: Make<'_>) {
     let mut one = opened(make);
-    one.put("c-1", vec![b"of one"]).expect("puts");
+    let value = record("c-1", b"of one");
+    one.put("c-1", vec![&value]).expect("puts");
     for (id, uri) in [("device-2", URI), (ID, "127.0.0.1:1884"), ("device", URI)] {
         let mut other = make();
         other.open(id, uri).expect("opens");
         assert_eq!(keys(&mut other), set(&[]), "{id} {uri}");
-        other.put("c-1", vec![b"of another"]).expect("puts");
+        let another = record("c-1", b"of another");
+        other.put("c-1", vec![&another]).expect("puts");
         other.clear().expect("clears");
     }
-    assert_eq!(one.get("c-1").expect("gets"), b"of one");
+    assert_eq!(one.get("c-1").expect("gets"), value);
 }
 
 fn before_open_and_after_close_there_is_an_error(make: Make<'_>) {
@@ -214,16 +226,12 @@ fn paho_hears_whether_a_key_is_there(make: Make<'_>) {
     assert_ne!(heard(&mut persistence, "sc-1"), 0);
 }
 
-fn command(packet_id: i32, qos: i32) -> Vec<u8> {
-    publish_command(packet_id, qos, "topic", b"payload")
-}
-
 fn publishes_leave_nothing_behind(make: Make<'_>) {
     let mut persistence = opened(make);
     for (number, qos) in [(1, 0), (2, 1), (3, 2), (4, 1), (5, 0), (6, 2)] {
         let c = format!("c5-{number}");
         let (s, sc) = (format!("s5-{number}"), format!("sc5-{number}"));
-        let value = command(number, qos);
+        let value = publish_under(&c, number, qos);
         persistence.put(&c, vec![&value]).expect("puts");
         assert_eq!(persistence.get(&c).expect("gets"), value);
         persistence.remove(&c).expect("removes");
@@ -252,13 +260,17 @@ fn publishes_leave_nothing_behind(make: Make<'_>) {
 
 fn a_command_that_is_put_again_stays(make: Make<'_>) {
     let mut persistence = opened(make);
-    persistence.put("c-1", vec![&command(9, 1)]).expect("puts");
+    persistence
+        .put("c-1", vec![&publish_under("c-1", 9, 1)])
+        .expect("puts");
     persistence.get("c-1").expect("gets");
     persistence.remove("c-1").expect("removes");
     persistence
-        .put("c-1", vec![&command(10, 1)])
+        .put("c-1", vec![&publish_under("c-1", 10, 1)])
         .expect("puts again");
-    persistence.put("s-9", vec![b"PUBLISH"]).expect("puts");
+    persistence
+        .put("s-9", vec![&record("s-9", b"payload")])
+        .expect("puts");
     persistence.close().expect("closes");
     let mut again = make();
     again.open(ID, URI).expect("opens");
@@ -268,12 +280,18 @@ fn a_command_that_is_put_again_stays(make: Make<'_>) {
 fn a_command_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
     let subscribe = [&8_i32.to_ne_bytes()[..], &7_i32.to_ne_bytes(), b"..."].concat();
     for (read, removed) in [("c-5", "c5-5"), ("c5-5", "c-5")] {
-        for value in [command(7, 0), command(7, 1), subscribe.clone()] {
+        for value in [
+            publish_under(read, 7, 0),
+            publish_under(read, 7, 1),
+            subscribe.clone(),
+        ] {
             let mut persistence = opened(make);
             persistence.put(read, vec![&value]).expect("puts");
             persistence.get(read).expect("gets");
             persistence.remove(removed).expect("removes");
-            persistence.put("s-7", vec![b"PUBLISH"]).expect("puts");
+            persistence
+                .put("s-7", vec![&record("s-7", b"payload")])
+                .expect("puts");
             assert_eq!(keys(&mut persistence), set(&["s-7"]));
             drop(persistence);
             let mut again = make();
@@ -285,7 +303,7 @@ fn a_command_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
 
 fn a_message_with_number_zero_survives_a_connect(make: Make<'_>) {
     let mut persistence = opened(make);
-    let value = command(7, 1);
+    let value = publish_under("c5-0", 7, 1);
     persistence.put("c5-0", vec![&value]).expect("puts");
     persistence.remove("c5-0").expect("what each connect does");
     assert_eq!(persistence.get("c5-0").expect("is still there"), value);
@@ -297,7 +315,9 @@ fn a_message_with_number_zero_survives_a_connect(make: Make<'_>) {
 /// A client that does not restore messages lists them and removes each; one that comes after must find none.
 fn what_is_dropped_after_a_list_is_not_held(make: Make<'_>) {
     let mut persistence = opened(make);
-    persistence.put("c-1", vec![&command(7, 1)]).expect("puts");
+    persistence
+        .put("c-1", vec![&publish_under("c-1", 7, 1)])
+        .expect("puts");
     persistence.get("c-1").expect("gets");
     persistence.keys().expect("lists");
     persistence.remove("c-1").expect("removes");
@@ -331,7 +351,9 @@ fn a_publish_that_is_sent_again_stays_what_it_was(make: Make<'_>) {
     persistence
         .put("s5-7", vec![b"\x32 another"])
         .expect("puts");
-    persistence.put("c5-1", vec![&command(7, 1)]).expect("puts");
+    persistence
+        .put("c5-1", vec![&publish_under("c5-1", 7, 1)])
+        .expect("puts");
     persistence.get("c5-1").expect("gets");
     persistence.remove("c5-1").expect("removes");
     persistence
@@ -339,6 +361,159 @@ fn a_publish_that_is_sent_again_stays_what_it_was(make: Make<'_>) {
         .expect("puts");
     assert_eq!(persistence.get("s5-7").expect("gets"), b"\x32 a third");
     assert_eq!(keys(&mut persistence), set(&["s5-7"]));
+}
+
+/// A record of one message may be of either version, and Paho hears of it whichever it asks for.
+fn what_is_stored_by_one_version_is_heard_of_by_the_other(make: Make<'_>) {
+    let mut persistence = opened(make);
+    for key in ["s-1", "sc5-2"] {
+        persistence
+            .put(key, vec![&record(key, b"x")])
+            .expect("puts");
+    }
+    for (key, there) in [
+        ("s-1", true),
+        ("s5-1", true),
+        ("sc-2", true),
+        ("sc5-1", false),
+        ("s5-2", false),
+    ] {
+        assert_eq!(heard(&mut persistence, key) == 0, there, "{key}");
+    }
+}
+
+fn a_record_takes_the_place_of_the_same_in_the_other_version(make: Make<'_>) {
+    for (before, put) in [
+        (&["s-1"][..], "s5-1"),
+        (&["s5-1"], "s-1"),
+        (&["sc-1", "sc5-1"], "s5-1"),
+        (&["sc-1"], "sc5-1"),
+        (&["r-1"], "r5-1"),
+    ] {
+        let mut persistence = opened(make);
+        for key in before {
+            persistence
+                .put(key, vec![&record(key, b"x")])
+                .expect("puts");
+        }
+        persistence
+            .put(put, vec![&record(put, b"x")])
+            .expect("puts");
+        assert_eq!(keys(&mut persistence), set(&[put]), "{before:?} {put}");
+        drop(persistence);
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&[put]), "{before:?} {put}");
+        again.clear().expect("clears");
+    }
+}
+
+fn another_message_does_not_take_the_place_of_one_in_the_other_version(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let first = record("s-1", b"first");
+    persistence.put("s-1", vec![&first]).expect("puts");
+    let damaged = persistence.put("s5-1", vec![&record("s5-1", b"garbage")]);
+    assert_eq!(kind(damaged), Some(ErrorKind::Damaged));
+    assert_eq!(persistence.get("s-1").expect("is still there"), first);
+}
+
+/// What Paho does when a client is dropped that never connected, or could not be created.
+fn nothing_is_deleted_before_the_first_connect(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let session = ["s-1", "sc-1", "r-3"];
+    for key in session {
+        persistence
+            .put(key, vec![&record(key, b"x")])
+            .expect("puts");
+    }
+    persistence
+        .put("sc-9", vec![&record("sc-9", b"")])
+        .expect("puts");
+    drop(persistence);
+
+    let mut never_connected = make();
+    never_connected.open(ID, URI).expect("opens");
+    for key in keys(&mut never_connected) {
+        never_connected.get(&key).expect("gets");
+    }
+    for key in ["sc-9", "s-1", "sc-1", "r-3"] {
+        never_connected.remove(key).expect("answers");
+    }
+    // A PUBREL without its PUBLISH is of no use to anybody.
+    assert_eq!(keys(&mut never_connected), set(&session));
+    drop(never_connected);
+
+    let mut connected = make();
+    connected.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut connected), set(&session));
+    connected.remove("c5-0").expect("what each connect does");
+    for key in session {
+        connected.remove(key).expect("removes");
+    }
+    assert_eq!(keys(&mut connected), set(&[]));
+}
+
+/// Paho gives a new message the number of one that it could not read when it was created.
+fn what_was_not_read_is_not_written_over(make: Make<'_>) {
+    for (key, moved) in [("c5-1", "c5-2"), ("s-1", "s-65535"), ("q-1", "q-2")] {
+        let mut persistence = opened(make);
+        let (before, new) = (record(key, b"before"), record(key, b"new"));
+        persistence.put(key, vec![&before]).expect("puts");
+        drop(persistence);
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        again.keys().expect("lists");
+        again.put(key, vec![&new]).expect("puts");
+        assert_eq!(keys(&mut again), set(&[key, moved]));
+        assert_eq!(again.get(key).expect("gets"), new);
+        assert_eq!(again.get(moved).expect("gets"), before);
+        again.clear().expect("clears");
+    }
+}
+
+fn commands_whose_numbers_have_come_round_keep_their_order(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let numbers = [999_998, 999_999, 0, 1, 2];
+    for number in numbers {
+        let key = format!("c5-{number}");
+        let value = record("c5-1", number.to_string().as_bytes());
+        persistence.put(&key, vec![&value]).expect("puts");
+    }
+    drop(persistence);
+    let mut again = make();
+    again.open(ID, URI).expect("opens");
+    let mut found: Vec<u32> = again
+        .keys()
+        .expect("lists")
+        .iter()
+        .map(|key| key[3..].parse().expect("a number"))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found.len(), numbers.len());
+    for (number, place) in numbers.iter().zip(&found) {
+        let value = again.get(&format!("c5-{place}")).expect("gets");
+        assert_eq!(value, record("c5-1", number.to_string().as_bytes()));
+    }
+    // The next one, to which Paho gives the number behind the highest, is a new one.
+    assert!(found.last().is_some_and(|last| *last < 999_999));
+}
+
+fn what_paho_could_not_read_is_not_handed_over(make: Make<'_>) {
+    let mut persistence = opened(make);
+    for key in [
+        "c-1", "c5-2", "s-3", "s5-4", "sc-5", "r-6", "r5-7", "q-8", "q5-9",
+    ] {
+        persistence.put(key, vec![b"\x32\xff"]).expect("puts");
+    }
+    persistence
+        .put("s-1", vec![&record("s-1", b"x")])
+        .expect("puts");
+    drop(persistence);
+    for _ in 0..2 {
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&["s-1"]));
+    }
 }
 
 /// The address of a persistence, as C holds it.

@@ -16,7 +16,7 @@ use std::{
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use paho_mqtt_redis::{Error, ErrorKind, RedisOptions, RedisPersistence};
 use redis::{Parser, TypedCommands, Value};
-use support::{RedisServer, publish_command};
+use support::{RedisServer, publish_command, publish_under, record};
 
 const CLIENT: &str = "device";
 /// As Paho hands it to `open`.
@@ -361,8 +361,8 @@ fn values_are_kept_byte_for_byte() {
 fn what_is_in_redis_already_is_handed_over_byte_for_byte() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
-    let value = b"\0\xff\r\n";
-    connection.hset(HASH, "s-1", &value[..]).unwrap();
+    let value = record("s-1", b"\0\xff\r\n");
+    connection.hset(HASH, "s-1", &value).unwrap();
     connection.hset(HASH, b"\xff\xfe", "foreign").unwrap();
     connection.hset(HASH, "foreign", "foreign").unwrap();
     let mut persistence = opened(&redis.url());
@@ -464,7 +464,7 @@ fn clients_do_not_see_the_records_of_one_another() {
 
 /// Writes a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
 fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, qos: i32) {
-    let command = publish_command(packet_id, qos, "a/topic", b"payload");
+    let command = publish_under(key, packet_id, qos);
     persistence.put(key, vec![&command]).unwrap();
     assert_eq!(persistence.get(key).unwrap(), command);
     persistence.remove(key).unwrap();

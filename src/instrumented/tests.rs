@@ -9,7 +9,7 @@ use std::{
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use super::*;
-use crate::{MemoryPersistence, metrics::Clock};
+use crate::{MemoryPersistence, metrics::Clock, persistence::sample};
 
 /// A clock that stands still until it is told to go on; each look at it takes a microsecond.
 #[derive(Clone, Default)]
@@ -74,16 +74,16 @@ fn a_scripted_sequence_gives_exactly_this_exposition() {
     let memory = MemoryPersistence::new();
     let mut before = memory.clone();
     before.open("device-1", "broker:1883").expect("opens");
-    before.put("c5-7", vec![b"left from before"]).expect("puts");
-    before.put("r5-3", vec![b"inbound"]).expect("puts");
+    before.put("c5-7", vec![&sample("c5-7")]).expect("puts");
+    before.put("r5-3", vec![&sample("r5-3")]).expect("puts");
     drop(before);
 
     let mut persistence = memory.instrument(&metrics);
     persistence.open("device-1", "broker:1883").expect("opens");
     clock.advance(Duration::from_millis(2));
     assert_eq!(persistence.keys().expect("lists").len(), 2);
-    assert_eq!(persistence.get("r5-3").expect("reads"), b"inbound");
-    assert_eq!(persistence.get("c5-7").expect("reads"), b"left from before");
+    assert_eq!(persistence.get("r5-3").expect("reads"), sample("r5-3"));
+    assert_eq!(persistence.get("c5-7").expect("reads"), sample("c5-7"));
     persistence.remove("c-0").expect("is not there");
     clock.advance(Duration::from_secs(10));
     persistence
@@ -202,7 +202,9 @@ fn series_go_with_the_last_persistence_of_their_label() {
             .instrument(&metrics)
             .client_label(label);
         persistence.open("id", "uri").expect("opens");
-        persistence.put("c5-1", vec![b"waits"]).expect("puts");
+        persistence
+            .put("c5-1", vec![&sample("c5-1")])
+            .expect("puts");
         persistence
     };
     let records = "mqtt_persistence_records{client_id=\"a\",kind=\"command\"}";
@@ -228,7 +230,9 @@ fn opening_again_starts_from_what_is_there() {
         persistence.open("id", "uri").expect("opens");
         persistence.keys().expect("lists");
         assert_eq!(value(&registry, restored), Some(expected));
-        persistence.put("c5-1", vec![b"waits"]).expect("puts");
+        persistence
+            .put("c5-1", vec![&sample("c5-1")])
+            .expect("puts");
         persistence.close().expect("closes");
     }
 }
@@ -248,7 +252,7 @@ fn what_came_and_went_is_counted_and_what_was_there_before_is_not() {
     };
     persistence.open("id", "uri").expect("opens");
     for key in ["c5-1", "c5-2", "s5-1", "s5-1"] {
-        persistence.put(key, vec![b"waits"]).expect("puts");
+        persistence.put(key, vec![&sample(key)]).expect("puts");
     }
     for key in ["c5-1", "c5-1", "sc5-1"] {
         persistence.remove(key).expect("removes");

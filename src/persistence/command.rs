@@ -1,52 +1,88 @@
 //! What a stored command says of itself, as `MQTTAsync_persistCommand` of Paho C writes it.
 
-/// MQTT's packet type of a PUBLISH, with which Paho marks a publish command.
+use super::{properties, reader::Reader};
+
+// MQTT's types of packets, with which Paho marks its commands.
 const PUBLISH: i32 = 3;
+const SUBSCRIBE: i32 = 8;
+const UNSUBSCRIBE: i32 = 10;
+
+/// The size of a `MQTTSubscribe_options`: four characters, an `int`, and three characters and a
+/// gap.
+const SUBSCRIBE_OPTIONS: usize = 12;
 
 /// A command that waits to be sent.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Command {
-    Publish {
-        packet_id: Option<u32>,
-    },
-    /// Another one, or one that cannot be read.
+    /// Its packet id, at QoS 1 and 2.
+    Publish(Option<u32>),
+    /// A SUBSCRIBE or UNSUBSCRIBE.
     Other,
 }
 
 impl Command {
-    pub(super) fn read(value: &[u8]) -> Self {
-        publish(value).unwrap_or(Self::Other)
+    /// Reads one; nothing where Paho could not, or would read beyond its end.
+    pub(super) fn read(value: &[u8], v5: bool) -> Option<Self> {
+        let mut reader = Reader::new(value);
+        let kind = reader.int()?;
+        let token = reader.int()?;
+        let command = match kind {
+            PUBLISH => publish(&mut reader, token)?,
+            SUBSCRIBE => {
+                for _ in 0..topics(&mut reader)? {
+                    reader.c_string()?;
+                    (0..=2).contains(&reader.int()?).then_some(())?;
+                    if v5 {
+                        reader.take(SUBSCRIBE_OPTIONS)?;
+                    }
+                }
+                Self::Other
+            }
+            // Paho 1.3.16 takes the NUL at the end of the last topic for none where nothing
+            // follows, as with MQTT 3.1.1, and never gets rid of such a record.
+            UNSUBSCRIBE if v5 => {
+                for _ in 0..topics(&mut reader)? {
+                    reader.c_string()?;
+                }
+                Self::Other
+            }
+            _ => return None,
+        };
+        if v5 {
+            properties::take(&mut reader)?;
+        }
+        reader.is_empty().then_some(command)
     }
 
     /// What it will be sent under, where it is a PUBLISH that is acknowledged.
-    pub(super) fn packet_id(&self) -> Option<u32> {
+    pub(super) fn packet_id(self) -> Option<u32> {
         match self {
-            Self::Publish { packet_id } => *packet_id,
+            Self::Publish(packet_id) => packet_id,
             Self::Other => None,
         }
     }
 }
 
-fn publish(value: &[u8]) -> Option<Command> {
-    let mut rest = value;
-    if int(&mut rest)? != PUBLISH {
+fn publish(reader: &mut Reader<'_>, token: i32) -> Option<Command> {
+    reader.c_string()?;
+    let payload = usize::try_from(reader.int()?).ok()?;
+    reader.take(payload)?;
+    let qos = reader.int()?;
+    let retained = reader.int()?;
+    if !((0..=2).contains(&qos) && (0..=1).contains(&retained)) {
         return None;
     }
-    let token = int(&mut rest)?;
-    let topic = rest.iter().position(|&byte| byte == 0)?;
-    rest = rest.get(topic.checked_add(1)?..)?;
-    let payload = usize::try_from(int(&mut rest)?).ok()?;
-    rest = rest.get(payload..)?;
-    let qos = int(&mut rest)?;
-    let packet_id = u32::try_from(token).ok().filter(|_| qos == 1 || qos == 2);
-    Some(Command::Publish { packet_id })
+    if qos == 0 {
+        return Some(Command::Publish(None));
+    }
+    let packet_id = u16::try_from(token).ok().filter(|id| *id != 0)?;
+    Some(Command::Publish(Some(packet_id.into())))
 }
 
-/// Takes a C `int` from the front.
-fn int(rest: &mut &[u8]) -> Option<i32> {
-    let (int, behind) = rest.split_first_chunk()?;
-    *rest = behind;
-    Some(i32::from_ne_bytes(*int))
+/// How many topics follow; Paho takes memory for as many before it has seen one.
+fn topics(reader: &mut Reader<'_>) -> Option<usize> {
+    let count = usize::try_from(reader.int()?).ok()?;
+    (1..=reader.rest().len()).contains(&count).then_some(count)
 }
 
 #[cfg(test)]
@@ -70,24 +106,56 @@ mod tests {
 
     #[test]
     fn only_a_publish_with_an_acknowledgement_has_a_packet_id() {
-        let with = |packet_id| Command::Publish { packet_id };
-        assert_eq!(Command::read(&stored(7, 1, b"payload")), with(Some(7)));
-        assert_eq!(Command::read(&stored(65_535, 2, b"")), with(Some(65_535)));
-        assert_eq!(Command::read(&stored(7, 0, b"payload")), with(None));
-        let mut subscribe = stored(7, 1, b"");
-        subscribe[..4].copy_from_slice(&8_i32.to_ne_bytes());
-        assert_eq!(Command::read(&subscribe), Command::Other);
+        let read = |token, qos| Command::read(&stored(token, qos, b"payload"), false);
+        assert_eq!(read(7, 1), Some(Command::Publish(Some(7))));
+        assert_eq!(read(65_535, 2), Some(Command::Publish(Some(65_535))));
+        assert_eq!(read(7, 0), Some(Command::Publish(None)));
+        for (token, qos) in [(0, 1), (65_536, 1), (-1, 2), (7, 3), (7, -1)] {
+            assert_eq!(read(token, qos), None, "{token} {qos}");
+        }
     }
 
     #[test]
-    fn a_cut_command_is_none_that_is_known() {
+    fn a_command_that_is_cut_or_has_too_much_is_none() {
         let whole = stored(7, 1, b"payload");
-        let needed = whole.len() - 4;
-        for length in 0..needed {
-            assert_eq!(Command::read(&whole[..length]), Command::Other, "{length}");
+        for length in 0..whole.len() {
+            assert_eq!(Command::read(&whole[..length], false), None, "{length}");
         }
-        let mut wrong = stored(7, 1, b"payload");
+        assert_eq!(Command::read(&[&whole[..], b"x"].concat(), false), None);
+        // Without its properties it is none of MQTT 5.
+        assert_eq!(Command::read(&whole, true), None);
+        assert!(Command::read(&[&whole[..], b"\0"].concat(), true).is_some());
+        let mut wrong = whole.clone();
         wrong[16..20].copy_from_slice(&(-1_i32).to_ne_bytes());
-        assert_eq!(Command::read(&wrong), Command::Other);
+        assert_eq!(Command::read(&wrong, false), None);
+    }
+
+    /// A SUBSCRIBE or UNSUBSCRIBE of one topic.
+    fn subscription(kind: i32, count: i32, behind_topic: &[u8]) -> Vec<u8> {
+        [
+            &kind.to_ne_bytes()[..],
+            &7_i32.to_ne_bytes(),
+            &count.to_ne_bytes(),
+            b"a/#\0",
+            behind_topic,
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn subscriptions_are_read_as_each_version_writes_them() {
+        let qos = 1_i32.to_ne_bytes();
+        let options = [&qos[..], b"MQSO\0\0\0\0\0\0\0\0", b"\0"].concat();
+        let read =
+            |kind, count, behind: &[u8], v5| Command::read(&subscription(kind, count, behind), v5);
+        assert_eq!(read(SUBSCRIBE, 1, &qos, false), Some(Command::Other));
+        assert_eq!(read(SUBSCRIBE, 1, &options, true), Some(Command::Other));
+        assert_eq!(read(UNSUBSCRIBE, 1, b"\0", true), Some(Command::Other));
+        assert_eq!(read(UNSUBSCRIBE, 1, b"", false), None);
+        for count in [0, 2, -1, i32::MAX] {
+            assert_eq!(read(SUBSCRIBE, count, &qos, false), None, "{count}");
+        }
+        assert_eq!(read(SUBSCRIBE, 1, &options, false), None);
+        assert_eq!(read(9, 1, &qos, false), None);
     }
 }

@@ -45,9 +45,10 @@ impl Store for MemoryStore {
         })
     }
 
-    fn read(&mut self, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.with_records("read a record in memory", |records| {
-            records.get(key.as_bytes()).cloned()
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.with_records("read records in memory", |records| {
+            let values = keys.iter().map(|key| records.get(key.as_bytes()).cloned());
+            values.collect()
         })
     }
 
@@ -58,7 +59,8 @@ impl Store for MemoryStore {
                     Change::Put { key, value } => {
                         records.insert(key.as_bytes().to_vec(), value.concat());
                     }
-                    Change::Remove { key } => {
+                    // Nobody can look at it here.
+                    Change::Remove { key } | Change::SetAside { key, .. } => {
                         records.remove(key.as_bytes());
                     }
                 }

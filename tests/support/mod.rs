@@ -56,6 +56,48 @@ pub fn publish_command(packet_id: i32, qos: i32, topic: &str, payload: &[u8]) ->
     .concat()
 }
 
+/// The same as the version writes it that the key is of.
+pub fn publish_under(key: &str, packet_id: i32, qos: i32) -> Vec<u8> {
+    let properties: &[u8] = if key.starts_with("c5") { b"\0" } else { b"" };
+    let command = publish_command(packet_id, qos, "a/topic", b"payload");
+    [&command, properties].concat()
+}
+
+/// A value that Paho could have written under a key, with this payload where it has one.
+pub fn record(key: &str, payload: &[u8]) -> Vec<u8> {
+    let (stem, number) = key.split_once('-').expect("a key of Paho");
+    let number: u16 = number.parse().unwrap_or(1);
+    let properties: &[u8] = if stem.ends_with('5') { b"\0" } else { b"" };
+    match stem.trim_end_matches('5') {
+        "c" => [
+            publish_command(number.max(1).into(), 1, "t", payload),
+            properties.to_vec(),
+        ]
+        .concat(),
+        "sc" => [b"\x62\x02", &number.to_be_bytes()[..]].concat(),
+        "q" => {
+            let length = i32::try_from(payload.len()).expect("short");
+            let flags = [2, 0, 0, i32::from(number), 1].map(i32::to_ne_bytes);
+            let [before @ .., topic_length] = flags;
+            let before = before.concat();
+            [
+                &length.to_ne_bytes()[..],
+                payload,
+                &before,
+                b"t\0",
+                &topic_length,
+                properties,
+            ]
+            .concat()
+        }
+        _ => {
+            let body = [b"\0\x01t", &number.to_be_bytes()[..], properties, payload].concat();
+            let length = u8::try_from(body.len()).ok().filter(|length| *length < 128);
+            [&[0x34, length.expect("short")], &body[..]].concat()
+        }
+    }
+}
+
 /// How long something local may take before a test gives up: far longer than it needs, so that only a real fault reaches it.
 pub const LIMIT: Duration = Duration::from_secs(20);
 

@@ -1,0 +1,118 @@
+//! The packets that Paho stores as they go over the network: PUBLISH, sent or received, and PUBREL.
+
+use super::{properties, reader::Reader};
+
+const PUBLISH: u8 = 3;
+const PUBREL: u8 = 6;
+
+/// A PUBLISH at QoS 1 or 2.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Publish<'a> {
+    pub(super) qos: u8,
+    pub(super) packet_id: u16,
+    pub(super) topic: &'a [u8],
+    pub(super) payload: &'a [u8],
+}
+
+impl<'a> Publish<'a> {
+    /// Reads one; nothing where Paho could not, or would read beyond its end.
+    pub(super) fn read(value: &'a [u8], v5: bool) -> Option<Self> {
+        let (header, mut body) = body(value, PUBLISH)?;
+        let qos = (header >> 1) & 3;
+        let topic = body.string()?;
+        let packet_id = body.two_bytes()?;
+        if v5 {
+            properties::take(&mut body)?;
+        }
+        let allowed = matches!(qos, 1 | 2) && packet_id != 0;
+        allowed.then(|| Self {
+            qos,
+            packet_id,
+            topic,
+            payload: body.rest(),
+        })
+    }
+}
+
+/// The packet id of a PUBREL.
+pub(super) fn pubrel(value: &[u8], v5: bool) -> Option<u16> {
+    let (_, mut body) = body(value, PUBREL)?;
+    let packet_id = body.two_bytes()?;
+    // A reason and properties may follow with MQTT 5.
+    if v5 && body.byte().is_some() && !body.is_empty() {
+        properties::take(&mut body)?;
+    }
+    (packet_id != 0 && body.is_empty()).then_some(packet_id)
+}
+
+/// The first byte of a packet of that type, and what its length says is the rest of it.
+fn body(value: &[u8], kind: u8) -> Option<(u8, Reader<'_>)> {
+    let mut reader = Reader::new(value);
+    let header = reader.byte()?;
+    let length = reader.variable()?;
+    (header >> 4 == kind && length == reader.rest().len()).then_some((header, reader))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_publish_is_read() {
+        let expected = Publish {
+            qos: 1,
+            packet_id: 7,
+            topic: b"a/b",
+            payload: b"21.5",
+        };
+        assert_eq!(
+            Publish::read(b"\x32\x0b\x00\x03a/b\x00\x0721.5", false),
+            Some(expected)
+        );
+        let v5 = b"\x3d\x0c\x00\x03a/b\x00\x07\x0021.5";
+        assert_eq!(Publish::read(v5, true).expect("read").qos, 2);
+        assert_eq!(Publish::read(v5, true).expect("read").payload, b"21.5");
+    }
+
+    #[test]
+    fn what_is_no_publish_at_qos_1_or_2_is_not() {
+        for value in [
+            &b""[..],
+            b"\x32",
+            b"\x32\x00",
+            b"\x32\x0c\x00\x03a/b\x00\x0721.5",
+            b"\x32\x0a\x00\x03a/b\x00\x0721.5",
+            b"\x30\x0b\x00\x03a/b\x00\x0721.5",
+            b"\x36\x0b\x00\x03a/b\x00\x0721.5",
+            b"\x32\x0b\x00\x03a/b\x00\x0021.5",
+            b"\x62\x02\x00\x07",
+            b"\x32\x04\xff\xff\x00\x07",
+            b"\x32\xff\xff\xff\xff",
+        ] {
+            assert_eq!(Publish::read(value, false), None, "{value:?}");
+        }
+        // Its properties would be the payload.
+        assert_eq!(
+            Publish::read(b"\x32\x0b\x00\x03a/b\x00\x0721.5", true),
+            None
+        );
+    }
+
+    #[test]
+    fn a_pubrel_is_read() {
+        assert_eq!(pubrel(b"\x62\x02\x00\x07", false), Some(7));
+        assert_eq!(pubrel(b"\x62\x02\x00\x07", true), Some(7));
+        assert_eq!(pubrel(b"\x62\x03\x00\x07\x92", true), Some(7));
+        assert_eq!(pubrel(b"\x62\x04\x00\x07\x00\x00", true), Some(7));
+        for value in [
+            &b""[..],
+            b"\x62",
+            b"\x62\x02\x00",
+            b"\x62\x02\x00\x00",
+            b"\x62\x03\x00\x07\x92",
+            b"\x32\x02\x00\x07",
+        ] {
+            assert_eq!(pubrel(value, false), None, "{value:?}");
+        }
+    }
+}
