@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod alertmanager;
+pub mod broker;
 pub mod dashboard;
 pub mod device;
 mod http;

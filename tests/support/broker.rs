@@ -1,0 +1,463 @@
+//! A broker in the test's own process that does as the test says and tells everything that it saw.
+
+mod script;
+mod session;
+mod wire;
+
+use std::{
+    collections::HashMap,
+    io::{self, BufReader, Write},
+    mem,
+    net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::{self, JoinHandle},
+};
+
+use super::LIMIT;
+use script::Script;
+use session::Session;
+
+pub use script::Action;
+pub use wire::{Kind, Packet, Version};
+
+/// Where a packet went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    FromClient,
+    ToClient,
+    /// It was due to the client, and did not go out since the test said so.
+    Withheld,
+}
+
+/// A packet that the broker saw.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    pub client: String,
+    pub direction: Direction,
+    pub packet: Packet,
+}
+
+/// A message that the broker passes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    pub client: String,
+    pub topic: String,
+    pub payload: Vec<u8>,
+    pub qos: u8,
+}
+
+/// An MQTT broker for 3.1.1 and 5 on a free port of 127.0.0.1, until it is dropped.
+///
+/// It takes messages and accounts for them as a correct broker does, and passes none on: what goes to a client is what the test
+/// delivers.
+pub struct Broker {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+    listening: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    script: Script,
+    sessions: HashMap<String, Session>,
+    connections: HashMap<String, Connection>,
+    connected: usize,
+    seen: Vec<Seen>,
+    accepted: Vec<Accepted>,
+    faults: Vec<String>,
+    ended: bool,
+}
+
+struct Connection {
+    number: usize,
+    version: Version,
+    stream: TcpStream,
+}
+
+impl Broker {
+    /// Starts one.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let shared = Arc::<Shared>::default();
+        let state = Arc::clone(&shared);
+        let listening = thread::spawn(move || {
+            for stream in listener.incoming() {
+                if state.lock().ended {
+                    break;
+                }
+                if let Ok(stream) = stream {
+                    let state = Arc::clone(&state);
+                    thread::spawn(move || serve(&state, &stream));
+                }
+            }
+        });
+        Self {
+            address,
+            shared,
+            listening: Some(listening),
+        }
+    }
+
+    /// What a client connects to.
+    pub fn url(&self) -> String {
+        format!("mqtt://{}", self.address)
+    }
+
+    /// From now on packets of this kind do not go out.
+    pub fn withhold(&self, kind: Kind) {
+        self.shared.lock().script.withhold(kind);
+    }
+
+    /// The n-th packet of this kind, counted from 1 and from the start of the broker, does not go out.
+    pub fn withhold_nth(&self, kind: Kind, nth: usize) {
+        self.shared.lock().script.withhold_nth(kind, nth);
+    }
+
+    /// From now on packets of this kind go out; what was withheld is due again when the client connects again.
+    pub fn release(&self, kind: Kind) {
+        self.shared.lock().script.release(kind);
+    }
+
+    /// Once a packet has arrived for which `condition` holds, `actions` happen, after it was answered; a rule holds once.
+    pub fn when(
+        &self,
+        condition: impl FnMut(&Packet) -> bool + Send + 'static,
+        actions: Vec<Action>,
+    ) {
+        let script = &mut self.shared.lock().script;
+        script.when(Box::new(condition), actions);
+    }
+
+    /// The n-th packet of this kind from now on ends its connection and is not answered.
+    pub fn drop_at(&self, kind: Kind, nth: usize) {
+        let mut arrived = 0;
+        let is_it = move |packet: &Packet| {
+            arrived += usize::from(packet.kind == kind);
+            arrived == nth
+        };
+        self.when(is_it, vec![Action::Drop]);
+    }
+
+    /// Ends every connection.
+    pub fn drop_connections(&self) {
+        self.shared.lock().drop_connections();
+    }
+
+    /// The next so many CONNECTs are refused with 'server unavailable'.
+    pub fn refuse(&self, times: usize) {
+        self.shared.lock().script.refuse = times;
+    }
+
+    /// Whether each CONNECT finds that there was no session.
+    pub fn forget_sessions(&self, forgets: bool) {
+        self.shared.lock().script.forgets = forgets;
+    }
+
+    /// Sends a message to a client, again at each reconnect until it has acknowledged it.
+    pub fn deliver(&self, client: &str, topic: &str, payload: &[u8], qos: u8) {
+        self.shared.lock().deliver(client, topic, payload, qos);
+    }
+
+    /// Every packet in its order.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.lock().seen.clone()
+    }
+
+    /// How many packets of that kind went that way.
+    pub fn count(&self, direction: Direction, kind: Kind) -> usize {
+        count(&self.shared.lock().seen, direction, kind)
+    }
+
+    /// The messages that a correct broker passes on: those at QoS 0 and 1 with each PUBLISH, those at QoS 2 once for each packet
+    /// id until its PUBREL.
+    pub fn accepted(&self) -> Vec<Accepted> {
+        self.shared.lock().accepted.clone()
+    }
+
+    /// What clients sent that no client may send.
+    pub fn faults(&self) -> Vec<String> {
+        self.shared.lock().faults.clone()
+    }
+
+    /// Waits until that many packets of that kind went that way.
+    #[track_caller]
+    pub fn wait_for(&self, direction: Direction, kind: Kind, times: usize) {
+        let what = format!("{times} times {kind:?} {direction:?}");
+        self.wait(&what, |state| count(&state.seen, direction, kind) >= times);
+    }
+
+    /// Waits until a client that was delivered messages has acknowledged all of them.
+    #[track_caller]
+    pub fn wait_acknowledged(&self, client: &str) {
+        self.wait("everything is acknowledged", |state| {
+            state.sessions.get(client).is_some_and(Session::is_idle)
+        });
+    }
+
+    #[track_caller]
+    fn wait(&self, what: &str, mut holds: impl FnMut(&State) -> bool) {
+        let state = self.shared.lock();
+        let (state, waited) = self
+            .shared
+            .changed
+            .wait_timeout_while(state, LIMIT, |state| !holds(state))
+            .unwrap();
+        let seen = state.seen.clone();
+        // A panic under the lock would poison it for the broker's own threads.
+        drop(state);
+        assert!(
+            !waited.timed_out(),
+            "not within {LIMIT:?}: {what}; seen: {seen:#?}"
+        );
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.ended = true;
+        state.drop_connections();
+        drop(state);
+        // It wakes the thread that listens; where that fails, the thread has ended.
+        let _ = TcpStream::connect(self.address);
+        let _ = self.listening.take().map(JoinHandle::join);
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn count(seen: &[Seen], direction: Direction, kind: Kind) -> usize {
+    let is_it = |seen: &&Seen| seen.direction == direction && seen.packet.kind == kind;
+    seen.iter().filter(is_it).count()
+}
+
+/// Whether the connection goes on.
+#[derive(PartialEq, Eq)]
+enum Next {
+    Read,
+    End,
+}
+
+/// Answers a client until its connection ends.
+fn serve(shared: &Shared, stream: &TcpStream) {
+    // Answers are small and each is waited for.
+    let _ = stream.set_nodelay(true);
+    let mut reader = BufReader::new(stream);
+    let Ok(connect) = wire::read_connect(&mut reader) else {
+        return;
+    };
+    let Some(number) = shared.lock().connect(&connect, stream) else {
+        shared.changed.notify_all();
+        let _ = stream.shutdown(Shutdown::Both);
+        return;
+    };
+    shared.changed.notify_all();
+    loop {
+        let packet = wire::read(&mut reader, connect.version);
+        let mut state = shared.lock();
+        // Another connection of the same client has taken its place.
+        let replaced = state
+            .connections
+            .get(&connect.client)
+            .is_none_or(|connection| connection.number != number);
+        let next = match packet {
+            _ if replaced => Next::End,
+            Ok(packet) => state.arrived(&connect.client, packet),
+            Err(error) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    state.faults.push(format!("{}: {error}", connect.client));
+                }
+                Next::End
+            }
+        };
+        if next == Next::End && !replaced {
+            state.disconnected(&connect.client);
+        }
+        drop(state);
+        shared.changed.notify_all();
+        if next == Next::End {
+            let _ = stream.shutdown(Shutdown::Both);
+            return;
+        }
+    }
+}
+
+impl State {
+    /// Answers a CONNECT and gives the number of the connection, or none where it does not come about.
+    fn connect(&mut self, connect: &wire::Connect, stream: &TcpStream) -> Option<usize> {
+        let client = &connect.client;
+        let packet = Packet::new(Kind::Connect, 0);
+        self.saw(client, Direction::FromClient, packet.clone());
+        let actions = self.script.actions(&packet);
+        if self.ended || actions.iter().any(|action| matches!(action, Action::Drop)) {
+            return None;
+        }
+        let mut connack = Packet::new(Kind::Connack, 0);
+        if self.script.refuse > 0 {
+            self.script.refuse -= 1;
+            connack.code = match connect.version {
+                Version::V3 => 3,
+                Version::V5 => 0x88,
+            };
+            self.saw(client, Direction::ToClient, connack.clone());
+            // A client that has gone needs no answer.
+            let _ = (&*stream).write_all(&connack.bytes(connect.version));
+            return None;
+        }
+        if let Some(old) = self.connections.remove(client) {
+            // One that has ended already cannot be ended.
+            let _ = old.stream.shutdown(Shutdown::Both);
+        }
+        if connect.clean || self.script.forgets {
+            self.sessions.remove(client);
+        }
+        connack.session_present = self.sessions.contains_key(client);
+        self.sessions.entry(client.clone()).or_default().keeps = connect.keeps;
+        self.connected += 1;
+        let number = self.connected;
+        self.connections.insert(
+            client.clone(),
+            Connection {
+                number,
+                version: connect.version,
+                stream: stream.try_clone().expect("a second handle"),
+            },
+        );
+        self.send(client, connack);
+        for again in self.sessions[client].redeliveries() {
+            self.send(client, again);
+        }
+        self.act(client, actions);
+        Some(number)
+    }
+
+    /// Answers a packet.
+    fn arrived(&mut self, client: &str, packet: Packet) -> Next {
+        let mut actions = self.script.actions(&packet);
+        let next = if packet.kind == Kind::Disconnect
+            || actions.iter().any(|action| matches!(action, Action::Drop))
+        {
+            Next::End
+        } else {
+            Next::Read
+        };
+        let silent = actions
+            .iter()
+            .any(|action| matches!(action, Action::Drop | Action::Run(_)));
+        self.saw(client, Direction::FromClient, packet.clone());
+        if packet.kind == Kind::Publish {
+            self.account(client, &packet);
+        }
+        if !silent && let Some(answer) = self.answer(client, packet) {
+            self.send(client, answer);
+        }
+        actions.retain(|action| !matches!(action, Action::Drop));
+        self.act(client, actions);
+        next
+    }
+
+    fn account(&mut self, client: &str, publish: &Packet) {
+        let session = self.sessions.entry(client.to_owned()).or_default();
+        if session.is_new(publish) {
+            self.accepted.push(Accepted {
+                client: client.to_owned(),
+                topic: publish.topic.clone(),
+                payload: publish.payload.clone(),
+                qos: publish.qos,
+            });
+        }
+    }
+
+    fn answer(&mut self, client: &str, packet: Packet) -> Option<Packet> {
+        let session = self.sessions.entry(client.to_owned()).or_default();
+        let kind = match (packet.kind, packet.qos) {
+            (Kind::Publish, 1) => Kind::Puback,
+            (Kind::Publish, 2) => Kind::Pubrec,
+            (Kind::Pubrel, _) => {
+                session.released(packet.id);
+                Kind::Pubcomp
+            }
+            (Kind::Subscribe, _) => Kind::Suback,
+            (Kind::Unsubscribe, _) => Kind::Unsuback,
+            (Kind::Pingreq, _) => Kind::Pingresp,
+            (Kind::Puback | Kind::Pubrec | Kind::Pubcomp, _) => return session.answered(&packet),
+            _ => return None,
+        };
+        let mut answer = Packet::new(kind, packet.id);
+        answer.qos = if kind == Kind::Suback { packet.qos } else { 0 };
+        answer.filters = packet.filters;
+        Some(answer)
+    }
+
+    fn act(&mut self, client: &str, actions: Vec<Action>) {
+        for action in actions {
+            match action {
+                Action::Drop => {}
+                Action::Refuse(times) => self.script.refuse = times,
+                Action::Deliver {
+                    topic,
+                    payload,
+                    qos,
+                } => self.deliver(client, topic, payload.as_bytes(), qos),
+                Action::Run(run) => run(),
+            }
+        }
+    }
+
+    fn deliver(&mut self, client: &str, topic: &str, payload: &[u8], qos: u8) {
+        let session = self.sessions.entry(client.to_owned()).or_default();
+        let publish = session.deliver(topic, payload, qos);
+        self.send(client, publish);
+    }
+
+    fn send(&mut self, client: &str, packet: Packet) {
+        let Some(connection) = self.connections.get(client) else {
+            return;
+        };
+        if self.script.withholds(packet.kind) {
+            self.saw(client, Direction::Withheld, packet);
+            return;
+        }
+        // The thread that reads notices a connection that is gone.
+        let _ = (&connection.stream).write_all(&packet.bytes(connection.version));
+        self.saw(client, Direction::ToClient, packet);
+    }
+
+    fn saw(&mut self, client: &str, direction: Direction, packet: Packet) {
+        self.seen.push(Seen {
+            client: client.to_owned(),
+            direction,
+            packet,
+        });
+    }
+
+    fn disconnected(&mut self, client: &str) {
+        self.connections.remove(client);
+        if self
+            .sessions
+            .get(client)
+            .is_some_and(|session| !session.keeps)
+        {
+            self.sessions.remove(client);
+        }
+    }
+
+    fn drop_connections(&mut self) {
+        for (client, connection) in mem::take(&mut self.connections) {
+            // One that has ended already cannot be ended.
+            let _ = connection.stream.shutdown(Shutdown::Both);
+            self.disconnected(&client);
+        }
+    }
+}
