@@ -201,6 +201,14 @@ impl Broker {
         });
     }
 
+    /// Waits until a client has no connection.
+    #[track_caller]
+    pub fn wait_gone(&self, client: &str) {
+        self.wait("the client is gone", |state| {
+            !state.connections.contains_key(client)
+        });
+    }
+
     #[track_caller]
     fn wait(&self, what: &str, mut holds: impl FnMut(&State) -> bool) {
         let state = self.shared.lock();
@@ -318,6 +326,7 @@ impl State {
         if let Some(old) = self.connections.remove(client) {
             // One that has ended already cannot be ended.
             let _ = old.stream.shutdown(Shutdown::Both);
+            self.disconnected(client);
         }
         if connect.clean || self.script.forgets {
             self.sessions.remove(client);
@@ -410,6 +419,7 @@ impl State {
                     payload,
                     qos,
                 } => self.deliver(client, topic, payload.as_bytes(), qos),
+                Action::Release => self.script.release_all(),
                 Action::Run(run) => run(),
             }
         }

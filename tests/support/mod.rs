@@ -8,6 +8,8 @@
 
 mod alertmanager;
 pub mod broker;
+#[cfg(feature = "redis")]
+pub mod crash;
 pub mod dashboard;
 pub mod device;
 mod http;

@@ -16,6 +16,8 @@ pub enum Action {
         payload: String,
         qos: u8,
     },
+    /// From now on everything goes out.
+    Release,
     /// Something of the test's own, and the packet is not answered. It must not call the broker.
     Run(Box<dyn FnOnce() + Send>),
 }
@@ -48,6 +50,11 @@ impl Script {
     pub fn release(&mut self, kind: Kind) {
         self.withheld.remove(&kind);
         self.withheld_nth.retain(|(withheld, _)| *withheld != kind);
+    }
+
+    pub fn release_all(&mut self) {
+        self.withheld.clear();
+        self.withheld_nth.clear();
     }
 
     pub fn when(&mut self, condition: Condition, actions: Vec<Action>) {

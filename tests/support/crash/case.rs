@@ -1,0 +1,273 @@
+//! One life of the program: killed as asked for, run again until everything is through, and then the account.
+
+use std::{
+    collections::{HashMap, HashSet},
+    env,
+    fmt::Write,
+    fs::File,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::{Arc, Mutex},
+};
+
+use super::{
+    Kill,
+    child::{CLIENT, Orders, TOPIC, exit},
+    cut, is_whole, lines, qos,
+};
+use crate::support::{
+    RedisServer,
+    broker::{Action, Broker, Kind},
+};
+
+/// What the client is created for, and what it connects with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Versions {
+    V5,
+    V3,
+    /// Created for the default, which is 5, and connected with 3.1.1.
+    Default3,
+}
+
+impl Versions {
+    /// As protocol levels, where zero is the default.
+    fn levels(self) -> (u32, u32) {
+        match self {
+            Self::V5 => (5, 5),
+            Self::V3 => (4, 4),
+            Self::Default3 => (0, 4),
+        }
+    }
+}
+
+pub struct Case<'a> {
+    /// None for Paho's own files.
+    pub redis: Option<&'a RedisServer>,
+    pub versions: Versions,
+    /// Whether the broker forgets the session at each connect.
+    pub forgets: bool,
+    /// Where it is killed in each run; it is not in those that follow.
+    pub kills: Vec<Kill>,
+}
+
+/// What became of the messages that were accepted.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Whether it went through before it came to the first kill.
+    pub unharmed: bool,
+    /// By QoS.
+    pub lost: [Vec<String>; 3],
+    /// Lost too, but since Paho removed the record of its own accord when the broker had no session.
+    pub discarded: Vec<String>,
+    /// At QoS 2.
+    pub twice: Vec<String>,
+    pub altered: Vec<String>,
+    /// What else went wrong: records that stay, a run that does not end.
+    pub trouble: Option<String>,
+    /// Every call and every packet.
+    pub story: String,
+}
+
+impl Case<'_> {
+    /// Runs it in `folder`, which is empty.
+    pub fn run(&self, folder: &Path) -> Outcome {
+        if let Some(redis) = self.redis {
+            // Ports come back, and with them the keys of the cases before.
+            redis::cmd("FLUSHALL")
+                .exec(&mut redis.connection())
+                .expect("Redis answers");
+        }
+        let broker = Broker::start();
+        broker.forget_sessions(self.forgets);
+        // So that the loss of the connection finds messages in each state; it would find none without an end later on.
+        broker.withhold_nth(Kind::Puback, 2);
+        broker.withhold_nth(Kind::Pubrec, 2);
+        broker.withhold_nth(Kind::Pubcomp, 2);
+        broker.when(nth(2, |kind| kind == Kind::Connect), vec![Action::Release]);
+
+        let mut outcome = Outcome::default();
+        let mut ends = Vec::new();
+        for run in 0..self.kills.len() + 6 {
+            let kill = self.kills.get(run).copied().unwrap_or(Kill::Never);
+            let status = self.start(run, kill, &broker, folder);
+            ends.push(status);
+            match status.code() {
+                Some(exit::DONE) => {
+                    outcome.unharmed = run == 0;
+                    outcome.trouble = None;
+                    break;
+                }
+                Some(exit::LEFT) => {
+                    outcome.unharmed = run == 0;
+                    let left = std::fs::read_to_string(folder.join("left")).expect("was written");
+                    outcome.trouble = Some(format!("records are left: {left}"));
+                    break;
+                }
+                None if status.signal() == Some(libc::SIGKILL) && kill != Kill::Never => {}
+                // The next run makes up for it, or does not.
+                _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
+            }
+        }
+        self.account(&broker, folder, &mut outcome);
+        outcome.story = self.story(&broker, folder, &ends);
+        outcome
+    }
+
+    fn start(&self, run: usize, kill: Kill, broker: &Broker, folder: &Path) -> ExitStatus {
+        let (created, connected) = self.versions.levels();
+        let direct = match self.redis {
+            Some(redis) => redis.url(),
+            None => folder.join("files").display().to_string(),
+        };
+        let socket = folder.join(format!("cut-{run}"));
+        let orders = Orders {
+            broker: broker.url(),
+            store: match kill {
+                Kill::Cut { .. } => format!("unix://{}", socket.display()),
+                _ => direct.clone(),
+            },
+            direct,
+            created,
+            connected,
+            kill,
+            folder: folder.to_owned(),
+            run,
+        };
+        let lifeline = Arc::new(Mutex::new(None));
+        let cut_lifeline = {
+            let lifeline = Arc::clone(&lifeline);
+            move || drop(lifeline.lock().unwrap().take())
+        };
+        match (kill, self.redis) {
+            (Kill::Cut { request, quarters }, Some(redis)) => {
+                cut::forward(&socket, redis.socket(), (request, quarters), cut_lifeline);
+            }
+            (Kill::Packet(n), _) => {
+                broker.when(nth(n, |_| true), vec![Action::Run(Box::new(cut_lifeline))]);
+            }
+            _ => {}
+        }
+        let sign = format!("hang up/{run}");
+        broker.when(
+            move |packet| packet.topic == sign,
+            vec![Action::Drop, Action::Refuse(2)],
+        );
+        let deliver = |number| Action::Deliver {
+            topic: "commands",
+            payload: format!("{run}-{number}"),
+            qos: 2,
+        };
+        broker.when(
+            |packet| packet.kind == Kind::Subscribe,
+            vec![deliver(1), deliver(2)],
+        );
+
+        // The lock is held until the lifeline is there, so that it cannot be cut before.
+        let mut held = lifeline.lock().unwrap();
+        let log = || File::create(folder.join(format!("log-{run}"))).expect("a file");
+        let mut child = Command::new(env::current_exe().expect("the test's own path"))
+            .args(["--exact", "the_program", "--ignored", "--nocapture"])
+            .envs(orders.variables())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(log())
+            .spawn()
+            .expect("the test can be run once more");
+        *held = child.stdin.take();
+        drop(held);
+        let status = child.wait().expect("a child can be waited for");
+        broker.wait_gone(CLIENT);
+        status
+    }
+
+    fn account(&self, broker: &Broker, folder: &Path, outcome: &mut Outcome) {
+        let mut arrived: HashMap<String, usize> = HashMap::new();
+        for accepted in broker.accepted() {
+            let text = String::from_utf8_lossy(&accepted.payload).into_owned();
+            if accepted.topic.starts_with("hang up/") {
+                continue;
+            }
+            if accepted.topic != TOPIC
+                || !is_whole(&text)
+                || usize::from(accepted.qos) != qos(&text)
+            {
+                let shown = accepted.payload.escape_ascii();
+                outcome.altered.push(format!("{} {shown}", accepted.topic));
+            }
+            *arrived.entry(text).or_default() += 1;
+        }
+        let removed = removed_last(folder);
+        for text in lines(&folder.join("ledger")) {
+            let name = text.split('|').next().unwrap_or_default().to_owned();
+            match arrived.get(&text).copied().unwrap_or_default() {
+                0 if self.forgets && removed.contains(&name) => outcome.discarded.push(name),
+                0 => outcome.lost[qos(&text)].push(name),
+                1 => {}
+                times if qos(&text) == 2 => outcome.twice.push(format!("{name} {times} times")),
+                _ => {}
+            }
+        }
+        let faults = broker.faults();
+        if !faults.is_empty() {
+            outcome.trouble = Some(faults.join(", "));
+        }
+    }
+
+    fn story(&self, broker: &Broker, folder: &Path, ends: &[ExitStatus]) -> String {
+        let mut story = format!(
+            "{:?}, killed {:?}, session {}\n",
+            self.versions,
+            self.kills,
+            if self.forgets { "forgotten" } else { "kept" }
+        );
+        for (run, end) in ends.iter().enumerate() {
+            writeln!(story, "calls of run {run}, {end}:").unwrap();
+            for line in lines(&trace(folder, run)) {
+                writeln!(story, "  {line}").unwrap();
+            }
+        }
+        writeln!(story, "packets:").unwrap();
+        for seen in broker.seen() {
+            writeln!(story, "  {:?} {:?}", seen.direction, seen.packet).unwrap();
+        }
+        story
+    }
+}
+
+/// Holds for the n-th packet of a kind that counts.
+fn nth(n: usize, counts: fn(Kind) -> bool) -> impl FnMut(&crate::support::broker::Packet) -> bool {
+    let mut arrived = 0;
+    move |packet| {
+        let counted = counts(packet.kind);
+        arrived += usize::from(counted);
+        counted && arrived == n
+    }
+}
+
+fn trace(folder: &Path, run: usize) -> PathBuf {
+    folder.join(format!("trace-{run}"))
+}
+
+/// The messages whose sent PUBLISH Paho has removed.
+fn removed_last(folder: &Path) -> HashSet<String> {
+    let mut keys = HashMap::new();
+    let mut removed = HashSet::new();
+    let runs = (0..).map(|run| lines(&trace(folder, run)));
+    for line in runs.take_while(|lines| !lines.is_empty()).flatten() {
+        let mut words = line.split(' ').skip(1);
+        let (call, key, name) = (words.next(), words.next(), words.next());
+        let Some(key) = key.filter(|key| key.starts_with("s-") || key.starts_with("s5-")) else {
+            continue;
+        };
+        match (call, name) {
+            (Some("put"), Some(name)) => {
+                removed.remove(name);
+                keys.insert(key.to_owned(), name.to_owned());
+            }
+            (Some("remove"), _) => removed.extend(keys.remove(key)),
+            _ => {}
+        }
+    }
+    removed
+}

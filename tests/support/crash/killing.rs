@@ -1,0 +1,93 @@
+//! A persistence that kills its process at a chosen call, and notes every call.
+
+// Killing itself as a loss of power would has no safe interface in the standard library.
+#![allow(unsafe_code)]
+
+use std::{fs::File, io::Write};
+
+use paho_mqtt::{ClientPersistence, Result};
+
+use super::Kill;
+
+pub struct Killing<P> {
+    inner: P,
+    kill: Kill,
+    calls: usize,
+    trace: File,
+}
+
+impl<P> Killing<P> {
+    pub fn new(inner: P, kill: Kill, trace: File) -> Self {
+        Self {
+            inner,
+            kill,
+            calls: 0,
+            trace,
+        }
+    }
+
+    fn around<T>(&mut self, call: &str, work: impl FnOnce(&mut P) -> T) -> T {
+        self.calls += 1;
+        if self.kill == Kill::Before(self.calls) {
+            kill_self();
+        }
+        writeln!(self.trace, "{} {call}", self.calls).expect("a trace");
+        let answer = work(&mut self.inner);
+        if self.kill == Kill::After(self.calls) {
+            kill_self();
+        }
+        answer
+    }
+}
+
+impl<P: ClientPersistence> ClientPersistence for Killing<P> {
+    fn open(&mut self, client_id: &str, server_uri: &str) -> Result<()> {
+        self.around("open", |inner| inner.open(client_id, server_uri))
+    }
+
+    fn close(&mut self) -> Result<()> {
+        self.around("close", P::close)
+    }
+
+    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> Result<()> {
+        let call = format!("put {key} {}", name(&buffers.concat()));
+        self.around(&call, |inner| inner.put(key, buffers))
+    }
+
+    fn get(&mut self, key: &str) -> Result<Vec<u8>> {
+        self.around(&format!("get {key}"), |inner| inner.get(key))
+    }
+
+    fn remove(&mut self, key: &str) -> Result<()> {
+        self.around(&format!("remove {key}"), |inner| inner.remove(key))
+    }
+
+    fn keys(&mut self) -> Result<Vec<String>> {
+        self.around("keys", P::keys)
+    }
+
+    fn clear(&mut self) -> Result<()> {
+        self.around("clear", P::clear)
+    }
+
+    fn contains_key(&mut self, key: &str) -> bool {
+        self.around(&format!("contains {key}"), |inner| inner.contains_key(key))
+    }
+}
+
+/// Which message a value has, for the trace.
+fn name(value: &[u8]) -> String {
+    let end = value.iter().position(|&byte| byte == b'|').unwrap_or(0);
+    let start = value[..end].iter().rposition(|&byte| byte == b'm');
+    String::from_utf8_lossy(start.map_or(&[], |start| &value[start..end])).into_owned()
+}
+
+/// Ends this process without warning.
+pub fn kill_self() -> ! {
+    // SAFETY: it touches no memory.
+    unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
+    // Another thread may still run for an instant, this one must not.
+    loop {
+        std::thread::park();
+    }
+}
