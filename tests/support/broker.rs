@@ -321,6 +321,7 @@ impl State {
             self.saw(client, Direction::ToClient, connack.clone());
             // A client that has gone needs no answer.
             let _ = (&*stream).write_all(&connack.bytes(connect.version));
+            self.act(client, actions);
             return None;
         }
         if let Some(old) = self.connections.remove(client) {

@@ -8,7 +8,10 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{Command, ExitStatus, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use super::{
@@ -54,7 +57,7 @@ pub struct Case<'a> {
 /// What became of the messages that were accepted.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Whether it went through before it came to the first kill.
+    /// Whether its first run ended by itself, before it came to its kill.
     pub unharmed: bool,
     /// By QoS.
     pub lost: [Vec<String>; 3],
@@ -94,12 +97,10 @@ impl Case<'_> {
             ends.push(status);
             match status.code() {
                 Some(exit::DONE) => {
-                    outcome.unharmed = run == 0;
                     outcome.trouble = None;
                     break;
                 }
                 Some(exit::LEFT) => {
-                    outcome.unharmed = run == 0;
                     let left = std::fs::read_to_string(folder.join("left")).expect("was written");
                     outcome.trouble = Some(format!("records are left: {left}"));
                     break;
@@ -109,6 +110,7 @@ impl Case<'_> {
                 _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
             }
         }
+        outcome.unharmed = ends[0].signal() != Some(libc::SIGKILL);
         self.account(&broker, folder, &mut outcome);
         outcome.story = self.story(&broker, folder, &ends);
         outcome
@@ -149,8 +151,11 @@ impl Case<'_> {
             _ => {}
         }
         let sign = format!("hang up/{run}");
+        // One that was restored is not for the run that restored it.
+        let ended = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&ended);
         broker.when(
-            move |packet| packet.topic == sign,
+            move |packet| packet.topic == sign && !over.load(Ordering::Relaxed),
             vec![Action::Drop, Action::Refuse(2)],
         );
         let deliver = |number| Action::Deliver {
@@ -178,6 +183,7 @@ impl Case<'_> {
         drop(held);
         let status = child.wait().expect("a child can be waited for");
         broker.wait_gone(CLIENT);
+        ended.store(true, Ordering::Relaxed);
         status
     }
 

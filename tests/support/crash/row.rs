@@ -4,7 +4,7 @@ use std::{
     fmt, iter,
     sync::{
         Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
 };
@@ -120,10 +120,12 @@ impl Tally {
 }
 
 impl Row {
-    /// Tries every `stride`-th point, from `first` on, with as many at a time as there are cores.
+    /// Tries every `stride`-th point, and not more than so many, with as many at a time as there are cores.
     pub fn run(self, stride: usize, most: usize) -> Tally {
+        // A single run can end before its kill for another reason, and be followed by one that does not.
+        const ENOUGH: usize = 4;
         let next = AtomicUsize::new(0);
-        let ended = AtomicBool::new(false);
+        let unharmed = AtomicUsize::new(0);
         let tally = Mutex::new(Tally::default());
         let workers = thread::available_parallelism().map_or(2, usize::from);
         thread::scope(|scope| {
@@ -131,17 +133,14 @@ impl Row {
                 scope.spawn(|| {
                     // Of the thread, as it ends with the one that starts it.
                     let redis = (self.store == Store::Redis).then(RedisServer::start);
-                    while !ended.load(Ordering::Relaxed) {
+                    while unharmed.load(Ordering::Relaxed) < ENOUGH {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= most {
                             break;
                         }
                         let outcome = self.case(redis.as_ref(), number, stride);
-                        if outcome.unharmed {
-                            ended.store(true, Ordering::Relaxed);
-                        } else {
-                            tally.lock().unwrap().add(outcome);
-                        }
+                        unharmed.fetch_add(usize::from(outcome.unharmed), Ordering::Relaxed);
+                        tally.lock().unwrap().add(outcome);
                     }
                 });
             }
