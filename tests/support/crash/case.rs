@@ -201,6 +201,8 @@ impl Case<'_> {
                 let shown = accepted.payload.escape_ascii();
                 outcome.altered.push(format!("{} {shown}", accepted.topic));
             }
+            // A message with something in front of it has arrived, though not as it was.
+            let text = text.trim_start_matches('\0').to_owned();
             *arrived.entry(text).or_default() += 1;
         }
         let removed = removed_last(folder);

@@ -34,7 +34,7 @@ pub fn forward(
             cut: Arc::clone(&cut),
         };
         thread::spawn(move || answers.forward());
-        let mut buffer = [0; 65536];
+        let mut buffer = vec![0; 65536];
         for request in 1.. {
             let Ok(length @ 1..) = program.read(&mut buffer) else {
                 return;
@@ -64,7 +64,7 @@ struct Answers {
 
 impl Answers {
     fn forward(mut self) {
-        let mut buffer = [0; 65536];
+        let mut buffer = vec![0; 65536];
         while let Ok(length @ 1..) = self.redis.read(&mut buffer) {
             let gone = self.cut.load(Ordering::SeqCst);
             if !gone && self.program.write_all(&buffer[..length]).is_err() {
