@@ -45,6 +45,7 @@ fn suite(make: Make<'_>) {
     what_is_stored_by_one_version_is_heard_of_by_the_other(make);
     a_record_takes_the_place_of_the_same_in_the_other_version(make);
     another_message_does_not_take_the_place_of_one_in_the_other_version(make);
+    a_publish_goes_with_its_pubrel(make);
     nothing_is_deleted_before_the_first_connect(make);
     what_was_not_read_is_not_written_over(make);
     commands_whose_numbers_have_come_round_keep_their_order(make);
@@ -415,6 +416,23 @@ fn another_message_does_not_take_the_place_of_one_in_the_other_version(make: Mak
     let damaged = persistence.put("s5-1", vec![&record("s5-1", b"garbage")]);
     assert_eq!(kind(damaged), Some(ErrorKind::Damaged));
     assert_eq!(persistence.get("s-1").expect("is still there"), first);
+}
+
+/// Paho removes the PUBREL before the PUBLISH where that is of the other version, and may be killed in between.
+fn a_publish_goes_with_its_pubrel(make: Make<'_>) {
+    for (publish, pubrel) in [("s-7", "sc5-7"), ("s5-7", "sc-7"), ("s-7", "sc-7")] {
+        let mut persistence = opened(make);
+        for key in [publish, pubrel] {
+            persistence
+                .put(key, vec![&record(key, b"x")])
+                .expect("puts");
+        }
+        persistence.remove(pubrel).expect("removes");
+        drop(persistence);
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&[]), "{publish} {pubrel}");
+    }
 }
 
 /// What Paho does when a client is dropped that never connected, or could not be created.

@@ -264,8 +264,24 @@ impl Records {
         {
             self.send_held(store)?;
         }
-        remove(store, key)?;
-        self.forget(key);
+        self.remove_with_publish(store, key)
+    }
+
+    /// With a PUBREL goes its PUBLISH: Paho removes both, but one after the other, and where they are
+    /// of different versions the PUBREL first. A crash in between would have the PUBLISH sent again.
+    fn remove_with_publish(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
+        let publish = key.with_kind(Kind::SentPublish);
+        let publishes = [publish, publish.other_version()].into_iter();
+        let mut keys: Vec<Key> = publishes
+            .filter(|publish| key.kind == Kind::SentPubrel && self.live.contains(publish))
+            .collect();
+        keys.push(key);
+        let names: Vec<String> = keys.iter().map(Key::to_string).collect();
+        let removes: Vec<_> = names.iter().map(|key| Change::Remove { key }).collect();
+        change(store, &removes)?;
+        for key in keys {
+            self.forget(key);
+        }
         Ok(())
     }
 
