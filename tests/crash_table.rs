@@ -84,24 +84,12 @@ struct Known {
 }
 
 /// Every cell of the table that is not zero and yet not ours, in one place.
-const KNOWN: [Known; 3] = [
-    Known {
-        versions: &[Versions::V3, Versions::Default3],
-        about: "records are left: c-",
-        why: "MQTTAsync_restoreCommand never takes a restored UNSUBSCRIBE of 3.1.1 for whole, so that its command stays",
-    },
-    Known {
-        versions: &[Versions::Default3],
-        about: "altered",
-        why: "MQTTPersistence_restorePackets gives a restored 3.1.1 PUBLISH the version of the client at its creation \
-              (publish->MQTTVersion = c->MQTTVersion), so that it is sent with an empty list of MQTT 5 properties",
-    },
-    Known {
-        versions: &[Versions::Default3],
-        about: "twice",
-        why: "MQTTPersistence_restorePackets asks for the PUBREL with the stem of the version of the creation",
-    },
-];
+const KNOWN: [Known; 1] = [Known {
+    versions: &[Versions::Default3],
+    about: "altered",
+    why: "MQTTPersistence_restorePackets gives a restored 3.1.1 PUBLISH the version of the client at its creation \
+          (publish->MQTTVersion = c->MQTTVersion), so that it is sent with an empty list of MQTT 5 properties",
+}];
 
 /// What is wrong with a case that is not known: the parts of what it is about, each of one kind.
 fn unknown(row: Row, about: &str) -> bool {

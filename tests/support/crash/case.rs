@@ -111,7 +111,8 @@ impl Case<'_> {
             }
         }
         outcome.unharmed = ends[0].signal() != Some(libc::SIGKILL);
-        self.account(&broker, folder, &mut outcome);
+        let removed = removed_last(folder, ends.len());
+        self.account(&broker, folder, &removed, &mut outcome);
         outcome.story = self.story(&broker, folder, &ends);
         outcome
     }
@@ -187,7 +188,13 @@ impl Case<'_> {
         status
     }
 
-    fn account(&self, broker: &Broker, folder: &Path, outcome: &mut Outcome) {
+    fn account(
+        &self,
+        broker: &Broker,
+        folder: &Path,
+        removed: &HashSet<String>,
+        outcome: &mut Outcome,
+    ) {
         let mut arrived: HashMap<String, usize> = HashMap::new();
         for accepted in broker.accepted() {
             let text = String::from_utf8_lossy(&accepted.payload).into_owned();
@@ -205,7 +212,6 @@ impl Case<'_> {
             let text = text.trim_start_matches('\0').to_owned();
             *arrived.entry(text).or_default() += 1;
         }
-        let removed = removed_last(folder);
         for text in lines(&folder.join("ledger")) {
             let name = text.split('|').next().unwrap_or_default().to_owned();
             match arrived.get(&text).copied().unwrap_or_default() {
@@ -257,12 +263,11 @@ fn trace(folder: &Path, run: usize) -> PathBuf {
     folder.join(format!("trace-{run}"))
 }
 
-/// The messages whose sent PUBLISH Paho has removed.
-fn removed_last(folder: &Path) -> HashSet<String> {
+/// The messages whose sent PUBLISH Paho has removed in one of so many runs.
+fn removed_last(folder: &Path, runs: usize) -> HashSet<String> {
     let mut keys = HashMap::new();
     let mut removed = HashSet::new();
-    let runs = (0..).map(|run| lines(&trace(folder, run)));
-    for line in runs.take_while(|lines| !lines.is_empty()).flatten() {
+    for line in (0..runs).flat_map(|run| lines(&trace(folder, run))) {
         let mut words = line.split(' ').skip(1);
         let (call, key, name) = (words.next(), words.next(), words.next());
         let Some(key) = key.filter(|key| key.starts_with("s-") || key.starts_with("s5-")) else {
