@@ -3,6 +3,7 @@
 mod changes;
 mod command;
 mod complaints;
+mod log;
 mod opening;
 mod packet;
 mod polarity;
@@ -18,14 +19,14 @@ pub(crate) use value::sample;
 use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::Instant,
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::{Error, ErrorKind, MemoryStore, Store, error::Chain, record::Key};
-use complaints::{Complaints, Recovery};
+use complaints::Complaints;
+use log::warn_if_full;
 use records::{Mismatch, Records};
 
 /// The persistence of a Paho client over a [`Store`].
@@ -180,106 +181,6 @@ impl<S: Store> Persistence<S> {
             (None, _) => Err(Error::new(ErrorKind::NotOpen, attempt())),
             (_, None) => Err(Error::new(ErrorKind::InvalidKey, attempt())),
         }
-    }
-
-    /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.
-    fn logged<T>(&self, operation: &str, key: &str, result: Result<T, Error>) -> mqtt::Result<T> {
-        result.map_err(|error| {
-            let kind = error.kind();
-            // A record that is not there is an answer.
-            let due = (kind != ErrorKind::NotFound)
-                .then(|| self.complaints().due(kind, Instant::now()))
-                .flatten();
-            macro_rules! log {
-                ($level:ident) => {
-                    $level!(
-                        "db.system.name" = S::NAME,
-                        "db.operation.name" = operation,
-                        "messaging.client.id" = self.client_id,
-                        key,
-                        "error.type" = kind.as_str(),
-                        suppressed = due,
-                        "{}",
-                        Chain(&error)
-                    )
-                };
-            }
-            if due.is_some() {
-                log!(warn);
-            } else {
-                log!(debug);
-            }
-            error.into()
-        })
-    }
-
-    /// The same for a call that succeeds only where the store has answered.
-    fn answered<T>(&self, operation: &str, key: &str, result: Result<T, Error>) -> mqtt::Result<T> {
-        if result.is_ok() {
-            let recovery = self.complaints().answered(Instant::now());
-            if let Some(Recovery {
-                lasted,
-                failed_calls,
-            }) = recovery
-            {
-                info!(
-                    "db.system.name" = S::NAME,
-                    "messaging.client.id" = self.client_id,
-                    outage_seconds = lasted.as_secs_f64(),
-                    failed_calls,
-                    "{} answers again",
-                    if S::NAME == "redis" { "Redis" } else { S::NAME }
-                );
-            }
-        }
-        self.logged(operation, key, result)
-    }
-
-    fn warn_of_mismatch(&self, mismatch: Option<Mismatch>) {
-        let Some(Mismatch { v5_records }) = mismatch else {
-            return;
-        };
-        let (records, client) = if v5_records {
-            ("5", "3.1.1")
-        } else {
-            ("3.1.1", "5")
-        };
-        warn!(
-            "db.system.name" = S::NAME,
-            "messaging.client.id" = self.client_id,
-            records_version = records,
-            "there are records of MQTT {records}, and the client was created for MQTT {client}: \
-             Paho may refuse them, change their payloads or send them twice; call \
-             CreateOptionsBuilder::mqtt_version with the version that the client connects with"
-        );
-    }
-
-    /// Records that were set aside, or left where there was no room for that.
-    fn warn_of_unreadable(&self, server_uri: &str, (keys, left): &(Vec<Key>, bool)) {
-        const NAMED: usize = 10;
-        if keys.is_empty() {
-            return;
-        }
-        let names: Vec<String> = keys.iter().take(NAMED).map(Key::to_string).collect();
-        warn!(
-            "db.system.name" = S::NAME,
-            "messaging.client.id" = self.client_id,
-            server_uri,
-            records = keys.len(),
-            first = names.join(" "),
-            "there are records that Paho could not read; {}",
-            if *left {
-                "some stay where they are, since the store is full"
-            } else {
-                "they are set aside"
-            }
-        );
-    }
-
-    fn complaints(&self) -> MutexGuard<'_, Complaints> {
-        self.complaints
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic elsewhere must not become one here, under a C callback.
@@ -437,18 +338,6 @@ impl<S: Store> fmt::Debug for Persistence<S> {
         f.debug_struct("Persistence")
             .field("store", &S::NAME)
             .finish_non_exhaustive()
-    }
-}
-
-fn warn_if_full<S: Store>(client_id: &str, full: Option<&Error>) {
-    if let Some(error) = full {
-        warn!(
-            "db.system.name" = S::NAME,
-            "messaging.client.id" = client_id,
-            "error.type" = error.kind().as_str(),
-            "what waits can be sent, but nothing new can be accepted: {}",
-            Chain(error)
-        );
     }
 }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use support::{
-    LIMIT, Mosquitto, RedisServer, Subscriber,
+    LIMIT, Mosquitto, RedisServer, Server, Subscriber,
     device::{Device, example},
 };
 
@@ -131,25 +131,19 @@ fn the_end_of_a_device_that_logs_json_is_json_too() {
     );
 }
 
-/// A broker's address at which nobody listens.
-const NO_BROKER: &str = "mqtt://127.0.0.1:1";
+/// A device that has accepted one reading and ended, without a broker.
+fn one_reading(redis: &RedisServer, more: &[&str]) -> Server {
+    let options = ["--listen", "none", "--count", "1", "--stop-timeout", "0"];
+    let device = Device::new("mqtt://127.0.0.1:1", &redis.url(), &options);
+    let mut run = device.start(more);
+    assert!(run.wait().success(), "{}", run.log());
+    run
+}
 
 #[test]
 fn by_default_the_log_has_no_line_for_the_end_of_a_span() {
     let redis = RedisServer::start();
-    let options = [
-        "--log",
-        "json",
-        "--listen",
-        "none",
-        "--count",
-        "1",
-        "--stop-timeout",
-        "0",
-    ];
-    let device = Device::new(NO_BROKER, &redis.url(), &options);
-    let mut run = device.start(&[]);
-    assert!(run.wait().success(), "{}", run.log());
+    let run = one_reading(&redis, &["--log", "json"]);
     let log = support::eventually(LIMIT, "the log is whole", || {
         let log = run.log();
         log.contains("\nstopped").then_some(log)
@@ -161,19 +155,7 @@ fn by_default_the_log_has_no_line_for_the_end_of_a_span() {
 #[test]
 fn the_device_keeps_its_records_under_the_prefix() {
     let redis = RedisServer::start();
-    let options = [
-        "--listen",
-        "none",
-        "--count",
-        "1",
-        "--stop-timeout",
-        "0",
-        "--key-prefix",
-        "mqtt:",
-    ];
-    let device = Device::new(NO_BROKER, &redis.url(), &options);
-    let mut run = device.start(&[]);
-    assert!(run.wait().success(), "{}", run.log());
+    one_reading(&redis, &["--key-prefix", "mqtt:"]);
     let keys: Vec<String> = redis::cmd("KEYS")
         .arg("*")
         .query(&mut redis.connection())

@@ -103,47 +103,69 @@ fn address(run: &Server) -> String {
         .to_owned()
 }
 
-/// A device that ends when it cannot publish, as the README advises, and a supervisor that starts it again at once.
-struct Crashing {
-    address: String,
+/// Work that goes on until this value is dropped.
+struct Background {
     stop: Arc<AtomicBool>,
-    supervisor: Option<JoinHandle<()>>,
+    work: Option<JoinHandle<()>>,
 }
 
-impl Crashing {
-    fn start(broker: String) -> Self {
+impl Background {
+    /// Does `first`, and then `again` over and over.
+    fn repeat<T>(
+        first: impl FnOnce() -> T + Send + 'static,
+        mut again: impl FnMut(&mut T) + Send + 'static,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
-        let (sender, addresses) = mpsc::channel();
-        let supervisor = thread::spawn(move || {
-            let store = RedisServer::start();
-            let device = Device::new(
-                &broker,
-                &store.url(),
-                &["--client-id", "crashing", "--rate", "200"],
-            );
-            let mut run = device.start(&["--listen", "127.0.0.3:0"]);
-            let address = address(&run);
-            sender.send(address.clone()).expect("somebody waits for it");
-            set_max_memory(&store, "1");
+        let work = thread::spawn(move || {
+            let mut state = first();
             while !stopped.load(Ordering::Relaxed) {
-                assert!(!run.wait().success());
-                run = device.start(&["--listen", &address]);
+                again(&mut state);
             }
         });
         Self {
-            address: addresses.recv().expect("an address"),
             stop,
-            supervisor: Some(supervisor),
+            work: Some(work),
         }
     }
 }
 
-impl Drop for Crashing {
+impl Drop for Background {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
-        let supervisor = self.supervisor.take().map(JoinHandle::join);
-        assert!(thread::panicking() || matches!(supervisor, Some(Ok(()))));
+        let ended = self.work.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(ended, Some(Ok(()))));
+    }
+}
+
+/// A device that ends when it cannot publish, as the README advises, and a supervisor that starts it again at once.
+struct Crashing {
+    address: String,
+    _supervisor: Background,
+}
+
+impl Crashing {
+    fn start(broker: String) -> Self {
+        let (sender, addresses) = mpsc::channel();
+        // Device and store live as long as the thread that starts them.
+        let first = move || {
+            let store = RedisServer::start();
+            let options = ["--client-id", "crashing", "--rate", "200"];
+            let device = Device::new(&broker, &store.url(), &options);
+            let run = device.start(&["--listen", "127.0.0.3:0"]);
+            let address = address(&run);
+            sender.send(address.clone()).expect("somebody waits for it");
+            set_max_memory(&store, "1");
+            (run, device, address, store)
+        };
+        let supervisor = Background::repeat(first, |(run, device, address, _store)| {
+            assert!(!run.wait().success());
+            *run = device.start(&["--listen", address]);
+        });
+        Self {
+            address: addresses.recv().expect("an address"),
+            _supervisor: supervisor,
+        }
     }
 }
 
@@ -159,8 +181,7 @@ fn set_max_memory(store: &RedisServer, bytes: &str) {
 struct Gateway {
     address: String,
     store: RedisServer,
-    stop: Arc<AtomicBool>,
-    puts: Option<JoinHandle<()>>,
+    _puts: Background,
 }
 
 impl Gateway {
@@ -179,31 +200,20 @@ impl Gateway {
         let mut busy = open("busy");
         let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
         let address = server.local_addr().to_string();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let puts = thread::spawn(move || {
-            let _served = (server, idle);
-            while !stopped.load(Ordering::Relaxed) {
+        let puts = Background::repeat(
+            move || (server, idle),
+            move |_| {
                 // It fails while Redis is full, which is what the metrics are to show.
                 let _ = busy.put("c5-1", vec![b"a reading"]);
                 let _ = busy.remove("c5-1");
                 thread::park_timeout(Duration::from_millis(20));
-            }
-        });
+            },
+        );
         Self {
             address,
             store,
-            stop,
-            puts: Some(puts),
+            _puts: puts,
         }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let puts = self.puts.take().map(JoinHandle::join);
-        assert!(thread::panicking() || matches!(puts, Some(Ok(()))));
     }
 }
 

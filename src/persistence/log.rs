@@ -1,0 +1,140 @@
+//! What the log is told, since Paho does not pass most of it on.
+
+use std::{
+    sync::{MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use paho_mqtt as mqtt;
+use tracing::{debug, info, warn};
+
+use super::{
+    Persistence,
+    complaints::{Complaints, Recovery},
+    records::Mismatch,
+};
+use crate::{Error, ErrorKind, Store, error::Chain, record::Key};
+
+impl<S: Store> Persistence<S> {
+    /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.
+    pub(super) fn logged<T>(
+        &self,
+        operation: &str,
+        key: &str,
+        result: Result<T, Error>,
+    ) -> mqtt::Result<T> {
+        result.map_err(|error| {
+            let kind = error.kind();
+            // A record that is not there is an answer.
+            let due = (kind != ErrorKind::NotFound)
+                .then(|| self.complaints().due(kind, Instant::now()))
+                .flatten();
+            macro_rules! log {
+                ($level:ident) => {
+                    $level!(
+                        "db.system.name" = S::NAME,
+                        "db.operation.name" = operation,
+                        "messaging.client.id" = self.client_id,
+                        key,
+                        "error.type" = kind.as_str(),
+                        suppressed = due,
+                        "{}",
+                        Chain(&error)
+                    )
+                };
+            }
+            if due.is_some() {
+                log!(warn);
+            } else {
+                log!(debug);
+            }
+            error.into()
+        })
+    }
+
+    /// The same for a call that succeeds only where the store has answered.
+    pub(super) fn answered<T>(
+        &self,
+        operation: &str,
+        key: &str,
+        result: Result<T, Error>,
+    ) -> mqtt::Result<T> {
+        if result.is_ok() {
+            let recovery = self.complaints().answered(Instant::now());
+            if let Some(Recovery {
+                lasted,
+                failed_calls,
+            }) = recovery
+            {
+                info!(
+                    "db.system.name" = S::NAME,
+                    "messaging.client.id" = self.client_id,
+                    outage_seconds = lasted.as_secs_f64(),
+                    failed_calls,
+                    "{} answers again",
+                    if S::NAME == "redis" { "Redis" } else { S::NAME }
+                );
+            }
+        }
+        self.logged(operation, key, result)
+    }
+
+    pub(super) fn warn_of_mismatch(&self, mismatch: Option<Mismatch>) {
+        let Some(Mismatch { v5_records }) = mismatch else {
+            return;
+        };
+        let (records, client) = if v5_records {
+            ("5", "3.1.1")
+        } else {
+            ("3.1.1", "5")
+        };
+        warn!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = self.client_id,
+            records_version = records,
+            "there are records of MQTT {records}, and the client was created for MQTT {client}: \
+             Paho may refuse them, change their payloads or send them twice; call \
+             CreateOptionsBuilder::mqtt_version with the version that the client connects with"
+        );
+    }
+
+    /// Records that were set aside, or left where there was no room for that.
+    pub(super) fn warn_of_unreadable(&self, server_uri: &str, (keys, left): &(Vec<Key>, bool)) {
+        const NAMED: usize = 10;
+        if keys.is_empty() {
+            return;
+        }
+        let names: Vec<String> = keys.iter().take(NAMED).map(Key::to_string).collect();
+        warn!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = self.client_id,
+            server_uri,
+            records = keys.len(),
+            first = names.join(" "),
+            "there are records that Paho could not read; {}",
+            if *left {
+                "some stay where they are, since the store is full"
+            } else {
+                "they are set aside"
+            }
+        );
+    }
+
+    fn complaints(&self) -> MutexGuard<'_, Complaints> {
+        self.complaints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+pub(super) fn warn_if_full<S: Store>(client_id: &str, full: Option<&Error>) {
+    if let Some(error) = full {
+        warn!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = client_id,
+            "error.type" = error.kind().as_str(),
+            "what waits can be sent, but nothing new can be accepted: {}",
+            Chain(error)
+        );
+    }
+}
