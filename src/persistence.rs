@@ -4,6 +4,7 @@ mod changes;
 mod command;
 mod complaints;
 mod log;
+mod numbers;
 mod opening;
 mod packet;
 mod polarity;
@@ -107,7 +108,7 @@ struct Found {
     records: usize,
     /// Entries that Paho did not write.
     foreign: usize,
-    /// Records that Paho could not read, and whether they had to be left where they are.
+    /// Records that Paho could not read, and whether some had to be left where they are.
     unreadable: (Vec<Key>, bool),
     full: Option<Error>,
 }

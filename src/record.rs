@@ -69,7 +69,7 @@ impl Key {
     ///
     /// It reads a command under the key that the command has and removes it, sent, under that of
     /// the version that it is connected with: after a change of version these are two.
-    pub(crate) fn removed_after(self, read: Option<Self>) -> Self {
+    fn removed_after(self, read: Option<Self>) -> Self {
         match read {
             Some(read)
                 if self.kind == Kind::Command
@@ -80,6 +80,17 @@ impl Key {
             }
             _ => self,
         }
+    }
+
+    /// The key of the record that Paho means when it removes this one: what waits in its queues it
+    /// removes under the version that it has by then, whichever wrote it.
+    pub(crate) fn meant(self, read: Option<Self>, is_live: impl Fn(Self) -> bool) -> Self {
+        let key = self.removed_after(read);
+        let other = key.other_version();
+        if key.is_queued() && !key.is_command_zero() && !is_live(key) && is_live(other) {
+            return other;
+        }
+        key
     }
 
     /// A PUBLISH or PUBREL that was sent.

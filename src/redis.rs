@@ -201,7 +201,7 @@ impl Store for RedisStore {
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        // Opening as a whole has one limit, of which this has what connecting left.
+        // Connecting and listing have one limit, of which this has what connecting left.
         self.exchange("list", None, |connection, hash| {
             let Value::Array(fields) = connection.ask(::redis::cmd("HKEYS").arg(hash))? else {
                 return Err(Failure::protocol(
@@ -300,7 +300,19 @@ fn pack(hash: &str, changes: &[Change<'_>]) -> (Vec<u8>, usize) {
         command.write_packed_command(&mut packed);
         answers = answers.saturating_add(1);
     };
-    let transaction = changes.len() > 1 || matches!(changes, [Change::SetAside { .. }]);
+    let removed: Vec<&str> = changes
+        .iter()
+        .filter_map(|change| match change {
+            Change::Remove { key } => Some(*key),
+            _ => None,
+        })
+        .collect();
+    // A Redis that is full refuses whatever is in a transaction, and yet removes.
+    if !removed.is_empty() && removed.len() == changes.len() {
+        add(::redis::cmd("HDEL").arg(hash).arg(&removed));
+        return (packed, answers);
+    }
+    let transaction = changes.len() > 1;
     if transaction {
         add(&::redis::cmd("MULTI"));
     }
@@ -313,7 +325,6 @@ fn pack(hash: &str, changes: &[Change<'_>]) -> (Vec<u8>, usize) {
             Change::SetAside { key, value } => {
                 let quarantine = format!("{hash}:quarantine");
                 add(::redis::cmd("HSET").arg(quarantine).arg(key).arg(value));
-                add(::redis::cmd("HDEL").arg(hash).arg(key));
             }
         }
     }

@@ -21,7 +21,7 @@ pub enum Change<'a> {
         /// The key of the record.
         key: &'a str,
     },
-    /// The record is moved out of sight, to where a person can look at it.
+    /// A copy of a record is put where Paho does not look and a person can.
     SetAside {
         /// The key of the record.
         key: &'a str,

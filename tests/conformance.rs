@@ -45,6 +45,7 @@ fn suite(make: Make<'_>) {
     what_is_stored_by_one_version_is_heard_of_by_the_other(make);
     a_record_takes_the_place_of_the_same_in_the_other_version(make);
     another_message_does_not_take_the_place_of_one_in_the_other_version(make);
+    what_waited_is_removed_under_the_key_of_the_other_version(make);
     a_publish_goes_with_its_pubrel(make);
     nothing_is_deleted_before_the_first_connect(make);
     what_was_not_read_is_not_written_over(make);
@@ -416,6 +417,18 @@ fn another_message_does_not_take_the_place_of_one_in_the_other_version(make: Mak
     let damaged = persistence.put("s5-1", vec![&record("s5-1", b"garbage")]);
     assert_eq!(kind(damaged), Some(ErrorKind::Damaged));
     assert_eq!(persistence.get("s-1").expect("is still there"), first);
+}
+
+/// Paho removes what it has delivered, or given up, under the version that it has by then.
+fn what_waited_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
+    for (stored, removed) in [("q-5", "q5-5"), ("q5-5", "q-5"), ("c-5", "c5-5")] {
+        let mut persistence = opened(make);
+        persistence
+            .put(stored, vec![&record(stored, b"x")])
+            .expect("puts");
+        persistence.remove(removed).expect("removes");
+        assert_eq!(keys(&mut persistence), set(&[]), "{stored}");
+    }
 }
 
 /// Paho removes the PUBREL before the PUBLISH where that is of the other version, and may be killed in between.

@@ -248,6 +248,7 @@ fn the_log_names_what_cannot_be_read_and_the_cure_for_a_wrong_version() {
     for (key, damaged, created_for, connected_as) in [
         ("s-2", "c-7", mqtt::MQTT_VERSION_5, "3.1.1"),
         ("s5-2", "c5-7", mqtt::MQTT_VERSION_3_1_1, "5"),
+        ("r5-2", "c5-7", mqtt::MQTT_VERSION_3_1_1, "5"),
     ] {
         let (redis, broker) = (RedisServer::start(), Mosquitto::start());
         let mut connection = redis.connection();
@@ -284,4 +285,67 @@ fn the_log_names_what_cannot_be_read_and_the_cure_for_a_wrong_version() {
             .expect("HKEYS");
         assert_eq!(aside, [damaged]);
     }
+}
+
+#[test]
+fn a_publish_that_is_there_in_both_versions_is_handed_over_once() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let mut connection = redis.connection();
+    for (key, payload) in [("s-1", b"x"), ("s5-1", b"x"), ("s-2", b"x"), ("s5-2", b"y")] {
+        let _: () = connection
+            .hset(hash(&broker), key, record(key, payload))
+            .expect("HSET");
+    }
+    drop(client(&redis, &broker, mqtt::MQTT_VERSION_5).expect("created"));
+    let mut left: Vec<String> = connection.hkeys(hash(&broker)).expect("HKEYS");
+    left.sort_unstable();
+    // Two messages that are not the same stay, whatever Paho makes of them.
+    assert_eq!(left, ["s-2", "s5-1", "s5-2"]);
+}
+
+#[test]
+fn a_backlog_of_large_messages_is_read_in_parts_that_fit_the_time() {
+    const COUNT: usize = 80;
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let mut connection = redis.connection();
+    let payload = vec![b'x'; 4 * 1024 * 1024];
+    for number in 1..=COUNT {
+        let id = i32::try_from(number).expect("small");
+        let value = publish_command(id, 1, TOPIC, &payload);
+        let _: () = connection
+            .hset(hash(&broker), format!("c-{number}"), value)
+            .expect("HSET");
+    }
+    let created = mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker.url())
+        .client_id("device")
+        .mqtt_version(mqtt::MQTT_VERSION_3_1_1)
+        .user_persistence(persistence(&redis))
+        .create_client();
+    drop(created.expect("created"));
+    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(left, COUNT);
+}
+
+#[test]
+fn a_full_redis_whose_numbers_have_come_round_is_opened_as_it_is() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    fill(&redis, &hash(&broker), 999_998, 4, 1);
+    let mut connection = redis.connection();
+    let _: () = connection
+        .hset(hash(&broker), "s-7", "damaged")
+        .expect("HSET");
+    redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "1"])
+        .exec(&mut connection)
+        .expect("full");
+    let log = Log::default();
+    log.during(|| drop(client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created")));
+    assert!(
+        log.text().contains("some stay where they are"),
+        "{}",
+        log.text()
+    );
+    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(left, 5);
 }

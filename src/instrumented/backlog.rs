@@ -134,7 +134,10 @@ impl Backlog {
     /// Whether the record was there.
     pub(super) fn remove(&mut self, key: &str) -> bool {
         let id = match Id::of(key) {
-            Id::Key(key) => Id::Key(key.removed_after(self.just_read)),
+            Id::Key(key) => {
+                let is_live = |key| self.records.contains_key(&Id::Key(key));
+                Id::Key(key.meant(self.just_read, is_live))
+            }
             other @ Id::Other(_) => other,
         };
         let was_there = self.take(&id);

@@ -80,8 +80,10 @@ impl<S: Store> Persistence<S> {
     }
 
     pub(super) fn warn_of_mismatch(&self, mismatch: Option<Mismatch>) {
-        let Some(Mismatch { v5_records }) = mismatch else {
-            return;
+        let (v5_records, does) = match mismatch {
+            Some(Mismatch::Created { v5_records }) => (v5_records, "was created for"),
+            Some(Mismatch::Connected { v5_records }) => (v5_records, "connects with"),
+            None => return,
         };
         let (records, client) = if v5_records {
             ("5", "3.1.1")
@@ -92,7 +94,7 @@ impl<S: Store> Persistence<S> {
             "db.system.name" = S::NAME,
             "messaging.client.id" = self.client_id,
             records_version = records,
-            "there are records of MQTT {records}, and the client was created for MQTT {client}: \
+            "there are records of MQTT {records}, and the client {does} MQTT {client}: \
              Paho may refuse them, change their payloads or send them twice; call \
              CreateOptionsBuilder::mqtt_version with the version that the client connects with"
         );
@@ -113,7 +115,7 @@ impl<S: Store> Persistence<S> {
             first = names.join(" "),
             "there are records that Paho could not read; {}",
             if *left {
-                "some stay where they are, since the store is full"
+                "some stay where they are, since the store refused to move them"
             } else {
                 "they are set aside"
             }

@@ -1,8 +1,9 @@
-//! What opening does with what it finds: reads it, sets aside what Paho could not read, and puts the
-//! waiting commands into an order that Paho understands.
+//! What opening does with what it finds: reads it, and sets aside what Paho could not read.
 
 use super::{
-    changes::{change, read_all, reconnecting},
+    changes::{change, read_all, remove},
+    numbers::renumber,
+    packet::Publish,
     records::Records,
     value,
 };
@@ -16,6 +17,9 @@ const BATCH: usize = 64;
 /// How many bytes of values are kept until Paho asks for them; the others are read again.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
+/// A record, with its value where that is kept.
+pub(super) type Record = (Key, Option<Vec<u8>>);
+
 /// What was found.
 pub(super) struct Found {
     pub(super) records: Records,
@@ -23,12 +27,20 @@ pub(super) struct Found {
     pub(super) foreign: usize,
     /// Records that Paho could not read.
     pub(super) unreadable: Vec<Key>,
-    /// Whether those are where Paho left them, since there was no room to set them aside.
+    /// Whether some of those are where Paho left them, since the store refused to move them.
     pub(super) left: bool,
 }
 
 /// Reads what is in the store.
 pub(super) fn open(store: &mut impl Store) -> Result<Found, Error> {
+    match read_and_mend(store, true) {
+        // What waits can be sent all the same, which makes room.
+        Err(error) if error.kind() == ErrorKind::OutOfMemory => read_and_mend(store, false),
+        done => done,
+    }
+}
+
+fn read_and_mend(store: &mut impl Store, has_room: bool) -> Result<Found, Error> {
     let entries = store.keys()?;
     let parsed = |entry: &Vec<u8>| Key::parse(str::from_utf8(entry).ok()?);
     let keys: Vec<Key> = entries.iter().filter_map(parsed).collect();
@@ -42,9 +54,9 @@ pub(super) fn open(store: &mut impl Store) -> Result<Found, Error> {
         left: false,
     };
     let mut kept = 0_usize;
-    let mut records = Vec::with_capacity(keys.len());
+    let mut records: Vec<Record> = Vec::with_capacity(keys.len());
     for batch in keys.chunks(BATCH) {
-        for (key, value) in batch.iter().zip(read_all(store, batch)?) {
+        for (key, value) in batch.iter().zip(read_patiently(store, batch)?) {
             // One that has gone since it was listed.
             let Some(value) = value else { continue };
             if !value::is_readable(*key, &value) {
@@ -58,122 +70,68 @@ pub(super) fn open(store: &mut impl Store) -> Result<Found, Error> {
             records.push((*key, fits.then_some(value)));
         }
     }
-    renumber(store, &mut records)?;
+    drop_doubles(store, &mut records)?;
+    if has_room {
+        renumber(store, &mut records)?;
+    }
     for (key, value) in records {
         found.records.found(key, value);
     }
     Ok(found)
 }
 
-/// Whether there was room for it.
+/// Asks for fewer values at a time where so many take too long.
+fn read_patiently(store: &mut impl Store, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+    match read_all(store, keys) {
+        Err(error) if error.kind() == ErrorKind::Timeout && keys.len() > 1 => {
+            let (first, second) = keys.split_at(keys.len() / 2);
+            let mut values = read_patiently(store, first)?;
+            values.extend(read_patiently(store, second)?);
+            Ok(values)
+        }
+        done => done,
+    }
+}
+
+/// Whether the store could do it. In two steps, since one that fails must not undo what the other is
+/// for: a crash between them leaves the record in both places.
 fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Error> {
-    let key = key.to_string();
-    match change(store, &[Change::SetAside { key: &key, value }]) {
-        Err(error) if error.kind() == ErrorKind::OutOfMemory => Ok(false),
+    use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
+    let name = key.to_string();
+    let copied = change(store, &[Change::SetAside { key: &name, value }]);
+    match copied.and_then(|()| remove(store, key)) {
+        Err(error)
+            if matches!(
+                error.kind(),
+                Misconf | OutOfMemory | Permission | ReadOnly | Server | WrongType
+            ) =>
+        {
+            Ok(false)
+        }
         done => done.map(|()| true),
     }
 }
 
-/// Moves the commands together where their numbers have come round from 999,999 to 0.
-///
-/// Paho takes the highest number for the last, and would give the next command one that is in use.
-/// The last one is moved first, to the end of the widest gap that is free: a crash at any point
-/// leaves numbers that still say in which order the commands came.
-fn renumber(store: &mut impl Store, records: &mut [(Key, Option<Vec<u8>>)]) -> Result<(), Error> {
-    let is_command = |(key, _): &&mut (Key, Option<Vec<u8>>)| key.kind == Kind::Command;
-    let mut commands: Vec<&mut (Key, Option<Vec<u8>>)> =
-        records.iter_mut().filter(is_command).collect();
-    commands.sort_unstable_by_key(|(key, _)| (key.number, key.v5));
-    let numbers: Vec<u32> = commands.iter().map(|(key, _)| key.number).collect();
-    let Some(first) = first_behind_widest_gap(&numbers) else {
-        return Ok(());
-    };
-    // Those behind the wrap follow those before it.
-    commands.rotate_left(first);
-    let (Some(last), Some(end)) = (numbers.get(first.saturating_sub(1)), numbers.get(first)) else {
-        return Ok(());
-    };
-    let free = last.saturating_add(1);
-    // Numbers that are all over the place are none that Paho gave.
-    if end.saturating_sub(free) < u32::try_from(numbers.len()).unwrap_or(u32::MAX) {
-        return Ok(());
-    }
-    let mut moves = Vec::with_capacity(commands.len());
-    for ((key, value), number) in commands.into_iter().zip(free..) {
-        let old = *key;
-        key.number = number;
-        moves.push((old, *key, value));
-    }
-    for batch in moves.rchunks(BATCH) {
-        let unread: Vec<Key> = batch
-            .iter()
-            .filter(|(_, _, value)| value.is_none())
-            .map(|(old, ..)| *old)
-            .collect();
-        let mut read = read_all(store, &unread)?.into_iter();
-        let values: Vec<Option<Vec<u8>>> = batch
-            .iter()
-            .map(|(_, _, value)| match value {
-                Some(_) => None,
-                None => read.next().flatten(),
-            })
-            .collect();
-        let moves = batch.iter().zip(&values).rev();
-        let moves = moves.filter_map(|((old, new, kept), read)| {
-            let value = kept.as_ref().or(read.as_ref())?;
-            Some((old.to_string(), new.to_string(), value))
-        });
-        move_each(store, &moves.collect::<Vec<_>>())?;
+/// A PUBLISH that is there in both versions, as paho-mqtt-redis 0.3.2 leaves it where a client was
+/// created for another version than before, would be sent as two.
+fn drop_doubles(store: &mut impl Store, records: &mut Vec<Record>) -> Result<(), Error> {
+    let newer: Vec<Key> = records
+        .iter()
+        .map(|(key, _)| *key)
+        .filter(|key| key.kind == Kind::SentPublish && key.v5)
+        .collect();
+    for key in newer {
+        let older = key.other_version();
+        if !records.iter().any(|(key, _)| *key == older) {
+            continue;
+        }
+        let values = read_patiently(store, &[key, older])?;
+        if let [Some(value), Some(older_value)] = &values[..]
+            && Publish::read(value, true) == Publish::read(older_value, false)
+        {
+            remove(store, older)?;
+            records.retain(|(key, _)| *key != older);
+        }
     }
     Ok(())
-}
-
-/// Each in a step of its own, and waits once for all.
-fn move_each(store: &mut impl Store, moves: &[(String, String, &Vec<u8>)]) -> Result<(), Error> {
-    reconnecting(store, |store| {
-        for (old, new, value) in moves {
-            store.send(&[
-                Change::Put {
-                    key: new,
-                    value: &[value],
-                },
-                Change::Remove { key: old },
-            ])?;
-        }
-        store.confirm()
-    })
-}
-
-/// Where the sequence starts in these sorted numbers, if that is not at their start.
-fn first_behind_widest_gap(numbers: &[u32]) -> Option<usize> {
-    let (lowest, highest) = (numbers.first()?, numbers.last()?);
-    let limit = Kind::Command.numbers().end;
-    let around = limit.saturating_sub(*highest).saturating_add(*lowest);
-    let gaps = numbers.iter().zip(numbers.iter().skip(1));
-    let (widest, position) = gaps
-        .map(|(before, behind)| behind.saturating_sub(*before))
-        .zip(1..)
-        .max_by_key(|(gap, _)| *gap)?;
-    (widest > around).then_some(position)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_sequence_starts_behind_its_widest_gap() {
-        for (numbers, first) in [
-            (&[][..], None),
-            (&[7], None),
-            (&[1, 2, 3], None),
-            (&[999_998, 999_999], None),
-            (&[400_000, 400_001, 900_000], None),
-            (&[0, 999_999], Some(1)),
-            (&[0, 1, 2, 999_998, 999_999], Some(3)),
-            (&[5, 999_000], Some(1)),
-        ] {
-            assert_eq!(first_behind_widest_gap(numbers), first, "{numbers:?}");
-        }
-    }
 }

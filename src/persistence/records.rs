@@ -22,7 +22,7 @@ pub(super) struct Records {
     live: HashSet<Key>,
     /// Those that were found at open and that Paho has not read yet.
     unread: HashSet<Key>,
-    /// Those of the session that were found at open, until Paho connects for the first time.
+    /// Those of the session that were found at open, until Paho tries to connect.
     session: HashSet<Key>,
     /// Values that were read at open, until Paho needs them no more.
     values: HashMap<Key, Vec<u8>>,
@@ -41,25 +41,27 @@ struct Read {
 /// What the calls say of the version that the client was created for.
 #[derive(Default)]
 struct Version {
-    /// A PUBLISH or PUBREL that was read, for which Paho asks about the other of the two next.
+    /// A packet that was read last. After a sent one Paho asks about its PUBREL or PUBLISH next.
     pending: Option<Key>,
     mismatch: Option<Mismatch>,
     /// It is told of once.
     told: bool,
 }
 
-/// The records are of another version of MQTT than the client.
+/// The client is of two versions of MQTT, or of another one than its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Mismatch {
-    /// The records are of MQTT 5.
-    pub(super) v5_records: bool,
+pub(super) enum Mismatch {
+    /// It was created for another version than wrote the records.
+    Created { v5_records: bool },
+    /// It connects with another version than wrote the commands that wait.
+    Connected { v5_records: bool },
 }
 
 impl Version {
-    fn note(&mut self, v5_records: bool) {
+    fn note(&mut self, mismatch: Mismatch) {
         if !self.told {
             self.told = true;
-            self.mismatch = Some(Mismatch { v5_records });
+            self.mismatch = Some(mismatch);
         }
     }
 }
@@ -92,9 +94,12 @@ impl Records {
     /// delete the PUBREL.
     pub(super) fn stands(&mut self, key: Key) -> bool {
         if let Some(read) = self.version.pending.take()
+            && read.is_sent()
             && read.v5 != key.v5
         {
-            self.version.note(read.v5);
+            self.version.note(Mismatch::Created {
+                v5_records: read.v5,
+            });
         }
         let in_other = key.is_sent() && self.live.contains(&key.other_version());
         in_other || self.live.contains(&key)
@@ -217,7 +222,7 @@ impl Records {
             // Paho has it from now on.
             self.values.remove(&key);
         }
-        self.version.pending = key.is_sent().then_some(key);
+        self.version.pending = (!key.is_queued()).then_some(key);
         Ok(value)
     }
 
@@ -231,12 +236,12 @@ impl Records {
 
     pub(super) fn remove(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
         let asked = key;
-        let sending = self
-            .just_read
-            .take_if(|read| key.removed_after(Some(read.key)) == read.key);
-        let key = sending.as_ref().map_or(key, |read| read.key);
-        if key != asked {
-            self.version.note(key.v5);
+        let just_read = self.just_read.as_ref().map(|read| read.key);
+        let key = asked.meant(just_read, |key| self.live.contains(&key));
+        let sending = self.just_read.take_if(|read| read.key == key);
+        if key != asked && key.kind == Kind::Command {
+            self.version
+                .note(Mismatch::Connected { v5_records: key.v5 });
         }
         if sending.is_none() && key.is_command_zero() {
             // Paho connects, and what it does to the session from now on is what the program wants.
@@ -285,7 +290,7 @@ impl Records {
         Ok(())
     }
 
-    /// A client that has never connected has no reason to delete what is in flight: it was not
+    /// A client that has never tried to connect has no reason to delete what is in flight: it was not
     /// created, since a record could not be read, or is dropped. Only a PUBREL without its PUBLISH
     /// is of no use.
     fn is_kept(&self, key: Key) -> bool {
@@ -300,7 +305,7 @@ impl Records {
     pub(super) fn close(&mut self, store: &mut impl Store) -> Result<(), Error> {
         // Paho does not go on after a record of MQTT 5 that a client of 3.1.1 cannot have.
         if self.version.pending.is_some_and(|read| read.v5) && !self.session.is_empty() {
-            self.version.note(true);
+            self.version.note(Mismatch::Created { v5_records: true });
         }
         self.send_held(store)
     }
@@ -317,6 +322,7 @@ impl Records {
     pub(super) fn keys(&mut self) -> Vec<String> {
         // What is removed after a list was read to be dropped, or restored, and not to be sent.
         self.just_read = None;
+        self.version.pending = None;
         let mut keys: Vec<&Key> = self.live.iter().collect();
         keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
         keys.into_iter().map(Key::to_string).collect()

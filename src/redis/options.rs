@@ -110,7 +110,8 @@ impl RedisOptions {
         self
     }
 
-    /// How long opening may take as a whole, from connecting to having listed the records.
+    /// How long opening may take, from connecting to having listed the records. Reading them comes
+    /// after that, each batch within `operation_timeout`.
     ///
     /// Defaults to 2 s. Zero is refused. Creating a client waits for this under a lock that all
     /// Paho clients of the process share.

@@ -21,7 +21,7 @@ pub(super) fn missing_key(words: &str, key_prefix: &str, hash: &str) -> Option<S
         return None;
     }
     let (whose, pattern) = if key_prefix.is_empty() {
-        ("this key", literal(hash))
+        ("this key", format!("{}*", literal(hash)))
     } else {
         ("this key_prefix", format!("{}*", literal(key_prefix)))
     };
@@ -73,7 +73,7 @@ mod tests {
             let told = missing_key(words, "mqtt:", "mqtt:a:b").expect(words);
             assert!(told.contains("~mqtt:*,"), "{told}");
             let told = missing_key(words, "", "a:[::1]:1883").expect(words);
-            assert!(told.contains(r"~a:\[::1\]:1883,"), "{told}");
+            assert!(told.contains(r"~a:\[::1\]:1883*,"), "{told}");
             assert_eq!(missing_command(words), None);
         }
         assert_eq!(missing_key("NOPERM", "", "a:b"), None);

@@ -59,10 +59,11 @@ impl Store for MemoryStore {
                     Change::Put { key, value } => {
                         records.insert(key.as_bytes().to_vec(), value.concat());
                     }
-                    // Nobody can look at it here.
-                    Change::Remove { key } | Change::SetAside { key, .. } => {
+                    Change::Remove { key } => {
                         records.remove(key.as_bytes());
                     }
+                    // Nobody can look at it here.
+                    Change::SetAside { .. } => {}
                 }
             }
         })

@@ -84,6 +84,7 @@ pub struct Tally {
     pub discarded: usize,
     pub twice: usize,
     pub altered: usize,
+    pub prefixed: usize,
     /// Cases in which records stay or a run does not end.
     pub trouble: usize,
     /// What each case that is not clean was about, and how it came.
@@ -99,6 +100,7 @@ impl Tally {
         self.discarded += outcome.discarded.len();
         self.twice += outcome.twice.len();
         self.altered += outcome.altered.len();
+        self.prefixed += outcome.prefixed.len();
         self.trouble += usize::from(outcome.trouble.is_some());
         let [_, lost1, lost2] = &outcome.lost;
         let faults = [
@@ -106,6 +108,7 @@ impl Tally {
             ("lost at QoS 2", lost2),
             ("twice", &outcome.twice),
             ("altered", &outcome.altered),
+            ("a byte in front", &outcome.prefixed),
         ];
         let mut about: Vec<_> = faults
             .into_iter()

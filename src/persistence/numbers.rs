@@ -1,0 +1,157 @@
+//! Puts the waiting commands into an order of numbers that Paho understands.
+
+use super::{
+    changes::{read, reconnecting},
+    opening::Record,
+};
+use crate::{
+    Change, Error, Store,
+    record::{Key, Kind},
+};
+
+/// How much is moved before it is waited for.
+const BATCH: usize = 64;
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Moves the commands together where their numbers have come round from 999,999 to 0.
+///
+/// Paho takes the highest number for the last, and would give the next command one that is in use;
+/// and it removes number 0 whenever it connects. The last command is moved first, to the end of what
+/// is free: a crash at any point leaves numbers that still say in which order the commands came.
+pub(super) fn renumber(store: &mut impl Store, records: &mut [Record]) -> Result<(), Error> {
+    let is_command = |(key, _): &&mut Record| key.kind == Kind::Command;
+    let mut commands: Vec<&mut Record> = records.iter_mut().filter(is_command).collect();
+    commands.sort_unstable_by_key(|(key, _)| (key.number, key.v5));
+    let numbers: Vec<u32> = commands.iter().map(|(key, _)| key.number).collect();
+    let Some((first, free)) = place(&numbers) else {
+        return Ok(());
+    };
+    // Those behind the wrap follow those before it.
+    commands.rotate_left(first);
+    let mut moves = Moves::default();
+    let numbered: Vec<_> = commands.into_iter().zip(free..).collect();
+    for ((key, value), number) in numbered.into_iter().rev() {
+        let new = Key { number, ..*key };
+        let value = match value {
+            Some(value) => Some(value.clone()),
+            None => read(store, *key)?,
+        };
+        if let Some(value) = value {
+            moves.add(store, *key, new, value)?;
+        }
+        *key = new;
+    }
+    moves.make(store)
+}
+
+/// Which of these sorted numbers comes first, and where there is room for all; nothing where they
+/// can stay.
+fn place(numbers: &[u32]) -> Option<(usize, u32)> {
+    let (lowest, highest) = (numbers.first()?, numbers.last()?);
+    let limit = Kind::Command.numbers().end;
+    let (first, last, end) = match first_behind_widest_gap(numbers) {
+        Some(first) => (
+            first,
+            numbers.get(first.saturating_sub(1))?,
+            *numbers.get(first)?,
+        ),
+        None if *lowest == 0 => (0, highest, limit),
+        None => return None,
+    };
+    let free = last.saturating_add(1);
+    // Numbers that are all over the place are none that Paho gave.
+    let room = usize::try_from(end.saturating_sub(free)).unwrap_or(usize::MAX);
+    (room >= numbers.len()).then_some((first, free))
+}
+
+/// Moves that have not been made.
+#[derive(Default)]
+struct Moves {
+    moves: Vec<(String, String, Vec<u8>)>,
+    bytes: usize,
+}
+
+impl Moves {
+    fn add(
+        &mut self,
+        store: &mut impl Store,
+        old: Key,
+        new: Key,
+        value: Vec<u8>,
+    ) -> Result<(), Error> {
+        self.bytes = self.bytes.saturating_add(value.len());
+        self.moves.push((old.to_string(), new.to_string(), value));
+        if self.moves.len() >= BATCH || self.bytes >= BATCH_BYTES {
+            self.make(store)?;
+        }
+        Ok(())
+    }
+
+    /// Each in a step of its own, and waits once for all.
+    fn make(&mut self, store: &mut impl Store) -> Result<(), Error> {
+        reconnecting(store, |store| {
+            for (old, new, value) in &self.moves {
+                store.send(&[
+                    Change::Put {
+                        key: new,
+                        value: &[value],
+                    },
+                    Change::Remove { key: old },
+                ])?;
+            }
+            store.confirm()
+        })?;
+        *self = Self::default();
+        Ok(())
+    }
+}
+
+/// Where the sequence starts in these sorted numbers, if that is not at their start.
+fn first_behind_widest_gap(numbers: &[u32]) -> Option<usize> {
+    let (lowest, highest) = (numbers.first()?, numbers.last()?);
+    let limit = Kind::Command.numbers().end;
+    let around = limit.saturating_sub(*highest).saturating_add(*lowest);
+    let gaps = numbers.iter().zip(numbers.iter().skip(1));
+    let (widest, position) = gaps
+        .map(|(before, behind)| behind.saturating_sub(*before))
+        .zip(1..)
+        .max_by_key(|(gap, _)| *gap)?;
+    (widest > around).then_some(position)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sequence_starts_behind_its_widest_gap() {
+        for (numbers, first) in [
+            (&[][..], None),
+            (&[7], None),
+            (&[1, 2, 3], None),
+            (&[999_998, 999_999], None),
+            (&[400_000, 400_001, 900_000], None),
+            (&[0, 999_999], Some(1)),
+            (&[0, 1, 2, 999_998, 999_999], Some(3)),
+            (&[5, 999_000], Some(1)),
+        ] {
+            assert_eq!(first_behind_widest_gap(numbers), first, "{numbers:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_a_place_for_all_behind_the_last_or_nothing_is_moved() {
+        for (numbers, expected) in [
+            (&[][..], None),
+            (&[1, 2, 3], None),
+            (&[0], Some((0, 1))),
+            (&[0, 1, 2], Some((0, 3))),
+            (&[0, 1, 999_999], Some((2, 2))),
+            (&[0, 499_999, 999_999], Some((2, 500_000))),
+        ] {
+            assert_eq!(place(numbers), expected, "{numbers:?}");
+        }
+        let scattered: Vec<u32> = (0..500_000).map(|number| number * 2).collect();
+        assert_eq!(place(&scattered), None);
+    }
+}
