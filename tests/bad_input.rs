@@ -363,7 +363,7 @@ fn a_user_with_the_rights_connects_and_one_without_is_told_which_is_missing() {
 #[test]
 fn a_user_without_the_right_to_the_key_is_told_by_connect() {
     let (redis, url) = redis_with_user(&["~other:*", "+@all"]);
-    let pattern = format!("grant it ~{HASH},");
+    let pattern = format!("grant it ~{HASH}*,");
     let named = [HASH, &redis.url(), "NOPERM", "ACL line", &pattern];
     check(&refused(&url), ErrorKind::Permission, &named);
 
