@@ -10,13 +10,14 @@ pub(super) fn change(store: &mut impl Store, changes: &[Change<'_>]) -> Result<(
     })
 }
 
-pub(super) fn remove(store: &mut impl Store, key: Key) -> Result<(), Error> {
-    change(
-        store,
-        &[Change::Remove {
-            key: &key.to_string(),
-        }],
-    )
+/// Removes all of these in one step.
+pub(super) fn remove(store: &mut impl Store, keys: &[Key]) -> Result<(), Error> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<String> = keys.iter().map(Key::to_string).collect();
+    let removes: Vec<_> = names.iter().map(|key| Change::Remove { key }).collect();
+    change(store, &removes)
 }
 
 /// The value of one record.

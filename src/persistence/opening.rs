@@ -1,5 +1,7 @@
 //! What opening does with what it finds: reads it, and sets aside what Paho could not read.
 
+use std::collections::HashSet;
+
 use super::{
     changes::{change, read_all, remove},
     numbers::renumber,
@@ -99,7 +101,7 @@ fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Err
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
     let name = key.to_string();
     let copied = change(store, &[Change::SetAside { key: &name, value }]);
-    match copied.and_then(|()| remove(store, key)) {
+    match copied.and_then(|()| remove(store, &[key])) {
         Err(error)
             if matches!(
                 error.kind(),
@@ -115,21 +117,18 @@ fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Err
 /// A PUBLISH that is there in both versions, as paho-mqtt-redis 0.3.2 leaves it where a client was
 /// created for another version than before, would be sent as two.
 fn drop_doubles(store: &mut impl Store, records: &mut Vec<Record>) -> Result<(), Error> {
-    let newer: Vec<Key> = records
-        .iter()
-        .map(|(key, _)| *key)
-        .filter(|key| key.kind == Kind::SentPublish && key.v5)
+    let keys = records.iter().map(|(key, _)| *key);
+    let older: HashSet<Key> = keys
+        .filter(|key| key.kind == Kind::SentPublish && !key.v5)
         .collect();
-    for key in newer {
-        let older = key.other_version();
-        if !records.iter().any(|(key, _)| *key == older) {
-            continue;
-        }
-        let values = read_patiently(store, &[key, older])?;
+    let keys = records.iter().map(|(key, _)| key.other_version());
+    let both: Vec<Key> = keys.filter(|key| older.contains(key)).collect();
+    for older in both {
+        let values = read_patiently(store, &[older.other_version(), older])?;
         if let [Some(value), Some(older_value)] = &values[..]
             && Publish::read(value, true) == Publish::read(older_value, false)
         {
-            remove(store, older)?;
+            remove(store, &[older])?;
             records.retain(|(key, _)| *key != older);
         }
     }

@@ -281,9 +281,7 @@ impl Records {
             .filter(|publish| key.kind == Kind::SentPubrel && self.live.contains(publish))
             .collect();
         keys.push(key);
-        let names: Vec<String> = keys.iter().map(Key::to_string).collect();
-        let removes: Vec<_> = names.iter().map(|key| Change::Remove { key }).collect();
-        change(store, &removes)?;
+        remove(store, &keys)?;
         for key in keys {
             self.forget(key);
         }
@@ -312,7 +310,7 @@ impl Records {
 
     fn send_held(&mut self, store: &mut impl Store) -> Result<(), Error> {
         if let Some((key, _)) = self.held {
-            remove(store, key)?;
+            remove(store, &[key])?;
             self.held = None;
         }
         Ok(())
@@ -330,11 +328,8 @@ impl Records {
 
     pub(super) fn clear(&mut self, store: &mut impl Store) -> Result<(), Error> {
         let held = self.held.map(|(key, _)| key);
-        let names: Vec<String> = self.live.iter().chain(&held).map(Key::to_string).collect();
-        if !names.is_empty() {
-            let removes: Vec<_> = names.iter().map(|key| Change::Remove { key }).collect();
-            change(store, &removes)?;
-        }
+        let keys: Vec<Key> = self.live.iter().chain(&held).copied().collect();
+        remove(store, &keys)?;
         *self = Self::default();
         Ok(())
     }
