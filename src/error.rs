@@ -26,6 +26,12 @@ pub enum ErrorKind {
     /// record keeps the first one, so a program that ends now has it sent at its next start; one
     /// that goes on sends the damaged copy.
     Damaged,
+    /// What was sent, and not waited for, has not happened.
+    Unconfirmed,
+    /// Another program uses the records at this moment.
+    InUse,
+    /// Redis may delete every record when its memory is full.
+    Eviction,
     /// The store cannot be reached, or the connection broke.
     Connection,
     /// The store did not answer in time.
@@ -70,6 +76,9 @@ impl ErrorKind {
         Self::NotFound,
         Self::Lost,
         Self::Damaged,
+        Self::Unconfirmed,
+        Self::InUse,
+        Self::Eviction,
         Self::Connection,
         Self::Timeout,
         Self::Tls,
@@ -99,6 +108,9 @@ impl ErrorKind {
             Self::NotFound => "not_found",
             Self::Lost => "lost",
             Self::Damaged => "damaged",
+            Self::Unconfirmed => "unconfirmed",
+            Self::InUse => "in_use",
+            Self::Eviction => "eviction",
             Self::Connection => "connection",
             Self::Timeout => "timeout",
             Self::Tls => "tls",
@@ -137,6 +149,17 @@ impl ErrorKind {
                 "Paho sends a message again that is not the one it sent before, as it does after a \
                  write to the broker failed; the record stays as it was, so restart the program to \
                  have it sent"
+            }
+            Self::Unconfirmed => {
+                "the store did not do what it was sent; it is sent again, and waited for"
+            }
+            Self::InUse => {
+                "another program uses these records; give each client an id of its own, or end \
+                 the other program"
+            }
+            Self::Eviction => {
+                "its maxmemory-policy has it delete the hash, with every message, when its memory is \
+                 full; set maxmemory-policy noeviction"
             }
             Self::Connection => {
                 "it cannot be reached; check that it runs there and that this user may connect"

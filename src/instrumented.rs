@@ -6,7 +6,7 @@ mod tests;
 
 use std::{
     fmt,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -15,8 +15,8 @@ use prometheus::IntGauge;
 use tracing::{Level, Span, field::Empty};
 
 use crate::{
-    Error, ErrorKind, Persistence, PersistenceMetrics, Store,
-    metrics::Operation,
+    Error, ErrorKind, Persistence, PersistenceMetrics, Store, StoreObserver,
+    metrics::{Operation, StoreWire},
     record::{Key, Kind},
 };
 use backlog::Backlog;
@@ -45,6 +45,8 @@ pub struct Instrumented<P> {
     metrics: PersistenceMetrics,
     label: Option<String>,
     store: &'static str,
+    /// Where the store tells what happens to it.
+    wire: Option<Arc<StoreWire>>,
     client_id: String,
     /// Outside the lock, so that a call which waits for it shows too.
     in_progress: Option<IntGauge>,
@@ -94,6 +96,7 @@ impl<P> Instrumented<P> {
             metrics: metrics.clone(),
             label: None,
             store,
+            wire: None,
             client_id: String::new(),
             in_progress: None,
             inner: Mutex::new(Inner {
@@ -115,10 +118,14 @@ impl<P> Instrumented<P> {
 }
 
 impl<S: Store> Persistence<S> {
-    /// Measures the calls to this persistence.
+    /// Measures the calls to this persistence, and what it tells of its store.
     #[must_use]
-    pub fn instrument(self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
-        Instrumented::with_store(self, metrics, S::NAME)
+    pub fn instrument(mut self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
+        let wire = Arc::new(StoreWire::default());
+        self.observe(Arc::clone(&wire) as Arc<dyn StoreObserver>);
+        let mut instrumented = Instrumented::with_store(self, metrics, S::NAME);
+        instrumented.wire = Some(wire);
+        instrumented
     }
 }
 
@@ -207,6 +214,9 @@ impl<P: ClientPersistence> Instrumented<P> {
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
+        if let Some(wire) = &self.wire {
+            wire.connect(self.metrics.store(label));
+        }
         let series = session.backlog.series().series();
         series
             .opened
@@ -364,6 +374,15 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             true
         })
         .unwrap_or_default()
+    }
+}
+
+/// The series go with it; the thread of the persistence may still be at its end.
+impl<P> Drop for Instrumented<P> {
+    fn drop(&mut self) {
+        if let Some(wire) = &self.wire {
+            wire.cut();
+        }
     }
 }
 

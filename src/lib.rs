@@ -22,6 +22,7 @@
     )
 )]
 
+mod deadline;
 mod error;
 #[cfg(feature = "metrics")]
 mod instrumented;
@@ -46,9 +47,11 @@ pub use error::{Error, ErrorKind};
 pub use instrumented::Instrumented;
 #[cfg(feature = "metrics")]
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder};
-pub use persistence::{MemoryPersistence, Persistence};
+pub use persistence::{
+    Durability, Health, HealthSnapshot, MemoryPersistence, Persistence, StoreEvent, StoreObserver,
+};
 #[cfg(feature = "redis")]
-pub use redis::{RedisOptions, RedisPersistence, RedisStore};
+pub use redis::{EvictionCheck, RedisOptions, RedisPersistence, RedisStore};
 #[cfg(feature = "server")]
 pub use server::{MetricsServer, MetricsServerBuilder};
-pub use store::{Change, MemoryStore, Store};
+pub use store::{Change, Connected, Group, MemoryStore, Sent, Store};

@@ -5,6 +5,7 @@ mod clock;
 mod families;
 mod labels;
 mod series;
+mod store;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
@@ -15,6 +16,7 @@ pub(crate) use clock::Clock;
 use families::Families;
 pub(crate) use labels::{Operation, RecordKind};
 pub(crate) use series::{KindSeries, LiveSeries};
+pub(crate) use store::{StoreSeries, StoreWire};
 
 /// Latencies start where a Redis on the same device answers, in seconds.
 const LATENCY_BUCKETS: [f64; 12] = [
@@ -71,6 +73,11 @@ impl PersistenceMetrics {
     /// The series of a client that opens its persistence.
     pub(crate) fn client(&self, label: &str, store: &'static str) -> LiveSeries {
         LiveSeries::new(Arc::clone(&self.0), label, store)
+    }
+
+    /// Those of its store, where that tells what happens to it.
+    pub(crate) fn store(&self, label: &str) -> StoreSeries {
+        StoreSeries::new(Arc::clone(&self.0), label)
     }
 
     pub(crate) fn clock(&self) -> &Clock {

@@ -1,8 +1,11 @@
 //! [`Persistence`]: the only place that knows what Paho asks of its records.
 
-mod changes;
 mod command;
 mod complaints;
+mod events;
+mod health;
+mod index;
+mod ledger;
 mod log;
 mod numbers;
 mod opening;
@@ -11,24 +14,35 @@ mod polarity;
 mod properties;
 mod reader;
 mod records;
+mod recovery;
+mod settings;
+mod state;
+mod telling;
 mod undelivered;
 mod value;
+mod watcher;
 
 #[cfg(all(test, feature = "metrics"))]
 pub(crate) use value::sample;
 
 use std::{
     fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
-use tracing::{error, info, warn};
+use tracing::error;
 
-use crate::{Error, ErrorKind, MemoryStore, Store, error::Chain, record::Key};
+use crate::{Error, ErrorKind, MemoryStore, Store, deadline::deadline, error::Chain, record::Key};
 use complaints::Complaints;
+pub use events::{StoreEvent, StoreObserver};
+pub use health::{Health, HealthSnapshot};
 use log::warn_if_full;
 use records::{Mismatch, Records};
+pub use settings::Durability;
+pub(crate) use settings::Settings;
+use state::{Found, Shared, State};
+use telling::Telling;
 
 /// The persistence of a Paho client over a [`Store`].
 ///
@@ -44,13 +58,17 @@ use records::{Mismatch, Records};
 ///
 /// Calls may overlap: everything is behind a lock of its own.
 ///
-/// Dropping it closes it, where Paho has not: what was held back to be sent with the next change is
-/// sent, which takes as long as any other call where the store is away, and the connection ends. The
-/// records stay.
+/// While the store cannot be used, no call waits for it and none fails: what Paho puts is held in
+/// memory, and a thread of the persistence connects again and writes what the store lacks. How it is
+/// can be asked of [`health`](Self::health), and is told to a [`StoreObserver`] and the log.
+///
+/// Dropping it closes it, where Paho has not: what is held is sent, which takes as long as any other
+/// call where the store is away, and the connection ends. The records stay.
 pub struct Persistence<S: Store> {
     /// As it was opened for, so that the log can name it.
     client_id: String,
-    state: Mutex<State<S>>,
+    shared: Arc<Shared<S>>,
+    observers: Vec<Arc<dyn StoreObserver>>,
     complaints: Mutex<Complaints>,
 }
 
@@ -91,40 +109,38 @@ impl Default for MemoryPersistence {
 /// The clone has the same records and is not open.
 impl Clone for MemoryPersistence {
     fn clone(&self) -> Self {
-        let mut store = self.lock().store.clone();
+        let state = self.shared.lock();
+        let open = state.open.as_ref().and_then(|open| open.ledger.store());
+        let mut store = state.store.as_ref().or(open).cloned().unwrap_or_default();
         store.close();
         Self::with_store(store)
     }
-}
-
-struct State<S> {
-    store: S,
-    /// Between `open` and `close`.
-    open: Option<Records>,
-}
-
-/// What opening finds.
-struct Found {
-    records: usize,
-    /// Entries that Paho did not write.
-    foreign: usize,
-    /// Records that Paho could not read, and whether some had to be left where they are.
-    unreadable: (Vec<Key>, bool),
-    full: Option<Error>,
 }
 
 impl<S: Store> Persistence<S> {
     /// A persistence over that store, which is not connected yet.
     #[must_use]
     pub fn with_store(store: S) -> Self {
+        Self::with_settings(store, Settings::default())
+    }
+
+    pub(crate) fn with_settings(store: S, settings: Settings) -> Self {
         Self {
             client_id: String::new(),
-            state: Mutex::new(State { store, open: None }),
+            observers: settings.observer.iter().cloned().collect(),
+            shared: Arc::new(Shared::new(store, settings)),
             complaints: Mutex::default(),
         }
     }
 
-    /// Connects to the records of that client and checks that they can be used.
+    /// Has one more observer told of what happens to the store, from the next opening on.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn observe(&mut self, observer: Arc<dyn StoreObserver>) {
+        self.observers.push(observer);
+    }
+
+    /// Connects to the records of that client and checks that they can be used. A store that is
+    /// still starting is waited for.
     ///
     /// Optional and recommended: when a client cannot be created, paho-mqtt says no more than
     /// "Persistence error", and a store that is waited for in there stops every client of the
@@ -135,8 +151,9 @@ impl<S: Store> Persistence<S> {
     /// Whatever would keep the client from being created, with a reason to act on.
     pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
         let name = store_name(client_id, without_scheme(server_uri))?;
-        let connected = self.lock().connect(&name)?;
-        warn_if_full::<S>(client_id, connected.as_ref());
+        let until = deadline(self.shared.settings.open_timeout);
+        let connected = self.shared.lock().connect(&name, until)?;
+        warn_if_full::<S>(client_id, connected.full.as_ref());
         Ok(())
     }
 
@@ -148,114 +165,125 @@ impl<S: Store> Persistence<S> {
     /// Paho would not write, and it is known from the calls since `open`, without asking the store.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
-        let state = self.lock();
+        let state = self.shared.lock();
         match (&state.open, Key::parse(key)) {
             (Some(open), Some(key)) => open.contains(key),
             _ => false,
         }
     }
 
-    /// Works on the open records. No log and nothing else that is foreign runs in there.
-    fn with_open<T>(
-        &self,
-        attempt: &str,
-        work: impl FnOnce(&mut S, &mut Records) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let State { store, open } = &mut *self.lock();
-        match open {
-            Some(open) => work(store, open),
-            None => Err(Error::new(ErrorKind::NotOpen, attempt)),
-        }
+    /// What answers how the store is, also when a client has the persistence.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        let shared: Arc<Shared<S>> = Arc::clone(&self.shared);
+        Health::new(shared)
     }
 
-    /// The same for the record under that key.
+    /// Works on the open records for the record under that key.
     fn with_record<T>(
         &self,
         verb: &str,
         key: &str,
-        work: impl FnOnce(&mut S, &mut Records, Key) -> Result<T, Error>,
+        work: impl FnOnce(&mut Records<S>, Key) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let attempt = || format!("{verb} record {key:?}");
-        let State { store, open } = &mut *self.lock();
-        match (open, Key::parse(key)) {
-            (Some(open), Some(key)) => work(store, open, key),
-            (None, _) => Err(Error::new(ErrorKind::NotOpen, attempt())),
-            (_, None) => Err(Error::new(ErrorKind::InvalidKey, attempt())),
-        }
-    }
-
-    /// A panic elsewhere must not become one here, under a C callback.
-    fn lock(&self) -> MutexGuard<'_, State<S>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl<S: Store> State<S> {
-    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error> {
-        if self.open.is_some() {
-            let attempt = format!("connect to the records of {name}");
-            return Err(Error::new(ErrorKind::InvalidOption, attempt).because(
-                "the persistence is open already; connect it before a client is created",
-            ));
-        }
-        self.store.connect(name)
-    }
-
-    fn open(&mut self, client_id: &str, server_uri: &str) -> Result<Found, Error> {
-        self.open = None;
-        let name = store_name(client_id, server_uri)?;
-        let full = self.store.connect(&name)?;
-        let opened = opening::open(&mut self.store)?;
-        let found = Found {
-            records: opened.records.len(),
-            foreign: opened.foreign,
-            unreadable: (opened.unreadable, opened.left),
-            full,
+        let Some(parsed) = Key::parse(key) else {
+            let kind = match self.shared.lock().open {
+                Some(_) => ErrorKind::InvalidKey,
+                None => ErrorKind::NotOpen,
+            };
+            return Err(Error::new(kind, attempt()));
         };
-        self.open = Some(opened.records);
+        self.shared.with_records(attempt, |open| work(open, parsed))
+    }
+
+    fn try_open(&mut self, client_id: &str, server_uri: &str) -> Result<Found, Error> {
+        let name = store_name(client_id, server_uri)?;
+        drop(self.end());
+        let shared = &self.shared;
+        let until = deadline(shared.settings.open_timeout);
+        let found = shared.lock().open(&name, &shared.settings, until)?;
+        let telling = Telling {
+            store: S::NAME,
+            client_id: client_id.to_owned(),
+            observers: self.observers.clone(),
+        };
+        if let Some(open) = &mut shared.lock().open {
+            let quarantined = found.unreadable.0.len();
+            open.ledger.events.push(StoreEvent::Opened { quarantined });
+        }
+        if let Err(error) = watcher::start(shared, telling) {
+            drop(self.end());
+            let attempt = "start the thread of the persistence";
+            return Err(Error::new(ErrorKind::Other, attempt)
+                .because("the system allows this process no more threads, or has no memory")
+                .caused_by(error));
+        }
         Ok(found)
     }
 
-    /// What was sent last, and whether the client was created for another version than its records.
-    fn close(&mut self) -> (Result<(), Error>, Option<Mismatch>) {
-        let Some(mut open) = self.open.take() else {
+    /// Sends what is held, and waits as long as a call may where the store is away. Tells how many
+    /// records it could not send, and whether the client was created for another version than its
+    /// records.
+    fn end(&mut self) -> (Result<(), Error>, Option<Mismatch>) {
+        let shared = &self.shared;
+        let mut state = shared.lock();
+        let Some(open) = &mut state.open else {
             return (Ok(()), None);
         };
-        let sent = open.close(&mut self.store);
-        self.store.close();
-        (sent, open.mismatch())
+        open.end();
+        shared.wake(&mut state);
+        let until = deadline(shared.settings.patience);
+        let is_away = |state: &State<S>| {
+            let outage = state.open.as_ref().and_then(|open| open.ledger.outage());
+            outage.is_some()
+        };
+        let mut is_over = false;
+        while is_away(&state) && !is_over {
+            (state, is_over) = shared.wait(state, until);
+        }
+        state.closing = true;
+        shared.changed.notify_all();
+        // What recovers it gives it back as it is.
+        let is_lent = |state: &State<S>| {
+            let open = state.open.as_ref();
+            open.is_some_and(|open| open.ledger.store().is_none())
+        };
+        while is_lent(&state) {
+            (state, _) = shared.wait(state, deadline(shared.settings.open_timeout));
+        }
+        let Some(mut open) = state.open.take() else {
+            return (Ok(()), None);
+        };
+        let mismatch = open.mismatch();
+        let unsaved = open.ledger.unconfirmed();
+        let outage = open.ledger.outage().map(|outage| Arc::clone(&outage.error));
+        let closed = match outage {
+            Some(cause) => Err(Error::new(
+                cause.kind(),
+                format!(
+                    "write the last changes, {} records among them",
+                    unsaved.records
+                ),
+            )
+            .because("the store could not be used, and they are lost with this program")
+            .caused_by(cause)),
+            None => Ok(()),
+        };
+        if let Some(mut store) = open.ledger.into_store() {
+            store.close();
+            state.store = Some(store);
+        }
+        (closed, mismatch)
     }
 }
 
 impl<S: Store> ClientPersistence for Persistence<S> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         client_id.clone_into(&mut self.client_id);
-        let opened = self.lock().open(client_id, server_uri);
-        match opened {
-            Ok(Found {
-                records,
-                foreign,
-                unreadable,
-                full,
-            }) => {
-                warn_if_full::<S>(client_id, full.as_ref());
-                info!(
-                    "db.system.name" = S::NAME,
-                    "messaging.client.id" = client_id,
-                    server_uri,
-                    records,
-                    "the persistence is open"
-                );
-                if foreign > 0 {
-                    warn!(
-                        "db.system.name" = S::NAME,
-                        "messaging.client.id" = client_id,
-                        server_uri,
-                        entries = foreign,
-                        "there are entries that Paho did not write; they are left as they are"
-                    );
-                }
-                self.warn_of_unreadable(server_uri, &unreadable);
+        match self.try_open(client_id, server_uri) {
+            Ok(found) => {
+                self.log_opened(server_uri, &found);
                 Ok(())
             }
             // Paho drops the error, so the log is where it can be found.
@@ -274,47 +302,51 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn close(&mut self) -> mqtt::Result<()> {
-        let (closed, mismatch) = self.lock().close();
+        let (closed, mismatch) = self.end();
         self.warn_of_mismatch(mismatch);
         self.logged("close", "", closed)
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
-        let put = self.with_record("write", key, |store, open, key| {
-            open.put(store, key, &buffers)
-        });
-        self.answered("put", key, put)
+        let put = self.with_record("write", key, |open, key| open.put(key, &buffers));
+        self.logged("put", key, put)
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
-        let value = self.with_record("read", key, |store, open, key| open.get(store, key));
-        self.answered("get", key, value)
+        let parsed = self.with_record("read", key, |_, key| Ok(key));
+        let value = parsed.and_then(|key| self.shared.get(key));
+        self.logged("get", key, value)
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
         let mut mismatch = None;
-        let removed = self.with_record("remove", key, |store, open, key| {
-            let removed = open.remove(store, key);
+        let removed = self.with_record("remove", key, |open, key| {
+            open.remove(key);
             mismatch = open.mismatch();
-            removed
+            Ok(())
         });
         self.warn_of_mismatch(mismatch);
         self.logged("remove", key, removed)
     }
 
     fn keys(&mut self) -> mqtt::Result<Vec<String>> {
-        let keys = self.with_open("list the records", |_, open| Ok(open.keys()));
+        let attempt = || "list the records".to_owned();
+        let keys = self.shared.with_records(attempt, |open| Ok(open.keys()));
         self.logged("keys", "", keys)
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
-        let cleared = self.with_open("clear the records", |store, open| open.clear(store));
+        let attempt = || "clear the records".to_owned();
+        let cleared = self.shared.with_records(attempt, |open| {
+            open.clear();
+            Ok(())
+        });
         self.logged("clear", "", cleared)
     }
 
     fn contains_key(&mut self, key: &str) -> bool {
         let mut mismatch = None;
-        let stands = self.with_record("look for", key, |_, open, key| {
+        let stands = self.with_record("look for", key, |open, key| {
             let stands = open.stands(key);
             mismatch = open.mismatch();
             Ok(stands)
@@ -324,13 +356,10 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 }
 
-/// Without `close` a held change would be lost: the message would be sent once more.
+/// Without `close` what is held would be lost: a message would be sent once more.
 impl<S: Store> Drop for Persistence<S> {
     fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let (closed, mismatch) = state.close();
-        self.warn_of_mismatch(mismatch);
-        drop(self.logged("close", "", closed));
+        drop(self.close());
     }
 }
 

@@ -1,6 +1,10 @@
 //! The keys that Paho gives its records, and what their names say.
 
-use std::{fmt, ops::Range};
+use std::{
+    fmt,
+    io::Write,
+    ops::{Deref, Range},
+};
 
 /// What a record is, by the stem of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -18,6 +22,17 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// What it is called where people look.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::SentPublish => "sent_publish",
+            Self::SentPubrel => "sent_pubrel",
+            Self::ReceivedPublish => "received_publish",
+            Self::Undelivered => "undelivered",
+        }
+    }
+
     /// The numbers that records of this kind can have.
     pub(crate) fn numbers(self) -> Range<u32> {
         match self {
@@ -111,6 +126,17 @@ impl Key {
         }
     }
 
+    /// The keys under which Paho may have what is of one message in flight, this one included.
+    pub(crate) fn siblings(self) -> Vec<Self> {
+        let kinds: &[Kind] = match self.kind {
+            Kind::Command | Kind::Undelivered => return vec![self],
+            Kind::SentPublish | Kind::SentPubrel => &[Kind::SentPublish, Kind::SentPubrel],
+            Kind::ReceivedPublish => &[Kind::ReceivedPublish],
+        };
+        let keys = kinds.iter().map(|kind| self.with_kind(*kind));
+        keys.flat_map(|key| [key, key.other_version()]).collect()
+    }
+
     pub(crate) fn with_kind(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }
@@ -142,6 +168,37 @@ impl fmt::Display for Key {
     }
 }
 
+/// A key as text, on the stack.
+#[derive(Clone, Copy)]
+pub(crate) struct Name {
+    bytes: [u8; LONGEST],
+    length: usize,
+}
+
+/// Of `sc5-65535` and `c5-999999`.
+const LONGEST: usize = 9;
+
+impl Key {
+    pub(crate) fn name(self) -> Name {
+        let mut bytes = [0; LONGEST];
+        let mut rest = &mut bytes[..];
+        // Every key has room, by the numbers that its kind can have.
+        let written = write!(rest, "{self}");
+        debug_assert!(written.is_ok(), "{self} is too long");
+        let length = LONGEST.saturating_sub(rest.len());
+        Name { bytes, length }
+    }
+}
+
+impl Deref for Name {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        let written = self.bytes.get(..self.length).unwrap_or_default();
+        str::from_utf8(written).unwrap_or_default()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,7 +217,9 @@ mod tests {
             "q-1",
             "q5-0",
         ] {
-            assert_eq!(Key::parse(name).expect(name).to_string(), name);
+            let key = Key::parse(name).expect(name);
+            assert_eq!(key.to_string(), name);
+            assert_eq!(&*key.name(), name);
         }
     }
 

@@ -1,26 +1,33 @@
 //! Records in a Redis hash.
 
+mod check;
+mod commands;
 mod connection;
 mod fault;
 mod options;
+mod owner;
 mod reply;
 mod rights;
 mod target;
 #[cfg(feature = "tls")]
 mod tls;
 
-use std::{
-    fmt, mem,
-    time::{Duration, Instant},
-};
+use std::{fmt, time::Duration};
 
 use ::redis::Value;
 
-use crate::{Change, Error, ErrorKind, Persistence, Store, timed::deadline};
+use crate::{
+    Change, Connected, Error, ErrorKind, Group, Persistence, Sent, Store, deadline::deadline,
+};
+use check::About;
+pub use check::EvictionCheck;
+use commands::Commands;
 use connection::Connection;
 pub use options::RedisOptions;
 use options::Settings;
+use owner::Owner;
 use reply::Failure;
+use target::Target;
 
 /// The records of a Paho client in a Redis hash on the device.
 ///
@@ -54,66 +61,109 @@ impl RedisPersistence {
 
 impl Default for RedisPersistence {
     fn default() -> Self {
-        Self::with_store(RedisStore::new(Settings::default()))
+        Self::builder().unchecked(Target::default())
     }
 }
 
 /// The store of [`RedisPersistence`]: one hash, one field a record, the plain bytes.
 pub struct RedisStore {
     settings: Settings,
+    owner: Owner,
     /// The key of the hash, once connected to.
     hash: Option<String>,
     connection: Option<Connection>,
-    /// How many answers to what was sent have not been read.
-    unanswered: usize,
-    /// The connection broke before they were.
-    answers_lost: bool,
 }
 
 impl RedisStore {
     fn new(settings: Settings) -> Self {
         Self {
             settings,
+            owner: Owner::new(),
             hash: None,
             connection: None,
-            unanswered: 0,
-            answers_lost: false,
         }
     }
 
-    /// One exchange on the hash, which connects first where the connection broke before. Without
-    /// a limit of its own it has what is left of the one before, to which it belongs.
-    fn exchange<T>(
+    /// Works on the hash within a limit, over a new connection where the one before broke.
+    fn on_hash<T>(
         &mut self,
         verb: &str,
-        limit: Option<Duration>,
+        limit: Duration,
         work: impl FnOnce(&mut Connection, &str) -> Result<T, Failure>,
     ) -> Result<T, Error> {
-        let Self {
-            settings,
-            hash,
-            connection,
-            ..
-        } = self;
-        let Some(hash) = hash else {
+        let Some(hash) = self.hash.clone() else {
             return Err(Error::new(ErrorKind::NotOpen, verb));
         };
-        let connection_in_use = if let Some(connection) = connection {
-            connection
-        } else {
-            let deadline = deadline(settings.connect_timeout);
-            connection.insert(connect(settings, hash, deadline)?.0)
-        };
-        if let Some(limit) = limit {
-            connection_in_use.set_deadline(deadline(limit));
+        if self.connection.is_none() {
+            self.reach(&hash)?;
         }
-        work(connection_in_use, hash).map_err(|failure| {
+        let Some(connection) = &mut self.connection else {
+            return Err(Error::new(ErrorKind::Connection, verb));
+        };
+        connection.set_deadline(deadline(limit));
+        work(connection, &hash).map_err(|failure| {
             // Out of step or half written: nothing can be sent behind it.
             if !matches!(failure, Failure::Answer(..)) {
-                *connection = None;
-                self.answers_lost |= mem::take(&mut self.unanswered) > 0;
+                self.connection = None;
             }
-            on_hash(failure, verb, hash, settings)
+            on_hash(failure, verb, &hash, &self.settings)
+        })
+    }
+
+    /// Connects and checks that the hash can be read and written, when everything that was sent
+    /// there before has arrived.
+    fn reach(&mut self, hash: &str) -> Result<Connected, Error> {
+        self.connection = None;
+        let settings = &self.settings;
+        let until = deadline(settings.connect_timeout);
+        let failed = |failure| on_hash(failure, "use", hash, settings);
+        let mut connection = Connection::open(&settings.target, until)?;
+        let database = settings.target.database;
+        // What is left must do for the rest.
+        let half = deadline(settings.connect_timeout.mul_f64(0.5));
+        let alone = self.owner.take_over(&mut connection, database, hash, half);
+        let alone = alone.map_err(failed)?;
+        let full = check::is_usable(&mut connection, hash).map_err(failed)?;
+        let about = About::ask(&mut connection).map_err(failed)?;
+        match connection.quiet() {
+            Ok(()) | Err(Failure::Answer(..)) => {}
+            Err(failure) => return Err(failed(failure)),
+        }
+
+        let mut remarks = Vec::new();
+        let mut lacks = |is_there: bool, attempt: &str, reason: &'static str| {
+            if !is_there {
+                remarks.push(Error::new(ErrorKind::Permission, attempt).because(reason));
+            }
+        };
+        lacks(
+            alone,
+            "see whether another program uses the same records",
+            "the user lacks +client|setname or +client|list; the README has the ACL line",
+        );
+        lacks(
+            connection.is_quiet(),
+            "send anything without waiting for it",
+            "the user lacks +client|reply, so each change is waited for; the README has the ACL line",
+        );
+        lacks(
+            about.is_some(),
+            "learn whether Redis has started anew, or evicts",
+            "the user lacks +info, so everything is written again after each outage; the README has \
+             the ACL line",
+        );
+        let about = about.unwrap_or_default();
+        match (settings.eviction_check, about.eviction()) {
+            (EvictionCheck::Refuse, Some(evicts)) => return Err(evicts),
+            (EvictionCheck::Warn, evicts) => remarks.extend(evicts),
+            (EvictionCheck::Ignore, _) | (_, None) => {}
+        }
+        self.connection = Some(connection);
+        Ok(Connected {
+            full: full.map(failed),
+            keeps: about.life.as_ref().map(|_| about.keeps()),
+            life: about.life,
+            remarks,
         })
     }
 }
@@ -133,77 +183,20 @@ fn on_hash(failure: Failure, verb: &str, hash: &str, settings: &Settings) -> Err
     }
 }
 
-/// Connects and checks, within the deadline, that the hash can be read and written, and tells where
-/// it is full.
-fn connect(
-    settings: &Settings,
-    hash: &str,
-    deadline: Instant,
-) -> Result<(Connection, Option<Error>), Error> {
-    let failed = |failure| on_hash(failure, "use", hash, settings);
-    let mut connection = Connection::open(&settings.target, deadline)?;
-    let full = check(&mut connection, hash).map_err(failed)?;
-    Ok((connection, full.map(failed)))
-}
-
-/// Asks for the type of the key, and has Redis queue one of each command that will be needed: it
-/// refuses what the user may not do, or what it cannot do now, without anything being done. A Redis
-/// that is full goes on to answer and remove.
-fn check(connection: &mut Connection, hash: &str) -> Result<Option<Failure>, Failure> {
-    match connection.ask(::redis::cmd("TYPE").arg(hash))? {
-        Value::SimpleString(name) if name == "none" || name == "hash" => {}
-        Value::SimpleString(name) => {
-            return Err(Failure::Unusable(
-                ErrorKind::WrongType,
-                format!("the key holds a {name}").into(),
-            ));
-        }
-        _ => {
-            return Err(Failure::protocol(
-                "TYPE answered with something else than a name",
-            ));
-        }
-    }
-    connection.ask(&::redis::cmd("MULTI"))?;
-    let full = match connection.ask(::redis::cmd("HSET").arg(hash).arg("c-0").arg("")) {
-        Ok(_) => None,
-        Err(full @ Failure::Answer(ErrorKind::OutOfMemory, _)) => Some(full),
-        Err(failure) => return Err(failure),
-    };
-    // What is full refuses whatever is to be queued, and yet does it on its own.
-    if full.is_none() {
-        connection.ask(::redis::cmd("HDEL").arg(hash).arg("c-0"))?;
-        connection.ask(::redis::cmd("HMGET").arg(hash).arg("c-0"))?;
-        connection.ask(::redis::cmd("HKEYS").arg(hash))?;
-    }
-    connection.ask(&::redis::cmd("DISCARD"))?;
-    // `EXEC` cannot be queued.
-    connection.ask(&::redis::cmd("MULTI"))?;
-    connection.ask(&::redis::cmd("EXEC"))?;
-    Ok(full)
-}
-
 impl Store for RedisStore {
     const NAME: &'static str = "redis";
 
-    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error> {
-        self.close();
-        let settings = &self.settings;
-        let hash = format!("{}{name}", settings.key_prefix);
-        let opened = deadline(settings.open_timeout);
-        let connected = deadline(settings.connect_timeout).min(opened);
-        let (mut connection, full) = connect(settings, &hash, connected)?;
-        // What is left is for listing.
-        connection.set_deadline(opened);
-        self.connection = Some(connection);
+    fn connect(&mut self, name: &str) -> Result<Connected, Error> {
+        let hash = format!("{}{name}", self.settings.key_prefix);
+        let connected = self.reach(&hash)?;
         self.hash = Some(hash);
-        Ok(full)
+        Ok(connected)
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        // Connecting and listing have one limit, of which this has what connecting left.
-        self.exchange("list", None, |connection, hash| {
-            let Value::Array(fields) = connection.ask(::redis::cmd("HKEYS").arg(hash))? else {
+        let limit = self.settings.open_timeout;
+        self.on_hash("list", limit, |connection, hash| {
+            let Value::Array(fields) = connection.ask(&["HKEYS", hash])? else {
                 return Err(Failure::protocol(
                     "HKEYS answered with something else than a list",
                 ));
@@ -220,118 +213,182 @@ impl Store for RedisStore {
         })
     }
 
-    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+    fn count(&mut self) -> Result<usize, Error> {
         let limit = self.settings.operation_timeout;
-        self.exchange("read from", Some(limit), |connection, hash| {
-            let answer = connection.ask(::redis::cmd("HMGET").arg(hash).arg(keys))?;
-            let Value::Array(values) = answer else {
-                return Err(Failure::protocol(
-                    "HMGET answered with something else than a list",
-                ));
-            };
-            if values.len() != keys.len() {
-                return Err(Failure::protocol(
-                    "HMGET answered with another number of values",
-                ));
-            }
-            values
-                .into_iter()
-                .map(|value| match value {
-                    Value::BulkString(value) => Ok(Some(value)),
-                    Value::Nil => Ok(None),
-                    _ => Err(Failure::protocol(
-                        "HMGET answered with something else than strings",
-                    )),
-                })
-                .collect()
+        self.on_hash("count", limit, |connection, hash| {
+            number(&connection.ask(&["HLEN", hash])?)
         })
     }
 
-    fn send(&mut self, changes: &[Change<'_>]) -> Result<(), Error> {
-        let limit = (self.unanswered == 0).then_some(self.settings.operation_timeout);
-        let sent = self.exchange("write to", limit, |connection, hash| {
-            let (commands, answers) = pack(hash, changes);
-            connection.write(&commands)?;
-            Ok(answers)
-        })?;
-        self.unanswered = self.unanswered.saturating_add(sent);
-        Ok(())
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let limit = self.settings.operation_timeout;
+        self.on_hash("read from", limit, |connection, hash| {
+            connection.exchange(
+                |commands| read_all(commands, hash, keys.iter().copied(), keys.len()),
+                |answers| {
+                    let Value::Array(values) = answers.read()? else {
+                        return Err(Failure::protocol(
+                            "HMGET answered with something else than a list",
+                        ));
+                    };
+                    if values.len() != keys.len() {
+                        return Err(Failure::protocol(
+                            "HMGET answered with another number of values",
+                        ));
+                    }
+                    values
+                        .into_iter()
+                        .map(|value| match value {
+                            Value::BulkString(value) => Ok(Some(value)),
+                            Value::Nil => Ok(None),
+                            _ => Err(Failure::protocol(
+                                "HMGET answered with something else than strings",
+                            )),
+                        })
+                        .collect()
+                },
+            )
+        })
     }
 
-    fn confirm(&mut self) -> Result<(), Error> {
-        if mem::take(&mut self.answers_lost) {
-            let attempt = format!("learn what became of changes at {}", self.settings.target);
-            return Err(Error::new(ErrorKind::Connection, attempt));
-        }
-        let unanswered = mem::take(&mut self.unanswered);
-        self.exchange("write to", None, |connection, _| {
-            let mut refused = None;
-            for _ in 0..unanswered {
-                match connection.read() {
-                    Ok(Value::Array(results)) => {
-                        let error = results.into_iter().find_map(|result| match result {
-                            Value::ServerError(error) => Some(Failure::from(error)),
-                            _ => None,
-                        });
-                        refused = refused.or(error);
-                    }
-                    Ok(_) => {}
-                    Err(answer @ Failure::Answer(..)) => refused = refused.or(Some(answer)),
-                    Err(unusable) => return Err(unusable),
-                }
+    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        let limit = self.settings.operation_timeout;
+        let mut is_quiet = true;
+        self.on_hash("write to", limit, |connection, hash| {
+            is_quiet = connection.is_quiet();
+            if is_quiet {
+                connection.send(|commands| change(commands, hash, groups))
+            } else {
+                Ok(())
             }
-            refused.map_or(Ok(()), Err)
+        })?;
+        if is_quiet {
+            Ok(())
+        } else {
+            self.confirm(&[], groups)
+        }
+    }
+
+    fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+        let limit = self.settings.operation_timeout;
+        self.on_hash("write to", limit, |connection, hash| {
+            let gone = sent.iter().filter(|sent| sent.length.is_none());
+            let gone = gone.map(|sent| sent.key);
+            let count_gone = gone.clone().count();
+            connection.exchange(
+                |commands| {
+                    for Sent { key, length } in sent {
+                        if length.is_some() {
+                            commands.say(&["HSTRLEN", hash, key]);
+                        }
+                    }
+                    if count_gone > 0 {
+                        read_all(commands, hash, gone, count_gone);
+                    }
+                    change(commands, hash, groups);
+                },
+                |answers| {
+                    for length in sent.iter().filter_map(|sent| sent.length) {
+                        if number(&answers.read()?)? != length {
+                            return Err(Failure::unconfirmed("a record is not there"));
+                        }
+                    }
+                    if count_gone > 0 {
+                        match answers.read()? {
+                            Value::Array(values)
+                                if values.iter().all(|value| *value == Value::Nil) => {}
+                            _ => return Err(Failure::unconfirmed("a record is still there")),
+                        }
+                    }
+                    while answers.has_more() {
+                        happened(answers.read()?)?;
+                    }
+                    Ok(())
+                },
+            )
         })
     }
 
     fn close(&mut self) {
         self.connection = None;
         self.hash = None;
-        self.unanswered = 0;
-        self.answers_lost = false;
     }
 }
 
-/// The commands for a group of changes, and how many answers there will be.
-fn pack(hash: &str, changes: &[Change<'_>]) -> (Vec<u8>, usize) {
-    let mut packed = Vec::new();
-    let mut answers = 0_usize;
-    let mut add = |command: &::redis::Cmd| {
-        command.write_packed_command(&mut packed);
-        answers = answers.saturating_add(1);
-    };
-    let removed: Vec<&str> = changes
-        .iter()
-        .filter_map(|change| match change {
-            Change::Remove { key } => Some(*key),
-            _ => None,
-        })
-        .collect();
-    // A Redis that is full refuses whatever is in a transaction, and yet removes.
-    if !removed.is_empty() && removed.len() == changes.len() {
-        add(::redis::cmd("HDEL").arg(hash).arg(&removed));
-        return (packed, answers);
+fn number(value: &Value) -> Result<usize, Failure> {
+    match value {
+        Value::Int(number) => usize::try_from(*number).ok(),
+        _ => None,
     }
-    let transaction = changes.len() > 1;
-    if transaction {
-        add(&::redis::cmd("MULTI"));
+    .ok_or(Failure::protocol(
+        "something else than a number was answered",
+    ))
+}
+
+/// Whether a command, or everything in a transaction, was done.
+fn happened(answer: Value) -> Result<(), Failure> {
+    match answer {
+        Value::Array(results) => results.into_iter().try_for_each(happened),
+        Value::ServerError(error) => Err(error.into()),
+        _ => Ok(()),
     }
-    for change in changes {
-        match *change {
-            Change::Put { key, value } => {
-                add(::redis::cmd("HSET").arg(hash).arg(key).arg(value.concat()));
-            }
-            Change::Remove { key } => add(::redis::cmd("HDEL").arg(hash).arg(key)),
-            Change::SetAside { key, value } => {
-                let quarantine = format!("{hash}:quarantine");
-                add(::redis::cmd("HSET").arg(quarantine).arg(key).arg(value));
+}
+
+fn read_all<'a>(
+    commands: &mut Commands,
+    hash: &str,
+    keys: impl Iterator<Item = &'a str>,
+    count: usize,
+) {
+    commands.start(count.saturating_add(2));
+    commands.part(b"HMGET");
+    commands.part(hash.as_bytes());
+    for key in keys {
+        commands.part(key.as_bytes());
+    }
+}
+
+/// The commands for groups of changes.
+fn change(commands: &mut Commands, hash: &str, groups: &[Group<'_>]) {
+    for group in groups {
+        let removes = |change: &Change<'_>| matches!(change, Change::Remove { .. });
+        match group {
+            [] => {}
+            // A Redis that is full refuses whatever is in a transaction, and yet removes.
+            _ if group.iter().all(removes) => remove(commands, hash, group),
+            [change] => change_one(commands, hash, change),
+            _ => {
+                commands.say(&["MULTI"]);
+                for change in *group {
+                    change_one(commands, hash, change);
+                }
+                commands.say(&["EXEC"]);
             }
         }
     }
-    if transaction {
-        add(&::redis::cmd("EXEC"));
+}
+
+fn remove(commands: &mut Commands, hash: &str, group: &[Change<'_>]) {
+    commands.start(group.len().saturating_add(2));
+    commands.part(b"HDEL");
+    commands.part(hash.as_bytes());
+    for change in group {
+        if let Change::Remove { key } = change {
+            commands.part(key.as_bytes());
+        }
     }
-    (packed, answers)
+}
+
+fn change_one(commands: &mut Commands, hash: &str, change: &Change<'_>) {
+    let hash = hash.as_bytes();
+    match *change {
+        Change::Put { key, value } => commands.add(&[b"HSET", hash, key.as_bytes(), value]),
+        Change::Remove { key } => commands.add(&[b"HDEL", hash, key.as_bytes()]),
+        Change::SetAside { key, value } => {
+            let quarantine = [hash, b":quarantine"].concat();
+            commands.add(&[b"HSET", &quarantine, key.as_bytes(), value]);
+        }
+    }
 }
 
 /// Shows the address without user and password.

@@ -9,12 +9,12 @@ use crate::Error;
 /// One change of one record.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
-    /// The record is written, or written over, with these parts one after the other.
+    /// The record is written, or written over.
     Put {
         /// The key of the record.
         key: &'a str,
-        /// The value, in parts.
-        value: &'a [&'a [u8]],
+        /// The value that it gets.
+        value: &'a [u8],
     },
     /// The record is removed; it need not be there.
     Remove {
@@ -30,24 +30,49 @@ pub enum Change<'a> {
     },
 }
 
+/// Changes of which all happen or none, in this order.
+pub type Group<'a> = &'a [Change<'a>];
+
+/// What connecting found.
+#[derive(Debug, Default)]
+pub struct Connected {
+    /// The store is full: what is in there can be read and removed, and so make room.
+    pub full: Option<Error>,
+    /// Which life of the store this is. While it stays the same, what was there still is; where
+    /// there is none, nobody can tell.
+    pub life: Option<String>,
+    /// What a record outlives, in a few words for the log.
+    pub keeps: Option<&'static str>,
+    /// What the user should know of and can mend, and what works all the same.
+    pub remarks: Vec<Error>,
+}
+
+/// A record that was changed and not waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent<'a> {
+    /// The key of the record.
+    pub key: &'a str,
+    /// How long its value is; nothing where it was removed.
+    pub length: Option<usize>,
+}
+
 /// A place for records, which knows its backend and nothing of Paho.
 ///
 /// The records of one client live under one name. Sending and confirming are apart from one
-/// another, so that several changes can be under way before their answers are waited for. After an
-/// error of the connection the next call connects again by itself.
-pub trait Store {
+/// another, so that a change need not be waited for. Whatever goes wrong, the persistence keeps what
+/// has not been confirmed, connects again, and makes those changes once more.
+pub trait Store: Send + 'static {
     /// The value of the `store` label of the metrics and of `db.system.name` in spans.
     const NAME: &'static str;
 
-    /// Connects to the records under `name` and checks that they can be read and written.
-    ///
-    /// A store that is full gives that error as its answer: what is in there can be read and
-    /// removed, and so make room.
+    /// Connects to the records under `name` and checks that they can be read and written. Everything
+    /// that an earlier connection has sent there has arrived, or never will.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the records from being used, at the earliest moment.
-    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error>;
+    /// Whatever keeps the records from being used, at the earliest moment: another program that uses
+    /// them at this moment too.
+    fn connect(&mut self, name: &str) -> Result<Connected, Error>;
 
     /// The keys of everything under the name, other programs' included, in any order.
     ///
@@ -56,6 +81,13 @@ pub trait Store {
     /// Whatever keeps the keys from being read; never an incomplete list.
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error>;
 
+    /// How many keys there are.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps them from being counted.
+    fn count(&mut self) -> Result<usize, Error>;
+
     /// The values of these records in their order, and nothing for those that are not there.
     ///
     /// # Errors
@@ -63,21 +95,23 @@ pub trait Store {
     /// Whatever keeps one of them from being read.
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error>;
 
-    /// Sends a group of changes, of which all happen or none, in this order, behind everything
-    /// that was sent before.
+    /// Sends groups of changes behind everything that was sent before. They are safe from the death
+    /// of this process, and whether they happen is told by the next [`confirm`](Self::confirm).
     ///
     /// # Errors
     ///
     /// Whatever keeps them from being sent. Whether they happened is then unknown.
-    fn send(&mut self, changes: &[Change<'_>]) -> Result<(), Error>;
+    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error>;
 
-    /// Waits until everything that was sent has happened.
+    /// Sends groups of changes, of which there may be none, and waits until they have happened and
+    /// everything that was [sent](Self::send) before. `sent` is what came of that, for a store that
+    /// was not told when it was refused, and so has to look.
     ///
     /// # Errors
     ///
-    /// The first answer that is an error, or whatever kept the answers from being read, a
-    /// connection that broke meanwhile included.
-    fn confirm(&mut self) -> Result<(), Error>;
+    /// The first answer that is an error, or whatever kept the answers from being read; a record that
+    /// is not as it was sent. Which of the changes happened is then unknown.
+    fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error>;
 
     /// Ends the connection. The records stay.
     fn close(&mut self);

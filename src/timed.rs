@@ -8,16 +8,38 @@ use std::{
 
 use socket2::Socket;
 
+use crate::deadline::remaining;
+
 /// Limits on a socket apply to each system call, so that a peer which sends a byte now and then
 /// would be waited for without end; here each call has what is left of the whole.
 pub(crate) struct TimedSocket {
     socket: Arc<Socket>,
     deadline: Instant,
+    /// As they were set last: setting one takes a system call.
+    read_limit: Duration,
+    write_limit: Duration,
 }
+
+/// Limits are set in steps of so much, so that most are those that are set already. Something may
+/// take so much longer than its deadline.
+const STEP: Duration = Duration::from_millis(10);
 
 impl TimedSocket {
     pub(crate) fn new(socket: Arc<Socket>, deadline: Instant) -> Self {
-        Self { socket, deadline }
+        Self {
+            socket,
+            deadline,
+            read_limit: Duration::ZERO,
+            write_limit: Duration::ZERO,
+        }
+    }
+
+    /// The limit for a call, and whether it is another one than was set last.
+    fn limit(&self, last: Duration) -> io::Result<(Duration, bool)> {
+        let remaining = remaining(self.deadline)?;
+        let steps = remaining.as_nanos().div_ceil(STEP.as_nanos());
+        let limit = STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX));
+        Ok((limit, limit != last))
     }
 
     /// Until when what follows must be over.
@@ -29,8 +51,11 @@ impl TimedSocket {
 impl Read for TimedSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         uninterrupted(|| {
-            self.socket
-                .set_read_timeout(Some(remaining(self.deadline)?))?;
+            let (limit, is_new) = self.limit(self.read_limit)?;
+            if is_new {
+                self.socket.set_read_timeout(Some(limit))?;
+                self.read_limit = limit;
+            }
             (&*self.socket).read(buffer)
         })
     }
@@ -39,8 +64,11 @@ impl Read for TimedSocket {
 impl Write for TimedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         uninterrupted(|| {
-            self.socket
-                .set_write_timeout(Some(remaining(self.deadline)?))?;
+            let (limit, is_new) = self.limit(self.write_limit)?;
+            if is_new {
+                self.socket.set_write_timeout(Some(limit))?;
+                self.write_limit = limit;
+            }
             (&*self.socket).write(bytes)
         })
     }
@@ -60,29 +88,12 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
     }
 }
 
-/// The moment so long from now.
-pub(crate) fn deadline(limit: Duration) -> Instant {
-    /// Beyond this a limit is none, and the clock may not be able to count it.
-    const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-    let now = Instant::now();
-    now.checked_add(limit.min(A_YEAR)).unwrap_or(now)
-}
-
-/// What is left until the deadline, as long as there is something.
-pub(crate) fn remaining(deadline: Instant) -> io::Result<Duration> {
-    let remaining = deadline.saturating_duration_since(Instant::now());
-    if remaining.is_zero() {
-        return Err(io::ErrorKind::TimedOut.into());
-    }
-    // A socket takes a limit in whole microseconds, and none of them for no limit.
-    Ok(remaining.max(Duration::from_micros(1)))
-}
-
 #[cfg(test)]
 mod tests {
     use std::{os::unix::net::UnixStream, thread};
 
     use super::*;
+    use crate::deadline::deadline;
 
     fn pair(limit: Duration) -> (TimedSocket, UnixStream) {
         let (one, other) = UnixStream::pair().expect("a pair of sockets");

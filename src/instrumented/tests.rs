@@ -4,12 +4,14 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use super::*;
-use crate::{MemoryPersistence, metrics::Clock, persistence::sample};
+use crate::{HealthSnapshot, MemoryPersistence, StoreEvent, metrics::Clock, persistence::sample};
 
 /// A clock that stands still until it is told to go on; each look at it takes a microsecond.
 #[derive(Clone, Default)]
@@ -43,6 +45,24 @@ fn value(registry: &Registry, series: &str) -> Option<f64> {
     Some(line.parse().expect("a number"))
 }
 
+/// Waits for what the thread of a persistence is about to tell.
+#[track_caller]
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A series of the store whose only label is the client's.
+fn of_store(registry: &Registry, name: &str, label: &str) -> Option<f64> {
+    value(
+        registry,
+        &format!("mqtt_persistence_store_{name}{{client_id=\"{label}\"}}"),
+    )
+}
+
 fn measured(label: &str) -> (Registry, Instrumented<MemoryPersistence>, TestClock) {
     let registry = Registry::new();
     let clock = TestClock::default();
@@ -57,6 +77,10 @@ fn measured(label: &str) -> (Registry, Instrumented<MemoryPersistence>, TestCloc
             .client_label(label),
         clock,
     )
+}
+
+fn since_1970(at: SystemTime) -> f64 {
+    at.duration_since(UNIX_EPOCH).expect("later").as_secs_f64()
 }
 
 /// A stored exposition is compared with, and read by promtool in the tests of the real Prometheus.
@@ -78,6 +102,7 @@ fn a_scripted_sequence_gives_exactly_this_exposition() {
     before.put("r5-3", vec![&sample("r5-3")]).expect("puts");
     drop(before);
 
+    let health = memory.health();
     let mut persistence = memory.instrument(&metrics);
     persistence.open("device-1", "broker:1883").expect("opens");
     clock.advance(Duration::from_millis(2));
@@ -99,8 +124,31 @@ fn a_scripted_sequence_gives_exactly_this_exposition() {
         .put("nonsense", vec![b""])
         .expect_err("is no key");
     clock.advance(Duration::from_secs(30));
+    persistence.put("s5-2", vec![b"discarded"]).expect("puts");
+    persistence.keys().expect("lists");
+    persistence.remove("s5-2").expect("removes");
 
-    let text = exposition(&registry);
+    health.flush(Duration::from_secs(20)).expect("in the store");
+    let confirmed = "mqtt_persistence_store_last_confirmed_timestamp_seconds";
+    let labels = "{client_id=\"device-1\",site=\"north\"}";
+    let discarded = "mqtt_persistence_store_discarded_records_total{client_id=\"device-1\",\
+                     kind=\"sent_publish\",site=\"north\"}";
+    // The age is computed at each look.
+    let now = clock.0.load(Ordering::Relaxed);
+    eventually("all is told", || {
+        let at = health.snapshot().last_confirmed.map(since_1970);
+        at == value(&registry, &format!("{confirmed}{labels}"))
+            && value(&registry, discarded) == Some(1.0)
+    });
+    clock.0.store(now, Ordering::Relaxed);
+    // That is the time of day.
+    let text: String = exposition(&registry)
+        .lines()
+        .map(|line| match line.strip_prefix(confirmed) {
+            Some(_) => format!("{confirmed}{labels} 1700000000\n"),
+            None => format!("{line}\n"),
+        })
+        .collect();
     let stored = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exposition.txt");
     if std::env::var_os("UPDATE_EXPOSITION").is_some() {
         fs::write(stored, &text).expect("written");
@@ -122,7 +170,14 @@ fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
         .lines()
         .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
         .filter(|line| {
-            let of_opening = ["operation=\"open\"", "build_info", "opened_timestamp"];
+            // The last two are told by the thread of the persistence, at any moment.
+            let of_opening = [
+                "operation=\"open\"",
+                "build_info",
+                "opened_timestamp",
+                "store_up",
+                "store_last_confirmed",
+            ];
             !of_opening.iter().any(|part| line.contains(part))
         })
         .collect();
@@ -142,7 +197,7 @@ fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 14);
+    assert_eq!(text.matches("# TYPE ").count(), 26);
 }
 
 #[test]
@@ -361,4 +416,185 @@ fn another_persistence_is_measured_and_its_answers_are_left_alone() {
         ),
         Some(1.0)
     );
+    assert!(!exposition(&registry).contains("mqtt_persistence_store_"));
+}
+
+/// How a store is, with the given amounts of what is unconfirmed and held, in records and bytes.
+fn status(up: bool, unconfirmed: (usize, usize), held: (usize, usize)) -> StoreEvent {
+    StoreEvent::Status(HealthSnapshot {
+        up,
+        unconfirmed_records: unconfirmed.0,
+        unconfirmed_bytes: unconfirmed.1,
+        held_records: held.0,
+        held_bytes: held.1,
+        last_confirmed: Some(UNIX_EPOCH + Duration::from_millis(1_500)),
+        ..HealthSnapshot::default()
+    })
+}
+
+fn failed(kind: ErrorKind) -> Arc<Error> {
+    Arc::new(Error::new(kind, "write"))
+}
+
+/// A registry, and what tells the series of the store of a client `id` there.
+fn told() -> (Registry, impl Fn(StoreEvent)) {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let tell = move |event| metrics.on_event("id", &event);
+    (registry, tell)
+}
+
+#[test]
+fn each_event_of_a_store_moves_what_it_should_and_nothing_else() {
+    let (registry, tell) = told();
+    // What has changed since it was last asked, without the name that all have in common.
+    let mut before: Vec<String> = Vec::new();
+    let mut changed = || {
+        let text = exposition(&registry);
+        let now: Vec<String> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("mqtt_persistence_store_"))
+            .map(|line| line.replace("client_id=\"id\"", "").replace("{,", "{"))
+            .collect();
+        let new = now.iter().filter(|line| !before.contains(line));
+        let new: Vec<String> = new.cloned().collect();
+        before = now;
+        new
+    };
+
+    tell(StoreEvent::Opened { quarantined: 2 });
+    let moved = changed().into_iter().filter(|line| !line.ends_with(" 0"));
+    assert_eq!(
+        moved.collect::<Vec<_>>(),
+        ["quarantined_records_total{} 2", "up{} 1"]
+    );
+
+    let error = failed(ErrorKind::OutOfMemory);
+    tell(StoreEvent::Down { error });
+    assert_eq!(
+        changed(),
+        ["errors_total{error=\"out_of_memory\"} 1", "up{} 0"]
+    );
+    tell(status(false, (0, 0), (3, 300)));
+    assert_eq!(
+        changed(),
+        [
+            "held_bytes{} 300",
+            "held_records{} 3",
+            "last_confirmed_timestamp_seconds{} 1.5"
+        ]
+    );
+    let error = failed(ErrorKind::Connection);
+    tell(StoreEvent::StillDown {
+        error,
+        is_new: true,
+    });
+    assert_eq!(
+        changed(),
+        [
+            "errors_total{error=\"connection\"} 1",
+            "reconnect_failures_total{} 1"
+        ]
+    );
+    tell(StoreEvent::Lost { records: 4 });
+    assert_eq!(changed(), ["lost_records_total{} 4"]);
+    let outage = Duration::from_secs(1);
+    tell(StoreEvent::Up {
+        outage,
+        rewritten: 3,
+    });
+    assert_eq!(changed(), ["reconnects_total{} 1", "up{} 1"]);
+    tell(status(true, (2, 200), (0, 0)));
+    assert_eq!(
+        changed(),
+        [
+            "held_bytes{} 0",
+            "held_records{} 0",
+            "unconfirmed_bytes{} 200",
+            "unconfirmed_records{} 2"
+        ]
+    );
+    tell(StoreEvent::Discarded {
+        kind: "sent_pubrel",
+        records: 5,
+    });
+    assert_eq!(
+        changed(),
+        ["discarded_records_total{kind=\"sent_pubrel\"} 5"]
+    );
+    tell(StoreEvent::HoldAlarm { bytes: 1 });
+    tell(StoreEvent::Unknown {
+        records: 1,
+        removed: true,
+    });
+    assert_eq!(changed(), [""; 0]);
+
+    tell(StoreEvent::Closed);
+    assert_eq!(exposition(&registry), "");
+}
+
+#[test]
+fn a_status_corrects_what_was_not_told_of_the_store() {
+    let (registry, tell) = told();
+    let up = || of_store(&registry, "up", "id");
+    tell(StoreEvent::Opened { quarantined: 0 });
+    tell(status(false, (0, 0), (0, 0)));
+    assert_eq!(up(), Some(0.0));
+    tell(status(true, (0, 0), (0, 0)));
+    assert_eq!(up(), Some(1.0));
+}
+
+/// Two persistences under one label, each told of its store as it is.
+#[test]
+fn what_two_stores_have_adds_up_under_one_label() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let wires = [StoreWire::default(), StoreWire::default()];
+    let see = |name: &str| of_store(&registry, name, "both");
+    let opened = StoreEvent::Opened { quarantined: 1 };
+    for (wire, is_up) in wires.iter().zip([true, false]) {
+        wire.connect(metrics.store("both"));
+        // Down until it is known to be up.
+        assert_eq!(see("up"), Some(0.0));
+        wire.on_event("id", &opened);
+        assert_eq!(see("up"), Some(1.0));
+        let held = if is_up { (0, 0) } else { (2, 20) };
+        wire.on_event("id", &status(is_up, (0, 0), held));
+    }
+    assert_eq!(see("quarantined_records_total"), Some(2.0));
+    assert_eq!(see("up"), Some(0.0));
+    wires[0].on_event("id", &status(false, (0, 0), (3, 30)));
+    assert_eq!(see("held_records"), Some(5.0));
+    assert_eq!(see("held_bytes"), Some(50.0));
+    wires[0].on_event("id", &status(true, (1, 10), (0, 0)));
+    assert_eq!(see("held_records"), Some(2.0));
+    assert_eq!(see("up"), Some(0.0));
+
+    // The one that is down goes, with what it held; what was counted stays.
+    wires[1].cut();
+    assert_eq!(see("up"), Some(1.0));
+    assert_eq!(see("held_bytes"), Some(0.0));
+    assert_eq!(see("unconfirmed_records"), Some(1.0));
+    assert_eq!(see("quarantined_records_total"), Some(2.0));
+    wires[0].cut();
+    assert_eq!(exposition(&registry), "");
+    // What is told late makes no series.
+    wires[0].on_event("id", &opened);
+    assert_eq!(exposition(&registry), "");
+}
+
+#[test]
+fn the_series_of_a_store_follow_its_persistence_until_that_is_dropped() {
+    let (registry, mut persistence, _) = measured("device");
+    let up = || of_store(&registry, "up", "device");
+    for _ in 0..2 {
+        persistence.open("id", "uri").expect("opens");
+        eventually("it is up", || up() == Some(1.0));
+        let confirmed = of_store(&registry, "last_confirmed_timestamp_seconds", "device");
+        assert!(confirmed.is_some());
+        persistence.close().expect("closes");
+        eventually("it is closed", || up() == Some(0.0));
+    }
+    drop(persistence);
+    assert_eq!(exposition(&registry), "");
 }

@@ -7,7 +7,7 @@ use prometheus::{
     core::Collector,
 };
 
-use super::{age::OldestAge, clock::Clock, series};
+use super::{age::OldestAge, clock::Clock, series, store::StoreFamilies};
 use crate::{Error, ErrorKind};
 
 /// Every metric, in the order of the catalogue.
@@ -26,6 +26,7 @@ pub(super) struct Families {
     pub(super) opened: GaugeVec,
     pub(super) restore_duration: GaugeVec,
     pub(super) build_info: IntGaugeVec,
+    pub(super) store: StoreFamilies,
     pub(super) clients: series::Clients,
     pub(super) clock: Clock,
 }
@@ -129,12 +130,13 @@ impl Families {
                 opts("build_info", "Version of the crate and store of the client"),
                 &["client_id", "version", "store"],
             )?,
+            store: StoreFamilies::new(opts)?,
             clients,
             clock,
         })
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 14] {
+    fn collectors(&self) -> [Box<dyn Collector>; 26] {
         [
             Box::new(self.operation_duration.clone()),
             Box::new(self.operation_errors.clone()),
@@ -150,6 +152,18 @@ impl Families {
             Box::new(self.opened.clone()),
             Box::new(self.restore_duration.clone()),
             Box::new(self.build_info.clone()),
+            Box::new(self.store.up.clone()),
+            Box::new(self.store.reconnects.clone()),
+            Box::new(self.store.reconnect_failures.clone()),
+            Box::new(self.store.errors.clone()),
+            Box::new(self.store.unconfirmed_records.clone()),
+            Box::new(self.store.unconfirmed_bytes.clone()),
+            Box::new(self.store.held_records.clone()),
+            Box::new(self.store.held_bytes.clone()),
+            Box::new(self.store.discarded.clone()),
+            Box::new(self.store.lost.clone()),
+            Box::new(self.store.quarantined.clone()),
+            Box::new(self.store.last_confirmed.clone()),
         ]
     }
 

@@ -1,5 +1,7 @@
 //! The values of the labels: closed lists, each with a name for the label.
 
+use crate::record::Kind;
+
 /// The calls, as the `operation` label names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
@@ -63,11 +65,11 @@ impl RecordKind {
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Command => "command",
-            Self::SentPublish => "sent_publish",
-            Self::SentPubrel => "sent_pubrel",
-            Self::ReceivedPublish => "received_publish",
-            Self::Undelivered => "undelivered",
+            Self::Command => Kind::Command.label(),
+            Self::SentPublish => Kind::SentPublish.label(),
+            Self::SentPubrel => Kind::SentPubrel.label(),
+            Self::ReceivedPublish => Kind::ReceivedPublish.label(),
+            Self::Undelivered => Kind::Undelivered.label(),
             Self::Other => "other",
         }
     }

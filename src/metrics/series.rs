@@ -300,7 +300,7 @@ impl Families {
     }
 }
 
-fn forget<T: MetricVecBuilder>(family: &MetricVec<T>, labels: &[&str]) {
+pub(super) fn forget<T: MetricVecBuilder>(family: &MetricVec<T>, labels: &[&str]) {
     // It fails only where there is no such series, and that is what is wanted.
     drop(family.remove_label_values(labels));
 }

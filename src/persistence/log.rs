@@ -8,11 +8,7 @@ use std::{
 use paho_mqtt as mqtt;
 use tracing::{debug, info, warn};
 
-use super::{
-    Persistence,
-    complaints::{Complaints, Recovery},
-    records::Mismatch,
-};
+use super::{Persistence, complaints::Complaints, records::Mismatch, state::Found};
 use crate::{Error, ErrorKind, Store, error::Chain, record::Key};
 
 impl<S: Store> Persistence<S> {
@@ -52,31 +48,38 @@ impl<S: Store> Persistence<S> {
         })
     }
 
-    /// The same for a call that succeeds only where the store has answered.
-    pub(super) fn answered<T>(
-        &self,
-        operation: &str,
-        key: &str,
-        result: Result<T, Error>,
-    ) -> mqtt::Result<T> {
-        if result.is_ok() {
-            let recovery = self.complaints().answered(Instant::now());
-            if let Some(Recovery {
-                lasted,
-                failed_calls,
-            }) = recovery
-            {
-                info!(
-                    "db.system.name" = S::NAME,
-                    "messaging.client.id" = self.client_id,
-                    outage_seconds = lasted.as_secs_f64(),
-                    failed_calls,
-                    "{} answers again",
-                    if S::NAME == "redis" { "Redis" } else { S::NAME }
-                );
-            }
+    /// What opening found.
+    pub(super) fn log_opened(&self, server_uri: &str, found: &Found) {
+        warn_if_full::<S>(&self.client_id, found.full.as_ref());
+        for remark in &found.remarks {
+            warn!(
+                "db.system.name" = S::NAME,
+                "messaging.client.id" = self.client_id,
+                server_uri,
+                "error.type" = remark.kind().as_str(),
+                "{}",
+                Chain(remark)
+            );
         }
-        self.logged(operation, key, result)
+        info!(
+            "db.system.name" = S::NAME,
+            "messaging.client.id" = self.client_id,
+            server_uri,
+            records = found.records,
+            "the persistence is open{}{}",
+            if found.keeps.is_some() { "; " } else { "" },
+            found.keeps.unwrap_or_default()
+        );
+        if found.foreign > 0 {
+            warn!(
+                "db.system.name" = S::NAME,
+                "messaging.client.id" = self.client_id,
+                server_uri,
+                entries = found.foreign,
+                "there are entries that Paho did not write; they are left as they are"
+            );
+        }
+        self.warn_of_unreadable(server_uri, &found.unreadable);
     }
 
     pub(super) fn warn_of_mismatch(&self, mismatch: Option<Mismatch>) {
@@ -101,7 +104,7 @@ impl<S: Store> Persistence<S> {
     }
 
     /// Records that were set aside, or left where there was no room for that.
-    pub(super) fn warn_of_unreadable(&self, server_uri: &str, (keys, left): &(Vec<Key>, bool)) {
+    fn warn_of_unreadable(&self, server_uri: &str, (keys, left): &(Vec<Key>, bool)) {
         const NAMED: usize = 10;
         if keys.is_empty() {
             return;

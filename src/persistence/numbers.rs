@@ -1,12 +1,9 @@
 //! Puts the waiting commands into an order of numbers that Paho understands.
 
-use super::{
-    changes::{read, reconnecting},
-    opening::Record,
-};
+use super::opening::{Record, read_one};
 use crate::{
     Change, Error, Store,
-    record::{Key, Kind},
+    record::{Key, Kind, Name},
 };
 
 /// How much is moved before it is waited for.
@@ -19,10 +16,10 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// and it removes number 0 whenever it connects. The last command is moved first, to the end of what
 /// is free: a crash at any point leaves numbers that still say in which order the commands came.
 pub(super) fn renumber(store: &mut impl Store, records: &mut [Record]) -> Result<(), Error> {
-    let is_command = |(key, _): &&mut Record| key.kind == Kind::Command;
+    let is_command = |(key, ..): &&mut Record| key.kind == Kind::Command;
     let mut commands: Vec<&mut Record> = records.iter_mut().filter(is_command).collect();
-    commands.sort_unstable_by_key(|(key, _)| (key.number, key.v5));
-    let numbers: Vec<u32> = commands.iter().map(|(key, _)| key.number).collect();
+    commands.sort_unstable_by_key(|(key, ..)| (key.number, key.v5));
+    let numbers: Vec<u32> = commands.iter().map(|(key, ..)| key.number).collect();
     let Some((first, free)) = place(&numbers) else {
         return Ok(());
     };
@@ -30,11 +27,11 @@ pub(super) fn renumber(store: &mut impl Store, records: &mut [Record]) -> Result
     commands.rotate_left(first);
     let mut moves = Moves::default();
     let numbered: Vec<_> = commands.into_iter().zip(free..).collect();
-    for ((key, value), number) in numbered.into_iter().rev() {
+    for ((key, _, value), number) in numbered.into_iter().rev() {
         let new = Key { number, ..*key };
         let value = match value {
             Some(value) => Some(value.clone()),
-            None => read(store, *key)?,
+            None => read_one(store, *key)?,
         };
         if let Some(value) = value {
             moves.add(store, *key, new, value)?;
@@ -67,7 +64,7 @@ fn place(numbers: &[u32]) -> Option<(usize, u32)> {
 /// Moves that have not been made.
 #[derive(Default)]
 struct Moves {
-    moves: Vec<(String, String, Vec<u8>)>,
+    moves: Vec<(Name, Name, Vec<u8>)>,
     bytes: usize,
 }
 
@@ -80,7 +77,7 @@ impl Moves {
         value: Vec<u8>,
     ) -> Result<(), Error> {
         self.bytes = self.bytes.saturating_add(value.len());
-        self.moves.push((old.to_string(), new.to_string(), value));
+        self.moves.push((old.name(), new.name(), value));
         if self.moves.len() >= BATCH || self.bytes >= BATCH_BYTES {
             self.make(store)?;
         }
@@ -89,18 +86,13 @@ impl Moves {
 
     /// Each in a step of its own, and waits once for all.
     fn make(&mut self, store: &mut impl Store) -> Result<(), Error> {
-        reconnecting(store, |store| {
-            for (old, new, value) in &self.moves {
-                store.send(&[
-                    Change::Put {
-                        key: new,
-                        value: &[value],
-                    },
-                    Change::Remove { key: old },
-                ])?;
-            }
-            store.confirm()
-        })?;
+        let groups: Vec<[Change<'_>; 2]> = self
+            .moves
+            .iter()
+            .map(|(old, new, value)| [Change::Put { key: new, value }, Change::Remove { key: old }])
+            .collect();
+        let groups: Vec<&[Change<'_>]> = groups.iter().map(<[_; 2]>::as_slice).collect();
+        store.confirm(&[], &groups)?;
         *self = Self::default();
         Ok(())
     }

@@ -2,29 +2,24 @@
 
 use std::collections::HashSet;
 
-use super::{
-    changes::{change, read_all, remove},
-    numbers::renumber,
-    packet::Publish,
-    records::Records,
-    value,
-};
+use super::{index::Index, numbers::renumber, packet::Publish, value};
 use crate::{
     Change, Error, ErrorKind, Store,
-    record::{Key, Kind},
+    record::{Key, Kind, Name},
 };
 
-/// How many values are asked for at a time.
-const BATCH: usize = 64;
-/// How many bytes of values are kept until Paho asks for them; the others are read again.
-const KEPT_BYTES: usize = 16 * 1024 * 1024;
+/// How many values are asked for at a time: as many at first, and then as many as make about so many
+/// bytes.
+const FIRST_BATCH: usize = 64;
+const LARGEST_BATCH: usize = 1024;
+const BATCH_BYTES: usize = 512 * 1024;
 
-/// A record, with its value where that is kept.
-pub(super) type Record = (Key, Option<Vec<u8>>);
+/// A record with its length, and its value where that is kept.
+pub(super) type Record = (Key, usize, Option<Vec<u8>>);
 
 /// What was found.
 pub(super) struct Found {
-    pub(super) records: Records,
+    pub(super) index: Index,
     /// Entries that Paho did not write.
     pub(super) foreign: usize,
     /// Records that Paho could not read.
@@ -33,31 +28,43 @@ pub(super) struct Found {
     pub(super) left: bool,
 }
 
-/// Reads what is in the store.
-pub(super) fn open(store: &mut impl Store) -> Result<Found, Error> {
-    match read_and_mend(store, true) {
+/// Reads what is in the store, and keeps as many bytes of values.
+pub(super) fn open(store: &mut impl Store, limit: usize) -> Result<Found, Error> {
+    match read_and_mend(store, limit, true) {
         // What waits can be sent all the same, which makes room.
-        Err(error) if error.kind() == ErrorKind::OutOfMemory => read_and_mend(store, false),
+        Err(error) if error.kind() == ErrorKind::OutOfMemory => read_and_mend(store, limit, false),
         done => done,
     }
 }
 
-fn read_and_mend(store: &mut impl Store, has_room: bool) -> Result<Found, Error> {
+/// The keys of the records, and how many entries are none.
+pub(super) fn list(store: &mut impl Store) -> Result<(Vec<Key>, usize), Error> {
     let entries = store.keys()?;
     let parsed = |entry: &Vec<u8>| Key::parse(str::from_utf8(entry).ok()?);
     let keys: Vec<Key> = entries.iter().filter_map(parsed).collect();
     let foreign = entries.len().saturating_sub(keys.len());
-    drop(entries);
+    Ok((keys, foreign))
+}
+
+fn read_and_mend(store: &mut impl Store, limit: usize, has_room: bool) -> Result<Found, Error> {
+    let (mut keys, foreign) = list(store)?;
+    // Of the commands, those are kept that Paho reads first.
+    keys.sort_unstable();
 
     let mut found = Found {
-        records: Records::default(),
+        index: Index::new(limit),
         foreign,
         unreadable: Vec::new(),
         left: false,
     };
     let mut kept = 0_usize;
     let mut records: Vec<Record> = Vec::with_capacity(keys.len());
-    for batch in keys.chunks(BATCH) {
+    let mut rest = &keys[..];
+    let mut size = FIRST_BATCH;
+    while !rest.is_empty() {
+        let (batch, others) = rest.split_at(size.min(rest.len()));
+        rest = others;
+        let mut bytes = 0_usize;
         for (key, value) in batch.iter().zip(read_patiently(store, batch)?) {
             // One that has gone since it was listed.
             let Some(value) = value else { continue };
@@ -66,25 +73,39 @@ fn read_and_mend(store: &mut impl Store, has_room: bool) -> Result<Found, Error>
                 found.unreadable.push(*key);
                 continue;
             }
-            let size = value.len();
-            let fits = kept.saturating_add(size) <= KEPT_BYTES;
-            kept = kept.saturating_add(if fits { size } else { 0 });
-            records.push((*key, fits.then_some(value)));
+            let length = value.len();
+            bytes = bytes.saturating_add(length);
+            let fits = kept.saturating_add(length) <= limit;
+            kept = kept.saturating_add(if fits { length } else { 0 });
+            records.push((*key, length, fits.then_some(value)));
         }
+        size = next_batch(batch.len(), bytes);
     }
     drop_doubles(store, &mut records)?;
     if has_room {
         renumber(store, &mut records)?;
     }
-    for (key, value) in records {
-        found.records.found(key, value);
+    for (key, length, value) in records {
+        found.index.found(key, length, value);
     }
     Ok(found)
 }
 
+/// How many values to ask for next, where so many had so many bytes.
+fn next_batch(count: usize, bytes: usize) -> usize {
+    let each = bytes.checked_div(count).unwrap_or_default().max(1);
+    let fitting = BATCH_BYTES.checked_div(each).unwrap_or_default();
+    fitting.clamp(1, LARGEST_BATCH)
+}
+
 /// Asks for fewer values at a time where so many take too long.
-fn read_patiently(store: &mut impl Store, keys: &[Key]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-    match read_all(store, keys) {
+pub(super) fn read_patiently(
+    store: &mut impl Store,
+    keys: &[Key],
+) -> Result<Vec<Option<Vec<u8>>>, Error> {
+    let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    match store.read(&names) {
         Err(error) if error.kind() == ErrorKind::Timeout && keys.len() > 1 => {
             let (first, second) = keys.split_at(keys.len() / 2);
             let mut values = read_patiently(store, first)?;
@@ -95,13 +116,18 @@ fn read_patiently(store: &mut impl Store, keys: &[Key]) -> Result<Vec<Option<Vec
     }
 }
 
+pub(super) fn read_one(store: &mut impl Store, key: Key) -> Result<Option<Vec<u8>>, Error> {
+    let mut values = read_patiently(store, &[key])?;
+    Ok(values.pop().flatten())
+}
+
 /// Whether the store could do it. In two steps, since one that fails must not undo what the other is
 /// for: a crash between them leaves the record in both places.
 fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
-    let name = key.to_string();
-    let copied = change(store, &[Change::SetAside { key: &name, value }]);
-    match copied.and_then(|()| remove(store, &[key])) {
+    let key = &key.name();
+    let copied = store.confirm(&[], &[&[Change::SetAside { key, value }]]);
+    match copied.and_then(|()| store.confirm(&[], &[&[Change::Remove { key }]])) {
         Err(error)
             if matches!(
                 error.kind(),
@@ -117,19 +143,20 @@ fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Err
 /// A PUBLISH that is there in both versions, as paho-mqtt-redis 0.3.2 leaves it where a client was
 /// created for another version than before, would be sent as two.
 fn drop_doubles(store: &mut impl Store, records: &mut Vec<Record>) -> Result<(), Error> {
-    let keys = records.iter().map(|(key, _)| *key);
+    let keys = records.iter().map(|(key, ..)| *key);
     let older: HashSet<Key> = keys
         .filter(|key| key.kind == Kind::SentPublish && !key.v5)
         .collect();
-    let keys = records.iter().map(|(key, _)| key.other_version());
+    let keys = records.iter().map(|(key, ..)| key.other_version());
     let both: Vec<Key> = keys.filter(|key| older.contains(key)).collect();
     for older in both {
         let values = read_patiently(store, &[older.other_version(), older])?;
         if let [Some(value), Some(older_value)] = &values[..]
             && Publish::read(value, true) == Publish::read(older_value, false)
         {
-            remove(store, &[older])?;
-            records.retain(|(key, _)| *key != older);
+            let key = &older.name();
+            store.confirm(&[], &[&[Change::Remove { key }]])?;
+            records.retain(|(key, ..)| *key != older);
         }
     }
     Ok(())

@@ -1,35 +1,22 @@
 //! What each of Paho's calls means for the records that are there.
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
-};
+use std::cmp::Reverse;
 
-use super::{
-    changes::{change, read, remove},
-    command::Command,
-    packet::Publish,
-};
+use super::{command::Command, ledger::Ledger, packet::Publish};
 use crate::{
-    Change, Error, ErrorKind, Store,
+    Error, ErrorKind, Store,
     record::{Key, Kind},
 };
 
 /// The records of an open client, and what Paho's calls in their order mean for them.
-#[derive(Default)]
-pub(super) struct Records {
-    /// Every record that may be in the store: one whose change failed counts as there.
-    live: HashSet<Key>,
-    /// Those that were found at open and that Paho has not read yet.
-    unread: HashSet<Key>,
-    /// Those of the session that were found at open, until Paho tries to connect.
-    session: HashSet<Key>,
-    /// Values that were read at open, until Paho needs them no more.
-    values: HashMap<Key, Vec<u8>>,
+pub(super) struct Records<S> {
+    pub(super) ledger: Ledger<S>,
     /// The command that was read last, which Paho does to send it.
     just_read: Option<Read>,
     /// A publish command that Paho removed, and the packet id of the PUBLISH that it writes next.
     held: Option<(Key, u32)>,
+    /// Paho has listed the records and read none since: what it removes now it discards.
+    listed: bool,
     version: Version,
 }
 
@@ -66,25 +53,24 @@ impl Version {
     }
 }
 
-impl Records {
-    /// A record that was found at open, with its value if there was room for it.
-    pub(super) fn found(&mut self, key: Key, value: Option<Vec<u8>>) {
-        self.live.insert(key);
-        self.unread.insert(key);
-        if !key.is_queued() {
-            self.session.insert(key);
+impl<S: Store> Records<S> {
+    pub(super) fn new(ledger: Ledger<S>) -> Self {
+        Self {
+            ledger,
+            just_read: None,
+            held: None,
+            listed: false,
+            version: Version::default(),
         }
-        if let Some(value) = value {
-            self.values.insert(key, value);
-        }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.live.len()
     }
 
     pub(super) fn contains(&self, key: Key) -> bool {
-        self.live.contains(&key)
+        self.ledger.index.contains(key) && !self.is_held(key)
+    }
+
+    /// It is there for a crash to find, and not for Paho.
+    fn is_held(&self, key: Key) -> bool {
+        self.held.is_some_and(|(held, _)| held == key)
     }
 
     /// Whether Paho is to hear that there is such a record.
@@ -101,8 +87,9 @@ impl Records {
                 v5_records: read.v5,
             });
         }
-        let in_other = key.is_sent() && self.live.contains(&key.other_version());
-        in_other || self.live.contains(&key)
+        self.listed = false;
+        let in_other = key.is_sent() && self.contains(key.other_version());
+        in_other || self.contains(key)
     }
 
     /// That the client was created for another version than its records, once.
@@ -110,45 +97,27 @@ impl Records {
         self.version.mismatch.take()
     }
 
-    pub(super) fn put(
-        &mut self,
-        store: &mut impl Store,
-        key: Key,
-        value: &[&[u8]],
-    ) -> Result<(), Error> {
+    pub(super) fn put(&mut self, key: Key, value: &[&[u8]]) -> Result<(), Error> {
+        self.listed = false;
         // The message may still be waiting under this key; what is written now must not be removed.
         self.held.take_if(|(held, _)| *held == key);
-        if self.unread.contains(&key) {
-            self.make_room(store, key)?;
+        if self.ledger.index.is_unread(key) {
+            self.make_room(key)?;
         }
         let command = self
             .held
-            .filter(|(_, id)| key.kind == Kind::SentPublish && key.number == *id)
+            .take_if(|(_, id)| key.kind == Kind::SentPublish && key.number == *id)
             .map(|(command, _)| command);
+        let value = value.concat();
         let may_be_resent = key.kind == Kind::SentPublish && command.is_none();
-        if may_be_resent && self.is_stored(store, key, value)? {
+        if may_be_resent && self.is_stored(key, &value)? {
             return Ok(());
         }
         let replaced = self.replaced_by(key);
-        let mut removed = replaced.clone();
-        // The command and the PUBLISH are one message: a crash must find one of them.
-        removed.extend(command);
-        self.live.insert(key);
-        let names: Vec<String> = removed.iter().map(Key::to_string).collect();
-        let name = key.to_string();
-        let changes: Vec<Change<'_>> = names
-            .iter()
-            .map(|key| Change::Remove { key })
-            .chain([Change::Put { key: &name, value }])
-            .collect();
-        change(store, &changes)?;
-        for key in replaced {
-            self.forget(key);
-        }
-        self.values.remove(&key);
-        if command.is_some() {
-            self.held = None;
-        }
+        // The command and the PUBLISH are one message: a crash must find one of them. The PUBLISH
+        // need not be waited for: it is safe from a crash of this process, and Paho has it too.
+        let waits = key.kind != Kind::SentPublish;
+        self.ledger.put(key, value, &replaced, command, waits);
         Ok(())
     }
 
@@ -165,7 +134,7 @@ impl Records {
             Kind::SentPubrel | Kind::ReceivedPublish => vec![other],
             Kind::Command | Kind::Undelivered => Vec::new(),
         };
-        let live = candidates.into_iter().filter(|key| self.live.contains(key));
+        let live = candidates.into_iter().filter(|key| self.contains(*key));
         live.collect()
     }
 
@@ -173,25 +142,22 @@ impl Records {
     ///
     /// Where another one is stored under its number, in either version, Paho's copy is damaged and
     /// the stored one must stay.
-    fn is_stored(
-        &mut self,
-        store: &mut impl Store,
-        key: Key,
-        value: &[&[u8]],
-    ) -> Result<bool, Error> {
+    fn is_stored(&mut self, key: Key, value: &[u8]) -> Result<bool, Error> {
         let other = key.other_version();
-        let Some(stored_key) = [key, other].into_iter().find(|key| self.live.contains(key)) else {
+        let Some(stored_key) = [key, other].into_iter().find(|key| self.contains(*key)) else {
             return Ok(false);
         };
-        let Some(stored) = self.value(store, stored_key)? else {
-            return Ok(false);
+        let stored = match self.ledger.value(stored_key) {
+            Ok(Some(stored)) => stored,
+            Ok(None) => return Ok(false),
+            // What is there now is the same message, since Paho uses no id twice.
+            Err(_) => return Ok(stored_key == key),
         };
-        let value = value.concat();
         let same = if stored_key == key {
-            is_same_packet(&stored, &value)
+            is_same_packet(stored, value)
         } else {
-            let stored = Publish::read(&stored, stored_key.v5);
-            stored.is_some() && stored == Publish::read(&value, key.v5)
+            let stored = Publish::read(stored, stored_key.v5);
+            stored.is_some() && stored == Publish::read(value, key.v5)
         };
         if same {
             return Ok(stored_key == key);
@@ -202,64 +168,59 @@ impl Records {
         ))
     }
 
-    pub(super) fn get(&mut self, store: &mut impl Store, key: Key) -> Result<Vec<u8>, Error> {
-        if !self.live.contains(&key) {
+    pub(super) fn get(&mut self, key: Key) -> Result<Vec<u8>, Error> {
+        self.listed = false;
+        if !self.contains(key) {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!("read record {key}"),
             ));
         }
-        let Some(value) = self.value(store, key)? else {
-            self.forget(key);
-            return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
+        let value = match self.ledger.value(key) {
+            Ok(Some(value)) => value.to_vec(),
+            Ok(None) => {
+                self.ledger.lost(key);
+                return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
+            }
+            Err(error) => {
+                // Paho goes on as if it were not there; it waits for the next start.
+                self.ledger.index.set_unread(key, true);
+                return Err(error);
+            }
         };
-        self.unread.remove(&key);
+        self.ledger.index.set_unread(key, false);
         if key.kind == Kind::Command {
-            let command = Command::read(&value, key.v5);
-            let packet_id = command.and_then(Command::packet_id);
+            let packet_id = Command::read(&value, key.v5).and_then(Command::packet_id);
             self.just_read = Some(Read { key, packet_id });
-        } else {
-            // Paho has it from now on.
-            self.values.remove(&key);
         }
         self.version.pending = (!key.is_queued()).then_some(key);
         Ok(value)
     }
 
-    /// What was read at open is not asked for again.
-    fn value(&mut self, store: &mut impl Store, key: Key) -> Result<Option<Vec<u8>>, Error> {
-        match self.values.get(&key) {
-            Some(value) => Ok(Some(value.clone())),
-            None => read(store, key),
-        }
-    }
-
-    pub(super) fn remove(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
+    pub(super) fn remove(&mut self, key: Key) {
         let asked = key;
         let just_read = self.just_read.as_ref().map(|read| read.key);
-        let key = asked.meant(just_read, |key| self.live.contains(&key));
+        let key = asked.meant(just_read, |key| self.contains(key));
         let sending = self.just_read.take_if(|read| read.key == key);
         if key != asked && key.kind == Kind::Command {
             self.version
                 .note(Mismatch::Connected { v5_records: key.v5 });
         }
         if sending.is_none() && key.is_command_zero() {
-            // Paho connects, and what it does to the session from now on is what the program wants.
-            self.session.clear();
+            self.ledger.index.end_session();
         }
-        if !self.live.contains(&key) || self.is_kept(key) {
-            return Ok(());
+        if !self.contains(key) || self.is_kept(key) {
+            return;
         }
         if let Some(packet_id) = sending.as_ref().and_then(|read| read.packet_id) {
             // Paho sends one command after the other: what is still held gets no PUBLISH.
-            self.send_held(store)?;
-            self.forget(key);
+            self.send_held();
             self.held = Some((key, packet_id));
-            return Ok(());
+            return;
         }
         // At every connect Paho removes this key in vain, unless a message has just that.
-        if sending.is_none() && key.is_command_zero() && self.is_publish(store, key)? {
-            return Ok(());
+        if sending.is_none() && key.is_command_zero() && self.may_be_publish(key) {
+            return;
         }
         // The PUBLISH could not be written, and was yet sent and acknowledged.
         if key.is_sent()
@@ -267,25 +228,30 @@ impl Records {
                 .held
                 .is_some_and(|(_, packet_id)| packet_id == key.number)
         {
-            self.send_held(store)?;
+            self.send_held();
         }
-        self.remove_with_publish(store, key)
+        if self.listed && !key.is_queued() {
+            self.ledger.events.discarded(key.kind);
+        }
+        if key.is_sent() {
+            self.remove_with_publish(key);
+        } else {
+            self.ledger.remove(&[key]);
+        }
     }
 
     /// With a PUBREL goes its PUBLISH: Paho removes both, but one after the other, and where they are
     /// of different versions the PUBREL first. A crash in between would have the PUBLISH sent again.
-    fn remove_with_publish(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
+    fn remove_with_publish(&mut self, key: Key) {
         let publish = key.with_kind(Kind::SentPublish);
         let publishes = [publish, publish.other_version()].into_iter();
         let mut keys: Vec<Key> = publishes
-            .filter(|publish| key.kind == Kind::SentPubrel && self.live.contains(publish))
+            .filter(|publish| key.kind == Kind::SentPubrel && self.contains(*publish))
             .collect();
         keys.push(key);
-        remove(store, &keys)?;
-        for key in keys {
-            self.forget(key);
-        }
-        Ok(())
+        // Late, it has an acknowledged message sent again that QoS 1 allows to be sent again, or a
+        // PUBREL that the broker answers.
+        self.ledger.remove_soon(&keys);
     }
 
     /// A client that has never tried to connect has no reason to delete what is in flight: it was not
@@ -294,26 +260,25 @@ impl Records {
     fn is_kept(&self, key: Key) -> bool {
         let publish = key.with_kind(Kind::SentPublish);
         let orphan = key.kind == Kind::SentPubrel
-            && !self.live.contains(&publish)
-            && !self.live.contains(&publish.other_version());
-        self.session.contains(&key) && !orphan
+            && !self.contains(publish)
+            && !self.contains(publish.other_version());
+        self.ledger.index.is_of_session(key) && !orphan
     }
 
     /// Paho is done with the records; what is held gets no PUBLISH.
-    pub(super) fn close(&mut self, store: &mut impl Store) -> Result<(), Error> {
+    pub(super) fn end(&mut self) {
         // Paho does not go on after a record of MQTT 5 that a client of 3.1.1 cannot have.
-        if self.version.pending.is_some_and(|read| read.v5) && !self.session.is_empty() {
+        if self.version.pending.is_some_and(|read| read.v5) && self.ledger.index.has_session() {
             self.version.note(Mismatch::Created { v5_records: true });
         }
-        self.send_held(store)
+        self.send_held();
+        self.ledger.flush();
     }
 
-    fn send_held(&mut self, store: &mut impl Store) -> Result<(), Error> {
-        if let Some((key, _)) = self.held {
-            remove(store, &[key])?;
-            self.held = None;
+    fn send_held(&mut self) {
+        if let Some((key, _)) = self.held.take() {
+            self.ledger.remove(&[key]);
         }
-        Ok(())
     }
 
     /// The keys, so that Paho inserts each of them at the start of its sorted lists.
@@ -321,48 +286,38 @@ impl Records {
         // What is removed after a list was read to be dropped, or restored, and not to be sent.
         self.just_read = None;
         self.version.pending = None;
-        let mut keys: Vec<&Key> = self.live.iter().collect();
+        self.listed = true;
+        let there = self.ledger.index.keys().filter(|key| !self.is_held(*key));
+        let mut keys: Vec<Key> = there.collect();
         keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
-        keys.into_iter().map(Key::to_string).collect()
+        keys.into_iter().map(|key| key.to_string()).collect()
     }
 
-    pub(super) fn clear(&mut self, store: &mut impl Store) -> Result<(), Error> {
-        let held = self.held.map(|(key, _)| key);
-        let keys: Vec<Key> = self.live.iter().chain(&held).copied().collect();
-        remove(store, &keys)?;
-        *self = Self::default();
-        Ok(())
+    pub(super) fn clear(&mut self) {
+        self.send_held();
+        let keys: Vec<Key> = self.ledger.index.keys().collect();
+        self.ledger.remove(&keys);
+        self.ledger.flush();
+        self.just_read = None;
+        self.version = Version::default();
     }
 
     /// Moves a record that Paho has not read, and is about to write over, to a number that is free.
-    fn make_room(&mut self, store: &mut impl Store, key: Key) -> Result<(), Error> {
+    fn make_room(&mut self, key: Key) -> Result<(), Error> {
         let Some(number) = self.free_number(key.kind) else {
             return Ok(());
         };
         let pubrels = [key, key.other_version()].map(|key| key.with_kind(Kind::SentPubrel));
         let together = pubrels
             .into_iter()
-            .filter(|pubrel| key.kind == Kind::SentPublish && self.unread.contains(pubrel));
+            .filter(|pubrel| key.kind == Kind::SentPublish && self.ledger.index.is_unread(*pubrel));
         for old in [key].into_iter().chain(together).collect::<Vec<_>>() {
-            let Some(value) = self.value(store, old)? else {
+            let Some(value) = self.ledger.value(old)?.map(<[u8]>::to_vec) else {
                 continue;
             };
             let new = Key { number, ..old };
-            self.live.insert(new);
-            change(
-                store,
-                &[
-                    Change::Put {
-                        key: &new.to_string(),
-                        value: &[&value],
-                    },
-                    Change::Remove {
-                        key: &old.to_string(),
-                    },
-                ],
-            )?;
-            self.forget(old);
-            self.found(new, Some(value));
+            self.ledger.put(new, value, &[], Some(old), true);
+            self.ledger.index.set_unread(new, true);
         }
         Ok(())
     }
@@ -374,7 +329,7 @@ impl Records {
             let taken = |kind| {
                 [false, true].iter().any(|v5| {
                     let (number, v5) = (*number, *v5);
-                    self.live.contains(&Key { kind, v5, number })
+                    self.contains(Key { kind, v5, number })
                 })
             };
             !(taken(kind) || kind == Kind::SentPublish && taken(Kind::SentPubrel))
@@ -383,23 +338,21 @@ impl Records {
         if !matches!(kind, Kind::Command | Kind::Undelivered) {
             return numbers.rev().find(is_free);
         }
-        let last = self.live.iter().filter(|key| key.kind == kind);
+        let last = self.ledger.index.keys().filter(|key| key.kind == kind);
         let last = last.map(|key| key.number).max().unwrap_or_default();
         let behind = last.saturating_add(1)..numbers.end;
         behind.chain(numbers).find(is_free)
     }
 
-    fn is_publish(&mut self, store: &mut impl Store, key: Key) -> Result<bool, Error> {
-        let value = self.value(store, key)?;
-        let command = value.and_then(|value| Command::read(&value, key.v5));
-        Ok(matches!(command, Some(Command::Publish(_))))
-    }
-
-    fn forget(&mut self, key: Key) {
-        self.live.remove(&key);
-        self.unread.remove(&key);
-        self.session.remove(&key);
-        self.values.remove(&key);
+    /// Where it cannot be told, it had better stay.
+    fn may_be_publish(&mut self, key: Key) -> bool {
+        match self.ledger.value(key) {
+            Ok(Some(value)) => {
+                matches!(Command::read(value, key.v5), Some(Command::Publish(_)))
+            }
+            Ok(None) => false,
+            Err(_) => true,
+        }
     }
 }
 

@@ -12,22 +12,29 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::{Cmd, Parser, Value};
+use ::redis::{Parser, Value};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
+    commands::Commands,
     reply::Failure,
     target::{Address, Target},
 };
-use crate::{
-    Error,
-    timed::{TimedSocket, remaining},
-};
+use crate::{Error, deadline::remaining, timed::TimedSocket};
 
 /// A connection, authenticated and with the database selected.
+///
+/// Once it is [`quiet`](Self::quiet), Redis answers only within an exchange. A client that dies with
+/// answers on their way to it loses what it had sent behind them: Redis finds it gone when it
+/// answers, and reads no further.
 pub(super) struct Connection {
     wire: Wire,
     parser: Parser,
+    commands: Commands,
+    /// Redis answers only when it is asked to.
+    is_quiet: bool,
+    /// How many answers to the last commands have not been read.
+    unread: usize,
 }
 
 impl Connection {
@@ -42,38 +49,96 @@ impl Connection {
         let mut connection = Self {
             wire: Wire::new(connect(&target.address, deadline)?, target)?,
             parser: Parser::new(),
+            commands: Commands::default(),
+            is_quiet: false,
+            unread: 0,
         };
         if let Some(password) = &target.password {
-            let mut auth = ::redis::cmd("AUTH");
-            if let Some(user) = &target.user {
-                auth.arg(user);
-            }
-            connection.ask(auth.arg(password))?;
+            let user = target.user.as_deref();
+            let auth = ["AUTH"].into_iter().chain(user).chain([password.as_str()]);
+            connection.ask(&auth.collect::<Vec<_>>())?;
         }
         if target.database != 0 {
-            connection.ask(::redis::cmd("SELECT").arg(target.database))?;
+            connection.ask(&["SELECT", &target.database.to_string()])?;
         }
         Ok(connection)
     }
 
     /// One command and its answer.
-    pub(super) fn ask(&mut self, command: &Cmd) -> Result<Value, Failure> {
-        self.write(&command.get_packed_command())?;
-        self.read()
+    pub(super) fn ask(&mut self, words: &[&str]) -> Result<Value, Failure> {
+        self.exchange(|commands| commands.say(words), Self::read)
     }
 
-    pub(super) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
-        self.wire.write_all(bytes)?;
-        Ok(self.wire.flush()?)
+    /// Sends commands and reads their answers, which `read` may do in part.
+    pub(super) fn exchange<T>(
+        &mut self,
+        pack: impl FnOnce(&mut Commands),
+        read: impl FnOnce(&mut Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        self.commands.clear();
+        if self.is_quiet {
+            self.commands.say(&["CLIENT", "REPLY", "ON"]);
+        }
+        pack(&mut self.commands);
+        self.unread = self.commands.count();
+        if self.is_quiet {
+            // Its own answer is none.
+            self.commands.say(&["CLIENT", "REPLY", "OFF"]);
+        }
+        self.write()?;
+        if self.is_quiet {
+            self.read()?;
+        }
+        let answer = read(self);
+        if let Err(Failure::Unusable(..) | Failure::Broken(..)) = answer {
+            return answer;
+        }
+        while self.unread > 0 {
+            match self.read() {
+                Ok(_) | Err(Failure::Answer(..)) => {}
+                Err(unusable) => return Err(unusable),
+            }
+        }
+        answer
+    }
+
+    /// Sends commands whose answers are not asked for, which takes a connection that is quiet.
+    pub(super) fn send(&mut self, pack: impl FnOnce(&mut Commands)) -> Result<(), Failure> {
+        self.commands.clear();
+        pack(&mut self.commands);
+        self.write()
+    }
+
+    /// Has Redis answer only when it is asked to, from now on.
+    pub(super) fn quiet(&mut self) -> Result<(), Failure> {
+        self.ask(&["CLIENT", "REPLY", "ON"])?;
+        self.send(|commands| commands.say(&["CLIENT", "REPLY", "OFF"]))?;
+        self.is_quiet = true;
+        Ok(())
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet
     }
 
     /// The next answer; an error that Redis answers with is a failure.
     pub(super) fn read(&mut self) -> Result<Value, Failure> {
         let value = self.parser.parse_value(&mut self.wire)?;
+        self.unread = self.unread.saturating_sub(1);
         if let Value::ServerError(error) = value {
             return Err(error.into());
         }
         Ok(value)
+    }
+
+    /// Whether there are answers in this exchange that have not been read.
+    pub(super) fn has_more(&self) -> bool {
+        self.unread > 0
+    }
+
+    fn write(&mut self) -> Result<(), Failure> {
+        self.wire.write_all(self.commands.bytes())?;
+        Ok(self.wire.flush()?)
     }
 
     /// Until when what follows must be over.

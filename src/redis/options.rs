@@ -1,9 +1,11 @@
 //! The options of [`RedisPersistence`].
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::{RedisPersistence, RedisStore, target::Target};
-use crate::{Error, ErrorKind, Persistence};
+use super::{EvictionCheck, RedisPersistence, RedisStore, target::Target};
+use crate::{
+    Durability, Error, ErrorKind, Persistence, StoreObserver, persistence::Settings as Conduct,
+};
 
 /// Where Redis is and how long to wait for it.
 ///
@@ -25,6 +27,11 @@ pub struct RedisOptions {
     connect_timeout: Duration,
     operation_timeout: Duration,
     open_timeout: Duration,
+    eviction_check: EvictionCheck,
+    durability: Durability,
+    cache_limit: usize,
+    hold_alarm: usize,
+    observer: Option<Arc<dyn StoreObserver>>,
 }
 
 /// What the store works with, once the options have been checked.
@@ -34,32 +41,32 @@ pub(super) struct Settings {
     pub(super) connect_timeout: Duration,
     pub(super) operation_timeout: Duration,
     pub(super) open_timeout: Duration,
+    pub(super) eviction_check: EvictionCheck,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
-const OPERATION_TIMEOUT: Duration = Duration::from_millis(250);
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            target: Target::default(),
-            key_prefix: String::new(),
-            connect_timeout: CONNECT_TIMEOUT,
-            operation_timeout: OPERATION_TIMEOUT,
-            open_timeout: OPEN_TIMEOUT,
-        }
-    }
-}
 
 impl Default for RedisOptions {
     fn default() -> Self {
+        let Conduct {
+            durability,
+            cache_limit,
+            hold_alarm,
+            patience,
+            open_timeout,
+            observer,
+        } = Conduct::default();
         Self {
             url: Target::default().to_string(),
             key_prefix: String::new(),
             connect_timeout: CONNECT_TIMEOUT,
-            operation_timeout: OPERATION_TIMEOUT,
-            open_timeout: OPEN_TIMEOUT,
+            operation_timeout: patience,
+            open_timeout,
+            eviction_check: EvictionCheck::default(),
+            durability,
+            cache_limit,
+            hold_alarm,
+            observer,
         }
     }
 }
@@ -90,6 +97,15 @@ impl RedisOptions {
         self
     }
 
+    /// What `put` waits for, and so what a crash of Redis can cost.
+    ///
+    /// Defaults to [`Durability::Confirmed`].
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
     /// How long connecting may take, until Redis is known to be usable: finding the host,
     /// authenticating and checking rights included.
     ///
@@ -101,23 +117,65 @@ impl RedisOptions {
     }
 
     /// How long one exchange with Redis may take as a whole, however many parts its answer comes in.
+    /// A call of Paho waits for it once an outage.
     ///
-    /// Defaults to 250 ms. Zero is refused. A call that finds the connection broken connects first,
-    /// for which it has the [`connect_timeout`](Self::connect_timeout).
+    /// Defaults to 250 ms. Zero is refused.
     #[must_use]
     pub fn operation_timeout(mut self, operation_timeout: Duration) -> Self {
         self.operation_timeout = operation_timeout;
         self
     }
 
-    /// How long opening may take, from connecting to having listed the records. Reading them comes
-    /// after that, each batch within `operation_timeout`.
+    /// How long opening may wait for a Redis that is starting, loading its data or busy, or for
+    /// another program to let go of the records. Listing the records has as long once more; reading
+    /// them comes after that, each batch within `operation_timeout`.
     ///
     /// Defaults to 2 s. Zero is refused. Creating a client waits for this under a lock that all
-    /// Paho clients of the process share.
+    /// Paho clients of the process share; [`connect`](RedisPersistence::connect) before that waits
+    /// without it.
     #[must_use]
     pub fn open_timeout(mut self, open_timeout: Duration) -> Self {
         self.open_timeout = open_timeout;
+        self
+    }
+
+    /// How many bytes of values are kept in memory beside Redis. They spare reading them from there,
+    /// and fill a Redis again that comes back empty. What Redis has not confirmed comes on top.
+    ///
+    /// Defaults to 16 MiB. Beyond that the youngest are not kept.
+    #[must_use]
+    pub fn cache_limit(mut self, cache_limit: usize) -> Self {
+        self.cache_limit = cache_limit;
+        self
+    }
+
+    /// From how many bytes on, held in memory since Redis cannot be used, an alarm is raised: an
+    /// error in the log, and [`StoreEvent::HoldAlarm`](crate::StoreEvent::HoldAlarm). How much is
+    /// held is bounded by Paho's `max_buffered_messages`.
+    ///
+    /// Defaults to 1 MiB.
+    #[must_use]
+    pub fn hold_alarm(mut self, hold_alarm: usize) -> Self {
+        self.hold_alarm = hold_alarm;
+        self
+    }
+
+    /// What to do about a Redis that may delete what it has when its memory is full.
+    ///
+    /// Defaults to [`EvictionCheck::Warn`].
+    #[must_use]
+    pub fn eviction_check(mut self, eviction_check: EvictionCheck) -> Self {
+        self.eviction_check = eviction_check;
+        self
+    }
+
+    /// Whom to tell what happens to Redis.
+    ///
+    /// Defaults to nobody. Metrics need none:
+    /// [`instrument`](RedisPersistence::instrument) sees to it.
+    #[must_use]
+    pub fn observer(mut self, observer: Arc<dyn StoreObserver>) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -127,28 +185,20 @@ impl RedisOptions {
     ///
     /// [`ErrorKind::InvalidOption`] with the option that cannot work.
     pub fn build(self) -> Result<RedisPersistence, Error> {
-        // A new option does not compile until it is checked and passed on here.
-        let Self {
-            url,
-            key_prefix,
-            connect_timeout,
-            operation_timeout,
-            open_timeout,
-        } = self;
         let invalid = |option: &str, reason| {
             Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).because(reason)
         };
-        let target = Target::parse(&url)?;
-        if key_prefix.chars().any(char::is_control) {
+        let target = Target::parse(&self.url)?;
+        if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(
                 "key_prefix",
                 "it has control characters; use printable ones",
             ));
         }
         for (option, timeout) in [
-            ("connect_timeout", connect_timeout),
-            ("operation_timeout", operation_timeout),
-            ("open_timeout", open_timeout),
+            ("connect_timeout", self.connect_timeout),
+            ("operation_timeout", self.operation_timeout),
+            ("open_timeout", self.open_timeout),
         ] {
             if timeout.is_zero() {
                 return Err(invalid(
@@ -157,13 +207,41 @@ impl RedisOptions {
                 ));
             }
         }
-        Ok(Persistence::with_store(RedisStore::new(Settings {
+        Ok(self.unchecked(target))
+    }
+
+    /// A persistence with these options, which are good, for the target of their URL.
+    pub(super) fn unchecked(self, target: Target) -> RedisPersistence {
+        // A new option does not compile until it is passed on here.
+        let Self {
+            url: _,
+            key_prefix,
+            connect_timeout,
+            operation_timeout,
+            open_timeout,
+            eviction_check,
+            durability,
+            cache_limit,
+            hold_alarm,
+            observer,
+        } = self;
+        let store = RedisStore::new(Settings {
             target,
             key_prefix,
             connect_timeout,
             operation_timeout,
             open_timeout,
-        })))
+            eviction_check,
+        });
+        let conduct = Conduct {
+            durability,
+            cache_limit,
+            hold_alarm,
+            patience: operation_timeout,
+            open_timeout,
+            observer,
+        };
+        Persistence::with_settings(store, conduct)
     }
 }
 
@@ -176,6 +254,11 @@ impl fmt::Debug for RedisOptions {
             connect_timeout,
             operation_timeout,
             open_timeout,
+            eviction_check,
+            durability,
+            cache_limit,
+            hold_alarm,
+            observer: _,
         } = self;
         let url = Target::parse(url).map_or_else(
             |_| "(not a Redis URL)".to_owned(),
@@ -187,6 +270,10 @@ impl fmt::Debug for RedisOptions {
             .field("connect_timeout", connect_timeout)
             .field("operation_timeout", operation_timeout)
             .field("open_timeout", open_timeout)
-            .finish()
+            .field("eviction_check", eviction_check)
+            .field("durability", durability)
+            .field("cache_limit", cache_limit)
+            .field("hold_alarm", hold_alarm)
+            .finish_non_exhaustive()
     }
 }

@@ -39,6 +39,11 @@ impl Failure {
         }
     }
 
+    /// The connection is as good as before.
+    pub(super) fn unconfirmed(what: &'static str) -> Self {
+        Self::Answer(ErrorKind::Unconfirmed, what.to_owned())
+    }
+
     pub(super) fn protocol(what: &'static str) -> Self {
         Self::Unusable(ErrorKind::Protocol, what.into())
     }

@@ -17,7 +17,7 @@ use socket2::Socket;
 use tracing::{debug, warn};
 
 use super::{Limits, request, response};
-use crate::timed::{TimedSocket, deadline};
+use crate::{deadline::deadline, timed::TimedSocket};
 
 pub(super) struct Acceptor {
     listener: Arc<Socket>,

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Change, Store};
+use super::{Change, Connected, Group, Sent, Store};
 use crate::{Error, ErrorKind};
 
 type Records = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -34,15 +34,19 @@ impl MemoryStore {
 impl Store for MemoryStore {
     const NAME: &'static str = "memory";
 
-    fn connect(&mut self, name: &str) -> Result<Option<Error>, Error> {
+    fn connect(&mut self, name: &str) -> Result<Connected, Error> {
         self.name = Some(name.to_owned());
-        Ok(None)
+        Ok(Connected::default())
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         self.with_records("list the records in memory", |records| {
             records.keys().cloned().collect()
         })
+    }
+
+    fn count(&mut self) -> Result<usize, Error> {
+        self.with_records("count the records in memory", |records| records.len())
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
@@ -52,12 +56,12 @@ impl Store for MemoryStore {
         })
     }
 
-    fn send(&mut self, changes: &[Change<'_>]) -> Result<(), Error> {
+    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         self.with_records("change records in memory", |records| {
-            for change in changes {
+            for change in groups.iter().copied().flatten() {
                 match *change {
                     Change::Put { key, value } => {
-                        records.insert(key.as_bytes().to_vec(), value.concat());
+                        records.insert(key.as_bytes().to_vec(), value.to_vec());
                     }
                     Change::Remove { key } => {
                         records.remove(key.as_bytes());
@@ -69,8 +73,8 @@ impl Store for MemoryStore {
         })
     }
 
-    fn confirm(&mut self) -> Result<(), Error> {
-        Ok(())
+    fn confirm(&mut self, _: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+        self.send(groups)
     }
 
     fn close(&mut self) {

@@ -1,0 +1,150 @@
+//! What happens to the store, told outside every lock.
+
+use std::{mem, sync::Arc, time::Duration};
+
+use crate::{Error, record::Kind};
+
+/// Something that happened to the store of a client, beside the calls of Paho. Later versions may
+/// have more.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum StoreEvent {
+    /// The records are open.
+    Opened {
+        /// Unreadable records that were set aside, or could not be.
+        quarantined: usize,
+    },
+    /// The store cannot be used: what is put is held here until it can.
+    Down {
+        /// Why.
+        error: Arc<Error>,
+    },
+    /// Another attempt to use it has failed.
+    StillDown {
+        /// Why, this time.
+        error: Arc<Error>,
+        /// The reason is of another kind than before.
+        is_new: bool,
+    },
+    /// The store has everything again.
+    Up {
+        /// How long it could not be used.
+        outage: Duration,
+        /// How many changes were made again, or for the first time.
+        rewritten: u64,
+    },
+    /// What is held here has reached the `hold_alarm`.
+    HoldAlarm {
+        /// How many bytes are held.
+        bytes: usize,
+    },
+    /// Records that the store has lost, and of which there was no copy here.
+    Lost {
+        /// How many.
+        records: usize,
+    },
+    /// Records in the store that were not put there by this client.
+    Unknown {
+        /// How many.
+        records: usize,
+        /// They were removed, since the store had come back with older contents. Otherwise another
+        /// program has written them, and they are left.
+        removed: bool,
+    },
+    /// Paho has removed records in flight without an acknowledgement: the session is gone.
+    Discarded {
+        /// The value of the `kind` label of the metrics.
+        kind: &'static str,
+        /// How many.
+        records: usize,
+    },
+    /// How the store is, told when it has changed and not more often than ten times a second.
+    Status(crate::HealthSnapshot),
+    /// The records are closed.
+    Closed,
+}
+
+/// Is told of what happens to the store of a client.
+///
+/// It is called on a thread of the persistence and outside its locks, so it may take its time, and
+/// may ask [`Health`](crate::Health).
+pub trait StoreObserver: Send + Sync {
+    /// `client_id` is the one that the persistence was opened for.
+    fn on_event(&self, client_id: &str, event: &StoreEvent) {
+        let _ = (client_id, event);
+    }
+}
+
+/// Those that have not been told of yet.
+#[derive(Default)]
+pub(super) struct Events {
+    waiting: Vec<StoreEvent>,
+    lost: u64,
+}
+
+/// So many wait at most, where the observer is slower than what happens.
+const WAITING: usize = 1024;
+
+impl Events {
+    pub(super) fn down(&mut self, error: &Arc<Error>) {
+        let error = Arc::clone(error);
+        self.push(StoreEvent::Down { error });
+    }
+
+    pub(super) fn failed_again(&mut self, error: &Arc<Error>, is_new: bool) {
+        let error = Arc::clone(error);
+        self.push(StoreEvent::StillDown { error, is_new });
+    }
+
+    pub(super) fn up(&mut self, outage: Duration, rewritten: u64) {
+        self.push(StoreEvent::Up { outage, rewritten });
+    }
+
+    pub(super) fn lost(&mut self, records: usize) {
+        if records > 0 {
+            self.lost = self
+                .lost
+                .saturating_add(u64::try_from(records).unwrap_or(u64::MAX));
+            self.push(StoreEvent::Lost { records });
+        }
+    }
+
+    /// How many records were lost since the records were opened.
+    pub(super) fn lost_records(&self) -> u64 {
+        self.lost
+    }
+
+    pub(super) fn unknown(&mut self, records: usize, removed: bool) {
+        if records > 0 {
+            self.push(StoreEvent::Unknown { records, removed });
+        }
+    }
+
+    pub(super) fn discarded(&mut self, kind: Kind) {
+        let kind = kind.label();
+        if let Some(StoreEvent::Discarded {
+            kind: last,
+            records,
+        }) = self.waiting.last_mut()
+            && *last == kind
+        {
+            *records = records.saturating_add(1);
+        } else {
+            self.push(StoreEvent::Discarded { kind, records: 1 });
+        }
+    }
+
+    pub(super) fn push(&mut self, event: StoreEvent) {
+        if self.waiting.len() < WAITING {
+            self.waiting.push(event);
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(super) fn take(&mut self) -> Vec<StoreEvent> {
+        mem::take(&mut self.waiting)
+    }
+}
