@@ -7,23 +7,26 @@ mod support;
 
 use std::{
     collections::BTreeMap,
+    net::TcpListener,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{MetricsServer, PersistenceMetrics, RedisPersistence, prometheus::Registry};
+use paho_mqtt::{self as mqtt, ClientPersistence};
+use paho_mqtt_redis::{
+    Instrumented, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisPersistence,
+    prometheus::Registry,
+};
 use serde_json::Value;
 use support::{
     Alertmanager, Mosquitto, Prometheus, RedisServer, Server,
     dashboard::{Dashboard, Query, array, fill, path, text},
     device::Device,
-    eventually,
+    eventually, record,
     rules::load,
 };
 
@@ -41,25 +44,26 @@ const MAY_BE_ZERO: [(&str, &str); 1] = [(
     "a scrape rarely meets a call that takes less than a millisecond",
 )];
 
-/// Two devices whose broker will go away, one that ends again and again since its store is full, and a gateway whose store
-/// will be full.
+/// Two devices whose broker will go away, one whose store will be full as well, a gateway whose store will be gone, and a
+/// device that is off.
 struct Fleet {
     started: Instant,
     broker: Mosquitto,
     a: (Device, Server, String),
     b: (Device, Server, String),
+    holding: (Device, Server, String),
     gateway: Gateway,
-    crashing: Crashing,
+    off: String,
     // Last, since the devices end before their stores.
-    _stores: [RedisServer; 2],
+    stores: [RedisServer; 3],
 }
 
 impl Fleet {
     fn start() -> Self {
         let broker = Mosquitto::start();
-        let stores = [RedisServer::start(), RedisServer::start()];
-        let start = |store: &RedisServer, id: &str| {
-            let options = ["--rate", "200", "--client-id", id];
+        let stores = [(); 3].map(|()| RedisServer::start());
+        let start = |store: &RedisServer, id: &str, options: &[&str]| {
+            let options = [options, &["--client-id", id]].concat();
             let device = Device::new(&broker.url(), &store.url(), &options);
             // No connection comes from this address of the loopback, so that none has the port when b starts again.
             let mut run = device.start(&["--listen", "127.0.0.2:0"]);
@@ -67,20 +71,23 @@ impl Fleet {
             let address = address(&run);
             (device, run, address)
         };
+        // As large that it holds more than a megabyte within seconds.
+        let large = ["--rate", "100", "--payload", "8000"];
         Self {
             started: Instant::now(),
-            a: start(&stores[0], "a"),
-            b: start(&stores[1], "b"),
-            crashing: Crashing::start(broker.url()),
+            a: start(&stores[0], "a", &["--rate", "200"]),
+            b: start(&stores[1], "b", &["--rate", "200"]),
+            holding: start(&stores[2], "holding", &large),
             broker,
             gateway: Gateway::start(),
-            _stores: stores,
+            off: nobody(),
+            stores,
         }
     }
 
-    fn targets(&self) -> [&str; 4] {
-        let crashing = &self.crashing.address;
-        [&self.a.2, &self.b.2, &self.gateway.address, crashing]
+    fn targets(&self) -> [&str; 5] {
+        let [a, b, holding] = [&self.a, &self.b, &self.holding].map(|device| &*device.2);
+        [a, b, holding, &self.gateway.address, &self.off]
     }
 
     /// Kills device b, and starts it again at the same address.
@@ -89,6 +96,20 @@ impl Fleet {
         run.kill();
         *run = device.start(&["--listen", address]);
     }
+
+    fn fill_the_store_of_holding(&self) {
+        set_max_memory(&self.stores[2], "1");
+    }
+
+    fn make_room_in_the_store_of_holding(&self) {
+        set_max_memory(&self.stores[2], "0");
+    }
+}
+
+/// An address of the loopback where nothing listens, and which nothing else takes.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.3:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
 }
 
 /// Where a device serves its metrics, as it says itself.
@@ -138,37 +159,6 @@ impl Drop for Background {
     }
 }
 
-/// A device that ends when it cannot publish, as the README advises, and a supervisor that starts it again at once.
-struct Crashing {
-    address: String,
-    _supervisor: Background,
-}
-
-impl Crashing {
-    fn start(broker: String) -> Self {
-        let (sender, addresses) = mpsc::channel();
-        // Device and store live as long as the thread that starts them.
-        let first = move || {
-            let store = RedisServer::start();
-            let options = ["--client-id", "crashing", "--rate", "200"];
-            let device = Device::new(&broker, &store.url(), &options);
-            let run = device.start(&["--listen", "127.0.0.3:0"]);
-            let address = address(&run);
-            sender.send(address.clone()).expect("somebody waits for it");
-            set_max_memory(&store, "1");
-            (run, device, address, store)
-        };
-        let supervisor = Background::repeat(first, |(run, device, address, _store)| {
-            assert!(!run.wait().success());
-            *run = device.start(&["--listen", address]);
-        });
-        Self {
-            address: addresses.recv().expect("an address"),
-            _supervisor: supervisor,
-        }
-    }
-}
-
 fn set_max_memory(store: &RedisServer, bytes: &str) {
     let mut command = redis::cmd("CONFIG");
     command.arg("SET").arg("maxmemory").arg(bytes);
@@ -176,44 +166,123 @@ fn set_max_memory(store: &RedisServer, bytes: &str) {
     command.exec(&mut connection).expect("configured");
 }
 
-/// A program with two clients, whose calls are made here as Paho would make them: one puts all the time, also when its Redis
-/// is full, after which a real client would be gone; the other has a message that nobody takes.
+/// A program with three clients, whose calls are made here as Paho would make them. `busy` puts all the time, and is discarded
+/// a message each time. `idle` has a message that nobody takes, and of which nothing but Redis has a copy; and it has found one
+/// that Paho could not read. `refused` has another's persistence, which passes on that its store refuses what is put.
 struct Gateway {
     address: String,
+    refuses: Arc<AtomicBool>,
+    _calls: Background,
+    // After the calls, so that it is there at their end.
     store: RedisServer,
-    _puts: Background,
 }
 
 impl Gateway {
     fn start() -> Self {
         let store = RedisServer::start();
+        let mut unreadable = redis::cmd("HSET");
+        unreadable.arg("idle:broker").arg("c5-9").arg("nonsense");
+        unreadable.exec(&mut store.connection()).expect("a record");
+
         let registry = Registry::new();
         let metrics = PersistenceMetrics::register(&registry).expect("registers");
-        let open = |id: &str| {
+        let open = |id: &str, cache_limit: usize| {
             let options = RedisPersistence::builder().url(store.url());
+            let options = options.cache_limit(cache_limit);
             let mut persistence = options.build().expect("valid").instrument(&metrics);
             persistence.open(id, "broker").expect("opens");
             persistence
         };
-        let mut idle = open("idle");
-        idle.put("q5-1", vec![b"a message"]).expect("put");
-        let mut busy = open("busy");
+        let mut idle = open("idle", 0);
+        idle.put("q5-1", vec![&record("q5-1", b"a message")])
+            .expect("put");
+        let mut busy = open("busy", 1024 * 1024);
+        let refuses = Arc::new(AtomicBool::new(false));
+        let refusing = Refusing {
+            records: MemoryPersistence::new(),
+            refuses: Arc::clone(&refuses),
+        };
+        let mut foreign = Instrumented::new(refusing, &metrics);
+        foreign.open("refused", "broker").expect("opens");
+
         let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
         let address = server.local_addr().to_string();
-        let puts = Background::repeat(
+        let calls = Background::repeat(
             move || (server, idle),
             move |_| {
-                // It fails while Redis is full, which is what the metrics are to show.
-                let _ = busy.put("c5-1", vec![b"a reading"]);
-                let _ = busy.remove("c5-1");
+                accept_and_send(&mut busy).expect("held, if Redis is away");
+                discard(&mut busy).expect("held, if Redis is away");
+                // It fails while it is refused, which is what the metrics are to show.
+                let _ = accept_and_send(&mut foreign);
                 thread::park_timeout(Duration::from_millis(20));
             },
         );
         Self {
             address,
+            refuses,
+            _calls: calls,
             store,
-            _puts: puts,
         }
+    }
+
+    fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+}
+
+/// A message of QoS 0: it waits, and is sent.
+fn accept_and_send(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
+    persistence.put("c5-1", vec![&record("c5-1", b"a reading")])?;
+    persistence.remove("c5-1")
+}
+
+/// A message in flight that Paho removes since its session is gone.
+fn discard(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
+    persistence.put("s5-1", vec![&record("s5-1", b"a reading")])?;
+    persistence.keys()?;
+    persistence.remove("s5-1")
+}
+
+/// A persistence that is not of this crate, as far as the metrics know: it tells of no store and passes its errors on.
+struct Refusing {
+    records: MemoryPersistence,
+    refuses: Arc<AtomicBool>,
+}
+
+impl ClientPersistence for Refusing {
+    fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+        self.records.open(client_id, server_uri)
+    }
+
+    fn close(&mut self) -> mqtt::Result<()> {
+        self.records.close()
+    }
+
+    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(mqtt::Error::PersistenceError);
+        }
+        self.records.put(key, buffers)
+    }
+
+    fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+        self.records.get(key)
+    }
+
+    fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+        self.records.remove(key)
+    }
+
+    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+        self.records.keys()
+    }
+
+    fn clear(&mut self) -> mqtt::Result<()> {
+        self.records.clear()
+    }
+
+    fn contains_key(&mut self, key: &str) -> bool {
+        self.records.contains_key(key)
     }
 }
 
@@ -335,9 +404,24 @@ fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<S
         ("instance", &[instance]),
         ("client_id", &["a"]),
     ];
-    // It has not been started again, nothing has failed, and it restored nothing.
-    let without_series = ["Errors", "Restarts"];
-    let zeros = ["Store", "Application", "Restarts", "Restored records"];
+    // It has not been started again, nothing has failed, it restored nothing, and its store was there all the time.
+    let without_series = [
+        "Errors",
+        "Restarts",
+        "Errors of the store",
+        "Discarded records",
+    ];
+    let zeros = [
+        "Store",
+        "Application",
+        "Restarts",
+        "Restored records",
+        "Records held or unconfirmed",
+        "Bytes held or unconfirmed",
+        "Reconnects",
+        "Lost records",
+        "Quarantined records",
+    ];
     let board = Dashboard::load("device");
     let queries = board.queries().into_iter();
     let mut wrong: Vec<String> = queries
@@ -433,29 +517,49 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
     let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
     let prometheus = Prometheus::with_rules(&fleet.targets(), FACTOR, &alertmanager.address());
     let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
+    let (holding, off) = (fleet.holding.2.clone(), fleet.off.clone());
     let gateway = fleet.gateway.address.clone();
     eventually(LIMIT, "all is scraped, and messages get through", || {
         let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate2m > 5)";
-        (prometheus.value(through) == Some(3.0)).then_some(())
+        (prometheus.value(through) == Some(5.0)).then_some(())
     });
     let devices = prometheus.value("job:mqtt_persistence_devices:count");
-    assert!(devices.is_some_and(|devices| devices >= 3.0), "{devices:?}");
+    assert!(devices.is_some_and(|devices| devices >= 4.0), "{devices:?}");
+    let down = "sum(instance_client_id:mqtt_persistence_store_down:bool)";
+    assert_eq!(prometheus.value(down), Some(0.0));
+    until_firing(&prometheus, "MqttPersistenceRecordsQuarantined", &gateway);
 
     fleet.broker.stop();
-    set_max_memory(&fleet.gateway.store, "1");
+    fleet.fill_the_store_of_holding();
+    fleet.gateway.refuse(true);
+    fleet.gateway.store.kill();
     fleet.b.0.wait_accepted(&mut fleet.b.1, 200);
     fleet.restart_b();
     for (name, instance) in [
-        ("MqttPersistenceBacklogOld", &*a),
-        ("MqttPersistenceBacklogOld", &b),
-        ("MqttPersistenceBacklogGrowing", &a),
+        ("MqttPersistenceStoreDown", &*holding),
+        ("MqttPersistenceStoreDown", &gateway),
+        ("MqttPersistenceStoreHeldLarge", &holding),
         ("MqttPersistencePutsFailing", &gateway),
+        ("MqttPersistenceFleetStoresFailing", ""),
+        ("MqttPersistenceBacklogOld", &a),
+        ("MqttPersistenceBacklogOld", &b),
         ("MqttPersistenceUndeliveredOld", &gateway),
-        ("MqttPersistenceTargetDown", &fleet.crashing.address),
+        ("MqttPersistenceTargetDown", &off),
         ("MqttPersistenceFleetBacklogOld", ""),
     ] {
         until_firing(&prometheus, name, instance);
     }
+    // One that holds goes on, and its calls do not fail.
+    assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
+    let told = "sum(mqtt_persistence_operation_errors_total{client_id!=\"refused\"})";
+    assert_eq!(prometheus.value(told), Some(0.0));
+
+    // It comes back empty, and gets everything again of which there is a copy.
+    fleet.gateway.store.restart();
+    until_firing(&prometheus, "MqttPersistenceRecordsLost", &gateway);
+    until_quiet(&prometheus, "MqttPersistenceStoreDown", &gateway);
+    until_firing(&prometheus, "MqttPersistenceRecordsDiscarded", &gateway);
+    until_firing(&prometheus, "MqttPersistenceBacklogGrowing", &a);
 
     let last = fleet.started.elapsed();
     look_at_rules(&prometheus);
@@ -466,7 +570,10 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
     for (name, instance, expected) in [
         ("MqttPersistenceFleetBacklogOld", "", false),
         ("MqttPersistenceBacklogOld", &*a, true),
-        ("MqttPersistencePutsFailing", &gateway, false),
+        ("MqttPersistenceFleetStoresFailing", "", false),
+        ("MqttPersistenceStoreDown", &holding, true),
+        ("MqttPersistencePutsFailing", &gateway, true),
+        ("MqttPersistenceTargetDown", &off, false),
     ] {
         let what = format!("Alertmanager has {name}, inhibited: {expected}");
         eventually(LIMIT, &what, || {
@@ -475,21 +582,27 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
         });
     }
 
-    set_max_memory(&fleet.gateway.store, "0");
+    fleet.gateway.refuse(false);
+    fleet.make_room_in_the_store_of_holding();
     fleet.broker.restart();
     for (name, instance) in [
+        ("MqttPersistenceFleetStoresFailing", ""),
+        ("MqttPersistenceStoreDown", &*holding),
+        ("MqttPersistenceStoreHeldLarge", &holding),
+        ("MqttPersistencePutsFailing", &gateway),
         ("MqttPersistenceFleetBacklogOld", ""),
-        ("MqttPersistenceBacklogOld", &*a),
+        ("MqttPersistenceBacklogOld", &a),
         ("MqttPersistenceBacklogOld", &b),
         ("MqttPersistenceBacklogGrowing", &a),
-        ("MqttPersistencePutsFailing", &gateway),
     ] {
         until_quiet(&prometheus, name, instance);
     }
-    eventually(LIMIT, "nothing waits any more", || {
+    assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
+    eventually(LIMIT, "nothing waits any more, and nothing is held", || {
         let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
+        let held = "sum(instance_client_id:mqtt_persistence_store_held_bytes:sum)";
         let waiting = prometheus.value(waiting)?;
-        (waiting < 20.0).then_some(())
+        (waiting < 20.0 && prometheus.value(held) == Some(0.0)).then_some(())
     });
 
     // Connected, and yet nothing gets through: messages are sent and never acknowledged.
