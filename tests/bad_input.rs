@@ -22,7 +22,7 @@ use paho_mqtt_redis::{
 };
 use redis::TypedCommands;
 use socket2::{Domain, Socket, Type};
-use support::{RedisServer, eventually, log::Log, record};
+use support::{LIMIT, RedisServer, eventually, log::Log, record};
 use tempfile::TempDir;
 
 const CLIENT: &str = "device";
@@ -71,7 +71,14 @@ fn at(url: &str) -> RedisPersistence {
 
 #[track_caller]
 fn refused(url: &str) -> Error {
-    at(url).connect(CLIENT, BROKER).expect_err(url)
+    let mut persistence = RedisPersistence::builder()
+        .url(url)
+        .connect_timeout(SOON)
+        // Nobody is waited for who is not there yet.
+        .open_timeout(Duration::from_nanos(1))
+        .build()
+        .unwrap_or_else(|error| panic!("{url}: {error}"));
+    persistence.connect(CLIENT, BROKER).expect_err(url)
 }
 
 /// A port of 127.0.0.1 on which nobody listens, and on which nobody else can.
@@ -478,7 +485,7 @@ fn set_maxmemory(connection: &mut redis::Connection, limit: &str) {
 }
 
 #[test]
-fn a_full_redis_can_be_opened_and_drained_and_refuses_what_is_new() {
+fn a_full_redis_can_be_opened_and_drained_and_what_is_new_is_held() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     connection.hset(HASH, "s-1", record("s-1", b"x")).unwrap();
@@ -487,19 +494,24 @@ fn a_full_redis_can_be_opened_and_drained_and_refuses_what_is_new() {
     let mut persistence = at(&redis.url());
     persistence.connect(CLIENT, BROKER).unwrap();
     persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
-    let error = persistence.put("c-1", vec![b"new"]).unwrap_err();
+    persistence.put("c-1", vec![b"new"]).unwrap();
+    let health = persistence.health();
     check(
-        Error::in_mqtt(&error).unwrap(),
+        &health.last_error().expect("an outage"),
         ErrorKind::OutOfMemory,
         &[HASH, &redis.url(), "OOM", "raise it"],
     );
+    assert_eq!(health.snapshot().held_records, 1);
     assert_eq!(persistence.get("s-1").unwrap(), record("s-1", b"x"));
     persistence.remove("c-0").unwrap();
     persistence.remove("s-1").unwrap();
-    assert!(!connection.exists(HASH).unwrap());
+    eventually(LIMIT, "the remove", || {
+        (!connection.exists(HASH).unwrap()).then_some(())
+    });
 
     set_maxmemory(&mut connection, "0");
-    persistence.put("c-1", vec![b"new"]).unwrap();
+    health.flush(LIMIT).unwrap();
+    assert_eq!(connection.hkeys(HASH).unwrap(), ["c-1"]);
 }
 
 #[test]
@@ -567,7 +579,7 @@ fn an_answer_that_is_not_the_one_asked_for_is_told_by_connect() {
     });
     let error = refused(&url);
     served.join().unwrap();
-    check(&error, ErrorKind::Protocol, &[&url, "TYPE"]);
+    check(&error, ErrorKind::Protocol, &[&url, "CLIENT SETNAME"]);
 }
 
 #[test]
@@ -834,10 +846,16 @@ fn a_missing_record_cannot_be_read_and_can_be_removed() {
     check(&error, ErrorKind::NotFound, &["s-1", "no such record"]);
     persistence.remove("s-1").unwrap();
 
-    persistence.put("s-1", vec![b"value"]).unwrap();
+    let mut persistence = {
+        drop(persistence);
+        let options = RedisPersistence::builder().url(redis.url());
+        options.cache_limit(0).build().unwrap()
+    };
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    persistence.put("q-1", vec![b"value"]).unwrap();
     redis.connection().del(HASH).unwrap();
-    let error = inside(persistence.get("s-1"));
-    check(&error, ErrorKind::Lost, &["s-1", "maxmemory-policy"]);
+    let error = inside(persistence.get("q-1"));
+    check(&error, ErrorKind::Lost, &["q-1", "maxmemory-policy"]);
 }
 
 #[test]

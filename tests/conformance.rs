@@ -323,6 +323,7 @@ fn what_is_dropped_after_a_list_is_not_held(make: Make<'_>) {
     persistence.get("c-1").expect("gets");
     persistence.keys().expect("lists");
     persistence.remove("c-1").expect("removes");
+    drop(persistence);
     let mut witness = make();
     witness.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut witness), set(&[]));

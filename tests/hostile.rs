@@ -16,46 +16,17 @@ use std::{
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::RedisPersistence;
 use redis::Commands;
-use support::{RedisServer, record};
+use support::{RedisServer, random::Random, record};
 
 const CHILDREN: u64 = 4;
 const CASES: u64 = 2_500;
 const HASH: &str = "device:127.0.0.1:1";
 const QUARANTINE: &str = "device:127.0.0.1:1:quarantine";
-/// Which case a child starts with.
+/// Which case a child starts with, and how many it tries where not all.
 const FIRST_CASE: &str = "HOSTILE_FIRST_CASE";
+const NUMBER_OF_CASES: &str = "HOSTILE_CASES";
 
 type Entries = HashMap<Vec<u8>, Vec<u8>>;
-
-/// A sequence of numbers that is the same for the same case.
-struct Random(u64);
-
-impl Random {
-    fn of_case(case: u64) -> Self {
-        Self(case.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-
-    fn below(&mut self, end: usize) -> usize {
-        usize::try_from(self.next() % u64::try_from(end).expect("small")).expect("small")
-    }
-
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        from[self.below(from.len())]
-    }
-
-    fn bytes(&mut self, end: usize) -> Vec<u8> {
-        (0..self.below(end))
-            .map(|_| self.next().to_le_bytes()[3])
-            .collect()
-    }
-}
 
 /// What is to become of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -183,12 +154,13 @@ fn child() {
         return;
     };
     let first: u64 = first.parse().expect("a number");
+    let cases = env::var(NUMBER_OF_CASES).map_or(CASES, |cases| cases.parse().expect("a number"));
     let redis = RedisServer::start();
     let mut connection = redis.connection();
-    for case in first..first + CASES {
+    for case in first..first + cases {
         // If Paho crashes, this is the case.
         eprintln!("case {case}");
-        let mut random = Random::of_case(case);
+        let mut random = Random::of(case);
         let contents = contents(&mut random);
         redis::cmd("FLUSHALL").exec(&mut connection).expect("empty");
         for (field, (value, _)) in &contents {

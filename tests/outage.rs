@@ -1,65 +1,92 @@
-//! The log tells of an outage of Redis, for which client it is, and once that it is over.
+//! What the log and an observer are told of an outage of Redis: for which client it is, once that it has begun, and once that it is over.
 
 #![cfg(feature = "redis")]
 
 mod support;
 
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::RedisPersistence;
-use support::{RedisServer, log::Log};
+use paho_mqtt_redis::{RedisPersistence, StoreEvent, StoreObserver};
+use support::{LIMIT, RedisServer, log::Log};
+
+/// Notes the events by name.
+#[derive(Default)]
+struct Witness(Mutex<Vec<String>>);
+
+impl StoreObserver for Witness {
+    fn on_event(&self, client_id: &str, event: &StoreEvent) {
+        assert_eq!(client_id, "device");
+        let name = match event {
+            StoreEvent::Status(_) | StoreEvent::StillDown { .. } => return,
+            StoreEvent::Opened { .. } => "opened",
+            StoreEvent::Down { .. } => "down",
+            StoreEvent::HoldAlarm { .. } => "alarm",
+            StoreEvent::Up { .. } => "up",
+            StoreEvent::Closed => "closed",
+            other => panic!("{other:?}"),
+        };
+        self.0.lock().expect("no panic").push(name.to_owned());
+    }
+}
 
 #[test]
-fn the_log_tells_whose_redis_is_away_and_once_that_it_answers_again() {
-    const AMPLE: Duration = Duration::from_secs(10);
+fn the_log_tells_whose_redis_is_away_what_is_held_and_once_that_it_has_everything() {
     let mut redis = RedisServer::start();
+    let witness = Arc::new(Witness::default());
     let log = Log::default();
-    log.during(|| {
-        let mut persistence = RedisPersistence::builder()
-            .url(redis.url())
-            .connect_timeout(AMPLE)
-            .operation_timeout(AMPLE)
-            .build()
-            .expect("valid");
-        persistence.open("device", "127.0.0.1:1883").expect("opens");
-        for _ in 0..2 {
-            persistence.put("c-1", vec![b"value"]).expect("puts");
-            redis.kill();
-            for _ in 0..3 {
-                persistence.put("c-1", vec![b"value"]).expect_err("away");
-            }
-            // It is answered without Redis.
-            persistence.keys().expect("lists");
-            redis.restart();
-            for _ in 0..3 {
-                persistence.put("c-1", vec![b"value"]).expect("puts");
-            }
-        }
-    });
-    let text = log.text();
-    let lines = |level: &str| {
-        let of_level = text.lines().filter(|line| line.contains(level));
-        of_level.collect::<Vec<_>>()
-    };
-    let warnings = lines("WARN");
-    assert!(!warnings.is_empty(), "{text}");
-    for line in warnings {
-        assert!(line.contains(r#"messaging.client.id="device""#), "{line}");
+    log.of_the_process();
+    let mut persistence = RedisPersistence::builder()
+        .url(redis.url())
+        .hold_alarm(5)
+        .observer(Arc::clone(&witness) as Arc<dyn StoreObserver>)
+        .build()
+        .expect("valid");
+    persistence.open("device", "127.0.0.1:1883").expect("opens");
+    persistence.put("c-1", vec![b"value"]).expect("puts");
+    redis.kill();
+    for _ in 0..3 {
+        persistence.put("c-1", vec![b"value"]).expect("is held");
     }
-    let again: Vec<_> = lines("INFO")
-        .into_iter()
-        .filter(|line| line.contains("Redis answers again"))
-        .collect();
-    // The second outage is too soon for the log to be told of it.
-    let [line] = again[..] else {
-        panic!("not once: {text}");
+    let health = persistence.health();
+    let told = |name: &str| {
+        support::eventually(LIMIT, name, || {
+            let told = witness.0.lock().expect("no panic");
+            told.iter().any(|told| told == name).then_some(())
+        });
     };
-    for part in [
-        r#"messaging.client.id="device""#,
-        "failed_calls=3",
-        "outage_seconds=",
+    told("alarm");
+    redis.restart();
+    health.flush(Duration::from_secs(10)).expect("is written");
+    told("up");
+    drop(persistence);
+    told("closed");
+    let told = witness.0.lock().expect("no panic").clone();
+    assert_eq!(told, ["opened", "down", "alarm", "up", "closed"]);
+
+    let text = log.text();
+    for (level, part, others) in [
+        (
+            "WARN",
+            "Redis cannot be used; what is published is held",
+            "error.type=\"connection\"",
+        ),
+        ("ERROR", "so much is held in memory only", "bytes=5"),
+        (
+            "INFO",
+            "Redis can be used again, and has everything",
+            "rewritten=1",
+        ),
     ] {
-        assert!(line.contains(part), "{part} is not in: {line}");
+        let lines = text.lines().filter(|line| line.contains(part));
+        let [line] = lines.collect::<Vec<_>>()[..] else {
+            panic!("{part} is not there once: {text}");
+        };
+        for part in [level, others, r#"messaging.client.id="device""#] {
+            assert!(line.contains(part), "{part} is not in: {line}");
+        }
     }
 }

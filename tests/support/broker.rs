@@ -160,9 +160,22 @@ impl Broker {
         self.shared.lock().script.forgets = forgets;
     }
 
+    /// Has a session of this client, as if it had been here before.
+    pub fn remember(&self, client: &str) {
+        let mut session = Session::default();
+        session.keeps = true;
+        let sessions = &mut self.shared.lock().sessions;
+        sessions.insert(client.to_owned(), session);
+    }
+
     /// Sends a message to a client, again at each reconnect until it has acknowledged it.
     pub fn deliver(&self, client: &str, topic: &str, payload: &[u8], qos: u8) {
         self.shared.lock().deliver(client, topic, payload, qos);
+    }
+
+    /// Sends a packet that is due to nothing.
+    pub fn send(&self, client: &str, packet: Packet) {
+        self.shared.lock().send(client, packet);
     }
 
     /// Every packet in its order.
@@ -199,6 +212,12 @@ impl Broker {
         self.wait("everything is acknowledged", |state| {
             state.sessions.get(client).is_some_and(Session::is_idle)
         });
+    }
+
+    /// Whether a client has acknowledged everything that was delivered to it.
+    pub fn has_delivered_all(&self, client: &str) -> bool {
+        let state = self.shared.lock();
+        state.sessions.get(client).is_none_or(Session::is_idle)
     }
 
     /// Waits until a client has no connection.

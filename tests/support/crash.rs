@@ -4,13 +4,18 @@ mod case;
 mod child;
 mod cut;
 mod files;
+mod inbound;
 mod killing;
 mod row;
 
 use std::{fs, io, path::Path};
 
 pub use case::{Outcome, Versions};
+pub(super) use child::append;
+pub use child::connect_options;
 pub use child::run as run_child;
+pub(super) use inbound::{End, Inbound, payload as inbound_payload};
+pub(super) use killing::{Killing, kill_self};
 pub use row::{Crash, Row, Store, Tally};
 
 /// Where the program is killed in one of its runs.
@@ -21,7 +26,7 @@ pub enum Kill {
     Before(usize),
     /// After it.
     After(usize),
-    /// Redis gets a part of its n-th request, in quarters, and the program no answer.
+    /// When Redis gets its n-th request, of which so many quarters get through.
     Cut {
         request: usize,
         quarters: usize,
@@ -34,12 +39,12 @@ pub enum Kill {
 const MESSAGES: usize = 24;
 
 /// A payload that tells whether it is whole.
-fn payload(number: usize, run: usize) -> String {
-    format!("m{number}-r{run}|{}|", "x".repeat(10 + number))
+pub(super) fn payload(number: usize, run: usize) -> String {
+    format!("m{number}-r{run}|{}|", "x".repeat(10 + number % 500))
 }
 
 /// Whether it is a payload as the program publishes them.
-fn is_whole(text: &str) -> bool {
+pub(super) fn is_whole(text: &str) -> bool {
     let numbers = text
         .strip_prefix('m')
         .and_then(|rest| rest.split('|').next())
@@ -54,7 +59,7 @@ fn is_whole(text: &str) -> bool {
 }
 
 /// The QoS of a payload.
-fn qos(text: &str) -> usize {
+pub(super) fn qos(text: &str) -> usize {
     let digits = text.trim_start_matches('m').split('-').next();
     digits
         .and_then(|digits| digits.parse::<usize>().ok())
@@ -63,7 +68,7 @@ fn qos(text: &str) -> usize {
 }
 
 /// The complete lines of a file that may not be there.
-fn lines(path: &Path) -> Vec<String> {
+pub(super) fn lines(path: &Path) -> Vec<String> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
         bytes => String::from_utf8_lossy(&bytes.expect("can be read")).into_owned(),

@@ -21,6 +21,15 @@ impl Log {
         tracing::subscriber::with_default(subscriber, work)
     }
 
+    /// Has everything up to INFO that is told on any thread written to this log, which a process can have once.
+    pub fn of_the_process(&self) {
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(self.clone())
+            .with_ansi(false)
+            .finish();
+        tracing::subscriber::set_global_default(subscriber).expect("the first of this process");
+    }
+
     /// What was told so far.
     pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()

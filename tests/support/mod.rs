@@ -12,13 +12,20 @@ pub mod broker;
 pub mod crash;
 pub mod dashboard;
 pub mod device;
+#[cfg(feature = "redis")]
+pub mod direct;
 mod http;
+#[cfg(feature = "redis")]
+pub mod kills;
 pub mod log;
 mod mosquitto;
 mod process;
 mod prometheus;
 pub mod promql;
 mod proxy;
+pub mod random;
+#[cfg(feature = "redis")]
+pub mod recording;
 #[cfg(feature = "redis")]
 mod redis;
 pub mod rules;

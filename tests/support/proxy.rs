@@ -26,6 +26,8 @@ struct State {
     lost: Vec<u8>,
     /// How many packets of each type the client sent.
     sent: HashMap<u8, usize>,
+    /// Both ends of each connection that there was.
+    streams: Vec<TcpStream>,
 }
 
 /// Forwards MQTT between a client and a broker, packet by packet.
@@ -50,6 +52,8 @@ impl Proxy {
                 ) else {
                     continue;
                 };
+                let ends = [&client, &broker].map(|end| end.try_clone().expect("a second handle"));
+                state.0.lock().unwrap().streams.extend(ends);
                 forward(&client, &broker, &state, |state, kind| {
                     *state.sent.entry(kind).or_default() += 1;
                     true
@@ -79,6 +83,14 @@ impl Proxy {
     /// From now on every packet gets to the client.
     pub fn release(&self) {
         self.shared.0.lock().unwrap().withheld.clear();
+    }
+
+    /// Breaks every connection, wherever it is in a packet.
+    pub fn cut(&self) {
+        for stream in self.shared.0.lock().unwrap().streams.drain(..) {
+            // One that has ended already cannot be ended.
+            let _ = stream.shutdown(Shutdown::Both);
+        }
     }
 
     /// Waits until a packet of this type has not got to the client.

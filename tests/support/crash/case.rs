@@ -16,12 +16,13 @@ use std::{
 
 use super::{
     Kill,
-    child::{CLIENT, Orders, TOPIC, exit},
-    cut, is_whole, lines, qos,
+    child::{CLIENT, INBOUND, Orders, TOPIC, exit},
+    inbound::{self, End, Inbound},
+    is_whole, lines, qos,
 };
 use crate::support::{
     RedisServer,
-    broker::{Action, Broker, Kind},
+    broker::{Action, Broker, Direction, Kind},
 };
 
 /// What the client is created for, and what it connects with.
@@ -47,6 +48,7 @@ impl Versions {
 pub struct Case<'a> {
     /// None for Paho's own files.
     pub redis: Option<&'a RedisServer>,
+    pub pipelined: bool,
     pub versions: Versions,
     /// Whether the broker forgets the session at each connect.
     pub forgets: bool,
@@ -68,6 +70,10 @@ pub struct Outcome {
     pub altered: Vec<String>,
     /// With one byte too many in front, and otherwise as they were.
     pub prefixed: Vec<String>,
+    /// What the program was to receive.
+    pub inbound: Inbound,
+    /// Runs that ended by themselves before everything was through.
+    pub given_up: usize,
     /// What else went wrong: records that stay, a run that does not end.
     pub trouble: Option<String>,
     /// Every call and every packet.
@@ -99,7 +105,9 @@ impl Case<'_> {
             let status = self.start(run, kill, &broker, folder);
             ends.push(status);
             match status.code() {
-                Some(exit::DONE) => break,
+                // What it was to receive may still be with the broker, which sends it to the next run.
+                Some(exit::DONE) if run == last || broker.has_delivered_all(CLIENT) => break,
+                Some(exit::DONE) => {}
                 Some(exit::LEFT) => {
                     let left = std::fs::read_to_string(folder.join("left")).expect("was written");
                     outcome.trouble = Some(format!("records are left: {left}"));
@@ -107,31 +115,28 @@ impl Case<'_> {
                 }
                 None if status.signal() == Some(libc::SIGKILL) && kill != Kill::Never => {}
                 // The next run makes up for it; if there is none, it does not come to an end.
-                Some(exit::GIVEN_UP | exit::STUCK) if run < last => {}
+                Some(exit::GIVEN_UP | exit::STUCK) if run < last => outcome.given_up += 1,
                 _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
             }
         }
         outcome.unharmed = ends[0].signal() != Some(libc::SIGKILL);
         let removed = removed_last(folder, ends.len());
         self.account(&broker, folder, &removed, &mut outcome);
+        outcome.inbound = self.inbound(&broker, folder, &ends);
         outcome.story = self.story(&broker, folder, &ends);
         outcome
     }
 
     fn start(&self, run: usize, kill: Kill, broker: &Broker, folder: &Path) -> ExitStatus {
         let (created, connected) = self.versions.levels();
-        let direct = match self.redis {
+        let store = match self.redis {
             Some(redis) => redis.url(),
             None => folder.join("files").display().to_string(),
         };
-        let socket = folder.join(format!("cut-{run}"));
         let orders = Orders {
             broker: broker.url(),
-            store: match kill {
-                Kill::Cut { .. } => format!("unix://{}", socket.display()),
-                _ => direct.clone(),
-            },
-            direct,
+            store,
+            pipelined: self.pipelined,
             created,
             connected,
             kill,
@@ -143,14 +148,8 @@ impl Case<'_> {
             let lifeline = Arc::clone(&lifeline);
             move || drop(lifeline.lock().unwrap().take())
         };
-        match (kill, self.redis) {
-            (Kill::Cut { request, quarters }, Some(redis)) => {
-                cut::forward(&socket, redis.socket(), (request, quarters), cut_lifeline);
-            }
-            (Kill::Packet(n), _) => {
-                broker.when(nth(n, |_| true), vec![Action::Run(Box::new(cut_lifeline))]);
-            }
-            _ => {}
+        if let Kill::Packet(n) = kill {
+            broker.when(nth(n, |_| true), vec![Action::Run(Box::new(cut_lifeline))]);
         }
         let sign = format!("hang up/{run}");
         // One that was restored is not for the run that restored it.
@@ -161,8 +160,8 @@ impl Case<'_> {
             vec![Action::Drop, Action::Refuse(2)],
         );
         let deliver = |number| Action::Deliver {
-            topic: "commands",
-            payload: format!("{run}-{number}"),
+            topic: INBOUND,
+            payload: inbound::payload(number, run),
             qos: 2,
         };
         broker.when(
@@ -236,6 +235,34 @@ impl Case<'_> {
         }
     }
 
+    fn inbound(&self, broker: &Broker, folder: &Path, ends: &[ExitStatus]) -> Inbound {
+        let mut sent: Vec<String> = Vec::new();
+        // A session that is forgotten takes along what was under way.
+        let mut discarded = HashSet::new();
+        for seen in broker.seen() {
+            if seen.direction != Direction::ToClient {
+                continue;
+            }
+            let packet = seen.packet;
+            if packet.kind == Kind::Connack && !packet.session_present {
+                discarded.extend(sent.iter().cloned());
+            }
+            let text = String::from_utf8_lossy(&packet.payload).into_owned();
+            if packet.kind == Kind::Publish && !sent.contains(&text) {
+                sent.push(text);
+            }
+        }
+        let ends: Vec<End> = ends
+            .iter()
+            .enumerate()
+            .map(|(run, status)| End {
+                kill: self.kills.get(run).copied().unwrap_or(Kill::Never),
+                done: status.success(),
+            })
+            .collect();
+        Inbound::account(self.versions, folder, &ends, &sent, &discarded)
+    }
+
     fn story(&self, broker: &Broker, folder: &Path, ends: &[ExitStatus]) -> String {
         let mut story = format!(
             "{:?}, killed {:?}, session {}\n",
@@ -249,6 +276,7 @@ impl Case<'_> {
                 writeln!(story, "  {line}").unwrap();
             }
         }
+        inbound::write_story(&mut story, folder);
         writeln!(story, "packets:").unwrap();
         for seen in broker.seen() {
             writeln!(story, "  {:?} {:?}", seen.direction, seen.packet).unwrap();

@@ -12,10 +12,10 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::RedisPersistence;
+use paho_mqtt_redis::{Durability, RedisPersistence};
 
 use super::{
-    Kill, MESSAGES,
+    Kill, MESSAGES, cut,
     files::Files,
     killing::{Killing, kill_self},
     lines, payload, qos,
@@ -23,6 +23,8 @@ use super::{
 
 pub const CLIENT: &str = "program";
 pub const TOPIC: &str = "readings";
+/// What it receives at QoS 2.
+pub const INBOUND: &str = "commands";
 
 /// It publishes these while it is connected, then those up to `ONLINE` while it is not.
 const OFFLINE: usize = 10;
@@ -47,8 +49,8 @@ pub struct Orders {
     pub broker: String,
     /// The URL of a Redis, or a folder.
     pub store: String,
-    /// The same without what may break off.
-    pub direct: String,
+    /// Whether `put` leaves without the word of Redis.
+    pub pipelined: bool,
     /// The protocol levels that the client is created for and connects with; zero is the default.
     pub created: u32,
     pub connected: u32,
@@ -62,12 +64,13 @@ impl Orders {
         let kill = match self.kill {
             Kill::Before(n) => format!("before {n}"),
             Kill::After(n) => format!("after {n}"),
+            Kill::Cut { request, quarters } => format!("cut {request}/{quarters}"),
             _ => String::new(),
         };
         [
             ("CRASH_BROKER", self.broker.clone()),
             ("CRASH_STORE", self.store.clone()),
-            ("CRASH_DIRECT", self.direct.clone()),
+            ("CRASH_PIPELINED", u32::from(self.pipelined).to_string()),
             ("CRASH_CREATED", self.created.to_string()),
             ("CRASH_CONNECTED", self.connected.to_string()),
             ("CRASH_KILL", kill),
@@ -81,13 +84,20 @@ impl Orders {
         let kill = env::var("CRASH_KILL").ok()?;
         let kill = match kill.split_once(' ') {
             Some(("before", n)) => Kill::Before(n.parse().ok()?),
+            Some(("cut", place)) => {
+                let (request, quarters) = place.split_once('/')?;
+                Kill::Cut {
+                    request: request.parse().ok()?,
+                    quarters: quarters.parse().ok()?,
+                }
+            }
             Some((_, n)) => Kill::After(n.parse().ok()?),
             None => Kill::Never,
         };
         Some(Self {
             broker: env::var("CRASH_BROKER").ok()?,
             store: env::var("CRASH_STORE").ok()?,
-            direct: env::var("CRASH_DIRECT").ok()?,
+            pipelined: number("CRASH_PIPELINED")? == 1,
             created: number("CRASH_CREATED")?,
             connected: number("CRASH_CONNECTED")?,
             kill,
@@ -114,6 +124,9 @@ pub fn run() {
         }
         process::exit(exit::STUCK);
     });
+    if let Kill::Cut { request, quarters } = orders.kill {
+        cut::arm(request, quarters);
+    }
     Program::create(&orders).run();
 }
 
@@ -143,6 +156,11 @@ impl<'a> Program<'a> {
         let client = if orders.store.starts_with("unix://") {
             let store = RedisPersistence::builder()
                 .url(&orders.store)
+                .durability(if orders.pipelined {
+                    Durability::Pipelined
+                } else {
+                    Durability::Confirmed
+                })
                 // A machine with more to do than this must not be taken for a fault.
                 .operation_timeout(LIMIT)
                 .open_timeout(LIMIT)
@@ -162,10 +180,14 @@ impl<'a> Program<'a> {
             // A run that is about to end listens no more.
             let _ = lost.send(());
         });
+        let run = orders.run;
         let mut received = append(&orders.folder.join("received"));
         client.set_message_callback(move |_, message| {
             if let Some(message) = message {
-                writeln!(received, "{}", message.payload_str()).expect("takes a line");
+                // In one write, as a kill may come at any time.
+                received
+                    .write_all(format!("{run} {}\n", message.payload_str()).as_bytes())
+                    .expect("takes a line");
             }
         });
         Self {
@@ -221,22 +243,7 @@ impl<'a> Program<'a> {
 
     /// As often as it takes, and subscribes.
     fn connect(&self) {
-        let version = self.orders.connected;
-        let mut options = if version == mqtt::MQTT_VERSION_5 {
-            let mut properties = mqtt::Properties::new();
-            properties
-                .push_u32(mqtt::PropertyCode::SessionExpiryInterval, 3600)
-                .expect("a property of CONNECT");
-            let mut options = mqtt::ConnectOptionsBuilder::new_v5();
-            options.clean_start(false).properties(properties);
-            options
-        } else {
-            let mut options =
-                mqtt::ConnectOptionsBuilder::with_mqtt_version(mqtt::MqttVersion::V3_1_1);
-            options.clean_session(false);
-            options
-        };
-        let options = options.connect_timeout(LIMIT).finalize();
+        let options = connect_options(self.orders.connected, LIMIT);
         let started = Instant::now();
         while self
             .client
@@ -248,12 +255,7 @@ impl<'a> Program<'a> {
                 process::exit(exit::STUCK);
             }
         }
-        if self
-            .client
-            .subscribe("commands", 2)
-            .wait_for(LIMIT)
-            .is_err()
-        {
+        if self.client.subscribe(INBOUND, 2).wait_for(LIMIT).is_err() {
             process::exit(exit::GIVEN_UP);
         }
     }
@@ -280,16 +282,16 @@ impl<'a> Program<'a> {
             thread::park_timeout(Duration::from_millis(2));
         }
         // What is subscribed and received is in no account, so that an error here is none.
-        let _ = self.client.unsubscribe("commands").wait_for(LIMIT);
+        let _ = self.client.unsubscribe(INBOUND).wait_for(LIMIT);
         let _ = self.client.disconnect(None).wait_for(LIMIT);
         process::exit(exit::DONE);
     }
 
     /// The keys in the store, asked for without the client.
     fn records(&self) -> Vec<String> {
-        if self.orders.direct.starts_with("unix://") {
+        if self.orders.store.starts_with("unix://") {
             let server = self.orders.broker.trim_start_matches("mqtt://");
-            return redis::Client::open(self.orders.direct.as_str())
+            return redis::Client::open(self.orders.store.as_str())
                 .and_then(|client| client.get_connection())
                 .and_then(|mut connection| {
                     redis::cmd("HKEYS")
@@ -299,7 +301,7 @@ impl<'a> Program<'a> {
                 .expect("Redis answers");
         }
         // Paho has a folder for each client in there.
-        fs::read_dir(&self.orders.direct)
+        fs::read_dir(&self.orders.store)
             .expect("a folder")
             .flat_map(|client| fs::read_dir(client.expect("a folder").path()))
             .flatten()
@@ -313,7 +315,25 @@ impl<'a> Program<'a> {
     }
 }
 
-fn append(path: &Path) -> File {
+/// Of a session that is kept.
+pub fn connect_options(version: u32, timeout: Duration) -> mqtt::ConnectOptions {
+    let mut options = if version == mqtt::MQTT_VERSION_5 {
+        let mut properties = mqtt::Properties::new();
+        properties
+            .push_u32(mqtt::PropertyCode::SessionExpiryInterval, 3600)
+            .expect("a property of CONNECT");
+        let mut options = mqtt::ConnectOptionsBuilder::new_v5();
+        options.clean_start(false).properties(properties);
+        options
+    } else {
+        let mut options = mqtt::ConnectOptionsBuilder::with_mqtt_version(mqtt::MqttVersion::V3_1_1);
+        options.clean_session(false);
+        options
+    };
+    options.connect_timeout(timeout).finalize()
+}
+
+pub fn append(path: &Path) -> File {
     OpenOptions::new()
         .create(true)
         .append(true)

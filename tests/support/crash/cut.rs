@@ -1,75 +1,68 @@
-//! A way to Redis that breaks off in the middle of a request.
+//! Dies in the middle of a request to Redis.
+//!
+//! What the kernel has taken, Redis gets, also from a process that is dead by then. So a request is cut
+//! in two where it is handed to the kernel: by a `send` that takes the place of the C library's in the
+//! test binaries.
+
+// There is no safe way to stand in for a function of the C library.
+#![allow(unsafe_code)]
 
 use std::{
-    io::{Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
-    path::Path,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    ffi::c_void,
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
-/// Forwards one connection from `socket` to `redis`, and calls `kill` when a part of the n-th request has got through.
+use super::killing::kill_self;
+
+/// How many requests there are to be until one is cut, and how many quarters of that get through.
+static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+static QUARTERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Has this process die in the n-th request that it sends over a Unix socket from now on.
+pub fn arm(nth: usize, quarters: usize) {
+    QUARTERS.store(quarters, Ordering::SeqCst);
+    LEFT.store(nth, Ordering::SeqCst);
+}
+
+/// # Safety
 ///
-/// Nothing gets through after that, and the ends stay open until the program is dead, as it must not see that they broke.
-pub fn forward(
-    socket: &Path,
-    redis: &Path,
-    (nth, quarters): (usize, usize),
-    kill: impl FnOnce() + Send + 'static,
-) {
-    let listener = UnixListener::bind(socket).expect("a socket");
-    let redis = redis.to_owned();
-    thread::spawn(move || {
-        let Ok((mut program, _)) = listener.accept() else {
-            return;
-        };
-        let mut redis = UnixStream::connect(redis).expect("Redis listens");
-        let cut = Arc::new(AtomicBool::new(false));
-        let answers = Answers {
-            redis: redis.try_clone().expect("a second handle"),
-            program: program.try_clone().expect("a second handle"),
-            cut: Arc::clone(&cut),
-        };
-        thread::spawn(move || answers.forward());
-        let mut buffer = vec![0; 65536];
-        for request in 1.. {
-            let Ok(length @ 1..) = program.read(&mut buffer) else {
-                return;
-            };
-            if request < nth {
-                redis.write_all(&buffer[..length]).expect("Redis reads");
-                continue;
-            }
-            cut.store(true, Ordering::SeqCst);
-            redis
-                .write_all(&buffer[..length * quarters / 4])
-                .expect("Redis reads");
-            kill();
-            // What comes until the program is dead goes nowhere.
-            while program.read(&mut buffer).is_ok_and(|length| length > 0) {}
-            return;
-        }
-    });
+/// As that of the C library, which does nothing else where nothing is armed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn send(
+    socket: libc::c_int,
+    bytes: *const c_void,
+    length: libc::size_t,
+    flags: libc::c_int,
+) -> libc::ssize_t {
+    // SAFETY: these are the arguments that the caller answers for, or fewer of its bytes.
+    let send = |length: usize| unsafe {
+        let no_address = std::ptr::null::<c_void>();
+        libc::syscall(
+            libc::SYS_sendto,
+            socket,
+            bytes,
+            length,
+            flags,
+            no_address,
+            0,
+        )
+    };
+    if LEFT.load(Ordering::SeqCst) != usize::MAX
+        && is_unix(socket)
+        && LEFT.fetch_sub(1, Ordering::SeqCst) == 1
+    {
+        send(length * QUARTERS.load(Ordering::SeqCst) / 4);
+        kill_self();
+    }
+    libc::ssize_t::try_from(send(length)).expect("no more than was sent")
 }
 
-/// The way back.
-struct Answers {
-    redis: UnixStream,
-    program: UnixStream,
-    cut: Arc<AtomicBool>,
-}
-
-impl Answers {
-    fn forward(mut self) {
-        let mut buffer = vec![0; 65536];
-        while let Ok(length @ 1..) = self.redis.read(&mut buffer) {
-            let gone = self.cut.load(Ordering::SeqCst);
-            if !gone && self.program.write_all(&buffer[..length]).is_err() {
-                return;
-            }
-        }
+fn is_unix(socket: libc::c_int) -> bool {
+    // SAFETY: all zeros is an address of no family, and the length is its own.
+    unsafe {
+        let mut address: libc::sockaddr_storage = std::mem::zeroed();
+        let mut length = libc::socklen_t::try_from(size_of_val(&address)).expect("small");
+        let found = libc::getsockname(socket, (&raw mut address).cast(), &raw mut length);
+        found == 0 && libc::c_int::from(address.ss_family) == libc::AF_UNIX
     }
 }

@@ -19,6 +19,8 @@ use crate::support::RedisServer;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis,
+    /// Redis, and `put` does not wait for it.
+    Pipelined,
     /// Paho's own.
     Files,
 }
@@ -85,6 +87,13 @@ pub struct Tally {
     pub twice: usize,
     pub altered: usize,
     pub prefixed: usize,
+    /// Of the messages that the program was to receive, those of which Paho has no share in what became of them.
+    pub inbound_lost: usize,
+    pub inbound_twice: usize,
+    /// Those that Paho loses and hands over twice.
+    pub inbound_by_paho: [usize; 2],
+    /// Runs that ended by themselves before everything was through.
+    pub given_up: usize,
     /// Cases in which records stay or a run does not end.
     pub trouble: usize,
     /// What each case that is not clean was about, and how it came.
@@ -101,6 +110,14 @@ impl Tally {
         self.twice += outcome.twice.len();
         self.altered += outcome.altered.len();
         self.prefixed += outcome.prefixed.len();
+        let inbound = &outcome.inbound;
+        self.inbound_lost += inbound.lost.len();
+        // The broker of the tests does no such thing.
+        let by_broker = &inbound.twice_by_broker;
+        self.inbound_twice += inbound.twice.len() + by_broker.len();
+        self.inbound_by_paho[0] += inbound.lost_by_paho.len();
+        self.inbound_by_paho[1] += inbound.twice_by_paho.len();
+        self.given_up += outcome.given_up;
         self.trouble += usize::from(outcome.trouble.is_some());
         let [_, lost1, lost2] = &outcome.lost;
         let faults = [
@@ -109,6 +126,9 @@ impl Tally {
             ("twice", &outcome.twice),
             ("altered", &outcome.altered),
             ("a byte in front", &outcome.prefixed),
+            ("inbound lost", &inbound.lost),
+            ("inbound twice", &inbound.twice),
+            ("inbound sent twice", by_broker),
         ];
         let mut about: Vec<_> = faults
             .into_iter()
@@ -135,7 +155,7 @@ impl Row {
             for _ in 0..workers {
                 scope.spawn(|| {
                     // Of the thread, as it ends with the one that starts it.
-                    let redis = (self.store == Store::Redis).then(RedisServer::start);
+                    let redis = (self.store != Store::Files).then(RedisServer::start);
                     while unharmed.load(Ordering::Relaxed) < ENOUGH {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= most {
@@ -156,6 +176,7 @@ impl Row {
         std::fs::create_dir(folder.path().join("files")).expect("a folder");
         let case = Case {
             redis,
+            pipelined: self.store == Store::Pipelined,
             versions: self.versions,
             forgets: self.forgets,
             kills: self.crash.kills(number, stride),
@@ -168,6 +189,7 @@ impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let store = match self.store {
             Store::Redis => "Redis",
+            Store::Pipelined => "Redis, pipelined",
             Store::Files => "Paho's files",
         };
         let versions = match self.versions {

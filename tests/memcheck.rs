@@ -1,0 +1,184 @@
+//! What a program does with Paho and Redis from end to end, in one process and in a short time, so that scripts/valgrind can look
+//! at each access to memory while it happens.
+
+#![cfg(feature = "redis")]
+
+mod support;
+
+use std::{sync::mpsc, time::Duration};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::RedisPersistence;
+use redis::Commands;
+use support::{
+    LIMIT, RedisServer,
+    broker::{Broker, Direction, Kind},
+    crash::connect_options,
+    eventually, record,
+};
+
+const AT_A_TIME: usize = 9;
+const VERSIONS: [u32; 2] = [mqtt::MQTT_VERSION_3_1_1, mqtt::MQTT_VERSION_5];
+
+fn client(redis: &RedisServer, broker: &str, version: u32) -> mqtt::Result<mqtt::AsyncClient> {
+    patient_client(redis, broker, version, LIMIT)
+}
+
+/// One that waits so long for a Redis that is not there yet.
+fn patient_client(
+    redis: &RedisServer,
+    broker: &str,
+    version: u32,
+    patience: Duration,
+) -> mqtt::Result<mqtt::AsyncClient> {
+    let persistence = RedisPersistence::builder()
+        .url(redis.url())
+        // Under valgrind everything takes its time.
+        .connect_timeout(LIMIT)
+        .operation_timeout(LIMIT)
+        .open_timeout(patience)
+        .build()
+        .expect("valid");
+    mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker)
+        .client_id("device")
+        .mqtt_version(version)
+        .send_while_disconnected(true)
+        .allow_disconnected_send_at_anytime(true)
+        .user_persistence(persistence)
+        .create_client()
+}
+
+fn connect(client: &mqtt::AsyncClient, version: u32) {
+    client
+        .connect(connect_options(version, LIMIT))
+        .wait_for(LIMIT)
+        .expect("connects");
+}
+
+fn hash(broker: &Broker) -> String {
+    format!("device:{}", broker.url().trim_start_matches("mqtt://"))
+}
+
+fn publish_some(client: &mqtt::AsyncClient, text: &str) -> Vec<mqtt::DeliveryToken> {
+    (0..AT_A_TIME)
+        .map(|number| {
+            let payload = format!("{text} {number} {}", "x".repeat(number * 100));
+            let message =
+                mqtt::Message::new("readings", payload, i32::try_from(number % 3).unwrap());
+            client.try_publish(message).expect("accepted")
+        })
+        .collect()
+}
+
+fn wait_until_empty(redis: &RedisServer, broker: &Broker) {
+    let mut connection = redis.connection();
+    eventually(LIMIT, "nothing is left", || {
+        let left: usize = connection.hlen(hash(broker)).expect("HLEN");
+        (left == 0).then_some(())
+    });
+}
+
+#[test]
+fn publishing_and_receiving_over_a_reconnect_and_a_restart() {
+    for version in VERSIONS {
+        let (redis, broker) = (RedisServer::start(), Broker::start());
+        let first = client(&redis, &broker.url(), version).expect("created");
+        publish_some(&first, "before the first connect");
+        let (lost, losses) = mpsc::channel();
+        first.set_connection_lost_callback(move |_| lost.send(()).expect("is listened to"));
+        let (received, messages) = mpsc::channel();
+        first.set_message_callback(move |_, message| {
+            received.send(message).expect("is listened to");
+        });
+        connect(&first, version);
+        first
+            .subscribe("commands", 2)
+            .wait_for(LIMIT)
+            .expect("subscribes");
+        for qos in 0..3 {
+            broker.deliver("device", "commands", b"payload", qos);
+            messages.recv_timeout(LIMIT).expect("is received");
+        }
+        wait_until_empty(&redis, &broker);
+
+        // Some in each state when the connection breaks, and when the client goes.
+        broker.withhold_nth(
+            Kind::Pubcomp,
+            broker.count(Direction::ToClient, Kind::Pubcomp) + 1,
+        );
+        publish_some(&first, "connected");
+        broker.wait_for(Direction::Withheld, Kind::Pubcomp, 1);
+        broker.withhold(Kind::Puback);
+        broker.withhold(Kind::Pubrec);
+        publish_some(&first, "unanswered");
+        // Paho frees a message whose write is broken off, and yet sends it again: that is not what this is about.
+        broker.wait_for(Direction::FromClient, Kind::Publish, 3 * AT_A_TIME);
+        broker.drop_connections();
+        losses.recv_timeout(LIMIT).expect("the connection is lost");
+        publish_some(&first, "not connected");
+        connect(&first, version);
+        broker.wait_for(Direction::FromClient, Kind::Publish, 4 * AT_A_TIME);
+        first.disconnect(None).wait_for(LIMIT).expect("disconnects");
+        drop(first);
+
+        broker.release(Kind::Puback);
+        broker.release(Kind::Pubrec);
+        let second = client(&redis, &broker.url(), version).expect("created");
+        connect(&second, version);
+        wait_until_empty(&redis, &broker);
+        second
+            .unsubscribe("commands")
+            .wait_for(LIMIT)
+            .expect("unsubscribes");
+        second
+            .disconnect(None)
+            .wait_for(LIMIT)
+            .expect("disconnects");
+        assert_eq!(broker.faults(), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn creating_and_dropping_over_records_good_and_bad() {
+    for version in VERSIONS {
+        let (redis, broker) = (RedisServer::start(), Broker::start());
+        let mut connection = redis.connection();
+        let stems = match version {
+            mqtt::MQTT_VERSION_5 => ["c5", "s5", "sc5", "r5", "q5"],
+            _ => ["c", "s", "sc", "r", "q"],
+        };
+        for stem in stems {
+            for number in 1..=3 {
+                let key = format!("{stem}-{number}");
+                let value = record(&key, b"payload");
+                // Each as it is, cut, and empty.
+                let length = value.len() * (3 - number) / 2;
+                let _: () = connection
+                    .hset(hash(&broker), key, &value[..length.min(value.len())])
+                    .expect("HSET");
+            }
+        }
+        for _ in 0..2 {
+            drop(client(&redis, &broker.url(), version).expect("created"));
+        }
+        let connected = client(&redis, &broker.url(), version).expect("created");
+        connect(&connected, version);
+        connected
+            .disconnect(None)
+            .wait_for(LIMIT)
+            .expect("disconnects");
+    }
+}
+
+#[test]
+fn a_store_that_cannot_be_opened() {
+    let broker = Broker::start();
+    let mut redis = RedisServer::start();
+    redis.kill();
+    for version in VERSIONS {
+        patient_client(&redis, &broker.url(), version, Duration::from_millis(1))
+            .map(drop)
+            .expect_err("is not created");
+    }
+}

@@ -1,0 +1,241 @@
+//! A persistence in memory that is as plain as can be and notes what Paho asks of it, and a client over it.
+
+use std::{
+    collections::BTreeMap,
+    ops::Deref,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+};
+
+use paho_mqtt as mqtt;
+
+use super::{LIMIT, broker::Broker, crash::connect_options, eventually};
+
+/// The client of the probes.
+pub const CLIENT: &str = "client";
+
+/// Clones share their records and calls.
+#[derive(Clone, Default)]
+pub struct Recording(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    records: BTreeMap<String, Vec<u8>>,
+    calls: Vec<String>,
+    /// Calls that are answered with an error.
+    failing: Vec<String>,
+    /// What the order of the list is.
+    descending: bool,
+}
+
+impl Recording {
+    /// With these records from the beginning.
+    pub fn with(records: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        let recording = Self::default();
+        recording.state().records.extend(records);
+        recording
+    }
+
+    /// Has each call of this name and key fail.
+    pub fn fail(&self, call: &str) {
+        self.state().failing.push(call.to_owned());
+    }
+
+    /// Lists the keys in the other order.
+    pub fn descend(&self) {
+        self.state().descending = true;
+    }
+
+    /// The keys of what is there.
+    pub fn left(&self) -> Vec<String> {
+        self.state().records.keys().cloned().collect()
+    }
+
+    pub fn value(&self, key: &str) -> Option<Vec<u8>> {
+        self.state().records.get(key).cloned()
+    }
+
+    /// What was called so far.
+    pub fn calls(&self) -> Vec<String> {
+        self.state().calls.clone()
+    }
+
+    /// Forgets what was called so far.
+    pub fn forget_calls(&self) {
+        self.state().calls.clear();
+    }
+
+    /// Waits until that much was called, and expects that it was this.
+    #[track_caller]
+    pub fn expect(&self, calls: &[&str]) {
+        let called = eventually(LIMIT, &format!("{calls:?} are called"), || {
+            let called = self.calls();
+            (called.len() >= calls.len()).then_some(called)
+        });
+        assert_eq!(called, calls);
+    }
+
+    /// Waits until something was called.
+    #[track_caller]
+    pub fn wait_for(&self, call: &str) {
+        eventually(LIMIT, call, || {
+            self.calls()
+                .iter()
+                .any(|called| called == call)
+                .then_some(())
+        });
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, call: String) -> mqtt::Result<MutexGuard<'_, State>> {
+        let mut state = self.state();
+        let fails = state.failing.contains(&call);
+        state.calls.push(call);
+        if fails {
+            Err(mqtt::Error::PersistenceError)
+        } else {
+            Ok(state)
+        }
+    }
+}
+
+impl mqtt::ClientPersistence for Recording {
+    fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+        self.note(format!("open {client_id} {server_uri}"))
+            .map(drop)
+    }
+
+    fn close(&mut self) -> mqtt::Result<()> {
+        self.note("close".to_owned()).map(drop)
+    }
+
+    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+        let mut state = self.note(format!("put {key}"))?;
+        state.records.insert(key.to_owned(), buffers.concat());
+        Ok(())
+    }
+
+    fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+        let state = self.note(format!("get {key}"))?;
+        let value = state.records.get(key).cloned();
+        value.ok_or(mqtt::Error::PersistenceError)
+    }
+
+    fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+        self.note(format!("remove {key}"))?.records.remove(key);
+        Ok(())
+    }
+
+    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+        let state = self.note("keys".to_owned())?;
+        let keys = state.records.keys().cloned();
+        Ok(if state.descending {
+            keys.rev().collect()
+        } else {
+            keys.collect()
+        })
+    }
+
+    fn clear(&mut self) -> mqtt::Result<()> {
+        self.note("clear".to_owned())?.records.clear();
+        Ok(())
+    }
+
+    /// So that the C library hears what is so: paho-mqtt 0.14 hands it the opposite.
+    fn contains_key(&mut self, key: &str) -> bool {
+        let state = self.note(format!("contains {key}"));
+        !state.is_ok_and(|state| state.records.contains_key(key))
+    }
+}
+
+/// One client of a process that reconnects has Paho send the messages of all of them again, so there is one test at a time.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    static ANOTHER: OnceLock<(Broker, mqtt::AsyncClient)> = OnceLock::new();
+    let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    // Paho takes a second to end its threads with the last connection, and starts them with the next.
+    ANOTHER.get_or_init(|| {
+        let broker = Broker::start();
+        let client = mqtt::CreateOptionsBuilder::new()
+            .server_uri(broker.url())
+            .persistence(mqtt::PersistenceType::None)
+            .create_client()
+            .expect("a client");
+        client
+            .connect(connect_options(mqtt::MQTT_VERSION_5, LIMIT))
+            .wait_for(LIMIT)
+            .expect("connects");
+        (broker, client)
+    });
+    alone
+}
+
+/// A client that is not dropped while one of its callbacks may run, since paho-mqtt would then wait for itself for ever.
+pub struct Client(mqtt::AsyncClient);
+
+impl Client {
+    /// Without a connection.
+    pub fn create(
+        persistence: impl mqtt::ClientPersistence + Send + 'static,
+        broker: &Broker,
+        version: u32,
+    ) -> Self {
+        Self(
+            options(broker, version, persistence)
+                .create_client()
+                .expect("a client"),
+        )
+    }
+
+    /// With a session that is kept.
+    pub fn connect(&self, version: u32) {
+        self.0
+            .connect(connect_options(version, LIMIT))
+            .wait_for(LIMIT)
+            .expect("connects");
+    }
+
+    /// What Paho accepts, though it may not be sent yet.
+    pub fn accept(&self, payload: &str, qos: i32) -> mqtt::DeliveryToken {
+        let message = mqtt::Message::new("a/topic", payload, qos);
+        self.0.try_publish(message).expect("accepted")
+    }
+}
+
+/// What such a client is created with.
+pub fn options(
+    broker: &Broker,
+    version: u32,
+    persistence: impl mqtt::ClientPersistence + Send + 'static,
+) -> mqtt::CreateOptionsBuilder {
+    mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker.url())
+        .client_id(CLIENT)
+        .mqtt_version(version)
+        .send_while_disconnected(true)
+        .allow_disconnected_send_at_anytime(true)
+        .user_persistence(persistence)
+}
+
+impl From<mqtt::AsyncClient> for Client {
+    fn from(client: mqtt::AsyncClient) -> Self {
+        Self(client)
+    }
+}
+
+impl Deref for Client {
+    type Target = mqtt::AsyncClient;
+
+    fn deref(&self) -> &mqtt::AsyncClient {
+        &self.0
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // Where it is not connected, nothing runs any more.
+        let _ = self.0.disconnect(None).wait_for(LIMIT);
+    }
+}
