@@ -1,0 +1,131 @@
+//! A message at QoS 1 as Paho hands it to its persistence, and the calls that it makes for it.
+
+use std::hint::black_box;
+
+use paho_mqtt::{ClientPersistence, Result};
+
+use crate::support::publish_command;
+
+const TOPIC: &str = "t";
+const PAYLOAD: [u8; 100] = [b'x'; 100];
+
+/// The records of one message with MQTT 5.
+pub struct Message {
+    command_key: String,
+    command: Vec<u8>,
+    sent_key: String,
+    sent: Vec<u8>,
+    /// What Paho removes at a PUBACK beside the PUBLISH, and what is never there.
+    absent_keys: [String; 3],
+}
+
+impl Message {
+    /// The message with that number and packet id, from 1 on.
+    pub fn new(number: u16) -> Self {
+        let mut command = publish_command(number.into(), 1, TOPIC, &PAYLOAD);
+        // No properties.
+        command.push(0);
+        let topic_length = u16::try_from(TOPIC.len()).expect("short").to_be_bytes();
+        let body = [
+            &topic_length[..],
+            TOPIC.as_bytes(),
+            &number.to_be_bytes(),
+            b"\0",
+            &PAYLOAD,
+        ]
+        .concat();
+        let length = u8::try_from(body.len()).expect("one byte is enough");
+        assert!(length < 128, "the length would take a second byte");
+        Self {
+            command_key: format!("c5-{number}"),
+            command,
+            sent_key: format!("s5-{number}"),
+            sent: [&[0x32, length], &body[..]].concat(),
+            absent_keys: [
+                format!("sc5-{number}"),
+                format!("s-{number}"),
+                format!("sc-{number}"),
+            ],
+        }
+    }
+}
+
+/// One of the calls that Paho makes for it.
+#[derive(Clone, Copy)]
+pub enum Call {
+    PutCommand,
+    GetCommand,
+    RemoveCommand,
+    PutSent,
+    RemoveSent,
+    RemoveAbsent(usize),
+}
+
+impl Call {
+    /// All of them in their order: five at the publish, four at the PUBACK.
+    pub const CYCLE: [Self; 8] = [
+        Self::PutCommand,
+        Self::GetCommand,
+        Self::RemoveCommand,
+        Self::PutSent,
+        Self::RemoveSent,
+        Self::RemoveAbsent(0),
+        Self::RemoveAbsent(1),
+        Self::RemoveAbsent(2),
+    ];
+
+    /// The row of a table that it belongs to.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::PutCommand => "put `c`",
+            Self::GetCommand => "get `c`",
+            Self::RemoveCommand => "remove `c`",
+            Self::PutSent => "put `s`",
+            Self::RemoveSent => "remove `s`",
+            Self::RemoveAbsent(_) => "remove what is not there",
+        }
+    }
+
+    /// What Paho hands over for it, which costs the caller an allocation.
+    pub fn buffers(self, message: &Message) -> Vec<&[u8]> {
+        match self {
+            Self::PutCommand => split(
+                &message.command,
+                &[4, 4, TOPIC.len() + 1, 4, PAYLOAD.len(), 4, 4, 1],
+            ),
+            Self::PutSent => split(&message.sent, &[2, 2, TOPIC.len(), 2, 1, PAYLOAD.len()]),
+            _ => Vec::new(),
+        }
+    }
+
+    pub fn make(
+        self,
+        persistence: &mut dyn ClientPersistence,
+        message: &Message,
+        buffers: Vec<&[u8]>,
+    ) -> Result<()> {
+        match self {
+            Self::PutCommand => persistence.put(&message.command_key, buffers),
+            Self::GetCommand => persistence
+                .get(&message.command_key)
+                .map(|value| drop(black_box(value))),
+            Self::RemoveCommand => persistence.remove(&message.command_key),
+            Self::PutSent => persistence.put(&message.sent_key, buffers),
+            Self::RemoveSent => persistence.remove(&message.sent_key),
+            Self::RemoveAbsent(index) => persistence.remove(&message.absent_keys[index]),
+        }
+    }
+}
+
+/// The parts of these lengths, as Paho C keeps them in separate places.
+fn split<'a>(value: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
+    let mut rest = value;
+    let mut parts = Vec::with_capacity(lengths.len());
+    for &length in lengths {
+        let (part, after) = rest.split_at(length);
+        parts.push(part);
+        rest = after;
+    }
+    assert!(rest.is_empty(), "the lengths are not those of the value");
+    parts
+}

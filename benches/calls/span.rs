@@ -1,0 +1,66 @@
+//! What a span costs that nobody looks at.
+
+use std::{hint::black_box, io, time::Instant};
+
+use tracing::{Level, field::Empty, span, subscriber};
+
+use crate::{statistics::Series, table};
+
+const SPANS: u32 = 200_000;
+
+pub fn run(rounds: usize) {
+    let nobody: Vec<f64> = (0..rounds).map(|_| nanoseconds()).collect();
+    // It would take the spans of calls if it were not told to leave out what is below INFO.
+    let uninterested = tracing_subscriber::fmt()
+        .with_max_level(Level::INFO)
+        .with_writer(io::sink)
+        .finish();
+    let left_out: Vec<f64> = subscriber::with_default(uninterested, || {
+        (0..rounds).map(|_| nanoseconds()).collect()
+    });
+    let row = |name: &str, numbers: Vec<f64>| {
+        let series = Series(numbers.into_iter().map(Some).collect());
+        vec![name.to_owned(), table::spread(&series, table::two_places)]
+    };
+    table::print(
+        "A disabled span",
+        "Made, entered and told the outcome, with the fields that `Instrumented` gives it.",
+        &["subscriber", "ns"].map(str::to_owned),
+        &[row("none", nobody), row("at INFO", left_out)],
+    );
+}
+
+/// What one takes, without the loop around it.
+fn nanoseconds() -> f64 {
+    let time = |work: fn(u32)| {
+        let started = Instant::now();
+        for number in 0..SPANS {
+            work(black_box(number));
+        }
+        started.elapsed().as_secs_f64() * 1e9 / f64::from(SPANS)
+    };
+    let loop_alone = time(|number| {
+        black_box(number);
+    });
+    time(disabled) - loop_alone
+}
+
+/// The same fields as `Instrumented` has them.
+fn disabled(number: u32) {
+    let (store, client_id, key, bytes) = black_box(("redis", "device-1", "c5-1", number));
+    let span = span!(
+        target: "paho_mqtt_redis",
+        Level::DEBUG,
+        "persistence_call",
+        "db.system.name" = store,
+        "db.operation.name" = "put",
+        "messaging.client.id" = client_id,
+        "record.key" = key,
+        "record.kind" = "command",
+        "record.bytes" = bytes,
+        outcome = Empty,
+        "error.type" = Empty,
+    )
+    .entered();
+    span.record("outcome", "ok");
+}

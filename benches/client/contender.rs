@@ -1,0 +1,159 @@
+//! The ways to keep messages that are compared.
+
+use std::{path::Path, time::Duration};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::{
+    Durability, MemoryPersistence, PersistenceMetrics, RedisOptions, RedisPersistence,
+    prometheus::Registry,
+};
+
+use crate::{job::Addresses, support::direct::Direct};
+
+/// The options of a `RedisPersistence`, but for where it is.
+type Builder = fn() -> RedisOptions;
+
+/// The durabilities of `RedisPersistence`, each a row for every transport.
+const DURABILITIES: &[(&str, Builder)] = &[
+    ("Confirmed", RedisPersistence::builder),
+    ("Pipelined", || {
+        RedisPersistence::builder().durability(Durability::Pipelined)
+    }),
+];
+
+/// A machine with more to do than the bench must not be taken for a fault.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// One way to keep messages.
+#[derive(Clone)]
+pub struct Contender {
+    pub name: String,
+    pub store: Store,
+    instrumented: bool,
+}
+
+#[derive(Clone, Copy)]
+pub enum Store {
+    None,
+    Memory,
+    /// Paho's own persistence.
+    Files(Medium),
+    /// One command a call, over TCP.
+    Direct,
+    Ours(Transport, Builder),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    Disk,
+    Tmpfs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    Tcp,
+    Unix,
+}
+
+/// What the ratios are to.
+pub const NONE: &str = "none";
+pub const DIRECT: &str = "direct";
+pub const TMPFS: &str = "files on tmpfs";
+
+/// All of them, in the order of the tables.
+pub fn all() -> Vec<Contender> {
+    let plain = |name: &str, store| Contender {
+        name: name.to_owned(),
+        store,
+        instrumented: false,
+    };
+    let mut all = vec![plain(NONE, Store::None)];
+    all.extend(plain("memory", Store::Memory).and_instrumented());
+    all.push(plain("files on disk", Store::Files(Medium::Disk)));
+    all.push(plain(TMPFS, Store::Files(Medium::Tmpfs)));
+    all.push(plain(DIRECT, Store::Direct));
+    for &(durability, options) in DURABILITIES {
+        for (transport, name) in [(Transport::Tcp, "TCP"), (Transport::Unix, "Unix socket")] {
+            let ours = plain(
+                &format!("{durability}, {name}"),
+                Store::Ours(transport, options),
+            );
+            all.extend(ours.and_instrumented());
+        }
+    }
+    all
+}
+
+impl Contender {
+    fn and_instrumented(self) -> [Self; 2] {
+        let instrumented = Self {
+            name: format!("{}, instrumented", self.name),
+            instrumented: true,
+            ..self
+        };
+        [self, instrumented]
+    }
+
+    /// Whether a new process finds what an earlier one kept.
+    pub fn outlives_the_process(&self) -> bool {
+        !matches!(self.store, Store::None | Store::Memory)
+    }
+
+    pub fn uses_redis(&self) -> bool {
+        matches!(self.store, Store::Direct | Store::Ours(..))
+    }
+
+    /// Whether it is the plain one over the shortest way, or on the fastest medium, which stands for the others where these would
+    /// only add time.
+    pub fn stands_for_others(&self) -> bool {
+        let longer_way = matches!(
+            self.store,
+            Store::Ours(Transport::Tcp, _) | Store::Files(Medium::Disk)
+        );
+        !self.instrumented && !longer_way
+    }
+
+    pub fn is_instrumented(&self) -> bool {
+        self.instrumented
+    }
+
+    /// Has the client use it.
+    pub fn install(
+        &self,
+        options: mqtt::CreateOptionsBuilder,
+        at: &Addresses,
+    ) -> mqtt::CreateOptionsBuilder {
+        match self.store {
+            Store::None => options.persistence(mqtt::PersistenceType::None),
+            Store::Files(_) => options.persistence(Path::new(&at.folder)),
+            Store::Direct => options.user_persistence(Direct::new(&at.redis_tcp)),
+            Store::Memory => self.install_ours(options, MemoryPersistence::new()),
+            Store::Ours(transport, builder) => {
+                let url = match transport {
+                    Transport::Tcp => &at.redis_tcp,
+                    Transport::Unix => &at.redis_unix,
+                };
+                let persistence = builder()
+                    .url(url)
+                    .operation_timeout(LIMIT)
+                    .open_timeout(LIMIT)
+                    .build()
+                    .expect("good options");
+                self.install_ours(options, persistence)
+            }
+        }
+    }
+
+    fn install_ours<S: paho_mqtt_redis::Store + Send + 'static>(
+        &self,
+        options: mqtt::CreateOptionsBuilder,
+        persistence: paho_mqtt_redis::Persistence<S>,
+    ) -> mqtt::CreateOptionsBuilder {
+        if self.instrumented {
+            let metrics = PersistenceMetrics::register(&Registry::new()).expect("a new registry");
+            options.user_persistence(persistence.instrument(&metrics))
+        } else {
+            options.user_persistence(persistence)
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! What one process of a measurement is told, and what it answers.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+/// The version of MQTT that a client is created for and connects with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    V5,
+    V3,
+}
+
+impl Version {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "5" => Some(Self::V5),
+            "3.1.1" => Some(Self::V3),
+            _ => None,
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V5 => "5",
+            Self::V3 => "3.1.1",
+        }
+    }
+}
+
+/// Where the servers are, and the folder for a contender that keeps files.
+#[derive(Clone, Default)]
+pub struct Addresses {
+    pub broker: String,
+    pub redis_tcp: String,
+    pub redis_unix: String,
+    pub folder: String,
+}
+
+/// What it does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Publishes while connected.
+    Publish,
+    /// Publishes while not connected, and leaves the messages there.
+    Fill,
+    /// The same, and then connects and has them all acknowledged.
+    FillAndSend,
+    /// Publishes to a broker that acknowledges nothing, and leaves the messages there.
+    Leave,
+    /// Creates a client where messages wait.
+    Create,
+}
+
+const WORKS: [(Work, &str); 5] = [
+    (Work::Publish, "publish"),
+    (Work::Fill, "fill"),
+    (Work::FillAndSend, "fill-and-send"),
+    (Work::Leave, "leave"),
+    (Work::Create, "create"),
+];
+
+/// What the messages are like, and how many there are.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub qos: i32,
+    pub payload: usize,
+    /// How many messages are waited for at a time.
+    pub in_flight: usize,
+    /// It ends when so many were published, or so much time has passed.
+    pub messages: usize,
+    pub lasting: Duration,
+}
+
+impl Load {
+    /// So many messages, however long they take.
+    pub fn of(messages: usize, qos: i32, payload: usize) -> Self {
+        Self {
+            qos,
+            payload,
+            in_flight: 100,
+            messages,
+            lasting: Duration::from_secs(3600),
+        }
+    }
+}
+
+/// The whole of it, handed over as arguments.
+#[derive(Clone)]
+pub struct Job {
+    pub work: Work,
+    pub contender: String,
+    pub client_id: String,
+    pub version: Version,
+    pub at: Addresses,
+    pub load: Load,
+}
+
+impl Job {
+    pub fn arguments(&self) -> [String; 13] {
+        let work = WORKS.iter().find(|(work, _)| *work == self.work);
+        let Load {
+            qos,
+            payload,
+            in_flight,
+            messages,
+            lasting,
+        } = self.load;
+        [
+            work.expect("listed").1.to_owned(),
+            self.contender.clone(),
+            self.client_id.clone(),
+            self.version.name().to_owned(),
+            self.at.broker.clone(),
+            self.at.redis_tcp.clone(),
+            self.at.redis_unix.clone(),
+            self.at.folder.clone(),
+            qos.to_string(),
+            payload.to_string(),
+            in_flight.to_string(),
+            messages.to_string(),
+            lasting.as_millis().to_string(),
+        ]
+    }
+
+    pub fn from_arguments(arguments: &[String]) -> Option<Self> {
+        let [
+            work,
+            contender,
+            client_id,
+            version,
+            broker,
+            redis_tcp,
+            redis_unix,
+            folder,
+            qos,
+            payload,
+            in_flight,
+            messages,
+            lasting,
+        ] = arguments
+        else {
+            return None;
+        };
+        Some(Self {
+            work: WORKS.iter().find(|(_, name)| name == work)?.0,
+            contender: contender.clone(),
+            client_id: client_id.clone(),
+            version: Version::parse(version)?,
+            at: Addresses {
+                broker: broker.clone(),
+                redis_tcp: redis_tcp.clone(),
+                redis_unix: redis_unix.clone(),
+                folder: folder.clone(),
+            },
+            load: Load {
+                qos: qos.parse().ok()?,
+                payload: payload.parse().ok()?,
+                in_flight: in_flight.parse().ok()?,
+                messages: messages.parse().ok()?,
+                lasting: Duration::from_millis(lasting.parse().ok()?),
+            },
+        })
+    }
+}
+
+/// What was measured; zero where a kind of work does not tell it.
+#[derive(Clone, Copy, Default)]
+pub struct Measured {
+    pub messages: f64,
+    /// For them: until all were acknowledged, or accepted where the client is not connected, or until the client was created.
+    pub seconds: f64,
+    /// The processor time that all threads of the process took for it, where the kernel tells.
+    pub busy: f64,
+    /// From connecting until all that had been published before were acknowledged.
+    pub sending: f64,
+    /// The memory that is resident in the end, in bytes.
+    pub resident: f64,
+    /// What the process wrote to files on a disk, and what of it was withdrawn before it got there, in bytes.
+    pub written: f64,
+    pub withdrawn: f64,
+}
+
+impl fmt::Display for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            messages,
+            seconds,
+            busy,
+            sending,
+            resident,
+            written,
+            withdrawn,
+        } = self;
+        write!(
+            f,
+            "{messages} {seconds} {busy} {sending} {resident} {written} {withdrawn}"
+        )
+    }
+}
+
+impl FromStr for Measured {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers: Option<Vec<f64>> = text
+            .split_whitespace()
+            .map(|word| word.parse().ok())
+            .collect();
+        let numbers = numbers.unwrap_or_default();
+        let [
+            messages,
+            seconds,
+            busy,
+            sending,
+            resident,
+            written,
+            withdrawn,
+        ] = numbers[..]
+        else {
+            return Err(format!("no measurement: {text:?}"));
+        };
+        Ok(Self {
+            messages,
+            seconds,
+            busy,
+            sending,
+            resident,
+            written,
+            withdrawn,
+        })
+    }
+}

@@ -1,0 +1,58 @@
+//! What a whole client costs with each way to keep its messages, as Markdown tables.
+//!
+//! `scripts/bench` runs it. Every measurement is a process of its own, so that none inherits the memory or the threads of another,
+//! and the processes of all contenders take turns, so that what else the machine does meets them alike.
+
+mod child;
+mod client;
+mod contender;
+mod io_count;
+mod job;
+mod machine;
+mod options;
+mod rounds;
+mod section;
+mod sink;
+mod stage;
+
+// The tables of both benches look the same.
+#[path = "../shared/statistics.rs"]
+mod statistics;
+#[path = "../shared/table.rs"]
+mod table;
+
+// The servers are those of the tests.
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    env,
+    process::{self, ExitCode},
+};
+
+use options::{Command, HELP};
+use rounds::Bench;
+
+fn main() -> ExitCode {
+    let mut arguments: Vec<String> = env::args().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == child::FLAG) {
+        arguments.remove(0);
+        child::run(&arguments);
+    }
+    match options::parse(arguments) {
+        Ok(Command::Help) => {
+            print!("{HELP}");
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Run(options)) => {
+            let mut bench = Bench::new(options);
+            println!("{}", machine::description(&bench));
+            section::run(&mut bench);
+            bench.exit_code()
+        }
+        Err(message) => {
+            eprintln!("bench: {message}\n\n{HELP}");
+            process::exit(2);
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The parts of a bench, each of which prints its tables.
+
+mod commands;
+mod flash;
+mod growth;
+mod instrumented;
+mod memory;
+mod offline;
+mod restore;
+mod throughput;
+
+use crate::rounds::Bench;
+
+#[derive(Clone, Copy)]
+pub enum Section {
+    Throughput,
+    Instrumented,
+    Offline,
+    Restore,
+    Memory,
+    Commands,
+    Flash,
+    Growth,
+}
+
+impl Section {
+    pub const ALL: [Self; 8] = [
+        Self::Throughput,
+        Self::Instrumented,
+        Self::Offline,
+        Self::Restore,
+        Self::Memory,
+        Self::Commands,
+        Self::Flash,
+        Self::Growth,
+    ];
+
+    /// Those with that name.
+    pub fn named(name: &str) -> Option<Vec<Self>> {
+        if name == "all" {
+            return Some(Self::ALL.to_vec());
+        }
+        let one = match name {
+            "throughput" => Self::Throughput,
+            "instrumented" => Self::Instrumented,
+            "offline" => Self::Offline,
+            "restore" => Self::Restore,
+            "memory" => Self::Memory,
+            "commands" => Self::Commands,
+            "flash" => Self::Flash,
+            "growth" => Self::Growth,
+            _ => return None,
+        };
+        Some(vec![one])
+    }
+}
+
+/// Measures what is asked for.
+pub fn run(bench: &mut Bench) {
+    for section in bench.options.sections.clone() {
+        match section {
+            Section::Throughput => throughput::run(bench),
+            Section::Instrumented => instrumented::run(bench),
+            Section::Offline => offline::run(bench),
+            Section::Restore => restore::run(bench),
+            Section::Memory => memory::run(bench),
+            Section::Commands => commands::run(bench),
+            Section::Flash => flash::run(bench),
+            Section::Growth => growth::run(bench),
+        }
+    }
+}

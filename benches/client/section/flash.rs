@@ -1,0 +1,165 @@
+//! What reaches a disk for a message.
+
+use std::{fs, mem, os::unix::fs::MetadataExt, path::Path, process::Command};
+
+use super::offline::load_size;
+use crate::{
+    contender::{Contender, Medium, Store},
+    io_count::IoCount,
+    job::{Load, Work},
+    rounds::Bench,
+    stage::file_system,
+    statistics::Series,
+    support::RedisServer,
+    table::{self, median, whole},
+};
+
+/// How Redis writes its append-only file.
+const POLICIES: [(&str, &[&str]); 3] = [
+    ("off", &[]),
+    (
+        "everysec",
+        &["--appendonly", "yes", "--appendfsync", "everysec"],
+    ),
+    (
+        "always",
+        &["--appendonly", "yes", "--appendfsync", "always"],
+    ),
+];
+
+const SECTOR: f64 = 512.0;
+
+/// What one measurement wrote, in bytes.
+struct Written {
+    client: f64,
+    withdrawn: f64,
+    redis: f64,
+    /// All that this machine wrote meanwhile to the disk on which the files are, its file system's journal included.
+    device: Option<f64>,
+}
+
+pub fn run(bench: &mut Bench) {
+    let kind = file_system();
+    if kind == "tmpfs" || kind == "ramfs" {
+        bench.fail(
+            "flash: the folder for temporary files is in memory: set TMPDIR to one on a disk",
+        );
+        return;
+    }
+    let messages = if bench.options.quick { 200 } else { 2_000 };
+    let mut rows = Vec::new();
+    for (policy, arguments) in POLICIES {
+        let redis = RedisServer::tcp_with(arguments);
+        let ordinary = mem::replace(&mut bench.stage.redis, redis);
+        let contenders = bench.contenders(|contender| match contender.store {
+            // Paho's files have nothing to do with what Redis does.
+            Store::Files(Medium::Disk) => policy == "off",
+            _ => contender.uses_redis() && contender.stands_for_others(),
+        });
+        for contender in contenders {
+            let policy = if contender.uses_redis() {
+                policy
+            } else {
+                "–"
+            };
+            for (state, work) in [
+                ("acknowledged at once", Work::Publish),
+                ("waiting", Work::Fill),
+            ] {
+                let first = [contender.name.clone(), policy.to_owned(), state.to_owned()];
+                rows.push([first.to_vec(), measure(bench, &contender, work, messages)].concat());
+            }
+        }
+        bench.stage.redis = ordinary;
+    }
+    table::print(
+        "What reaches the disk for a message of 100 B at QoS 1",
+        "Bytes a message. Client and Redis: `write_bytes` of `/proc/PID/io`, which are the pages that became dirty. Withdrawn is \
+         what of it was deleted before it was written out; of a message that waits longer than some seconds nothing is. Device: \
+         all that the machine wrote to that disk until all was written out, with inodes, folders and journal, and with what \
+         other programs wrote; the least of the rounds.",
+        &[
+            "",
+            "AOF",
+            "messages",
+            "client",
+            "withdrawn",
+            "Redis",
+            "device",
+        ]
+        .map(str::to_owned),
+        &rows,
+    );
+}
+
+fn measure(bench: &mut Bench, contender: &Contender, work: Work, messages: usize) -> Vec<String> {
+    let rounds = bench.options.rounds.div_ceil(2);
+    let name = &contender.name;
+    let mut all = Vec::new();
+    for round in 0..rounds {
+        eprintln!("flash: {name}: round {} of {rounds}", round + 1);
+        match once(bench, contender, work, messages) {
+            Ok(written) => all.push(written),
+            Err(error) => {
+                bench.fail(&format!("flash: {name}: {error}"));
+                return vec!["failed".to_owned(); 4];
+            }
+        }
+    }
+    let each = |field: fn(&Written) -> f64| {
+        let series = Series(
+            all.iter()
+                .map(|written| Some(field(written) / load_size(messages)))
+                .collect(),
+        );
+        median(&series, whole)
+    };
+    let device = all
+        .iter()
+        .filter_map(|written| written.device)
+        .min_by(f64::total_cmp);
+    vec![
+        each(|written| written.client),
+        each(|written| written.withdrawn),
+        each(|written| written.redis),
+        device.map_or("–".to_owned(), |bytes| whole(bytes / load_size(messages))),
+    ]
+}
+
+fn once(
+    bench: &mut Bench,
+    contender: &Contender,
+    work: Work,
+    messages: usize,
+) -> Result<Written, String> {
+    bench.stage.clear(contender);
+    let device_before = settled_device(bench.stage.disk());
+    let redis = bench.stage.redis.pid();
+    let before = IoCount::of(redis);
+    let measured = bench.run(contender, work, Load::of(messages, 1, 100))?;
+    let device_after = settled_device(bench.stage.disk());
+    Ok(Written {
+        client: measured.written,
+        withdrawn: measured.withdrawn,
+        redis: IoCount::of(redis).since(&before).written,
+        device: device_after
+            .zip(device_before)
+            .map(|(after, before)| after - before),
+    })
+}
+
+/// What was written to the disk under a folder since the machine was started, in bytes, after everything is.
+fn settled_device(folder: &Path) -> Option<f64> {
+    let folder_name = folder.to_str()?;
+    let synchronised = Command::new("sync")
+        .args(["--file-system", folder_name])
+        .status();
+    if !synchronised.is_ok_and(|status| status.success()) {
+        return None;
+    }
+    let device = fs::metadata(folder).ok()?.dev();
+    let (major, minor) = (libc::major(device), libc::minor(device));
+    let counts = fs::read_to_string(format!("/sys/dev/block/{major}:{minor}/stat")).ok()?;
+    let sectors: f64 = counts.split_whitespace().nth(6)?.parse().ok()?;
+    Some(sectors * SECTOR)
+}

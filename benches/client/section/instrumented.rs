@@ -1,0 +1,68 @@
+//! What measuring every call costs of the messages a second.
+
+use std::time::Duration;
+
+use super::throughput::rate;
+use crate::{
+    contender::Store,
+    job::{Load, Measured, Work},
+    rounds::Bench,
+    table::{self, spread, three_places, two_places, whole},
+};
+
+/// The difference is smaller than that between two rounds, so that it takes many.
+const TIMES: usize = 4;
+
+pub fn run(bench: &mut Bench) {
+    let quick = bench.options.quick;
+    let load = Load {
+        qos: 1,
+        payload: 100,
+        in_flight: 100,
+        messages: usize::MAX,
+        lasting: Duration::from_millis(if quick { 50 } else { 200 }),
+    };
+    let contenders =
+        bench.contenders(|contender| matches!(contender.store, Store::Memory | Store::Ours(..)));
+    let rounds = bench.options.rounds * TIMES;
+    let results = bench.alternate(&contenders, rounds, "instrumented", Work::Publish, load);
+    let mut rows = Vec::new();
+    for (contender, series) in results
+        .rows(rate)
+        .filter(|(contender, _)| !contender.is_instrumented())
+    {
+        let name = format!("{}, instrumented", contender.name);
+        let Some(instrumented) = results.series(&name, rate) else {
+            continue;
+        };
+        let [plain_busy, instrumented_busy] = [contender.name.clone(), name]
+            .map(|name| results.series(&name, busy).unwrap_or_default());
+        rows.push(vec![
+            contender.name.clone(),
+            spread(&series, whole),
+            spread(&instrumented, whole),
+            spread(&instrumented.ratios(&series), three_places),
+            spread(&plain_busy, two_places),
+            spread(&instrumented_busy, two_places),
+        ]);
+    }
+    let columns = [
+        "",
+        "plain: messages/s",
+        "instrumented: messages/s",
+        "× plain",
+        "plain: CPU µs",
+        "instrumented: CPU µs",
+    ]
+    .map(str::to_owned);
+    let about = format!(
+        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The processor time of the client for a message, of all its threads, is \
+         steadier than the messages a second where the machine has other things to do."
+    );
+    table::print("What instrumenting costs", &about, &columns, &rows);
+}
+
+/// Microseconds of processor time a message.
+fn busy(measured: &Measured) -> f64 {
+    measured.busy * 1e6 / measured.messages
+}
