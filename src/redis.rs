@@ -213,10 +213,25 @@ impl Store for RedisStore {
         })
     }
 
-    fn count(&mut self) -> Result<usize, Error> {
+    fn check(&mut self) -> Result<usize, Error> {
         let limit = self.settings.operation_timeout;
-        self.on_hash("count", limit, |connection, hash| {
-            number(&connection.ask(&["HLEN", hash])?)
+        self.on_hash("use", limit, |connection, hash| {
+            connection.exchange(
+                |commands| {
+                    // Redis refuses to queue what it would refuse to do. Should it refuse `MULTI` alone,
+                    // this is a field that Paho does not look at.
+                    commands.say(&["MULTI"]);
+                    commands.say(&["HSET", hash, "check", ""]);
+                    commands.say(&["DISCARD"]);
+                    commands.say(&["HLEN", hash]);
+                },
+                |answers| {
+                    for _ in 0..3 {
+                        answers.read()?;
+                    }
+                    number(&answers.read()?)
+                },
+            )
         })
     }
 
@@ -288,22 +303,24 @@ impl Store for RedisStore {
                     change(commands, hash, groups);
                 },
                 |answers| {
+                    let mut confirmed = Ok(());
                     for length in sent.iter().filter_map(|sent| sent.length) {
                         if number(&answers.read()?)? != length {
-                            return Err(Failure::unconfirmed("a record is not there"));
+                            confirmed = Err("a record is not there");
                         }
                     }
                     if count_gone > 0 {
                         match answers.read()? {
                             Value::Array(values)
                                 if values.iter().all(|value| *value == Value::Nil) => {}
-                            _ => return Err(Failure::unconfirmed("a record is still there")),
+                            _ => confirmed = Err("a record is still there"),
                         }
                     }
+                    // Why Redis refuses these is why it did not do the others.
                     while answers.has_more() {
                         happened(answers.read()?)?;
                     }
-                    Ok(())
+                    confirmed.map_err(Failure::unconfirmed)
                 },
             )
         })

@@ -81,12 +81,12 @@ pub trait Store: Send + 'static {
     /// Whatever keeps the keys from being read; never an incomplete list.
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error>;
 
-    /// How many keys there are.
+    /// Checks that a record could be written at this moment, and counts the keys.
     ///
     /// # Errors
     ///
-    /// Whatever keeps them from being counted.
-    fn count(&mut self) -> Result<usize, Error>;
+    /// Whatever would keep a record from being written, or the keys from being counted.
+    fn check(&mut self) -> Result<usize, Error>;
 
     /// The values of these records in their order, and nothing for those that are not there.
     ///

@@ -237,7 +237,7 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// Asks a store of which nothing has been heard whether it is there, and still has everything.
+    /// Asks a store of which nothing has been heard whether it takes changes, and still has everything.
     pub(super) fn check(&mut self) {
         let Self {
             store: Some(store),
@@ -248,7 +248,7 @@ impl<S: Store> Ledger<S> {
             return;
         };
         let expected = self.index.len().saturating_add(self.foreign);
-        match store.count() {
+        match store.check() {
             Ok(count) if count < self.index.len() => {
                 let error = Error::new(
                     ErrorKind::Lost,

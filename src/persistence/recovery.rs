@@ -127,6 +127,8 @@ impl<S: Store> Recovery<'_, S> {
             let batch = open.ledger.batch(BATCH_BYTES);
             if batch.is_last && batch.bytes <= LAST_BYTES {
                 batch.make(store)?;
+                // There may have been nothing to write.
+                store.check()?;
                 if let Some(store) = self.store.take() {
                     open.ledger.recovered(store, self.life.take());
                 }

@@ -14,6 +14,8 @@ pub mod dashboard;
 pub mod device;
 #[cfg(feature = "redis")]
 pub mod direct;
+#[cfg(all(feature = "redis", feature = "metrics"))]
+pub mod faults;
 mod http;
 #[cfg(feature = "redis")]
 pub mod kills;
@@ -30,6 +32,7 @@ pub mod recording;
 mod redis;
 pub mod rules;
 mod subscriber;
+pub mod timed;
 
 use std::{
     thread,
