@@ -112,7 +112,7 @@ fn nothing_is_lost_and_nobody_waits_whatever_redis_does() {
     };
     let runs: Vec<Run> = all(Setting::Publishing)
         .filter(|(fault, ..)| !fault.name.contains("ten seconds"))
-        .chain(some(Setting::BrokerAway, &["old snapshot", "maxmemory"]))
+        .chain(some(Setting::BrokerAway, &["older contents", "maxmemory"]))
         .chain(some(Setting::Idle, &["back empty", "FLUSHALL"]))
         .chain(some(
             Setting::Killed,

@@ -104,6 +104,8 @@ impl<S: Store> Source for Shared<S> {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
             open.ledger.flush();
+            // It may have lost what it had confirmed.
+            open.ledger.check();
             let outage = open.ledger.outage().map(|outage| Arc::clone(&outage.error));
             if outage.is_none() && !open.ledger.is_busy() {
                 return Ok(());

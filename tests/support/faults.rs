@@ -23,6 +23,7 @@ use std::{
 
 pub use catalogue::FAULTS;
 pub use report::Report;
+pub use site::Site;
 
 use super::LIMIT;
 
@@ -83,9 +84,9 @@ pub struct Fault {
     way: Way,
     /// Redis is not there when the program starts, and comes so much later.
     late: Option<Duration>,
-    lasts: Duration,
-    begin: fn(&mut site::Site),
-    end: fn(&mut site::Site),
+    pub lasts: Duration,
+    pub begin: fn(&mut Site),
+    pub end: fn(&mut Site),
 }
 
 /// How the program gets to Redis.

@@ -92,7 +92,7 @@ pub fn run(fault: &Fault) -> Report {
 fn start(site: &Site, broker: &Mosquitto, folder: &Path, run: usize) -> Child {
     let orders = Orders {
         broker: broker.url(),
-        redis: site.url().to_owned(),
+        redis: site.url(),
         version: mqtt::MQTT_VERSION_5,
         folder: folder.to_owned(),
         run,

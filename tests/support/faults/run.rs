@@ -19,7 +19,7 @@ pub fn run(fault: &Fault, setting: Setting, keeper: Keeper) -> Report {
     // Mosquitto 2.0.11 repeats what was half done at QoS 2 when it has been stopped and started.
     let qos_of_subscriber = if setting == Setting::Publishing { 2 } else { 0 };
     let subscriber = Subscriber::start(&broker.url(), TOPIC, qos_of_subscriber);
-    let app = App::start(site.url(), &broker, keeper);
+    let app = App::start(&site.url(), &broker, keeper);
     let mut publisher = Publisher::new(&app.client);
     publisher.start();
     publisher.advance();

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Fault, Way, breaking::Breaking};
+use super::{FAULTS, Fault, Way, breaking::Breaking};
 use crate::support::RedisServer;
 
 /// As whom the program goes to Redis.
@@ -17,7 +17,6 @@ const USER: &[&str] = &["--user", "device", "on", ">secret", "~*", "+@all"];
 pub struct Site {
     redis: Running,
     socket: PathBuf,
-    url: String,
     pub breaking: Option<Breaking>,
     pub script: Option<JoinHandle<()>>,
     pub others: Vec<redis::Connection>,
@@ -36,28 +35,30 @@ enum Running {
 impl Site {
     /// Redis runs, unless it is to come late.
     pub fn start(fault: &Fault) -> Self {
-        let arguments = [USER, fault.arguments].concat();
-        let mut server = match fault.way {
-            Way::Socket => RedisServer::with(&arguments),
-            Way::Breaking => RedisServer::tcp_with(&arguments),
-        };
-        let breaking = (fault.way == Way::Breaking).then(|| Breaking::start(server.port()));
-        let url = match &breaking {
-            Some(breaking) => breaking.url(),
-            None => format!("{}?user=device&pass=secret", server.url()),
-        };
-        let socket = server.socket().to_owned();
-        let redis = match fault.late {
-            None => Running::Yes(server),
-            Some(late) => {
-                server.kill();
-                Running::starting(server, late)
-            }
-        };
+        let mut site = Self::with(fault.arguments, fault.way == Way::Breaking);
+        if let Some(late) = fault.late {
+            site.redis().kill();
+            site.restart_after(late);
+        }
+        site
+    }
+
+    /// One in which every fault that has to do with Redis can happen, one after the other.
+    pub fn of_all_faults() -> Self {
+        let arguments: Vec<&str> = FAULTS
+            .iter()
+            .flat_map(|fault| fault.arguments)
+            .copied()
+            .collect();
+        Self::with(&arguments, true)
+    }
+
+    fn with(arguments: &[&str], can_break: bool) -> Self {
+        let server = RedisServer::tcp_with(&[USER, arguments].concat());
+        let breaking = can_break.then(|| Breaking::start(server.port()));
         Self {
-            redis,
-            socket,
-            url,
+            socket: server.socket().to_owned(),
+            redis: Running::Yes(server),
             breaking,
             script: None,
             others: Vec::new(),
@@ -65,9 +66,16 @@ impl Site {
         }
     }
 
-    /// The URL for the program.
-    pub fn url(&self) -> &str {
-        &self.url
+    /// The URL for the program, over what can break where there is such.
+    pub fn url(&self) -> String {
+        match &self.breaking {
+            Some(breaking) => breaking.url(),
+            None => self.socket_url(),
+        }
+    }
+
+    pub fn socket_url(&self) -> String {
+        format!("unix://{}?user=device&pass=secret", self.socket.display())
     }
 
     pub fn socket(&self) -> &Path {
@@ -87,9 +95,13 @@ impl Site {
 
     /// Starts a server that is not running, without waiting for it.
     pub fn restart_unwaited(&mut self) {
+        self.restart_after(Duration::ZERO);
+    }
+
+    fn restart_after(&mut self, pause: Duration) {
         self.redis();
         if let Running::Yes(server) = mem::replace(&mut self.redis, Running::Changing) {
-            self.redis = Running::starting(server, Duration::ZERO);
+            self.redis = Running::starting(server, pause);
         }
     }
 
