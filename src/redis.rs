@@ -285,7 +285,35 @@ impl Store for RedisStore {
     }
 
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
-        let limit = self.settings.operation_timeout;
+        self.confirm_within(self.settings.operation_timeout, sent, groups)
+    }
+
+    /// However slow the way is, a large value must get through some time.
+    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        const EACH_BYTE: Duration = Duration::from_micros(1);
+        let lengths = groups.iter().copied().flatten().map(|change| match change {
+            Change::Put { value, .. } | Change::SetAside { value, .. } => value.len(),
+            Change::Remove { .. } => 0,
+        });
+        let bytes = u32::try_from(lengths.fold(0, usize::saturating_add)).unwrap_or(u32::MAX);
+        let more = EACH_BYTE.saturating_mul(bytes);
+        let limit = self.settings.operation_timeout.saturating_add(more);
+        self.confirm_within(limit, &[], groups)
+    }
+
+    fn close(&mut self) {
+        self.connection = None;
+        self.hash = None;
+    }
+}
+
+impl RedisStore {
+    fn confirm_within(
+        &mut self,
+        limit: Duration,
+        sent: &[Sent<'_>],
+        groups: &[Group<'_>],
+    ) -> Result<(), Error> {
         self.on_hash("write to", limit, |connection, hash| {
             let gone = sent.iter().filter(|sent| sent.length.is_none());
             let gone = gone.map(|sent| sent.key);
@@ -324,11 +352,6 @@ impl Store for RedisStore {
                 },
             )
         })
-    }
-
-    fn close(&mut self) {
-        self.connection = None;
-        self.hash = None;
     }
 }
 

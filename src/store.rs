@@ -113,6 +113,16 @@ pub trait Store: Send + 'static {
     /// is not as it was sent. Which of the changes happened is then unknown.
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error>;
 
+    /// Makes groups of changes again, and waits until they have happened, while no call waits for
+    /// the store: the more they are, the longer it may take.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`confirm`](Self::confirm).
+    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        self.confirm(&[], groups)
+    }
+
     /// Ends the connection. The records stay.
     fn close(&mut self);
 }
