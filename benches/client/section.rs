@@ -5,6 +5,7 @@ mod flash;
 mod growth;
 mod instrumented;
 mod memory;
+mod neighbour;
 mod offline;
 mod restore;
 mod throughput;
@@ -21,10 +22,11 @@ pub enum Section {
     Commands,
     Flash,
     Growth,
+    Neighbour,
 }
 
 impl Section {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Throughput,
         Self::Instrumented,
         Self::Offline,
@@ -33,6 +35,7 @@ impl Section {
         Self::Commands,
         Self::Flash,
         Self::Growth,
+        Self::Neighbour,
     ];
 
     /// Those with that name.
@@ -49,6 +52,7 @@ impl Section {
             "commands" => Self::Commands,
             "flash" => Self::Flash,
             "growth" => Self::Growth,
+            "neighbour" => Self::Neighbour,
             _ => return None,
         };
         Some(vec![one])
@@ -67,6 +71,7 @@ pub fn run(bench: &mut Bench) {
             Section::Commands => commands::run(bench),
             Section::Flash => flash::run(bench),
             Section::Growth => growth::run(bench),
+            Section::Neighbour => neighbour::run(bench),
         }
     }
 }
