@@ -37,6 +37,8 @@ pub(super) struct Ledger<S> {
     pub(super) index: Index,
     durability: Durability,
     changes: Changes,
+    /// Its memory is used again and again.
+    group: Vec<Key>,
     /// How much was sent since the store was last asked.
     unasked: usize,
     unasked_bytes: usize,
@@ -100,6 +102,7 @@ impl<S: Store> Ledger<S> {
             index,
             durability,
             changes: Changes::default(),
+            group: Vec::new(),
             unasked: 0,
             unasked_bytes: 0,
             newest: None,
@@ -189,22 +192,21 @@ impl<S: Store> Ledger<S> {
         }
         let waits = self.is_to_be_waited_for(waits, bytes);
         let asked: Vec<_> = self.changes.sent().filter(|_| waits).collect();
-        let riding = if waits {
+        let mut riding = if waits {
             self.changes.take_riding()
         } else {
             Vec::new()
         };
-        let mut group = Vec::new();
+        let mut group = std::mem::take(&mut self.group);
         for &key in keys {
             if !group.contains(&key) {
                 self.changes.group(key, &mut group);
             }
         }
-        let riding: Vec<Key> = riding
-            .into_iter()
-            .filter(|key| !group.contains(key))
-            .collect();
+        riding.retain(|key| !group.contains(key));
         self.write(&asked, &[&riding, &group], waits);
+        group.clear();
+        self.group = group;
     }
 
     /// Sends groups of changes, and asks for those that were sent before, where it waits.
@@ -222,38 +224,25 @@ impl<S: Store> Ledger<S> {
         for keys in groups {
             changes.mark_sent(keys);
         }
-        let names: Vec<Vec<Name>> = groups
-            .iter()
-            .map(|keys| keys.iter().map(|key| key.name()).collect())
-            .collect();
-        let groups: Vec<Vec<Change<'_>>> = groups
-            .iter()
-            .zip(&names)
-            .map(|(keys, names)| {
-                let changes = keys.iter().zip(names).map(|(key, name)| {
-                    index
-                        .value(*key)
-                        .map_or(Change::Remove { key: name }, |value| Change::Put {
-                            key: name,
-                            value,
-                        })
-                });
-                changes.collect()
-            })
-            .collect();
-        let groups: Vec<&[Change<'_>]> = groups.iter().map(Vec::as_slice).collect();
-        let changed = if waits {
-            let asked: Vec<(Name, Option<usize>)> = asked
-                .iter()
-                .map(|(key, length)| (key.name(), *length))
-                .collect();
-            let sent = asked.iter().map(|(key, length)| Sent {
-                key,
-                length: *length,
-            });
-            store.confirm(&sent.collect::<Vec<_>>(), &groups)
+        let mut keys = groups.iter().copied().flatten();
+        let changed = if let (Some(key), None) = (keys.next(), keys.next()) {
+            let name = key.name();
+            transmit(store, asked, &[&[change(index, *key, &name)]], waits)
         } else {
-            store.send(&groups)
+            let keys = groups.iter().copied().flatten();
+            let names: Vec<(Key, Name)> = keys.map(|key| (*key, key.name())).collect();
+            let changes = names.iter().map(|(key, name)| change(index, *key, name));
+            let changes: Vec<Change<'_>> = changes.collect();
+            let mut rest = &changes[..];
+            let groups: Vec<&[Change<'_>]> = groups
+                .iter()
+                .filter_map(|keys| {
+                    let (group, others) = rest.split_at_checked(keys.len())?;
+                    rest = others;
+                    Some(group)
+                })
+                .collect();
+            transmit(store, asked, &groups, waits)
         };
         match changed {
             Ok(()) if waits => self.confirmed(),
@@ -454,6 +443,34 @@ impl<S: Store> Ledger<S> {
             error,
         });
     }
+}
+
+/// What the store is to be told of a record.
+fn change<'a>(index: &'a Index, key: Key, name: &'a Name) -> Change<'a> {
+    match index.value(key) {
+        Some(value) => Change::Put { key: name, value },
+        None => Change::Remove { key: name },
+    }
+}
+
+fn transmit(
+    store: &mut impl Store,
+    asked: &[(Key, Option<usize>)],
+    groups: &[&[Change<'_>]],
+    waits: bool,
+) -> Result<(), Error> {
+    if !waits {
+        return store.send(groups);
+    }
+    let asked: Vec<(Name, Option<usize>)> = asked
+        .iter()
+        .map(|(key, length)| (key.name(), *length))
+        .collect();
+    let sent = asked.iter().map(|(key, length)| Sent {
+        key,
+        length: *length,
+    });
+    store.confirm(&sent.collect::<Vec<_>>(), groups)
 }
 
 impl Outage {

@@ -307,7 +307,9 @@ impl<S: Store> Records<S> {
     pub(super) fn clear(&mut self) {
         self.send_held();
         let keys: Vec<Key> = self.ledger.index.keys().collect();
-        self.ledger.remove(&keys, When::Sent);
+        for some in keys.chunks(256) {
+            self.ledger.remove(some, When::Sent);
+        }
         self.ledger.flush();
         self.just_read = None;
         self.version = Version::default();
