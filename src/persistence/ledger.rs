@@ -191,12 +191,11 @@ impl<S: Store> Ledger<S> {
             return;
         }
         let waits = self.is_to_be_waited_for(waits, bytes);
-        let asked: Vec<_> = self.changes.sent().filter(|_| waits).collect();
-        let mut riding = if waits {
-            self.changes.take_riding()
-        } else {
-            Vec::new()
-        };
+        let (mut asked, mut riding) = (Vec::new(), Vec::new());
+        if waits {
+            asked.extend(self.changes.sent());
+            riding = self.changes.take_riding();
+        }
         let mut group = std::mem::take(&mut self.group);
         for &key in keys {
             if !group.contains(&key) {
