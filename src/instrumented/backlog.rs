@@ -2,19 +2,29 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
+    hash::{BuildHasherDefault, Hash, Hasher},
     time::Duration,
 };
 
 use crate::{
     metrics::{KindSeries, LiveSeries, RecordKind},
-    record::{Key, Kind},
+    record::{Key, KeyHasher, Kind},
 };
 
 /// A record by its key, which needs no allocation where Paho wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Id {
     Key(Key),
     Other(Box<str>),
+}
+
+impl Hash for Id {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        match self {
+            Self::Key(key) => key.hash(state),
+            Self::Other(name) => name.hash(state),
+        }
+    }
 }
 
 impl Id {
@@ -57,7 +67,7 @@ struct Queue {
 /// What is live, and the gauges that tell of it.
 pub(super) struct Backlog {
     series: LiveSeries,
-    records: HashMap<Id, Record>,
+    records: HashMap<Id, Record, BuildHasherDefault<KeyHasher>>,
     queues: [Queue; RecordKind::ALL.len()],
     arrivals: u64,
     /// The record that was read last.
@@ -69,7 +79,7 @@ impl Backlog {
     pub(super) fn new(series: LiveSeries) -> Self {
         Self {
             series,
-            records: HashMap::new(),
+            records: HashMap::default(),
             queues: Default::default(),
             arrivals: 0,
             just_read: None,
