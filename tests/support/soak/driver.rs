@@ -219,12 +219,11 @@ impl World {
 
     /// Starts the program that lives throughout once more where it had to give up, or says how else it ended.
     fn end_of_steady(&mut self) -> Option<String> {
-        let Some(status) = self.steady.end() else {
+        let Some(status) = self.steady.end_soon() else {
             return Some(
                 "the program that is steady could not write everything to Redis".to_owned(),
             );
         };
-        self.steady.wait();
         self.outcome.given_up += 1;
         self.outcome.resident = (0, 0);
         self.steady = start_steady(&self.site, &self.broker, &self.account);

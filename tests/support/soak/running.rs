@@ -9,7 +9,7 @@ use std::{
         mpsc::{self, Receiver},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{account::Account, program::Orders};
@@ -76,9 +76,16 @@ impl Running {
         self.answers.recv_timeout(LIMIT * 3).ok()
     }
 
-    /// How it ended, if it has.
-    pub fn end(&mut self) -> Option<ExitStatus> {
-        self.child.try_wait().expect("can be waited for")
+    /// How it ended, if it has, or is about to: it says nothing more a moment before it ends.
+    pub fn end_soon(&mut self) -> Option<ExitStatus> {
+        let started = Instant::now();
+        while started.elapsed() < LIMIT / 4 {
+            if self.child.try_wait().expect("can be waited for").is_some() {
+                return Some(self.wait());
+            }
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        None
     }
 
     /// Waits for its end, and for everything that it said.
