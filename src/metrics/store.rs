@@ -124,18 +124,21 @@ impl StoreFamilies {
 /// What a store can answer with.
 fn errors() -> impl Iterator<Item = ErrorKind> {
     use ErrorKind::{
-        Bind, Damaged, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen, Registration,
+        Bind, Damaged, File, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
+        Registration, Render,
     };
     ErrorKind::ALL.iter().copied().filter(|kind| {
         !matches!(
             kind,
             Bind | Damaged
+                | File
                 | InvalidClientId
                 | InvalidKey
                 | InvalidOption
                 | NotFound
                 | NotOpen
                 | Registration
+                | Render
         )
     })
 }

@@ -38,7 +38,10 @@ use std::{
 
 pub use self::{
     alertmanager::Alertmanager,
-    http::{HttpResponse, http_get, try_http_get},
+    http::{
+        HttpResponse, REQUEST, answer, answer_bytes, answer_of, body, connected, header, http_get,
+        sent, status, try_http_get,
+    },
     mosquitto::Mosquitto,
     process::Server,
     prometheus::{Prometheus, promtool_check_metrics},

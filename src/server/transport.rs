@@ -1,0 +1,78 @@
+//! A connection as bytes, never waited for.
+
+use std::{
+    io::{self, Read, Write},
+    net::Shutdown,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use socket2::Socket;
+
+/// What a connection reads from and writes to. A call that would have to wait fails with
+/// [`WouldBlock`](io::ErrorKind::WouldBlock).
+pub(super) trait Stream: Read + Write {
+    /// Whether there is something to write before more can be read.
+    fn wants_write(&self) -> bool {
+        false
+    }
+
+    /// Nothing more is written; the peer is told so.
+    fn finish(&mut self) -> io::Result<()>;
+}
+
+/// A socket that does not block.
+pub(super) struct Plain(Socket);
+
+impl Plain {
+    pub(super) fn new(socket: Socket) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self(socket))
+    }
+}
+
+impl AsFd for Plain {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Read for Plain {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let (read, _) = recv(&self.0, buffer, RecvFlags::empty())?;
+        Ok(read)
+    }
+}
+
+impl Write for Plain {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A peer that is gone must not end a program that has not switched SIGPIPE off.
+        Ok(send(&self.0, bytes, SendFlags::NOSIGNAL)?)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Plain {
+    fn finish(&mut self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+}
+
+/// How connections are spoken over.
+pub(super) enum Transport {
+    Plain,
+}
+
+/// A connection of either kind.
+pub(super) type Wire = Plain;
+
+impl Transport {
+    pub(super) fn open(&self, socket: Socket) -> io::Result<Wire> {
+        match self {
+            Self::Plain => Plain::new(socket),
+        }
+    }
+}
