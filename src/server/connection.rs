@@ -33,7 +33,7 @@ pub(super) struct Connection<S> {
     stream: S,
     state: State,
     /// When it came.
-    pub(super) since: Instant,
+    since: Instant,
     /// When it is to end, or its peer to be told that it is too slow.
     pub(super) deadline: Instant,
 }
@@ -75,6 +75,9 @@ pub(super) enum Standing {
     Unasked,
     /// It does not read.
     Stalled,
+    /// It reads, as far as one can tell yet.
+    Sent,
+    /// Its answer is being looked up.
     Served,
 }
 
@@ -106,8 +109,17 @@ impl<S: Stream> Connection<S> {
             State::Writing(outgoing) if now.duration_since(outgoing.last_written) >= STALLED => {
                 Standing::Stalled
             }
-            State::Asking | State::Writing(_) => Standing::Served,
+            State::Writing(_) => Standing::Sent,
+            State::Asking => Standing::Served,
             State::LettingGo { .. } => Standing::Done,
+        }
+    }
+
+    /// Since when nothing has come of it.
+    pub(super) fn idle_since(&self) -> Instant {
+        match &self.state {
+            State::Writing(outgoing) => outgoing.last_written,
+            _ => self.since,
         }
     }
 
@@ -156,7 +168,11 @@ impl<S: Stream> Connection<S> {
             State::Reading(_) => 408,
             // A collector takes its time.
             State::Asking => 503,
-            State::Writing(_) | State::LettingGo { .. } => return Next::Close,
+            State::Writing(_) => {
+                self.stream.abandon();
+                return Next::Close;
+            }
+            State::LettingGo { .. } => return Next::Close,
         };
         self.answer(Response::refusal(status), terms);
         self.advance(terms)
@@ -169,6 +185,9 @@ impl<S: Stream> Connection<S> {
         }
         // Until it would have to wait.
         let _ = self.advance(terms);
+        if let State::Writing(_) = self.state {
+            self.stream.abandon();
+        }
     }
 
     fn read(&mut self, terms: &Terms) -> io::Result<Option<Next>> {

@@ -11,6 +11,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -90,11 +91,15 @@ impl Listener {
         Ok(listener)
     }
 
-    pub(super) fn accept(&self) -> io::Result<(Socket, Origin)> {
+    /// One more connection, which the system gives up when its peer takes nothing for so long.
+    pub(super) fn accept(&self, patience: Duration) -> io::Result<(Socket, Origin)> {
         let (socket, peer) = self.socket.accept()?;
         if self.file.is_none() {
             // What is written is complete, so there is nothing to wait for. It works without, too.
             drop(socket.set_tcp_nodelay(true));
+            // A peer that vanished is not sent its answer for ever after it was closed.
+            #[cfg(any(target_os = "android", target_os = "linux"))]
+            drop(socket.set_tcp_user_timeout(Some(patience)));
         }
         Ok((socket, Origin::of(&peer)))
     }

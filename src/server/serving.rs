@@ -254,7 +254,10 @@ impl Serving {
 
     fn accept(&mut self) {
         for _ in 0..BURST {
-            match self.listener.accept() {
+            if self.is_full() && self.someone_waits() {
+                self.make_room();
+            }
+            match self.listener.accept(self.terms.limits.response_timeout) {
                 Ok((socket, origin)) => {
                     self.is_failing = false;
                     self.admit(socket, origin);
@@ -262,7 +265,10 @@ impl Serving {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
-                    // Out of file descriptors, say.
+                    // Out of file descriptors, say, which is told even where nobody waits.
+                    if !self.someone_waits() {
+                        return;
+                    }
                     if self.reserve.take().is_some() || self.make_room() {
                         continue;
                     }
@@ -276,6 +282,16 @@ impl Serving {
         }
     }
 
+    fn is_full(&self) -> bool {
+        self.admitted.len() >= self.terms.limits.max_connections
+    }
+
+    /// Whether there is a connection to accept.
+    fn someone_waits(&self) -> bool {
+        let mut polled = [PollFd::new(&self.listener, PollFlags::IN)];
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|told| told > 0)
+    }
+
     fn admit(&mut self, socket: Socket, origin: Origin) {
         let stream = match self.transport.open(socket) {
             Ok(stream) => stream,
@@ -285,7 +301,7 @@ impl Serving {
             }
         };
         let connection = Connection::new(stream, &self.terms);
-        if self.admitted.len() >= self.terms.limits.max_connections && !self.make_room() {
+        if self.is_full() {
             debug!("a metrics connection is refused");
             connection.give_way(&self.terms);
             return;
@@ -329,20 +345,27 @@ impl Serving {
     }
 
     /// Of those with the lowest standing one of the origin that has the most of them, and of these
-    /// the oldest: nobody can drive out others with connections of his own.
+    /// the one of which nothing has come for longest: nobody can drive out others with connections of
+    /// his own.
     fn least_needed(&self, now: Instant) -> Option<usize> {
         let standing = |one: &Admitted| one.connection.standing(now);
         let lowest = self.admitted.iter().map(standing).min()?;
-        if lowest == Standing::Served {
-            return None;
-        }
         let candidates = || self.admitted.iter().filter(|one| standing(one) == lowest);
         let crowd = |origin| candidates().filter(|one| one.origin == origin).count();
         let chosen = candidates().max_by(|one, other| {
-            let age = other.connection.since.cmp(&one.connection.since);
-            crowd(one.origin).cmp(&crowd(other.origin)).then(age)
+            let idle = other
+                .connection
+                .idle_since()
+                .cmp(&one.connection.idle_since());
+            crowd(one.origin).cmp(&crowd(other.origin)).then(idle)
         })?;
-        self.position(chosen.id)
+        let can_end = match lowest {
+            Standing::Done | Standing::Unasked | Standing::Stalled => true,
+            // One that asks again and again, and never reads, would have all of them.
+            Standing::Sent => crowd(chosen.origin) > (self.terms.limits.max_connections / 2).max(1),
+            Standing::Served => false,
+        };
+        can_end.then(|| self.position(chosen.id)).flatten()
     }
 
     /// Ends those that have been reading for longest, as long as the answers that are kept for readers

@@ -4,6 +4,7 @@ use std::{
     io::{self, Read, Write},
     net::Shutdown,
     os::fd::{AsFd, BorrowedFd},
+    time::Duration,
 };
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
@@ -19,6 +20,9 @@ pub(super) trait Stream: Read + Write {
 
     /// Nothing more is written; the peer is told so.
     fn finish(&mut self) -> io::Result<()>;
+
+    /// What has been written, and is not read, is not kept for the peer when this is closed.
+    fn abandon(&mut self) {}
 }
 
 /// A socket that does not block.
@@ -58,6 +62,11 @@ impl Write for Plain {
 impl Stream for Plain {
     fn finish(&mut self) -> io::Result<()> {
         self.0.shutdown(Shutdown::Write)
+    }
+
+    fn abandon(&mut self) {
+        // Otherwise the system keeps it for minutes, of every connection of one that never reads.
+        drop(self.0.set_linger(Some(Duration::ZERO)));
     }
 }
 
