@@ -7,6 +7,7 @@ pub mod fuzzing;
 mod gather;
 mod listen;
 mod options;
+mod page;
 mod ready;
 mod request;
 mod response;
@@ -46,6 +47,7 @@ use crate::Error;
 ///
 /// | path | answer |
 /// |---|---|
+/// | `/` | a page for people, which keeps itself up to date |
 /// | `/metrics` | the metrics, compressed with gzip for whoever accepts it |
 /// | `/-/ready` | 200 while the store of every client can be used, else 503 and the clients |
 /// | `/-/healthy` | 200 |

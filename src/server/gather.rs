@@ -19,6 +19,7 @@ use prometheus::{Registry, proto::MetricFamily};
 use tracing::warn;
 
 use super::{
+    page::page,
     ready,
     response::{Kind, Response},
     route::{Ask, Question},
@@ -167,11 +168,10 @@ impl Gathering {
     }
 }
 
-/// The answers from one reading, each made once however many ask.
+/// The answers from one reading, each body made once however many ask.
 pub(super) struct Answers<'a> {
     families: &'a [MetricFamily],
-    metrics: Option<Arc<Vec<u8>>>,
-    compressed: Option<Arc<Vec<u8>>>,
+    bodies: Vec<(Kind, bool, Arc<Vec<u8>>)>,
     failure: Option<Error>,
 }
 
@@ -179,37 +179,42 @@ impl<'a> Answers<'a> {
     pub(super) fn of(families: &'a [MetricFamily]) -> Self {
         Self {
             families,
-            metrics: None,
-            compressed: None,
+            bodies: Vec::new(),
             failure: None,
         }
     }
 
     pub(super) fn to(&mut self, ask: Ask) -> Response {
-        match ask.question {
-            Question::IsReady => ready::response(self.families),
-            Question::Metrics => self.metrics(ask.accepts_gzip).unwrap_or_else(|error| {
+        let kind = match ask.question {
+            Question::IsReady => return ready::response(self.families),
+            Question::Metrics => Kind::Metrics,
+            Question::Page => Kind::Page,
+        };
+        match self.body(kind, ask.accepts_gzip) {
+            Ok(body) => Response::new(200, kind, body).compressed(ask.accepts_gzip),
+            Err(error) => {
                 self.failure = Some(error);
                 Response::refusal(500)
-            }),
+            }
         }
     }
 
-    fn metrics(&mut self, is_compressed: bool) -> Result<Response, Error> {
-        let text = match &self.metrics {
-            Some(text) => Arc::clone(text),
-            None => Arc::new(as_text(self.families)?.into_bytes()),
-        };
-        self.metrics = Some(Arc::clone(&text));
-        let body = match &self.compressed {
-            _ if !is_compressed => text,
-            Some(body) => Arc::clone(body),
-            None => Arc::new(compress(&text)),
-        };
-        if is_compressed {
-            self.compressed = Some(Arc::clone(&body));
+    fn body(&mut self, kind: Kind, is_compressed: bool) -> Result<Arc<Vec<u8>>, Error> {
+        let mut made = self.bodies.iter();
+        let found = made.find(|(of, compressed, _)| (*of, *compressed) == (kind, is_compressed));
+        if let Some((_, _, body)) = found {
+            return Ok(Arc::clone(body));
         }
-        Ok(Response::new(200, Kind::Metrics, body).compressed(is_compressed))
+        let body = if is_compressed {
+            compress(&self.body(kind, false)?)
+        } else if kind == Kind::Page {
+            page(self.families).into_bytes()
+        } else {
+            as_text(self.families)?.into_bytes()
+        };
+        let body = Arc::new(body);
+        self.bodies.push((kind, is_compressed, Arc::clone(&body)));
+        Ok(body)
     }
 }
 

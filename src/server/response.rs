@@ -2,6 +2,8 @@
 
 use std::{fmt::Write as _, sync::Arc};
 
+use super::page;
+
 pub(super) struct Response {
     status: u16,
     kind: Kind,
@@ -17,6 +19,7 @@ pub(super) struct Response {
 pub(super) enum Kind {
     Text,
     Metrics,
+    Page,
 }
 
 impl Kind {
@@ -25,12 +28,14 @@ impl Kind {
             Self::Text => "text/plain; charset=utf-8",
             // The prometheus crate's own constant leaves out the character set.
             Self::Metrics => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Page => "text/html; charset=utf-8",
         }
     }
 
     const fn security_policy(self) -> &'static str {
         match self {
             Self::Text | Self::Metrics => "default-src 'none'; frame-ancestors 'none'",
+            Self::Page => page::SECURITY_POLICY,
         }
     }
 }

@@ -20,6 +20,7 @@ pub(super) struct Ask {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Question {
     Metrics,
+    Page,
     IsReady,
 }
 
@@ -32,6 +33,7 @@ pub(super) fn route(request: &Request, credentials: &Credentials) -> Route {
     }
     let question = match request.path.as_str() {
         "/metrics" => Some(Question::Metrics),
+        "/" => Some(Question::Page),
         "/-/ready" => Some(Question::IsReady),
         "/-/healthy" => None,
         _ => {

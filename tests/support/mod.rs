@@ -8,6 +8,7 @@
 
 mod alertmanager;
 pub mod broker;
+mod chromium;
 #[cfg(feature = "redis")]
 pub mod crash;
 pub mod dashboard;
@@ -38,6 +39,7 @@ use std::{
 
 pub use self::{
     alertmanager::Alertmanager,
+    chromium::Chromium,
     http::{
         HttpResponse, REQUEST, answer, answer_bytes, answer_of, body, connected, header, http_get,
         sent, status, try_http_get,
