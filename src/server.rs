@@ -13,6 +13,8 @@ mod request;
 mod response;
 mod route;
 mod serving;
+#[cfg(feature = "server-tls")]
+mod tls;
 mod transport;
 
 use std::{

@@ -201,7 +201,12 @@ fn a_secret_that_cannot_be_used_is_refused_and_not_shown() {
 
 #[test]
 fn who_accepts_gzip_gets_the_same_compressed() {
-    let (registry, _persistence) = registry();
+    let registry = Registry::new();
+    let sizes = IntGaugeVec::new(Opts::new("sizes", "Sizes."), &["room"]).unwrap();
+    registry.register(Box::new(sizes.clone())).unwrap();
+    for room in 0..300 {
+        sizes.with_label_values(&[format!("room {room}")]).set(room);
+    }
     let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
     let get = |headers: &str| {
         let mut stream = connected(server.local_addr());
@@ -229,7 +234,7 @@ fn who_accepts_gzip_gets_the_same_compressed() {
         .read_to_string(&mut text)
         .unwrap();
     assert_eq!(text, render(&registry).unwrap());
-    assert!(compressed.len() * 5 < text.len(), "{}", compressed.len());
+    assert!(compressed.len() * 4 < text.len(), "{}", compressed.len());
 
     for plainly in [
         "",

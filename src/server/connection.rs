@@ -136,7 +136,7 @@ impl<S: Stream> Connection<S> {
         loop {
             let done = match &mut self.state {
                 State::Reading(_) => self.read(terms),
-                State::Asking => return Next::Wait,
+                State::Asking => self.stream.flush().map(|()| Some(Next::Wait)),
                 State::Writing(_) => self.write(),
                 State::LettingGo { .. } => self.pass_over(),
             };

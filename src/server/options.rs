@@ -9,6 +9,8 @@ use std::{
 
 use prometheus::Registry;
 
+#[cfg(feature = "server-tls")]
+use super::tls;
 use super::{
     MetricsServer, Place,
     auth::{Credentials, Secret},
@@ -53,6 +55,8 @@ pub struct MetricsServerBuilder {
     registry: Registry,
     limits: Limits,
     secrets: Vec<Secret>,
+    #[cfg(feature = "server-tls")]
+    tls: tls::Files,
 }
 
 impl MetricsServerBuilder {
@@ -61,6 +65,8 @@ impl MetricsServerBuilder {
             registry,
             limits: Limits::default(),
             secrets: Vec::new(),
+            #[cfg(feature = "server-tls")]
+            tls: tls::Files::default(),
         }
     }
 
@@ -146,12 +152,36 @@ impl MetricsServerBuilder {
         self
     }
 
+    /// The certificate of this server, with those between it and its authority, and its key, both in
+    /// PEM. They are read when the address is bound. Only TLS is spoken then, 1.2 or 1.3.
+    ///
+    /// Defaults to none.
+    #[cfg(feature = "server-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
+    #[must_use]
+    pub fn tls(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        let [certificate, key] = [certificate.as_ref(), key.as_ref()].map(Path::to_owned);
+        self.tls.identity = Some((certificate, key));
+        self
+    }
+
+    /// The authorities, in PEM, of which every client has to have a certificate. It takes TLS.
+    ///
+    /// Defaults to none: clients need no certificate.
+    #[cfg(feature = "server-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
+    #[must_use]
+    pub fn tls_client_authority(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.client_authority = Some(path.into());
+        self
+    }
+
     /// Binds the first of the addresses that can be bound, and serves from now on.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`] for a limit of zero, for a secret that cannot be used, and for a
-    /// file that cannot be read; [`ErrorKind::Bind`] where none of the addresses can be bound.
+    /// [`ErrorKind::InvalidOption`] for a limit of zero, for a secret or certificate that cannot be used,
+    /// and for a file that cannot be read; [`ErrorKind::Bind`] where none of the addresses can be bound.
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
         let (registry, checked) = self.check()?;
         let (listener, address) = Listener::bind(address)?;
@@ -179,12 +209,17 @@ impl MetricsServerBuilder {
             registry,
             limits,
             secrets,
+            #[cfg(feature = "server-tls")]
+            tls,
         } = self;
         check(limits)?;
+        let transport = Transport::Plain;
+        #[cfg(feature = "server-tls")]
+        let transport = tls.read()?.map_or(transport, Transport::Tls);
         let checked = Checked {
             limits,
             credentials: Credentials::read(secrets)?,
-            transport: Transport::Plain,
+            transport,
         };
         Ok((registry, checked))
     }

@@ -25,7 +25,7 @@ use super::{
     connection::{Connection, Next, Standing, Terms},
     gather::Gatherer,
     listen::{Listener, Origin},
-    transport::Transport,
+    transport::{Transport, Wire},
 };
 
 /// How many connections are accepted before those that are there have their turn again.
@@ -59,7 +59,7 @@ pub(super) struct Serving {
 struct Admitted {
     id: u64,
     origin: Origin,
-    connection: Connection<super::transport::Wire>,
+    connection: Connection<Wire>,
 }
 
 /// What `poll` tells.

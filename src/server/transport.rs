@@ -1,5 +1,7 @@
 //! A connection as bytes, never waited for.
 
+#[cfg(feature = "server-tls")]
+use std::sync::Arc;
 use std::{
     io::{self, Read, Write},
     net::Shutdown,
@@ -9,6 +11,9 @@ use std::{
 
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
+
+#[cfg(feature = "server-tls")]
+use super::tls::Tls;
 
 /// What a connection reads from and writes to. A call that would have to wait fails with
 /// [`WouldBlock`](io::ErrorKind::WouldBlock).
@@ -73,15 +78,78 @@ impl Stream for Plain {
 /// How connections are spoken over.
 pub(super) enum Transport {
     Plain,
+    #[cfg(feature = "server-tls")]
+    Tls(Arc<rustls::ServerConfig>),
 }
-
-/// A connection of either kind.
-pub(super) type Wire = Plain;
 
 impl Transport {
     pub(super) fn open(&self, socket: Socket) -> io::Result<Wire> {
+        let socket = Plain::new(socket)?;
         match self {
-            Self::Plain => Plain::new(socket),
+            Self::Plain => Ok(Wire::Plain(socket)),
+            #[cfg(feature = "server-tls")]
+            Self::Tls(config) => Ok(Wire::Tls(Box::new(Tls::new(config, socket)?))),
         }
+    }
+}
+
+/// A connection of either kind.
+pub(super) enum Wire {
+    Plain(Plain),
+    #[cfg(feature = "server-tls")]
+    Tls(Box<Tls>),
+}
+
+impl Wire {
+    fn stream(&mut self) -> &mut dyn Stream {
+        match self {
+            Self::Plain(stream) => stream,
+            #[cfg(feature = "server-tls")]
+            Self::Tls(stream) => &mut **stream,
+        }
+    }
+}
+
+impl AsFd for Wire {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(stream) => stream.as_fd(),
+            #[cfg(feature = "server-tls")]
+            Self::Tls(stream) => stream.as_fd(),
+        }
+    }
+}
+
+impl Read for Wire {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream().read(buffer)
+    }
+}
+
+impl Write for Wire {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.stream().write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream().flush()
+    }
+}
+
+impl Stream for Wire {
+    fn wants_write(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.wants_write(),
+            #[cfg(feature = "server-tls")]
+            Self::Tls(stream) => stream.wants_write(),
+        }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        self.stream().finish()
+    }
+
+    fn abandon(&mut self) {
+        self.stream().abandon();
     }
 }

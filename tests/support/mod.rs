@@ -8,6 +8,7 @@
 
 mod alertmanager;
 pub mod broker;
+pub mod certificates;
 mod chromium;
 #[cfg(feature = "redis")]
 pub mod crash;
