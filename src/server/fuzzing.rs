@@ -2,7 +2,10 @@
 
 #![allow(missing_docs, missing_debug_implementations)]
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    time::UNIX_EPOCH,
+};
 
 use prometheus::{IntCounter, Registry};
 
@@ -68,7 +71,9 @@ pub fn exchange(sent: &[u8], manner: Manner) -> Vec<u8> {
             }
             Next::Ask(ask) => {
                 let families = registry().gather();
-                let response = Answers::of(&families).to(ask).head_only(ask.head_only);
+                let response = Answers::of(&families, UNIX_EPOCH)
+                    .to(ask)
+                    .head_only(ask.head_only);
                 connection.answer(response, &terms);
             }
         }

@@ -11,7 +11,7 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread::{self, JoinHandle},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use flate2::{Compression, write::GzEncoder};
@@ -151,7 +151,7 @@ impl Gathering {
                 return asks.iter().map(|_| Response::refusal(500)).collect();
             }
         };
-        let mut answers = Answers::of(&families);
+        let mut answers = Answers::of(&families, SystemTime::now());
         let responses = asks.iter().map(|ask| answers.to(*ask)).collect();
         match answers.failure {
             Some(error) => self.complain(&error),
@@ -171,14 +171,16 @@ impl Gathering {
 /// The answers from one reading, each body made once however many ask.
 pub(super) struct Answers<'a> {
     families: &'a [MetricFamily],
+    now: SystemTime,
     bodies: Vec<(Kind, bool, Arc<Vec<u8>>)>,
     failure: Option<Error>,
 }
 
 impl<'a> Answers<'a> {
-    pub(super) fn of(families: &'a [MetricFamily]) -> Self {
+    pub(super) fn of(families: &'a [MetricFamily], now: SystemTime) -> Self {
         Self {
             families,
+            now,
             bodies: Vec::new(),
             failure: None,
         }
@@ -208,7 +210,7 @@ impl<'a> Answers<'a> {
         let body = if is_compressed {
             compress(&self.body(kind, false)?)
         } else if kind == Kind::Page {
-            page(self.families).into_bytes()
+            page(self.families, self.now).into_bytes()
         } else {
             as_text(self.families)?.into_bytes()
         };

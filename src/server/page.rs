@@ -42,8 +42,8 @@ struct Client<'a> {
 }
 
 /// The whole page.
-pub(super) fn page(families: &[MetricFamily]) -> String {
-    let now = SystemTime::now()
+pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
+    let now = now
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64();
