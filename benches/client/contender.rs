@@ -1,14 +1,21 @@
 //! The ways to keep messages that are compared.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    thread,
+    time::{Duration, Instant},
+};
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::{
-    Durability, MemoryPersistence, PersistenceMetrics, RedisOptions, RedisPersistence,
-    prometheus::Registry,
+    Durability, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisOptions,
+    RedisPersistence, prometheus::Registry,
 };
 
-use crate::{job::Addresses, support::direct::Direct};
+use crate::{
+    job::Addresses,
+    support::{direct::Direct, http_get},
+};
 
 /// The options of a `RedisPersistence`, but for where it is.
 type Builder = fn() -> RedisOptions;
@@ -30,6 +37,7 @@ pub struct Contender {
     pub name: String,
     pub store: Store,
     instrumented: bool,
+    scraped: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +74,7 @@ pub fn all() -> Vec<Contender> {
         name: name.to_owned(),
         store,
         instrumented: false,
+        scraped: false,
     };
     let mut all = vec![plain(NONE, Store::None)];
     all.extend(plain("memory", Store::Memory).and_instrumented());
@@ -85,13 +94,18 @@ pub fn all() -> Vec<Contender> {
 }
 
 impl Contender {
-    fn and_instrumented(self) -> [Self; 2] {
+    fn and_instrumented(self) -> [Self; 3] {
         let instrumented = Self {
             name: format!("{}, instrumented", self.name),
             instrumented: true,
             ..self
         };
-        [self, instrumented]
+        let scraped = Self {
+            name: format!("{}, scraped", instrumented.name),
+            scraped: true,
+            ..instrumented
+        };
+        [self, instrumented, scraped]
     }
 
     /// Whether a new process finds what an earlier one kept.
@@ -115,6 +129,10 @@ impl Contender {
 
     pub fn is_instrumented(&self) -> bool {
         self.instrumented
+    }
+
+    pub fn is_scraped(&self) -> bool {
+        self.scraped
     }
 
     /// Has the client use it.
@@ -150,10 +168,29 @@ impl Contender {
         persistence: paho_mqtt_redis::Persistence<S>,
     ) -> mqtt::CreateOptionsBuilder {
         if self.instrumented {
-            let metrics = PersistenceMetrics::register(&Registry::new()).expect("a new registry");
+            let registry = Registry::new();
+            let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
+            if self.scraped {
+                scrape(registry);
+            }
             options.user_persistence(persistence.instrument(&metrics))
         } else {
             options.user_persistence(persistence)
         }
     }
+}
+
+/// Serves the metrics, and scrapes them ten times a second until the process ends.
+fn scrape(registry: Registry) {
+    const INTERVAL: Duration = Duration::from_millis(100);
+    let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
+    thread::spawn(move || {
+        let mut next = Instant::now();
+        loop {
+            let (status, _, _) = http_get(server.local_addr(), "/metrics");
+            assert_eq!(status, 200);
+            next += INTERVAL;
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+    });
 }

@@ -7,6 +7,7 @@ mod instrumented;
 mod memory;
 mod offline;
 mod restore;
+mod scraped;
 mod throughput;
 
 use crate::rounds::Bench;
@@ -15,6 +16,7 @@ use crate::rounds::Bench;
 pub enum Section {
     Throughput,
     Instrumented,
+    Scraped,
     Offline,
     Restore,
     Memory,
@@ -24,9 +26,10 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Throughput,
         Self::Instrumented,
+        Self::Scraped,
         Self::Offline,
         Self::Restore,
         Self::Memory,
@@ -43,6 +46,7 @@ impl Section {
         let one = match name {
             "throughput" => Self::Throughput,
             "instrumented" => Self::Instrumented,
+            "scraped" => Self::Scraped,
             "offline" => Self::Offline,
             "restore" => Self::Restore,
             "memory" => Self::Memory,
@@ -61,6 +65,7 @@ pub fn run(bench: &mut Bench) {
         match section {
             Section::Throughput => throughput::run(bench),
             Section::Instrumented => instrumented::run(bench),
+            Section::Scraped => scraped::run(bench),
             Section::Offline => offline::run(bench),
             Section::Restore => restore::run(bench),
             Section::Memory => memory::run(bench),

@@ -1,0 +1,55 @@
+//! What being scraped ten times a second costs of the messages a second.
+
+use std::time::Duration;
+
+use super::throughput::rate;
+use crate::{
+    contender::Store,
+    job::{Load, Work},
+    rounds::Bench,
+    table::{self, spread, three_places, whole},
+};
+
+/// The difference is smaller than that between two rounds, so that it takes many.
+const TIMES: usize = 4;
+
+pub fn run(bench: &mut Bench) {
+    let quick = bench.options.quick;
+    let load = Load {
+        qos: 1,
+        payload: 100,
+        in_flight: 100,
+        messages: usize::MAX,
+        // Ten scrapes at least.
+        lasting: Duration::from_millis(if quick { 200 } else { 1_000 }),
+    };
+    let contenders = bench.contenders(|contender| {
+        matches!(contender.store, Store::Memory | Store::Ours(..)) && contender.is_instrumented()
+            || contender.is_scraped()
+    });
+    let rounds = bench.options.rounds * TIMES;
+    let results = bench.alternate(&contenders, rounds, "scraped", Work::Publish, load);
+    let mut rows = Vec::new();
+    for (contender, series) in results.rows(rate) {
+        let Some(scraped) = results.series(&format!("{}, scraped", contender.name), rate) else {
+            continue;
+        };
+        rows.push(vec![
+            contender.name.clone(),
+            spread(&series, whole),
+            spread(&scraped, whole),
+            spread(&scraped.ratios(&series), three_places),
+        ]);
+    }
+    let columns = ["", "messages/s", "scraped: messages/s", "× not scraped"].map(str::to_owned);
+    let about = format!(
+        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a thread of the same process, so that what it takes itself is \
+         in it too."
+    );
+    table::print(
+        "What being scraped ten times a second costs",
+        &about,
+        &columns,
+        &rows,
+    );
+}
