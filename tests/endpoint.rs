@@ -482,3 +482,29 @@ fn a_peer_that_is_gone_does_not_end_the_program() {
         (status(&with(&server, "")) == "200").then_some(())
     });
 }
+
+#[test]
+fn answers_that_nobody_reads_are_not_kept_without_end() {
+    const LENGTH: usize = 8 << 20;
+    let registry = Registry::new();
+    let counter = IntCounter::new("long_total", "x".repeat(LENGTH)).unwrap();
+    registry.register(Box::new(counter)).unwrap();
+    let server = MetricsServer::builder(registry)
+        .response_timeout(LIMIT)
+        .bind(ANY)
+        .unwrap();
+    // Each gets a text of its own, since the one before has begun.
+    let mut readers: Vec<_> = (0..3)
+        .map(|_| {
+            let mut stream = connected(server.local_addr());
+            stream.write_all(REQUEST).unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            stream
+        })
+        .collect();
+    let mut last = readers.pop().unwrap();
+    for stream in &mut readers {
+        assert!(answer_bytes(stream).len() < LENGTH, "it was given up");
+    }
+    assert!(answer_bytes(&mut last).len() > LENGTH, "it is whole");
+}

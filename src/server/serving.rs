@@ -390,10 +390,11 @@ impl Serving {
                 .filter(|(_, one)| one.connection.body().is_some())
                 .min_by_key(|(_, one)| one.connection.deadline)
                 .map(|(position, _)| position);
-            match longest.and_then(|position| self.remove(position)) {
-                Some(_) => debug!("a metrics connection that reads slowly is ended"),
-                None => return,
-            }
+            let Some(one) = longest.and_then(|position| self.remove(position)) else {
+                return;
+            };
+            debug!("a metrics connection that reads slowly is ended");
+            one.connection.give_way(&self.terms);
         }
     }
 }

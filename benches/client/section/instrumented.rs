@@ -64,6 +64,6 @@ pub fn run(bench: &mut Bench) {
 }
 
 /// Microseconds of processor time a message.
-fn busy(measured: &Measured) -> f64 {
+pub fn busy(measured: &Measured) -> f64 {
     measured.busy * 1e6 / measured.messages
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use super::throughput::rate;
+use super::{instrumented::busy, throughput::rate};
 use crate::{
-    contender::Store,
+    contender::Contender,
     job::{Load, Work},
     rounds::Bench,
-    table::{self, spread, three_places, whole},
+    table::{self, spread, three_places, two_places, whole},
 };
 
 /// The difference is smaller than that between two rounds, so that it takes many.
@@ -23,28 +23,33 @@ pub fn run(bench: &mut Bench) {
         // Ten scrapes at least.
         lasting: Duration::from_millis(if quick { 200 } else { 1_000 }),
     };
-    let contenders = bench.contenders(|contender| {
-        matches!(contender.store, Store::Memory | Store::Ours(..)) && contender.is_instrumented()
-            || contender.is_scraped()
-    });
+    let mut contenders = bench.contenders(|contender| contender.is_instrumented());
+    // The others that there always are have nothing to be compared with here.
+    contenders.retain(Contender::is_instrumented);
     let rounds = bench.options.rounds * TIMES;
     let results = bench.alternate(&contenders, rounds, "scraped", Work::Publish, load);
     let mut rows = Vec::new();
     for (contender, series) in results.rows(rate) {
-        let Some(scraped) = results.series(&format!("{}, scraped", contender.name), rate) else {
+        let name = format!("{}, scraped", contender.name);
+        let Some(scraped) = results.series(&name, rate) else {
             continue;
         };
+        let [busy, scraped_busy] = [contender.name.clone(), name]
+            .map(|name| results.series(&name, busy).unwrap_or_default());
         rows.push(vec![
             contender.name.clone(),
             spread(&series, whole),
             spread(&scraped, whole),
             spread(&scraped.ratios(&series), three_places),
+            spread(&busy, two_places),
+            spread(&scraped_busy, two_places),
+            table::median(&scraped_busy.ratios(&busy), three_places),
         ]);
     }
     let columns = ["", "messages/s", "scraped: messages/s", "× not scraped"].map(str::to_owned);
     let about = format!(
         "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a thread of the same process, so that what it takes itself is \
-         in it too."
+         in it too. The processor time of the client for a message, of all its threads, is steadier than the messages a second."
     );
     table::print(
         "What being scraped ten times a second costs",
