@@ -1,5 +1,6 @@
 //! [`Persistence`]: the only place that knows what Paho asks of its records.
 
+mod changes;
 mod command;
 mod complaints;
 mod events;
@@ -62,8 +63,8 @@ use telling::Telling;
 /// memory, and a thread of the persistence connects again and writes what the store lacks. How it is
 /// can be asked of [`health`](Self::health), and is told to a [`StoreObserver`] and the log.
 ///
-/// Dropping it closes it, where Paho has not: what is held is sent, which takes as long as any other
-/// call where the store is away, and the connection ends. The records stay.
+/// Dropping it closes it, where Paho has not: what is held is sent, and the connection ends. Where the
+/// store is away that takes up to twice as long as any other call may. The records stay.
 pub struct Persistence<S: Store> {
     /// As it was opened for, so that the log can name it.
     client_id: String,
@@ -234,23 +235,25 @@ impl<S: Store> Persistence<S> {
         open.end();
         shared.wake(&mut state);
         let until = deadline(shared.settings.patience);
-        let is_away = |state: &State<S>| {
+        let is_worth_waiting = |state: &State<S>| {
             let outage = state.open.as_ref().and_then(|open| open.ledger.outage());
-            outage.is_some()
+            outage.is_some_and(|outage| !outage.waited_for)
         };
         let mut is_over = false;
-        while is_away(&state) && !is_over {
+        while is_worth_waiting(&state) && !is_over {
             (state, is_over) = shared.wait(state, until);
         }
         state.closing = true;
         shared.changed.notify_all();
-        // What recovers it gives it back as it is.
+        // What recovers it gives it back as it is, or closes it when it comes to that.
         let is_lent = |state: &State<S>| {
             let open = state.open.as_ref();
             open.is_some_and(|open| open.ledger.store().is_none())
         };
-        while is_lent(&state) {
-            (state, _) = shared.wait(state, deadline(shared.settings.open_timeout));
+        let until = deadline(shared.settings.patience);
+        is_over = false;
+        while is_lent(&state) && !is_over {
+            (state, is_over) = shared.wait(state, until);
         }
         let Some(mut open) = state.open.take() else {
             return (Ok(()), None);

@@ -1,7 +1,9 @@
 //! The keys that Paho gives its records, and what their names say.
 
 use std::{
+    collections::HashMap,
     fmt,
+    hash::{BuildHasherDefault, Hash, Hasher},
     io::Write,
     ops::{Deref, Range},
 };
@@ -43,7 +45,7 @@ impl Kind {
 }
 
 /// A key as Paho writes it: a stem, which tells the kind and the MQTT version, and a number.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) kind: Kind,
     /// Written by a client of MQTT 5, whose records carry properties.
@@ -127,14 +129,16 @@ impl Key {
     }
 
     /// The keys under which Paho may have what is of one message in flight, this one included.
-    pub(crate) fn siblings(self) -> Vec<Self> {
+    pub(crate) fn siblings(self) -> impl Iterator<Item = Self> {
         let kinds: &[Kind] = match self.kind {
-            Kind::Command | Kind::Undelivered => return vec![self],
             Kind::SentPublish | Kind::SentPubrel => &[Kind::SentPublish, Kind::SentPubrel],
+            Kind::Command => &[Kind::Command],
+            Kind::Undelivered => &[Kind::Undelivered],
             Kind::ReceivedPublish => &[Kind::ReceivedPublish],
         };
-        let keys = kinds.iter().map(|kind| self.with_kind(*kind));
-        keys.flat_map(|key| [key, key.other_version()]).collect()
+        let versions = if self.is_queued() { 1 } else { 2 };
+        let keys = kinds.iter().map(move |kind| self.with_kind(*kind));
+        keys.flat_map(move |key| [key, key.other_version()].into_iter().take(versions))
     }
 
     pub(crate) fn with_kind(self, kind: Kind) -> Self {
@@ -165,6 +169,39 @@ impl Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.stem(), self.number)
+    }
+}
+
+/// What is looked up at every call.
+pub(crate) type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<KeyHasher>>;
+
+/// A key is one number.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let stem = (self.kind as u32) << 1 | u32::from(self.v5);
+        state.write_u64(u64::from(stem) << 32 | u64::from(self.number));
+    }
+}
+
+/// Spreads the number of a key, which nobody from outside can choose.
+#[derive(Default)]
+pub(crate) struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn write_u64(&mut self, number: u64) {
+        // 2^64 divided by the golden ratio. A map looks at the highest bits and at the lowest.
+        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ spread >> 32;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(self.0 << 8 ^ u64::from(*byte));
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
     }
 }
 

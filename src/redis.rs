@@ -213,10 +213,25 @@ impl Store for RedisStore {
         })
     }
 
-    fn count(&mut self) -> Result<usize, Error> {
+    fn check(&mut self) -> Result<usize, Error> {
         let limit = self.settings.operation_timeout;
-        self.on_hash("count", limit, |connection, hash| {
-            number(&connection.ask(&["HLEN", hash])?)
+        self.on_hash("use", limit, |connection, hash| {
+            connection.exchange(
+                |commands| {
+                    // Redis refuses to queue what it would refuse to do. Should it refuse `MULTI` alone,
+                    // this is a field that Paho does not look at.
+                    commands.say(&["MULTI"]);
+                    commands.say(&["HSET", hash, "check", ""]);
+                    commands.say(&["DISCARD"]);
+                    commands.say(&["HLEN", hash]);
+                },
+                |answers| {
+                    for _ in 0..3 {
+                        answers.read()?;
+                    }
+                    number(&answers.read()?)
+                },
+            )
         })
     }
 
@@ -270,7 +285,35 @@ impl Store for RedisStore {
     }
 
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
-        let limit = self.settings.operation_timeout;
+        self.confirm_within(self.settings.operation_timeout, sent, groups)
+    }
+
+    /// However slow the way is, a large value must get through some time.
+    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        const EACH_BYTE: Duration = Duration::from_micros(1);
+        let lengths = groups.iter().copied().flatten().map(|change| match change {
+            Change::Put { value, .. } | Change::SetAside { value, .. } => value.len(),
+            Change::Remove { .. } => 0,
+        });
+        let bytes = u32::try_from(lengths.fold(0, usize::saturating_add)).unwrap_or(u32::MAX);
+        let more = EACH_BYTE.saturating_mul(bytes);
+        let limit = self.settings.operation_timeout.saturating_add(more);
+        self.confirm_within(limit, &[], groups)
+    }
+
+    fn close(&mut self) {
+        self.connection = None;
+        self.hash = None;
+    }
+}
+
+impl RedisStore {
+    fn confirm_within(
+        &mut self,
+        limit: Duration,
+        sent: &[Sent<'_>],
+        groups: &[Group<'_>],
+    ) -> Result<(), Error> {
         self.on_hash("write to", limit, |connection, hash| {
             let gone = sent.iter().filter(|sent| sent.length.is_none());
             let gone = gone.map(|sent| sent.key);
@@ -288,30 +331,27 @@ impl Store for RedisStore {
                     change(commands, hash, groups);
                 },
                 |answers| {
+                    let mut confirmed = Ok(());
                     for length in sent.iter().filter_map(|sent| sent.length) {
                         if number(&answers.read()?)? != length {
-                            return Err(Failure::unconfirmed("a record is not there"));
+                            confirmed = Err("a record is not there");
                         }
                     }
                     if count_gone > 0 {
                         match answers.read()? {
                             Value::Array(values)
                                 if values.iter().all(|value| *value == Value::Nil) => {}
-                            _ => return Err(Failure::unconfirmed("a record is still there")),
+                            _ => confirmed = Err("a record is still there"),
                         }
                     }
+                    // Why Redis refuses these is why it did not do the others.
                     while answers.has_more() {
                         happened(answers.read()?)?;
                     }
-                    Ok(())
+                    confirmed.map_err(Failure::unconfirmed)
                 },
             )
         })
-    }
-
-    fn close(&mut self) {
-        self.connection = None;
-        self.hash = None;
     }
 }
 

@@ -81,12 +81,12 @@ pub trait Store: Send + 'static {
     /// Whatever keeps the keys from being read; never an incomplete list.
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error>;
 
-    /// How many keys there are.
+    /// Checks that a record could be written at this moment, and counts the keys.
     ///
     /// # Errors
     ///
-    /// Whatever keeps them from being counted.
-    fn count(&mut self) -> Result<usize, Error>;
+    /// Whatever would keep a record from being written, or the keys from being counted.
+    fn check(&mut self) -> Result<usize, Error>;
 
     /// The values of these records in their order, and nothing for those that are not there.
     ///
@@ -112,6 +112,16 @@ pub trait Store: Send + 'static {
     /// The first answer that is an error, or whatever kept the answers from being read; a record that
     /// is not as it was sent. Which of the changes happened is then unknown.
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error>;
+
+    /// Makes groups of changes again, and waits until they have happened, while no call waits for
+    /// the store: the more they are, the longer it may take.
+    ///
+    /// # Errors
+    ///
+    /// As those of [`confirm`](Self::confirm).
+    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        self.confirm(&[], groups)
+    }
 
     /// Ends the connection. The records stay.
     fn close(&mut self);

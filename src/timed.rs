@@ -3,6 +3,7 @@
 use std::{
     io::{self, Read, Write},
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,18 @@ pub(crate) struct TimedSocket {
     /// As they were set last: setting one takes a system call.
     read_limit: Duration,
     write_limit: Duration,
+    /// Calls wait, where there is nothing to be read or no room.
+    is_blocking: bool,
+}
+
+/// How long an answer is looked for before it is waited for.
+const SOON: Duration = Duration::from_micros(50);
+
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 /// Limits are set in steps of so much, so that most are those that are set already. Something may
@@ -31,6 +44,7 @@ impl TimedSocket {
             deadline,
             read_limit: Duration::ZERO,
             write_limit: Duration::ZERO,
+            is_blocking: true,
         }
     }
 
@@ -42,6 +56,33 @@ impl TimedSocket {
         Ok((limit, limit != last))
     }
 
+    fn set_blocking(&mut self, is_blocking: bool) -> io::Result<()> {
+        if self.is_blocking != is_blocking {
+            self.socket.set_nonblocking(!is_blocking)?;
+            self.is_blocking = is_blocking;
+        }
+        Ok(())
+    }
+
+    /// Tries for a moment, in which others may have the processor: to fall asleep and be woken up takes
+    /// longer than most answers.
+    fn soon(
+        &mut self,
+        mut call: impl FnMut(&Socket) -> io::Result<usize>,
+    ) -> io::Result<Option<usize>> {
+        self.set_blocking(false)?;
+        let started = Instant::now();
+        loop {
+            match call(&self.socket) {
+                Err(error) if is_passing(&error) && started.elapsed() < SOON => thread::yield_now(),
+                Err(error) if is_passing(&error) => break,
+                done => return done.map(Some),
+            }
+        }
+        self.set_blocking(true)?;
+        Ok(None)
+    }
+
     /// Until when what follows must be over.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
@@ -50,6 +91,9 @@ impl TimedSocket {
 
 impl Read for TimedSocket {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if let Some(read) = self.soon(|mut socket| socket.read(buffer))? {
+            return Ok(read);
+        }
         uninterrupted(|| {
             let (limit, is_new) = self.limit(self.read_limit)?;
             if is_new {
@@ -63,6 +107,9 @@ impl Read for TimedSocket {
 
 impl Write for TimedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(written) = self.soon(|mut socket| socket.write(bytes))? {
+            return Ok(written);
+        }
         uninterrupted(|| {
             let (limit, is_new) = self.limit(self.write_limit)?;
             if is_new {

@@ -79,8 +79,8 @@ fn main() -> ExitCode {
         }
     }
     child::allow_many_files();
-    let mut rows = Vec::new();
     let mut faults = Vec::new();
+    print_head(seconds);
     for attack in attack::ALL {
         if names.is_empty() || names.iter().any(|name| name == attack.name) {
             for kind in [Kind::Ours, Kind::TinyHttp] {
@@ -89,11 +89,10 @@ fn main() -> ExitCode {
                 if kind == Kind::Ours {
                     faults.extend(outcome.faults(attack.name));
                 }
-                rows.push(outcome.row(attack, kind));
+                println!("| {} |", outcome.row(attack, kind).join(" | "));
             }
         }
     }
-    print(&rows, seconds);
     for fault in &faults {
         eprintln!("adversaries: {fault}");
     }
@@ -228,7 +227,8 @@ impl Outcome {
     }
 }
 
-fn print(rows: &[Vec<String>], seconds: u64) {
+/// The table as far as it is known before the first attack: each row follows when it is measured.
+fn print_head(seconds: u64) {
     let columns = [
         "adversary",
         "server",
@@ -247,5 +247,5 @@ fn print(rows: &[Vec<String>], seconds: u64) {
         "The most of each while an attack lasts, which is {seconds} s, and of the scrapes meanwhile, twenty a second. Connections are \
          those that the server has accepted; one more is there for a moment while it is refused."
     );
-    table::print("Adversaries", &about, &columns, rows);
+    table::print("Adversaries", &about, &columns, &[]);
 }

@@ -14,6 +14,7 @@ use crate::{
     contender,
     io_count::IoCount,
     job::{Job, Load, Measured, Work},
+    neighbour::Neighbour,
 };
 
 /// What makes a process of the bench one of these.
@@ -65,13 +66,21 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
     let client = create(job, &contender)?;
     let created = started.elapsed();
 
+    let neighbour = (!job.at.neighbour.is_empty())
+        .then(|| Neighbour::start(job))
+        .transpose()?;
     let load = &job.load;
     let mut publisher = Publisher::new(&client, load);
     let before = IoCount::of_this_process();
     let mut measured = Measured::default();
     match job.work {
-        Work::Publish => {
+        Work::Publish | Work::PublishBesideOutage => {
             connect(&client, job.version)?;
+            if job.work == Work::PublishBesideOutage
+                && let Some(neighbour) = &neighbour
+            {
+                neighbour.lose_redis();
+            }
             // Where messages are counted, not timed, the count is of these alone.
             if load.messages == usize::MAX {
                 publisher.publish_all(&Load {
@@ -116,7 +125,8 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
         measured.resident = resident();
     }
     drop(publisher);
-    if matches!(job.work, Work::Publish | Work::FillAndSend) {
+    let disconnects = [Work::Publish, Work::PublishBesideOutage, Work::FillAndSend];
+    if disconnects.contains(&job.work) {
         client.disconnect(None).wait()?;
         // With the last client of a process Paho ends its threads, which takes up to a second of every measurement.
         let other = mqtt::CreateOptionsBuilder::new().persistence(mqtt::PersistenceType::None);

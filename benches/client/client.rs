@@ -11,7 +11,7 @@ use crate::{
 
 /// As many as packet ids allow; what limits the messages under way is the bench.
 const MAX_IN_FLIGHT: i32 = 65_535;
-const MAX_WAITING: i32 = 100_000;
+pub const MAX_WAITING: i32 = 100_000;
 const SESSION_SECONDS: u32 = 60;
 
 /// Messages that were published and not waited for yet, the oldest first.

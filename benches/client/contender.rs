@@ -108,6 +108,14 @@ impl Contender {
         [self, instrumented, scraped]
     }
 
+    /// The same for another column.
+    pub fn renamed(&self, name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            ..self.clone()
+        }
+    }
+
     /// Whether a new process finds what an earlier one kept.
     pub fn outlives_the_process(&self) -> bool {
         !matches!(self.store, Store::None | Store::Memory)

@@ -33,6 +33,8 @@ pub struct Addresses {
     pub redis_tcp: String,
     pub redis_unix: String,
     pub folder: String,
+    /// The Redis of another client in the same process; empty where there is none.
+    pub neighbour: String,
 }
 
 /// What it does.
@@ -40,6 +42,8 @@ pub struct Addresses {
 pub enum Work {
     /// Publishes while connected.
     Publish,
+    /// The same, while the Redis of another client in the process does not answer.
+    PublishBesideOutage,
     /// Publishes while not connected, and leaves the messages there.
     Fill,
     /// The same, and then connects and has them all acknowledged.
@@ -50,8 +54,9 @@ pub enum Work {
     Create,
 }
 
-const WORKS: [(Work, &str); 5] = [
+const WORKS: [(Work, &str); 6] = [
     (Work::Publish, "publish"),
+    (Work::PublishBesideOutage, "publish-beside-outage"),
     (Work::Fill, "fill"),
     (Work::FillAndSend, "fill-and-send"),
     (Work::Leave, "leave"),
@@ -95,7 +100,7 @@ pub struct Job {
 }
 
 impl Job {
-    pub fn arguments(&self) -> [String; 13] {
+    pub fn arguments(&self) -> [String; 14] {
         let work = WORKS.iter().find(|(work, _)| *work == self.work);
         let Load {
             qos,
@@ -113,6 +118,7 @@ impl Job {
             self.at.redis_tcp.clone(),
             self.at.redis_unix.clone(),
             self.at.folder.clone(),
+            self.at.neighbour.clone(),
             qos.to_string(),
             payload.to_string(),
             in_flight.to_string(),
@@ -131,6 +137,7 @@ impl Job {
             redis_tcp,
             redis_unix,
             folder,
+            neighbour,
             qos,
             payload,
             in_flight,
@@ -150,6 +157,7 @@ impl Job {
                 redis_tcp: redis_tcp.clone(),
                 redis_unix: redis_unix.clone(),
                 folder: folder.clone(),
+                neighbour: neighbour.clone(),
             },
             load: Load {
                 qos: qos.parse().ok()?,

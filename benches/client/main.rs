@@ -9,6 +9,7 @@ mod contender;
 mod io_count;
 mod job;
 mod machine;
+mod neighbour;
 mod options;
 mod rounds;
 mod section;

@@ -37,6 +37,7 @@ sections, all of them by default:
   commands      commands and bytes to Redis for a message
   flash         bytes that reach a disk for a message
   growth        how the speed changes with the number of messages that wait
+  neighbour     messages a second while the Redis of another client in the process is down
   all           all of them
 
 options:

@@ -134,7 +134,7 @@ impl Bench {
         self.run_as(contender, &client_id, work, load, None)
             .and_then(|measured| {
                 let left = match work {
-                    Work::Publish | Work::FillAndSend => 0,
+                    Work::Publish | Work::PublishBesideOutage | Work::FillAndSend => 0,
                     Work::Fill | Work::Leave | Work::Create => load.messages,
                 };
                 // Where nothing outlives the process there is nothing to look at from here.
@@ -172,6 +172,29 @@ impl Bench {
             pin(self.stage.broker.pid())?;
             pin(self.stage.redis.pid())?;
         }
+        measure(&job, self.options.pin)
+    }
+
+    /// One measurement from nothing beside another client, whose Redis is this.
+    pub fn run_beside(
+        &mut self,
+        contender: &Contender,
+        neighbour: &str,
+        work: Work,
+        load: Load,
+    ) -> Result<Measured, String> {
+        self.stage.clear(contender);
+        let job = Job {
+            work,
+            contender: contender.name.clone(),
+            client_id: self.new_client(),
+            version: self.options.version,
+            at: Addresses {
+                neighbour: neighbour.to_owned(),
+                ..self.stage.addresses(contender)
+            },
+            load,
+        };
         measure(&job, self.options.pin)
     }
 

@@ -5,6 +5,7 @@ mod flash;
 mod growth;
 mod instrumented;
 mod memory;
+mod neighbour;
 mod offline;
 mod restore;
 mod scraped;
@@ -23,10 +24,11 @@ pub enum Section {
     Commands,
     Flash,
     Growth,
+    Neighbour,
 }
 
 impl Section {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Throughput,
         Self::Instrumented,
         Self::Scraped,
@@ -36,6 +38,7 @@ impl Section {
         Self::Commands,
         Self::Flash,
         Self::Growth,
+        Self::Neighbour,
     ];
 
     /// Those with that name.
@@ -53,6 +56,7 @@ impl Section {
             "commands" => Self::Commands,
             "flash" => Self::Flash,
             "growth" => Self::Growth,
+            "neighbour" => Self::Neighbour,
             _ => return None,
         };
         Some(vec![one])
@@ -72,6 +76,7 @@ pub fn run(bench: &mut Bench) {
             Section::Commands => commands::run(bench),
             Section::Flash => flash::run(bench),
             Section::Growth => growth::run(bench),
+            Section::Neighbour => neighbour::run(bench),
         }
     }
 }

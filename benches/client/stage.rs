@@ -69,6 +69,7 @@ impl Stage {
             redis_tcp: self.redis.tcp_url(),
             redis_unix: self.redis.url(),
             folder: folder.to_str().expect("UTF-8").to_owned(),
+            neighbour: String::new(),
         }
     }
 

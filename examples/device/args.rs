@@ -42,7 +42,8 @@ Usage: device [OPTION]...
 A message is '<run id> <number> <value>' and dots up to the size; the run id is new at each start.
 Each second a line says how many readings this run has published and how many of them the broker has acknowledged,
 how many messages wait in all, those of earlier runs included, and for how long the oldest has been waiting;
-further, if there are any, how many readings were refused, and how many failed because the broker did not take them.
+further, if there are any, how many readings were refused, how many failed because the broker did not take them, and
+how many records are held in memory only, since Redis cannot be used.
 
 RUST_LOG sets what is logged (default info); paho_mqtt_redis=debug shows every call to Redis.
 Ctrl-C and SIGTERM stop cleanly: no new readings, wait for what is waiting, disconnect. What still waits then stays

@@ -82,7 +82,7 @@ impl Link {
     }
 
     /// Says goodbye to the broker, so that it does not take the end for a crash.
-    pub fn close(self) {
+    pub fn close(&self) {
         const LIMIT: Duration = Duration::from_secs(2);
         if self.client.is_connected()
             && let Err(error) = self.client.disconnect(None).wait_for(LIMIT)

@@ -23,7 +23,7 @@ use std::{
 };
 
 use paho_mqtt_redis::{
-    ErrorKind, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
+    ErrorKind, Health, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
     prometheus::Registry,
 };
 use tracing::{info, warn};
@@ -44,6 +44,8 @@ const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
 /// At a high rate, readings that are due within this time go together, rather than with a sleep between any two.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
+/// How long a Redis that is away is waited for at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let mut format = LogFormat::Text;
@@ -107,7 +109,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         say(&format!("metrics at {scheme}://{address}/metrics"));
     }
 
-    let client = create_client(args, &metrics)?;
+    let (client, health) = create_client(args, &metrics)?;
     let link = Link::start(&client, args.mqtt)
         .map_err(|error| Failure::of(Exit::Runtime, "cannot connect", &error))?;
     let readings = Readings::new(args.payload);
@@ -121,6 +123,7 @@ fn run(args: &Args) -> Result<(), Failure> {
         args,
         registry,
         client,
+        health,
         link,
         readings,
         ledger,
@@ -151,8 +154,11 @@ fn serve(args: &Args, address: SocketAddr, registry: &Registry) -> Result<Metric
     })
 }
 
-/// A client whose messages live in Redis, each call measured.
-fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::AsyncClient, Failure> {
+/// A client whose messages live in Redis, each call measured, and what tells how Redis is.
+fn create_client(
+    args: &Args,
+    metrics: &PersistenceMetrics,
+) -> Result<(mqtt::AsyncClient, Health), Failure> {
     let mut persistence = RedisPersistence::builder()
         .url(args.redis.as_str())
         .key_prefix(args.key_prefix.as_str())
@@ -163,7 +169,8 @@ fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::Asyn
         .connect(&args.client_id, &args.broker)
         .map_err(|error| Failure::because(Exit::Redis, &error))?;
 
-    mqtt::CreateOptionsBuilder::new()
+    let health = persistence.health();
+    let client = mqtt::CreateOptionsBuilder::new()
         .server_uri(args.broker.as_str())
         .client_id(args.client_id.as_str())
         // Paho restores records in the form of this version, so it must be the one that the client connects with.
@@ -180,7 +187,8 @@ fn create_client(args: &Args, metrics: &PersistenceMetrics) -> Result<mqtt::Asyn
                 _ => Exit::Runtime,
             };
             Failure::of(exit, "cannot create the client", &error)
-        })
+        })?;
+    Ok((client, health))
 }
 
 /// A device that runs.
@@ -188,6 +196,7 @@ struct Device<'a> {
     args: &'a Args,
     registry: Registry,
     client: mqtt::AsyncClient,
+    health: Health,
     link: Link,
     readings: Readings,
     ledger: Option<Ledger>,
@@ -258,8 +267,7 @@ impl Device<'_> {
         if self.is_damaged() {
             return Err(self.abandon());
         }
-        self.finish();
-        Ok(())
+        self.finish()
     }
 
     fn is_complete(&self) -> bool {
@@ -307,12 +315,25 @@ impl Device<'_> {
     /// Gives Paho up without closing it, which would free the same memory twice.
     fn abandon(mut self) -> Failure {
         self.print_status();
+        let written = self.write_everything();
         mem::forget(self);
-        Failure::plain(
-            Exit::Runtime,
-            "a write to the broker was broken off, after which Paho would send damaged messages; \
-             every reading is in Redis, and the next start sends it",
-        )
+        match written {
+            Ok(()) => Failure::plain(
+                Exit::Runtime,
+                "a write to the broker was broken off, after which Paho would send damaged \
+                 messages; every reading is in Redis, and the next start sends it",
+            ),
+            Err(failure) => failure,
+        }
+    }
+
+    /// Waits until Redis has what only this program has.
+    fn write_everything(&self) -> Result<(), Failure> {
+        self.health.flush(FLUSH_LIMIT).map_err(|error| {
+            let held = self.health.snapshot().held_records;
+            let what = format!("{held} records are lost with this program");
+            Failure::of(Exit::Runtime, &what, &error)
+        })
     }
 
     fn backlog(&self) -> Backlog {
@@ -325,29 +346,36 @@ impl Device<'_> {
         if waiting < f64::from(self.args.buffer) / 2.0 {
             self.full = false;
         }
+        let held = self.health.snapshot().held_records;
         let count_of = |name: &str, count: u64| match count {
             0 => String::new(),
             count => format!(", {name} {count}"),
         };
         say(&format!(
-            "published {}, acknowledged {}, waiting {waiting:.0}, oldest {oldest:.1} s, broker {}{}{}",
+            "published {}, acknowledged {}, waiting {waiting:.0}, oldest {oldest:.1} s, broker {}{}{}{}",
             self.published,
             self.deliveries.acknowledged(),
             if self.link.is_up() { "up" } else { "down" },
             count_of("refused", self.refused),
             count_of("failed", self.deliveries.failed()),
+            count_of(
+                "held without Redis",
+                u64::try_from(held).unwrap_or(u64::MAX)
+            ),
         ));
     }
 
-    fn finish(mut self) {
+    fn finish(mut self) -> Result<(), Failure> {
         self.print_status();
         let waiting = self.backlog().waiting;
         self.link.close();
+        self.write_everything()?;
         say(&if waiting > 0.0 {
             format!("stopped, {waiting:.0} messages stay in Redis for the next start")
         } else {
             "stopped, nothing is left in Redis".to_owned()
         });
+        Ok(())
     }
 }
 

@@ -58,7 +58,8 @@ pub enum StoreEvent {
         /// How many.
         records: usize,
     },
-    /// How the store is, told when it has changed and not more often than ten times a second.
+    /// How the store is, told when it is up or down, ten times a second while more or less waits, and
+    /// twice a second while it is down.
     Status(crate::HealthSnapshot),
     /// The records are closed.
     Closed,
@@ -66,8 +67,9 @@ pub enum StoreEvent {
 
 /// Is told of what happens to the store of a client.
 ///
-/// It is called on a thread of the persistence and outside its locks, so it may take its time, and
-/// may ask [`Health`](crate::Health).
+/// It is called on a thread of the persistence and outside its locks, and may ask
+/// [`Health`](crate::Health). Recovery waits for it, so it had better hand on what takes long; what it
+/// panics with goes no further.
 pub trait StoreObserver: Send + Sync {
     /// `client_id` is the one that the persistence was opened for.
     fn on_event(&self, client_id: &str, event: &StoreEvent) {
@@ -82,7 +84,7 @@ pub(super) struct Events {
     lost: u64,
 }
 
-/// So many wait at most, where the observer is slower than what happens.
+/// So many wait at most of those that come again, where the observer is slower than what happens.
 const WAITING: usize = 1024;
 
 impl Events {
@@ -135,7 +137,11 @@ impl Events {
     }
 
     pub(super) fn push(&mut self, event: StoreEvent) {
-        if self.waiting.len() < WAITING {
+        let is_repeated = matches!(
+            event,
+            StoreEvent::Status(_) | StoreEvent::StillDown { is_new: false, .. }
+        );
+        if self.waiting.len() < WAITING || !is_repeated {
             self.waiting.push(event);
         }
     }

@@ -6,16 +6,13 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use super::{
-    ledger::{Amount, Ledger},
-    state::Shared,
-};
+use super::{changes::Amount, ledger::Ledger, state::Shared};
 use crate::{Error, ErrorKind, Store, deadline::deadline};
 
 /// Answers how the store of a persistence is, also after that was handed to a client.
 ///
 /// Each question waits for the call that is being answered at that moment, which is no longer than
-/// one exchange with the store may take.
+/// one exchange with the store may take; while the persistence is being opened, until it is open.
 #[derive(Clone)]
 pub struct Health(Arc<dyn Source>);
 
@@ -53,7 +50,8 @@ impl Health {
         self.0.snapshot()
     }
 
-    /// Why the store cannot be used, or could not when it last could not be.
+    /// Why the store cannot be used, or could not when it last could not be; nothing while the
+    /// persistence is not open.
     #[must_use]
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.0.last_error()
@@ -104,6 +102,8 @@ impl<S: Store> Source for Shared<S> {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
             open.ledger.flush();
+            // It may have lost what it had confirmed.
+            open.ledger.check();
             let outage = open.ledger.outage().map(|outage| Arc::clone(&outage.error));
             if outage.is_none() && !open.ledger.is_busy() {
                 return Ok(());

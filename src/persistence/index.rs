@@ -1,12 +1,12 @@
 //! The records that there are, and the values of those that fit.
 
-use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hasher};
 
-use crate::record::{Key, Kind};
+use crate::record::{Key, KeyMap, Kind};
 
 /// Every record that Paho has not removed.
 pub(super) struct Index {
-    records: HashMap<Key, Record>,
+    records: KeyMap<Record>,
     /// The bytes of the values that are kept here, and how many those may be.
     kept: usize,
     limit: usize,
@@ -17,7 +17,7 @@ pub(super) struct Index {
 
 /// What is known of one.
 struct Record {
-    value: Option<Box<[u8]>>,
+    value: Value,
     length: usize,
     /// It was found at open, and Paho has not read it yet.
     unread: bool,
@@ -25,14 +25,20 @@ struct Record {
     session: bool,
 }
 
+enum Value {
+    Here(Box<[u8]>),
+    /// It is in the store only, with this hash.
+    There(u64),
+}
+
 /// How many commands, and how many bytes of them, are read along with the one that Paho asks for.
 const AHEAD: u32 = 256;
-const AHEAD_BYTES: usize = 256 * 1024;
+const AHEAD_BYTES: usize = 128 * 1024;
 
 impl Index {
     pub(super) fn new(limit: usize) -> Self {
         Self {
-            records: HashMap::new(),
+            records: KeyMap::default(),
             kept: 0,
             limit,
             session_is_over: false,
@@ -51,17 +57,31 @@ impl Index {
         self.records.keys().copied()
     }
 
-    /// One that was found at open, with its value if there was room for it.
-    pub(super) fn found(&mut self, key: Key, length: usize, value: Option<Vec<u8>>) {
+    /// One that was found at open, with its value where there is room for it.
+    pub(super) fn found(&mut self, key: Key, value: Vec<u8>) {
+        let length = value.len();
+        let fits = self.kept.saturating_add(length) <= self.limit;
+        let value = if fits {
+            Value::Here(value.into_boxed_slice())
+        } else {
+            Value::There(hash(&value))
+        };
         self.insert(
             key,
             Record {
-                value: value.map(Vec::into_boxed_slice),
+                value,
                 length,
                 unread: true,
                 session: !key.is_queued(),
             },
         );
+    }
+
+    /// Gives a record, of which nothing else changes, another key.
+    pub(super) fn rename(&mut self, old: Key, new: Key) {
+        if let Some(record) = self.records.remove(&old) {
+            self.records.insert(new, record);
+        }
     }
 
     pub(super) fn put(&mut self, key: Key, value: Vec<u8>) {
@@ -70,7 +90,7 @@ impl Index {
             key,
             Record {
                 length: value.len(),
-                value: Some(value.into_boxed_slice()),
+                value: Value::Here(value.into_boxed_slice()),
                 unread: false,
                 session,
             },
@@ -78,33 +98,43 @@ impl Index {
     }
 
     fn insert(&mut self, key: Key, record: Record) {
-        let kept = record.value.as_ref().map_or(0, |value| value.len());
+        self.kept = self.kept.saturating_add(record.value.kept());
         let before = self.records.insert(key, record);
-        self.uncount(before.and_then(|before| before.value));
-        self.kept = self.kept.saturating_add(kept);
+        self.uncount(before.map(|before| before.value));
     }
 
     pub(super) fn remove(&mut self, key: Key) {
         let removed = self.records.remove(&key);
-        self.uncount(removed.and_then(|removed| removed.value));
+        self.uncount(removed.map(|removed| removed.value));
     }
 
     /// The value, where it is kept here.
     pub(super) fn value(&self, key: Key) -> Option<&[u8]> {
-        self.records.get(&key)?.value.as_deref()
+        match &self.records.get(&key)?.value {
+            Value::Here(value) => Some(value),
+            Value::There(_) => None,
+        }
     }
 
-    pub(super) fn length(&self, key: Key) -> Option<usize> {
+    fn length(&self, key: Key) -> Option<usize> {
         Some(self.records.get(&key)?.length)
+    }
+
+    /// Whether a value that is in the store only is this one.
+    pub(super) fn is_value(&self, key: Key, value: &[u8]) -> bool {
+        self.records.get(&key).is_some_and(
+            |record| matches!(record.value, Value::There(known) if known == hash(value)),
+        )
     }
 
     /// Keeps a value that was read from the store.
     pub(super) fn keep(&mut self, key: Key, value: Vec<u8>) {
         if let Some(record) = self.records.get_mut(&key) {
             let length = value.len();
-            let before = record.value.replace(value.into_boxed_slice());
+            let here = Value::Here(value.into_boxed_slice());
+            let before = std::mem::replace(&mut record.value, here);
             record.length = length;
-            self.uncount(before);
+            self.uncount(Some(before));
             self.kept = self.kept.saturating_add(length);
         }
     }
@@ -116,11 +146,12 @@ impl Index {
 
     /// Keeps the value no longer, since the store has it.
     pub(super) fn forget_value(&mut self, key: Key) {
-        let value = self
-            .records
-            .get_mut(&key)
-            .and_then(|record| record.value.take());
-        self.uncount(value);
+        if let Some(record) = self.records.get_mut(&key)
+            && let Value::Here(value) = &record.value
+        {
+            self.kept = self.kept.saturating_sub(value.len());
+            record.value = Value::There(hash(value));
+        }
     }
 
     /// What to read when this value is asked for: with a command those that Paho reads next.
@@ -134,7 +165,7 @@ impl Index {
             let number = key.number.saturating_add(distance);
             let next = Key { number, ..key };
             let Some(Record {
-                value: None,
+                value: Value::There(_),
                 length,
                 ..
             }) = self.records.get(&next)
@@ -173,8 +204,24 @@ impl Index {
         self.session_is_over = true;
     }
 
-    fn uncount(&mut self, value: Option<Box<[u8]>>) {
-        let length = value.map_or(0, |value| value.len());
+    fn uncount(&mut self, value: Option<Value>) {
+        let length = value.map_or(0, |value| value.kept());
         self.kept = self.kept.saturating_sub(length);
     }
+}
+
+impl Value {
+    fn kept(&self) -> usize {
+        match self {
+            Self::Here(value) => value.len(),
+            Self::There(_) => 0,
+        }
+    }
+}
+
+/// The same in one process for the same value.
+fn hash(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(value);
+    hasher.finish()
 }

@@ -3,13 +3,18 @@
 mod recovering;
 
 use std::{
-    collections::HashMap,
-    mem,
+    collections::HashSet,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use super::{events::Events, index::Index, settings::Durability};
+use super::{
+    changes::{Amount, Changes},
+    events::Events,
+    index::Index,
+    settings::Durability,
+    value,
+};
 use crate::{
     Change, Error, ErrorKind, Sent, Store,
     record::{Key, Name},
@@ -20,8 +25,9 @@ pub(super) use recovering::Away;
 /// them.
 const UNASKED: usize = 256;
 const UNASKED_BYTES: usize = 256 * 1024;
-/// No more removes than these are held.
-const HELD_REMOVES: usize = 1024;
+/// No more changes than these, and bytes of them, are held.
+const HELD: usize = 1024;
+const HELD_BYTES: usize = 256 * 1024;
 
 /// The records of an open client, written through to a store that may be away.
 ///
@@ -30,17 +36,20 @@ const HELD_REMOVES: usize = 1024;
 pub(super) struct Ledger<S> {
     pub(super) index: Index,
     durability: Durability,
-    /// The records that may be other in the store than here.
-    unconfirmed: HashMap<Key, Unconfirmed>,
-    /// Counts the changes.
-    stamp: u64,
-    /// Of these, the removes that have not been sent.
-    held: Vec<Key>,
+    changes: Changes,
+    /// Its memory is used again and again.
+    group: Vec<Key>,
     /// How much was sent since the store was last asked.
     unasked: usize,
     unasked_bytes: usize,
+    /// The record that was put last: Paho is about to read it.
+    newest: Option<Key>,
     /// Entries that Paho did not write.
     foreign: usize,
+    /// Records that Paho could not read and the store refused to move: they count as foreign.
+    left: HashSet<Key>,
+    /// Records that are to be moved from the other key before that is written over.
+    moves: Vec<(Key, Key)>,
     last_confirmed: SystemTime,
     /// It is not here while it is being recovered.
     store: Option<S>,
@@ -51,19 +60,11 @@ pub(super) struct Ledger<S> {
     outage: Option<Outage>,
     /// How many changes were made again in this outage.
     rewritten: u64,
+    /// How many unknown records were told of last.
+    unknown: usize,
     /// Why the store could not be used, the last time.
     pub(super) last_error: Option<Arc<Error>>,
     pub(super) events: Events,
-}
-
-/// A change that the store has not confirmed.
-#[derive(Clone, Copy)]
-struct Unconfirmed {
-    stamp: u64,
-    /// The store has been sent it, unless it is away.
-    is_sent: bool,
-    /// The other key of the same message: one comes when the other goes.
-    with: Option<Key>,
 }
 
 /// Since when the store cannot be used, and why.
@@ -72,15 +73,20 @@ pub(super) struct Outage {
     pub(super) since: Instant,
     pub(super) since_time: SystemTime,
     pub(super) error: Arc<Error>,
-    /// A call has waited for its end already.
+    /// A call has waited already, for the store or for its return.
     pub(super) waited_for: bool,
 }
 
-/// How much is where.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Amount {
-    pub(super) records: usize,
-    pub(super) bytes: usize,
+/// When the store is to have a change.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    /// Before the call is answered.
+    Now,
+    /// It is on its way there when the call is answered.
+    Sent,
+    /// With the next tick, if it is still to be made by then: a crash before that has a message sent
+    /// again that may be.
+    Soon,
 }
 
 impl<S: Store> Ledger<S> {
@@ -89,155 +95,175 @@ impl<S: Store> Ledger<S> {
         name: String,
         life: Option<String>,
         index: Index,
-        foreign: usize,
+        (foreign, left): (usize, HashSet<Key>),
         durability: Durability,
     ) -> Self {
         Self {
             index,
             durability,
-            unconfirmed: HashMap::new(),
-            stamp: 0,
-            held: Vec::new(),
+            changes: Changes::default(),
+            group: Vec::new(),
             unasked: 0,
             unasked_bytes: 0,
-            foreign,
+            newest: None,
+            foreign: foreign.saturating_add(left.len()),
+            left,
+            moves: Vec::new(),
             last_confirmed: SystemTime::now(),
             store: Some(store),
             name,
             life,
             outage: None,
             rewritten: 0,
+            unknown: 0,
             last_error: None,
             events: Events::default(),
         }
     }
 
     /// Writes a record and, in the same step, removes others, of which `instead_of` is the same
-    /// message under another key. Where it `waits`, it does so until the store has it all.
+    /// message under another key.
     pub(super) fn put(
         &mut self,
         key: Key,
         value: Vec<u8>,
         removed: &[Key],
         instead_of: Option<Key>,
-        waits: bool,
+        when: When,
     ) {
-        let waits = self.is_to_be_waited_for(waits, value.len());
-        let sent = self.sent(waits);
-        self.index.put(key, value);
+        let replaced = removed.iter().find_map(|key| self.changes.partner(*key));
+        let partner = instead_of.or(replaced);
         for &removed in removed {
-            self.index.remove(removed);
-            self.note(removed, None);
+            self.note_removed(removed, None);
         }
         if let Some(other) = instead_of {
-            self.index.remove(other);
-            self.note(other, Some(key));
+            self.note_removed(other, Some(key));
+        } else if let Some(other) = replaced {
+            self.changes.link(other, key);
         }
-        self.note(key, instead_of);
-        let mut removed: Vec<Key> = removed.iter().copied().chain(instead_of).collect();
-        if !self.held.is_empty() {
-            // What a message has left behind that had the same number is of this one now.
-            let siblings = key.siblings();
-            let of_this = |held: &Key| siblings.contains(held);
-            removed.extend(
-                self.held
-                    .iter()
-                    .copied()
-                    .filter(|held| of_this(held) && *held != key),
-            );
-            self.held.retain(|held| !of_this(held));
+        let length = value.len();
+        let is_known = self.index.contains(key);
+        self.index.put(key, value);
+        self.changes.note(key, Some(length), partner, is_known);
+        if let Some(before) = self.newest.replace(key).filter(|before| *before != key) {
+            self.was_read(before);
         }
-        let held = if waits {
-            mem::take(&mut self.held)
+        match when {
+            When::Now => self.send(&[key], length, true),
+            When::Sent => self.send(&[key], length, false),
+            When::Soon => self.limit_held(),
+        }
+    }
+
+    /// Removes records in one step.
+    pub(super) fn remove(&mut self, keys: &[Key], when: When) {
+        for &key in keys {
+            self.note_removed(key, None);
+        }
+        match when {
+            When::Now | When::Sent => self.send(keys, 0, when == When::Now),
+            When::Soon => {
+                for &key in keys {
+                    self.changes.ride(key);
+                }
+                self.limit_held();
+            }
+        }
+    }
+
+    fn note_removed(&mut self, key: Key, with: Option<Key>) {
+        let is_known = self.index.contains(key);
+        self.index.remove(key);
+        self.changes.note(key, None, with, is_known);
+    }
+
+    fn limit_held(&mut self) {
+        let held = self.changes.unsent();
+        if self.outage.is_none() && (held.records >= HELD || held.bytes >= HELD_BYTES) {
+            self.flush();
+        }
+    }
+
+    /// Sends the changes of these keys, and of what belongs to the same messages, in one step, where
+    /// the store can be used.
+    fn send(&mut self, keys: &[Key], bytes: usize, waits: bool) {
+        if self.outage.is_some() {
+            return;
+        }
+        let waits = self.is_to_be_waited_for(waits, bytes);
+        let asked: Vec<_> = self.changes.sent().filter(|_| waits).collect();
+        let mut riding = if waits {
+            self.changes.take_riding()
         } else {
             Vec::new()
         };
+        let mut group = std::mem::take(&mut self.group);
+        for &key in keys {
+            if !group.contains(&key) {
+                self.changes.group(key, &mut group);
+            }
+        }
+        riding.retain(|key| !group.contains(key));
+        self.write(&asked, &[&riding, &group], waits);
+        group.clear();
+        self.group = group;
+    }
+
+    /// Sends groups of changes, and asks for those that were sent before, where it waits.
+    fn write(&mut self, asked: &[(Key, Option<usize>)], groups: &[&[Key]], waits: bool) {
         let Self {
             store: Some(store),
             outage: None,
             index,
+            changes,
             ..
         } = self
         else {
             return;
         };
-        let name = key.name();
-        let value = index.value(key).unwrap_or_default();
-        let put = Change::Put { key: &name, value };
-        let changed = if removed.is_empty() {
-            write(store, &sent, &held, &[put], waits)
-        } else {
-            let names: Vec<Name> = removed.iter().map(|key| key.name()).collect();
-            let gone = names.iter().map(|key| Change::Remove { key });
-            let group: Vec<Change<'_>> = gone.chain([put]).collect();
-            write(store, &sent, &held, &group, waits)
-        };
-        self.happened(changed, waits);
-    }
-
-    /// Removes records in one step, at once.
-    pub(super) fn remove(&mut self, keys: &[Key]) {
-        let waits = self.is_to_be_waited_for(false, 0);
-        let sent = self.sent(waits);
-        for &key in keys {
-            self.index.remove(key);
-            self.note(key, None);
+        for keys in groups {
+            changes.mark_sent(keys);
         }
-        self.held.retain(|held| !keys.contains(held));
-        let held = if waits {
-            mem::take(&mut self.held)
+        let mut keys = groups.iter().copied().flatten();
+        let changed = if let (Some(key), None) = (keys.next(), keys.next()) {
+            let name = key.name();
+            transmit(store, asked, &[&[change(index, *key, &name)]], waits)
         } else {
-            Vec::new()
+            let keys = groups.iter().copied().flatten();
+            let names: Vec<(Key, Name)> = keys.map(|key| (*key, key.name())).collect();
+            let changes = names.iter().map(|(key, name)| change(index, *key, name));
+            let changes: Vec<Change<'_>> = changes.collect();
+            let mut rest = &changes[..];
+            let groups: Vec<&[Change<'_>]> = groups
+                .iter()
+                .filter_map(|keys| {
+                    let (group, others) = rest.split_at_checked(keys.len())?;
+                    rest = others;
+                    Some(group)
+                })
+                .collect();
+            transmit(store, asked, &groups, waits)
         };
-        let Self {
-            store: Some(store),
-            outage: None,
-            ..
-        } = self
-        else {
-            return;
-        };
-        let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
-        let group: Vec<Change<'_>> = names.iter().map(|key| Change::Remove { key }).collect();
-        let changed = write(store, &sent, &held, &group, waits);
-        self.happened(changed, waits);
-    }
-
-    /// Removes records in one step, with the next change that is waited for, or the next tick.
-    pub(super) fn remove_soon(&mut self, keys: &[Key]) {
-        for &key in keys {
-            self.index.remove(key);
-            self.note(key, None);
-            if let Some(change) = self.unconfirmed.get_mut(&key) {
-                change.is_sent = false;
-            }
-        }
-        self.held.extend(keys);
-        if self.held.len() >= HELD_REMOVES {
-            self.flush();
+        match changed {
+            Ok(()) if waits => self.confirmed(),
+            Ok(()) => {}
+            Err(error) => self.fail(error),
         }
     }
 
     /// Sends what is held and waits until the store has everything. Does nothing where it cannot be
     /// used, or has everything.
     pub(super) fn flush(&mut self) {
-        if self.unconfirmed.is_empty() {
+        if self.changes.is_empty() || self.outage.is_some() {
             return;
         }
-        let sent = self.sent(true);
-        let held = mem::take(&mut self.held);
-        if let Self {
-            store: Some(store),
-            outage: None,
-            ..
-        } = self
-        {
-            let changed = write(store, &sent, &held, &[], true);
-            self.happened(changed, true);
-        }
+        let asked: Vec<_> = self.changes.sent().collect();
+        let groups = self.changes.groups(usize::MAX, false);
+        let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
+        self.write(&asked, &groups, true);
     }
 
-    /// Asks a store of which nothing has been heard whether it is there, and still has everything.
+    /// Asks a store of which nothing has been heard whether it takes changes, and still has everything.
     pub(super) fn check(&mut self) {
         let Self {
             store: Some(store),
@@ -248,16 +274,17 @@ impl<S: Store> Ledger<S> {
             return;
         };
         let expected = self.index.len().saturating_add(self.foreign);
-        match store.count() {
-            Ok(count) if count < self.index.len() => {
-                let error = Error::new(
-                    ErrorKind::Lost,
-                    format!("find {expected} records, of which {count} are there"),
-                );
-                self.fail(error);
+        match store.check() {
+            // What is not confirmed may be there or not.
+            Ok(_) if !self.changes.is_empty() => {}
+            Ok(count) if count < expected => {
+                let attempt = format!("find {expected} records, of which {count} are there");
+                self.fail(Error::new(ErrorKind::Lost, attempt));
             }
             Ok(count) => {
-                self.foreign = count.saturating_sub(self.index.len());
+                let unknown = count.saturating_sub(expected);
+                self.foreign = self.foreign.saturating_add(unknown);
+                self.events.unknown(unknown, false);
                 self.last_confirmed = SystemTime::now();
             }
             Err(error) => self.fail(error),
@@ -275,30 +302,53 @@ impl<S: Store> Ledger<S> {
 
     fn read_ahead(&mut self, key: Key) -> Result<(), Error> {
         let keys = self.index.ahead(key);
+        let is_readable = self.outage.as_ref().is_none_or(Outage::can_be_read);
         let Self {
-            store: Some(store),
-            outage: None,
-            ..
+            store: Some(store), ..
         } = self
         else {
             return Err(self.away(key));
         };
+        if !is_readable {
+            return Err(self.away(key));
+        }
         let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         match store.read(&names) {
             Ok(values) => {
                 for (key, value) in keys.into_iter().zip(values) {
-                    if let Some(value) = value {
+                    // What somebody else has put there could end the program.
+                    if let Some(value) = value.filter(|value| value::is_readable(key, value)) {
                         self.index.keep(key, value);
                     }
                 }
                 Ok(())
             }
             Err(error) => {
-                self.fail(error);
+                match &mut self.outage {
+                    // It cannot be read either.
+                    Some(outage) => outage.error = Arc::new(error),
+                    None => self.fail(error),
+                }
                 Err(self.away(key))
             }
         }
+    }
+
+    /// Keeps a value no longer that was only kept to be read, where there is no room for it.
+    pub(super) fn was_read(&mut self, key: Key) {
+        if self.index.is_full() && !self.changes.contains(key) {
+            self.index.forget_value(key);
+        }
+    }
+
+    /// Moves a record that is about to be written over, if its value cannot be read now: before that
+    /// is written.
+    pub(super) fn move_later(&mut self, old: Key, new: Key) {
+        self.index.rename(old, new);
+        self.moves.push((old, new));
+        // The store has it there until then.
+        self.changes.note(old, None, None, true);
     }
 
     /// Why a record cannot be read now.
@@ -329,7 +379,12 @@ impl<S: Store> Ledger<S> {
 
     /// Whether something has not been sent or not been asked for.
     pub(super) fn is_busy(&self) -> bool {
-        !self.unconfirmed.is_empty()
+        !self.changes.is_empty()
+    }
+
+    /// Whether the store is being recovered at this moment, and could be read otherwise.
+    pub(super) fn is_soon_readable(&self) -> bool {
+        self.store.is_none() && self.outage.as_ref().is_some_and(Outage::can_be_read)
     }
 
     pub(super) fn outage(&self) -> Option<&Outage> {
@@ -346,27 +401,7 @@ impl<S: Store> Ledger<S> {
 
     /// What the store has not confirmed.
     pub(super) fn unconfirmed(&self) -> Amount {
-        let lengths = self
-            .unconfirmed
-            .keys()
-            .filter_map(|key| self.index.length(*key));
-        lengths.fold(Amount::default(), |sum, length| Amount {
-            records: sum.records.saturating_add(1),
-            bytes: sum.bytes.saturating_add(length),
-        })
-    }
-
-    fn note(&mut self, key: Key, with: Option<Key>) {
-        self.stamp = self.stamp.wrapping_add(1);
-        let stamp = self.stamp;
-        self.unconfirmed.insert(
-            key,
-            Unconfirmed {
-                stamp,
-                is_sent: true,
-                with,
-            },
-        );
+        self.changes.puts()
     }
 
     /// Whether the store is to be waited for with a change of so many bytes.
@@ -377,32 +412,19 @@ impl<S: Store> Ledger<S> {
         is_due || waits && self.durability == Durability::Confirmed
     }
 
-    /// What the store was sent and not asked for, if it is to be asked now.
-    fn sent(&self, asks: bool) -> Vec<(Name, Option<usize>)> {
-        if !asks || self.outage.is_some() {
-            return Vec::new();
-        }
-        let sent = self.unconfirmed.iter().filter(|(_, change)| change.is_sent);
-        sent.map(|(key, _)| (key.name(), self.index.length(*key)))
-            .collect()
-    }
-
-    fn happened(&mut self, changed: Result<(), Error>, waited: bool) {
-        match changed {
-            Ok(()) if waited => self.confirmed(),
-            Ok(()) => {}
-            Err(error) => self.fail(error),
-        }
-    }
-
-    /// The store has everything.
+    /// The store has what was sent.
     fn confirmed(&mut self) {
-        if self.index.is_full() {
-            for key in self.unconfirmed.keys() {
-                self.index.forget_value(*key);
+        let Self {
+            index,
+            changes,
+            newest,
+            ..
+        } = self;
+        changes.confirm(|key| {
+            if index.is_full() && *newest != Some(key) {
+                index.forget_value(key);
             }
-        }
-        self.unconfirmed.clear();
+        });
         self.unasked = 0;
         self.unasked_bytes = 0;
         self.last_confirmed = SystemTime::now();
@@ -410,34 +432,53 @@ impl<S: Store> Ledger<S> {
 
     fn fail(&mut self, error: Error) {
         let error = Arc::new(error);
+        self.changes.unsend();
         self.events.down(&error);
         self.last_error = Some(Arc::clone(&error));
         self.outage = Some(Outage {
             since: Instant::now(),
             since_time: SystemTime::now(),
+            // That took as long as a call may wait.
+            waited_for: error.kind() == ErrorKind::Timeout,
             error,
-            waited_for: false,
         });
     }
 }
 
-/// Sends what is held, if anything, and one group behind it.
-fn write(
+/// What the store is to be told of a record.
+fn change<'a>(index: &'a Index, key: Key, name: &'a Name) -> Change<'a> {
+    match index.value(key) {
+        Some(value) => Change::Put { key: name, value },
+        None => Change::Remove { key: name },
+    }
+}
+
+fn transmit(
     store: &mut impl Store,
-    sent: &[(Name, Option<usize>)],
-    held: &[Key],
-    group: &[Change<'_>],
+    asked: &[(Key, Option<usize>)],
+    groups: &[&[Change<'_>]],
     waits: bool,
 ) -> Result<(), Error> {
-    let names: Vec<Name> = held.iter().map(|key| key.name()).collect();
-    let removes: Vec<Change<'_>> = names.iter().map(|key| Change::Remove { key }).collect();
-    let groups = [&removes[..], group];
     if !waits {
-        return store.send(&groups);
+        return store.send(groups);
     }
-    let sent = sent.iter().map(|(key, length)| Sent {
+    let asked: Vec<(Name, Option<usize>)> = asked
+        .iter()
+        .map(|(key, length)| (key.name(), *length))
+        .collect();
+    let sent = asked.iter().map(|(key, length)| Sent {
         key,
         length: *length,
     });
-    store.confirm(&sent.collect::<Vec<_>>(), &groups)
+    store.confirm(&sent.collect::<Vec<_>>(), groups)
+}
+
+impl Outage {
+    /// Whether the store only takes nothing, and answers what it has.
+    fn can_be_read(&self) -> bool {
+        matches!(
+            self.error.kind(),
+            ErrorKind::OutOfMemory | ErrorKind::Misconf
+        )
+    }
 }

@@ -1,6 +1,6 @@
 //! Puts the waiting commands into an order of numbers that Paho understands.
 
-use super::opening::{Record, read_one};
+use super::{index::Index, opening::read_patiently};
 use crate::{
     Change, Error, Store,
     record::{Key, Kind, Name},
@@ -15,30 +15,60 @@ const BATCH_BYTES: usize = 256 * 1024;
 /// Paho takes the highest number for the last, and would give the next command one that is in use;
 /// and it removes number 0 whenever it connects. The last command is moved first, to the end of what
 /// is free: a crash at any point leaves numbers that still say in which order the commands came.
-pub(super) fn renumber(store: &mut impl Store, records: &mut [Record]) -> Result<(), Error> {
-    let is_command = |(key, ..): &&mut Record| key.kind == Kind::Command;
-    let mut commands: Vec<&mut Record> = records.iter_mut().filter(is_command).collect();
-    commands.sort_unstable_by_key(|(key, ..)| (key.number, key.v5));
-    let numbers: Vec<u32> = commands.iter().map(|(key, ..)| key.number).collect();
+pub(super) fn renumber(store: &mut impl Store, index: &mut Index) -> Result<(), Error> {
+    let is_command = |key: &Key| key.kind == Kind::Command;
+    let mut commands: Vec<Key> = index.keys().filter(is_command).collect();
+    commands.sort_unstable_by_key(|key| (key.number, key.v5));
+    let numbers: Vec<u32> = commands.iter().map(|key| key.number).collect();
     let Some((first, free)) = place(&numbers) else {
         return Ok(());
     };
     // Those behind the wrap follow those before it.
     commands.rotate_left(first);
-    let mut moves = Moves::default();
-    let numbered: Vec<_> = commands.into_iter().zip(free..).collect();
-    for ((key, _, value), number) in numbered.into_iter().rev() {
-        let new = Key { number, ..*key };
-        let value = match value {
-            Some(value) => Some(value.clone()),
-            None => read_one(store, *key)?,
-        };
-        if let Some(value) = value {
-            moves.add(store, *key, new, value)?;
-        }
-        *key = new;
+    let numbered: Vec<(Key, u32)> = commands.into_iter().zip(free..).collect();
+    for some in numbered.rchunks(BATCH) {
+        move_some(store, index, some)?;
     }
-    moves.make(store)
+    Ok(())
+}
+
+/// Gives some commands other numbers, the last one first, each in a step of its own.
+fn move_some(
+    store: &mut impl Store,
+    index: &mut Index,
+    numbered: &[(Key, u32)],
+) -> Result<(), Error> {
+    let keys: Vec<Key> = numbered.iter().map(|(key, _)| *key).collect();
+    let mut moves: Vec<(Name, Name, Vec<u8>)> = Vec::new();
+    let mut bytes = 0_usize;
+    let values = read_patiently(store, &keys)?;
+    for ((old, number), value) in numbered.iter().zip(values).rev() {
+        let new = Key {
+            number: *number,
+            ..*old
+        };
+        index.rename(*old, new);
+        // One that has gone since it was listed.
+        let Some(value) = value else { continue };
+        bytes = bytes.saturating_add(value.len());
+        moves.push((old.name(), new.name(), value));
+        if bytes >= BATCH_BYTES {
+            make(store, &moves)?;
+            moves.clear();
+            bytes = 0;
+        }
+    }
+    make(store, &moves)
+}
+
+/// Waits once for all.
+fn make(store: &mut impl Store, moves: &[(Name, Name, Vec<u8>)]) -> Result<(), Error> {
+    let groups: Vec<[Change<'_>; 2]> = moves
+        .iter()
+        .map(|(old, new, value)| [Change::Put { key: new, value }, Change::Remove { key: old }])
+        .collect();
+    let groups: Vec<&[Change<'_>]> = groups.iter().map(<[_; 2]>::as_slice).collect();
+    store.confirm(&[], &groups)
 }
 
 /// Which of these sorted numbers comes first, and where there is room for all; nothing where they
@@ -59,43 +89,6 @@ fn place(numbers: &[u32]) -> Option<(usize, u32)> {
     // Numbers that are all over the place are none that Paho gave.
     let room = usize::try_from(end.saturating_sub(free)).unwrap_or(usize::MAX);
     (room >= numbers.len()).then_some((first, free))
-}
-
-/// Moves that have not been made.
-#[derive(Default)]
-struct Moves {
-    moves: Vec<(Name, Name, Vec<u8>)>,
-    bytes: usize,
-}
-
-impl Moves {
-    fn add(
-        &mut self,
-        store: &mut impl Store,
-        old: Key,
-        new: Key,
-        value: Vec<u8>,
-    ) -> Result<(), Error> {
-        self.bytes = self.bytes.saturating_add(value.len());
-        self.moves.push((old.name(), new.name(), value));
-        if self.moves.len() >= BATCH || self.bytes >= BATCH_BYTES {
-            self.make(store)?;
-        }
-        Ok(())
-    }
-
-    /// Each in a step of its own, and waits once for all.
-    fn make(&mut self, store: &mut impl Store) -> Result<(), Error> {
-        let groups: Vec<[Change<'_>; 2]> = self
-            .moves
-            .iter()
-            .map(|(old, new, value)| [Change::Put { key: new, value }, Change::Remove { key: old }])
-            .collect();
-        let groups: Vec<&[Change<'_>]> = groups.iter().map(<[_; 2]>::as_slice).collect();
-        store.confirm(&[], &groups)?;
-        *self = Self::default();
-        Ok(())
-    }
 }
 
 /// Where the sequence starts in these sorted numbers, if that is not at their start.

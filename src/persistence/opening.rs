@@ -14,9 +14,6 @@ const FIRST_BATCH: usize = 64;
 const LARGEST_BATCH: usize = 1024;
 const BATCH_BYTES: usize = 512 * 1024;
 
-/// A record with its length, and its value where that is kept.
-pub(super) type Record = (Key, usize, Option<Vec<u8>>);
-
 /// What was found.
 pub(super) struct Found {
     pub(super) index: Index,
@@ -24,8 +21,8 @@ pub(super) struct Found {
     pub(super) foreign: usize,
     /// Records that Paho could not read.
     pub(super) unreadable: Vec<Key>,
-    /// Whether some of those are where Paho left them, since the store refused to move them.
-    pub(super) left: bool,
+    /// Those of them that are where Paho left them, since the store refused to move them.
+    pub(super) left: HashSet<Key>,
 }
 
 /// Reads what is in the store, and keeps as many bytes of values.
@@ -55,10 +52,8 @@ fn read_and_mend(store: &mut impl Store, limit: usize, has_room: bool) -> Result
         index: Index::new(limit),
         foreign,
         unreadable: Vec::new(),
-        left: false,
+        left: HashSet::new(),
     };
-    let mut kept = 0_usize;
-    let mut records: Vec<Record> = Vec::with_capacity(keys.len());
     let mut rest = &keys[..];
     let mut size = FIRST_BATCH;
     while !rest.is_empty() {
@@ -68,25 +63,21 @@ fn read_and_mend(store: &mut impl Store, limit: usize, has_room: bool) -> Result
         for (key, value) in batch.iter().zip(read_patiently(store, batch)?) {
             // One that has gone since it was listed.
             let Some(value) = value else { continue };
-            if !value::is_readable(*key, &value) {
-                found.left |= !set_aside(store, *key, &value)?;
-                found.unreadable.push(*key);
+            if value::is_readable(*key, &value) {
+                bytes = bytes.saturating_add(value.len());
+                found.index.found(*key, value);
                 continue;
             }
-            let length = value.len();
-            bytes = bytes.saturating_add(length);
-            let fits = kept.saturating_add(length) <= limit;
-            kept = kept.saturating_add(if fits { length } else { 0 });
-            records.push((*key, length, fits.then_some(value)));
+            if !set_aside(store, *key, &value)? {
+                found.left.insert(*key);
+            }
+            found.unreadable.push(*key);
         }
         size = next_batch(batch.len(), bytes);
     }
-    drop_doubles(store, &mut records)?;
+    drop_doubles(store, &mut found.index)?;
     if has_room {
-        renumber(store, &mut records)?;
-    }
-    for (key, length, value) in records {
-        found.index.found(key, length, value);
+        renumber(store, &mut found.index)?;
     }
     Ok(found)
 }
@@ -116,11 +107,6 @@ pub(super) fn read_patiently(
     }
 }
 
-pub(super) fn read_one(store: &mut impl Store, key: Key) -> Result<Option<Vec<u8>>, Error> {
-    let mut values = read_patiently(store, &[key])?;
-    Ok(values.pop().flatten())
-}
-
 /// Whether the store could do it. In two steps, since one that fails must not undo what the other is
 /// for: a crash between them leaves the record in both places.
 fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Error> {
@@ -142,13 +128,12 @@ fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Err
 
 /// A PUBLISH that is there in both versions, as paho-mqtt-redis 0.3.2 leaves it where a client was
 /// created for another version than before, would be sent as two.
-fn drop_doubles(store: &mut impl Store, records: &mut Vec<Record>) -> Result<(), Error> {
-    let keys = records.iter().map(|(key, ..)| *key);
-    let older: HashSet<Key> = keys
-        .filter(|key| key.kind == Kind::SentPublish && !key.v5)
+fn drop_doubles(store: &mut impl Store, index: &mut Index) -> Result<(), Error> {
+    let is_older = |key: &Key| key.kind == Kind::SentPublish && !key.v5;
+    let older = index.keys().filter(is_older);
+    let both: Vec<Key> = older
+        .filter(|key| index.contains(key.other_version()))
         .collect();
-    let keys = records.iter().map(|(key, ..)| key.other_version());
-    let both: Vec<Key> = keys.filter(|key| older.contains(key)).collect();
     for older in both {
         let values = read_patiently(store, &[older.other_version(), older])?;
         if let [Some(value), Some(older_value)] = &values[..]
@@ -156,7 +141,7 @@ fn drop_doubles(store: &mut impl Store, records: &mut Vec<Record>) -> Result<(),
         {
             let key = &older.name();
             store.confirm(&[], &[&[Change::Remove { key }]])?;
-            records.retain(|(key, ..)| *key != older);
+            index.remove(older);
         }
     }
     Ok(())

@@ -45,6 +45,25 @@ pub(super) fn pubrel(value: &[u8], v5: bool) -> Option<u16> {
     (packet_id != 0 && body.is_empty()).then_some(packet_id)
 }
 
+/// Gives a PUBLISH or PUBREL that can be read another packet id.
+pub(super) fn set_packet_id(value: &mut [u8], packet_id: u16) -> Option<()> {
+    let length = value.len();
+    let (header, mut body) = body(value, PUBLISH).or_else(|| body(value, PUBREL))?;
+    if header >> 4 == PUBLISH {
+        body.string()?;
+    }
+    let place = length.checked_sub(body.rest().len())?;
+    let id = value.get_mut(place..place.checked_add(2)?)?;
+    id.copy_from_slice(&packet_id.to_be_bytes());
+    Some(())
+}
+
+/// The QoS of a packet that starts with this, if it is a PUBLISH.
+pub(super) fn qos_of_publish(value: &[u8]) -> Option<u8> {
+    let header = value.first()?;
+    (header >> 4 == PUBLISH).then_some((header >> 1) & 3)
+}
+
 /// The first byte of a packet of that type, and what its length says is the rest of it.
 fn body(value: &[u8], kind: u8) -> Option<(u8, Reader<'_>)> {
     let mut reader = Reader::new(value);
@@ -96,6 +115,18 @@ mod tests {
             Publish::read(b"\x32\x0b\x00\x03a/b\x00\x0721.5", true),
             None
         );
+    }
+
+    #[test]
+    fn a_packet_gets_another_id_and_stays_what_it_was() {
+        let mut publish = b"\x3d\x0c\x00\x03a/b\x00\x07\x0021.5".to_vec();
+        set_packet_id(&mut publish, 0xfffe).expect("a PUBLISH");
+        assert_eq!(publish, b"\x3d\x0c\x00\x03a/b\xff\xfe\x0021.5");
+        let mut pubrel = b"\x62\x03\x00\x07\x92".to_vec();
+        set_packet_id(&mut pubrel, 0x0102).expect("a PUBREL");
+        assert_eq!(pubrel, b"\x62\x03\x01\x02\x92");
+        assert_eq!(set_packet_id(&mut [0x62, 0x01, 0x00], 1), None);
+        assert_eq!(set_packet_id(&mut [], 1), None);
     }
 
     #[test]

@@ -2,7 +2,11 @@
 
 use std::cmp::Reverse;
 
-use super::{command::Command, ledger::Ledger, packet::Publish};
+use super::{
+    command::Command,
+    ledger::{Ledger, When},
+    packet::{self, Publish},
+};
 use crate::{
     Error, ErrorKind, Store,
     record::{Key, Kind},
@@ -102,7 +106,7 @@ impl<S: Store> Records<S> {
         // The message may still be waiting under this key; what is written now must not be removed.
         self.held.take_if(|(held, _)| *held == key);
         if self.ledger.index.is_unread(key) {
-            self.make_room(key)?;
+            self.make_room(key);
         }
         let command = self
             .held
@@ -114,10 +118,16 @@ impl<S: Store> Records<S> {
             return Ok(());
         }
         let replaced = self.replaced_by(key);
-        // The command and the PUBLISH are one message: a crash must find one of them. The PUBLISH
-        // need not be waited for: it is safe from a crash of this process, and Paho has it too.
-        let waits = key.kind != Kind::SentPublish;
-        self.ledger.put(key, value, &replaced, command, waits);
+        // The command and the PUBLISH are one message: a crash must find one of them. At QoS 1 it may
+        // be either, since that message may be sent twice; by the next tick it is acknowledged, most
+        // often, and its PUBLISH need never be written. At QoS 2 it must be the PUBLISH, which need not
+        // be waited for: it is safe from a crash of this process, and Paho has it too.
+        let when = match (key.kind, packet::qos_of_publish(&value)) {
+            (Kind::SentPublish, Some(1)) if command.is_some() => When::Soon,
+            (Kind::SentPublish, _) => When::Sent,
+            _ => When::Now,
+        };
+        self.ledger.put(key, value, &replaced, command, when);
         Ok(())
     }
 
@@ -194,6 +204,7 @@ impl<S: Store> Records<S> {
             self.just_read = Some(Read { key, packet_id });
         }
         self.version.pending = (!key.is_queued()).then_some(key);
+        self.ledger.was_read(key);
         Ok(value)
     }
 
@@ -236,7 +247,7 @@ impl<S: Store> Records<S> {
         if key.is_sent() {
             self.remove_with_publish(key);
         } else {
-            self.ledger.remove(&[key]);
+            self.ledger.remove(&[key], When::Sent);
         }
     }
 
@@ -251,7 +262,7 @@ impl<S: Store> Records<S> {
         keys.push(key);
         // Late, it has an acknowledged message sent again that QoS 1 allows to be sent again, or a
         // PUBREL that the broker answers.
-        self.ledger.remove_soon(&keys);
+        self.ledger.remove(&keys, When::Soon);
     }
 
     /// A client that has never tried to connect has no reason to delete what is in flight: it was not
@@ -277,7 +288,7 @@ impl<S: Store> Records<S> {
 
     fn send_held(&mut self) {
         if let Some((key, _)) = self.held.take() {
-            self.ledger.remove(&[key]);
+            self.ledger.remove(&[key], When::Sent);
         }
     }
 
@@ -296,30 +307,40 @@ impl<S: Store> Records<S> {
     pub(super) fn clear(&mut self) {
         self.send_held();
         let keys: Vec<Key> = self.ledger.index.keys().collect();
-        self.ledger.remove(&keys);
+        for some in keys.chunks(256) {
+            self.ledger.remove(some, When::Sent);
+        }
         self.ledger.flush();
         self.just_read = None;
         self.version = Version::default();
     }
 
     /// Moves a record that Paho has not read, and is about to write over, to a number that is free.
-    fn make_room(&mut self, key: Key) -> Result<(), Error> {
+    fn make_room(&mut self, key: Key) {
         let Some(number) = self.free_number(key.kind) else {
-            return Ok(());
+            return;
         };
         let pubrels = [key, key.other_version()].map(|key| key.with_kind(Kind::SentPubrel));
         let together = pubrels
             .into_iter()
             .filter(|pubrel| key.kind == Kind::SentPublish && self.ledger.index.is_unread(*pubrel));
         for old in [key].into_iter().chain(together).collect::<Vec<_>>() {
-            let Some(value) = self.ledger.value(old)?.map(<[u8]>::to_vec) else {
-                continue;
-            };
             let new = Key { number, ..old };
-            self.ledger.put(new, value, &[], Some(old), true);
-            self.ledger.index.set_unread(new, true);
+            match self
+                .ledger
+                .value(old)
+                .map(|value| value.map(<[u8]>::to_vec))
+            {
+                Ok(Some(mut value)) => {
+                    renumber(new, &mut value);
+                    self.ledger.put(new, value, &[], Some(old), When::Now);
+                    self.ledger.index.set_unread(new, true);
+                }
+                Ok(None) => self.ledger.lost(old),
+                // What is put must not fail.
+                Err(_) => self.ledger.move_later(old, new),
+            }
         }
-        Ok(())
     }
 
     /// A number that no record of that kind has, in either version; behind the others for what has
@@ -353,6 +374,14 @@ impl<S: Store> Records<S> {
             Ok(None) => false,
             Err(_) => true,
         }
+    }
+}
+
+/// Has a value say the number that its key has.
+pub(super) fn renumber(key: Key, value: &mut [u8]) {
+    if let (false, Ok(id)) = (key.is_queued(), u16::try_from(key.number)) {
+        // One that cannot be read has no number.
+        let _ = packet::set_packet_id(value, id);
     }
 }
 

@@ -10,15 +10,13 @@ use super::{
     health::snapshot,
     ledger::Away,
     opening::{self, read_patiently},
-    state::{Shared, State},
+    records::{Records, renumber},
     watcher::Watch,
 };
-use crate::{Error, ErrorKind, Store, deadline::deadline};
+use crate::{Change, Error, ErrorKind, Store, deadline::deadline};
 
 /// How many bytes are written again in one step.
 const BATCH_BYTES: usize = 256 * 1024;
-/// So much is written while calls wait: otherwise they could keep it from ever coming to an end.
-const LAST_BYTES: usize = 64 * 1024;
 /// How many values are compared in one step.
 const COMPARED: usize = 64;
 /// How long it takes until the next attempt; it doubles with each that fails.
@@ -30,37 +28,45 @@ const REPORT: Duration = Duration::from_millis(500);
 /// Goes on until the store has everything, or the records are closed.
 pub(super) fn recover<S: Store>(watch: &Watch<'_, S>, away: Away<S>) {
     let mut recovery = Recovery {
-        shared: watch.shared,
+        watch,
         is_broken: is_broken(away.kind),
+        is_full: away.kind == ErrorKind::OutOfMemory,
         doubt: matches!(away.kind, ErrorKind::Lost | ErrorKind::Unconfirmed)
             .then_some(Doubt::Emptied),
-        store: Some(away.store),
         name: away.name,
         life: away.life,
         pause: FIRST_PAUSE,
+        batch_bytes: BATCH_BYTES,
         is_alarmed: false,
     };
-    while let Err(error) = recovery.attempt() {
-        recovery.is_broken |= is_broken(error.kind());
-        if let Some(open) = &mut watch.shared.lock().open {
-            open.ledger.failed_again(error);
-        }
-        if recovery.is_over_after_pause(watch) {
+    let mut store = away.store;
+    loop {
+        let goes_on = match recovery.attempt(&mut store) {
+            Ok(()) => !recovery.finish(store),
+            Err(error) => recovery.give_back(store, error),
+        };
+        if !goes_on {
             return;
+        }
+        match recovery.take_after_pause() {
+            Some(again) => store = again,
+            None => return,
         }
     }
 }
 
 struct Recovery<'a, S: Store> {
-    shared: &'a Shared<S>,
-    /// Until it is given back.
-    store: Option<S>,
+    watch: &'a Watch<'a, S>,
     name: String,
     /// The connection is of no use.
     is_broken: bool,
+    /// What makes room goes first.
+    is_full: bool,
     doubt: Option<Doubt>,
     life: Option<String>,
     pause: Duration,
+    /// How much is written in one step: less where it took too long.
+    batch_bytes: usize,
     is_alarmed: bool,
 }
 
@@ -74,10 +80,9 @@ enum Doubt {
 }
 
 impl<S: Store> Recovery<'_, S> {
-    fn attempt(&mut self) -> Result<(), Error> {
-        let Some(store) = &mut self.store else {
-            return Ok(());
-        };
+    /// Brings the store up to date, but for what is unconfirmed in the end: the store is to be
+    /// [given back](Self::finish) under the same lock.
+    fn attempt(&mut self, store: &mut S) -> Result<(), Error> {
         if self.is_broken {
             let connected = store.connect(&self.name)?;
             self.is_broken = false;
@@ -88,86 +93,151 @@ impl<S: Store> Recovery<'_, S> {
             self.doubt.get_or_insert(Doubt::Emptied);
             self.life = connected.life;
         }
+        self.move_records(store)?;
         if let Some(doubt) = self.doubt {
-            self.compare(doubt)?;
+            self.compare(store, doubt)?;
             self.doubt = None;
         }
-        self.write_again()
+        self.write_again(store)
     }
 
-    /// Finds out what the store has, and notes what it lacks.
-    fn compare(&mut self, doubt: Doubt) -> Result<(), Error> {
-        let (Some(store), is_older) = (&mut self.store, doubt == Doubt::Older) else {
-            return Ok(());
-        };
-        let (keys, foreign) = opening::list(store)?;
-        let to_compare = match &mut self.shared.lock().open {
-            Some(open) => open.ledger.compare(&keys, foreign, is_older),
-            None => Vec::new(),
-        };
-        for keys in to_compare.chunks(COMPARED) {
-            let values = read_patiently(store, keys)?;
-            if let Some(open) = &mut self.shared.lock().open {
-                for (key, value) in keys.iter().zip(values) {
-                    open.ledger
-                        .compare_value(*key, value.map(|value| value.len()));
-                }
+    /// Works on the open records, as long as somebody needs them.
+    fn with_records<T>(&self, work: impl FnOnce(&mut Records<S>) -> T) -> Result<T, Error> {
+        let mut state = self.watch.shared.lock();
+        if self.watch.is_over(&state) {
+            return Err(closed());
+        }
+        state.open.as_mut().map(work).ok_or_else(closed)
+    }
+
+    /// Moves records out of the way of what is to be written over them.
+    fn move_records(&self, store: &mut S) -> Result<(), Error> {
+        for (old, new) in self.with_records(|open| open.ledger.moves())? {
+            let values = read_patiently(store, &[old])?;
+            let value = values.into_iter().next().flatten();
+            let is_there = value.is_some();
+            if let Some(mut value) = value {
+                renumber(new, &mut value);
+                let (key, value) = (&new.name(), &value);
+                store.confirm(&[], &[&[Change::Put { key, value }]])?;
             }
+            self.with_records(|open| open.ledger.moved((old, new), is_there))?;
         }
         Ok(())
     }
 
-    /// Writes what is unconfirmed until nothing is, and then gives the store back.
-    fn write_again(&mut self) -> Result<(), Error> {
-        loop {
-            let mut state = self.shared.lock();
-            let (Some(store), Some(open)) = (&mut self.store, &mut state.open) else {
-                return Ok(());
-            };
-            let batch = open.ledger.batch(BATCH_BYTES);
-            if batch.is_last && batch.bytes <= LAST_BYTES {
-                batch.make(store)?;
-                if let Some(store) = self.store.take() {
-                    open.ledger.recovered(store, self.life.take());
+    /// Finds out what the store has, and notes what it lacks.
+    fn compare(&self, store: &mut S, doubt: Doubt) -> Result<(), Error> {
+        let is_older = doubt == Doubt::Older;
+        let (keys, foreign) = opening::list(store)?;
+        let to_compare = self.with_records(|open| open.ledger.compare(&keys, foreign, is_older))?;
+        for keys in to_compare.chunks(COMPARED) {
+            let values = read_patiently(store, keys)?;
+            self.with_records(|open| {
+                for (key, value) in keys.iter().zip(values) {
+                    open.ledger.compare_value(*key, value.as_deref());
                 }
-                self.shared.changed.notify_all();
-                return Ok(());
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Writes what is unconfirmed, until there is little enough of it.
+    fn write_again(&mut self, store: &mut S) -> Result<(), Error> {
+        if self.is_full {
+            self.write_batch(store, true)?;
+        }
+        while !self.write_batch(store, false)? {}
+        // There may have been nothing to write.
+        store.check().map(drop)
+    }
+
+    /// Tells whether that was the last one.
+    fn write_batch(&self, store: &mut S, only_removes: bool) -> Result<bool, Error> {
+        let bytes = self.batch_bytes;
+        let batch = self.with_records(|open| open.ledger.batch(bytes, only_removes))?;
+        if !batch.is_empty() {
+            batch.make(store, false)?;
+            self.with_records(|open| open.ledger.settle())?;
+        }
+        Ok(batch.is_last)
+    }
+
+    /// Writes what calls have changed meanwhile, and gives the store back: they wait for that, since
+    /// otherwise they could keep it from ever coming to an end. Tells whether it has.
+    fn finish(&mut self, mut store: S) -> bool {
+        let shared = self.watch.shared;
+        let mut state = shared.lock();
+        let is_over = self.watch.is_over(&state);
+        let Some(open) = state.open.as_mut().filter(|_| !is_over) else {
+            self.watch.return_store(&mut state, store);
+            return true;
+        };
+        let batch = open.ledger.batch(usize::MAX, false);
+        let made = batch.make(&mut store, true);
+        let is_made = made.is_ok();
+        match made {
+            Ok(()) => open.ledger.recovered(store, self.life.take()),
+            Err(error) => {
+                self.learn(error.kind());
+                open.ledger.failed_again(error);
+                open.ledger.give_back(store);
             }
-            drop(state);
-            batch.make(store)?;
-            if let Some(open) = &mut self.shared.lock().open {
-                open.ledger.settle(&batch);
-            }
+        }
+        shared.changed.notify_all();
+        is_made
+    }
+
+    /// What an error says of the next attempt.
+    fn learn(&mut self, kind: ErrorKind) {
+        self.is_broken |= is_broken(kind);
+        self.is_full = kind == ErrorKind::OutOfMemory;
+        if kind == ErrorKind::Timeout {
+            self.batch_bytes = (self.batch_bytes / 2).max(1);
         }
     }
 
-    /// Waits until the next attempt is due, and tells meanwhile what is held; or gives the store
-    /// back as it is, since nobody needs it any more.
-    fn is_over_after_pause(&mut self, watch: &Watch<'_, S>) -> bool {
+    /// Lets calls read from it, where it can be read, until the next attempt; there is none where
+    /// nobody needs it any more.
+    fn give_back(&mut self, store: S, error: Error) -> bool {
+        self.learn(error.kind());
+        let shared = self.watch.shared;
+        let mut state = shared.lock();
+        let is_over = self.watch.is_over(&state);
+        let Some(open) = state.open.as_mut().filter(|_| !is_over) else {
+            self.watch.return_store(&mut state, store);
+            return false;
+        };
+        open.ledger.failed_again(error);
+        open.ledger.give_back(store);
+        shared.changed.notify_all();
+        true
+    }
+
+    /// Waits until the next attempt is due, and tells meanwhile what is held; there is no store where
+    /// nobody needs it any more.
+    fn take_after_pause(&mut self) -> Option<S> {
         let until = deadline(with_jitter(self.pause));
         self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
         loop {
-            watch.tell();
-            let mut state = self.shared.lock();
-            if watch.is_over(&state) {
-                if let (Some(open), Some(store)) = (&mut state.open, self.store.take()) {
-                    open.ledger.give_back(store);
-                }
-                self.shared.changed.notify_all();
-                return true;
+            self.watch.tell();
+            let shared = self.watch.shared;
+            let mut state = shared.lock();
+            if self.watch.is_over(&state) {
+                return None;
             }
+            let open = state.open.as_mut()?;
             if Instant::now() >= until {
-                return false;
+                return open.ledger.take_store_again();
             }
-            self.report(&mut state);
-            drop(self.shared.wait(state, until.min(deadline(REPORT))));
+            self.report(open);
+            drop(shared.wait(state, until.min(deadline(REPORT))));
         }
     }
 
-    fn report(&mut self, state: &mut State<S>) {
-        let Some(open) = &mut state.open else { return };
+    fn report(&mut self, open: &mut Records<S>) {
         let status = snapshot(&open.ledger);
-        if status.held_bytes >= self.shared.settings.hold_alarm && !self.is_alarmed {
+        if status.held_bytes >= self.watch.shared.settings.hold_alarm && !self.is_alarmed {
             self.is_alarmed = true;
             let bytes = status.held_bytes;
             open.ledger.events.push(StoreEvent::HoldAlarm { bytes });
@@ -176,12 +246,17 @@ impl<S: Store> Recovery<'_, S> {
     }
 }
 
+/// Nobody hears of it.
+fn closed() -> Error {
+    Error::new(ErrorKind::NotOpen, "bring the store up to date")
+}
+
 /// Whether nothing more can be sent over that connection.
 fn is_broken(kind: ErrorKind) -> bool {
     use ErrorKind::{
-        Busy, Loading, Lost, Misconf, OutOfMemory, Permission, ReadOnly, Server, Unconfirmed,
-        WrongType,
+        Busy, Loading, Lost, Misconf, OutOfMemory, Permission, Server, Unconfirmed, WrongType,
     };
+    // Another one may be the master by now.
     !matches!(
         kind,
         Busy | Loading
@@ -189,7 +264,6 @@ fn is_broken(kind: ErrorKind) -> bool {
             | Misconf
             | OutOfMemory
             | Permission
-            | ReadOnly
             | Server
             | Unconfirmed
             | WrongType

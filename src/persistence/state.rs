@@ -106,29 +106,43 @@ impl<S: Store> Shared<S> {
         result
     }
 
-    /// The value of a record, for which a store that is away is waited for, once an outage.
+    /// The value of a record. A store that is away is waited for once an outage, and one that is
+    /// only being looked at as long as that takes.
     pub(super) fn get(&self, key: Key) -> Result<Vec<u8>, Error> {
         let attempt = || format!("read record {key}");
-        let first = self.with_records(attempt, |open| open.get(key));
-        let mut state = self.lock();
-        let outage = state
-            .open
-            .as_mut()
-            .and_then(|open| open.ledger.outage_mut());
-        match outage {
-            Some(outage) if first.is_err() && !outage.waited_for => outage.waited_for = true,
-            _ => return first,
-        }
         let until = deadline(self.settings.patience);
         loop {
-            let outage = state.open.as_ref().and_then(|open| open.ledger.outage());
-            if outage.is_none() || Instant::now() >= until {
-                break;
+            let result = self.with_records(attempt, |open| open.get(key));
+            let is_away = |error: &Error| error.kind() != ErrorKind::NotFound;
+            if !result.as_ref().is_err_and(is_away) {
+                return result;
             }
-            (state, _) = self.wait(state, until);
+            let mut state = self.lock();
+            let Some(open) = &mut state.open else {
+                return result;
+            };
+            let is_soon_readable = open.ledger.is_soon_readable();
+            match open.ledger.outage_mut() {
+                Some(outage) if is_soon_readable || !outage.waited_for => {
+                    outage.waited_for |= !is_soon_readable;
+                }
+                _ => return result,
+            }
+            let is_worth_waiting = |state: &State<S>| {
+                let open = state.open.as_ref();
+                open.is_some_and(|open| {
+                    open.ledger.outage().is_some()
+                        && (!is_soon_readable || open.ledger.is_soon_readable())
+                })
+            };
+            let mut is_over = false;
+            while is_worth_waiting(&state) && !is_over {
+                (state, is_over) = self.wait(state, until);
+            }
+            if is_over {
+                return result;
+            }
         }
-        drop(state);
-        self.with_records(attempt, |open| open.get(key))
     }
 }
 
@@ -161,11 +175,11 @@ impl<S: Store> State<S> {
         settings: &Settings,
         until: Instant,
     ) -> Result<Found, Error> {
-        let connected = self.connect(name, until)?;
+        let mut connected = self.connect(name, until)?;
         let opened = match self.read(settings) {
             // It broke meanwhile, as when Redis restarts.
             Err(error) if error.kind() == ErrorKind::Connection => {
-                self.connect(name, until)?;
+                connected = self.connect(name, until)?;
                 self.read(settings)?
             }
             done => done?,
@@ -176,7 +190,7 @@ impl<S: Store> State<S> {
         let found = Found {
             records: opened.index.len(),
             foreign: opened.foreign,
-            unreadable: (opened.unreadable, opened.left),
+            unreadable: (opened.unreadable, !opened.left.is_empty()),
             full: connected.full,
             keeps: connected.keeps,
             remarks: connected.remarks,
@@ -186,7 +200,7 @@ impl<S: Store> State<S> {
             name.to_owned(),
             connected.life,
             opened.index,
-            opened.foreign,
+            (opened.foreign, opened.left),
             settings.durability,
         )));
         self.opening = self.opening.wrapping_add(1);

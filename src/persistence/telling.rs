@@ -1,6 +1,10 @@
 //! Tells the log and the observers what happened to the store.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use tracing::{error, info, warn};
 
@@ -15,10 +19,12 @@ pub(super) struct Telling {
 }
 
 impl Telling {
+    /// What a subscriber or an observer does wrong must not end the thread that recovers the store.
     pub(super) fn tell(&self, event: &StoreEvent) {
-        self.log(event);
+        let unharmed = |work: &dyn Fn()| drop(catch_unwind(AssertUnwindSafe(work)));
+        unharmed(&|| self.log(event));
         for observer in &self.observers {
-            observer.on_event(&self.client_id, event);
+            unharmed(&|| observer.on_event(&self.client_id, event));
         }
     }
 

@@ -14,7 +14,7 @@ use super::{
     state::{Shared, State},
     telling::Telling,
 };
-use crate::{Store, deadline::deadline};
+use crate::{HealthSnapshot, Store, deadline::deadline};
 
 /// How long a remove is held, and how long what nobody waits for goes unasked.
 const TICK: Duration = Duration::from_millis(100);
@@ -58,7 +58,7 @@ pub(super) struct Watch<'a, S: Store> {
 
 impl<S: Store> Watch<'_, S> {
     fn run(&self) {
-        let mut told = None;
+        let mut told = Told::default();
         let mut checked = Instant::now();
         loop {
             self.tell();
@@ -70,9 +70,7 @@ impl<S: Store> Watch<'_, S> {
             if !open.ledger.events.is_empty() {
                 continue;
             }
-            let status = snapshot(&open.ledger);
-            if told != Some(status) {
-                told = Some(status);
+            if let Some(status) = told.news(snapshot(&open.ledger)) {
                 open.ledger.events.push(StoreEvent::Status(status));
                 continue;
             }
@@ -107,6 +105,19 @@ impl<S: Store> Watch<'_, S> {
         state.closing || state.opening != self.opening
     }
 
+    /// Gives back a store that nobody needs any more, to be opened again.
+    pub(super) fn return_store(&self, state: &mut State<S>, mut store: S) {
+        match &mut state.open {
+            // What closes the records waits for it.
+            Some(open) if state.opening == self.opening => open.ledger.give_back(store),
+            _ => {
+                store.close();
+                state.store.get_or_insert(store);
+            }
+        }
+        self.shared.changed.notify_all();
+    }
+
     /// Tells what has happened, outside the lock.
     pub(super) fn tell(&self) {
         let events = match &mut self.shared.lock().open {
@@ -116,5 +127,30 @@ impl<S: Store> Watch<'_, S> {
         for event in events {
             self.telling.tell(&event);
         }
+    }
+}
+
+/// What was told last of how the store is, and when.
+#[derive(Default)]
+struct Told(Option<(HealthSnapshot, Instant)>);
+
+impl Told {
+    /// What is to be told of it now: at once where it is up or down or has lost something, ten times a
+    /// second what changes with every call, and once a second that nothing does.
+    fn news(&mut self, status: HealthSnapshot) -> Option<HealthSnapshot> {
+        if let Some((told, at)) = self.0 {
+            let age = at.elapsed();
+            let is_grave = told.up != status.up || told.lost_records != status.lost_records;
+            let is_other = HealthSnapshot {
+                last_confirmed: told.last_confirmed,
+                ..status
+            } != told;
+            let is_due = is_grave || is_other && age >= TICK || told != status && age >= IDLE;
+            if !is_due {
+                return None;
+            }
+        }
+        self.0 = Some((status, Instant::now()));
+        Some(status)
     }
 }

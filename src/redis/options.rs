@@ -117,7 +117,8 @@ impl RedisOptions {
     }
 
     /// How long one exchange with Redis may take as a whole, however many parts its answer comes in.
-    /// A call of Paho waits for it once an outage.
+    /// A call of Paho waits for it once an outage. What is written again after one may take a
+    /// microsecond more for each byte, while no call waits.
     ///
     /// Defaults to 250 ms. Zero is refused.
     #[must_use]

@@ -72,9 +72,11 @@ impl Owner {
             let own = own.map_or(u64::MAX, |peer| peer.id);
             // What Redis has not read yet ends the silence of a connection when it looks at it.
             let is_gone = |peer: &Peer<'_>| looks > 0 && peer.idle >= SILENT;
+            // Our own that comes later is this one; another's may have been named before it.
+            let is_before = |peer: &Peer<'_>| peer.id < own || !peer.name.starts_with(&mine);
             let before = peers
                 .iter()
-                .find(|peer| peer.id < own && peer.name.starts_with(&of_store) && !is_gone(peer));
+                .find(|peer| peer.name.starts_with(&of_store) && is_before(peer) && !is_gone(peer));
             let Some(before) = before else {
                 return Ok(true);
             };

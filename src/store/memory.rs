@@ -45,7 +45,7 @@ impl Store for MemoryStore {
         })
     }
 
-    fn count(&mut self) -> Result<usize, Error> {
+    fn check(&mut self) -> Result<usize, Error> {
         self.with_records("count the records in memory", |records| records.len())
     }
 

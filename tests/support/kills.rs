@@ -6,7 +6,7 @@ mod program;
 
 pub use account::Account;
 pub use life::Life;
-pub use program::run as run_program;
+pub use program::{CLIENT, Orders, TOPIC, exit, run as run_program};
 
 /// How many messages wait for an acknowledgement at most.
 const WINDOW: usize = 50;

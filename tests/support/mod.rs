@@ -16,6 +16,8 @@ pub mod dashboard;
 pub mod device;
 #[cfg(feature = "redis")]
 pub mod direct;
+#[cfg(all(feature = "redis", feature = "metrics"))]
+pub mod faults;
 mod http;
 #[cfg(feature = "redis")]
 pub mod kills;
@@ -31,7 +33,10 @@ pub mod recording;
 #[cfg(feature = "redis")]
 mod redis;
 pub mod rules;
+#[cfg(all(feature = "redis", feature = "metrics"))]
+pub mod soak;
 mod subscriber;
+pub mod timed;
 
 use std::{
     thread,
@@ -53,7 +58,7 @@ pub use self::{
 };
 
 #[cfg(feature = "redis")]
-pub use self::redis::RedisServer;
+pub use self::redis::{RedisServer, SNAPSHOT};
 
 /// A publish command that waits to be sent, as Paho C stores it for MQTT 3.1.1.
 pub fn publish_command(packet_id: i32, qos: i32, topic: &str, payload: &[u8]) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! A private Redis server.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -8,6 +9,11 @@ use std::{
 use tempfile::TempDir;
 
 use super::process::{Server, on_free_port, on_same_port};
+
+/// Where it saves.
+pub const SNAPSHOT: &str = "dump.rdb";
+const AOF: &str = "appendonlydir";
+const KEPT: &str = "kept";
 
 /// A Redis server on a Unix socket, and on a TCP port of 127.0.0.1 when asked for, that keeps nothing on the disk.
 pub struct RedisServer {
@@ -127,7 +133,30 @@ impl RedisServer {
         self.server.kill();
     }
 
-    /// Starts it again, killing it first if it runs: same socket, port and arguments, and no data.
+    /// Removes everything that it has on the disk, while it does not run.
+    pub fn forget(&self) {
+        // There may be neither.
+        drop(fs::remove_dir_all(self.dir().join(AOF)));
+        drop(fs::remove_file(self.dir().join(SNAPSHOT)));
+    }
+
+    /// Copies its AOF, for it to [`go_back`](Self::go_back) to.
+    pub fn remember(&self) {
+        let kept = self.dir().join(KEPT);
+        fs::create_dir_all(&kept).expect("a folder");
+        for file in fs::read_dir(self.dir().join(AOF)).expect("it has an AOF") {
+            let file = file.expect("a file");
+            fs::copy(file.path(), kept.join(file.file_name())).expect("can be copied");
+        }
+    }
+
+    /// Puts the copy in the place of its AOF, while it does not run.
+    pub fn go_back(&self) {
+        self.forget();
+        fs::rename(self.dir().join(KEPT), self.dir().join(AOF)).expect("the copy is there");
+    }
+
+    /// Starts it again, killing it first if it runs: same socket, port and arguments, and what it has on the disk.
     pub fn restart(&mut self) {
         self.kill();
         self.server =

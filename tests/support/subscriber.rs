@@ -1,7 +1,7 @@
 //! An MQTT client that collects what it receives.
 
 use std::{
-    process,
+    mem, process,
     sync::{
         Arc, Condvar, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -96,6 +96,11 @@ impl Subscriber {
     /// What has arrived so far, in order, duplicates included.
     pub fn messages(&self) -> Vec<Received> {
         self.inbox.messages.lock().unwrap().clone()
+    }
+
+    /// What has arrived since this was last asked, in order, duplicates included.
+    pub fn take(&self) -> Vec<Received> {
+        mem::take(&mut *self.inbox.messages.lock().unwrap())
     }
 
     /// Waits until at least `n` messages have arrived and gives all of them.

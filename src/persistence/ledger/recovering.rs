@@ -2,10 +2,9 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use super::{Ledger, Unconfirmed};
+use super::Ledger;
 use crate::{
     Change, Error, ErrorKind, Store,
-    persistence::index::Index,
     record::{Key, Name},
 };
 
@@ -15,7 +14,6 @@ type Again = (Name, Option<Box<[u8]>>);
 /// Changes to be made once more.
 pub(in crate::persistence) struct Batch {
     groups: Vec<Vec<Again>>,
-    stamps: Vec<(Key, u64)>,
     pub(in crate::persistence) bytes: usize,
     /// Nothing else is unconfirmed.
     pub(in crate::persistence) is_last: bool,
@@ -37,8 +35,6 @@ impl<S: Store> Ledger<S> {
     pub(in crate::persistence) fn take_store(&mut self) -> Option<Away<S>> {
         let kind = self.outage.as_ref()?.error.kind();
         let store = self.store.take()?;
-        // They are noted as unconfirmed.
-        self.held.clear();
         self.rewritten = 0;
         Some(Away {
             store,
@@ -48,8 +44,14 @@ impl<S: Store> Ledger<S> {
         })
     }
 
+    /// The same after a pause.
+    pub(in crate::persistence) fn take_store_again(&mut self) -> Option<S> {
+        self.store.take()
+    }
+
     /// The store has not come back.
     pub(in crate::persistence) fn failed_again(&mut self, error: Error) {
+        self.changes.unsend();
         let Some(outage) = &mut self.outage else {
             return;
         };
@@ -59,7 +61,7 @@ impl<S: Store> Ledger<S> {
         self.events.failed_again(&outage.error, is_new);
     }
 
-    /// The store is not being recovered any more, and cannot be used.
+    /// The store is not being recovered at this moment.
     pub(in crate::persistence) fn give_back(&mut self, store: S) {
         self.store = Some(store);
     }
@@ -68,16 +70,11 @@ impl<S: Store> Ledger<S> {
     pub(in crate::persistence) fn recovered(&mut self, store: S, life: Option<String>) {
         self.store = Some(store);
         self.life = life;
-        self.count_rewritten(self.unconfirmed.len());
+        self.unknown = 0;
+        self.settle();
         if let Some(outage) = self.outage.take() {
             self.events.up(outage.since.elapsed(), self.rewritten);
         }
-        self.confirmed();
-    }
-
-    fn count_rewritten(&mut self, changes: usize) {
-        let changes = u64::try_from(changes).unwrap_or(u64::MAX);
-        self.rewritten = self.rewritten.saturating_add(changes);
     }
 
     /// Holds what the store has against what there is, and notes what it lacks.
@@ -91,30 +88,37 @@ impl<S: Store> Ledger<S> {
         foreign: usize,
         is_older: bool,
     ) -> Vec<Key> {
-        self.foreign = foreign;
         let there: HashSet<Key> = stored.iter().copied().collect();
-        let is_known = |key: &Key| self.index.contains(*key) || self.unconfirmed.contains_key(key);
+        let left = self.left.iter().filter(|key| there.contains(key)).count();
+        self.foreign = foreign.saturating_add(left);
+        let is_known = |key: &Key| self.index.contains(*key) || self.changes.contains(*key);
         let unknown: Vec<Key> = stored
             .iter()
             .copied()
-            .filter(|key| !is_known(key))
+            .filter(|key| !is_known(key) && !self.left.contains(key))
             .collect();
-        self.events.unknown(unknown.len(), is_older);
+        if unknown.len() != self.unknown {
+            self.unknown = unknown.len();
+            self.events.unknown(unknown.len(), is_older);
+        }
         if is_older {
             for key in unknown {
-                self.note(key, None);
+                self.changes.note(key, None, None, true);
             }
+        } else {
+            self.foreign = self.foreign.saturating_add(unknown.len());
         }
         let mut lost = 0_usize;
         let mut to_compare = Vec::new();
         let all: Vec<Key> = self.index.keys().collect();
         for key in all {
             let is_there = there.contains(&key);
-            if self.unconfirmed.contains_key(&key) || (is_there && !is_older) {
+            let is_to_be_moved = self.moves.iter().any(|(_, new)| *new == key);
+            if self.changes.contains(key) || is_to_be_moved || (is_there && !is_older) {
                 continue;
             }
-            if self.index.value(key).is_some() {
-                self.note(key, None);
+            if let Some(length) = self.index.value(key).map(<[u8]>::len) {
+                self.changes.note(key, Some(length), None, is_there);
             } else if is_there {
                 to_compare.push(key);
             } else {
@@ -126,113 +130,73 @@ impl<S: Store> Ledger<S> {
         to_compare
     }
 
-    /// The store has a value of that length under that key: another one is of another record, and
-    /// the one that was there is lost.
-    pub(in crate::persistence) fn compare_value(&mut self, key: Key, length: Option<usize>) {
-        let known = self.index.length(key);
-        if known.is_some() && known != length && !self.unconfirmed.contains_key(&key) {
+    /// The store has that value under that key: another one is of another record, and the one that
+    /// was there is lost.
+    pub(in crate::persistence) fn compare_value(&mut self, key: Key, value: Option<&[u8]>) {
+        let is_compared = self.index.contains(key)
+            && self.index.value(key).is_none()
+            && !self.changes.contains(key);
+        if is_compared && !value.is_some_and(|value| self.index.is_value(key, value)) {
             self.index.remove(key);
-            self.note(key, None);
+            self.changes.note(key, None, None, true);
             self.events.lost(1);
         }
     }
 
-    /// Some of what is unconfirmed, in steps that keep a message from being lost or doubled: what
-    /// belongs to one message is in one of them.
-    pub(in crate::persistence) fn batch(&self, bytes: usize) -> Batch {
-        let mut batch = Batch::default();
-        let mut removes = Batch::default();
-        let mut taken = HashSet::new();
-        for &first in self.unconfirmed.keys() {
-            let group: Vec<(Key, Unconfirmed)> = self
-                .of_one_message(first)
-                .into_iter()
-                .filter_map(|key| Some((key, *self.unconfirmed.get(&key)?)))
-                .filter(|(key, _)| taken.insert(*key))
-                // A record whose value is not here cannot be written, and must not be removed.
-                .filter(|(key, _)| !self.index.contains(*key) || self.index.value(*key).is_some())
-                .collect();
-            if group.is_empty() {
-                continue;
-            }
-            let is_put = group.iter().any(|(key, _)| self.index.contains(*key));
-            let target = if is_put { &mut batch } else { &mut removes };
-            if target.bytes < bytes {
-                target.add(&self.index, &group);
-            } else {
-                target.is_last = false;
-            }
-        }
-        // A store that is full does these, and may have room for the others then.
-        if removes.groups.is_empty() {
-            return batch;
-        }
-        removes.is_last &= batch.groups.is_empty();
-        removes
+    /// Records to be moved before anything is written again, each from the first key to the second.
+    pub(in crate::persistence) fn moves(&self) -> Vec<(Key, Key)> {
+        self.moves.clone()
     }
 
-    /// The keys under which one message may be, all of which change in one step.
-    fn of_one_message(&self, key: Key) -> Vec<Key> {
-        let mut keys = key.siblings();
-        let mut place = 0_usize;
-        while let Some(key) = keys.get(place) {
-            let with = self.unconfirmed.get(key).and_then(|change| change.with);
-            for key in with.iter().flat_map(|key| key.siblings()) {
-                if !keys.contains(&key) {
-                    keys.push(key);
-                }
-            }
-            place = place.saturating_add(1);
-        }
-        keys
-    }
-
-    /// The store has these, unless they have changed meanwhile.
-    pub(in crate::persistence) fn settle(&mut self, batch: &Batch) {
-        self.count_rewritten(batch.stamps.len());
-        for (key, stamp) in &batch.stamps {
-            if self
-                .unconfirmed
-                .get(key)
-                .is_some_and(|change| change.stamp == *stamp)
-            {
-                self.unconfirmed.remove(key);
-                if self.index.is_full() {
-                    self.index.forget_value(*key);
-                }
-            }
+    /// It has been moved, or is lost.
+    pub(in crate::persistence) fn moved(&mut self, (old, new): (Key, Key), is_there: bool) {
+        self.moves.retain(|(key, _)| *key != old);
+        if !is_there {
+            self.lost(new);
         }
     }
-}
 
-impl Default for Batch {
-    fn default() -> Self {
-        Self {
+    /// The first of what is unconfirmed, in steps that keep a message from being lost or doubled: what
+    /// belongs to one message is in one of them. At most about so many bytes, and where it is asked
+    /// for only those that make room.
+    pub(in crate::persistence) fn batch(&mut self, bytes: usize, only_removes: bool) -> Batch {
+        let groups = self.changes.groups(bytes, only_removes);
+        let mut batch = Batch {
             groups: Vec::new(),
-            stamps: Vec::new(),
             bytes: 0,
-            is_last: true,
+            is_last: false,
+        };
+        for group in groups {
+            batch.add(group.iter().map(|key| (key.name(), self.index.value(*key))));
+            self.changes.mark_sent(&group);
         }
+        batch.is_last = !self.changes.has_unsent();
+        batch
+    }
+
+    /// The store has what was in the last batch, unless it has changed meanwhile.
+    pub(in crate::persistence) fn settle(&mut self) {
+        let sent = u64::try_from(self.changes.sent().count()).unwrap_or(u64::MAX);
+        self.rewritten = self.rewritten.saturating_add(sent);
+        self.confirmed();
     }
 }
 
 impl Batch {
-    fn add(&mut self, index: &Index, changes: &[(Key, Unconfirmed)]) {
-        /// What a change takes beside its value, roughly.
-        const OVERHEAD: usize = 64;
-        let mut group = Vec::with_capacity(changes.len());
-        for (key, change) in changes {
-            let value = index.value(*key).map(Box::<[u8]>::from);
-            let length = value.as_ref().map_or(0, |value| value.len());
-            self.bytes = self.bytes.saturating_add(length).saturating_add(OVERHEAD);
-            self.stamps.push((*key, change.stamp));
-            group.push((key.name(), value));
-        }
+    fn add<'a>(&mut self, changes: impl Iterator<Item = (Name, Option<&'a [u8]>)>) {
+        let changes = changes.map(|(name, value)| (name, value.map(Box::<[u8]>::from)));
+        let group: Vec<Again> = changes.collect();
+        let lengths = group.iter().flat_map(|(_, value)| value);
+        self.bytes = lengths.fold(self.bytes, |sum, value| sum.saturating_add(value.len()));
         self.groups.push(group);
     }
 
-    /// Makes the changes and waits for them.
-    pub(in crate::persistence) fn make(&self, store: &mut impl Store) -> Result<(), Error> {
+    /// Makes the changes and waits for them, longer where no `calls_wait` too.
+    pub(in crate::persistence) fn make(
+        &self,
+        store: &mut impl Store,
+        calls_wait: bool,
+    ) -> Result<(), Error> {
         let groups: Vec<Vec<Change<'_>>> = self
             .groups
             .iter()
@@ -245,6 +209,14 @@ impl Batch {
             })
             .collect();
         let groups: Vec<&[Change<'_>]> = groups.iter().map(Vec::as_slice).collect();
-        store.confirm(&[], &groups)
+        if calls_wait {
+            store.confirm(&[], &groups)
+        } else {
+            store.rewrite(&groups)
+        }
+    }
+
+    pub(in crate::persistence) fn is_empty(&self) -> bool {
+        self.groups.is_empty()
     }
 }

@@ -168,6 +168,9 @@ impl World {
             run,
             seed,
             last,
+            inbound: true,
+            // A machine with more to do than this must not be taken for a fault.
+            patience: LIMIT,
         };
         let log = fs::File::create(self.folder.path().join(format!("log-{run}"))).expect("a file");
         Command::new(env::current_exe().expect("the test's own path"))

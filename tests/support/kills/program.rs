@@ -51,10 +51,14 @@ pub struct Orders {
     pub seed: u64,
     /// It publishes nothing any more and ends when everything is through.
     pub last: bool,
+    /// Whether messages are sent to it.
+    pub inbound: bool,
+    /// How long one exchange with Redis may take.
+    pub patience: Duration,
 }
 
 impl Orders {
-    pub fn variables(&self) -> [(&'static str, String); 7] {
+    pub fn variables(&self) -> [(&'static str, String); 9] {
         [
             ("KILLS_BROKER", self.broker.clone()),
             ("KILLS_REDIS", self.redis.clone()),
@@ -63,6 +67,8 @@ impl Orders {
             ("KILLS_RUN", self.run.to_string()),
             ("KILLS_SEED", self.seed.to_string()),
             ("KILLS_LAST", self.last.to_string()),
+            ("KILLS_INBOUND", self.inbound.to_string()),
+            ("KILLS_PATIENCE", self.patience.as_millis().to_string()),
         ]
     }
 
@@ -75,6 +81,8 @@ impl Orders {
             run: env::var("KILLS_RUN").ok()?.parse().ok()?,
             seed: env::var("KILLS_SEED").ok()?.parse().ok()?,
             last: env::var("KILLS_LAST").ok()?.parse().ok()?,
+            inbound: env::var("KILLS_INBOUND").ok()?.parse().ok()?,
+            patience: Duration::from_millis(env::var("KILLS_PATIENCE").ok()?.parse().ok()?),
         })
     }
 }
@@ -108,8 +116,7 @@ impl<'a> Program<'a> {
         let published = lines(&path).len();
         let store = RedisPersistence::builder()
             .url(&orders.redis)
-            // A machine with more to do than this must not be taken for a fault.
-            .operation_timeout(LIMIT)
+            .operation_timeout(orders.patience)
             .open_timeout(LIMIT)
             .build()
             .expect("good options");
@@ -125,7 +132,7 @@ impl<'a> Program<'a> {
             .user_persistence(Killing::new(store, Kill::Never, trace))
             .create_client()
             .unwrap_or_else(|_| process::exit(exit::NOT_CREATED));
-        let has_last = Arc::<AtomicBool>::default();
+        let has_last = Arc::new(AtomicBool::new(!orders.inbound));
         let run = orders.run;
         let mut received = append(&orders.folder.join("received"));
         let came = Arc::clone(&has_last);
@@ -216,7 +223,7 @@ impl<'a> Program<'a> {
                 process::exit(exit::STUCK);
             }
         }
-        if self.random.below(3) == 0 {
+        if self.orders.inbound && self.random.below(3) == 0 {
             // A connection that is lost meanwhile shows elsewhere.
             let _ = self.client.subscribe(INBOUND, 2).wait_for(LIMIT);
         }

@@ -1,0 +1,61 @@
+//! Another client in the process that is measured, with a Redis of its own.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::{Health, RedisPersistence};
+
+use crate::{
+    client::{MAX_WAITING, connect},
+    job::Job,
+};
+
+pub struct Neighbour {
+    health: Health,
+    redis: String,
+}
+
+impl Neighbour {
+    /// It publishes a thousand messages a second at QoS 1, until the process ends.
+    pub fn start(job: &Job) -> Result<Self, mqtt::Error> {
+        let redis = job.at.neighbour.clone();
+        let persistence = RedisPersistence::builder()
+            .url(&redis)
+            .build()
+            .expect("good options");
+        let health = persistence.health();
+        let client = mqtt::CreateOptionsBuilder::new()
+            .server_uri(&job.at.broker)
+            .client_id(format!("{}-neighbour", job.client_id))
+            .max_buffered_messages(MAX_WAITING)
+            .user_persistence(persistence)
+            .create_client()?;
+        connect(&client, job.version)?;
+        thread::spawn(move || {
+            let mut due = Instant::now();
+            loop {
+                // What becomes of it is none of the measurement's business.
+                drop(client.publish(mqtt::Message::new("bench/neighbour", "21.5", 1)));
+                due += Duration::from_millis(1);
+                thread::sleep(due.saturating_duration_since(Instant::now()));
+            }
+        });
+        Ok(Self { health, redis })
+    }
+
+    /// Its Redis answers no more, and it has noticed.
+    pub fn lose_redis(&self) {
+        let client = redis::Client::open(self.redis.as_str()).expect("a URL");
+        let mut connection = client.get_connection().expect("it answers still");
+        redis::cmd("CLIENT")
+            .arg(&["PAUSE", "600000", "ALL"])
+            .exec(&mut connection)
+            .expect("it stands still");
+        while self.health.snapshot().up {
+            thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! A program that runs, as its driver sees it.
+
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use super::{account::Account, program::Orders};
+use crate::support::LIMIT;
+
+pub struct Running {
+    child: Child,
+    input: ChildStdin,
+    answers: Receiver<String>,
+    reader: Option<JoinHandle<()>>,
+    pub started: Instant,
+}
+
+impl Running {
+    pub fn start(orders: &Orders, account: &Arc<Mutex<Account>>) -> Self {
+        let (variable, value) = orders.variable();
+        let mut child = Command::new(env::current_exe().expect("the test's own path"))
+            .args(["--exact", "the_program", "--ignored", "--nocapture"])
+            .env(variable, value)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the test can be run once more");
+        let output = BufReader::new(child.stdout.take().expect("piped"));
+        let (tell, answers) = mpsc::channel();
+        let account = Arc::clone(account);
+        let reader = thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let Some((_, words)) = line.split_once("soak ") else {
+                    continue;
+                };
+                let accepted = words
+                    .strip_prefix("accepted ")
+                    .and_then(|rest| rest.split_once(' '));
+                if let Some((client, number)) = accepted {
+                    let numbers = (
+                        client.parse().expect("a number"),
+                        number.parse().expect("a number"),
+                    );
+                    account.lock().unwrap().accept(numbers.0, numbers.1);
+                } else {
+                    drop(tell.send(words.to_owned()));
+                }
+            }
+        });
+        Self {
+            input: child.stdin.take().expect("piped"),
+            child,
+            answers,
+            reader: Some(reader),
+            started: Instant::now(),
+        }
+    }
+
+    /// Says a word that is not answered.
+    pub fn tell(&mut self, word: &str) {
+        // One that has ended by itself hears nothing, which is seen elsewhere.
+        let _ = self.input.write_all(format!("{word}\n").as_bytes());
+    }
+
+    /// Says a word and waits for the answer; there is none where it has ended.
+    pub fn ask(&mut self, word: &str) -> Option<String> {
+        self.tell(word);
+        self.answers.recv_timeout(LIMIT * 3).ok()
+    }
+
+    /// How it ended, if it has.
+    pub fn end(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("can be waited for")
+    }
+
+    /// Waits for its end, and for everything that it said.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.child.wait().expect("can be waited for");
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no panic");
+        }
+        status
+    }
+
+    pub fn kill(&mut self) -> ExitStatus {
+        // It may have ended.
+        drop(self.child.kill());
+        self.wait()
+    }
+
+    /// Its resident memory in bytes; none where it has ended.
+    pub fn resident(&self) -> Option<usize> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let kilobytes: usize = line.split_whitespace().next()?.parse().ok()?;
+        Some(kilobytes * 1024)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
