@@ -23,7 +23,7 @@ pub fn run(bench: &mut Bench) {
         // Ten scrapes at least.
         lasting: Duration::from_millis(if quick { 200 } else { 1_000 }),
     };
-    let mut contenders = bench.contenders(|contender| contender.is_instrumented());
+    let mut contenders = bench.contenders(Contender::is_instrumented);
     // The others that there always are have nothing to be compared with here.
     contenders.retain(Contender::is_instrumented);
     let rounds = bench.options.rounds * TIMES;
