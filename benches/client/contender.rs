@@ -1,7 +1,11 @@
 //! The ways to keep messages that are compared.
 
 use std::{
+    env,
+    io::{self, Read},
+    mem,
     path::Path,
+    process::{self, Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -14,7 +18,7 @@ use paho_mqtt_redis::{
 
 use crate::{
     job::Addresses,
-    support::{direct::Direct, http_get},
+    support::{direct::Direct, try_http_get},
 };
 
 /// The options of a `RedisPersistence`, but for where it is.
@@ -179,7 +183,7 @@ impl Contender {
             let registry = Registry::new();
             let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
             if self.scraped {
-                scrape(registry);
+                serve(registry);
             }
             options.user_persistence(persistence.instrument(&metrics))
         } else {
@@ -188,17 +192,35 @@ impl Contender {
     }
 }
 
-/// Serves the metrics, and scrapes them ten times a second until the process ends.
-fn scrape(registry: Registry) {
-    const INTERVAL: Duration = Duration::from_millis(100);
+/// What makes a process of the bench a scraper.
+pub const SCRAPER: &str = "--scrape";
+
+/// Serves the metrics, and has a process of its own scrape them until this one ends.
+fn serve(registry: Registry) {
     let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
-    thread::spawn(move || {
-        let mut next = Instant::now();
-        loop {
-            let (status, _, _) = http_get(server.local_addr(), "/metrics");
-            assert_eq!(status, 200);
-            next += INTERVAL;
-            thread::sleep(next.saturating_duration_since(Instant::now()));
-        }
+    let scraper = Command::new(env::current_exe().expect("this program"))
+        .args([SCRAPER, &server.local_addr().to_string()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Both last as long as this process, and the scraper ends when its input does.
+    mem::forget((server, scraper));
+}
+
+/// Scrapes ten times a second.
+pub fn scrape(address: &str) -> ! {
+    const INTERVAL: Duration = Duration::from_millis(100);
+    thread::spawn(|| {
+        let _ = io::stdin().read(&mut [0]);
+        process::exit(0);
     });
+    let mut next = Instant::now();
+    loop {
+        // At the end the server is gone before this is.
+        if let Ok((status, _, _)) = try_http_get(address, "/metrics") {
+            assert_eq!(status, 200);
+        }
+        next += INTERVAL;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
+    }
 }

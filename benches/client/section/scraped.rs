@@ -48,8 +48,7 @@ pub fn run(bench: &mut Bench) {
     }
     let columns = ["", "messages/s", "scraped: messages/s", "× not scraped"].map(str::to_owned);
     let about = format!(
-        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a thread of the same process, so that what it takes itself is \
-         in it too. The processor time of the client for a message, of all its threads, is steadier than the messages a second."
+        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a process of its own on the same machine. The processor time of the client for a message, of all its threads, is steadier than the messages a second."
     );
     table::print(
         "What being scraped ten times a second costs",
