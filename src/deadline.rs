@@ -1,6 +1,6 @@
 //! Points in time until which something must be over.
 
-#[cfg(any(feature = "redis", feature = "server"))]
+#[cfg(feature = "redis")]
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ pub(crate) fn deadline(limit: Duration) -> Instant {
 }
 
 /// What is left until the deadline, as long as there is something.
-#[cfg(any(feature = "redis", feature = "server"))]
+#[cfg(feature = "redis")]
 pub(crate) fn remaining(deadline: Instant) -> io::Result<Duration> {
     let remaining = deadline.saturating_duration_since(Instant::now());
     if remaining.is_zero() {

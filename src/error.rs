@@ -62,6 +62,10 @@ pub enum ErrorKind {
     Registration,
     /// The address of the metrics server cannot be bound.
     Bind,
+    /// The metrics cannot be gathered, or written as text.
+    Render,
+    /// A file cannot be written.
+    File,
     /// An error of a persistence that is not of this crate.
     Other,
 }
@@ -94,6 +98,8 @@ impl ErrorKind {
         Self::Protocol,
         Self::Registration,
         Self::Bind,
+        Self::Render,
+        Self::File,
         Self::Other,
     ];
 
@@ -126,6 +132,8 @@ impl ErrorKind {
             Self::Protocol => "protocol",
             Self::Registration => "registration",
             Self::Bind => "bind",
+            Self::Render => "render",
+            Self::File => "file",
             Self::Other => "other",
         }
     }
@@ -193,6 +201,11 @@ impl ErrorKind {
             Self::Protocol => "the answer is not one of a Redis server",
             Self::Registration => "a metric of that name is registered already",
             Self::Bind => "the address cannot be bound; another program may use that port",
+            Self::Render => "a collector in the registry fails, or panics",
+            Self::File => {
+                "the file cannot be written; check that its folder exists, has room and lets this \
+                 user write"
+            }
             Self::Other => "the persistence answered with an error",
         }
     }

@@ -32,10 +32,12 @@ mod persistence;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
+#[cfg(feature = "metrics")]
+mod render;
 #[cfg(feature = "server")]
 mod server;
 mod store;
-#[cfg(any(feature = "redis", feature = "server"))]
+#[cfg(feature = "redis")]
 mod timed;
 
 pub use paho_mqtt;
@@ -52,6 +54,12 @@ pub use persistence::{
 };
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisOptions, RedisPersistence, RedisStore};
+#[cfg(feature = "metrics")]
+pub use render::{render, write_textfile};
+/// The way from the bytes of a peer to those of the answer, for the fuzzer.
+#[cfg(all(fuzzing, feature = "server"))]
+#[doc(hidden)]
+pub use server::fuzzing;
 #[cfg(feature = "server")]
 pub use server::{MetricsServer, MetricsServerBuilder};
 pub use store::{Change, Connected, Group, MemoryStore, Sent, Store};

@@ -79,6 +79,11 @@ fn a_wrong_option_ends_the_device_with_2_and_is_named() {
         (&["--rate", "fast"], "--rate"),
         (&["--payload", "-1"], "--payload"),
         (&["--listen", "9464"], "--listen"),
+        (&["--listen-token"], "--listen-token"),
+        (
+            &["--listen-token", "/nonexistent/token"],
+            "/nonexistent/token",
+        ),
         (&["--broker", "localhost"], "--broker"),
         (&["--topic", "a/#"], "--topic"),
         (&["--listen", "none", "--redis", "localhost"], "--redis"),
@@ -161,6 +166,66 @@ fn the_device_keeps_its_records_under_the_prefix() {
         .query(&mut redis.connection())
         .expect("KEYS");
     assert_eq!(keys, ["mqtt:example-device:127.0.0.1:1"]);
+}
+
+/// What the device says where its metrics are, without their path.
+#[cfg(feature = "server-tls")]
+fn address_of(run: &Server) -> String {
+    support::eventually(LIMIT, "the device says where its metrics are", || {
+        let log = run.log();
+        let line = log
+            .lines()
+            .find_map(|line| line.strip_prefix("metrics at "))?;
+        Some(line.trim_end_matches("/metrics").to_owned())
+    })
+}
+
+#[cfg(feature = "server-tls")]
+#[test]
+fn the_device_serves_its_metrics_over_tls_to_those_who_bring_the_token() {
+    use std::fs;
+    use support::{
+        Prometheus,
+        certificates::{make_authority, make_certificate},
+    };
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    make_authority(folder.path(), "authority");
+    make_certificate(folder.path(), "authority", "server");
+    let read = |name: &str| fs::read_to_string(file(name)).expect("a file");
+    fs::write(file("device.pem"), read("server.crt") + &read("server.key")).expect("written");
+    fs::write(file("token"), "t0ken\n").expect("written");
+    let redis = RedisServer::start();
+    let (token, pem) = (file("token"), file("device.pem"));
+    let options = [
+        "--listen",
+        "127.0.0.1:0",
+        "--listen-token",
+        &token,
+        "--listen-tls",
+        &pem,
+    ];
+    let device = Device::new("mqtt://127.0.0.1:1", &redis.url(), &options);
+    let run = device.start(&[]);
+    let address = address_of(&run);
+    let target = address.strip_prefix("https://").expect("TLS");
+
+    // As the README has it.
+    let readme = include_str!("../README.md");
+    let (_, config) = readme
+        .split_once("```yaml\nscrape_configs:")
+        .expect("a configuration");
+    let (config, _) = config.split_once("```").expect("its end");
+    let config = format!("scrape_configs:{config}")
+        .replace("device-1.example:9464", target)
+        .replace("/etc/prometheus/mqtt-devices.token", &token)
+        .replace("/etc/prometheus/mqtt-devices.crt", &file("authority.crt"));
+    fs::write(file("prometheus.yml"), config).expect("written");
+    let prometheus = Prometheus::configured(&folder.path().join("prometheus.yml"));
+    let up = "mqtt_persistence_store_up{client_id=\"example-device\"}";
+    let is_up = support::eventually(LIMIT, "it is scraped", || prometheus.value(up));
+    assert!(is_up > 0.0, "{}", run.log());
 }
 
 #[test]

@@ -8,15 +8,23 @@ mod support;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv6Addr, SocketAddr, TcpStream},
+    sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
 };
 
 use paho_mqtt_redis::{
     MetricsServer, MetricsServerBuilder,
-    prometheus::{Encoder, IntCounter, Registry, TextEncoder},
+    prometheus::{
+        Encoder, IntCounter, Registry, TextEncoder,
+        core::{Collector, Desc},
+        proto::MetricFamily,
+    },
 };
 use socket2::{Domain, Socket, Type};
-use support::{HttpResponse, LIMIT, eventually, http_get, try_http_get};
+use support::{
+    HttpResponse, LIMIT, REQUEST, answer, answer_of, body, connected, eventually, header, http_get,
+    sent, status, try_http_get,
+};
 
 /// What a test on a busy machine may take beyond a limit of the server's.
 const SLACK: Duration = Duration::from_secs(2);
@@ -34,50 +42,6 @@ fn registry() -> (Registry, IntCounter) {
 
 fn builder() -> MetricsServerBuilder {
     MetricsServer::builder(registry().0)
-}
-
-fn connected(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream.set_write_timeout(Some(LIMIT)).unwrap();
-    stream
-}
-
-/// Everything that comes until the server closes.
-#[track_caller]
-fn answer(stream: &mut TcpStream) -> String {
-    let mut answer = Vec::new();
-    match stream.read_to_end(&mut answer) {
-        Ok(_) => {}
-        // It was closed before everything that was sent had been read; what came before counts.
-        Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
-        Err(error) => panic!("no answer: {error}"),
-    }
-    String::from_utf8(answer).unwrap()
-}
-
-/// What these bytes are answered with.
-#[track_caller]
-fn sent(address: SocketAddr, bytes: &[u8]) -> String {
-    let mut stream = connected(address);
-    stream.write_all(bytes).unwrap();
-    answer(&mut stream)
-}
-
-fn status(answer: &str) -> &str {
-    answer.split(' ').nth(1).unwrap_or_default()
-}
-
-fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
-    let (head, _) = answer.split_once("\r\n\r\n")?;
-    head.split("\r\n").skip(1).find_map(|line| {
-        let (header, value) = line.split_once(':')?;
-        header.eq_ignore_ascii_case(name).then(|| value.trim())
-    })
-}
-
-fn body(answer: &str) -> &str {
-    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }
 
 #[test]
@@ -149,14 +113,14 @@ fn what_is_not_served_is_told_by_the_status() {
             format!("{line}\r\nHost: device\r\n\r\n").as_bytes(),
         )
     };
-    for path in ["/", "/metricsx", "/metrics/", "//metrics", "/METRICS"] {
+    for path in ["/other", "/metricsx", "/metrics/", "//metrics", "/METRICS"] {
         for method in ["GET", "POST"] {
             let answer = request(&format!("{method} {path} HTTP/1.1"));
             assert_eq!(status(&answer), "404", "{method} {path}");
             assert!(body(&answer).contains("at /metrics"), "{answer}");
         }
     }
-    let answer = request("HEAD / HTTP/1.1");
+    let answer = request("HEAD /other HTTP/1.1");
     assert_eq!((status(&answer), body(&answer)), ("404", ""));
 
     for method in ["POST", "PUT", "DELETE", "OPTIONS", "get", "BREW"] {
@@ -180,11 +144,6 @@ fn what_is_not_served_is_told_by_the_status() {
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHo").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(status(&answer_of(stream)), "400");
-}
-
-#[track_caller]
-fn answer_of(mut stream: TcpStream) -> String {
-    answer(&mut stream)
 }
 
 #[test]
@@ -261,32 +220,126 @@ fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
     assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
 }
 
+/// A registry with a collector that waits for `Gate::open`, so that what asks for it is being served for as long.
+struct Gate(mpsc::Sender<()>);
+
+#[derive(Clone)]
+struct Waiting {
+    counter: IntCounter,
+    entered: mpsc::Sender<()>,
+    opened: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Collector for Waiting {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counter.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.entered.send(()).unwrap();
+        // It is open for ever when the gate is gone.
+        let _ = self.opened.lock().unwrap().recv();
+        self.counter.collect()
+    }
+}
+
+impl Gate {
+    /// What comes out at the other end is that a collector has been asked.
+    fn closed() -> (Registry, Self, mpsc::Receiver<()>) {
+        let (registry, _) = registry();
+        let (entered, has_entered) = mpsc::channel();
+        let (gate, opened) = mpsc::channel();
+        let counter = IntCounter::new("gated_total", "Waits.").unwrap();
+        let opened = Arc::new(Mutex::new(opened));
+        registry
+            .register(Box::new(Waiting {
+                counter,
+                entered,
+                opened,
+            }))
+            .unwrap();
+        (registry, Self(gate), has_entered)
+    }
+
+    fn let_one_through(&self) {
+        self.0.send(()).unwrap();
+    }
+}
+
 #[test]
-fn one_connection_too_many_is_refused_until_another_has_closed() {
+fn one_connection_too_many_is_refused_while_all_others_are_served() {
+    let (registry, gate, has_entered) = Gate::closed();
+    let server = MetricsServer::builder(registry)
+        .max_connections(2)
+        .response_timeout(LIMIT)
+        .bind(ANY)
+        .unwrap();
+    let address = server.local_addr();
+    let mut places: Vec<_> = (0..2).map(|_| connected(address)).collect();
+    places[0].write_all(REQUEST).unwrap();
+    has_entered.recv_timeout(LIMIT).unwrap();
+    places[1].write_all(REQUEST).unwrap();
+    // What it sends is read before what comes later.
+    let refused = eventually(LIMIT, "both are being served", || {
+        let answer = sent(address, b"GET /-/healthy HTTP/1.1\r\nHost: device\r\n\r\n");
+        (status(&answer) == "503").then_some(answer)
+    });
+    let length = body(&refused).len().to_string();
+    assert_eq!(header(&refused, "Content-Length"), Some(&*length));
+    // One that has already sent its request loses the answer as little.
+    for _ in 0..20 {
+        assert_eq!(status(&sent(address, REQUEST)), "503");
+    }
+    gate.let_one_through();
+    gate.let_one_through();
+    for stream in places {
+        assert_eq!(status(&answer_of(stream)), "200");
+    }
+    drop(gate);
+    assert_eq!(status(&sent(address, REQUEST)), "200");
+}
+
+#[test]
+fn one_that_has_not_asked_gives_its_place_to_another() {
     let server = builder()
         .max_connections(2)
         .request_timeout(LIMIT)
         .bind(ANY)
         .unwrap();
     let address = server.local_addr();
-    let first = connected(address);
-    let _second = connected(address);
-    // Connections are admitted in order, so this is the third.
-    let refused = answer_of(connected(address));
-    assert_eq!(status(&refused), "503");
-    let length = body(&refused).len().to_string();
-    assert_eq!(header(&refused, "Content-Length"), Some(&*length));
-    // One that has already sent its request loses the answer as little.
+    let mut silent: Vec<_> = (0..2).map(|_| connected(address)).collect();
+    silent[0].write_all(b"GET /metrics HT").unwrap();
     for _ in 0..20 {
-        let refused = sent(address, b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
-        assert_eq!(status(&refused), "503");
+        assert_eq!(status(&sent(address, REQUEST)), "200");
     }
+    // The first to come was the first to go, and only one had to.
+    assert_eq!(status(&answer_of(silent.remove(0))), "503");
+    let mut other = silent.remove(0);
+    other.write_all(REQUEST).unwrap();
+    assert_eq!(status(&answer_of(other)), "200");
+}
 
-    drop(first);
-    eventually(LIMIT, "a place is free again", || {
-        let answer = sent(address, b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
-        (status(&answer) == "200").then_some(())
-    });
+#[test]
+fn connections_from_one_address_do_not_drive_out_those_of_another() {
+    let server = builder()
+        .max_connections(4)
+        .request_timeout(LIMIT)
+        .bind(ANY)
+        .unwrap();
+    let address = server.local_addr();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let elsewhere: SocketAddr = "127.0.0.9:0".parse().unwrap();
+    socket.bind(&elsewhere.into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut slow = TcpStream::from(socket);
+    slow.set_read_timeout(Some(LIMIT)).unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let crowd: Vec<_> = (0..40).map(|_| connected(address)).collect();
+    // By now all of them have been accepted.
+    assert_eq!(status(&sent(address, REQUEST)), "200");
+    slow.write_all(b"Host: device\r\n\r\n").unwrap();
+    assert_eq!(status(&answer_of(slow)), "200");
+    drop(crowd);
 }
 
 #[test]
@@ -408,7 +461,7 @@ fn a_reader_that_does_not_read_loses_its_place_in_time() {
     let started = Instant::now();
     assert_eq!(status(&answer_of(connected(address))), "503");
     eventually(TIMEOUT + SLACK, "the place is free again", || {
-        let answer = sent(address, b"GET / HTTP/1.1\r\nHost: device\r\n\r\n");
+        let answer = sent(address, b"GET /other HTTP/1.1\r\nHost: device\r\n\r\n");
         (status(&answer) == "404").then_some(())
     });
     let took = started.elapsed();

@@ -7,72 +7,23 @@ mod support;
 use std::{
     env,
     error::Error as StdError,
-    fs, io,
     net::{Ipv4Addr, TcpListener},
     path::Path,
-    process::Command,
     time::Duration,
 };
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{Error, ErrorKind, RedisPersistence};
 use redis::TypedCommands;
-use support::{LIMIT, RedisServer, eventually};
+use support::{
+    LIMIT, RedisServer,
+    certificates::{make_authority, make_certificate},
+    eventually,
+};
 
 const CLIENT: &str = "device";
 const BROKER: &str = "mqtt://127.0.0.1:1883";
 const PASSWORD: &str = "Zq7xKv2w";
-
-fn openssl(dir: &Path, arguments: &str) {
-    let output = Command::new("openssl")
-        .args(arguments.split(' '))
-        .current_dir(dir)
-        .output()
-        .unwrap_or_else(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                panic!("openssl is not installed: it is in the Debian package openssl")
-            }
-            _ => panic!("cannot run openssl: {error}"),
-        });
-    let log = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "openssl {arguments}:\n{log}");
-}
-
-/// An authority with that name, as `NAME.crt` and `NAME.key`.
-fn make_authority(dir: &Path, name: &str) {
-    fs::write(
-        dir.join("authority.cnf"),
-        "[req]\ndistinguished_name = name\nx509_extensions = authority\n[name]\n\
-         [authority]\nbasicConstraints = critical, CA:TRUE\nkeyUsage = keyCertSign\n\
-         subjectKeyIdentifier = hash\n",
-    )
-    .unwrap();
-    openssl(
-        dir,
-        &format!(
-            "req -x509 -config authority.cnf -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 \
-             -nodes -days 2 -subj /CN={name} -keyout {name}.key -out {name}.crt"
-        ),
-    );
-}
-
-/// A certificate of that authority for this machine, as `server.crt` and `server.key`.
-fn make_certificate(dir: &Path, authority: &str) {
-    let extensions = "subjectAltName = DNS:localhost, IP:127.0.0.1\n";
-    fs::write(dir.join("server.cnf"), extensions).unwrap();
-    openssl(
-        dir,
-        "req -new -config authority.cnf -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes \
-         -subj /CN=localhost -keyout server.key -out server.csr",
-    );
-    openssl(
-        dir,
-        &format!(
-            "x509 -req -in server.csr -CA {authority}.crt -CAkey {authority}.key -set_serial 1 \
-             -days 2 -extfile server.cnf -out server.crt"
-        ),
-    );
-}
 
 fn set(connection: &mut redis::Connection, name: &str, value: &str) -> redis::RedisResult<()> {
     redis::cmd("CONFIG")
@@ -127,7 +78,7 @@ fn a_certificate_is_checked_against_those_that_are_trusted() {
     let redis = RedisServer::start();
     make_authority(redis.dir(), "trusted");
     make_authority(redis.dir(), "another");
-    make_certificate(redis.dir(), "trusted");
+    make_certificate(redis.dir(), "trusted", "server");
     let mut connection = redis.connection();
     let port = listen_with_tls(&redis, &mut connection);
     set(&mut connection, "requirepass", PASSWORD).unwrap();

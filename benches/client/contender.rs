@@ -1,14 +1,25 @@
 //! The ways to keep messages that are compared.
 
-use std::{path::Path, time::Duration};
+use std::{
+    env,
+    io::{self, Read},
+    mem,
+    path::Path,
+    process::{self, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::{
-    Durability, MemoryPersistence, PersistenceMetrics, RedisOptions, RedisPersistence,
-    prometheus::Registry,
+    Durability, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisOptions,
+    RedisPersistence, prometheus::Registry,
 };
 
-use crate::{job::Addresses, support::direct::Direct};
+use crate::{
+    job::Addresses,
+    support::{direct::Direct, try_http_get},
+};
 
 /// The options of a `RedisPersistence`, but for where it is.
 type Builder = fn() -> RedisOptions;
@@ -30,6 +41,7 @@ pub struct Contender {
     pub name: String,
     pub store: Store,
     instrumented: bool,
+    scraped: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -66,6 +78,7 @@ pub fn all() -> Vec<Contender> {
         name: name.to_owned(),
         store,
         instrumented: false,
+        scraped: false,
     };
     let mut all = vec![plain(NONE, Store::None)];
     all.extend(plain("memory", Store::Memory).and_instrumented());
@@ -85,13 +98,18 @@ pub fn all() -> Vec<Contender> {
 }
 
 impl Contender {
-    fn and_instrumented(self) -> [Self; 2] {
+    fn and_instrumented(self) -> [Self; 3] {
         let instrumented = Self {
             name: format!("{}, instrumented", self.name),
             instrumented: true,
             ..self
         };
-        [self, instrumented]
+        let scraped = Self {
+            name: format!("{}, scraped", instrumented.name),
+            scraped: true,
+            ..instrumented
+        };
+        [self, instrumented, scraped]
     }
 
     /// The same for another column.
@@ -123,6 +141,10 @@ impl Contender {
 
     pub fn is_instrumented(&self) -> bool {
         self.instrumented
+    }
+
+    pub fn is_scraped(&self) -> bool {
+        self.scraped
     }
 
     /// Has the client use it.
@@ -158,10 +180,47 @@ impl Contender {
         persistence: paho_mqtt_redis::Persistence<S>,
     ) -> mqtt::CreateOptionsBuilder {
         if self.instrumented {
-            let metrics = PersistenceMetrics::register(&Registry::new()).expect("a new registry");
+            let registry = Registry::new();
+            let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
+            if self.scraped {
+                serve(registry);
+            }
             options.user_persistence(persistence.instrument(&metrics))
         } else {
             options.user_persistence(persistence)
         }
+    }
+}
+
+/// What makes a process of the bench a scraper.
+pub const SCRAPER: &str = "--scrape";
+
+/// Serves the metrics, and has a process of its own scrape them until this one ends.
+fn serve(registry: Registry) {
+    let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
+    let scraper = Command::new(env::current_exe().expect("this program"))
+        .args([SCRAPER, &server.local_addr().to_string()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .expect("it starts");
+    // Both last as long as this process, and the scraper ends when its input does.
+    mem::forget((server, scraper));
+}
+
+/// Scrapes ten times a second.
+pub fn scrape(address: &str) -> ! {
+    const INTERVAL: Duration = Duration::from_millis(100);
+    thread::spawn(|| {
+        let _ = io::stdin().read(&mut [0]);
+        process::exit(0);
+    });
+    let mut next = Instant::now();
+    loop {
+        // At the end the server is gone before this is.
+        if let Ok((status, _, _)) = try_http_get(address, "/metrics") {
+            assert_eq!(status, 200);
+        }
+        next += INTERVAL;
+        thread::sleep(next.saturating_duration_since(Instant::now()));
     }
 }

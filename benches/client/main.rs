@@ -40,6 +40,11 @@ fn main() -> ExitCode {
         arguments.remove(0);
         child::run(&arguments);
     }
+    if let [first, address] = &arguments[..]
+        && first == contender::SCRAPER
+    {
+        contender::scrape(address);
+    }
     match options::parse(arguments) {
         Ok(Command::Help) => {
             print!("{HELP}");

@@ -30,6 +30,7 @@ usage: scripts/bench [options] [section ...]
 sections, all of them by default:
   throughput    messages a second, while connected
   instrumented  what measuring every call costs of it
+  scraped       what being scraped ten times a second costs of it
   offline       messages a second while not connected, and when they are sent at last
   restore       time to create a client with many messages waiting
   memory        resident memory with many messages waiting

@@ -8,6 +8,7 @@ mod memory;
 mod neighbour;
 mod offline;
 mod restore;
+mod scraped;
 mod throughput;
 
 use crate::rounds::Bench;
@@ -16,6 +17,7 @@ use crate::rounds::Bench;
 pub enum Section {
     Throughput,
     Instrumented,
+    Scraped,
     Offline,
     Restore,
     Memory,
@@ -26,9 +28,10 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Throughput,
         Self::Instrumented,
+        Self::Scraped,
         Self::Offline,
         Self::Restore,
         Self::Memory,
@@ -46,6 +49,7 @@ impl Section {
         let one = match name {
             "throughput" => Self::Throughput,
             "instrumented" => Self::Instrumented,
+            "scraped" => Self::Scraped,
             "offline" => Self::Offline,
             "restore" => Self::Restore,
             "memory" => Self::Memory,
@@ -65,6 +69,7 @@ pub fn run(bench: &mut Bench) {
         match section {
             Section::Throughput => throughput::run(bench),
             Section::Instrumented => instrumented::run(bench),
+            Section::Scraped => scraped::run(bench),
             Section::Offline => offline::run(bench),
             Section::Restore => restore::run(bench),
             Section::Memory => memory::run(bench),

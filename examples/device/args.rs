@@ -28,6 +28,8 @@ Usage: device [OPTION]...
   --count NUMBER       stop once that many readings are published (default: go on)
   --listen ADDRESS     where /metrics is served, such as 127.0.0.1:9464 or [::1]:9464; port 0 takes a free one,
                        'none' serves nothing (default 127.0.0.1:9464)
+  --listen-token FILE  serve it only to those who bring the token in this file, as 'Authorization: Bearer TOKEN'
+  --listen-tls FILE    serve it over TLS, with the certificate and the key in this PEM file (feature server-tls)
   --buffer NUMBER      how many messages may wait to be sent, 4 to 65535; a reading that finds the buffer full
                        is dropped and counted as refused (default 10000)
   --stop-timeout SECONDS
@@ -82,6 +84,8 @@ pub struct Args {
     pub payload: usize,
     pub count: Option<u64>,
     pub listen: Option<SocketAddr>,
+    pub listen_token: Option<PathBuf>,
+    pub listen_tls: Option<PathBuf>,
     pub buffer: i32,
     pub stop_timeout: Duration,
     pub ledger: Option<PathBuf>,
@@ -112,6 +116,8 @@ impl Default for Args {
             count: None,
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
             buffer: 10_000,
+            listen_token: None,
+            listen_tls: None,
             stop_timeout: Duration::from_secs(10),
             ledger: None,
             log: LogFormat::Text,
@@ -162,6 +168,17 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
             "payload" => args.payload = value()?.number(0..=16_777_216)?,
             "count" => args.count = Some(value()?.number(1..=u64::MAX)?),
             "listen" => args.listen = value()?.listen()?,
+            "listen-token" => {
+                args.listen_token = Some(value()?.text("the name of a file")?.into());
+            }
+            "listen-tls" if cfg!(feature = "server-tls") => {
+                args.listen_tls = Some(value()?.text("the name of a file")?.into());
+            }
+            "listen-tls" => {
+                return Err(
+                    "--listen-tls: this was built without the feature server-tls".to_owned(),
+                );
+            }
             "buffer" => args.buffer = value()?.number(4..=65_535)?,
             "stop-timeout" => {
                 args.stop_timeout = Duration::from_secs_f64(value()?.number(0.0..=86_400.0)?);

@@ -13,6 +13,7 @@ mod readings;
 use std::{
     io::{self, Write},
     mem,
+    net::SocketAddr,
     process::{self, ExitCode},
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -22,7 +23,7 @@ use std::{
 };
 
 use paho_mqtt_redis::{
-    Health, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
+    ErrorKind, Health, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
     prometheus::Registry,
 };
 use tracing::{info, warn};
@@ -94,18 +95,18 @@ fn run(args: &Args) -> Result<(), Failure> {
     let metrics = PersistenceMetrics::register(&registry)
         .map_err(|error| Failure::because(Exit::Runtime, &error))?;
     // Before anything else that may take time, so that even a device that waits for Redis can be looked at.
-    let server = match args.listen {
-        Some(address) => Some(
-            MetricsServer::bind(address, registry.clone())
-                .map_err(|error| Failure::because(Exit::Listen, &error))?,
-        ),
-        None => None,
-    };
+    let server = args
+        .listen
+        .map(|address| serve(args, address, &registry))
+        .transpose()?;
     if let Some(server) = &server {
-        say(&format!(
-            "metrics at http://{}/metrics",
-            server.local_addr()
-        ));
+        let scheme = if args.listen_tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let address = server.local_addr();
+        say(&format!("metrics at {scheme}://{address}/metrics"));
     }
 
     let (client, health) = create_client(args, &metrics)?;
@@ -132,6 +133,25 @@ fn run(args: &Args) -> Result<(), Failure> {
         full: false,
     };
     device.run(&stop)
+}
+
+/// Serves the metrics, and a page for people, to whom the options say.
+fn serve(args: &Args, address: SocketAddr, registry: &Registry) -> Result<MetricsServer, Failure> {
+    let mut server = MetricsServer::builder(registry.clone());
+    if let Some(file) = &args.listen_token {
+        server = server.bearer_token_file(file);
+    }
+    #[cfg(feature = "server-tls")]
+    if let Some(file) = &args.listen_tls {
+        server = server.tls(file, file);
+    }
+    server.bind(address).map_err(|error| {
+        let exit = match error.kind() {
+            ErrorKind::InvalidOption => Exit::Usage,
+            _ => Exit::Listen,
+        };
+        Failure::because(exit, &error)
+    })
 }
 
 /// A client whose messages live in Redis, each call measured, and what tells how Redis is.

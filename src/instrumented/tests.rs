@@ -141,13 +141,19 @@ fn a_scripted_sequence_gives_exactly_this_exposition() {
             && value(&registry, discarded) == Some(1.0)
     });
     clock.0.store(now, Ordering::Relaxed);
-    // That is the time of day.
+    // Those are times of day.
+    let times = [
+        confirmed,
+        "mqtt_persistence_store_changed_timestamp_seconds",
+    ];
     let text: String = exposition(&registry)
         .lines()
-        .map(|line| match line.strip_prefix(confirmed) {
-            Some(_) => format!("{confirmed}{labels} 1700000000\n"),
-            None => format!("{line}\n"),
-        })
+        .map(
+            |line| match times.iter().find(|time| line.starts_with(**time)) {
+                Some(time) => format!("{time}{labels} 1700000000\n"),
+                None => format!("{line}\n"),
+            },
+        )
         .collect();
     let stored = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/exposition.txt");
     if std::env::var_os("UPDATE_EXPOSITION").is_some() {
@@ -170,12 +176,13 @@ fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
         .lines()
         .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
         .filter(|line| {
-            // The last two are told by the thread of the persistence, at any moment.
+            // The last three are told by the thread of the persistence, at any moment.
             let of_opening = [
                 "operation=\"open\"",
                 "build_info",
                 "opened_timestamp",
                 "store_up",
+                "store_changed",
                 "store_last_confirmed",
             ];
             !of_opening.iter().any(|part| line.contains(part))
@@ -197,7 +204,7 @@ fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 26);
+    assert_eq!(text.matches("# TYPE ").count(), 27);
 }
 
 #[test]
@@ -454,6 +461,8 @@ fn each_event_of_a_store_moves_what_it_should_and_nothing_else() {
         let now: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("mqtt_persistence_store_"))
+            // That is the time of day, at which `up` was changed.
+            .filter(|line| !line.starts_with("changed_timestamp_seconds"))
             .map(|line| line.replace("client_id=\"id\"", "").replace("{,", "{"))
             .collect();
         let new = now.iter().filter(|line| !before.contains(line));
@@ -531,6 +540,24 @@ fn each_event_of_a_store_moves_what_it_should_and_nothing_else() {
 
     tell(StoreEvent::Closed);
     assert_eq!(exposition(&registry), "");
+}
+
+#[test]
+fn since_when_a_store_is_up_is_told_and_moves_with_it_only() {
+    let (registry, tell) = told();
+    let changed = || of_store(&registry, "changed_timestamp_seconds", "id");
+    let before = since_1970(SystemTime::now());
+    tell(StoreEvent::Opened { quarantined: 0 });
+    let opened = changed().expect("a series");
+    assert!(opened >= before, "{opened}");
+    tell(status(true, (1, 10), (0, 0)));
+    tell(status(true, (0, 0), (0, 0)));
+    assert_eq!(changed(), Some(opened));
+    eventually("the clock goes on", || {
+        since_1970(SystemTime::now()) > opened
+    });
+    tell(status(false, (0, 0), (1, 10)));
+    assert!(changed() > Some(opened));
 }
 
 #[test]

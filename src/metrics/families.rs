@@ -136,7 +136,7 @@ impl Families {
         })
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 26] {
+    fn collectors(&self) -> [Box<dyn Collector>; 27] {
         [
             Box::new(self.operation_duration.clone()),
             Box::new(self.operation_errors.clone()),
@@ -153,6 +153,7 @@ impl Families {
             Box::new(self.restore_duration.clone()),
             Box::new(self.build_info.clone()),
             Box::new(self.store.up.clone()),
+            Box::new(self.store.changed.clone()),
             Box::new(self.store.reconnects.clone()),
             Box::new(self.store.reconnect_failures.clone()),
             Box::new(self.store.errors.clone()),

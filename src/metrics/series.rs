@@ -119,7 +119,11 @@ fn errors_of(operation: Operation) -> impl Iterator<Item = ErrorKind> {
         .copied()
         .filter(move |error| match error {
             _ if operation == ContainsKey => false,
-            ErrorKind::InvalidOption | ErrorKind::Registration | ErrorKind::Bind => false,
+            ErrorKind::InvalidOption
+            | ErrorKind::Registration
+            | ErrorKind::Bind
+            | ErrorKind::Render
+            | ErrorKind::File => false,
             ErrorKind::InvalidClientId => operation == Open,
             ErrorKind::InvalidKey => matches!(operation, Put | Get | Remove),
             ErrorKind::NotOpen => !matches!(operation, Open | Close),

@@ -14,6 +14,7 @@ use crate::{ErrorKind, HealthSnapshot, StoreEvent, StoreObserver};
 /// Every metric whose name starts with `store_`.
 pub(super) struct StoreFamilies {
     pub(super) up: IntGaugeVec,
+    pub(super) changed: GaugeVec,
     pub(super) reconnects: IntCounterVec,
     pub(super) reconnect_failures: IntCounterVec,
     pub(super) errors: IntCounterVec,
@@ -38,6 +39,13 @@ impl StoreFamilies {
         let gauge = |name, help| IntGaugeVec::new(opts(name, help), of_client);
         Ok(Self {
             up: gauge("store_up", "Whether the store can be used")?,
+            changed: GaugeVec::new(
+                opts(
+                    "store_changed_timestamp_seconds",
+                    "Since when the store can be used, or cannot, by the clock of the device",
+                ),
+                of_client,
+            )?,
             reconnects: counter(
                 "store_reconnects_total",
                 "How often the store could be used again",
@@ -103,6 +111,7 @@ impl StoreFamilies {
     fn forget(&self, label: &str) {
         let of_client = [label];
         forget(&self.up, &of_client);
+        forget(&self.changed, &of_client);
         forget(&self.reconnects, &of_client);
         forget(&self.reconnect_failures, &of_client);
         for error in errors() {
@@ -124,18 +133,21 @@ impl StoreFamilies {
 /// What a store can answer with.
 fn errors() -> impl Iterator<Item = ErrorKind> {
     use ErrorKind::{
-        Bind, Damaged, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen, Registration,
+        Bind, Damaged, File, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
+        Registration, Render,
     };
     ErrorKind::ALL.iter().copied().filter(|kind| {
         !matches!(
             kind,
             Bind | Damaged
+                | File
                 | InvalidClientId
                 | InvalidKey
                 | InvalidOption
                 | NotFound
                 | NotOpen
                 | Registration
+                | Render
         )
     })
 }
@@ -154,6 +166,7 @@ pub(crate) struct StoreSeries {
     is_down: bool,
     last: HealthSnapshot,
     up: IntGauge,
+    changed: Gauge,
     reconnects: IntCounter,
     reconnect_failures: IntCounter,
     unconfirmed_records: IntGauge,
@@ -180,13 +193,21 @@ impl StoreSeries {
         let shared = all.entry(label.to_owned()).or_default();
         shared.persistences = shared.persistences.saturating_add(1);
         shared.down = shared.down.saturating_add(1);
-        store.up.with_label_values(&of_client).set(0);
+        let (up, changed) = (
+            store.up.with_label_values(&of_client),
+            store.changed.with_label_values(&of_client),
+        );
+        if shared.persistences == 1 || up.get() == 1 {
+            up.set(0);
+            changed.set(seconds(SystemTime::now()));
+        }
         drop(all);
         Self {
             label: label.to_owned(),
             is_down: true,
             last: HealthSnapshot::default(),
-            up: store.up.with_label_values(&of_client),
+            up,
+            changed,
             reconnects: store.reconnects.with_label_values(&of_client),
             reconnect_failures: store.reconnect_failures.with_label_values(&of_client),
             unconfirmed_records: store.unconfirmed_records.with_label_values(&of_client),
@@ -262,7 +283,16 @@ impl StoreSeries {
             } else {
                 shared.down.saturating_sub(1)
             };
-            self.up.set(i64::from(shared.down == 0));
+            self.show(shared);
+        }
+    }
+
+    /// Under the lock of what is shared.
+    fn show(&self, shared: &Shared) {
+        let up = i64::from(shared.down == 0);
+        if self.up.get() != up {
+            self.up.set(up);
+            self.changed.set(seconds(SystemTime::now()));
         }
     }
 
@@ -304,7 +334,7 @@ impl Drop for StoreSeries {
         };
         shared.persistences = shared.persistences.saturating_sub(1);
         shared.down = shared.down.saturating_sub(1);
-        self.up.set(i64::from(shared.down == 0));
+        self.show(shared);
         if shared.persistences == 0 {
             all.remove(&self.label);
             self.families.store.forget(&self.label);

@@ -1,104 +1,132 @@
-//! What is answered to which request.
+//! An answer, complete before its first byte is sent. Nothing of the request is in it.
 
-use std::io;
+use std::{fmt::Write as _, sync::Arc};
 
-use prometheus::{Encoder, Registry, TextEncoder};
-use tiny_http::{HTTPVersion, Header};
-use tracing::warn;
+use super::page;
 
-use super::request::Request;
-
-/// An answer, complete before its first byte is sent.
 pub(super) struct Response {
     status: u16,
-    content_type: &'static str,
-    allow: bool,
-    body: Vec<u8>,
+    kind: Kind,
+    /// A header that only this answer has.
+    extra: Option<(&'static str, &'static str)>,
+    is_gzip: bool,
+    body: Arc<Vec<u8>>,
     head_only: bool,
 }
 
-const PLAIN: &str = "text/plain; charset=utf-8";
-
-/// Routes the request.
-pub(super) fn to(request: &Request, registry: &Registry) -> Response {
-    let head_only = request.method == "HEAD";
-    let response = match (request.path.as_str(), request.method.as_str()) {
-        ("/metrics", "GET" | "HEAD") => metrics(registry),
-        ("/metrics", _) => Response {
-            allow: true,
-            ..refusal(405)
-        },
-        _ => Response {
-            body: b"404 Not Found\nThe metrics are at /metrics.\n".to_vec(),
-            ..refusal(404)
-        },
-    };
-    Response {
-        head_only,
-        ..response
-    }
+/// What is in the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Text,
+    Metrics,
+    Page,
 }
 
-fn metrics(registry: &Registry) -> Response {
-    let mut body = Vec::new();
-    match TextEncoder::new().encode(&registry.gather(), &mut body) {
-        Ok(()) => Response {
-            content_type: TEXT_FORMAT_UTF8,
-            body,
-            ..refusal(200)
-        },
-        Err(error) => {
-            warn!(%error, "the metrics cannot be written as text");
-            refusal(500)
+impl Kind {
+    const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; charset=utf-8",
+            // The prometheus crate's own constant leaves out the character set.
+            Self::Metrics => "text/plain; version=0.0.4; charset=utf-8",
+            Self::Page => "text/html; charset=utf-8",
         }
     }
-}
 
-/// The prometheus crate's own constant leaves out the character set.
-const TEXT_FORMAT_UTF8: &str = "text/plain; version=0.0.4; charset=utf-8";
-
-/// A status and its name, nothing of the request.
-pub(super) fn refusal(status: u16) -> Response {
-    let reason = tiny_http::StatusCode(status).default_reason_phrase();
-    Response {
-        status,
-        content_type: PLAIN,
-        allow: false,
-        body: format!("{status} {reason}\n").into_bytes(),
-        head_only: false,
+    const fn security_policy(self) -> &'static str {
+        match self {
+            Self::Text | Self::Metrics => "default-src 'none'; frame-ancestors 'none'",
+            Self::Page => page::SECURITY_POLICY,
+        }
     }
 }
 
 impl Response {
-    pub(super) fn into_bytes(self) -> io::Result<Vec<u8>> {
+    pub(super) fn new(status: u16, kind: Kind, body: Arc<Vec<u8>>) -> Self {
+        Self {
+            status,
+            kind,
+            extra: None,
+            is_gzip: false,
+            body,
+            head_only: false,
+        }
+    }
+
+    pub(super) fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
+        Self::new(status, Kind::Text, Arc::new(body.into()))
+    }
+
+    /// A status and its name.
+    pub(super) fn refusal(status: u16) -> Self {
+        Self::text(status, format!("{status} {}\n", reason(status)))
+    }
+
+    pub(super) fn with(self, name: &'static str, value: &'static str) -> Self {
+        Self {
+            extra: Some((name, value)),
+            ..self
+        }
+    }
+
+    pub(super) fn compressed(self, is_gzip: bool) -> Self {
+        Self { is_gzip, ..self }
+    }
+
+    pub(super) fn head_only(self, head_only: bool) -> Self {
+        Self { head_only, ..self }
+    }
+
+    /// Everything up to the body, and the body, which several answers can share.
+    pub(super) fn into_parts(self) -> (Vec<u8>, Arc<Vec<u8>>) {
         let Self {
             status,
-            content_type,
-            allow,
+            kind,
+            extra,
+            is_gzip,
             body,
             head_only,
         } = self;
-        let mut headers = vec![
-            ("Server", "paho-mqtt-redis"),
-            ("Content-Type", content_type),
-            ("X-Content-Type-Options", "nosniff"),
-        ];
-        if allow {
-            headers.push(("Allow", "GET, HEAD"));
-        }
-        let headers = headers
-            .into_iter()
-            .filter_map(|(name, value)| Header::from_bytes(name, value).ok())
-            .collect();
         let length = body.len();
-        let response = tiny_http::Response::new(status.into(), headers, &*body, Some(length), None)
-            .with_chunked_threshold(usize::MAX);
-        let mut bytes = Vec::with_capacity(length.saturating_add(512));
-        response.raw_print(&mut bytes, HTTPVersion(1, 1), &[], head_only, None)?;
-        // tiny_http keeps this header to itself, but a connection serves one request only.
-        if let Some(line) = bytes.windows(2).position(|window| window == b"\r\n") {
-            bytes.splice(line..line, *b"\r\nConnection: close");
+        let mut head = format!(
+            "HTTP/1.1 {status} {}\r\n\
+             Server: paho-mqtt-redis\r\n\
+             Connection: close\r\n\
+             Content-Type: {}\r\n\
+             Content-Length: {length}\r\n\
+             Content-Security-Policy: {}\r\n\
+             Cache-Control: no-store\r\n\
+             Cross-Origin-Resource-Policy: same-origin\r\n\
+             Referrer-Policy: no-referrer\r\n\
+             Vary: Accept-Encoding\r\n\
+             X-Content-Type-Options: nosniff\r\n\
+             X-Frame-Options: DENY\r\n",
+            reason(status),
+            kind.content_type(),
+            kind.security_policy(),
+        );
+        if is_gzip {
+            head.push_str("Content-Encoding: gzip\r\n");
         }
-        Ok(bytes)
+        if let Some((name, value)) = extra {
+            // Writing to a string does not fail.
+            let _ = write!(head, "{name}: {value}\r\n");
+        }
+        head.push_str("\r\n");
+        let body = if head_only { Arc::default() } else { body };
+        (head.into_bytes(), body)
+    }
+}
+
+const fn reason(status: u16) -> &'static str {
+    match status {
+        200 => "OK",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        408 => "Request Timeout",
+        431 => "Request Header Fields Too Large",
+        503 => "Service Unavailable",
+        _ => "Internal Server Error",
     }
 }

@@ -1,8 +1,8 @@
-//! The least HTTP client that reads a page.
+//! The least HTTP client that reads a page, and less than that for what no client would send.
 
 use std::{
     io::{self, Read, Write},
-    net::{TcpStream, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
 };
 
 use super::LIMIT;
@@ -47,4 +47,67 @@ fn parse(answer: &str) -> Option<HttpResponse> {
         })
         .collect::<Option<_>>()?;
     Some((status, headers, body.to_owned()))
+}
+
+/// A scrape.
+pub const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
+
+/// A connection on which nothing is waited for without end.
+pub fn connected(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).expect("somebody listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a limit");
+    stream.set_write_timeout(Some(LIMIT)).expect("a limit");
+    stream
+}
+
+/// Everything that comes until the other side closes.
+#[track_caller]
+pub fn answer_bytes(stream: &mut impl Read) -> Vec<u8> {
+    let mut answer = Vec::new();
+    match stream.read_to_end(&mut answer) {
+        Ok(_) => {}
+        // It was closed before everything that was sent had been read; what came before counts.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+        Err(error) => panic!("no answer: {error}"),
+    }
+    answer
+}
+
+/// The same as text.
+#[track_caller]
+pub fn answer(stream: &mut impl Read) -> String {
+    String::from_utf8(answer_bytes(stream)).expect("text")
+}
+
+/// The same where the connection is not needed any more.
+#[track_caller]
+pub fn answer_of(mut stream: impl Read) -> String {
+    answer(&mut stream)
+}
+
+/// What these bytes are answered with.
+#[track_caller]
+pub fn sent(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut stream = connected(address);
+    stream.write_all(bytes).expect("sent");
+    answer(&mut stream)
+}
+
+/// The status of an answer, or nothing where there is none.
+pub fn status(answer: &str) -> &str {
+    answer.split(' ').nth(1).unwrap_or_default()
+}
+
+/// The first header of an answer with that name.
+pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let (head, _) = answer.split_once("\r\n\r\n")?;
+    head.split("\r\n").skip(1).find_map(|line| {
+        let (header, value) = line.split_once(':')?;
+        header.eq_ignore_ascii_case(name).then(|| value.trim())
+    })
+}
+
+/// What comes behind the head.
+pub fn body(answer: &str) -> &str {
+    answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }

@@ -8,6 +8,8 @@
 
 mod alertmanager;
 pub mod broker;
+pub mod certificates;
+mod chromium;
 #[cfg(feature = "redis")]
 pub mod crash;
 pub mod dashboard;
@@ -43,7 +45,11 @@ use std::{
 
 pub use self::{
     alertmanager::Alertmanager,
-    http::{HttpResponse, http_get, try_http_get},
+    chromium::Chromium,
+    http::{
+        HttpResponse, REQUEST, answer, answer_bytes, answer_of, body, connected, header, http_get,
+        sent, status, try_http_get,
+    },
     mosquitto::Mosquitto,
     process::Server,
     prometheus::{Prometheus, promtool_check_metrics},

@@ -1,0 +1,158 @@
+//! A server, in a process of its own.
+
+// A limit of the process, and the tie of a child to its parent, have no safe interface in the standard library.
+#![allow(unsafe_code)]
+
+use std::{
+    env,
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    net::SocketAddr,
+    process::{self, Command, Stdio},
+};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{
+    MemoryPersistence, MetricsServer, PersistenceMetrics,
+    prometheus::{Encoder, Registry, TextEncoder},
+};
+
+/// What makes a process of the bench one of these.
+pub const FLAG: &str = "--serve";
+
+/// What it is told to have no file descriptor left, and to have them again.
+pub const EXHAUST: &str = "exhaust";
+pub const RELEASE: &str = "release";
+
+/// As many as a service has by default.
+const FILES: libc::rlim_t = 1024;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Ours,
+    TinyHttp,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::TinyHttp => "tiny_http",
+        }
+    }
+}
+
+pub struct Child {
+    process: process::Child,
+    address: SocketAddr,
+}
+
+impl Child {
+    pub fn start(kind: Kind) -> Self {
+        let mut process = Command::new(env::current_exe().expect("this program"))
+            .args([FLAG, kind.name()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let mut line = String::new();
+        let output = process.stdout.take().expect("its output");
+        BufReader::new(output)
+            .read_line(&mut line)
+            .expect("its address");
+        let address = line.trim().parse().expect("its address");
+        Self { process, address }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    pub fn tell(&mut self, what: &str) {
+        if !what.is_empty() {
+            let input = self.process.stdin.as_mut().expect("its input");
+            writeln!(input, "{what}").expect("it listens");
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// Serves until the bench ends or tells otherwise.
+pub fn run(kind: &str) -> ! {
+    limit_files(FILES);
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("device-1", "broker").expect("it opens");
+    let mut ours = None;
+    let address = if kind == Kind::Ours.name() {
+        let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
+        ours.insert(server).local_addr()
+    } else {
+        serve_with_tiny_http(registry)
+    };
+    println!("{address}");
+    let mut files = Vec::new();
+    for line in io::stdin().lines() {
+        match line.as_deref() {
+            Ok(EXHAUST) => {
+                while let Ok(file) = File::open("/dev/null") {
+                    files.push(file);
+                }
+            }
+            Ok(RELEASE) => files.clear(),
+            _ => break,
+        }
+    }
+    process::exit(0);
+}
+
+/// As its documentation shows it.
+fn serve_with_tiny_http(registry: Registry) -> SocketAddr {
+    let server = tiny_http::Server::http("127.0.0.1:0").expect("a port");
+    let address = server.server_addr().to_ip().expect("an address");
+    std::thread::spawn(move || {
+        for request in server.incoming_requests() {
+            let response = if request.url() == "/metrics" {
+                let mut body = Vec::new();
+                TextEncoder::new()
+                    .encode(&registry.gather(), &mut body)
+                    .expect("metrics");
+                tiny_http::Response::from_data(body)
+            } else {
+                tiny_http::Response::from_data(Vec::new()).with_status_code(404)
+            };
+            // The peer may be gone.
+            let _ = request.respond(response);
+        }
+    });
+    address
+}
+
+/// As many files as the system allows, for those who hold thousands of connections.
+pub fn allow_many_files() {
+    limit_files(libc::RLIM_INFINITY);
+}
+
+fn limit_files(limit: libc::rlim_t) {
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: it writes to that place and nowhere else.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now) };
+    now.rlim_cur = limit.min(now.rlim_max);
+    // SAFETY: it reads from that place and nowhere else.
+    let status = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const now) };
+    assert_eq!(status, 0, "{}", io::Error::last_os_error());
+}

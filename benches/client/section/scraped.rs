@@ -1,0 +1,59 @@
+//! What being scraped ten times a second costs of the messages a second.
+
+use std::time::Duration;
+
+use super::{instrumented::busy, throughput::rate};
+use crate::{
+    contender::Contender,
+    job::{Load, Work},
+    rounds::Bench,
+    table::{self, spread, three_places, two_places, whole},
+};
+
+/// The difference is smaller than that between two rounds, so that it takes many.
+const TIMES: usize = 4;
+
+pub fn run(bench: &mut Bench) {
+    let quick = bench.options.quick;
+    let load = Load {
+        qos: 1,
+        payload: 100,
+        in_flight: 100,
+        messages: usize::MAX,
+        // Ten scrapes at least.
+        lasting: Duration::from_millis(if quick { 200 } else { 1_000 }),
+    };
+    let mut contenders = bench.contenders(Contender::is_instrumented);
+    // The others that there always are have nothing to be compared with here.
+    contenders.retain(Contender::is_instrumented);
+    let rounds = bench.options.rounds * TIMES;
+    let results = bench.alternate(&contenders, rounds, "scraped", Work::Publish, load);
+    let mut rows = Vec::new();
+    for (contender, series) in results.rows(rate) {
+        let name = format!("{}, scraped", contender.name);
+        let Some(scraped) = results.series(&name, rate) else {
+            continue;
+        };
+        let [busy, scraped_busy] = [contender.name.clone(), name]
+            .map(|name| results.series(&name, busy).unwrap_or_default());
+        rows.push(vec![
+            contender.name.clone(),
+            spread(&series, whole),
+            spread(&scraped, whole),
+            spread(&scraped.ratios(&series), three_places),
+            spread(&busy, two_places),
+            spread(&scraped_busy, two_places),
+            table::median(&scraped_busy.ratios(&busy), three_places),
+        ]);
+    }
+    let columns = ["", "messages/s", "scraped: messages/s", "× not scraped"].map(str::to_owned);
+    let about = format!(
+        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a process of its own on the same machine. The processor time of the client for a message, of all its threads, is steadier than the messages a second."
+    );
+    table::print(
+        "What being scraped ten times a second costs",
+        &about,
+        &columns,
+        &rows,
+    );
+}

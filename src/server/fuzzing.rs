@@ -1,0 +1,153 @@
+//! A connection without a socket and without a clock, for the fuzzer.
+
+#![allow(missing_docs, missing_debug_implementations)]
+
+use std::{
+    io::{self, Read, Write},
+    time::UNIX_EPOCH,
+};
+
+use prometheus::{IntCounter, Registry};
+
+use super::{
+    auth::{Credentials, Secret},
+    connection::{Connection, Next, Terms},
+    gather::Answers,
+    options::Limits,
+    transport::Stream,
+};
+
+/// How the bytes come and go.
+#[derive(Clone, Copy)]
+pub struct Manner {
+    /// So many at a time, and nothing in between.
+    pub read: usize,
+    pub write: usize,
+    /// Whether the peer says that it has sent everything.
+    pub ends: bool,
+    pub asks_for_token: bool,
+    pub max_head_bytes: usize,
+}
+
+/// The token that is asked for.
+pub const TOKEN: &str = "t0ken";
+
+/// Everything that is sent to a peer which sends this.
+pub fn exchange(sent: &[u8], manner: Manner) -> Vec<u8> {
+    let secrets = manner
+        .asks_for_token
+        .then(|| Secret::Token(TOKEN.to_owned()));
+    let Ok(credentials) = Credentials::read(secrets.into_iter().collect()) else {
+        return Vec::new();
+    };
+    let limits = Limits {
+        max_head_bytes: manner.max_head_bytes.max(1),
+        ..Limits::default()
+    };
+    let terms = Terms {
+        limits,
+        credentials,
+    };
+    let peer = Peer {
+        sent,
+        manner,
+        answer: Vec::new(),
+        is_turn: false,
+        is_finished: false,
+    };
+    let mut connection = Connection::new(peer, &terms);
+    let mut is_over = false;
+    loop {
+        let next = if is_over {
+            connection.expire(&terms)
+        } else {
+            connection.advance(&terms)
+        };
+        match next {
+            Next::Close => break,
+            Next::Wait => {
+                // All has been read, and the time passes.
+                is_over = !connection.wants_write() && connection.stream().sent.is_empty();
+            }
+            Next::Ask(ask) => {
+                let families = registry().gather();
+                let response = Answers::of(&families, UNIX_EPOCH)
+                    .to(ask)
+                    .head_only(ask.head_only);
+                connection.answer(response, &terms);
+            }
+        }
+    }
+    connection.stream().answer.clone()
+}
+
+fn registry() -> Registry {
+    let registry = Registry::new();
+    if let Ok(counter) = IntCounter::new("readings_total", "Readings.") {
+        drop(registry.register(Box::new(counter)));
+    }
+    registry
+}
+
+struct Peer<'a> {
+    sent: &'a [u8],
+    manner: Manner,
+    answer: Vec<u8>,
+    /// Each second call would have to wait.
+    is_turn: bool,
+    is_finished: bool,
+}
+
+impl Peer<'_> {
+    fn wait(&mut self) -> io::Result<()> {
+        self.is_turn = !self.is_turn;
+        if self.is_turn {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::WouldBlock.into())
+        }
+    }
+}
+
+impl Read for Peer<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.wait()?;
+        if self.sent.is_empty() && !self.manner.ends {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let most = self
+            .manner
+            .read
+            .max(1)
+            .min(buffer.len())
+            .min(self.sent.len());
+        let (now, later) = self.sent.split_at(most);
+        if let Some(buffer) = buffer.get_mut(..most) {
+            buffer.copy_from_slice(now);
+        }
+        self.sent = later;
+        Ok(most)
+    }
+}
+
+impl Write for Peer<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.wait()?;
+        assert!(!self.is_finished, "written behind the end");
+        let most = self.manner.write.max(1).min(bytes.len());
+        self.answer
+            .extend_from_slice(bytes.get(..most).unwrap_or_default());
+        Ok(most)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Stream for Peer<'_> {
+    fn finish(&mut self) -> io::Result<()> {
+        self.is_finished = true;
+        Ok(())
+    }
+}

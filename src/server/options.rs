@@ -1,0 +1,280 @@
+//! What can be set before a [`MetricsServer`] binds its address.
+
+use std::{
+    fmt,
+    net::ToSocketAddrs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use prometheus::Registry;
+
+#[cfg(feature = "server-tls")]
+use super::tls;
+use super::{
+    MetricsServer, Place,
+    auth::{Credentials, Secret},
+    listen::Listener,
+    transport::Transport,
+};
+use crate::{Error, ErrorKind};
+
+/// What a peer can make the server wait for or keep.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_connections: usize,
+    pub(super) max_head_bytes: usize,
+    pub(super) request_timeout: Duration,
+    pub(super) response_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 16,
+            max_head_bytes: 8 * 1024,
+            request_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What can be set before a [`MetricsServer`] binds its address.
+///
+/// ```
+/// use paho_mqtt_redis::{MetricsServer, prometheus::Registry};
+///
+/// let server = MetricsServer::builder(Registry::new())
+///     .bearer_token("a long random text")
+///     .max_connections(4)
+///     .bind("[::1]:0");
+/// assert!(server.is_err(), "a token has no spaces");
+/// ```
+#[derive(Clone)]
+pub struct MetricsServerBuilder {
+    registry: Registry,
+    limits: Limits,
+    secrets: Vec<Secret>,
+    #[cfg(feature = "server-tls")]
+    tls: tls::Files,
+}
+
+impl MetricsServerBuilder {
+    pub(super) fn new(registry: Registry) -> Self {
+        Self {
+            registry,
+            limits: Limits::default(),
+            secrets: Vec::new(),
+            #[cfg(feature = "server-tls")]
+            tls: tls::Files::default(),
+        }
+    }
+
+    /// How many connections have a place at a time. For one more another loses its place, unless all
+    /// of them are being served: then it is answered with 503.
+    ///
+    /// Defaults to 16. Zero is refused.
+    #[must_use]
+    pub fn max_connections(mut self, max_connections: usize) -> Self {
+        self.limits.max_connections = max_connections;
+        self
+    }
+
+    /// How long the head of a request may be; a longer one is answered with 431.
+    ///
+    /// Defaults to 8 KiB. Zero is refused.
+    #[must_use]
+    pub fn max_head_bytes(mut self, max_head_bytes: usize) -> Self {
+        self.limits.max_head_bytes = max_head_bytes;
+        self
+    }
+
+    /// How long the head of a request may take to arrive; a slower one is answered with 408.
+    ///
+    /// Defaults to 5 s. Zero is refused.
+    #[must_use]
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.limits.request_timeout = request_timeout;
+        self
+    }
+
+    /// How long reading the registry may take, which is answered with 503 then, and how long the peer
+    /// may take to read the answer, before the connection is closed.
+    ///
+    /// Defaults to 5 s. Zero is refused.
+    #[must_use]
+    pub fn response_timeout(mut self, response_timeout: Duration) -> Self {
+        self.limits.response_timeout = response_timeout;
+        self
+    }
+
+    /// The token that every request has to bring, in a header `Authorization: Bearer TOKEN`.
+    ///
+    /// Nothing is served without it. Where several of these four options are used, a request has to
+    /// bring what one of them says. Without TLS whoever can listen on the network can read it.
+    ///
+    /// Defaults to none. An empty one, or one with a space, is refused.
+    #[must_use]
+    pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
+        self.secrets.push(Secret::Token(token.into()));
+        self
+    }
+
+    /// The same from a file, which is read when the address is bound. An end of line is left out.
+    ///
+    /// Defaults to none.
+    #[must_use]
+    pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.secrets.push(Secret::TokenFile(path.into()));
+        self
+    }
+
+    /// The user and password that every request has to bring, as browsers ask for them.
+    ///
+    /// Defaults to none. An empty one, and a user with a colon, is refused.
+    #[must_use]
+    pub fn basic_auth(mut self, user: &str, password: &str) -> Self {
+        let pair = if user.contains(':') {
+            String::new()
+        } else {
+            format!("{user}:{password}")
+        };
+        self.secrets.push(Secret::Basic(pair));
+        self
+    }
+
+    /// The same from a file, as `USER:PASSWORD`, which is read when the address is bound.
+    ///
+    /// Defaults to none.
+    #[must_use]
+    pub fn basic_auth_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.secrets.push(Secret::BasicFile(path.into()));
+        self
+    }
+
+    /// The certificate of this server, with those between it and its authority, and its key, both in
+    /// PEM. They are read when the address is bound. Only TLS is spoken then, 1.2 or 1.3.
+    ///
+    /// Defaults to none.
+    #[cfg(feature = "server-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
+    #[must_use]
+    pub fn tls(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
+        let [certificate, key] = [certificate.as_ref(), key.as_ref()].map(Path::to_owned);
+        self.tls.identity = Some((certificate, key));
+        self
+    }
+
+    /// The authorities, in PEM, of which every client has to have a certificate. It takes TLS.
+    ///
+    /// Defaults to none: clients need no certificate.
+    #[cfg(feature = "server-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
+    #[must_use]
+    pub fn tls_client_authority(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls.client_authority = Some(path.into());
+        self
+    }
+
+    /// Binds the first of the addresses that can be bound, and serves from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for a limit of zero, for a secret or certificate that cannot be used,
+    /// and for a file that cannot be read; [`ErrorKind::Bind`] where none of the addresses can be bound.
+    pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
+        let (registry, checked) = self.check()?;
+        let (listener, address) = Listener::bind(address)?;
+        checked.start(listener, Place::Address(address), registry)
+    }
+
+    /// The same on a Unix socket with these permissions, such as `0o660`.
+    ///
+    /// A socket that is there and on which nobody listens is replaced; the server removes its own when
+    /// it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// As [`bind`](Self::bind); [`ErrorKind::Bind`] also where somebody listens there, or where there is
+    /// something that is not a socket.
+    pub fn bind_unix(self, path: impl AsRef<Path>, mode: u32) -> Result<MetricsServer, Error> {
+        let (registry, checked) = self.check()?;
+        let path = path.as_ref();
+        let listener = Listener::bind_unix(path, mode)?;
+        checked.start(listener, Place::Path(path.to_owned()), registry)
+    }
+
+    fn check(self) -> Result<(Registry, Checked), Error> {
+        let Self {
+            registry,
+            limits,
+            secrets,
+            #[cfg(feature = "server-tls")]
+            tls,
+        } = self;
+        check(limits)?;
+        let transport = Transport::Plain;
+        #[cfg(feature = "server-tls")]
+        let transport = tls.read()?.map_or(transport, Transport::Tls);
+        let checked = Checked {
+            limits,
+            credentials: Credentials::read(secrets)?,
+            transport,
+        };
+        Ok((registry, checked))
+    }
+}
+
+/// Options that can work.
+struct Checked {
+    limits: Limits,
+    credentials: Credentials,
+    transport: Transport,
+}
+
+impl Checked {
+    fn start(
+        self,
+        listener: Listener,
+        place: Place,
+        registry: Registry,
+    ) -> Result<MetricsServer, Error> {
+        let Self {
+            limits,
+            credentials,
+            transport,
+        } = self;
+        MetricsServer::start(listener, place, registry, limits, credentials, transport)
+    }
+}
+
+impl fmt::Debug for MetricsServerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MetricsServerBuilder")
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+fn check(limits: Limits) -> Result<(), Error> {
+    let Limits {
+        max_connections,
+        max_head_bytes,
+        request_timeout,
+        response_timeout,
+    } = limits;
+    for (option, is_zero) in [
+        ("max_connections", max_connections == 0),
+        ("max_head_bytes", max_head_bytes == 0),
+        ("request_timeout", request_timeout.is_zero()),
+        ("response_timeout", response_timeout.is_zero()),
+    ] {
+        if is_zero {
+            return Err(
+                Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
+                    .because("it is zero, so that nothing could ever be served"),
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,450 @@
+//! The page for people: what the registry has at this moment, and a script that keeps it so.
+//!
+//! The script fills every element with `data-m`, the name of a metric, and `data-k`, the values of
+//! its label, as this file does when the page is written. What both of them do has to be changed in both.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Write as _},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+
+const PREFIX: &str = "mqtt_persistence_";
+const STYLE: &str = include_str!("page/style.css");
+const SCRIPT: &str = include_str!("page/script.js");
+
+/// What a browser may load: nothing, but for the style and the script with these hashes, and the
+/// metrics.
+pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
+     style-src 'sha256-isGPLqEa47ZcZs2vZQSlHN4CZLX8iXkkVfUY48+Fsek='; \
+     script-src 'sha256-IELEcfzfHPgiomefggSmPDBKTWrTT4pf8D+ZrBwnk34='; \
+     connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
+/// The kinds of records, as they are called in a sentence.
+const KINDS: [(&str, &str); 6] = [
+    ("command", "to be sent"),
+    ("sent_publish", "sent, not acknowledged"),
+    ("sent_pubrel", "second half of QoS 2"),
+    ("received_publish", "received, not released"),
+    ("undelivered", "not handed over yet"),
+    ("other", "other"),
+];
+
+/// What of a client the page shows.
+#[derive(Default)]
+struct Client<'a> {
+    /// By name and label; of several the sum.
+    samples: BTreeMap<(String, &'a str), f64>,
+    version: &'a str,
+    store: &'a str,
+}
+
+/// The whole page.
+pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
+    let now = now
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    let mut page = String::with_capacity(32 * 1024);
+    // Writing to a string does not fail.
+    let _ = write(&mut page, &clients(families), now);
+    page
+}
+
+fn clients(families: &[MetricFamily]) -> BTreeMap<&str, Client<'_>> {
+    let mut clients: BTreeMap<&str, Client> = BTreeMap::new();
+    for family in families {
+        let Some(name) = family.name().strip_prefix(PREFIX) else {
+            continue;
+        };
+        for metric in family.get_metric() {
+            let Some(id) = label(metric, &["client_id"]) else {
+                continue;
+            };
+            let client = clients.entry(id).or_default();
+            let of = label(metric, &["operation", "kind", "error"]).unwrap_or_default();
+            let mut add = |name: String, value: f64| {
+                *client.samples.entry((name, of)).or_default() += value;
+            };
+            match family.get_field_type() {
+                MetricType::HISTOGRAM => {
+                    let histogram = metric.get_histogram();
+                    #[expect(clippy::cast_precision_loss, reason = "there are not that many")]
+                    let count = histogram.get_sample_count() as f64;
+                    add(format!("{name}_count"), count);
+                    add(format!("{name}_sum"), histogram.get_sample_sum());
+                }
+                MetricType::COUNTER => add(name.to_owned(), metric.get_counter().get_value()),
+                _ => add(name.to_owned(), metric.get_gauge().get_value()),
+            }
+            if name == "build_info" {
+                client.version = label(metric, &["version"]).unwrap_or_default();
+                client.store = label(metric, &["store"]).unwrap_or_default();
+            }
+        }
+    }
+    clients
+}
+
+/// The value of the first of these labels that there is.
+fn label<'a>(metric: &'a Metric, names: &[&str]) -> Option<&'a str> {
+    names.iter().find_map(|name| {
+        let mut labels = metric.get_label().iter();
+        labels
+            .find(|label| label.name() == *name)
+            .map(LabelPair::value)
+    })
+}
+
+fn write(page: &mut String, clients: &BTreeMap<&str, Client<'_>>, now: f64) -> fmt::Result {
+    write!(
+        page,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
+         <title>MQTT persistence</title><style>{STYLE}</style></head>\n\
+         <body data-now=\"{now:.3}\"><header><h1>MQTT persistence</h1>\
+         <nav aria-label=\"Elsewhere\"><a href=\"/metrics\">Metrics</a> · <a href=\"/-/ready\">Ready?</a></nav>\
+         <span class=\"dim\" id=\"live\" hidden>updates every 2 s</span>\
+         <noscript><span class=\"dim\">as it was when the page was loaded</span></noscript></header>\n\
+         <main><p class=\"alert\" id=\"notice\" role=\"alert\" hidden></p>"
+    )?;
+    if clients.is_empty() {
+        page.push_str("<p>No client has opened its persistence yet.</p>");
+    }
+    for (id, client) in clients {
+        write_client(page, id, client, now)?;
+    }
+    write!(
+        page,
+        "</main>\n<footer>paho-mqtt-redis {}</footer><script>{SCRIPT}</script></body></html>\n",
+        env!("CARGO_PKG_VERSION")
+    )
+}
+
+fn write_client(page: &mut String, id: &str, client: &Client<'_>, now: f64) -> fmt::Result {
+    let up = client.get("store_up", &[]);
+    let (class, state) = match up {
+        Some(up) if up >= 1.0 => ("state up", "Store up"),
+        Some(_) => ("state down", "Store down"),
+        None => ("state", "Measured"),
+    };
+    let cell = |name, kinds, format| client.cell(name, kinds, format, now);
+    write!(
+        page,
+        "\n<section data-client=\"{id}\" data-tells=\"{}\" aria-label=\"{id}\">\
+         <div class=\"top\"><h2>{id}</h2><p class=\"{class}\" role=\"status\" aria-live=\"polite\">{state}</p>",
+        up.is_some(),
+        id = Escaped(id),
+    )?;
+    if up.is_some() {
+        let since = cell("store_changed_timestamp_seconds", "", 'e');
+        write!(page, "<span class=\"dim\">for <span{since}</span></span>")?;
+    }
+    write!(
+        page,
+        "<span class=\"dim\">{} {}</span></div><dl>",
+        Escaped(client.store),
+        Escaped(client.version)
+    )?;
+    for (title, cell) in [
+        (
+            "Messages waiting",
+            cell("records", "command sent_publish", 'n'),
+        ),
+        ("Oldest", cell("oldest_record_age_seconds", "", 's')),
+        ("Bytes waiting", cell("record_bytes", "", 'b')),
+        ("Held, only in memory", cell("store_held_records", "", 'n')),
+        (
+            "Not confirmed yet",
+            cell("store_unconfirmed_records", "", 'n'),
+        ),
+        (
+            "Last confirmed",
+            cell("store_last_confirmed_timestamp_seconds", "", 'a'),
+        ),
+        ("Errors of calls", cell("operation_errors_total", "", 'n')),
+        ("Lost", cell("store_lost_records_total", "", 'n')),
+        (
+            "Set aside",
+            cell("store_quarantined_records_total", "", 'n'),
+        ),
+        ("Restored", cell("restored_records", "", 'n')),
+        ("Restoring took", cell("restore_duration_seconds", "", 's')),
+    ] {
+        write!(page, "<div><dt>{title}</dt><dd{cell}</dd></div>")?;
+    }
+    let (calls, spent) = (
+        client.get("operation_duration_seconds_count", &[]),
+        client.get("operation_duration_seconds_sum", &[]),
+    );
+    write!(
+        page,
+        "<div><dt>Calls a second</dt><dd class=\"calls\">–</dd></div>\
+         <div><dt>Mean latency</dt><dd class=\"latency\">{}</dd></div></dl>",
+        mean(spent, calls)
+    )?;
+    write_charts(page)?;
+    write_tables(page, client, now)?;
+    page.push_str("<div><h3>Last changes</h3><ol>");
+    for (what, name) in [
+        (state, "store_changed_timestamp_seconds"),
+        ("Opened", "opened_timestamp_seconds"),
+    ] {
+        if client.get(name, &[]).is_some() {
+            let class = if what == state { "word" } else { "" };
+            let what = what.to_lowercase();
+            let at = cell(name, "", 'a');
+            write!(
+                page,
+                "<li><span class=\"{class}\">{what}</span>, <span{at}</span></li>"
+            )?;
+        }
+    }
+    page.push_str("</ol></div></section>");
+    Ok(())
+}
+
+fn write_tables(page: &mut String, client: &Client<'_>, now: f64) -> fmt::Result {
+    let cell = |name, kinds, format| client.cell(name, kinds, format, now);
+    page.push_str(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"What waits\"><table><caption>What waits</caption><thead><tr><th scope=\"col\">kind</th>\
+         <th scope=\"col\">records</th><th scope=\"col\">bytes</th><th scope=\"col\">oldest</th>\
+         <th scope=\"col\">restored</th></tr></thead><tbody>",
+    );
+    for (index, (kind, title)) in KINDS.into_iter().enumerate() {
+        write!(
+            page,
+            "<tr><th scope=\"row\"><svg class=\"key\" aria-hidden=\"true\"><rect class=\"k{index}\" width=\"99\" height=\"99\"/></svg>{title}</th>\
+             <td{}</td><td{}</td><td{}</td><td{}</td></tr>",
+            cell("records", kind, 'n'),
+            cell("record_bytes", kind, 'b'),
+            cell("oldest_record_age_seconds", kind, 's'),
+            cell("restored_records", kind, 'n')
+        )?;
+    }
+    page.push_str("</tbody></table></div>");
+    page.push_str(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Calls\"><table><caption>Calls</caption><thead><tr><th scope=\"col\">operation</th>\
+         <th scope=\"col\">calls</th><th scope=\"col\">a second</th><th scope=\"col\">mean latency</th>\
+         <th scope=\"col\">errors</th></tr></thead><tbody>",
+    );
+    for (name, operation) in client.samples.keys() {
+        if name != "operation_duration_seconds_count" {
+            continue;
+        }
+        let only = &[*operation][..];
+        write!(
+            page,
+            "<tr data-operation=\"{name}\"><th scope=\"row\">{name}</th><td{}</td>\
+             <td class=\"rate\">–</td><td class=\"mean\">{}</td><td{}</td></tr>",
+            cell("operation_duration_seconds_count", operation, 'n'),
+            mean(
+                client.get("operation_duration_seconds_sum", only),
+                client.get("operation_duration_seconds_count", only)
+            ),
+            cell("operation_errors_total", operation, 'n'),
+            name = Escaped(operation),
+        )?;
+    }
+    page.push_str("</tbody></table></div>");
+    Ok(())
+}
+
+/// Where the script draws.
+fn write_charts(page: &mut String) -> fmt::Result {
+    let figure = |class, title| {
+        format!(
+            "<figure class=\"{class}\" data-title=\"{title}\"><figcaption><b>{title}</b>\
+             <span class=\"dim most\"></span></figcaption>\
+             <svg viewBox=\"0 0 300 80\" preserveAspectRatio=\"none\" role=\"img\"></svg></figure>"
+        )
+    };
+    write!(
+        page,
+        "<div class=\"charts\" hidden>{}<div class=\"small\">{}{}</div></div>",
+        figure("records", "Records waiting, by kind"),
+        figure("bytes", "Bytes waiting"),
+        figure("age", "Age of the oldest")
+    )
+}
+
+fn mean(sum: Option<f64>, count: Option<f64>) -> String {
+    match (sum, count) {
+        (Some(sum), Some(count)) if count > 0.0 => time(sum / count),
+        _ => "–".to_owned(),
+    }
+}
+
+impl Client<'_> {
+    fn cell<'a>(&'a self, name: &'a str, kinds: &'a str, format: char, now: f64) -> Cell<'a> {
+        Cell {
+            client: self,
+            name,
+            kinds,
+            format,
+            now,
+        }
+    }
+
+    /// The sum of what a metric has for these labels, or for all.
+    fn get(&self, name: &str, labels: &[&str]) -> Option<f64> {
+        self.found(name, labels).reduce(|sum, value| sum + value)
+    }
+
+    fn found(&self, name: &str, labels: &[&str]) -> impl Iterator<Item = f64> {
+        self.samples
+            .iter()
+            .filter(move |((found, label), _)| {
+                found == name && (labels.is_empty() || labels.contains(label))
+            })
+            .map(|(_, value)| *value)
+    }
+}
+
+/// The rest of a tag, and its text.
+struct Cell<'a> {
+    client: &'a Client<'a>,
+    name: &'a str,
+    /// With spaces between them; all where there is none.
+    kinds: &'a str,
+    format: char,
+    now: f64,
+}
+
+impl Display for Cell<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kinds: Vec<&str> = self.kinds.split_whitespace().collect();
+        let found = self.client.found(self.name, &kinds);
+        let value = if self.format == 's' {
+            found.reduce(f64::max)
+        } else {
+            found.reduce(|sum, value| sum + value)
+        };
+        write!(f, " data-m=\"{}\" data-f=\"{}\"", self.name, self.format)?;
+        if !self.kinds.is_empty() {
+            write!(f, " data-k=\"{}\"", Escaped(self.kinds))?;
+        }
+        let text = match (self.format, value) {
+            (_, None) => "–".to_owned(),
+            ('n', Some(value)) => whole(value),
+            ('b', Some(value)) => bytes(value),
+            ('s', Some(age)) if age <= 0.0 => "–".to_owned(),
+            ('a', Some(at)) if at <= 0.0 => "not yet".to_owned(),
+            ('a', Some(at)) if self.now - at < 1.0 => "now".to_owned(),
+            ('a', Some(at)) => format!("{} ago", time(self.now - at)),
+            ('e', Some(at)) => time((self.now - at).max(0.0)),
+            (_, Some(value)) => time(value),
+        };
+        write!(f, ">{text}")
+    }
+}
+
+fn whole(number: f64) -> String {
+    let digits = format!("{number:.0}");
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        let left = digits.len().saturating_sub(index);
+        if index > 0 && left.is_multiple_of(3) {
+            text.push('\u{202f}');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(number: f64) -> String {
+    const UNITS: [&str; 3] = ["KiB", "MiB", "GiB"];
+    if number < 1024.0 {
+        return format!("{} B", whole(number));
+    }
+    let mut number = number / 1024.0;
+    let mut units = UNITS.into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    for larger in units {
+        if number >= 1024.0 {
+            number /= 1024.0;
+            unit = larger;
+        }
+    }
+    format!("{number:.1} {unit}")
+}
+
+fn time(seconds: f64) -> String {
+    match seconds {
+        _ if seconds < 0.001 => format!("{:.0} µs", seconds * 1e6),
+        _ if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
+        _ if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        _ if seconds < 10.0 => format!("{seconds:.1} s"),
+        _ if seconds < 120.0 => format!("{seconds:.0} s"),
+        _ if seconds < 7_200.0 => format!("{:.0} min", (seconds / 60.0).floor()),
+        _ if seconds < 172_800.0 => format!("{:.0} h", (seconds / 3_600.0).floor()),
+        _ => format!("{:.0} d", (seconds / 86_400.0).floor()),
+    }
+}
+
+/// Text that can be in an element and in quotation marks.
+struct Escaped<'a>(&'a str);
+
+impl Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for character in self.0.chars() {
+            match character {
+                '&' => f.write_str("&amp;")?,
+                '<' => f.write_str("&lt;")?,
+                '>' => f.write_str("&gt;")?,
+                '"' => f.write_str("&quot;")?,
+                '\'' => f.write_str("&#39;")?,
+                other => f.write_char(other)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_as_the_script_writes_them() {
+        for (number, text) in [
+            (0.0, "0"),
+            (999.0, "999"),
+            (1_234.0, "1\u{202f}234"),
+            (1_234_567.0, "1\u{202f}234\u{202f}567"),
+        ] {
+            assert_eq!(whole(number), text);
+        }
+        for (number, text) in [
+            (0.0, "0 B"),
+            (1_023.0, "1\u{202f}023 B"),
+            (1_536.0, "1.5 KiB"),
+            (5.0 * 1024.0 * 1024.0, "5.0 MiB"),
+            (3e13, "27939.7 GiB"),
+        ] {
+            assert_eq!(bytes(number), text);
+        }
+        for (seconds, text) in [
+            (0.000_012, "12 µs"),
+            (0.001_23, "1.2 ms"),
+            (0.25, "250 ms"),
+            (2.5, "2.5 s"),
+            (61.0, "61 s"),
+            (150.0, "2 min"),
+            (7_300.0, "2 h"),
+            (200_000.0, "2 d"),
+        ] {
+            assert_eq!(time(seconds), text);
+        }
+    }
+
+    #[test]
+    fn what_comes_from_a_program_is_escaped() {
+        assert_eq!(
+            Escaped("<b class=\"x\">'&'</b>").to_string(),
+            "&lt;b class=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/b&gt;"
+        );
+    }
+}

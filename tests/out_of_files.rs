@@ -1,0 +1,86 @@
+//! A program that has no file descriptor left is scraped all the same, and whatever it took is over when it has some again.
+//!
+//! The limit is that of the process, so this is the only test of its binary.
+
+#![cfg(feature = "server")]
+
+mod support;
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    net::SocketAddr,
+};
+
+use paho_mqtt_redis::{
+    MetricsServer,
+    prometheus::{IntCounter, Registry},
+};
+use socket2::{Domain, Socket, Type};
+use support::{LIMIT, REQUEST, eventually};
+
+/// Lets the process open so many files.
+#[allow(unsafe_code)]
+fn limit_files(limit: libc::rlim_t) {
+    let limit = libc::rlimit {
+        rlim_cur: limit,
+        rlim_max: limit,
+    };
+    // SAFETY: it reads the limit, and changes no memory.
+    assert_eq!(
+        unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
+        0
+    );
+}
+
+/// A scrape on a socket that was there before.
+fn scrape(mut socket: Socket, address: SocketAddr) -> String {
+    socket.connect(&address.into()).unwrap();
+    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.write_all(REQUEST).unwrap();
+    let mut answer = String::new();
+    // It may be closed without an answer.
+    let _ = socket.read_to_string(&mut answer);
+    answer
+}
+
+fn socket() -> Socket {
+    Socket::new(Domain::IPV4, Type::STREAM, None).unwrap()
+}
+
+#[test]
+fn a_program_without_file_descriptors_is_still_scraped() {
+    limit_files(256);
+    let registry = Registry::new();
+    let counter = IntCounter::new("readings_total", "Readings.").unwrap();
+    registry.register(Box::new(counter)).unwrap();
+    let server = MetricsServer::bind("127.0.0.1:0", registry).unwrap();
+    let address = server.local_addr();
+    assert!(scrape(socket(), address).contains("readings_total"));
+
+    let mut sockets: Vec<Socket> = (0..40).map(|_| socket()).collect();
+    let mut files: Vec<File> = Vec::new();
+    while let Ok(file) = File::open("/dev/null") {
+        files.push(file);
+    }
+    assert!(files.len() > 100, "{}", files.len());
+    for turn in 0..10 {
+        let answer = scrape(sockets.pop().unwrap(), address);
+        assert!(answer.contains("readings_total"), "{turn}: {answer}");
+    }
+    // Those that send nothing do not keep the descriptors that there are.
+    let silent: Vec<Socket> = sockets.split_off(20);
+    for socket in &silent {
+        socket.connect(&address.into()).unwrap();
+    }
+    for turn in 0..10 {
+        let answer = scrape(sockets.pop().unwrap(), address);
+        assert!(answer.contains("readings_total"), "{turn}: {answer}");
+    }
+
+    drop((files, silent));
+    eventually(LIMIT, "it serves as before", || {
+        let all = (0..20).all(|_| scrape(socket(), address).contains("readings_total"));
+        all.then_some(())
+    });
+}
