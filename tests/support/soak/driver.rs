@@ -90,6 +90,8 @@ impl Kind {
 /// Tells of it while it goes on.
 pub fn run(soak: &Soak, mut tell: impl FnMut(&str)) -> Outcome {
     let mut world = World::start();
+    // Both programs have created their clients when they have answered.
+    world.recover();
     let mut random = Random::of(soak.seed);
     let started = Instant::now();
     let mut told = started;
