@@ -194,8 +194,11 @@ impl Gateway {
             persistence
         };
         let mut idle = open("idle", 0);
-        idle.put("q5-1", vec![&record("q5-1", b"a message")])
-            .expect("put");
+        // Of the youngest there is a copy here, so that Redis can lose the other one only.
+        for key in ["q5-1", "q5-2"] {
+            idle.put(key, vec![&record(key, b"a message")])
+                .expect("put");
+        }
         let mut busy = open("busy", 1024 * 1024);
         let refuses = Arc::new(AtomicBool::new(false));
         let refusing = Refusing {
