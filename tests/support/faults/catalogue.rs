@@ -160,7 +160,8 @@ pub const FAULTS: &[Fault] = &[
             "--key-load-delay",
             "100",
         ],
-        kinds: &["loading"],
+        // A program that does nothing may look at it only when it has loaded.
+        kinds: &["loading", "connection"],
         begin: |site| {
             const FILL: &str = "for i = 1, 8000 do redis.call('SET', 'filler:' .. i, 'x') end";
             site.ask(&["EVAL", FILL, "0"]);
