@@ -76,6 +76,14 @@ pub struct Load {
 }
 
 impl Load {
+    /// What the speed is measured with where nothing else is said: QoS 1, 100 B, 100 in flight, for so many milliseconds.
+    pub fn lasting(milliseconds: u64) -> Self {
+        Self {
+            lasting: Duration::from_millis(milliseconds),
+            ..Self::of(usize::MAX, 1, 100)
+        }
+    }
+
     /// So many messages, however long they take.
     pub fn of(messages: usize, qos: i32, payload: usize) -> Self {
         Self {

@@ -1,7 +1,5 @@
 //! What measuring every call costs of the messages a second.
 
-use std::time::Duration;
-
 use super::throughput::rate;
 use crate::{
     contender::Store,
@@ -15,13 +13,7 @@ const TIMES: usize = 4;
 
 pub fn run(bench: &mut Bench) {
     let quick = bench.options.quick;
-    let load = Load {
-        qos: 1,
-        payload: 100,
-        in_flight: 100,
-        messages: usize::MAX,
-        lasting: Duration::from_millis(if quick { 50 } else { 200 }),
-    };
+    let load = Load::lasting(if quick { 50 } else { 200 });
     let contenders = bench.contenders(|contender| {
         matches!(contender.store, Store::Memory | Store::Ours(..)) && !contender.is_scraped()
     });

@@ -1,7 +1,5 @@
 //! What a client loses of its messages a second where the Redis of another one in the process is down.
 
-use std::time::Duration;
-
 use super::throughput::rate;
 use crate::{
     contender::{Store, Transport},
@@ -15,13 +13,7 @@ const WORKS: [(Work, &str); 2] = [(Work::Publish, "up"), (Work::PublishBesideOut
 
 pub fn run(bench: &mut Bench) {
     let quick = bench.options.quick;
-    let load = Load {
-        qos: 1,
-        payload: 100,
-        in_flight: 100,
-        messages: usize::MAX,
-        lasting: Duration::from_millis(if quick { 100 } else { 1_000 }),
-    };
+    let load = Load::lasting(if quick { 100 } else { 1_000 });
     let contenders = bench.contenders(|contender| {
         !contender.is_instrumented() && matches!(contender.store, Store::Ours(Transport::Unix, _))
     });

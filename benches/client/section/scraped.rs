@@ -1,7 +1,5 @@
 //! What being scraped ten times a second costs of the messages a second.
 
-use std::time::Duration;
-
 use super::{instrumented::busy, throughput::rate};
 use crate::{
     contender::Contender,
@@ -15,14 +13,8 @@ const TIMES: usize = 4;
 
 pub fn run(bench: &mut Bench) {
     let quick = bench.options.quick;
-    let load = Load {
-        qos: 1,
-        payload: 100,
-        in_flight: 100,
-        messages: usize::MAX,
-        // Ten scrapes at least.
-        lasting: Duration::from_millis(if quick { 200 } else { 1_000 }),
-    };
+    // Ten scrapes at least.
+    let load = Load::lasting(if quick { 200 } else { 1_000 });
     let mut contenders = bench.contenders(Contender::is_instrumented);
     // The others that there always are have nothing to be compared with here.
     contenders.retain(Contender::is_instrumented);
