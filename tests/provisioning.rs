@@ -12,6 +12,7 @@ use support::{
     dashboard::{DASHBOARDS, array, text},
     eventually,
     rules::load,
+    serving::serve,
 };
 use tempfile::TempDir;
 
@@ -82,6 +83,60 @@ fn prometheus_finds_its_configuration_its_rules_and_its_targets() {
         Some(text(&target["labels"]["instance"]).to_owned())
     });
     assert_eq!(instance, "example-device");
+}
+
+#[test]
+fn prometheus_asks_a_service_for_its_targets_where_the_lines_for_it_are_put_in() {
+    let root = provisioned();
+    let config = root.path().join("etc/prometheus/prometheus.yml");
+    let list = r#"[{"targets": ["127.0.0.1:1"], "labels": {"instance": "from the service"}}]"#;
+    let service = serve("application/json", || list.to_owned());
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let text = text
+        .replace("    # http_sd_configs:", "    http_sd_configs:")
+        .replace(
+            "    #   - url: http://127.0.0.1:9465/targets",
+            &format!("      - url: http://{service}/targets"),
+        );
+    fs::write(&config, text).expect("can be written");
+    let prometheus = Prometheus::configured(&config);
+    eventually(Duration::from_secs(30), "its target is there", || {
+        let targets = prometheus.get("targets");
+        let mut targets = array(&targets["data"]["activeTargets"]).iter();
+        targets
+            .any(|target| target["labels"]["instance"] == "from the service")
+            .then_some(())
+    });
+}
+
+#[test]
+fn the_agent_of_a_device_takes_its_configuration_and_systemd_its_unit() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("dashboards/provisioning/agent");
+    run(Command::new("promtool")
+        .args(["check", "config", "--agent", "--syntax-only"])
+        .arg(folder.join("prometheus-agent.yml")));
+    let unit = folder.join("prometheus-agent.service");
+    let said = run(Command::new("systemd-analyze").arg("verify").arg(&unit));
+    assert_eq!(said, "", "what it would ignore");
+    // Its options are those that the Prometheus here has.
+    let unit = fs::read_to_string(unit).expect("the unit");
+    let help = Command::new("prometheus").arg("--help").output();
+    let help = help.expect("prometheus runs");
+    let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
+    let options = lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.strip_prefix("--")?.split('=').next());
+    let unknown: Vec<&str> = options
+        .filter(|option| {
+            let mut words = help.split_whitespace();
+            !words.any(|word| {
+                let word = word.trim_start_matches("--");
+                word.split('=').next() == Some(*option)
+            })
+        })
+        .collect();
+    assert_eq!(unknown, [""; 0]);
 }
 
 #[test]

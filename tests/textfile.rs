@@ -8,6 +8,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::Path,
+    process::Command,
     sync::atomic::{AtomicBool, Ordering},
     thread,
 };
@@ -16,7 +17,9 @@ use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
     ErrorKind, MemoryPersistence, PersistenceMetrics, prometheus::Registry, render, write_textfile,
 };
-use support::promtool_check_metrics;
+use support::{
+    LIMIT, Server, eventually, http_get, on_free_port, promtool_check_metrics, try_http_get,
+};
 use tempfile::TempDir;
 
 fn registry() -> (Registry, impl ClientPersistence) {
@@ -87,6 +90,53 @@ fn whoever_reads_the_file_meanwhile_finds_a_whole_one() {
         is_over.store(true, Ordering::Relaxed);
     });
     assert_eq!(names(folder.path()), ["mqtt.prom"]);
+}
+
+#[test]
+fn node_exporter_serves_what_is_in_the_file() {
+    let (registry, _persistence) = registry();
+    let folder = TempDir::new().unwrap();
+    write_textfile(&registry, folder.path().join("mqtt.prom")).unwrap();
+    let (port, _exporter) = on_free_port(|port| {
+        let mut command = Command::new("prometheus-node-exporter");
+        command
+            .arg("--collector.disable-defaults")
+            .arg("--collector.textfile")
+            .arg(format!(
+                "--collector.textfile.directory={}",
+                folder.path().display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        Server::start(command, "prometheus-node-exporter", "TLS is disabled")
+    });
+    let served = || {
+        let (status, _, text) = http_get(("127.0.0.1", port), "/metrics");
+        assert_eq!(status, 200);
+        let lines = text.lines().map(str::to_owned);
+        lines
+            .filter(|line| line.contains("mqtt_persistence_"))
+            .collect::<Vec<_>>()
+    };
+    let samples = |text: &str| {
+        // It writes large bounds of buckets in its own way.
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.contains("_bucket{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // It is ready a moment before it listens.
+    eventually(LIMIT, "it serves", || {
+        try_http_get(("127.0.0.1", port), "/metrics").ok()
+    });
+    let served = served();
+    for sample in samples(&render(&registry).unwrap()) {
+        // Its value may have moved on.
+        let series = sample.rsplit_once(' ').unwrap().0;
+        assert!(
+            served.iter().any(|line| line.starts_with(series)),
+            "{series} in {served:#?}"
+        );
+    }
 }
 
 #[test]

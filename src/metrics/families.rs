@@ -7,7 +7,7 @@ use prometheus::{
     core::Collector,
 };
 
-use super::{age::OldestAge, clock::Clock, series, store::StoreFamilies};
+use super::{PREFIX, age::OldestAge, clock::Clock, lean, series, store::StoreFamilies};
 use crate::{Error, ErrorKind};
 
 /// Every metric, in the order of the catalogue.
@@ -39,7 +39,7 @@ impl Families {
         clock: Clock,
     ) -> prometheus::Result<Self> {
         let opts = |name: &str, help: &str| {
-            Opts::new(format!("mqtt_persistence_{name}"), help).const_labels(const_labels.clone())
+            Opts::new(format!("{PREFIX}{name}"), help).const_labels(const_labels.clone())
         };
         let histogram = |name: &str, help: &str, buckets: Vec<f64>| HistogramOpts {
             common_opts: opts(name, help),
@@ -168,16 +168,26 @@ impl Families {
         ]
     }
 
+    /// What a registry is to tell of.
+    fn told(&self, is_lean: bool) -> Vec<Box<dyn Collector>> {
+        let all = self.collectors().into_iter();
+        if is_lean {
+            all.filter_map(lean::narrowed).collect()
+        } else {
+            all.collect()
+        }
+    }
+
     /// All of them or none.
-    pub(super) fn register(&self, registry: &Registry) -> Result<(), Error> {
-        for (position, collector) in self.collectors().into_iter().enumerate() {
+    pub(super) fn register(&self, registry: &Registry, is_lean: bool) -> Result<(), Error> {
+        for (position, collector) in self.told(is_lean).into_iter().enumerate() {
             let name = collector
                 .desc()
                 .first()
                 .map(|desc| desc.fq_name.clone())
                 .unwrap_or_default();
             if let Err(error) = registry.register(collector) {
-                for registered in self.collectors().into_iter().take(position) {
+                for registered in self.told(is_lean).into_iter().take(position) {
                     drop(registry.unregister(registered));
                 }
                 return Err(Error::new(

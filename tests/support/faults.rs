@@ -5,7 +5,6 @@
 
 mod app;
 mod arrivals;
-mod breaking;
 mod catalogue;
 mod killed;
 mod publisher;

@@ -22,11 +22,20 @@ pub fn http_get(address: impl ToSocketAddrs, path: &str) -> HttpResponse {
 ///
 /// It speaks HTTP/1.0, so that a server neither keeps the connection open nor sends chunks.
 pub fn try_http_get(address: impl ToSocketAddrs, path: &str) -> io::Result<HttpResponse> {
+    http_get_with(address, path, "")
+}
+
+/// The same, with further lines in the head, each with its end.
+pub fn http_get_with(
+    address: impl ToSocketAddrs,
+    path: &str,
+    lines: &str,
+) -> io::Result<HttpResponse> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
     stream.set_write_timeout(Some(LIMIT))?;
     let host = stream.peer_addr()?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes())?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n{lines}\r\n").as_bytes())?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
     String::from_utf8(answer)

@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod alertmanager;
+pub mod breaking;
 pub mod broker;
 pub mod certificates;
 mod chromium;
@@ -33,6 +34,7 @@ pub mod recording;
 #[cfg(feature = "redis")]
 mod redis;
 pub mod rules;
+pub mod serving;
 #[cfg(all(feature = "redis", feature = "metrics"))]
 pub mod soak;
 mod subscriber;
@@ -51,7 +53,7 @@ pub use self::{
         sent, status, try_http_get,
     },
     mosquitto::Mosquitto,
-    process::Server,
+    process::{Server, on_free_port},
     prometheus::{Prometheus, promtool_check_metrics},
     proxy::{Proxy, packet},
     subscriber::Subscriber,

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    http::http_get,
+    http::http_get_with,
     process::{Server, cannot_run, on_free_port},
     rules,
 };
@@ -25,6 +25,8 @@ const INTERVAL: &str = "250ms";
 pub struct Prometheus {
     server: Server,
     port: u16,
+    /// Further lines for the head of a request.
+    lines: String,
     // After the server, so that the folder is removed when nothing writes to it any more.
     dir: TempDir,
 }
@@ -63,17 +65,56 @@ impl Prometheus {
         });
         let path = dir.path().join("prometheus.yml");
         fs::write(&path, config.to_string()).expect("Prometheus's configuration can be written");
-        Self::run(dir, &path)
+        Self::run(dir, &path, "--storage.tsdb.path", &[])
     }
 
     /// Starts one with the configuration in a file.
     pub fn configured(config: &Path) -> Self {
-        Self::run(TempDir::new().expect("a folder for Prometheus"), config)
+        Self::with_flags(config, &[])
     }
 
-    fn run(dir: TempDir, config: &Path) -> Self {
-        let (port, server) = on_free_port(|port| run(config, dir.path(), port));
-        Self { server, port, dir }
+    /// The same, with more on its command line.
+    pub fn with_flags(config: &Path, flags: &[&str]) -> Self {
+        let dir = TempDir::new().expect("a folder for Prometheus");
+        Self::run(dir, config, "--storage.tsdb.path", flags)
+    }
+
+    /// Starts one as an agent, which scrapes and writes remotely and cannot be asked anything.
+    pub fn agent(config: &Path) -> Self {
+        let dir = TempDir::new().expect("a folder for Prometheus");
+        let flags = ["--enable-feature=agent"];
+        Self::run(dir, config, "--storage.agent.path", &flags)
+    }
+
+    fn run(dir: TempDir, config: &Path, storage: &str, flags: &[&str]) -> Self {
+        let data = format!("{storage}={}", dir.path().join("data").display());
+        let (port, server) = on_free_port(|port| {
+            let mut command = Command::new("prometheus");
+            command
+                .arg(format!("--config.file={}", config.display()))
+                .arg(format!("--web.listen-address=127.0.0.1:{port}"))
+                .arg(&data)
+                .args(flags);
+            let ready = "Server is ready to receive web requests";
+            Server::start(command, "prometheus", ready)
+        });
+        Self {
+            server,
+            port,
+            lines: String::new(),
+            dir,
+        }
+    }
+
+    /// Has each request bring these credentials.
+    pub fn authorized(mut self, credentials: &str) -> Self {
+        self.lines = format!("Authorization: {credentials}\r\n");
+        self
+    }
+
+    /// Its own port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// Its own `host:port`.
@@ -120,7 +161,8 @@ impl Prometheus {
 
     /// What its HTTP interface answers.
     pub fn get(&self, path: &str) -> Value {
-        let (status, _, body) = http_get(self.address(), &format!("/api/v1/{path}"));
+        let answer = http_get_with(self.address(), &format!("/api/v1/{path}"), &self.lines);
+        let (status, _, body) = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
         assert_eq!(status, 200, "{path} was refused: {body}");
         serde_json::from_str(&body).expect("Prometheus answers in JSON")
     }
@@ -158,22 +200,6 @@ pub fn promtool_check_metrics(text: &str) -> Result<(), String> {
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     ))
-}
-
-fn run(config: &Path, dir: &Path, port: u16) -> Result<Server, String> {
-    let mut command = Command::new("prometheus");
-    command
-        .arg(format!("--config.file={}", config.display()))
-        .arg(format!(
-            "--storage.tsdb.path={}",
-            dir.join("data").display()
-        ))
-        .arg(format!("--web.listen-address=127.0.0.1:{port}"));
-    Server::start(
-        command,
-        "prometheus",
-        "Server is ready to receive web requests",
-    )
 }
 
 fn percent_encoded(text: &str) -> String {

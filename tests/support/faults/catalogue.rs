@@ -8,10 +8,9 @@ use std::{
 
 use super::{
     DURATION, Fault, LONG, Way,
-    breaking::Direction,
     site::{Site, ask},
 };
-use crate::support::{LIMIT, SNAPSHOT, eventually};
+use crate::support::{LIMIT, SNAPSHOT, breaking::Direction, eventually};
 
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 const CONNECTION: &[&str] = &["connection"];
@@ -82,14 +81,14 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "connection reset in the middle of a command",
         way: Way::Breaking,
-        begin: |site| breaks(site, Some(Direction::ToRedis)),
+        begin: |site| breaks(site, Some(Direction::ToServer)),
         end: |site| breaks(site, None),
         ..USUAL
     },
     Fault {
         name: "connection reset in the middle of an answer",
         way: Way::Breaking,
-        begin: |site| breaks(site, Some(Direction::FromRedis)),
+        begin: |site| breaks(site, Some(Direction::FromServer)),
         end: |site| breaks(site, None),
         ..USUAL
     },

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use super::{FAULTS, Fault, Way, breaking::Breaking};
-use crate::support::RedisServer;
+use super::{FAULTS, Fault, Way};
+use crate::support::{RedisServer, breaking::Breaking};
 
 /// As whom the program goes to Redis.
 const USER: &[&str] = &["--user", "device", "on", ">secret", "~*", "+@all"];
@@ -69,7 +69,7 @@ impl Site {
     /// The URL for the program, over what can break where there is such.
     pub fn url(&self) -> String {
         match &self.breaking {
-            Some(breaking) => breaking.url(),
+            Some(breaking) => format!("redis://device:secret@127.0.0.1:{}/", breaking.port()),
             None => self.socket_url(),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::{
     env, fs,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, Read, Write},
+    os::unix::process::ExitStatusExt,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
@@ -13,13 +14,17 @@ use std::{
 };
 
 use super::{account::Account, program::Orders};
-use crate::support::LIMIT;
+use crate::support::{LIMIT, kills::exit};
+
+/// What the C library says when memory is freed twice, which Paho does with a PUBLISH whose write to the broker is broken off.
+const FREED_TWICE: [&str; 2] = ["double free or corruption", "free(): "];
 
 pub struct Running {
     child: Child,
     input: ChildStdin,
     answers: Receiver<String>,
     reader: Option<JoinHandle<()>>,
+    complaints: Option<JoinHandle<String>>,
     pub started: Instant,
 }
 
@@ -31,6 +36,7 @@ impl Running {
             .env(variable, value)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
             .spawn()
             .expect("the test can be run once more");
         let output = BufReader::new(child.stdout.take().expect("piped"));
@@ -55,7 +61,14 @@ impl Running {
                 }
             }
         });
+        let mut errors = child.stderr.take().expect("piped");
+        let complaints = thread::spawn(move || {
+            let mut said = Vec::new();
+            errors.read_to_end(&mut said).expect("can be read");
+            String::from_utf8_lossy(&said).into_owned()
+        });
         Self {
+            complaints: Some(complaints),
             input: child.stdin.take().expect("piped"),
             child,
             answers,
@@ -76,16 +89,30 @@ impl Running {
         self.answers.recv_timeout(LIMIT * 3).ok()
     }
 
-    /// How it ended, if it has, or is about to: it says nothing more a moment before it ends.
-    pub fn end_soon(&mut self) -> Option<ExitStatus> {
+    /// What is wrong with its end, where Paho did not bring it about. It has ended or is about to: it says nothing more a
+    /// moment before.
+    pub fn end_soon(&mut self) -> Option<String> {
         let started = Instant::now();
         while started.elapsed() < LIMIT / 4 {
             if self.child.try_wait().expect("can be waited for").is_some() {
-                return Some(self.wait());
+                return self.fault();
             }
             thread::park_timeout(Duration::from_millis(10));
         }
-        None
+        drop(self.child.kill());
+        Some("could not write everything to Redis".to_owned())
+    }
+
+    /// Why it ended, unless it gave up as it has to, or was ended by the C library as Paho had freed something twice.
+    fn fault(&mut self) -> Option<String> {
+        let status = self.wait();
+        let complaints = self.complaints.take().map(JoinHandle::join);
+        let complaints = complaints.and_then(Result::ok).unwrap_or_default();
+        let freed_twice = status.signal() == Some(libc::SIGABRT)
+            && !complaints.contains("panicked")
+            && FREED_TWICE.iter().any(|words| complaints.contains(words));
+        (status.code() != Some(exit::GIVEN_UP) && !freed_twice)
+            .then(|| format!("ended with {status}: {complaints}"))
     }
 
     /// Waits for its end, and for everything that it said.

@@ -1,4 +1,4 @@
-//! A way to Redis that breaks in the middle of what is sent over it.
+//! A way to a server that breaks in the middle of what is sent over it.
 
 use std::{
     io::{Read, Write},
@@ -13,18 +13,18 @@ use socket2::SockRef;
 /// Which way what is sent goes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
-    ToRedis,
-    FromRedis,
+    ToServer,
+    FromServer,
 }
 
-/// Forwards bytes between a program and a Redis until it is told to break.
+/// Forwards bytes between a program and a server of this machine until it is told to break.
 pub struct Breaking {
     port: u16,
     breaks: Arc<Mutex<Option<Direction>>>,
 }
 
 impl Breaking {
-    pub fn start(redis: u16) -> Self {
+    pub fn start(server: u16) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let port = listener.local_addr().expect("bound").port();
         let breaks = Arc::new(Mutex::new(None));
@@ -32,19 +32,20 @@ impl Breaking {
         // It ends with the process.
         thread::spawn(move || {
             for program in listener.incoming() {
-                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, redis));
+                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server));
                 let (Ok(program), Ok(server)) = (program, server) else {
                     continue;
                 };
-                forward(&program, &server, Direction::ToRedis, &shared);
-                forward(&server, &program, Direction::FromRedis, &shared);
+                forward(&program, &server, Direction::ToServer, &shared);
+                forward(&server, &program, Direction::FromServer, &shared);
             }
         });
         Self { port, breaks }
     }
 
-    pub fn url(&self) -> String {
-        format!("redis://device:secret@127.0.0.1:{}/", self.port)
+    /// Where the program finds it.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// From now on half of what is sent in this direction gets through, and then the connection is reset.

@@ -1,0 +1,34 @@
+//! The least HTTP server that answers with a text.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    thread,
+};
+
+/// Answers each request with what `body` gives at that moment, until the process ends; gives the address.
+pub fn serve(
+    content_type: &'static str,
+    mut body: impl FnMut() -> String + Send + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let head = BufReader::new(&stream).lines().map_while(Result::ok);
+            // The empty line ends it.
+            if head.take_while(|line| !line.is_empty()).count() == 0 {
+                continue;
+            }
+            let body = body();
+            let length = body.len();
+            let answer = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
+                 Connection: close\r\n\r\n{body}"
+            );
+            // Whoever asked may have gone.
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address
+}
