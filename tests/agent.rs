@@ -6,68 +6,35 @@
 mod support;
 
 use std::{
-    fs,
     io::{Read, Write},
     net::TcpStream,
-    path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::Ordering},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{
-    Instrumented, MemoryPersistence, MetricsServer, PersistenceMetrics, prometheus::Registry,
-};
-use serde_json::{Value, json};
+use serde_json::json;
 use support::{
     LIMIT, Prometheus,
     breaking::{Breaking, Direction},
     dashboard::{array, text},
-    eventually, record,
+    eventually,
+    fleet::{
+        agent::{self, PASSWORD, written},
+        device::Device,
+    },
     rules::yaml,
     serving::serve,
 };
 use tempfile::TempDir;
 
 const USER: &str = "example-device";
-const PASSWORD: &str = "U*U";
 const CREDENTIALS: &str = "Basic ZXhhbXBsZS1kZXZpY2U6VSpV";
 /// Of that password, at the least cost that bcrypt has.
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 const INTERVAL: Duration = Duration::from_millis(500);
 /// Longer than the agent needs to give up a request and try again.
 const OUTAGE: Duration = Duration::from_secs(6);
-
-/// A device with one client.
-struct Device {
-    _persistence: Instrumented<MemoryPersistence>,
-    server: MetricsServer,
-}
-
-impl Device {
-    fn start() -> Self {
-        let registry = Registry::new();
-        let metrics = PersistenceMetrics::builder().lean();
-        let metrics = metrics.register(&registry).expect("registers");
-        let mut persistence = MemoryPersistence::new().instrument(&metrics);
-        persistence.open("a", "broker").expect("opens");
-        let waiting = record("c5-1", b"a reading");
-        persistence.put("c5-1", vec![&waiting]).expect("put");
-        let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
-        Self {
-            _persistence: persistence,
-            server,
-        }
-    }
-}
-
-fn written(dir: &TempDir, name: &str, config: &Value) -> PathBuf {
-    let path = dir.path().join(name);
-    // YAML, of which JSON is a part.
-    fs::write(&path, config.to_string()).expect("can be written");
-    path
-}
 
 /// The central Prometheus: it takes what is written remotely with the password, and scrapes itself, so that it has samples of
 /// this moment. The limit for late samples is that of the provisioned configuration, or its own.
@@ -99,23 +66,6 @@ fn central(dir: &TempDir, takes_late: bool) -> Prometheus {
     prometheus
 }
 
-/// The agent of a device, with the provisioned configuration.
-fn agent(dir: &TempDir, device: &str, central: u16) -> Prometheus {
-    let mut config = yaml("provisioning/agent/prometheus-agent.yml");
-    let interval = format!("{}ms", INTERVAL.as_millis());
-    config["global"]["scrape_interval"] = json!(interval);
-    config["global"]["scrape_timeout"] = json!(interval);
-    config["scrape_configs"][0]["static_configs"][0]["targets"] = json!([device]);
-    let write = &mut config["remote_write"][0];
-    write["url"] = json!(format!("http://127.0.0.1:{central}/api/v1/write"));
-    let password = dir.path().join("password");
-    fs::write(&password, PASSWORD).expect("can be written");
-    write["basic_auth"]["password_file"] = json!(password);
-    // Half a minute is long for a test.
-    write["queue_config"]["max_backoff"] = json!("1s");
-    Prometheus::agent(&written(dir, "agent.yml", &config))
-}
-
 /// The moments of the samples of the last minutes, in seconds.
 fn moments(prometheus: &Prometheus, selector: &str) -> Vec<f64> {
     let answer = prometheus.query(&format!("{selector}[5m]"));
@@ -135,10 +85,13 @@ fn now() -> f64 {
 fn what_is_scraped_while_the_link_is_broken_arrives_when_it_is_back() {
     const STATE: &str = r#"mqtt_persistence_records{instance="example-device",kind="command"}"#;
     let dir = TempDir::new().expect("a folder");
-    let device = Device::start();
+    let mut device = Device::start("a", true);
+    device.switches.link_is_down.store(true, Ordering::Relaxed);
+    device.step();
     let central = central(&dir, true);
     let link = Breaking::start(central.port());
-    let agent = agent(&dir, &device.server.local_addr().to_string(), link.port());
+    let address = device.address().to_string();
+    let agent = agent::start(&dir, INTERVAL, &address, link.port());
     eventually(LIMIT, "samples arrive", || {
         (central.value(STATE) == Some(1.0)).then_some(())
     });
@@ -180,7 +133,7 @@ fn what_is_scraped_while_the_link_is_broken_arrives_when_it_is_back() {
 
 /// A sample as an agent writes it: `WriteRequest` of Prometheus's remote write 1.0, compressed by snappy, which may leave
 /// everything as it is.
-fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: i64) -> Vec<u8> {
+fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: u64) -> Vec<u8> {
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         let length = u8::try_from(content.len()).ok().filter(|n| *n < 128);
         let head = [number << 3 | 2, length.expect("short")];
@@ -199,7 +152,7 @@ fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: i64) -> Vec<
         .iter()
         .map(|(name, value)| [field(1, name.as_bytes()), field(2, value.as_bytes())].concat());
     let labels: Vec<u8> = labels.flat_map(|label| field(1, &label)).collect();
-    let time = varint(milliseconds.try_into().expect("after 1970"));
+    let time = varint(milliseconds);
     let sample = [&[9], &value.to_le_bytes()[..], &[16], &time].concat();
     let series = field(1, &[labels, field(2, &sample)].concat());
     // The length, and one literal of up to 256 bytes.
@@ -231,13 +184,10 @@ fn samples_of_an_outage_of_hours_are_taken_with_the_provisioned_limit_and_not_wi
         eventually(LIMIT, "it has samples of this moment", || {
             central.value(r#"up{job="itself"} == 1"#)
         });
-        let late = now() - 5.0 * 3600.0;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "milliseconds of this century"
-        )]
+        let late = SystemTime::now() - Duration::from_secs(5 * 3600);
+        let late = late.duration_since(UNIX_EPOCH).expect("a clock");
         let labels = [("__name__", NAME), ("instance", "late")];
-        let request = write_request(&labels, 7.0, (late * 1000.0) as i64);
+        let request = write_request(&labels, 7.0, u64::try_from(late.as_millis()).expect("soon"));
         let answer = post(&central, &request);
         let found = central.query(&format!("{NAME}[6h]"));
         let found = array(&found["data"]["result"]);

@@ -3,7 +3,10 @@
 use std::{
     io::{Read, Write},
     net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -21,6 +24,14 @@ pub enum Direction {
 pub struct Breaking {
     port: u16,
     breaks: Arc<Mutex<Option<Direction>>>,
+    passed: Arc<Passed>,
+}
+
+/// What has come this way, in both directions.
+#[derive(Default)]
+pub struct Passed {
+    connections: AtomicU64,
+    bytes: AtomicU64,
 }
 
 impl Breaking {
@@ -29,6 +40,8 @@ impl Breaking {
         let port = listener.local_addr().expect("bound").port();
         let breaks = Arc::new(Mutex::new(None));
         let shared = Arc::clone(&breaks);
+        let passed = Arc::<Passed>::default();
+        let counted = Arc::clone(&passed);
         // It ends with the process.
         thread::spawn(move || {
             for program in listener.incoming() {
@@ -36,16 +49,30 @@ impl Breaking {
                 let (Ok(program), Ok(server)) = (program, server) else {
                     continue;
                 };
-                forward(&program, &server, Direction::ToServer, &shared);
-                forward(&server, &program, Direction::FromServer, &shared);
+                counted.connections.fetch_add(1, Ordering::Relaxed);
+                forward(&program, &server, Direction::ToServer, &shared, &counted);
+                forward(&server, &program, Direction::FromServer, &shared, &counted);
             }
         });
-        Self { port, breaks }
+        Self {
+            port,
+            breaks,
+            passed,
+        }
     }
 
     /// Where the program finds it.
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// How many connections and bytes there were.
+    pub fn passed(&self) -> (u64, u64) {
+        let Passed { connections, bytes } = &*self.passed;
+        (
+            connections.load(Ordering::Relaxed),
+            bytes.load(Ordering::Relaxed),
+        )
     }
 
     /// From now on half of what is sent in this direction gets through, and then the connection is reset.
@@ -59,17 +86,20 @@ fn forward(
     to: &TcpStream,
     direction: Direction,
     breaks: &Arc<Mutex<Option<Direction>>>,
+    passed: &Arc<Passed>,
 ) {
     let mut from = from.try_clone().expect("a second handle");
     let mut to = to.try_clone().expect("a second handle");
     to.set_nodelay(true).expect("a TCP socket");
     let breaks = Arc::clone(breaks);
+    let passed = Arc::clone(passed);
     thread::spawn(move || {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = from.read(&mut buffer).unwrap_or_default();
             let is_over = read == 0 || *breaks.lock().unwrap() == Some(direction);
             let passing = if is_over { read / 2 } else { read };
+            passed.bytes.fetch_add(passing as u64, Ordering::Relaxed);
             if to.write_all(&buffer[..passing]).is_err() || is_over {
                 break;
             }

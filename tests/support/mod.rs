@@ -19,6 +19,8 @@ pub mod device;
 pub mod direct;
 #[cfg(all(feature = "redis", feature = "metrics"))]
 pub mod faults;
+#[cfg(feature = "server")]
+pub mod fleet;
 mod http;
 #[cfg(feature = "redis")]
 pub mod kills;

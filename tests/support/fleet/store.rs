@@ -1,0 +1,55 @@
+//! A store in memory that can go away, as a Redis does.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use paho_mqtt_redis::{Connected, Error, ErrorKind, Group, MemoryStore, Sent, Store};
+
+pub struct Leaving {
+    pub store: MemoryStore,
+    pub is_down: Arc<AtomicBool>,
+}
+
+impl Leaving {
+    fn there(&mut self) -> Result<&mut MemoryStore, Error> {
+        if self.is_down.load(Ordering::Relaxed) {
+            let error = Error::new(ErrorKind::Connection, "reach the simulated store");
+            return Err(error.because("it is down"));
+        }
+        Ok(&mut self.store)
+    }
+}
+
+impl Store for Leaving {
+    const NAME: &'static str = "simulated";
+
+    fn connect(&mut self, name: &str) -> Result<Connected, Error> {
+        self.there()?.connect(name)
+    }
+
+    fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        self.there()?.keys()
+    }
+
+    fn check(&mut self) -> Result<usize, Error> {
+        self.there()?.check()
+    }
+
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.there()?.read(keys)
+    }
+
+    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        self.there()?.send(groups)
+    }
+
+    fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+        self.there()?.confirm(sent, groups)
+    }
+
+    fn close(&mut self) {
+        self.store.close();
+    }
+}
