@@ -4,7 +4,11 @@
 
 mod support;
 
-use std::{collections::BTreeMap, fs, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
@@ -14,7 +18,7 @@ use paho_mqtt_redis::{
         proto::{LabelPair, Metric, MetricFamily, MetricType},
     },
 };
-use support::{RedisServer, log::Log, publish_command};
+use support::{RedisServer, log::Log, publish_command, rules::families};
 
 const README: &str = include_str!("../README.md");
 
@@ -88,6 +92,36 @@ fn the_table_of_metrics_is_what_is_registered() {
         (code(&row[0]).remove(0), (row[1].clone(), labels))
     });
     assert_eq!(described.collect::<BTreeMap<_, _>>(), registered);
+}
+
+#[test]
+fn the_table_of_the_lean_profile_is_what_it_has() {
+    // Some begin with the first error.
+    let mut present: BTreeSet<String> = families(true)
+        .iter()
+        .map(|family| family.name().to_owned())
+        .collect();
+    present.insert("mqtt_persistence_store_errors_total".to_owned());
+    let rows = table("### A fleet of thousands", "series");
+    let described = rows.iter().map(|row| code(&row[0]).remove(0));
+    assert_eq!(described.collect::<BTreeSet<_>>(), present);
+    for row in rows {
+        let name = code(&row[0]).remove(0);
+        let families = families(true);
+        let Some(family) = families.iter().find(|family| family.name() == name) else {
+            continue;
+        };
+        let labels = family.get_metric().iter().flat_map(Metric::get_label);
+        let values = labels
+            .filter(|pair| ["kind", "operation", "error"].contains(&pair.name()))
+            .map(|pair| pair.value().to_owned());
+        let values: BTreeSet<String> = values.collect();
+        assert_eq!(
+            code(&row[1]).into_iter().collect::<BTreeSet<_>>(),
+            values,
+            "{name}"
+        );
+    }
 }
 
 #[test]

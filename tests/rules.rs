@@ -13,9 +13,9 @@ use std::{
 
 use serde_json::Value;
 use support::{
-    dashboard::{Dashboard, array, path, read, text},
-    promql::selectors,
-    rules::{FILES, alerts, load, name, recorded, registered, yaml},
+    dashboard::{Dashboard, Query, array, path, read, text},
+    promql::{Selector, selectors},
+    rules::{FILES, alerts, families, load, name, recorded, registered, yaml},
 };
 
 const TESTS: [&str; 3] = [
@@ -309,4 +309,75 @@ fn no_time_is_forgotten_when_the_rules_are_shortened() {
             assert!(!(is_long || holds || looks_back || ages), "{file}: {line}");
         }
     }
+}
+
+/// Whether the lean profile has a series that a selector could match.
+fn lean_has(selector: &Selector) -> bool {
+    let families = families(true);
+    let suffixes = ["_bucket", "_sum", "_count", ""];
+    let name = &selector.metric;
+    let mut families = families.iter().filter(|family| {
+        let mut suffixes = suffixes.iter();
+        suffixes.any(|suffix| name.strip_suffix(suffix) == Some(family.name()))
+    });
+    families.any(|family| {
+        let mut metrics = family.get_metric().iter();
+        metrics.any(|metric| {
+            let labels = metric.get_label().iter();
+            let labels: BTreeMap<&str, &str> =
+                labels.map(|pair| (pair.name(), pair.value())).collect();
+            matches(&selector.matchers, &labels)
+        })
+    })
+}
+
+/// Whether a series with these labels is selected, as far as they are labels of ours.
+fn matches(matchers: &str, labels: &BTreeMap<&str, &str>) -> bool {
+    matchers.split(", ").all(|matcher| {
+        let Some((label, value)) = matcher.split_once('=') else {
+            return true;
+        };
+        let values = value.trim_start_matches('~').trim_matches('"');
+        match labels.get(label.trim()) {
+            Some(own) if !values.starts_with('$') => values.split('|').any(|value| value == *own),
+            _ => true,
+        }
+    })
+}
+
+#[test]
+fn the_lean_profile_has_what_rules_read() {
+    for rule in load() {
+        for selector in selectors(text(&rule["expr"])) {
+            let is_ours = selector.metric.starts_with("mqtt_persistence_");
+            // These begin with the first error.
+            let is_later = selector.metric == "mqtt_persistence_store_errors_total";
+            assert!(
+                !is_ours || is_later || lean_has(&selector),
+                "{}: {selector:?}",
+                name(&rule)
+            );
+        }
+    }
+}
+
+#[test]
+fn the_readme_names_the_panels_to_which_the_lean_profile_lacks_something() {
+    let board = Dashboard::load("device");
+    let lacks = |query: &Query| {
+        let mut selectors = selectors(&query.expression).into_iter();
+        selectors.any(|selector| {
+            selector.metric.starts_with("mqtt_persistence_") && !lean_has(&selector)
+        })
+    };
+    let queries = board.queries();
+    let lacking = queries.iter().filter(|query| lacks(query));
+    let lacking: BTreeSet<&str> = lacking.map(|query| query.of.as_str()).collect();
+    let readme = include_str!("../README.md");
+    let (_, rest) = readme
+        .split_once("the lean profile leaves these panels empty, or a part of them:")
+        .expect("the list");
+    let (list, _) = rest.split_once('.').expect("its end");
+    let named = list.split('*').skip(1).step_by(2);
+    assert_eq!(named.collect::<BTreeSet<_>>(), lacking);
 }

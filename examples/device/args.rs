@@ -28,6 +28,7 @@ Usage: device [OPTION]...
   --count NUMBER       stop once that many readings are published (default: go on)
   --listen ADDRESS     where /metrics is served, such as 127.0.0.1:9464 or [::1]:9464; port 0 takes a free one,
                        'none' serves nothing (default 127.0.0.1:9464)
+  --metrics full|lean  all series, or those that the fleet board and the alerts read (default full)
   --listen-token FILE  serve it only to those who bring the token in this file, as 'Authorization: Bearer TOKEN'
   --listen-tls FILE    serve it over TLS, with the certificate and the key in this PEM file (feature server-tls)
   --buffer NUMBER      how many messages may wait to be sent, 4 to 65535; a reading that finds the buffer full
@@ -84,12 +85,20 @@ pub struct Args {
     pub payload: usize,
     pub count: Option<u64>,
     pub listen: Option<SocketAddr>,
+    pub metrics: Metrics,
     pub listen_token: Option<PathBuf>,
     pub listen_tls: Option<PathBuf>,
     pub buffer: i32,
     pub stop_timeout: Duration,
     pub ledger: Option<PathBuf>,
     pub log: LogFormat,
+}
+
+/// Which series are served.
+#[derive(Clone, Copy)]
+pub enum Metrics {
+    Full,
+    Lean,
 }
 
 /// The form of the log.
@@ -115,6 +124,7 @@ impl Default for Args {
             payload: 64,
             count: None,
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 9464))),
+            metrics: Metrics::Full,
             buffer: 10_000,
             listen_token: None,
             listen_tls: None,
@@ -168,6 +178,10 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
             "payload" => args.payload = value()?.number(0..=16_777_216)?,
             "count" => args.count = Some(value()?.number(1..=u64::MAX)?),
             "listen" => args.listen = value()?.listen()?,
+            "metrics" => {
+                args.metrics =
+                    value()?.choice(&[("full", Metrics::Full), ("lean", Metrics::Lean)])?;
+            }
             "listen-token" => {
                 args.listen_token = Some(value()?.text("the name of a file")?.into());
             }

@@ -29,7 +29,7 @@ use paho_mqtt_redis::{
 use tracing::{info, warn};
 
 use crate::{
-    args::{Args, Command, LogFormat},
+    args::{Args, Command, LogFormat, Metrics},
     backlog::Backlog,
     deliveries::Deliveries,
     failure::{Exit, Failure},
@@ -92,7 +92,12 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
 
     let registry = Registry::new();
-    let metrics = PersistenceMetrics::register(&registry)
+    let metrics = match args.metrics {
+        Metrics::Full => PersistenceMetrics::builder(),
+        Metrics::Lean => PersistenceMetrics::builder().lean(),
+    };
+    let metrics = metrics
+        .register(&registry)
         .map_err(|error| Failure::because(Exit::Runtime, &error))?;
     // Before anything else that may take time, so that even a device that waits for Redis can be looked at.
     let server = args

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+#[cfg(feature = "metrics")]
+use paho_mqtt_redis::prometheus::proto::MetricFamily;
 use serde_json::Value;
 
 use super::dashboard::{array, path, read, text};
@@ -46,21 +48,28 @@ pub fn yaml(file: &str) -> Value {
     serde_norway::from_str(&read(file)).unwrap_or_else(|error| panic!("dashboards/{file}: {error}"))
 }
 
+/// What the code registers, with the lean profile or without, for one client.
+#[cfg(feature = "metrics")]
+pub fn families(is_lean: bool) -> Vec<MetricFamily> {
+    use paho_mqtt::ClientPersistence;
+    use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
+
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::builder();
+    let metrics = if is_lean { metrics.lean() } else { metrics };
+    let metrics = metrics.register(&registry).expect("registers");
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("id", "uri").expect("opens");
+    registry.gather()
+}
+
 /// The names of the series that the code registers, each with that of its family.
 #[cfg(feature = "metrics")]
 pub fn registered() -> BTreeSet<(String, String)> {
-    use paho_mqtt::ClientPersistence;
-    use paho_mqtt_redis::{
-        MemoryPersistence, PersistenceMetrics,
-        prometheus::{Registry, proto::MetricType},
-    };
+    use paho_mqtt_redis::prometheus::proto::MetricType;
 
-    let registry = Registry::new();
-    let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let mut persistence = MemoryPersistence::new().instrument(&metrics);
-    persistence.open("id", "uri").expect("opens");
     let mut names = BTreeSet::new();
-    for family in registry.gather() {
+    for family in families(false) {
         let name = family.name();
         let suffixes: &[&str] = match family.get_field_type() {
             MetricType::HISTOGRAM => &["_bucket", "_sum", "_count"],
