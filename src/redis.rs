@@ -1,5 +1,6 @@
 //! Records in a Redis hash.
 
+mod bulk;
 mod check;
 mod commands;
 mod connection;
@@ -236,33 +237,19 @@ impl Store for RedisStore {
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mut values = Vec::with_capacity(keys.len());
+        self.read_each(keys, &mut |value| values.push(value))?;
+        Ok(values)
+    }
+
+    fn read_each(
+        &mut self,
+        keys: &[&str],
+        each: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Error> {
         let limit = self.settings.operation_timeout;
         self.on_hash("read from", limit, |connection, hash| {
-            connection.exchange(
-                |commands| read_all(commands, hash, keys.iter().copied(), keys.len()),
-                |answers| {
-                    let Value::Array(values) = answers.read()? else {
-                        return Err(Failure::protocol(
-                            "HMGET answered with something else than a list",
-                        ));
-                    };
-                    if values.len() != keys.len() {
-                        return Err(Failure::protocol(
-                            "HMGET answered with another number of values",
-                        ));
-                    }
-                    values
-                        .into_iter()
-                        .map(|value| match value {
-                            Value::BulkString(value) => Ok(Some(value)),
-                            Value::Nil => Ok(None),
-                            _ => Err(Failure::protocol(
-                                "HMGET answered with something else than strings",
-                            )),
-                        })
-                        .collect()
-                },
-            )
+            connection.values(hash, keys, limit, each)
         })
     }
 

@@ -95,6 +95,24 @@ pub trait Store: Send + 'static {
     /// Whatever keeps one of them from being read.
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error>;
 
+    /// The values of many records, one after the other in their order, each as soon as it is there, and
+    /// nothing for those that are not there.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps one of them from being read; those before it have been handed over.
+    fn read_each(
+        &mut self,
+        keys: &[&str],
+        each: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Error> {
+        const AT_A_TIME: usize = 64;
+        for some in keys.chunks(AT_A_TIME) {
+            self.read(some)?.into_iter().for_each(&mut *each);
+        }
+        Ok(())
+    }
+
     /// Sends groups of changes behind everything that was sent before. They are safe from the death
     /// of this process, and whether they happen is told by the next [`confirm`](Self::confirm).
     ///

@@ -8,11 +8,9 @@ use crate::{
     record::{Key, Kind, Name},
 };
 
-/// How many values are asked for at a time: as many at first, and then as many as make about so many
-/// bytes.
-const FIRST_BATCH: usize = 64;
-const LARGEST_BATCH: usize = 1024;
-const BATCH_BYTES: usize = 512 * 1024;
+/// How many values are asked for at a time, and how many where so many take too long.
+const BATCH: usize = 8 * 1024;
+const SMALL_BATCH: usize = 64;
 
 /// What was found.
 pub(super) struct Found {
@@ -54,26 +52,19 @@ fn read_and_mend(store: &mut impl Store, limit: usize, has_room: bool) -> Result
         unreadable: Vec::new(),
         left: HashSet::new(),
     };
-    let mut rest = &keys[..];
-    let mut size = FIRST_BATCH;
-    while !rest.is_empty() {
-        let (batch, others) = rest.split_at(size.min(rest.len()));
-        rest = others;
-        let mut bytes = 0_usize;
-        for (key, value) in batch.iter().zip(read_patiently(store, batch)?) {
+    for some in keys.chunks(BATCH) {
+        let before = found.unreadable.len();
+        read_each(store, some, |key, value| match value {
+            Some(value) if value::is_readable(key, &value) => found.index.found(key, value),
+            Some(_) => found.unreadable.push(key),
             // One that has gone since it was listed.
-            let Some(value) = value else { continue };
-            if value::is_readable(*key, &value) {
-                bytes = bytes.saturating_add(value.len());
-                found.index.found(*key, value);
-                continue;
+            None => {}
+        })?;
+        for &key in found.unreadable.get(before..).unwrap_or_default() {
+            if !set_aside(store, key)? {
+                found.left.insert(key);
             }
-            if !set_aside(store, *key, &value)? {
-                found.left.insert(*key);
-            }
-            found.unreadable.push(*key);
         }
-        size = next_batch(batch.len(), bytes);
     }
     drop_doubles(store, &mut found.index)?;
     if has_room {
@@ -82,11 +73,30 @@ fn read_and_mend(store: &mut impl Store, limit: usize, has_room: bool) -> Result
     Ok(found)
 }
 
-/// How many values to ask for next, where so many had so many bytes.
-fn next_batch(count: usize, bytes: usize) -> usize {
-    let each = bytes.checked_div(count).unwrap_or_default().max(1);
-    let fitting = BATCH_BYTES.checked_div(each).unwrap_or_default();
-    fitting.clamp(1, LARGEST_BATCH)
+/// Hands over the values one after the other, in smaller batches where so many take too long.
+fn read_each(
+    store: &mut impl Store,
+    keys: &[Key],
+    mut each: impl FnMut(Key, Option<Vec<u8>>),
+) -> Result<(), Error> {
+    let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    let mut rest = keys.iter();
+    let read = store.read_each(&names, &mut |value| {
+        if let Some(key) = rest.next() {
+            each(*key, value);
+        }
+    });
+    match read {
+        Err(error) if error.kind() == ErrorKind::Timeout => {}
+        done => return done,
+    }
+    for some in rest.as_slice().chunks(SMALL_BATCH) {
+        for (key, value) in some.iter().zip(read_patiently(store, some)?) {
+            each(*key, value);
+        }
+    }
+    Ok(())
 }
 
 /// Asks for fewer values at a time where so many take too long.
@@ -109,9 +119,12 @@ pub(super) fn read_patiently(
 
 /// Whether the store could do it. In two steps, since one that fails must not undo what the other is
 /// for: a crash between them leaves the record in both places.
-fn set_aside(store: &mut impl Store, key: Key, value: &[u8]) -> Result<bool, Error> {
+fn set_aside(store: &mut impl Store, key: Key) -> Result<bool, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
     let key = &key.name();
+    let [Some(value)] = &store.read(&[key])?[..] else {
+        return Ok(true);
+    };
     let copied = store.confirm(&[], &[&[Change::SetAside { key, value }]]);
     match copied.and_then(|()| store.confirm(&[], &[&[Change::Remove { key }]])) {
         Err(error)

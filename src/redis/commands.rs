@@ -43,6 +43,14 @@ impl Commands {
         }
     }
 
+    /// The same for words, and a list of more of them.
+    pub(super) fn list(&mut self, words: &[&str], list: &[&str]) {
+        self.start(words.len().saturating_add(list.len()));
+        for word in words.iter().chain(list) {
+            self.part(word.as_bytes());
+        }
+    }
+
     /// Starts a command of so many parts, which follow.
     pub(super) fn start(&mut self, parts: usize) {
         self.count = self.count.saturating_add(1);

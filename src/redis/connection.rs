@@ -5,6 +5,7 @@
 //! whole must be over.
 
 use std::{
+    collections::VecDeque,
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::{Arc, mpsc},
@@ -16,11 +17,16 @@ use ::redis::{Parser, Value};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{
+    bulk::Bulk,
     commands::Commands,
     reply::Failure,
     target::{Address, Target},
 };
-use crate::{Error, deadline::remaining, timed::TimedSocket};
+use crate::{
+    Error,
+    deadline::{deadline, remaining},
+    timed::TimedSocket,
+};
 
 /// A connection, authenticated and with the database selected.
 ///
@@ -131,6 +137,73 @@ impl Connection {
         Ok(value)
     }
 
+    /// The values of these fields, in their order: several commands are on their way at a time, so that
+    /// Redis works on one while another's answer is read. Each answer may take as long as `limit`.
+    pub(super) fn values(
+        &mut self,
+        hash: &str,
+        keys: &[&str],
+        limit: Duration,
+        each: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Failure> {
+        let mut bulk = Bulk::new();
+        let mut asked = VecDeque::new();
+        let mut rest = keys;
+        let (mut size, mut depth) = (FIRST_VALUES, 1);
+        let mut refused = Ok(());
+        self.commands.clear();
+        if self.is_quiet {
+            self.commands.say(&["CLIENT", "REPLY", "ON"]);
+            self.write()?;
+            bulk.done(&mut self.wire)?;
+        }
+        loop {
+            self.commands.clear();
+            while asked.len() < depth && !rest.is_empty() {
+                let (some, others) = rest.split_at(size.min(rest.len()));
+                self.commands.list(&["HMGET", hash], some);
+                asked.push_back(some.len());
+                rest = others;
+            }
+            self.write()?;
+            let Some(count) = asked.pop_front() else {
+                break;
+            };
+            self.set_deadline(deadline(limit));
+            match bulk.list(&mut self.wire) {
+                Ok(answered) if answered == count => {}
+                Ok(_) => {
+                    return Err(Failure::protocol(
+                        "HMGET answered with another number of values",
+                    ));
+                }
+                Err(Failure::Answer(kind, words)) => {
+                    // What was asked besides is answered too.
+                    refused = refused.and(Err(Failure::Answer(kind, words)));
+                    rest = &[];
+                    continue;
+                }
+                Err(failure) => return Err(failure),
+            }
+            let mut bytes = 0_usize;
+            for _ in 0..count {
+                let value = bulk.value(&mut self.wire)?;
+                bytes = bytes.saturating_add(value.as_ref().map_or(0, Vec::len));
+                if refused.is_ok() {
+                    each(value);
+                }
+            }
+            (size, depth) = (next_values(count, bytes), AT_A_TIME);
+        }
+        if !bulk.is_empty() {
+            return Err(Failure::protocol("more was answered than was asked"));
+        }
+        if self.is_quiet {
+            self.send(|commands| commands.say(&["CLIENT", "REPLY", "OFF"]))?;
+        }
+        refused
+    }
+
     /// Whether there are answers in this exchange that have not been read.
     pub(super) fn has_more(&self) -> bool {
         self.unread > 0
@@ -145,6 +218,20 @@ impl Connection {
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
         self.wire.socket().set_deadline(deadline);
     }
+}
+
+/// How many values are asked for by the first command, and how many bytes of them by each other one.
+const FIRST_VALUES: usize = 64;
+const MOST_VALUES: usize = 256;
+const VALUES_BYTES: usize = 128 * 1024;
+/// How many commands for values are on their way.
+const AT_A_TIME: usize = 4;
+
+/// How many values to ask for next, where so many had so many bytes.
+fn next_values(count: usize, bytes: usize) -> usize {
+    let each = bytes.checked_div(count).unwrap_or_default().max(1);
+    let fitting = VALUES_BYTES.checked_div(each).unwrap_or_default();
+    fitting.clamp(1, MOST_VALUES)
 }
 
 /// Connects to the first address that answers.

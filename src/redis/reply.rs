@@ -78,8 +78,14 @@ impl From<RedisError> for Failure {
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
-        Self::Answer(kind_of_answer(code, details), format!("{code} {details}"))
+        answered(&format!("{code} {details}"))
     }
+}
+
+/// Redis answered with an error, in these words.
+pub(super) fn answered(words: &str) -> Failure {
+    let (code, details) = words.split_once(' ').unwrap_or((words, ""));
+    Failure::Answer(kind_of_answer(code, details), words.to_owned())
 }
 
 const HUNG_UP: &str = "the server hung up; look into its log: was it stopped, or does it expect \
