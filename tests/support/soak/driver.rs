@@ -52,8 +52,10 @@ pub struct Outcome {
     /// How often the program that lives throughout did not, and the other, since a write to the broker was broken off.
     pub given_up: usize,
     pub restless_given_up: usize,
-    /// Its resident memory after the first minute, or at the start of a shorter soak, and at the end.
+    /// Its resident memory after the first minute, or at the start of a shorter soak, and at the end; and what of it the
+    /// program had asked for.
     pub resident: (usize, usize),
+    pub allocated: (usize, usize),
     pub trouble: Vec<String>,
 }
 
@@ -213,6 +215,7 @@ impl World {
                 self.outcome.trouble.extend(fault);
                 self.outcome.given_up += 1;
                 self.outcome.resident = (0, 0);
+                self.outcome.allocated = (0, 0);
                 self.steady = start_steady(&self.site, &self.broker, &self.account);
             } else if self.restless.ask("flush").as_deref() != Some("flushed") {
                 let fault = self.restless.end_soon();
@@ -232,11 +235,17 @@ impl World {
             account.arrive(&payload);
         }
         self.outcome.accepted = account.accepted;
-        if let Some(resident) = self.steady.resident() {
-            if self.outcome.resident.0 == 0 && self.steady.started.elapsed() >= warm_up {
-                self.outcome.resident.0 = resident;
+        drop(account);
+        let Outcome {
+            resident,
+            allocated,
+            ..
+        } = &mut self.outcome;
+        if let Some((now_resident, now_allocated)) = self.steady.memory() {
+            if resident.0 == 0 && self.steady.started.elapsed() >= warm_up {
+                (resident.0, allocated.0) = (now_resident, now_allocated);
             }
-            self.outcome.resident.1 = resident;
+            (resident.1, allocated.1) = (now_resident, now_allocated);
         }
     }
 
@@ -346,8 +355,9 @@ impl fmt::Display for Outcome {
         }
         let total: usize = self.faults.values().sum();
         writeln!(f, "| all | {total} |\n")?;
-        let (before, after) = self.resident;
-        let megabytes = |bytes: usize| format!("{}.{} MB", bytes / 1_000_000, bytes / 100_000 % 10);
+        let megabytes =
+            |bytes: usize| format!("{}.{:02} MB", bytes / 1_000_000, bytes / 10_000 % 100);
+        let megabytes_of = |(first, last)| format!("{}, {}", megabytes(first), megabytes(last));
         writeln!(f, "| account | |\n|---|--:|")?;
         for (what, value) in [
             ("accepted messages", self.accepted.to_string()),
@@ -374,7 +384,11 @@ impl fmt::Display for Outcome {
             ),
             (
                 "its resident memory, first and last",
-                format!("{}, {}", megabytes(before), megabytes(after)),
+                megabytes_of(self.resident),
+            ),
+            (
+                "what of it the program has asked for",
+                megabytes_of(self.allocated),
             ),
         ] {
             writeln!(f, "| {what} | {value} |")?;

@@ -130,8 +130,14 @@ impl Running {
         self.wait()
     }
 
-    /// Its resident memory in bytes; none where it has ended.
-    pub fn resident(&self) -> Option<usize> {
+    /// Its resident memory and what of it the program has asked for, in bytes; none where it has ended.
+    pub fn memory(&mut self) -> Option<(usize, usize)> {
+        let allocated = self.ask("memory")?;
+        let allocated = allocated.strip_prefix("memory ")?.parse().ok()?;
+        Some((self.resident()?, allocated))
+    }
+
+    fn resident(&self) -> Option<usize> {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
         let line = status
             .lines()
