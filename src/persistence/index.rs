@@ -30,8 +30,8 @@ enum Value {
 }
 
 /// How many commands, and how many bytes of them, are read along with the one that Paho asks for.
-const AHEAD: u32 = 256;
-const AHEAD_BYTES: usize = 256 * 1024;
+const AHEAD: u32 = 512;
+const AHEAD_BYTES: usize = 512 * 1024;
 
 impl Index {
     pub(super) fn new(limit: usize) -> Self {

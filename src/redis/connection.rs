@@ -41,6 +41,8 @@ pub(super) struct Connection {
     is_quiet: bool,
     /// How many answers to the last commands have not been read.
     unread: usize,
+    /// How many values the next command asks for, and how many such commands are on their way.
+    pace: (usize, usize),
 }
 
 impl Connection {
@@ -58,6 +60,7 @@ impl Connection {
             commands: Commands::default(),
             is_quiet: false,
             unread: 0,
+            pace: (FIRST_VALUES, 1),
         };
         if let Some(password) = &target.password {
             let user = target.user.as_deref();
@@ -149,7 +152,6 @@ impl Connection {
         let mut bulk = Bulk::new();
         let mut asked = VecDeque::new();
         let mut rest = keys;
-        let (mut size, mut depth) = (FIRST_VALUES, 1);
         let mut refused = Ok(());
         self.commands.clear();
         if self.is_quiet {
@@ -159,6 +161,7 @@ impl Connection {
         }
         loop {
             self.commands.clear();
+            let (size, depth) = self.pace;
             while asked.len() < depth && !rest.is_empty() {
                 let (some, others) = rest.split_at(size.min(rest.len()));
                 self.commands.list(&["HMGET", hash], some);
@@ -193,7 +196,7 @@ impl Connection {
                     each(value);
                 }
             }
-            (size, depth) = (next_values(count, bytes), AT_A_TIME);
+            self.pace = (next_values(count, bytes), AT_A_TIME);
         }
         if !bulk.is_empty() {
             return Err(Failure::protocol("more was answered than was asked"));
@@ -220,7 +223,8 @@ impl Connection {
     }
 }
 
-/// How many values are asked for by the first command, and how many bytes of them by each other one.
+/// How many values are asked for by the first command, and how many bytes of them by each other one: as
+/// many as the last one would have had.
 const FIRST_VALUES: usize = 64;
 const MOST_VALUES: usize = 256;
 const VALUES_BYTES: usize = 128 * 1024;
