@@ -219,9 +219,15 @@ impl Key {
     pub(crate) fn name(self) -> Name {
         let mut bytes = [0; LONGEST];
         let mut rest = &mut bytes[..];
-        // Every key has room, by the numbers that its kind can have.
-        let written = write!(rest, "{self}");
-        debug_assert!(written.is_ok(), "{self} is too long");
+        let mut number = itoa::Buffer::new();
+        for part in [self.stem(), "-", number.format(self.number)] {
+            // Every key has room, by the numbers that its kind can have.
+            let written = rest.write(part.as_bytes());
+            debug_assert!(
+                written.is_ok_and(|written| written == part.len()),
+                "{self} is too long"
+            );
+        }
         let length = LONGEST.saturating_sub(rest.len());
         Name { bytes, length }
     }

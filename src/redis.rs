@@ -197,20 +197,7 @@ impl Store for RedisStore {
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         let limit = self.settings.open_timeout;
         self.on_hash("list", limit, |connection, hash| {
-            let Value::Array(fields) = connection.ask(&["HKEYS", hash])? else {
-                return Err(Failure::protocol(
-                    "HKEYS answered with something else than a list",
-                ));
-            };
-            fields
-                .into_iter()
-                .map(|field| match field {
-                    Value::BulkString(field) => Ok(field),
-                    _ => Err(Failure::protocol(
-                        "HKEYS listed something else than a string",
-                    )),
-                })
-                .collect()
+            connection.strings(&["HKEYS", hash])
         })
     }
 

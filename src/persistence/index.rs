@@ -1,5 +1,7 @@
 //! The records that there are, and the values of those that fit.
 
+use std::hash::BuildHasherDefault;
+
 use crate::record::{Key, KeyMap, Kind};
 
 /// Every record that Paho has not removed.
@@ -34,9 +36,10 @@ const AHEAD: u32 = 512;
 const AHEAD_BYTES: usize = 512 * 1024;
 
 impl Index {
-    pub(super) fn new(limit: usize) -> Self {
+    /// With room for so many records, and so many bytes of values that are kept.
+    pub(super) fn with_capacity(records: usize, limit: usize) -> Self {
         Self {
-            records: KeyMap::default(),
+            records: KeyMap::with_capacity_and_hasher(records, BuildHasherDefault::default()),
             kept: 0,
             limit,
             session_is_over: false,

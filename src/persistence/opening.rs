@@ -47,7 +47,7 @@ fn read_and_mend(store: &mut impl Store, limit: usize, has_room: bool) -> Result
     keys.sort_unstable();
 
     let mut found = Found {
-        index: Index::new(limit),
+        index: Index::with_capacity(keys.len(), limit),
         foreign,
         unreadable: Vec::new(),
         left: HashSet::new(),

@@ -1,4 +1,4 @@
-//! Reads the answers to `HMGET`, in which most bytes are: in large pieces, and each value straight to
+//! Reads lists of strings, in which most bytes of answers are: in large pieces, and each value straight to
 //! where it stays.
 
 use std::io::{self, Read};
@@ -122,11 +122,11 @@ fn number(line: &[u8]) -> Option<usize> {
 }
 
 fn no_list() -> Failure {
-    Failure::protocol("HMGET answered with something else than a list")
+    Failure::protocol("something else than a list was answered")
 }
 
 fn no_value() -> Failure {
-    Failure::protocol("HMGET answered with something else than strings")
+    Failure::protocol("something else than a string was answered")
 }
 
 #[cfg(test)]

@@ -1,7 +1,5 @@
 //! Commands in the form that Redis reads.
 
-use std::io::Write;
-
 /// Commands behind one another, in a buffer that is used again and again.
 #[derive(Default)]
 pub(super) struct Commands {
@@ -65,8 +63,10 @@ impl Commands {
 
     fn number(&mut self, mark: u8, number: usize) {
         self.bytes.push(mark);
-        // Writing into memory does not fail.
-        drop(write!(self.bytes, "{number}\r\n"));
+        let mut digits = itoa::Buffer::new();
+        self.bytes
+            .extend_from_slice(digits.format(number).as_bytes());
+        self.bytes.extend_from_slice(b"\r\n");
     }
 }
 

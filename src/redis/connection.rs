@@ -149,16 +149,10 @@ impl Connection {
         limit: Duration,
         each: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Failure> {
-        let mut bulk = Bulk::new();
+        let mut bulk = self.listen()?;
         let mut asked = VecDeque::new();
         let mut rest = keys;
         let mut refused = Ok(());
-        self.commands.clear();
-        if self.is_quiet {
-            self.commands.say(&["CLIENT", "REPLY", "ON"]);
-            self.write()?;
-            bulk.done(&mut self.wire)?;
-        }
         loop {
             self.commands.clear();
             let (size, depth) = self.pace;
@@ -198,13 +192,50 @@ impl Connection {
             }
             self.pace = (next_values(count, bytes), AT_A_TIME);
         }
+        self.silence(&bulk)?;
+        refused
+    }
+
+    /// One command that is answered with a list of strings.
+    pub(super) fn strings(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, Failure> {
+        let mut bulk = self.listen()?;
+        self.send(|commands| commands.say(words))?;
+        let strings = match bulk.list(&mut self.wire) {
+            Ok(count) => {
+                let mut strings = Vec::new();
+                for _ in 0..count {
+                    // There is a string for each.
+                    strings.push(bulk.value(&mut self.wire)?.unwrap_or_default());
+                }
+                Ok(strings)
+            }
+            Err(Failure::Answer(kind, words)) => Err(Failure::Answer(kind, words)),
+            Err(failure) => return Err(failure),
+        };
+        self.silence(&bulk)?;
+        strings
+    }
+
+    /// Has Redis answer to what follows, and gives what reads that.
+    fn listen(&mut self) -> Result<Bulk, Failure> {
+        debug_assert!(self.unread == 0, "the parser has no bytes of what follows");
+        let mut bulk = Bulk::new();
+        if self.is_quiet {
+            self.send(|commands| commands.say(&["CLIENT", "REPLY", "ON"]))?;
+            bulk.done(&mut self.wire)?;
+        }
+        Ok(bulk)
+    }
+
+    /// Has it answer no more, when everything has been read.
+    fn silence(&mut self, bulk: &Bulk) -> Result<(), Failure> {
         if !bulk.is_empty() {
             return Err(Failure::protocol("more was answered than was asked"));
         }
         if self.is_quiet {
             self.send(|commands| commands.say(&["CLIENT", "REPLY", "OFF"]))?;
         }
-        refused
+        Ok(())
     }
 
     /// Whether there are answers in this exchange that have not been read.
