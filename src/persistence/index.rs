@@ -145,13 +145,19 @@ impl Index {
         self.kept > self.limit
     }
 
-    /// Keeps the value no longer, since the store has it.
-    pub(super) fn forget_value(&mut self, key: Key) {
-        if let Some(record) = self.records.get_mut(&key)
-            && let Value::Here(value) = &record.value
-        {
-            self.kept = self.kept.saturating_sub(value.len());
-            record.value = Value::There(hash(value));
+    /// Gives away the value, which the store has, and keeps it no longer.
+    pub(super) fn take_value(&mut self, key: Key) -> Option<Vec<u8>> {
+        let record = self.records.get_mut(&key)?;
+        let Value::Here(value) = &record.value else {
+            return None;
+        };
+        let there = Value::There(hash(value));
+        match std::mem::replace(&mut record.value, there) {
+            Value::Here(value) => {
+                self.kept = self.kept.saturating_sub(value.len());
+                Some(value.into_vec())
+            }
+            Value::There(_) => None,
         }
     }
 

@@ -145,8 +145,11 @@ impl<S: Store> Ledger<S> {
         let is_known = self.index.contains(key);
         self.index.put(key, value);
         self.changes.note(key, Some(length), partner, is_known);
-        if let Some(before) = self.newest.replace(key).filter(|before| *before != key) {
-            self.was_read(before);
+        if let Some(before) = self.newest.replace(key)
+            && before != key
+            && self.is_to_be_forgotten(before)
+        {
+            self.index.take_value(before);
         }
         match when {
             When::Now => self.send(&[key], length, true),
@@ -334,11 +337,19 @@ impl<S: Store> Ledger<S> {
         }
     }
 
-    /// Keeps a value no longer that was only kept to be read, where there is no room for it.
-    pub(super) fn was_read(&mut self, key: Key) {
-        if self.index.is_full() && !self.changes.contains(key) {
-            self.index.forget_value(key);
+    /// The same for Paho, which reads a record once: the value is kept no longer where there is no room
+    /// for it.
+    pub(super) fn read_out(&mut self, key: Key) -> Result<Option<Vec<u8>>, Error> {
+        self.value(key)?;
+        if self.is_to_be_forgotten(key) {
+            return Ok(self.index.take_value(key));
         }
+        Ok(self.index.value(key).map(<[u8]>::to_vec))
+    }
+
+    /// There is no room for the value, and the store has it.
+    fn is_to_be_forgotten(&self, key: Key) -> bool {
+        self.index.is_full() && !self.changes.contains(key)
     }
 
     /// Moves a record that is about to be written over, if its value cannot be read now: before that
@@ -421,7 +432,7 @@ impl<S: Store> Ledger<S> {
         } = self;
         changes.confirm(|key| {
             if index.is_full() && *newest != Some(key) {
-                index.forget_value(key);
+                index.take_value(key);
             }
         });
         self.unasked = 0;

@@ -186,8 +186,8 @@ impl<S: Store> Records<S> {
                 format!("read record {key}"),
             ));
         }
-        let value = match self.ledger.value(key) {
-            Ok(Some(value)) => value.to_vec(),
+        let value = match self.ledger.read_out(key) {
+            Ok(Some(value)) => value,
             Ok(None) => {
                 self.ledger.lost(key);
                 return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
@@ -204,7 +204,6 @@ impl<S: Store> Records<S> {
             self.just_read = Some(Read { key, packet_id });
         }
         self.version.pending = (!key.is_queued()).then_some(key);
-        self.ledger.was_read(key);
         Ok(value)
     }
 
