@@ -178,10 +178,13 @@ impl<S: Stream> Connection<S> {
         self.advance(terms)
     }
 
-    /// Another one gets its place. It is told so as far as that takes no waiting.
+    /// Another one gets its place. It is told so as far as that takes no waiting, unless it has an answer,
+    /// which is over then.
     pub(super) fn give_way(mut self, terms: &Terms) {
-        if let State::Reading(_) = self.state {
-            self.answer(Response::refusal(503), terms);
+        match self.state {
+            State::Reading(_) => self.answer(Response::refusal(503), terms),
+            State::Writing(_) => return self.stream.abandon(),
+            State::Asking | State::LettingGo { .. } => {}
         }
         // Until it would have to wait.
         let _ = self.advance(terms);
