@@ -7,6 +7,7 @@
 #![allow(dead_code, unused_imports)]
 
 mod alertmanager;
+#[cfg(any(feature = "redis", feature = "server"))]
 pub mod breaking;
 pub mod broker;
 pub mod certificates;
