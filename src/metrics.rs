@@ -20,7 +20,7 @@ pub(crate) use series::{KindSeries, LiveSeries};
 pub(crate) use store::{StoreSeries, StoreWire};
 
 /// What the name of every metric starts with.
-const PREFIX: &str = "mqtt_persistence_";
+pub(crate) const PREFIX: &str = "mqtt_persistence_";
 
 /// Latencies start where a Redis on the same device answers, in seconds.
 const LATENCY_BUCKETS: [f64; 12] = [

@@ -300,7 +300,7 @@ impl RedisStore {
                         }
                     }
                     if count_gone > 0 {
-                        read_all(commands, hash, gone, count_gone);
+                        commands.list(&["HMGET", hash], gone);
                     }
                     change(commands, hash, groups);
                 },
@@ -348,20 +348,6 @@ fn happened(answer: Value) -> Result<(), Failure> {
     }
 }
 
-fn read_all<'a>(
-    commands: &mut Commands,
-    hash: &str,
-    keys: impl Iterator<Item = &'a str>,
-    count: usize,
-) {
-    commands.start(count.saturating_add(2));
-    commands.part(b"HMGET");
-    commands.part(hash.as_bytes());
-    for key in keys {
-        commands.part(key.as_bytes());
-    }
-}
-
 /// The commands for groups of changes.
 fn change(commands: &mut Commands, hash: &str, groups: &[Group<'_>]) {
     for group in groups {
@@ -383,14 +369,11 @@ fn change(commands: &mut Commands, hash: &str, groups: &[Group<'_>]) {
 }
 
 fn remove(commands: &mut Commands, hash: &str, group: &[Change<'_>]) {
-    commands.start(group.len().saturating_add(2));
-    commands.part(b"HDEL");
-    commands.part(hash.as_bytes());
-    for change in group {
-        if let Change::Remove { key } = change {
-            commands.part(key.as_bytes());
-        }
-    }
+    let keys = group.iter().filter_map(|change| match *change {
+        Change::Remove { key } => Some(key),
+        Change::Put { .. } | Change::SetAside { .. } => None,
+    });
+    commands.list(&["HDEL", hash], keys);
 }
 
 fn change_one(commands: &mut Commands, hash: &str, change: &Change<'_>) {

@@ -42,9 +42,12 @@ impl Commands {
     }
 
     /// The same for words, and a list of more of them.
-    pub(super) fn list(&mut self, words: &[&str], list: &[&str]) {
-        self.start(words.len().saturating_add(list.len()));
-        for word in words.iter().chain(list) {
+    pub(super) fn list<'a>(&mut self, words: &[&str], list: impl Iterator<Item = &'a str> + Clone) {
+        self.start(words.len().saturating_add(list.clone().count()));
+        for word in words {
+            self.part(word.as_bytes());
+        }
+        for word in list {
             self.part(word.as_bytes());
         }
     }

@@ -158,7 +158,7 @@ impl Connection {
             let (size, depth) = self.pace;
             while asked.len() < depth && !rest.is_empty() {
                 let (some, others) = rest.split_at(size.min(rest.len()));
-                self.commands.list(&["HMGET", hash], some);
+                self.commands.list(&["HMGET", hash], some.iter().copied());
                 asked.push_back(some.len());
                 rest = others;
             }

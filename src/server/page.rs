@@ -11,7 +11,8 @@ use std::{
 
 use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
-const PREFIX: &str = "mqtt_persistence_";
+use crate::metrics::PREFIX;
+
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
 

@@ -56,7 +56,7 @@ pub use self::{
         sent, status, try_http_get,
     },
     mosquitto::Mosquitto,
-    process::{Server, on_free_port},
+    process::{Server, on_free_port, resident},
     prometheus::{Prometheus, promtool_check_metrics},
     proxy::{Proxy, packet},
     subscriber::Subscriber,

@@ -6,6 +6,7 @@
 use std::{
     env,
     ffi::OsString,
+    fs,
     io::{self, BufRead, BufReader, PipeReader},
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
@@ -234,4 +235,14 @@ fn collect(output: PipeReader, log: &Mutex<String>, lines: &Sender<String>) {
         // Nobody waits once the server is ready, and the log is still to be collected.
         let _ = lines.send(text);
     }
+}
+
+/// The resident memory of a process in bytes; none where it has ended.
+pub fn resident(pid: u32) -> Option<usize> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kilobytes: usize = line.split_whitespace().next()?.parse().ok()?;
+    Some(kilobytes * 1024)
 }

@@ -1,7 +1,7 @@
 //! What `scripts/fleet` does: a fleet with outages, what a Prometheus takes for it, and whether the alerts are right.
 
 use std::{
-    fmt, fs, thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -9,7 +9,7 @@ use super::{
     Fleet,
     looking::{EVALUATION_INTERVAL, Observer, SCRAPE_INTERVAL, median, panels, timed},
 };
-use crate::support::eventually;
+use crate::support::{eventually, resident};
 
 /// How often each panel is asked.
 const TIMES: usize = 21;
@@ -36,7 +36,7 @@ pub struct Outcome {
     /// The slowest panel, and how long all of them take.
     slowest: (Duration, String),
     all: Duration,
-    resident: u64,
+    resident: usize,
 }
 
 /// Tells of each step.
@@ -132,18 +132,8 @@ fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
         longest_evaluation: evaluations.into_iter().max().expect("one"),
         slowest,
         all,
-        resident: resident(prometheus.pid()),
+        resident: resident(prometheus.pid()).expect("it runs"),
     }
-}
-
-/// Its resident memory in kilobytes.
-pub fn resident(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kilobytes = line.and_then(|line| line.split_whitespace().next());
-    kilobytes
-        .and_then(|number| number.parse().ok())
-        .expect("a size")
 }
 
 /// The heading of the table.
@@ -181,7 +171,7 @@ impl fmt::Display for Outcome {
             share * 100.0,
             milliseconds(slowest),
             milliseconds(all),
-            resident / 1000,
+            resident / 1_000_000,
         )
     }
 }

@@ -21,9 +21,8 @@ use super::{
     Fleet,
     agent::{self, written},
     looking::{Observer, SCRAPE_INTERVAL},
-    script::resident,
 };
-use crate::support::{Prometheus, breaking::Breaking, eventually, http_get};
+use crate::support::{Prometheus, breaking::Breaking, eventually, http_get, resident};
 
 /// How many devices stand for many, for what a sample takes on a disk.
 const DEVICES: usize = 20;
@@ -45,7 +44,7 @@ pub struct Sizes {
     scraped: f64,
     pushed: f64,
     log: f64,
-    agent: u64,
+    agent: usize,
     sample: f64,
 }
 
@@ -105,7 +104,7 @@ pub fn measure(is_lean: bool) -> Sizes {
         scraped: (after.scraped - before.scraped) / (after.scrapes - before.scrapes),
         pushed: (after.pushed - before.pushed) / pushes,
         log: (after.log - before.log) / pushes,
-        agent: resident(agent.pid()),
+        agent: resident(agent.pid()).expect("it runs"),
         sample: bytes_a_sample(&observer.prometheus),
     }
 }
@@ -181,7 +180,7 @@ impl fmt::Display for Sums {
                 sizes.scraped,
                 sizes.pushed,
                 sizes.log,
-                sizes.agent / 1000,
+                sizes.agent / 1_000_000,
                 sizes.sample,
             )?;
         }

@@ -1,7 +1,7 @@
 //! A program that runs, as its driver sees it.
 
 use std::{
-    env, fs,
+    env,
     io::{BufRead, BufReader, Read, Write},
     os::unix::process::ExitStatusExt,
     process::{Child, ChildStdin, Command, ExitStatus, Stdio},
@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{account::Account, program::Orders};
-use crate::support::{LIMIT, kills::exit};
+use crate::support::{LIMIT, kills::exit, resident};
 
 /// What the C library says when memory is freed twice, which Paho does with a PUBLISH whose write to the broker is broken off.
 const FREED_TWICE: [&str; 2] = ["double free or corruption", "free(): "];
@@ -139,16 +139,7 @@ impl Running {
     pub fn memory(&mut self) -> Option<(usize, usize)> {
         let allocated = self.ask("memory")?;
         let allocated = allocated.strip_prefix("memory ")?.parse().ok()?;
-        Some((self.resident()?, allocated))
-    }
-
-    fn resident(&self) -> Option<usize> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).ok()?;
-        let line = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:"))?;
-        let kilobytes: usize = line.split_whitespace().next()?.parse().ok()?;
-        Some(kilobytes * 1024)
+        Some((resident(self.child.id())?, allocated))
     }
 }
 
