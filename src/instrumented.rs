@@ -266,20 +266,18 @@ impl Session {
     /// Paho reads everything when a client is created; a change, or the removal of a command, is
     /// the first thing that it does afterwards.
     fn note_restoring(&mut self, operation: Operation, key: &str, now: Duration) {
+        if self.stage == Stage::Running {
+            return;
+        }
         let is_command = || Key::parse(key).is_some_and(|key| key.kind == Kind::Command);
         match operation {
             Operation::Open => {}
             Operation::Put | Operation::Close | Operation::Clear => self.stage = Stage::Running,
             Operation::Remove if is_command() => self.stage = Stage::Running,
             Operation::Get | Operation::Remove | Operation::Keys | Operation::ContainsKey => {
-                if self.stage != Stage::Running {
-                    let took = now.saturating_sub(self.opened);
-                    self.backlog
-                        .series()
-                        .series()
-                        .restore_duration
-                        .set(took.as_secs_f64());
-                }
+                let took = now.saturating_sub(self.opened);
+                let series = self.backlog.series().series();
+                series.restore_duration.set(took.as_secs_f64());
             }
         }
     }

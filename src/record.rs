@@ -242,6 +242,13 @@ impl Deref for Name {
     }
 }
 
+/// Works with the names of these keys, in their order.
+pub(crate) fn with_names<T>(keys: &[Key], work: impl FnOnce(&[&str]) -> T) -> T {
+    let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
+    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+    work(&names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

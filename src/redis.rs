@@ -240,6 +240,13 @@ impl Store for RedisStore {
         })
     }
 
+    fn read_soon(&mut self, keys: &[&str]) -> Result<(), Error> {
+        let limit = self.settings.operation_timeout;
+        self.on_hash("read from", limit, |connection, hash| {
+            connection.ask_ahead(hash, keys)
+        })
+    }
+
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let limit = self.settings.operation_timeout;
         let mut is_quiet = true;

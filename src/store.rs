@@ -113,6 +113,19 @@ pub trait Store: Send + 'static {
         Ok(())
     }
 
+    /// Asks for records that are likely to be read next, by one [`read`](Self::read) with these keys, and
+    /// waits for nothing. A store that cannot do that ahead does nothing.
+    ///
+    /// What is then read must be no older than what was sent last.
+    ///
+    /// # Errors
+    ///
+    /// Whatever keeps the store from being used from now on.
+    fn read_soon(&mut self, keys: &[&str]) -> Result<(), Error> {
+        let _ = keys;
+        Ok(())
+    }
+
     /// Sends groups of changes behind everything that was sent before. They are safe from the death
     /// of this process, and whether they happen is told by the next [`confirm`](Self::confirm).
     ///

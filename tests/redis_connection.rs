@@ -327,6 +327,68 @@ fn a_value_that_only_redis_has_is_waited_for_once_an_outage() {
     }
 }
 
+/// More commands than are read at a time, of which no value is kept, and their keys.
+fn with_backlog(redis: &RedisServer) -> (RedisPersistence, Vec<String>) {
+    let keys: Vec<String> = (1..1_200).map(|number| format!("c-{number}")).collect();
+    let mut pipeline = redis::pipe();
+    for key in &keys {
+        pipeline.hset(HASH, key, record(key, key.as_bytes()));
+    }
+    pipeline.exec(&mut redis.connection()).unwrap();
+    let options = options(&redis.url()).cache_limit(0);
+    let mut persistence = options.build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    (persistence, keys)
+}
+
+/// Redis is asked for what Paho reads next before Paho does.
+#[test]
+fn what_is_read_ahead_is_what_was_written_last() {
+    let redis = RedisServer::start();
+    let (mut persistence, keys) = with_backlog(&redis);
+    for key in ["c-700", "c-1"] {
+        assert_eq!(persistence.get(key).unwrap(), record(key, key.as_bytes()));
+    }
+    // Redis has been asked for this one.
+    persistence
+        .put("c-700", vec![&record("c-700", b"later")])
+        .unwrap();
+    // No value but the last one put is kept.
+    persistence
+        .put("c-5000", vec![&record("c-5000", b"")])
+        .unwrap();
+    persistence.remove("c-513").unwrap();
+    for key in &keys[1..] {
+        let value = persistence.get(key);
+        match &**key {
+            "c-513" => assert_eq!(kind_of(value), ErrorKind::NotFound),
+            "c-700" => assert_eq!(value.unwrap(), record(key, b"later")),
+            _ => assert_eq!(value.unwrap(), record(key, key.as_bytes()), "{key}"),
+        }
+    }
+    assert!(persistence.health().last_error().is_none());
+    let stored = stored(&mut redis.connection(), "c-700");
+    assert_eq!(stored.unwrap(), record("c-700", b"later"));
+}
+
+#[test]
+fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
+    let redis = RedisServer::start();
+    let (mut persistence, keys) = with_backlog(&redis);
+    for (number, key) in keys.iter().enumerate() {
+        let value = eventually(AMPLE, "it is read", || persistence.get(key).ok());
+        assert_eq!(value, record(key, key.as_bytes()), "{key}");
+        if number % 256 == 0 {
+            redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .exec(&mut redis.connection())
+                .unwrap();
+        }
+    }
+    assert_eq!(persistence.keys().unwrap().len(), keys.len());
+    assert_eq!(persistence.health().snapshot().lost_records, 0);
+}
+
 #[test]
 fn a_redis_that_comes_back_empty_is_filled_again() {
     for tcp in [true, false] {

@@ -53,15 +53,60 @@ pub(super) fn kind_of(key: &str) -> RecordKind {
 
 struct Record {
     size: i64,
-    /// Which of the arrivals this record is.
-    arrival: u64,
+    /// Which of the arrivals of its kind this record is.
+    arrival: usize,
 }
 
-/// The records of one kind, the oldest first. Those that went meanwhile are passed over later.
+/// When the records of one kind arrived, the oldest first, which is there. Those that went meanwhile are
+/// passed over later.
 #[derive(Default)]
 struct Queue {
-    arrivals: VecDeque<(Id, u64, Duration)>,
+    arrivals: VecDeque<Option<Duration>>,
+    /// Which of the arrivals is the first of these.
+    first: usize,
     live: usize,
+}
+
+impl Queue {
+    /// Tells which arrival that is.
+    fn arrive(&mut self, now: Duration) -> usize {
+        let arrival = self.first.wrapping_add(self.arrivals.len());
+        self.arrivals.push_back(Some(now));
+        self.live = self.live.saturating_add(1);
+        arrival
+    }
+
+    fn leave(&mut self, arrival: usize) {
+        let place = arrival.wrapping_sub(self.first);
+        if let Some(since) = self.arrivals.get_mut(place) {
+            *since = None;
+        }
+        self.live = self.live.saturating_sub(1);
+        while let Some(None) = self.arrivals.front() {
+            self.arrivals.pop_front();
+            self.first = self.first.wrapping_add(1);
+        }
+    }
+
+    fn oldest(&self) -> Option<Duration> {
+        self.arrivals.front().copied().flatten()
+    }
+
+    /// Whether most of it went.
+    fn is_hollow(&self) -> bool {
+        const SLACK: usize = 64;
+        self.arrivals.len() > self.live.saturating_mul(2).saturating_add(SLACK)
+    }
+
+    /// Forgets what went; the arrivals of what is there, which are given, are others afterwards.
+    fn close_up<'a>(&mut self, there: impl Iterator<Item = &'a mut usize>) {
+        let mut there: Vec<&mut usize> = there.collect();
+        there.sort_unstable_by_key(|arrival| arrival.wrapping_sub(self.first));
+        self.arrivals.retain(Option::is_some);
+        for (place, arrival) in there.into_iter().enumerate() {
+            *arrival = self.first.wrapping_add(place);
+        }
+    }
 }
 
 /// What is live, and the gauges that tell of it.
@@ -69,7 +114,6 @@ pub(super) struct Backlog {
     series: LiveSeries,
     records: HashMap<Id, Record, BuildHasherDefault<KeyHasher>>,
     queues: [Queue; RecordKind::ALL.len()],
-    arrivals: u64,
     /// The record that was read last.
     just_read: Option<Key>,
     restored: [i64; RecordKind::ALL.len()],
@@ -81,7 +125,6 @@ impl Backlog {
             series,
             records: HashMap::default(),
             queues: Default::default(),
-            arrivals: 0,
             just_read: None,
             restored: [0; RecordKind::ALL.len()],
         }
@@ -125,13 +168,12 @@ impl Backlog {
         }
         gauges.records.inc();
         gauges.bytes.add(size);
-        self.arrivals = self.arrivals.wrapping_add(1);
-        let arrival = self.arrivals;
-        self.records.insert(id.clone(), Record { size, arrival });
         let queue = self.queue(kind);
-        queue.live = queue.live.saturating_add(1);
-        queue.arrivals.push_back((id, arrival, now));
-        self.note_oldest(kind);
+        let arrival = queue.arrive(now);
+        if queue.live == 1 {
+            self.series.set_oldest(kind, Some(now));
+        }
+        self.records.insert(id, Record { size, arrival });
         Some(kind)
     }
 
@@ -179,8 +221,12 @@ impl Backlog {
         gauges.records.dec();
         gauges.bytes.sub(record.size);
         let queue = self.queue(kind);
-        queue.live = queue.live.saturating_sub(1);
-        self.note_oldest(kind);
+        queue.leave(record.arrival);
+        let oldest = queue.oldest();
+        if queue.is_hollow() {
+            self.close_up(kind);
+        }
+        self.series.set_oldest(kind, oldest);
         true
     }
 
@@ -223,39 +269,25 @@ impl Backlog {
             .add(records.saturating_sub(before));
     }
 
-    /// Drops what went from the front, and everything that went where it is most of the queue.
-    fn note_oldest(&mut self, kind: RecordKind) {
-        const SLACK: usize = 64;
+    fn close_up(&mut self, kind: RecordKind) {
         let Self {
             queues, records, ..
         } = self;
-        #[expect(
-            clippy::indexing_slicing,
-            reason = "there is an element for each variant"
-        )]
-        let queue = &mut queues[kind as usize];
-        let is_live = |(id, arrival, _): &(Id, u64, Duration)| {
-            records
-                .get(id)
-                .is_some_and(|record| record.arrival == *arrival)
-        };
-        while queue.arrivals.front().is_some_and(|front| !is_live(front)) {
-            queue.arrivals.pop_front();
-        }
-        if queue.arrivals.len() > queue.live.saturating_mul(2).saturating_add(SLACK) {
-            queue.arrivals.retain(is_live);
-        }
-        let oldest = queue.arrivals.front().map(|(_, _, since)| *since);
-        self.series.set_oldest(kind, oldest);
+        let of_kind = records.iter_mut().filter(|(id, _)| id.kind() == kind);
+        queue_of(queues, kind).close_up(of_kind.map(|(_, record)| &mut record.arrival));
     }
 
-    #[expect(
-        clippy::indexing_slicing,
-        reason = "there is an element for each variant"
-    )]
     fn queue(&mut self, kind: RecordKind) -> &mut Queue {
-        &mut self.queues[kind as usize]
+        queue_of(&mut self.queues, kind)
     }
+}
+
+#[expect(
+    clippy::indexing_slicing,
+    reason = "there is an element for each variant"
+)]
+fn queue_of(queues: &mut [Queue; RecordKind::ALL.len()], kind: RecordKind) -> &mut Queue {
+    &mut queues[kind as usize]
 }
 
 /// Another persistence may have the same label and go on.

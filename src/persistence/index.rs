@@ -128,15 +128,14 @@ impl Index {
         )
     }
 
-    /// Keeps a value that was read from the store.
+    /// Keeps a value that was read from the store, where there is none here that is newer.
     pub(super) fn keep(&mut self, key: Key, value: Vec<u8>) {
-        if let Some(record) = self.records.get_mut(&key) {
-            let length = value.len();
-            let here = Value::Here(value.into_boxed_slice());
-            let before = std::mem::replace(&mut record.value, here);
-            record.length = length;
-            self.uncount(Some(before));
-            self.kept = self.kept.saturating_add(length);
+        if let Some(record) = self.records.get_mut(&key)
+            && let Value::There(_) = record.value
+        {
+            record.length = value.len();
+            self.kept = self.kept.saturating_add(record.length);
+            record.value = Value::Here(value.into_boxed_slice());
         }
     }
 
@@ -163,29 +162,29 @@ impl Index {
 
     /// What to read when this value is asked for: with a command those that Paho reads next.
     pub(super) fn ahead(&self, key: Key) -> Vec<Key> {
-        let mut keys = vec![key];
-        if key.kind != Kind::Command {
-            return keys;
-        }
         let mut bytes = self.length(key).unwrap_or_default();
-        for distance in 1..AHEAD {
+        let others = self.after(key).map_while(|(key, length)| {
+            bytes = bytes.saturating_add(length);
+            (bytes <= AHEAD_BYTES).then_some(key)
+        });
+        [key].into_iter().chain(others).collect()
+    }
+
+    /// What Paho reads next of what is not kept here.
+    pub(super) fn next_to_read(&self, key: Key) -> Option<Key> {
+        self.after(key).map(|(key, _)| key).next()
+    }
+
+    /// The commands behind this one whose values are in the store only, and their lengths.
+    fn after(&self, key: Key) -> impl Iterator<Item = (Key, usize)> {
+        let is_command = key.kind == Kind::Command;
+        let distances = (1..AHEAD).filter(move |_| is_command);
+        distances.filter_map(move |distance| {
             let number = key.number.saturating_add(distance);
             let next = Key { number, ..key };
-            let Some(Record {
-                value: Value::There(_),
-                length,
-                ..
-            }) = self.records.get(&next)
-            else {
-                continue;
-            };
-            bytes = bytes.saturating_add(*length);
-            if bytes > AHEAD_BYTES {
-                break;
-            }
-            keys.push(next);
-        }
-        keys
+            let record = self.records.get(&next)?;
+            matches!(record.value, Value::There(_)).then_some((next, record.length))
+        })
     }
 
     pub(super) fn is_unread(&self, key: Key) -> bool {

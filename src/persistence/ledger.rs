@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     Change, Error, ErrorKind, Sent, Store,
-    record::{Key, Name},
+    record::{Key, Name, with_names},
 };
 pub(super) use recovering::Away;
 
@@ -44,6 +44,8 @@ pub(super) struct Ledger<S> {
     unasked_bytes: usize,
     /// The record that was put last: Paho is about to read it.
     newest: Option<Key>,
+    /// The records that the store was asked for ahead.
+    soon: Vec<Key>,
     /// Entries that Paho did not write.
     foreign: usize,
     /// Records that Paho could not read and the store refused to move: they count as foreign.
@@ -106,6 +108,7 @@ impl<S: Store> Ledger<S> {
             unasked: 0,
             unasked_bytes: 0,
             newest: None,
+            soon: Vec::new(),
             foreign: foreign.saturating_add(left.len()),
             left,
             moves: Vec::new(),
@@ -303,37 +306,41 @@ impl<S: Store> Ledger<S> {
     }
 
     fn read_ahead(&mut self, key: Key) -> Result<(), Error> {
-        let keys = self.index.ahead(key);
         let is_readable = self.outage.as_ref().is_none_or(Outage::can_be_read);
-        let Self {
-            store: Some(store), ..
-        } = self
-        else {
+        let Some(store) = self.store.as_mut().filter(|_| is_readable) else {
             return Err(self.away(key));
         };
-        if !is_readable {
-            return Err(self.away(key));
-        }
-        let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
-        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-        match store.read(&names) {
-            Ok(values) => {
-                for (key, value) in keys.into_iter().zip(values) {
-                    // What somebody else has put there could end the program.
-                    if let Some(value) = value.filter(|value| value::is_readable(key, value)) {
-                        self.index.keep(key, value);
-                    }
-                }
-                Ok(())
-            }
+        let keys = match std::mem::take(&mut self.soon) {
+            soon if soon.first() == Some(&key) => soon,
+            _ => self.index.ahead(key),
+        };
+        let values = match with_names(&keys, |names| store.read(names)) {
+            Ok(values) => values,
             Err(error) => {
-                match &mut self.outage {
-                    // It cannot be read either.
-                    Some(outage) => outage.error = Arc::new(error),
-                    None => self.fail(error),
-                }
-                Err(self.away(key))
+                self.fail_reading(error);
+                return Err(self.away(key));
             }
+        };
+        if let Some(next) = keys.last().and_then(|last| self.index.next_to_read(*last)) {
+            self.soon = self.index.ahead(next);
+            if let Err(error) = with_names(&self.soon, |names| store.read_soon(names)) {
+                self.fail_reading(error);
+            }
+        }
+        for (key, value) in keys.into_iter().zip(values) {
+            // What somebody else has put there could end the program.
+            if let Some(value) = value.filter(|value| value::is_readable(key, value)) {
+                self.index.keep(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_reading(&mut self, error: Error) {
+        match &mut self.outage {
+            // It cannot be read either.
+            Some(outage) => outage.error = Arc::new(error),
+            None => self.fail(error),
         }
     }
 

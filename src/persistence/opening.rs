@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{index::Index, numbers::renumber, packet::Publish, value};
 use crate::{
     Change, Error, ErrorKind, Store,
-    record::{Key, Kind, Name},
+    record::{Key, Kind, with_names},
 };
 
 /// How many values are asked for at a time, and how many where so many take too long.
@@ -79,13 +79,13 @@ fn read_each(
     keys: &[Key],
     mut each: impl FnMut(Key, Option<Vec<u8>>),
 ) -> Result<(), Error> {
-    let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
-    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
     let mut rest = keys.iter();
-    let read = store.read_each(&names, &mut |value| {
-        if let Some(key) = rest.next() {
-            each(*key, value);
-        }
+    let read = with_names(keys, |names| {
+        store.read_each(names, &mut |value| {
+            if let Some(key) = rest.next() {
+                each(*key, value);
+            }
+        })
     });
     match read {
         Err(error) if error.kind() == ErrorKind::Timeout => {}
@@ -104,9 +104,7 @@ pub(super) fn read_patiently(
     store: &mut impl Store,
     keys: &[Key],
 ) -> Result<Vec<Option<Vec<u8>>>, Error> {
-    let names: Vec<Name> = keys.iter().map(|key| key.name()).collect();
-    let names: Vec<&str> = names.iter().map(|name| &**name).collect();
-    match store.read(&names) {
+    match with_names(keys, |names| store.read(names)) {
         Err(error) if error.kind() == ErrorKind::Timeout && keys.len() > 1 => {
             let (first, second) = keys.split_at(keys.len() / 2);
             let mut values = read_patiently(store, first)?;

@@ -43,6 +43,8 @@ pub(super) struct Connection {
     unread: usize,
     /// How many values the next command asks for, and how many such commands are on their way.
     pace: (usize, usize),
+    /// What was asked for and not read yet, and how many values each command of it asks for.
+    ahead: Option<(Vec<u8>, VecDeque<usize>)>,
 }
 
 impl Connection {
@@ -61,6 +63,7 @@ impl Connection {
             is_quiet: false,
             unread: 0,
             pace: (FIRST_VALUES, 1),
+            ahead: None,
         };
         if let Some(password) = &target.password {
             let user = target.user.as_deref();
@@ -84,6 +87,7 @@ impl Connection {
         pack: impl FnOnce(&mut Commands),
         read: impl FnOnce(&mut Self) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
+        self.pass_over()?;
         self.commands.clear();
         if self.is_quiet {
             self.commands.say(&["CLIENT", "REPLY", "ON"]);
@@ -113,6 +117,7 @@ impl Connection {
 
     /// Sends commands whose answers are not asked for, which takes a connection that is quiet.
     pub(super) fn send(&mut self, pack: impl FnOnce(&mut Commands)) -> Result<(), Failure> {
+        self.pass_over()?;
         self.commands.clear();
         pack(&mut self.commands);
         self.write()
@@ -149,57 +154,122 @@ impl Connection {
         limit: Duration,
         each: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Failure> {
-        let mut bulk = self.listen()?;
-        let mut asked = VecDeque::new();
-        let mut rest = keys;
-        let mut refused = Ok(());
-        loop {
-            self.commands.clear();
-            let (size, depth) = self.pace;
-            while asked.len() < depth && !rest.is_empty() {
-                let (some, others) = rest.split_at(size.min(rest.len()));
-                self.commands.list(&["HMGET", hash], some.iter().copied());
-                asked.push_back(some.len());
-                rest = others;
-            }
+        let (mut rest, mut asked) = self.pack_values(hash, keys);
+        let is_asked = |(request, _): &(Vec<u8>, _)| *request == self.commands.bytes();
+        if self.ahead.take_if(|ahead| is_asked(ahead)).is_none() {
+            self.pass_over()?;
+            (rest, asked) = self.pack_values(hash, keys);
             self.write()?;
-            let Some(count) = asked.pop_front() else {
-                break;
-            };
+        }
+        let mut bulk = self.listen()?;
+        let mut refused = Ok(());
+        while let Some(count) = asked.pop_front() {
             self.set_deadline(deadline(limit));
-            match bulk.list(&mut self.wire) {
-                Ok(answered) if answered == count => {}
-                Ok(_) => {
-                    return Err(Failure::protocol(
-                        "HMGET answered with another number of values",
-                    ));
-                }
-                Err(Failure::Answer(kind, words)) => {
-                    // What was asked besides is answered too.
-                    refused = refused.and(Err(Failure::Answer(kind, words)));
-                    rest = &[];
-                    continue;
-                }
-                Err(failure) => return Err(failure),
-            }
             let mut bytes = 0_usize;
-            for _ in 0..count {
-                let value = bulk.value(&mut self.wire)?;
+            let read = self.read_values(&mut bulk, count, &mut |value| {
                 bytes = bytes.saturating_add(value.as_ref().map_or(0, Vec::len));
                 if refused.is_ok() {
                     each(value);
                 }
+            });
+            match read {
+                Ok(()) => self.pace = (next_values(count, bytes), AT_A_TIME),
+                Err(Failure::Answer(kind, words)) => {
+                    // What was asked besides is answered too.
+                    refused = refused.and(Err(Failure::Answer(kind, words)));
+                    rest = &[];
+                }
+                Err(failure) => return Err(failure),
             }
-            self.pace = (next_values(count, bytes), AT_A_TIME);
+            if !rest.is_empty() {
+                self.commands.clear();
+                rest = self.pack_more_values(hash, rest, &mut asked);
+                self.write()?;
+            }
         }
         self.silence(&bulk)?;
         refused
     }
 
+    /// Asks for values that are likely to be asked for next, all at once or so many of the first of them
+    /// as are on their way at a time. They are passed over where anything else is done meanwhile.
+    pub(super) fn ask_ahead(&mut self, hash: &str, keys: &[&str]) -> Result<(), Failure> {
+        self.pass_over()?;
+        let (_, asked) = self.pack_values(hash, keys);
+        self.write()?;
+        self.ahead = Some((self.commands.bytes().to_vec(), asked));
+        Ok(())
+    }
+
+    /// Reads what was asked for ahead and is not wanted.
+    fn pass_over(&mut self) -> Result<(), Failure> {
+        let Some((_, asked)) = self.ahead.take() else {
+            return Ok(());
+        };
+        let mut bulk = self.listen()?;
+        for count in asked {
+            match self.read_values(&mut bulk, count, &mut drop) {
+                Ok(()) | Err(Failure::Answer(..)) => {}
+                Err(failure) => return Err(failure),
+            }
+        }
+        self.silence(&bulk)
+    }
+
+    /// Packs the first commands for these values, and gives what is still to be asked for and how many
+    /// values each command asks for.
+    fn pack_values<'a>(
+        &mut self,
+        hash: &str,
+        keys: &'a [&'a str],
+    ) -> (&'a [&'a str], VecDeque<usize>) {
+        self.pack_loud();
+        let mut asked = VecDeque::new();
+        let rest = self.pack_more_values(hash, keys, &mut asked);
+        (rest, asked)
+    }
+
+    fn pack_more_values<'a>(
+        &mut self,
+        hash: &str,
+        mut rest: &'a [&'a str],
+        asked: &mut VecDeque<usize>,
+    ) -> &'a [&'a str] {
+        let (size, depth) = self.pace;
+        while asked.len() < depth && !rest.is_empty() {
+            let (some, others) = rest.split_at(size.min(rest.len()));
+            self.commands.list(&["HMGET", hash], some.iter().copied());
+            asked.push_back(some.len());
+            rest = others;
+        }
+        rest
+    }
+
+    /// The answer to one command for so many values.
+    fn read_values(
+        &mut self,
+        bulk: &mut Bulk,
+        count: usize,
+        each: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Failure> {
+        if bulk.list(&mut self.wire)? != count {
+            return Err(Failure::protocol(
+                "HMGET answered with another number of values",
+            ));
+        }
+        for _ in 0..count {
+            each(bulk.value(&mut self.wire)?);
+        }
+        Ok(())
+    }
+
     /// One command that is answered with a list of strings.
     pub(super) fn strings(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, Failure> {
+        self.pass_over()?;
+        self.pack_loud();
+        self.commands.say(words);
+        self.write()?;
         let mut bulk = self.listen()?;
-        self.send(|commands| commands.say(words))?;
         let strings = match bulk.list(&mut self.wire) {
             Ok(count) => {
                 let mut strings = Vec::new();
@@ -216,12 +286,19 @@ impl Connection {
         strings
     }
 
-    /// Has Redis answer to what follows, and gives what reads that.
+    /// Has Redis answer to what is packed behind this.
+    fn pack_loud(&mut self) {
+        self.commands.clear();
+        if self.is_quiet {
+            self.commands.say(&["CLIENT", "REPLY", "ON"]);
+        }
+    }
+
+    /// What reads the answers to that.
     fn listen(&mut self) -> Result<Bulk, Failure> {
         debug_assert!(self.unread == 0, "the parser has no bytes of what follows");
         let mut bulk = Bulk::new();
         if self.is_quiet {
-            self.send(|commands| commands.say(&["CLIENT", "REPLY", "ON"]))?;
             bulk.done(&mut self.wire)?;
         }
         Ok(bulk)
