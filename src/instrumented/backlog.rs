@@ -299,3 +299,42 @@ impl Drop for Backlog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_oldest_is_told_whatever_comes_and_goes_behind_it() {
+        let mut queue = Queue::default();
+        let mut there: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut since: BTreeMap<u64, Duration> = BTreeMap::new();
+        let mut closed_up = 0;
+        let mut random = 1_u64;
+        for second in 0..50_000 {
+            random = random
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            // The oldest stays for a while, and goes then.
+            let number = (random >> 33) % 400 + second / 10_000;
+            if let Some(arrival) = there.remove(&number) {
+                queue.leave(arrival);
+                since.remove(&number);
+            } else {
+                let now = Duration::from_secs(second);
+                there.insert(number, queue.arrive(now));
+                since.insert(number, now);
+            }
+            if queue.is_hollow() {
+                queue.close_up(there.values_mut());
+                closed_up += 1;
+                assert_eq!(queue.arrivals.len(), there.len());
+            }
+            assert_eq!(queue.oldest(), since.values().min().copied(), "{second}");
+            assert_eq!(queue.live, there.len());
+        }
+        assert!(closed_up > 0);
+    }
+}
