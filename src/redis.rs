@@ -225,7 +225,10 @@ impl Store for RedisStore {
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let mut values = Vec::with_capacity(keys.len());
-        self.read_each(keys, &mut |value| values.push(value))?;
+        let limit = self.settings.operation_timeout;
+        self.on_hash("read from", limit, |connection, hash| {
+            connection.values(hash, keys, None, &mut |value| values.push(value))
+        })?;
         Ok(values)
     }
 
@@ -236,7 +239,7 @@ impl Store for RedisStore {
     ) -> Result<(), Error> {
         let limit = self.settings.operation_timeout;
         self.on_hash("read from", limit, |connection, hash| {
-            connection.values(hash, keys, limit, each)
+            connection.values(hash, keys, Some(limit), each)
         })
     }
 

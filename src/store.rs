@@ -96,7 +96,7 @@ pub trait Store: Send + 'static {
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error>;
 
     /// The values of many records, one after the other in their order, each as soon as it is there, and
-    /// nothing for those that are not there.
+    /// nothing for those that are not there. It may take longer than a call of Paho may wait.
     ///
     /// # Errors
     ///
@@ -116,7 +116,7 @@ pub trait Store: Send + 'static {
     /// Asks for records that are likely to be read next, by one [`read`](Self::read) with these keys, and
     /// waits for nothing. A store that cannot do that ahead does nothing.
     ///
-    /// What is then read must be no older than what was sent last.
+    /// What that reads must be no older than what was sent before it.
     ///
     /// # Errors
     ///

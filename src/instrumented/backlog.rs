@@ -92,10 +92,11 @@ impl Queue {
         self.arrivals.front().copied().flatten()
     }
 
-    /// Whether most of it went.
-    fn is_hollow(&self) -> bool {
+    /// Whether so much of it went that it is worth looking at all records, which are so many.
+    fn is_hollow(&self, all: usize) -> bool {
         const SLACK: usize = 64;
-        self.arrivals.len() > self.live.saturating_mul(2).saturating_add(SLACK)
+        let gone = self.arrivals.len().saturating_sub(self.live);
+        gone > all.saturating_add(SLACK)
     }
 
     /// Forgets what went; the arrivals of what is there, which are given, are others afterwards.
@@ -220,10 +221,11 @@ impl Backlog {
         let gauges = self.of_kind(kind);
         gauges.records.dec();
         gauges.bytes.sub(record.size);
+        let all = self.records.len();
         let queue = self.queue(kind);
         queue.leave(record.arrival);
         let oldest = queue.oldest();
-        if queue.is_hollow() {
+        if queue.is_hollow(all) {
             self.close_up(kind);
         }
         self.series.set_oldest(kind, oldest);
@@ -327,7 +329,7 @@ mod tests {
                 there.insert(number, queue.arrive(now));
                 since.insert(number, now);
             }
-            if queue.is_hollow() {
+            if queue.is_hollow(there.len()) {
                 queue.close_up(there.values_mut());
                 closed_up += 1;
                 assert_eq!(queue.arrivals.len(), there.len());

@@ -170,9 +170,10 @@ impl Index {
         [key].into_iter().chain(others).collect()
     }
 
-    /// What Paho reads next of what is not kept here.
+    /// What Paho reads next of what is not kept here, unless that is large.
     pub(super) fn next_to_read(&self, key: Key) -> Option<Key> {
-        self.after(key).map(|(key, _)| key).next()
+        let (next, length) = self.after(key).next()?;
+        (length <= AHEAD_BYTES).then_some(next)
     }
 
     /// The commands behind this one whose values are in the store only, and their lengths.

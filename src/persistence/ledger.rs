@@ -46,6 +46,8 @@ pub(super) struct Ledger<S> {
     newest: Option<Key>,
     /// The records that the store was asked for ahead.
     soon: Vec<Key>,
+    /// Nothing was written since values were read last: Paho reads everything to restore it.
+    is_reading: bool,
     /// Entries that Paho did not write.
     foreign: usize,
     /// Records that Paho could not read and the store refused to move: they count as foreign.
@@ -109,6 +111,7 @@ impl<S: Store> Ledger<S> {
             unasked_bytes: 0,
             newest: None,
             soon: Vec::new(),
+            is_reading: false,
             foreign: foreign.saturating_add(left.len()),
             left,
             moves: Vec::new(),
@@ -226,6 +229,7 @@ impl<S: Store> Ledger<S> {
         else {
             return;
         };
+        self.is_reading = false;
         for keys in groups {
             changes.mark_sent(keys);
         }
@@ -321,7 +325,9 @@ impl<S: Store> Ledger<S> {
                 return Err(self.away(key));
             }
         };
-        if let Some(next) = keys.last().and_then(|last| self.index.next_to_read(*last)) {
+        let is_in_a_row = std::mem::replace(&mut self.is_reading, true);
+        let next = keys.last().filter(|_| is_in_a_row);
+        if let Some(next) = next.and_then(|last| self.index.next_to_read(*last)) {
             self.soon = self.index.ahead(next);
             if let Err(error) = with_names(&self.soon, |names| store.read_soon(names)) {
                 self.fail_reading(error);

@@ -43,8 +43,14 @@ pub(super) struct Connection {
     unread: usize,
     /// How many values the next command asks for, and how many such commands are on their way.
     pace: (usize, usize),
-    /// What was asked for and not read yet, and how many values each command of it asks for.
-    ahead: Option<(Vec<u8>, VecDeque<usize>)>,
+    ahead: Option<Ahead>,
+}
+
+/// What was asked for and not read yet.
+struct Ahead {
+    commands: Vec<u8>,
+    /// How many values each command asks for.
+    asked: VecDeque<usize>,
 }
 
 impl Connection {
@@ -115,7 +121,7 @@ impl Connection {
         answer
     }
 
-    /// Sends commands whose answers are not asked for, which takes a connection that is quiet.
+    /// Sends commands that Redis does not answer.
     pub(super) fn send(&mut self, pack: impl FnOnce(&mut Commands)) -> Result<(), Failure> {
         self.pass_over()?;
         self.commands.clear();
@@ -146,17 +152,18 @@ impl Connection {
     }
 
     /// The values of these fields, in their order: several commands are on their way at a time, so that
-    /// Redis works on one while another's answer is read. Each answer may take as long as `limit`.
+    /// Redis works on one while another's answer is read. Where there is a `limit`, each answer may take
+    /// that long.
     pub(super) fn values(
         &mut self,
         hash: &str,
         keys: &[&str],
-        limit: Duration,
+        limit: Option<Duration>,
         each: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Failure> {
         let (mut rest, mut asked) = self.pack_values(hash, keys);
-        let is_asked = |(request, _): &(Vec<u8>, _)| *request == self.commands.bytes();
-        if self.ahead.take_if(|ahead| is_asked(ahead)).is_none() {
+        let is_asked = |ahead: &mut Ahead| ahead.commands == self.commands.bytes();
+        if self.ahead.take_if(is_asked).is_none() {
             self.pass_over()?;
             (rest, asked) = self.pack_values(hash, keys);
             self.write()?;
@@ -164,7 +171,9 @@ impl Connection {
         let mut bulk = self.listen()?;
         let mut refused = Ok(());
         while let Some(count) = asked.pop_front() {
-            self.set_deadline(deadline(limit));
+            if let Some(limit) = limit {
+                self.set_deadline(deadline(limit));
+            }
             let mut bytes = 0_usize;
             let read = self.read_values(&mut bulk, count, &mut |value| {
                 bytes = bytes.saturating_add(value.as_ref().map_or(0, Vec::len));
@@ -191,19 +200,20 @@ impl Connection {
         refused
     }
 
-    /// Asks for values that are likely to be asked for next, all at once or so many of the first of them
-    /// as are on their way at a time. They are passed over where anything else is done meanwhile.
+    /// Sends the first commands for values that are likely to be asked for next, with these keys. Their
+    /// answers are passed over where anything else is done first.
     pub(super) fn ask_ahead(&mut self, hash: &str, keys: &[&str]) -> Result<(), Failure> {
         self.pass_over()?;
         let (_, asked) = self.pack_values(hash, keys);
         self.write()?;
-        self.ahead = Some((self.commands.bytes().to_vec(), asked));
+        let commands = self.commands.bytes().to_vec();
+        self.ahead = Some(Ahead { commands, asked });
         Ok(())
     }
 
     /// Reads what was asked for ahead and is not wanted.
     fn pass_over(&mut self) -> Result<(), Failure> {
-        let Some((_, asked)) = self.ahead.take() else {
+        let Some(Ahead { asked, .. }) = self.ahead.take() else {
             return Ok(());
         };
         let mut bulk = self.listen()?;

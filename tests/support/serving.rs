@@ -4,7 +4,11 @@ use std::{
     io::{BufRead, BufReader, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener},
     thread,
+    time::Duration,
 };
+
+/// How long a request may take to come.
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// Answers each request with what `body` gives at that moment, until the process ends; gives the address.
 pub fn serve(
@@ -15,6 +19,9 @@ pub fn serve(
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
+            // Somebody who says nothing does not keep the others from being answered.
+            let limit = stream.set_read_timeout(Some(LIMIT));
+            limit.expect("a socket");
             let head = BufReader::new(&stream).lines().map_while(Result::ok);
             // The empty line ends it.
             if head.take_while(|line| !line.is_empty()).count() == 0 {

@@ -38,7 +38,16 @@ pub fn run(bench: &mut Bench) {
             table::median(&scraped_busy.ratios(&busy), three_places),
         ]);
     }
-    let columns = ["", "messages/s", "scraped: messages/s", "× not scraped"].map(str::to_owned);
+    let columns = [
+        "",
+        "messages/s",
+        "scraped: messages/s",
+        "× not scraped",
+        "CPU µs",
+        "scraped: CPU µs",
+        "× not scraped",
+    ]
+    .map(str::to_owned);
     let about = format!(
         "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a process of its own on the same machine. The processor time of the client for a message, of all its threads, is steadier than the messages a second."
     );

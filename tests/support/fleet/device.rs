@@ -83,6 +83,8 @@ impl Device {
             self.remove("s5", number);
         }
         while let Some(number) = self.waiting.pop_front() {
+            let read = self.persistence.get(&format!("c5-{number}"));
+            read.expect("kept in memory");
             self.remove("c5", number);
             self.put("s5", number, &PAYLOAD);
             self.sent.push(number);

@@ -81,7 +81,7 @@ impl Observer {
         series.map(|series| series["metric"].clone()).collect()
     }
 
-    /// How long each group of rules took the last time.
+    /// How long all groups of rules together took the last time.
     pub fn evaluation_time(&self) -> Duration {
         let groups = self.prometheus.get("rules");
         let groups = array(&groups["data"]["groups"]).iter();

@@ -29,7 +29,8 @@ const DEVICES: usize = 20;
 /// As many scrapes as two hours have, which is what a block holds.
 const SCRAPES: u32 = 480;
 const FACTOR: u32 = 30;
-const PAUSE: Duration = Duration::from_secs(1);
+/// A message a second, in that time.
+const PAUSE: Duration = Duration::from_nanos(1_000_000_000 / FACTOR as u64);
 const LIMIT: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The sizes of fleets.
