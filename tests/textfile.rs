@@ -27,7 +27,6 @@ fn registry() -> (Registry, impl ClientPersistence) {
     let metrics = PersistenceMetrics::register(&registry).unwrap();
     let mut persistence = MemoryPersistence::new().instrument(&metrics);
     persistence.open("device-1", "uri").unwrap();
-    persistence.put("c-1", vec![b"x"]).unwrap();
     (registry, persistence)
 }
 
@@ -95,7 +94,8 @@ fn whoever_reads_the_file_meanwhile_finds_a_whole_one() {
 
 #[test]
 fn node_exporter_serves_what_is_in_the_file() {
-    let (registry, _persistence) = registry();
+    let (registry, mut persistence) = registry();
+    persistence.put("c-1", vec![b"x"]).unwrap();
     let folder = TempDir::new().unwrap();
     write_textfile(&registry, folder.path().join("mqtt.prom")).unwrap();
     let (port, _exporter) = on_free_port(|port| {
