@@ -166,6 +166,7 @@ fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: u64) -> Vec<
 /// Status and reason.
 fn post(prometheus: &Prometheus, body: &[u8]) -> String {
     let mut stream = TcpStream::connect(prometheus.address()).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let head = format!(
         "POST /api/v1/write HTTP/1.0\r\nAuthorization: {CREDENTIALS}\r\nContent-Encoding: snappy\r\n\
          Content-Type: application/x-protobuf\r\nContent-Length: {}\r\n\r\n",

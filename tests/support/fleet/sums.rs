@@ -113,6 +113,7 @@ pub fn measure(is_lean: bool) -> Sizes {
 /// How long the body is of somebody who accepts gzip.
 fn compressed(device: impl ToSocketAddrs) -> usize {
     let mut stream = TcpStream::connect(device).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let request = b"GET /metrics HTTP/1.1\r\nHost: device\r\nAccept-Encoding: gzip\r\n\r\n";
     stream.write_all(request).expect("it reads");
     let mut answer = Vec::new();
@@ -124,6 +125,7 @@ fn compressed(device: impl ToSocketAddrs) -> usize {
 /// What a sample takes on the disk of a Prometheus, index included: of a block with what it has in memory now.
 fn bytes_a_sample(prometheus: &Prometheus) -> f64 {
     let mut stream = TcpStream::connect(prometheus.address()).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let request = "POST /api/v1/admin/tsdb/snapshot HTTP/1.0\r\nContent-Length: 0\r\n\r\n";
     stream.write_all(request.as_bytes()).expect("it reads");
     let mut answer = String::new();
