@@ -1,0 +1,83 @@
+//! Values that are in the store only, and those that Paho asks for next.
+
+use std::sync::Arc;
+
+use super::{Ledger, Outage};
+use crate::{
+    Error, ErrorKind, Store,
+    persistence::value,
+    record::{Key, with_names},
+};
+
+impl<S: Store> Ledger<S> {
+    /// The value of a record, with those that are likely to be asked for next, where it is not kept
+    /// here.
+    pub(in crate::persistence) fn value(&mut self, key: Key) -> Result<Option<&[u8]>, Error> {
+        if self.index.value(key).is_none() && self.index.contains(key) {
+            self.read_ahead(key)?;
+        }
+        Ok(self.index.value(key))
+    }
+
+    fn read_ahead(&mut self, key: Key) -> Result<(), Error> {
+        let is_readable = self.outage.as_ref().is_none_or(Outage::can_be_read);
+        let Some(store) = self.store.as_mut().filter(|_| is_readable) else {
+            return Err(self.away(key));
+        };
+        let keys = match std::mem::take(&mut self.soon) {
+            soon if soon.first() == Some(&key) => soon,
+            _ => self.index.ahead(key),
+        };
+        let values = match with_names(&keys, |names| store.read(names)) {
+            Ok(values) => values,
+            Err(error) => {
+                self.fail_reading(error);
+                return Err(self.away(key));
+            }
+        };
+        let is_in_a_row = std::mem::replace(&mut self.is_reading, true);
+        let next = keys.last().filter(|_| is_in_a_row);
+        if let Some(next) = next.and_then(|last| self.index.next_to_read(*last)) {
+            self.soon = self.index.ahead(next);
+            if let Err(error) = with_names(&self.soon, |names| store.read_soon(names)) {
+                self.fail_reading(error);
+            }
+        }
+        for (key, value) in keys.into_iter().zip(values) {
+            // What somebody else has put there could end the program.
+            if let Some(value) = value.filter(|value| value::is_readable(key, value)) {
+                self.index.keep(key, value);
+            }
+        }
+        Ok(())
+    }
+
+    fn fail_reading(&mut self, error: Error) {
+        match &mut self.outage {
+            // It cannot be read either.
+            Some(outage) => outage.error = Arc::new(error),
+            None => self.fail(error),
+        }
+    }
+
+    /// The same for Paho, which reads a record once: the value is kept no longer where there is no room
+    /// for it.
+    pub(in crate::persistence) fn read_out(&mut self, key: Key) -> Result<Option<Vec<u8>>, Error> {
+        self.value(key)?;
+        if self.is_to_be_forgotten(key) {
+            return Ok(self.index.take_value(key));
+        }
+        Ok(self.index.value(key).map(<[u8]>::to_vec))
+    }
+
+    /// Why a record cannot be read now.
+    fn away(&self, key: Key) -> Error {
+        let attempt = format!("read record {key}");
+        match &self.outage {
+            Some(outage) => Error::new(outage.error.kind(), attempt)
+                .because("its value is only in the store, which cannot be used at the moment")
+                .caused_by(Arc::clone(&outage.error)),
+            None => Error::new(ErrorKind::Connection, attempt),
+        }
+    }
+}
