@@ -18,7 +18,8 @@ use std::{fmt, time::Duration};
 use ::redis::Value;
 
 use crate::{
-    Change, Connected, Error, ErrorKind, Group, Persistence, Sent, Store, deadline::deadline,
+    Change, Connected, Durability, Error, ErrorKind, Group, Persistence, Sent, Store,
+    deadline::deadline,
 };
 use check::About;
 pub use check::EvictionCheck;
@@ -252,13 +253,16 @@ impl Store for RedisStore {
 
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let limit = self.settings.operation_timeout;
+        let durability = self.settings.durability;
         let mut is_quiet = true;
         self.on_hash("write to", limit, |connection, hash| {
             is_quiet = connection.is_quiet();
-            if is_quiet {
-                connection.send(|commands| change(commands, hash, groups))
-            } else {
-                Ok(())
+            let pack = |commands: &mut Commands| change(commands, hash, groups);
+            match durability {
+                _ if !is_quiet => Ok(()),
+                Durability::Pipelined => connection.send_lazily(pack),
+                // With the power gone, what Redis has not is sent twice.
+                Durability::Confirmed => connection.send(pack),
             }
         })?;
         if is_quiet {

@@ -1,6 +1,7 @@
 //! A socket on which everything that is done has one absolute deadline.
 
 use std::{
+    ffi::c_int,
     io::{self, Read, Write},
     sync::Arc,
     thread,
@@ -9,7 +10,7 @@ use std::{
 
 use socket2::Socket;
 
-use crate::deadline::remaining;
+use crate::deadline::{deadline, remaining};
 
 /// Limits on a socket apply to each system call, so that a peer which sends a byte now and then
 /// would be waited for without end; here each call has what is left of the whole.
@@ -21,7 +22,15 @@ pub(crate) struct TimedSocket {
     write_limit: Duration,
     /// Calls wait, where there is nothing to be read or no room.
     is_blocking: bool,
+    /// Of the calls that write.
+    flags: c_int,
 }
+
+/// Has what is written wait for more, where the system knows how.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const MORE: c_int = libc::MSG_MORE;
+#[cfg(not(any(target_os = "android", target_os = "linux")))]
+const MORE: c_int = 0;
 
 /// How long an answer is looked for before it is waited for.
 const SOON: Duration = Duration::from_micros(50);
@@ -45,6 +54,7 @@ impl TimedSocket {
             read_limit: Duration::ZERO,
             write_limit: Duration::ZERO,
             is_blocking: true,
+            flags: 0,
         }
     }
 
@@ -71,16 +81,29 @@ impl TimedSocket {
         mut call: impl FnMut(&Socket) -> io::Result<usize>,
     ) -> io::Result<Option<usize>> {
         self.set_blocking(false)?;
-        let started = Instant::now();
+        let mut until = None;
         loop {
             match call(&self.socket) {
-                Err(error) if is_passing(&error) && started.elapsed() < SOON => thread::yield_now(),
-                Err(error) if is_passing(&error) => break,
+                Err(error) if is_passing(&error) => {
+                    let now = Instant::now();
+                    if now >= *until.get_or_insert_with(|| deadline(SOON)) {
+                        break;
+                    }
+                    thread::yield_now();
+                }
                 done => return done.map(Some),
             }
         }
         self.set_blocking(true)?;
         Ok(None)
+    }
+
+    /// Whether what is written from now on may stay in the system, over TCP, until something is written
+    /// that may not, the peer acknowledges something, or 0.2 s are over (`MSG_MORE` in send(2)). When the
+    /// socket is closed or this process dies it is sent too, unless something has not been read that was
+    /// received: then the system drops it.
+    pub(crate) fn set_lazy(&mut self, is_lazy: bool) {
+        self.flags = if is_lazy { MORE } else { 0 };
     }
 
     /// Until when what follows must be over.
@@ -107,7 +130,9 @@ impl Read for TimedSocket {
 
 impl Write for TimedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(written) = self.soon(|mut socket| socket.write(bytes))? {
+        let flags = self.flags;
+        let send = |socket: &Socket| socket.send_with_flags(bytes, flags);
+        if let Some(written) = self.soon(send)? {
             return Ok(written);
         }
         uninterrupted(|| {
@@ -116,7 +141,7 @@ impl Write for TimedSocket {
                 self.socket.set_write_timeout(Some(limit))?;
                 self.write_limit = limit;
             }
-            (&*self.socket).write(bytes)
+            send(&self.socket)
         })
     }
 
@@ -137,10 +162,13 @@ fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usiz
 
 #[cfg(test)]
 mod tests {
-    use std::{os::unix::net::UnixStream, thread};
+    use std::{
+        net::{TcpListener, TcpStream},
+        os::unix::net::UnixStream,
+        thread,
+    };
 
     use super::*;
-    use crate::deadline::deadline;
 
     fn pair(limit: Duration) -> (TimedSocket, UnixStream) {
         let (one, other) = UnixStream::pair().expect("a pair of sockets");
@@ -166,10 +194,49 @@ mod tests {
         sender.join().expect("ends with the socket");
     }
 
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    #[test]
+    fn what_may_wait_goes_with_what_may_not_and_in_the_end_by_itself() {
+        /// The system's own limit is longer.
+        const SHORT: Duration = Duration::from_millis(100);
+        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
+        let one = TcpStream::connect(listener.local_addr().expect("its own")).expect("connects");
+        one.set_nodelay(true).expect("over TCP");
+        let (mut peer, _) = listener.accept().expect("the other end");
+        let limit = Duration::from_secs(20);
+        peer.set_read_timeout(Some(limit)).expect("a limit");
+        let mut socket = TimedSocket::new(Arc::new(one.into()), deadline(limit));
+        let mut bytes = [0; 2];
+
+        let started = Instant::now();
+        socket.set_lazy(true);
+        socket.write_all(b"a").expect("taken");
+        peer.set_nonblocking(true).expect("looks only");
+        let come = peer.read(&mut bytes).unwrap_or_default();
+        // A machine with more to do may have let that time pass.
+        assert!(come == 0 || started.elapsed() > SHORT);
+        peer.set_nonblocking(false).expect("waits again");
+        socket.set_lazy(false);
+        socket.write_all(b"b").expect("taken");
+        peer.read_exact(&mut bytes[come..]).expect("both have come");
+        assert_eq!(bytes, *b"ab");
+
+        socket.set_lazy(true);
+        socket.write_all(b"cd").expect("taken");
+        peer.read_exact(&mut bytes).expect("comes by itself");
+        assert_eq!(bytes, *b"cd");
+
+        socket.write_all(b"e").expect("taken");
+        drop(socket);
+        let mut rest = Vec::new();
+        peer.read_to_end(&mut rest).expect("comes, and the end");
+        assert_eq!(rest, b"e");
+    }
+
     #[test]
     #[allow(unsafe_code)]
     fn a_signal_does_not_end_what_is_being_waited_for() {
-        extern "C" fn handle(_: libc::c_int) {}
+        extern "C" fn handle(_: c_int) {}
         // SAFETY: the handler does nothing at all.
         unsafe { libc::signal(libc::SIGUSR1, handle as *const () as libc::sighandler_t) };
         let (mut socket, mut peer) = pair(Duration::from_secs(20));

@@ -9,10 +9,11 @@ use std::{
     collections::BTreeSet,
     env,
     io::{self, BufRead, BufReader, Read, Write},
+    os::unix::process::ExitStatusExt,
     process::{Child, ChildStdin, Command, Stdio},
     sync::{
         atomic::{AtomicBool, Ordering},
-        mpsc::{self, Receiver},
+        mpsc::{self, Receiver, RecvTimeoutError},
     },
     thread,
     time::{Duration, Instant},
@@ -92,6 +93,9 @@ fn the_program() {
             _ => put(&mut persistence, &format!("c5-{number}"), &command(number)),
         }
     }
+    if env::var_os("DYING_AT_ONCE").is_some() {
+        support::crash::kill_self();
+    }
     thread::park();
 }
 
@@ -103,12 +107,14 @@ struct Program {
 }
 
 impl Program {
-    fn start(url: &str, size: usize, durability: &str) -> Self {
+    /// It stands still in the end, or dies.
+    fn start(url: &str, size: usize, durability: &str, dies: bool) -> Self {
         let mut child = Command::new(env::current_exe().expect("a path"))
             .args(["--exact", "the_program", "--ignored", "--nocapture"])
             .env("DYING_URL", url)
             .env("DYING_SIZE", size.to_string())
             .env("DYING_DURABILITY", durability)
+            .envs(dies.then_some(("DYING_AT_ONCE", "1")))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -141,6 +147,21 @@ impl Program {
         panic!("{last} is not answered, after {keys:?}");
     }
 
+    /// What it is answered until it has killed itself.
+    fn until_its_death(&mut self) -> Vec<String> {
+        let mut keys = Vec::new();
+        loop {
+            match self.answered.recv_timeout(LIMIT) {
+                Ok(key) => keys.push(key),
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it lives, after {keys:?}"),
+            }
+        }
+        let status = self.child.wait().expect("it ends");
+        assert_eq!(status.signal(), Some(libc::SIGKILL), "{status}");
+        keys
+    }
+
     fn go_on(&mut self) {
         self.input.write_all(b"!").expect("it reads");
     }
@@ -162,7 +183,7 @@ impl Drop for Program {
 
 /// What a program had been answered when it died, and the way to the Redis that had not read all of it.
 fn died(redis: &RedisServer, url: &str, size: usize, durability: &str) -> BTreeSet<String> {
-    let mut program = Program::start(url, size, durability);
+    let mut program = Program::start(url, size, durability, false);
     let mut answered = program.until("ready");
     redis.pause();
     program.go_on();
@@ -192,26 +213,48 @@ fn what_was_answered_is_there_when_redis_has_caught_up_and_a_successor_waits_for
             );
             redis.resume();
             // At once, and so in a race with what Redis has not read yet.
-            let mut successor = options(&url).build().expect("good options");
-            successor.open(CLIENT, SERVER).expect("waits, and opens");
-            let found: BTreeSet<String> = successor.keys().expect("lists").into_iter().collect();
-            for key in &answered {
-                let number = key.split_once('-').expect("a key").1;
-                let (command, sent) = (format!("c5-{number}"), format!("s5-{number}"));
-                let expected = if answered.contains(&sent) {
-                    &sent
-                } else {
-                    &command
-                };
-                let about = || format!("{durability} {size} {tcp}: {key}: {found:?}");
-                assert!(found.contains(expected), "{}", about());
-                assert!(
-                    !(found.contains(&command) && found.contains(&sent)),
-                    "{}",
-                    about()
-                );
-            }
+            assert_found(&url, &answered, &format!("{durability} {size} {tcp}"));
         }
+    }
+}
+
+/// Over TCP, what nobody waits for is then most likely still with the system of the program.
+#[test]
+fn what_was_answered_is_there_when_the_program_dies_before_redis_was_asked_for_it() {
+    for durability in ["confirmed", "pipelined"] {
+        for tcp in [true, false] {
+            let redis = RedisServer::tcp();
+            let url = if tcp { redis.tcp_url() } else { redis.url() };
+            let mut program = Program::start(&url, 100, durability, true);
+            let mut answered: BTreeSet<String> = program.until("ready").into_iter().collect();
+            let before = answered.len();
+            program.go_on();
+            answered.extend(program.until_its_death());
+            let about = format!("{durability} {tcp}");
+            assert_eq!(answered.len() - before, 40, "{about}: {answered:?}");
+            assert_found(&url, &answered, &about);
+        }
+    }
+}
+
+/// A successor finds each message once: its PUBLISH, or the command where that had not been answered.
+fn assert_found(url: &str, answered: &BTreeSet<String>, about: &str) {
+    let mut successor = options(url).build().expect("good options");
+    successor.open(CLIENT, SERVER).expect("waits, and opens");
+    let found: BTreeSet<String> = successor.keys().expect("lists").into_iter().collect();
+    for key in answered {
+        let number = key.split_once('-').expect("a key").1;
+        let (command, sent) = (format!("c5-{number}"), format!("s5-{number}"));
+        let expected = if answered.contains(&sent) {
+            &sent
+        } else {
+            &command
+        };
+        assert!(found.contains(expected), "{about}: {key}: {found:?}");
+        assert!(
+            !(found.contains(&command) && found.contains(&sent)),
+            "{about}: {key}: {found:?}"
+        );
     }
 }
 

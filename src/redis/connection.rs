@@ -129,6 +129,16 @@ impl Connection {
         self.write()
     }
 
+    /// The same for commands that may wait, in the system, until others are sent.
+    ///
+    /// There is nothing to be read then, or the system would drop them when this process dies.
+    pub(super) fn send_lazily(&mut self, pack: impl FnOnce(&mut Commands)) -> Result<(), Failure> {
+        self.wire.socket().set_lazy(true);
+        let sent = self.send(pack);
+        self.wire.socket().set_lazy(false);
+        sent
+    }
+
     /// Has Redis answer only when it is asked to, from now on.
     pub(super) fn quiet(&mut self) -> Result<(), Failure> {
         self.ask(&["CLIENT", "REPLY", "ON"])?;

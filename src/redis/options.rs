@@ -42,6 +42,7 @@ pub(super) struct Settings {
     pub(super) operation_timeout: Duration,
     pub(super) open_timeout: Duration,
     pub(super) eviction_check: EvictionCheck,
+    pub(super) durability: Durability,
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -233,6 +234,7 @@ impl RedisOptions {
             operation_timeout,
             open_timeout,
             eviction_check,
+            durability,
         });
         let conduct = Conduct {
             durability,
