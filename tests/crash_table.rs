@@ -17,7 +17,9 @@ fn the_program() {
 
 fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for store in [Store::Redis, Store::Pipelined, Store::Files] {
+    let redis = |(tcp, pipelined)| Store::Redis { tcp, pipelined };
+    let ways = [(false, false), (false, true), (true, false), (true, true)];
+    for store in ways.map(redis).into_iter().chain([Store::Files]) {
         for versions in [Versions::V5, Versions::V3, Versions::Default3] {
             for forgets in [false, true] {
                 for crash in [Crash::Call, Crash::Twice, Crash::Request, Crash::Packet] {
@@ -110,8 +112,11 @@ fn unknown(row: Row, about: &str) -> bool {
 fn what_was_accepted_arrives_wherever_the_program_is_killed() {
     for row in rows() {
         let is_tried = match row.store {
-            Store::Redis => true,
-            Store::Pipelined => row.versions == Versions::V5 && !row.forgets,
+            Store::Redis {
+                tcp: false,
+                pipelined: false,
+            } => true,
+            Store::Redis { .. } => row.versions == Versions::V5 && !row.forgets,
             Store::Files => false,
         };
         if !is_tried {

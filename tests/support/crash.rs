@@ -15,7 +15,8 @@ pub(super) use child::append;
 pub use child::connect_options;
 pub use child::run as run_child;
 pub(super) use inbound::{End, Inbound, payload as inbound_payload};
-pub(super) use killing::{Killing, kill_self};
+pub(super) use killing::Killing;
+pub use killing::kill_self;
 pub use row::{Crash, Row, Store, Tally};
 
 /// Where the program is killed in one of its runs.

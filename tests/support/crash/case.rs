@@ -48,6 +48,8 @@ impl Versions {
 pub struct Case<'a> {
     /// None for Paho's own files.
     pub redis: Option<&'a RedisServer>,
+    /// Whether the program gets there over TCP.
+    pub tcp: bool,
     pub pipelined: bool,
     pub versions: Versions,
     /// Whether the broker forgets the session at each connect.
@@ -129,13 +131,16 @@ impl Case<'_> {
 
     fn start(&self, run: usize, kill: Kill, broker: &Broker, folder: &Path) -> ExitStatus {
         let (created, connected) = self.versions.levels();
-        let store = match self.redis {
+        let records = match self.redis {
             Some(redis) => redis.url(),
             None => folder.join("files").display().to_string(),
         };
+        let tcp = self.redis.filter(|_| self.tcp);
+        let store = tcp.map_or_else(|| records.clone(), RedisServer::tcp_url);
         let orders = Orders {
             broker: broker.url(),
             store,
+            records,
             pipelined: self.pipelined,
             created,
             connected,

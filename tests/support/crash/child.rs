@@ -49,6 +49,8 @@ pub struct Orders {
     pub broker: String,
     /// The URL of a Redis, or a folder.
     pub store: String,
+    /// The same, or another way to that Redis, to look at the records without the persistence.
+    pub records: String,
     /// Whether `put` leaves without the word of Redis.
     pub pipelined: bool,
     /// The protocol levels that the client is created for and connects with; zero is the default.
@@ -60,7 +62,7 @@ pub struct Orders {
 }
 
 impl Orders {
-    pub fn variables(&self) -> [(&'static str, String); 8] {
+    pub fn variables(&self) -> [(&'static str, String); 9] {
         let kill = match self.kill {
             Kill::Before(n) => format!("before {n}"),
             Kill::After(n) => format!("after {n}"),
@@ -70,6 +72,7 @@ impl Orders {
         [
             ("CRASH_BROKER", self.broker.clone()),
             ("CRASH_STORE", self.store.clone()),
+            ("CRASH_RECORDS", self.records.clone()),
             ("CRASH_PIPELINED", u32::from(self.pipelined).to_string()),
             ("CRASH_CREATED", self.created.to_string()),
             ("CRASH_CONNECTED", self.connected.to_string()),
@@ -97,6 +100,7 @@ impl Orders {
         Some(Self {
             broker: env::var("CRASH_BROKER").ok()?,
             store: env::var("CRASH_STORE").ok()?,
+            records: env::var("CRASH_RECORDS").ok()?,
             pipelined: number("CRASH_PIPELINED")? == 1,
             created: number("CRASH_CREATED")?,
             connected: number("CRASH_CONNECTED")?,
@@ -125,7 +129,7 @@ pub fn run() {
         process::exit(exit::STUCK);
     });
     if let Kill::Cut { request, quarters } = orders.kill {
-        cut::arm(request, quarters);
+        cut::arm(&orders.store, request, quarters);
     }
     Program::create(&orders).run();
 }
@@ -153,7 +157,7 @@ impl<'a> Program<'a> {
             version => options.mqtt_version(version),
         };
         let trace = append(&orders.folder.join(format!("trace-{}", orders.run)));
-        let client = if orders.store.starts_with("unix://") {
+        let client = if orders.store.contains("://") {
             let store = RedisPersistence::builder()
                 .url(&orders.store)
                 .durability(if orders.pipelined {
@@ -289,9 +293,9 @@ impl<'a> Program<'a> {
 
     /// The keys in the store, asked for without the client.
     fn records(&self) -> Vec<String> {
-        if self.orders.store.starts_with("unix://") {
+        if self.orders.records.starts_with("unix://") {
             let server = self.orders.broker.trim_start_matches("mqtt://");
-            return redis::Client::open(self.orders.store.as_str())
+            return redis::Client::open(self.orders.records.as_str())
                 .and_then(|client| client.get_connection())
                 .and_then(|mut connection| {
                     redis::cmd("HKEYS")
@@ -301,7 +305,7 @@ impl<'a> Program<'a> {
                 .expect("Redis answers");
         }
         // Paho has a folder for each client in there.
-        fs::read_dir(&self.orders.store)
+        fs::read_dir(&self.orders.records)
             .expect("a folder")
             .flat_map(|client| fs::read_dir(client.expect("a folder").path()))
             .flatten()

@@ -9,7 +9,7 @@
 
 use std::{
     ffi::c_void,
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicU16, AtomicUsize, Ordering},
 };
 
 use super::killing::kill_self;
@@ -18,8 +18,14 @@ use super::killing::kill_self;
 static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
 static QUARTERS: AtomicUsize = AtomicUsize::new(0);
 
-/// Has this process die in the n-th request that it sends over a Unix socket from now on.
-pub fn arm(nth: usize, quarters: usize) {
+/// That of the Redis, unless it is a Unix socket.
+static PORT: AtomicU16 = AtomicU16::new(0);
+
+/// Has this process die in the n-th request that it sends to the Redis at this URL from now on.
+pub fn arm(url: &str, nth: usize, quarters: usize) {
+    let port = url.trim_end_matches('/').rsplit_once(':');
+    let port = port.and_then(|(_, port)| port.parse().ok());
+    PORT.store(port.unwrap_or_default(), Ordering::SeqCst);
     QUARTERS.store(quarters, Ordering::SeqCst);
     LEFT.store(nth, Ordering::SeqCst);
 }
@@ -48,7 +54,7 @@ pub unsafe extern "C" fn send(
         )
     };
     if LEFT.load(Ordering::SeqCst) != usize::MAX
-        && is_unix(socket)
+        && is_to_redis(socket)
         && LEFT.fetch_sub(1, Ordering::SeqCst) == 1
     {
         send(length * QUARTERS.load(Ordering::SeqCst) / 4);
@@ -57,12 +63,22 @@ pub unsafe extern "C" fn send(
     libc::ssize_t::try_from(send(length)).expect("no more than was sent")
 }
 
-fn is_unix(socket: libc::c_int) -> bool {
+fn is_to_redis(socket: libc::c_int) -> bool {
     // SAFETY: all zeros is an address of no family, and the length is its own.
-    unsafe {
+    let (found, address) = unsafe {
         let mut address: libc::sockaddr_storage = std::mem::zeroed();
         let mut length = libc::socklen_t::try_from(size_of_val(&address)).expect("small");
-        let found = libc::getsockname(socket, (&raw mut address).cast(), &raw mut length);
-        found == 0 && libc::c_int::from(address.ss_family) == libc::AF_UNIX
+        let found = libc::getpeername(socket, (&raw mut address).cast(), &raw mut length);
+        (found == 0, address)
+    };
+    let port = PORT.load(Ordering::SeqCst);
+    match libc::c_int::from(address.ss_family) {
+        libc::AF_UNIX => found && port == 0,
+        libc::AF_INET => {
+            // SAFETY: it is an address of that family, for which there is room.
+            let address = unsafe { &*(&raw const address).cast::<libc::sockaddr_in>() };
+            found && u16::from_be(address.sin_port) == port
+        }
+        _ => false,
     }
 }

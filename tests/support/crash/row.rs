@@ -18,9 +18,12 @@ use crate::support::RedisServer;
 /// Where the records are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
-    Redis,
-    /// Redis, and `put` does not wait for it.
-    Pipelined,
+    Redis {
+        /// Over TCP, and not a Unix socket.
+        tcp: bool,
+        /// `put` does not wait for it.
+        pipelined: bool,
+    },
     /// Paho's own.
     Files,
 }
@@ -155,7 +158,7 @@ impl Row {
             for _ in 0..workers {
                 scope.spawn(|| {
                     // Of the thread, as it ends with the one that starts it.
-                    let redis = (self.store != Store::Files).then(RedisServer::start);
+                    let redis = (self.store != Store::Files).then(RedisServer::tcp);
                     while unharmed.load(Ordering::Relaxed) < ENOUGH {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         if number >= most {
@@ -174,9 +177,14 @@ impl Row {
     fn case(self, redis: Option<&RedisServer>, number: usize, stride: usize) -> Outcome {
         let folder = tempfile::tempdir().expect("a folder");
         std::fs::create_dir(folder.path().join("files")).expect("a folder");
+        let (tcp, pipelined) = match self.store {
+            Store::Redis { tcp, pipelined } => (tcp, pipelined),
+            Store::Files => (false, false),
+        };
         let case = Case {
             redis,
-            pipelined: self.store == Store::Pipelined,
+            tcp,
+            pipelined,
             versions: self.versions,
             forgets: self.forgets,
             kills: self.crash.kills(number, stride),
@@ -188,8 +196,12 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let store = match self.store {
-            Store::Redis => "Redis",
-            Store::Pipelined => "Redis, pipelined",
+            Store::Redis { tcp, pipelined } => match (tcp, pipelined) {
+                (false, false) => "Redis",
+                (false, true) => "Redis, pipelined",
+                (true, false) => "Redis over TCP",
+                (true, true) => "Redis over TCP, pipelined",
+            },
             Store::Files => "Paho's files",
         };
         let versions = match self.versions {
