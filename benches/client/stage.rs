@@ -142,6 +142,16 @@ impl Stage {
         }
     }
 
+    /// The processor time that Redis has taken, in seconds.
+    pub fn redis_cpu(&self) -> f64 {
+        let cpu = self.info("cpu");
+        let seconds = |name: &str| field(&cpu, name).and_then(|text| text.parse::<f64>().ok());
+        let [user, system] = ["used_cpu_user", "used_cpu_sys"].map(seconds);
+        user.zip(system)
+            .map(|(user, system)| user + system)
+            .expect("Redis tells its time")
+    }
+
     /// The memory that Redis uses, in bytes.
     pub fn redis_memory(&self) -> f64 {
         let memory = self.info("memory");

@@ -15,9 +15,9 @@ const PAYLOAD: usize = 100;
 const RARE: f64 = 0.02;
 
 pub fn run(bench: &mut Bench) {
-    let messages = if bench.options.quick { 200 } else { 3_000 };
+    let messages = if bench.options.quick { 200 } else { 10_000 };
     let contenders =
-        bench.contenders(|contender| contender.uses_redis() && contender.stands_for_others());
+        bench.contenders(|contender| contender.uses_redis() && !contender.is_instrumented());
     let mut rows = Vec::new();
     for contender in contenders {
         for qos in [0, 1, 2] {
@@ -32,10 +32,10 @@ pub fn run(bench: &mut Bench) {
                     in_flight.to_string(),
                 ];
                 let counted = match count(bench, &contender, load) {
-                    Ok(counted) => columns_of(&counted, load_size(messages)),
+                    Ok((counted, cpu)) => columns_of(&counted, cpu, load_size(messages)),
                     Err(error) => {
                         bench.fail(&format!("commands: {}: {error}", contender.name));
-                        vec!["failed".to_owned(); 5]
+                        vec!["failed".to_owned(); 6]
                     }
                 };
                 rows.push([first.to_vec(), counted].concat());
@@ -44,7 +44,7 @@ pub fn run(bench: &mut Bench) {
     }
     table::print(
         "What a message of 100 B costs Redis",
-        "As Redis counts it, a message. Commands that came together are one read: the fewer of them, the more went together.",
+        "As Redis counts it, a message. Commands that came together are one read: the fewer of them, the more went together. CPU is the processor time that Redis took for it, in microseconds.",
         &[
             "",
             "QoS",
@@ -53,6 +53,7 @@ pub fn run(bench: &mut Bench) {
             "bytes in",
             "bytes out",
             "reads",
+            "CPU",
             "which",
         ]
         .map(str::to_owned),
@@ -60,17 +61,24 @@ pub fn run(bench: &mut Bench) {
     );
 }
 
-fn count(bench: &mut Bench, contender: &Contender, load: Load) -> Result<RedisCount, String> {
+/// What Redis counted, and the seconds of processor time that it took.
+fn count(
+    bench: &mut Bench,
+    contender: &Contender,
+    load: Load,
+) -> Result<(RedisCount, f64), String> {
     bench.stage.clear(contender);
     let client_id = bench.new_client();
     bench.stage.reset_redis_count();
+    let before = bench.stage.redis_cpu();
     bench.run_as(contender, &client_id, Work::Publish, load, None)?;
+    let cpu = bench.stage.redis_cpu() - before;
     let counted = bench.stage.redis_count();
     bench.expect_records(contender, 0)?;
-    Ok(counted)
+    Ok((counted, cpu))
 }
 
-fn columns_of(counted: &RedisCount, messages: f64) -> Vec<String> {
+fn columns_of(counted: &RedisCount, cpu: f64, messages: f64) -> Vec<String> {
     let each = |number: f64| number / messages;
     let all: f64 = counted.commands.iter().map(|(_, calls)| calls).sum();
     let frequent = counted
@@ -85,6 +93,7 @@ fn columns_of(counted: &RedisCount, messages: f64) -> Vec<String> {
         whole(each(counted.input)),
         whole(each(counted.output)),
         two_places(each(counted.reads)),
+        two_places(each(cpu * 1e6)),
         which.join(", "),
     ]
 }

@@ -28,7 +28,7 @@ pub fn run(bench: &mut Bench) {
                         payload,
                         in_flight,
                         messages: usize::MAX,
-                        lasting: Duration::from_millis(if quick { 50 } else { 250 }),
+                        lasting: Duration::from_millis(if quick { 50 } else { 1_000 }),
                     };
                     bench.alternate(
                         &contenders,
