@@ -22,15 +22,16 @@ pub(crate) struct TimedSocket {
     write_limit: Duration,
     /// Calls wait, where there is nothing to be read or no room.
     is_blocking: bool,
-    /// Of the calls that write.
-    flags: c_int,
+    /// What is written may wait for more.
+    is_lazy: bool,
 }
 
-/// Has what is written wait for more, where the system knows how.
+/// Of every call that writes, and of one whose bytes may wait for more; where the system has no such flags,
+/// they do nothing. A peer that is gone must not end a program that has not switched SIGPIPE off.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-const MORE: c_int = libc::MSG_MORE;
+const FLAGS: (c_int, c_int) = (libc::MSG_NOSIGNAL, libc::MSG_NOSIGNAL | libc::MSG_MORE);
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
-const MORE: c_int = 0;
+const FLAGS: (c_int, c_int) = (0, 0);
 
 /// How long an answer is looked for before it is waited for.
 const SOON: Duration = Duration::from_micros(50);
@@ -54,7 +55,7 @@ impl TimedSocket {
             read_limit: Duration::ZERO,
             write_limit: Duration::ZERO,
             is_blocking: true,
-            flags: 0,
+            is_lazy: false,
         }
     }
 
@@ -103,7 +104,7 @@ impl TimedSocket {
     /// socket is closed or this process dies it is sent too, unless something has not been read that was
     /// received: then the system drops it.
     pub(crate) fn set_lazy(&mut self, is_lazy: bool) {
-        self.flags = if is_lazy { MORE } else { 0 };
+        self.is_lazy = is_lazy;
     }
 
     /// Until when what follows must be over.
@@ -130,7 +131,8 @@ impl Read for TimedSocket {
 
 impl Write for TimedSocket {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let flags = self.flags;
+        let (eager, lazy) = FLAGS;
+        let flags = if self.is_lazy { lazy } else { eager };
         let send = |socket: &Socket| socket.send_with_flags(bytes, flags);
         if let Some(written) = self.soon(send)? {
             return Ok(written);
@@ -192,6 +194,30 @@ mod tests {
         assert!(started.elapsed() < Duration::from_secs(5));
         drop(socket);
         sender.join().expect("ends with the socket");
+    }
+
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    #[test]
+    #[allow(unsafe_code)]
+    fn a_peer_that_is_gone_is_an_error_and_no_signal() {
+        let (mut socket, peer) = pair(Duration::from_secs(20));
+        drop(peer);
+        // SAFETY: a set of signals may be all zeros; it is of this thread, which the test alone has.
+        let mut signals = unsafe {
+            let mut signals: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&raw mut signals, libc::SIGPIPE);
+            // A signal that is ignored, as in this process, is kept for a thread that blocks it.
+            libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
+            signals
+        };
+        let error = socket.write_all(b"x").expect_err("nobody reads it");
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+        // SAFETY: the set is written, and then read.
+        let is_pending = unsafe {
+            libc::sigpending(&raw mut signals);
+            libc::sigismember(&raw const signals, libc::SIGPIPE)
+        };
+        assert_eq!(is_pending, 0);
     }
 
     #[cfg(any(target_os = "android", target_os = "linux"))]
