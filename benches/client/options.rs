@@ -34,7 +34,7 @@ sections, all of them by default:
   offline       messages a second while not connected, and when they are sent at last
   restore       time to create a client with many messages waiting
   memory        resident memory with many messages waiting
-  commands      commands and bytes to Redis for a message
+  commands      commands and bytes to Redis for a message, and the processor time that it takes
   flash         bytes that reach a disk for a message
   growth        how the speed changes with the number of messages that wait
   neighbour     messages a second while the Redis of another client in the process is down
