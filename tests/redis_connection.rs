@@ -14,7 +14,7 @@ use std::{
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
-use paho_mqtt_redis::{Error, ErrorKind, RedisOptions, RedisPersistence};
+use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisOptions, RedisPersistence};
 use redis::{Parser, TypedCommands, Value};
 use support::{RedisServer, eventually, publish_command, publish_under, record};
 
@@ -391,6 +391,36 @@ fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
     assert!(all_killed > 1, "it has another one where it read again");
     assert_eq!(persistence.keys().unwrap().len(), keys.len());
     assert_eq!(persistence.health().snapshot().lost_records, 0);
+}
+
+/// Paho counts packet ids from 1 again when it starts, and takes what it restored under one id for one message.
+#[test]
+fn a_message_never_stands_beside_one_that_is_gone_and_had_its_packet_id() {
+    for durability in [Durability::Confirmed, Durability::Pipelined] {
+        let redis = RedisServer::start();
+        let mut persistence = options(&redis.url())
+            .durability(durability)
+            .build()
+            .unwrap();
+        persistence.open(CLIENT, SERVER).unwrap();
+        let command = record("c5-1", b"one");
+        let mut publish = record("s5-1", b"one");
+        // That is QoS 1.
+        publish[0] = 0x32;
+        persistence.put("c5-1", vec![&command]).unwrap();
+        settle(&persistence);
+        assert_eq!(persistence.get("c5-1").unwrap(), command);
+        persistence.remove("c5-1").unwrap();
+        persistence.put("s5-1", vec![&publish]).unwrap();
+        persistence.remove("s5-1").unwrap();
+        persistence.put("c5-2", vec![&command]).unwrap();
+
+        let mut connection = redis.connection();
+        let found = eventually(AMPLE, "the second message", || {
+            Some(fields(&mut connection)).filter(|keys| keys.iter().any(|key| key == "c5-2"))
+        });
+        assert_eq!(found, ["c5-2"], "{durability:?}");
+    }
 }
 
 #[test]

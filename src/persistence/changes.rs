@@ -12,7 +12,7 @@ pub(super) struct Changes {
     stamp: u64,
     /// Of these, those that have not been sent.
     unsent: BTreeMap<u64, Key>,
-    /// The removes among them that go with the next change that is waited for.
+    /// The removes among them that go with the next change that is sent now.
     riding: Vec<(Key, u64)>,
     /// Those that were sent, and not asked for.
     sent: Vec<(Key, u64)>,
@@ -115,7 +115,7 @@ impl Changes {
         }
     }
 
-    /// A remove goes with the next change that is waited for.
+    /// A remove goes with the next change that is sent now.
     pub(super) fn ride(&mut self, key: Key) {
         if let Some(change) = self.unsent_change(key)
             && change.length.is_none()
@@ -124,7 +124,7 @@ impl Changes {
         }
     }
 
-    /// The removes that go with a change that is waited for.
+    /// The removes that go with a change that is sent now.
     pub(super) fn take_riding(&mut self) -> Vec<Key> {
         let riding = std::mem::take(&mut self.riding);
         let is_current = |(key, stamp): &(Key, u64)| {

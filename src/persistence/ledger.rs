@@ -194,15 +194,19 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Sends the changes of these keys, and of what belongs to the same messages, in one step, where
-    /// the store can be used.
-    fn send(&mut self, keys: &[Key], bytes: usize, waits: bool) {
+    /// the store can be used. What is sent now takes along, ahead of it, what is to go soon: it may be a
+    /// message that has the packet id of one that is gone, and Paho, which restored both, could not tell
+    /// them apart.
+    fn send(&mut self, keys: &[Key], bytes: usize, now: bool) {
         if self.outage.is_some() {
             return;
         }
-        let waits = self.is_to_be_waited_for(waits, bytes);
+        let waits = self.is_to_be_waited_for(now, bytes);
         let (mut asked, mut riding) = (Vec::new(), Vec::new());
         if waits {
             asked.extend(self.changes.sent());
+        }
+        if now || waits {
             riding = self.changes.take_riding();
         }
         let mut group = std::mem::take(&mut self.group);
@@ -357,11 +361,11 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Whether the store is to be waited for with a change of so many bytes.
-    fn is_to_be_waited_for(&mut self, waits: bool, bytes: usize) -> bool {
+    fn is_to_be_waited_for(&mut self, now: bool, bytes: usize) -> bool {
         self.unasked = self.unasked.saturating_add(1);
         self.unasked_bytes = self.unasked_bytes.saturating_add(bytes);
         let is_due = self.unasked >= UNASKED || self.unasked_bytes >= UNASKED_BYTES;
-        is_due || waits && self.durability == Durability::Confirmed
+        is_due || now && self.durability == Durability::Confirmed
     }
 
     /// The store has what was sent.
