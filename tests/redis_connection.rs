@@ -396,30 +396,38 @@ fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
 /// Paho counts packet ids from 1 again when it starts, and takes what it restored under one id for one message.
 #[test]
 fn a_message_never_stands_beside_one_that_is_gone_and_had_its_packet_id() {
+    let command = record("c5-1", b"one");
+    let mut publish = record("s5-1", b"one");
+    // That is QoS 1.
+    publish[0] = 0x32;
     for durability in [Durability::Confirmed, Durability::Pipelined] {
         let redis = RedisServer::start();
+        let mut connection = redis.connection();
         let mut persistence = options(&redis.url())
             .durability(durability)
             .build()
             .unwrap();
         persistence.open(CLIENT, SERVER).unwrap();
-        let command = record("c5-1", b"one");
-        let mut publish = record("s5-1", b"one");
-        // That is QoS 1.
-        publish[0] = 0x32;
         persistence.put("c5-1", vec![&command]).unwrap();
         settle(&persistence);
-        assert_eq!(persistence.get("c5-1").unwrap(), command);
-        persistence.remove("c5-1").unwrap();
-        persistence.put("s5-1", vec![&publish]).unwrap();
-        persistence.remove("s5-1").unwrap();
-        persistence.put("c5-2", vec![&command]).unwrap();
+        // The PUBLISH of the second is written before it is acknowledged.
+        for (number, is_written) in [(1, false), (2, true), (3, false)] {
+            let key = format!("c5-{number}");
+            assert_eq!(persistence.get(&key).unwrap(), command);
+            persistence.remove(&key).unwrap();
+            persistence.put("s5-1", vec![&publish]).unwrap();
+            if is_written {
+                settle(&persistence);
+            }
+            persistence.remove("s5-1").unwrap();
 
-        let mut connection = redis.connection();
-        let found = eventually(AMPLE, "the second message", || {
-            Some(fields(&mut connection)).filter(|keys| keys.iter().any(|key| key == "c5-2"))
-        });
-        assert_eq!(found, ["c5-2"], "{durability:?}");
+            let next = format!("c5-{}", number + 1);
+            persistence.put(&next, vec![&command]).unwrap();
+            let found = eventually(AMPLE, "the next message", || {
+                Some(fields(&mut connection)).filter(|keys| keys.contains(&next))
+            });
+            assert_eq!(found, [next], "{durability:?}");
+        }
     }
 }
 

@@ -115,13 +115,16 @@ impl Changes {
         }
     }
 
-    /// A remove goes with the next change that is sent now.
+    /// A remove goes with the next change that is sent now, and so does that of what the record took the
+    /// place of.
     pub(super) fn ride(&mut self, key: Key) {
-        if let Some(change) = self.unsent_change(key)
-            && change.length.is_none()
-        {
-            self.riding.push((key, change.stamp));
-        }
+        let removed = |key: Key| self.unsent_change(key).filter(|it| it.length.is_none());
+        let Some(change) = removed(key) else { return };
+        let with = change
+            .with
+            .and_then(|with| Some((with, removed(with)?.stamp)));
+        let riding = [Some((key, change.stamp)), with];
+        self.riding.extend(riding.into_iter().flatten());
     }
 
     /// The removes that go with a change that is sent now.

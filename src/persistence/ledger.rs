@@ -194,9 +194,9 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Sends the changes of these keys, and of what belongs to the same messages, in one step, where
-    /// the store can be used. What is sent now takes along, ahead of it, what is to go soon: it may be a
-    /// message that has the packet id of one that is gone, and Paho, which restored both, could not tell
-    /// them apart.
+    /// the store can be used. What is sent now takes along, ahead of it, the removes that ride: a
+    /// message that is written now may have the packet id of one that is gone, and Paho, which restored
+    /// both, could not tell them apart.
     fn send(&mut self, keys: &[Key], bytes: usize, now: bool) {
         if self.outage.is_some() {
             return;
