@@ -12,7 +12,7 @@ pub(super) struct Changes {
     stamp: u64,
     /// Of these, those that have not been sent.
     unsent: BTreeMap<u64, Key>,
-    /// The removes among them that go with the next change that is sent now.
+    /// The removes among them that go with the next change that is sent now or waited for.
     riding: Vec<(Key, u64)>,
     /// Those that were sent, and not asked for.
     sent: Vec<(Key, u64)>,
@@ -53,12 +53,15 @@ impl Changes {
         let is_stored = before.map_or(may_have, |before| before.is_stored || before.is_sent);
         let unsent = before.filter(|before| !before.is_sent);
         let partner = unsent.and_then(|before| before.with);
-        if length.is_none() && !is_stored {
-            // It came and went. What it took the place of is still to go.
+        if length.is_none() {
+            // What it took the place of is still to go.
             if let Some(partner) = partner {
                 self.ride(partner);
             }
-            return;
+            if !is_stored {
+                // It came and went.
+                return;
+            }
         }
         self.stamp = self.stamp.wrapping_add(1);
         let change = Change {
@@ -115,19 +118,16 @@ impl Changes {
         }
     }
 
-    /// A remove goes with the next change that is sent now, and so does that of what the record took the
-    /// place of.
+    /// A remove goes with the next change that is sent now or waited for.
     pub(super) fn ride(&mut self, key: Key) {
-        let removed = |key: Key| self.unsent_change(key).filter(|it| it.length.is_none());
-        let Some(change) = removed(key) else { return };
-        let with = change
-            .with
-            .and_then(|with| Some((with, removed(with)?.stamp)));
-        let riding = [Some((key, change.stamp)), with];
-        self.riding.extend(riding.into_iter().flatten());
+        if let Some(change) = self.unsent_change(key)
+            && change.length.is_none()
+        {
+            self.riding.push((key, change.stamp));
+        }
     }
 
-    /// The removes that go with a change that is sent now.
+    /// The removes that go with a change that is sent now or waited for.
     pub(super) fn take_riding(&mut self) -> Vec<Key> {
         let riding = std::mem::take(&mut self.riding);
         let is_current = |(key, stamp): &(Key, u64)| {

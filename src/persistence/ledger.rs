@@ -88,8 +88,8 @@ pub(super) enum When {
     Now,
     /// It is on its way there when the call is answered.
     Sent,
-    /// With the next tick, if it is still to be made by then: a crash before that has a message sent
-    /// again that may be.
+    /// With the next tick, or before that, where it is a remove, with another change; if it is still to be
+    /// made by then. A crash before that has a message sent again that may be.
     Soon,
 }
 
@@ -194,9 +194,9 @@ impl<S: Store> Ledger<S> {
     }
 
     /// Sends the changes of these keys, and of what belongs to the same messages, in one step, where
-    /// the store can be used. What is sent now takes along, ahead of it, the removes that ride: a
-    /// message that is written now may have the packet id of one that is gone, and Paho, which restored
-    /// both, could not tell them apart.
+    /// the store can be used. What is sent now, or waited for, takes the removes along that ride: a new
+    /// message may have the packet id of one that is gone, and Paho, which restored both, could not tell
+    /// them apart.
     fn send(&mut self, keys: &[Key], bytes: usize, now: bool) {
         if self.outage.is_some() {
             return;
