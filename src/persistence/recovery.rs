@@ -110,16 +110,18 @@ impl<S: Store> Recovery<'_, S> {
         state.open.as_mut().map(work).ok_or_else(closed)
     }
 
-    /// Moves records out of the way of what is to be written over them.
+    /// Moves records out of the way of what is to be written over them, each in one step.
     fn move_records(&self, store: &mut S) -> Result<(), Error> {
         for (old, new) in self.with_records(|open| open.ledger.moves())? {
-            let values = read_patiently(store, &[old])?;
-            let value = values.into_iter().next().flatten();
-            let is_there = value.is_some();
+            let mut values = read_patiently(store, &[old, new])?.into_iter();
+            let (value, moved) = (values.next().flatten(), values.next().flatten());
+            // It has been moved already where the answer to that was lost.
+            let is_there = value.is_some() || moved.is_some();
             if let Some(mut value) = value {
                 renumber(new, &mut value);
-                let (key, value) = (&new.name(), &value);
-                store.confirm(&[], &[&[Change::Put { key, value }]])?;
+                let (old, key, value) = (&old.name(), &new.name(), &value);
+                let step = [Change::Put { key, value }, Change::Remove { key: old }];
+                store.confirm(&[], &[&step])?;
             }
             self.with_records(|open| open.ledger.moved((old, new), is_there))?;
         }
@@ -275,4 +277,143 @@ fn with_jitter(pause: Duration) -> Duration {
     let [random, ..] = RandomState::new().hash_one(0).to_ne_bytes();
     let jitter = pause.mul_f64(f64::from(random) / 1024.0);
     pause.saturating_add(jitter)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    };
+
+    use paho_mqtt::ClientPersistence;
+
+    use super::*;
+    use crate::{
+        Connected, Group, MemoryStore, Persistence, Sent, persistence::settings::Settings,
+    };
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// A store in memory that is away when it is told to, loses its answer to the next change after that, and tells which values
+    /// it has after each.
+    struct Uncertain {
+        store: MemoryStore,
+        is_away: Arc<AtomicBool>,
+        answer_gets_lost: bool,
+        moments: mpsc::Sender<Vec<Vec<u8>>>,
+    }
+
+    impl Uncertain {
+        fn there(&mut self) -> Result<&mut MemoryStore, Error> {
+            if self.is_away.load(Ordering::Relaxed) {
+                self.answer_gets_lost = true;
+                return Err(Error::new(ErrorKind::Connection, "reach the store"));
+            }
+            Ok(&mut self.store)
+        }
+
+        fn values(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+            let keys = self.store.keys()?.into_iter().map(String::from_utf8);
+            let keys: Vec<String> = keys.map(|key| key.expect("UTF-8")).collect();
+            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+            Ok(self.store.read(&keys)?.into_iter().flatten().collect())
+        }
+    }
+
+    impl Store for Uncertain {
+        const NAME: &'static str = "uncertain";
+
+        fn connect(&mut self, name: &str) -> Result<Connected, Error> {
+            self.there()?.connect(name)
+        }
+
+        fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+            self.there()?.keys()
+        }
+
+        fn check(&mut self) -> Result<usize, Error> {
+            self.there()?.check()
+        }
+
+        fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+            self.there()?.read(keys)
+        }
+
+        fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+            self.there()?.send(groups)
+        }
+
+        fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+            for group in groups {
+                self.there()?.confirm(sent, &[*group])?;
+                let values = self.values()?;
+                self.moments.send(values).expect("somebody looks");
+                if std::mem::take(&mut self.answer_gets_lost) {
+                    return Err(Error::new(ErrorKind::Connection, "hear from the store"));
+                }
+            }
+            self.there().map(drop)
+        }
+
+        fn close(&mut self) {
+            self.store.close();
+        }
+    }
+
+    fn open<S: Store>(store: S) -> Persistence<S> {
+        let settings = Settings {
+            cache_limit: 0,
+            ..Settings::default()
+        };
+        let mut persistence = Persistence::with_settings(store, settings);
+        persistence.open("device", "broker").expect("opens");
+        persistence
+    }
+
+    /// A publish command at QoS 1 as Paho C 1.3.16 writes it for MQTT 3.1.1, with this payload of eight bytes.
+    fn command(payload: &[u8; 8]) -> Vec<u8> {
+        let fields = [3, 1].map(i32::to_ne_bytes).concat();
+        let [length, qos, retained] = [8, 1, 0].map(i32::to_ne_bytes);
+        [&fields, &b"t\0"[..], &length, payload, &qos, &retained].concat()
+    }
+
+    #[test]
+    fn a_record_that_is_moved_out_of_the_way_is_there_once_at_each_moment() {
+        let store = MemoryStore::default();
+        let mut before = open(store.clone());
+        for (key, payload) in [("c-1", b"before 1"), ("c-2", b"before 2")] {
+            before.put(key, vec![&command(payload)]).expect("put");
+        }
+        drop(before);
+
+        let is_away = Arc::new(AtomicBool::new(false));
+        let (moments, seen) = mpsc::channel();
+        let mut persistence = open(Uncertain {
+            store,
+            is_away: Arc::clone(&is_away),
+            answer_gets_lost: false,
+            moments,
+        });
+        persistence.keys().expect("lists");
+        is_away.store(true, Ordering::Relaxed);
+        for (key, payload) in [("c-1", b"behind 1"), ("c-2", b"behind 2")] {
+            let value = command(payload);
+            persistence.put(key, vec![&value]).expect("is held");
+        }
+        is_away.store(false, Ordering::Relaxed);
+        persistence.health().flush(LIMIT).expect("is recovered");
+        assert_eq!(persistence.health().snapshot().lost_records, 0);
+        drop(persistence);
+
+        let seen: Vec<Vec<Vec<u8>>> = seen.iter().collect();
+        assert_eq!(seen.last().map(Vec::len), Some(4), "{seen:?}");
+        for values in &seen {
+            for value in [b"before 1", b"before 2"].map(command) {
+                let times = values.iter().filter(|there| **there == value).count();
+                assert_eq!(times, 1, "{seen:?}");
+            }
+        }
+    }
 }
