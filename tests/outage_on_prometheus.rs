@@ -90,6 +90,17 @@ impl Fleet {
         [a, b, holding, &self.gateway.address, &self.off]
     }
 
+    /// Stops the broker and waits until the devices know. One whose write is broken off by it ends, and is started again.
+    fn stop_the_broker(&mut self) {
+        self.broker.stop();
+        for (device, run, address) in [&mut self.a, &mut self.b, &mut self.holding] {
+            device.supervise(run, &["--listen", address], "the broker is away", |log| {
+                let status = log.lines().rfind(|line| line.starts_with("published"));
+                status.is_some_and(|status| status.contains("broker down"))
+            });
+        }
+    }
+
     /// Kills device b, and starts it again at the same address.
     fn restart_b(&mut self) {
         let (device, run, address) = &mut self.b;
@@ -532,7 +543,7 @@ fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
     assert_eq!(prometheus.value(down), Some(0.0));
     until_firing(&prometheus, "MqttPersistenceRecordsQuarantined", &gateway);
 
-    fleet.broker.stop();
+    fleet.stop_the_broker();
     fleet.fill_the_store_of_holding();
     fleet.gateway.refuse(true);
     fleet.gateway.store.kill();

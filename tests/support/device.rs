@@ -70,8 +70,6 @@ impl Device {
     }
 
     /// Waits until the run has accepted this many more readings than were accepted before.
-    ///
-    /// A device gives up where Paho would send damaged messages: as a supervisor would, it is started again then.
     #[track_caller]
     pub fn wait_accepted(&self, run: &mut Server, more: usize) {
         let all = self.accepted().len() + more;
@@ -81,20 +79,35 @@ impl Device {
     /// The same, until this many readings have been accepted since the device is there.
     #[track_caller]
     pub fn wait_accepted_in_all(&self, run: &mut Server, all: usize) {
+        let what = format!("{all} readings are accepted");
+        self.supervise(run, &[], &what, |_| self.accepted().len() >= all);
+    }
+
+    /// Waits for something that the device does, or says in its log.
+    ///
+    /// A device gives up where Paho would send damaged messages: as a supervisor would, it is started again then, with these
+    /// options.
+    #[track_caller]
+    pub fn supervise(
+        &self,
+        run: &mut Server,
+        options: &[&str],
+        what: &str,
+        mut is_done: impl FnMut(&str) -> bool,
+    ) {
         let started = Instant::now();
-        while self.accepted().len() < all {
+        while !is_done(&run.log()) {
             if run.has_ended() {
                 let log = run.log();
                 assert!(
                     log.contains("a write to the broker was broken off"),
                     "{log}"
                 );
-                *run = self.start(&[]);
+                *run = self.start(options);
             }
-            let accepted = self.accepted().len();
             assert!(
                 started.elapsed() < LIMIT,
-                "{accepted} of {all} readings are accepted:\n{}",
+                "not within {LIMIT:?}: {what}; the device's log:\n{}",
                 run.log()
             );
             thread::park_timeout(Duration::from_millis(10));

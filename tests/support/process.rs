@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex,
         mpsc::{self, RecvTimeoutError, Sender},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::Instant,
 };
 
@@ -30,6 +30,8 @@ pub struct Server {
     name: String,
     child: Child,
     log: Arc<Mutex<String>>,
+    /// What collects the log; nothing where its end has been waited for.
+    collector: Option<JoinHandle<()>>,
     reaped: bool,
 }
 
@@ -53,15 +55,17 @@ impl Server {
         // It holds the write ends of the pipe, which would keep the log from ever ending.
         drop(command);
 
+        let log = Arc::default();
+        let (lines, arrived) = mpsc::channel();
+        let collected = Arc::clone(&log);
+        let collector = thread::spawn(move || collect(reader, &collected, &lines));
         let mut server = Self {
             name,
             child,
-            log: Arc::default(),
+            log,
+            collector: Some(collector),
             reaped: false,
         };
-        let (lines, arrived) = mpsc::channel();
-        let log = Arc::clone(&server.log);
-        thread::spawn(move || collect(reader, &log, &lines));
 
         let started = Instant::now();
         loop {
@@ -122,7 +126,7 @@ impl Server {
         self.wait()
     }
 
-    /// Whether it has ended by itself.
+    /// Whether it has ended by itself. The log is whole then.
     pub fn has_ended(&mut self) -> bool {
         let ended = self.reaped
             || self
@@ -130,18 +134,28 @@ impl Server {
                 .try_wait()
                 .expect("a child can be waited for")
                 .is_some();
-        self.reaped = ended;
+        if ended {
+            self.finish();
+        }
         ended
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended. The log is whole then.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let status = eventually(LIMIT, &format!("{} ends", self.name), || {
             self.child.try_wait().expect("a child can be waited for")
         });
-        self.reaped = true;
+        self.finish();
         status
+    }
+
+    /// Once it has ended: waits for what is left of its log in the pipe.
+    fn finish(&mut self) {
+        self.reaped = true;
+        if let Some(collector) = self.collector.take() {
+            collector.join().expect("the log is collected");
+        }
     }
 }
 
