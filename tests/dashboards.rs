@@ -571,11 +571,15 @@ fn selectors_are_found_wherever_they_are() {
         ]
     );
     assert_eq!(
-        found("histogram_quantile(0.99, d) unless e offset 30m and absent( f )"),
+        found(
+            "histogram_quantile(0.99, d) unless e offset 30m and absent( f ) != g offset $__range + h"
+        ),
         [
             one("d", "", None, None),
             one("e", "", None, None),
-            one("f", "", None, Some("absent"))
+            one("f", "", None, Some("absent")),
+            one("g", "", None, None),
+            one("h", "", None, None)
         ]
     );
 }

@@ -81,9 +81,9 @@ fn word(text: &str) -> (&str, &str) {
     text.split_at(end.unwrap_or(text.len()))
 }
 
-/// What comes behind a number or a duration.
+/// What comes behind a number or a duration, or a variable of Grafana in its place.
 fn number(text: &str) -> &str {
-    text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || c == '.')
+    text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || ['.', '$', '_'].contains(&c))
 }
 
 fn enclosed<'a>(text: &'a str, open: &str, close: &str) -> (Option<&'a str>, &'a str) {
