@@ -7,8 +7,9 @@ mod support;
 use std::time::Duration;
 
 use support::{
-    LIMIT, Mosquitto, Prometheus, RedisServer, device::Device, eventually, http_get,
-    promtool_check_metrics,
+    LIMIT, Mosquitto, Prometheus, RedisServer,
+    device::{Device, address},
+    eventually, http_get, promtool_check_metrics,
 };
 
 /// Prometheus looks for its first targets after some seconds.
@@ -27,27 +28,13 @@ fn promtool_would_find_something_wrong() {
 #[test]
 fn a_device_is_scraped_and_its_backlog_can_be_queried() {
     let (redis, mut broker) = (RedisServer::start(), Mosquitto::start());
-    let options = [
-        "--rate",
-        "200",
-        "--listen",
-        "127.0.0.1:0",
-        "--client-id",
-        "scraped",
-    ];
+    let options = ["--rate", "200", "--client-id", "scraped"];
     let device = Device::new(&broker.url(), &redis.url(), &options);
-    let mut run = device.start(&[]);
-    let log = run.log();
-    let address = log
-        .lines()
-        .find_map(|line| {
-            line.strip_prefix("metrics at http://")?
-                .strip_suffix("/metrics")
-        })
-        .unwrap_or_else(|| panic!("no address in {log}"));
+    let mut run = device.start(&["--listen", "127.0.0.1:0"]);
+    let address = address(&run);
     device.wait_accepted(&mut run, 100);
 
-    let (status, headers, body) = http_get(address, "/metrics");
+    let (status, headers, body) = http_get(&address, "/metrics");
     assert_eq!(status, 200);
     let content_type = headers.iter().find(|(name, _)| name == "content-type");
     assert_eq!(
@@ -56,7 +43,7 @@ fn a_device_is_scraped_and_its_backlog_can_be_queried() {
     );
     promtool_check_metrics(&body).expect("clean");
 
-    let prometheus = Prometheus::scraping(&[address]);
+    let prometheus = Prometheus::scraping(&[&address]);
     let until = |query: &str, holds: fn(f64) -> bool| {
         eventually(SCRAPE_LIMIT, query, || {
             prometheus.value(query).filter(|value| holds(*value))
@@ -72,6 +59,7 @@ fn a_device_is_scraped_and_its_backlog_can_be_queried() {
         |puts| puts > 100.0,
     );
     broker.stop();
+    device.wait_cut_off(&mut run, &["--listen", &address]);
     until(
         r#"sum(mqtt_persistence_records{kind="command"})"#,
         |waiting| waiting > 50.0,

@@ -373,17 +373,17 @@ mod tests {
     }
 
     /// A publish command at QoS 1 as Paho C 1.3.16 writes it for MQTT 3.1.1, with this payload of eight bytes.
-    fn command(payload: &[u8; 8]) -> Vec<u8> {
+    fn command(payload: [u8; 8]) -> Vec<u8> {
         let fields = [3, 1].map(i32::to_ne_bytes).concat();
         let [length, qos, retained] = [8, 1, 0].map(i32::to_ne_bytes);
-        [&fields, &b"t\0"[..], &length, payload, &qos, &retained].concat()
+        [&fields, &b"t\0"[..], &length, &payload, &qos, &retained].concat()
     }
 
     #[test]
     fn a_record_that_is_moved_out_of_the_way_is_there_once_at_each_moment() {
         let store = MemoryStore::default();
         let mut before = open(store.clone());
-        for (key, payload) in [("c-1", b"before 1"), ("c-2", b"before 2")] {
+        for (key, payload) in [("c-1", *b"before 1"), ("c-2", *b"before 2")] {
             before.put(key, vec![&command(payload)]).expect("put");
         }
         drop(before);
@@ -398,7 +398,7 @@ mod tests {
         });
         persistence.keys().expect("lists");
         is_away.store(true, Ordering::Relaxed);
-        for (key, payload) in [("c-1", b"behind 1"), ("c-2", b"behind 2")] {
+        for (key, payload) in [("c-1", *b"behind 1"), ("c-2", *b"behind 2")] {
             let value = command(payload);
             persistence.put(key, vec![&value]).expect("is held");
         }
@@ -410,7 +410,7 @@ mod tests {
         let seen: Vec<Vec<Vec<u8>>> = seen.iter().collect();
         assert_eq!(seen.last().map(Vec::len), Some(4), "{seen:?}");
         for values in &seen {
-            for value in [b"before 1", b"before 2"].map(command) {
+            for value in [*b"before 1", *b"before 2"].map(command) {
                 let times = values.iter().filter(|there| **there == value).count();
                 assert_eq!(times, 1, "{seen:?}");
             }

@@ -83,12 +83,22 @@ impl Device {
         self.supervise(run, &[], &what, |_| self.accepted().len() >= all);
     }
 
+    /// Waits until a device whose broker has gone knows, and has ended, and been started again, if a write was broken off by that.
+    #[track_caller]
+    pub fn wait_cut_off(&self, run: &mut Server, options: &[&str]) {
+        self.supervise(run, options, "the broker is gone", |log| {
+            // One that ends because of it can say so once before that.
+            let down = log.lines().filter(|line| line.contains(", broker down"));
+            down.count() > 1
+        });
+    }
+
     /// Waits for something that the device does, or says in its log.
     ///
     /// A device gives up where Paho would send damaged messages: as a supervisor would, it is started again then, with these
     /// options.
     #[track_caller]
-    pub fn supervise(
+    fn supervise(
         &self,
         run: &mut Server,
         options: &[&str],
@@ -113,6 +123,18 @@ impl Device {
             thread::park_timeout(Duration::from_millis(10));
         }
     }
+}
+
+/// Where a device serves its metrics, as it says itself: `host:port`.
+pub fn address(run: &Server) -> String {
+    let log = run.log();
+    let address = log.lines().find_map(|line| {
+        line.strip_prefix("metrics at http://")?
+            .strip_suffix("/metrics")
+    });
+    address
+        .unwrap_or_else(|| panic!("no address in {log}"))
+        .to_owned()
 }
 
 /// The id of the reading in a payload: what its ledger has.
