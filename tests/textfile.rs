@@ -110,14 +110,6 @@ fn node_exporter_serves_what_is_in_the_file() {
             .arg(format!("--web.listen-address=127.0.0.1:{port}"));
         Server::start(command, "prometheus-node-exporter", "TLS is disabled")
     });
-    let served = || {
-        let (status, _, text) = http_get(("127.0.0.1", port), "/metrics");
-        assert_eq!(status, 200);
-        let lines = text.lines().map(str::to_owned);
-        lines
-            .filter(|line| line.contains("mqtt_persistence_"))
-            .collect::<Vec<_>>()
-    };
     let samples = |text: &str| {
         // It writes large bounds of buckets in its own way.
         let lines = text
@@ -129,7 +121,17 @@ fn node_exporter_serves_what_is_in_the_file() {
     eventually(LIMIT, "it serves", || {
         try_http_get(("127.0.0.1", port), "/metrics").ok()
     });
-    let served = served();
+    let (status, _, text) = http_get(("127.0.0.1", port), "/metrics");
+    assert_eq!(status, 200);
+    // By these the rules find out that the file is not written any more.
+    let is_of_file = |line: &str| {
+        line.starts_with("node_textfile_mtime_seconds{file=\"") && line.contains("/mqtt.prom\"}")
+    };
+    assert!(text.lines().any(is_of_file), "{text}");
+    let lines = text.lines().map(str::to_owned);
+    let served: Vec<String> = lines
+        .filter(|line| line.contains("mqtt_persistence_"))
+        .collect();
     let stays = |line: &String| line.starts_with("mqtt_persistence_records{");
     assert!(served.iter().any(stays));
     for sample in samples(&render(&registry).unwrap()) {
