@@ -1,5 +1,6 @@
 //! [`MetricsServer`]: a registry over HTTP, and nothing of MQTT.
 
+mod access;
 mod auth;
 mod connection;
 #[cfg(fuzzing)]
@@ -35,13 +36,10 @@ use tracing::info;
 
 pub use self::options::MetricsServerBuilder;
 use self::{
-    auth::Credentials,
     connection::Terms,
     gather::Gatherer,
     listen::{Listener, bind_error},
-    options::Limits,
     serving::Serving,
-    transport::Transport,
 };
 use crate::Error;
 
@@ -124,9 +122,7 @@ impl MetricsServer {
         listener: Listener,
         place: Place,
         registry: Registry,
-        limits: Limits,
-        credentials: Credentials,
-        transport: Transport,
+        terms: Terms,
     ) -> Result<Self, Error> {
         let failed = |error| bind_error(&place.to_string(), error);
         let stopping = Arc::new(AtomicBool::new(false));
@@ -136,18 +132,7 @@ impl MetricsServer {
         }
         let gatherer =
             Gatherer::start(registry, waker.try_clone().map_err(failed)?).map_err(failed)?;
-        let terms = Terms {
-            limits,
-            credentials,
-        };
-        let serving = Serving::new(
-            listener,
-            terms,
-            transport,
-            gatherer,
-            Arc::clone(&stopping),
-            wakeups,
-        );
+        let serving = Serving::new(listener, terms, gatherer, Arc::clone(&stopping), wakeups);
         let thread = thread::Builder::new()
             .name("metrics-server".to_owned())
             .spawn(move || serving.run())

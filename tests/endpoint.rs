@@ -149,6 +149,25 @@ fn secrets_come_from_files_too_and_each_of_them_lets_in() {
 }
 
 #[test]
+fn a_token_that_has_changed_counts_without_a_restart() {
+    let folder = TempDir::new().unwrap();
+    let token = folder.path().join("token");
+    fs::write(&token, "first\n").unwrap();
+    let builder = MetricsServer::builder(registry().0).bearer_token_file(&token);
+    let server = builder.bind(ANY).unwrap();
+    let asked = |token: &str| {
+        let answer = with(&server, &format!("Authorization: Bearer {token}\r\n"));
+        status(&answer).to_owned()
+    };
+    assert_eq!(asked("second"), "401");
+    fs::write(&token, "second\n").unwrap();
+    eventually(LIMIT, "the new one is let in", || {
+        (asked("second") == "200").then_some(())
+    });
+    assert_eq!(asked("first"), "401");
+}
+
+#[test]
 fn a_secret_that_cannot_be_used_is_refused_and_not_shown() {
     let folder = TempDir::new().unwrap();
     let missing = folder.path().join("missing");

@@ -138,6 +138,29 @@ fn a_long_answer_arrives_whole() {
 }
 
 #[test]
+fn a_certificate_that_has_been_renewed_is_shown_without_a_restart() {
+    let folder = folder();
+    let server = served(folder.path()).bind(ANY).unwrap();
+    let client = client(folder.path(), None);
+    let shown = || {
+        let mut stream = open(server.local_addr(), &client);
+        // A server that meets the new certificate and the old key goes on with what it had.
+        stream.write_all(REQUEST).unwrap();
+        assert_eq!(status(&answer(&mut stream)), "200");
+        let shown = stream.conn.peer_certificates().unwrap();
+        shown[0].clone()
+    };
+    let on_disk = || CertificateDer::from_pem_file(folder.path().join("server.crt")).unwrap();
+    let before = shown();
+    assert_eq!(before, on_disk());
+    make_certificate(folder.path(), "trusted", "server");
+    assert_ne!(before, on_disk());
+    eventually(LIMIT, "the new one is shown", || {
+        (shown() == on_disk()).then_some(())
+    });
+}
+
+#[test]
 fn only_those_with_a_certificate_are_let_in_where_one_is_asked_for() {
     let folder = folder();
     let server = served(folder.path())

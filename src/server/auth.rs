@@ -1,6 +1,10 @@
 //! Who is let in.
 
-use std::{fs, hint::black_box, path::Path};
+use std::{
+    fs,
+    hint::black_box,
+    path::{Path, PathBuf},
+};
 
 use crate::{Error, ErrorKind};
 
@@ -34,24 +38,34 @@ impl Scheme {
 #[derive(Clone)]
 pub(super) enum Secret {
     Token(String),
-    TokenFile(std::path::PathBuf),
+    TokenFile(PathBuf),
     Basic(String),
-    BasicFile(std::path::PathBuf),
+    BasicFile(PathBuf),
+}
+
+impl Secret {
+    /// The file that it is in, if it is in one.
+    pub(super) fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Token(_) | Self::Basic(_) => None,
+            Self::TokenFile(path) | Self::BasicFile(path) => Some(path),
+        }
+    }
 }
 
 impl Credentials {
     /// Checks the secrets, and reads those that are in files.
-    pub(super) fn read(secrets: Vec<Secret>) -> Result<Self, Error> {
+    pub(super) fn read(secrets: &[Secret]) -> Result<Self, Error> {
         secrets
-            .into_iter()
+            .iter()
             .map(|secret| match secret {
-                Secret::Token(token) => bearer("bearer_token", &token),
+                Secret::Token(token) => bearer("bearer_token", token),
                 Secret::TokenFile(path) => {
-                    bearer("bearer_token_file", &from_file("bearer_token_file", &path)?)
+                    bearer("bearer_token_file", &from_file("bearer_token_file", path)?)
                 }
-                Secret::Basic(pair) => basic("basic_auth", &pair),
+                Secret::Basic(pair) => basic("basic_auth", pair),
                 Secret::BasicFile(path) => {
-                    basic("basic_auth_file", &from_file("basic_auth_file", &path)?)
+                    basic("basic_auth_file", &from_file("basic_auth_file", path)?)
                 }
             })
             .collect::<Result<_, _>>()
@@ -178,7 +192,7 @@ mod tests {
 
     #[test]
     fn each_of_several_lets_in_and_nothing_else_does() {
-        let both = Credentials::read(vec![
+        let both = Credentials::read(&[
             Secret::Token("t0ken".to_owned()),
             Secret::Basic("user:pass:word".to_owned()),
         ])

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    auth::Credentials,
+    access::Access,
     options::Limits,
     request::Head,
     response::Response,
@@ -26,7 +26,7 @@ const STALLED: Duration = Duration::from_millis(500);
 /// What all connections have in common.
 pub(super) struct Terms {
     pub(super) limits: Limits,
-    pub(super) credentials: Credentials,
+    pub(super) access: Access,
 }
 
 pub(super) struct Connection<S> {
@@ -209,7 +209,7 @@ impl<S: Stream> Connection<S> {
         let bytes = chunk.get(..read).unwrap_or_default();
         match head.push(bytes, terms.limits.max_head_bytes) {
             Ok(None) => Ok(None),
-            Ok(Some(request)) => match route(&request, &terms.credentials) {
+            Ok(Some(request)) => match route(&request, &terms.access.credentials) {
                 Route::Known(response) => {
                     self.answer(response, terms);
                     Ok(None)

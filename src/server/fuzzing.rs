@@ -10,7 +10,8 @@ use std::{
 use prometheus::{IntCounter, Registry};
 
 use super::{
-    auth::{Credentials, Secret},
+    access::{Access, Sources},
+    auth::Secret,
     connection::{Connection, Next, Terms},
     gather::Answers,
     options::Limits,
@@ -34,20 +35,19 @@ pub const TOKEN: &str = "t0ken";
 
 /// Everything that is sent to a peer which sends this.
 pub fn exchange(sent: &[u8], manner: Manner) -> Vec<u8> {
-    let secrets = manner
+    let token = manner
         .asks_for_token
         .then(|| Secret::Token(TOKEN.to_owned()));
-    let Ok(credentials) = Credentials::read(secrets.into_iter().collect()) else {
+    let mut sources = Sources::default();
+    sources.secrets.extend(token);
+    let Ok(access) = Access::read(sources) else {
         return Vec::new();
     };
     let limits = Limits {
         max_head_bytes: manner.max_head_bytes.max(1),
         ..Limits::default()
     };
-    let terms = Terms {
-        limits,
-        credentials,
-    };
+    let terms = Terms { limits, access };
     let peer = Peer {
         sent,
         manner,

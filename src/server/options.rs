@@ -9,13 +9,12 @@ use std::{
 
 use prometheus::Registry;
 
-#[cfg(feature = "server-tls")]
-use super::tls;
 use super::{
     MetricsServer, Place,
-    auth::{Credentials, Secret},
+    access::{Access, Sources},
+    auth::Secret,
+    connection::Terms,
     listen::Listener,
-    transport::Transport,
 };
 use crate::{Error, ErrorKind};
 
@@ -54,9 +53,7 @@ impl Default for Limits {
 pub struct MetricsServerBuilder {
     registry: Registry,
     limits: Limits,
-    secrets: Vec<Secret>,
-    #[cfg(feature = "server-tls")]
-    tls: tls::Files,
+    sources: Sources,
 }
 
 impl MetricsServerBuilder {
@@ -64,9 +61,7 @@ impl MetricsServerBuilder {
         Self {
             registry,
             limits: Limits::default(),
-            secrets: Vec::new(),
-            #[cfg(feature = "server-tls")]
-            tls: tls::Files::default(),
+            sources: Sources::default(),
         }
     }
 
@@ -116,16 +111,18 @@ impl MetricsServerBuilder {
     /// Defaults to none. An empty one, or one with a space, is refused.
     #[must_use]
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
-        self.secrets.push(Secret::Token(token.into()));
+        self.sources.secrets.push(Secret::Token(token.into()));
         self
     }
 
-    /// The same from a file, which is read when the address is bound. An end of line is left out.
+    /// The same from a file, without an end of line. It is read when the address is bound and, while the
+    /// server runs, again when it has changed: a token that can be used counts from the next connection on
+    /// that comes a second later.
     ///
     /// Defaults to none.
     #[must_use]
     pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.secrets.push(Secret::TokenFile(path.into()));
+        self.sources.secrets.push(Secret::TokenFile(path.into()));
         self
     }
 
@@ -139,21 +136,23 @@ impl MetricsServerBuilder {
         } else {
             format!("{user}:{password}")
         };
-        self.secrets.push(Secret::Basic(pair));
+        self.sources.secrets.push(Secret::Basic(pair));
         self
     }
 
-    /// The same from a file, as `USER:PASSWORD`, which is read when the address is bound.
+    /// The same from a file, as `USER:PASSWORD`, which is read when the address is bound, and again when
+    /// it has changed.
     ///
     /// Defaults to none.
     #[must_use]
     pub fn basic_auth_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.secrets.push(Secret::BasicFile(path.into()));
+        self.sources.secrets.push(Secret::BasicFile(path.into()));
         self
     }
 
     /// The certificate of this server, with those between it and its authority, and its key, both in
-    /// PEM. They are read when the address is bound. Only TLS is spoken then, 1.2 or 1.3.
+    /// PEM. They are read when the address is bound and, while the server runs, again when one of them has
+    /// changed, so that a renewed certificate takes no restart. Only TLS is spoken then, 1.2 or 1.3.
     ///
     /// Defaults to none.
     #[cfg(feature = "server-tls")]
@@ -161,7 +160,7 @@ impl MetricsServerBuilder {
     #[must_use]
     pub fn tls(mut self, certificate: impl AsRef<Path>, key: impl AsRef<Path>) -> Self {
         let [certificate, key] = [certificate.as_ref(), key.as_ref()].map(Path::to_owned);
-        self.tls.identity = Some((certificate, key));
+        self.sources.tls.identity = Some((certificate, key));
         self
     }
 
@@ -172,7 +171,7 @@ impl MetricsServerBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
     #[must_use]
     pub fn tls_client_authority(mut self, path: impl Into<PathBuf>) -> Self {
-        self.tls.client_authority = Some(path.into());
+        self.sources.tls.client_authority = Some(path.into());
         self
     }
 
@@ -183,9 +182,9 @@ impl MetricsServerBuilder {
     /// [`ErrorKind::InvalidOption`] for a limit of zero, for a secret or certificate that cannot be used,
     /// and for a file that cannot be read; [`ErrorKind::Bind`] where none of the addresses can be bound.
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
-        let (registry, checked) = self.check()?;
+        let (registry, terms) = self.check()?;
         let (listener, address) = Listener::bind(address)?;
-        checked.start(listener, Place::Address(address), registry)
+        MetricsServer::start(listener, Place::Address(address), registry, terms)
     }
 
     /// The same on a Unix socket with these permissions, such as `0o660`.
@@ -198,53 +197,21 @@ impl MetricsServerBuilder {
     /// As [`bind`](Self::bind); [`ErrorKind::Bind`] also where somebody listens there, or where there is
     /// something that is not a socket.
     pub fn bind_unix(self, path: impl AsRef<Path>, mode: u32) -> Result<MetricsServer, Error> {
-        let (registry, checked) = self.check()?;
+        let (registry, terms) = self.check()?;
         let path = path.as_ref();
         let listener = Listener::bind_unix(path, mode)?;
-        checked.start(listener, Place::Path(path.to_owned()), registry)
+        MetricsServer::start(listener, Place::Path(path.to_owned()), registry, terms)
     }
 
-    fn check(self) -> Result<(Registry, Checked), Error> {
+    fn check(self) -> Result<(Registry, Terms), Error> {
         let Self {
             registry,
             limits,
-            secrets,
-            #[cfg(feature = "server-tls")]
-            tls,
+            sources,
         } = self;
         check(limits)?;
-        let transport = Transport::Plain;
-        #[cfg(feature = "server-tls")]
-        let transport = tls.read()?.map_or(transport, Transport::Tls);
-        let checked = Checked {
-            limits,
-            credentials: Credentials::read(secrets)?,
-            transport,
-        };
-        Ok((registry, checked))
-    }
-}
-
-/// Options that can work.
-struct Checked {
-    limits: Limits,
-    credentials: Credentials,
-    transport: Transport,
-}
-
-impl Checked {
-    fn start(
-        self,
-        listener: Listener,
-        place: Place,
-        registry: Registry,
-    ) -> Result<MetricsServer, Error> {
-        let Self {
-            limits,
-            credentials,
-            transport,
-        } = self;
-        MetricsServer::start(listener, place, registry, limits, credentials, transport)
+        let access = Access::read(sources)?;
+        Ok((registry, Terms { limits, access }))
     }
 }
 

@@ -25,7 +25,7 @@ use super::{
     connection::{Connection, Next, Standing, Terms},
     gather::Gatherer,
     listen::{Listener, Origin},
-    transport::{Transport, Wire},
+    transport::Wire,
 };
 
 /// How many connections are accepted before those that are there have their turn again.
@@ -40,7 +40,6 @@ const MOST_UNREAD: usize = 2 * 1024 * 1024;
 pub(super) struct Serving {
     listener: Listener,
     terms: Terms,
-    transport: Transport,
     gatherer: Gatherer,
     stopping: Arc<AtomicBool>,
     /// A byte comes when there are answers, or when it is to stop.
@@ -73,7 +72,6 @@ impl Serving {
     pub(super) fn new(
         listener: Listener,
         terms: Terms,
-        transport: Transport,
         gatherer: Gatherer,
         stopping: Arc<AtomicBool>,
         wakeups: UnixStream,
@@ -81,7 +79,6 @@ impl Serving {
         Self {
             listener,
             terms,
-            transport,
             gatherer,
             stopping,
             wakeups,
@@ -293,7 +290,8 @@ impl Serving {
     }
 
     fn admit(&mut self, socket: Socket, origin: Origin) {
-        let stream = match self.transport.open(socket) {
+        self.terms.access.renew();
+        let stream = match self.terms.access.transport.open(socket) {
             Ok(stream) => stream,
             Err(error) => {
                 debug!(%error, "a metrics connection cannot be used");

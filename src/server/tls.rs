@@ -28,8 +28,17 @@ pub(super) struct Files {
 }
 
 impl Files {
+    /// Each of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
+        let identity = self
+            .identity
+            .iter()
+            .flat_map(|(certificate, key)| [certificate, key]);
+        identity.chain(&self.client_authority).map(PathBuf::as_path)
+    }
+
     /// Reads them; without a certificate there is no TLS.
-    pub(super) fn read(self) -> Result<Option<Arc<ServerConfig>>, Error> {
+    pub(super) fn read(&self) -> Result<Option<Arc<ServerConfig>>, Error> {
         let Self {
             identity,
             client_authority,
@@ -54,7 +63,7 @@ impl Files {
                         .because(format!("{} cannot be used", path.display()))
                 };
                 let mut roots = RootCertStore::empty();
-                for root in certificates("tls_client_authority", &path)? {
+                for root in certificates("tls_client_authority", path)? {
                     roots
                         .add(root)
                         .map_err(|error| unusable().caused_by(error))?;
@@ -66,9 +75,9 @@ impl Files {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let chain = certificates("tls", &certificate)?;
+        let chain = certificates("tls", certificate)?;
         let secret =
-            PrivateKeyDer::from_pem_file(&key).map_err(|error| unread("tls", &key, error))?;
+            PrivateKeyDer::from_pem_file(key).map_err(|error| unread("tls", key, error))?;
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| {
             refused("tls")
                 .because(format!(
