@@ -87,9 +87,9 @@ impl Device {
     #[track_caller]
     pub fn wait_cut_off(&self, run: &mut Server, options: &[&str]) {
         self.supervise(run, options, "the broker is gone", |log| {
-            // One that ends because of it can say so once before that.
-            let down = log.lines().filter(|line| line.contains(", broker down"));
-            down.count() > 1
+            // One that is about to end says so too, and that a message has failed, which it may find out after a line without that.
+            let lines = log.lines().filter(|line| line.contains(", broker down"));
+            lines.filter(|line| !line.contains(", failed ")).count() > 1
         });
     }
 
