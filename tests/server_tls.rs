@@ -144,7 +144,6 @@ fn a_certificate_that_has_been_renewed_is_shown_without_a_restart() {
     let client = client(folder.path(), None);
     let shown = || {
         let mut stream = open(server.local_addr(), &client);
-        // A server that meets the new certificate and the old key goes on with what it had.
         stream.write_all(REQUEST).unwrap();
         assert_eq!(status(&answer(&mut stream)), "200");
         let shown = stream.conn.peer_certificates().unwrap();

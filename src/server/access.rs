@@ -1,13 +1,13 @@
 //! Who is let in, and over what: as the files say that it comes from, also when they have changed.
 
 use std::{
-    fs,
+    fs, mem,
     os::unix::fs::MetadataExt,
     path::Path,
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use tracing::{info, warn};
+use tracing::{debug, warn};
 
 #[cfg(feature = "server-tls")]
 use super::tls;
@@ -15,10 +15,13 @@ use super::{
     auth::{Credentials, Secret},
     transport::Transport,
 };
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// How often the files are looked at, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
+
+/// A file that changed so shortly before it was read can have changed again with the same stamp.
+const RECENT: Duration = Duration::from_secs(2);
 
 /// Where it comes from.
 #[derive(Clone, Default)]
@@ -32,58 +35,69 @@ pub(super) struct Access {
     pub(super) credentials: Credentials,
     pub(super) transport: Transport,
     sources: Sources,
-    /// Of each of the files when they were read; nothing where there was none.
-    stamps: Vec<Option<Stamp>>,
+    /// The files as they were read; nothing where one of them can be read once only, such as a pipe.
+    files: Option<Vec<Stamp>>,
     looked: Instant,
+    /// Whether it was said that the files cannot be used.
+    is_failing: bool,
 }
 
-/// What is different after whatever is done to a file.
+/// What a change of a file changes.
 #[derive(PartialEq, Eq)]
 struct Stamp {
     place: (u64, u64),
     size: u64,
     changed: (i64, i64),
+    is_recent: bool,
 }
 
 impl Access {
     /// Checks the sources, and reads those that are files.
     pub(super) fn read(sources: Sources) -> Result<Self, Error> {
         // Before they are read, so that a change in the meantime is seen.
-        let stamps = sources.stamps();
+        let files = sources.stamps().ok();
         let (credentials, transport) = sources.read()?;
         Ok(Self {
             credentials,
             transport,
             sources,
-            stamps,
+            files,
             looked: Instant::now(),
+            is_failing: false,
         })
     }
 
-    /// Reads the files again if one of them has changed. What cannot be used changes nothing.
+    /// Reads the files again if one of them has changed. What cannot be used changes nothing, and is tried again.
     pub(super) fn renew(&mut self) {
-        if self.stamps.is_empty() || self.looked.elapsed() < INTERVAL {
+        let Some(known) = &self.files else { return };
+        if known.is_empty() || self.looked.elapsed() < INTERVAL {
             return;
         }
         self.looked = Instant::now();
-        let stamps = self.sources.stamps();
-        if stamps == self.stamps {
-            return;
-        }
-        self.stamps = stamps;
-        match self.sources.read() {
-            Ok((credentials, transport)) => {
+        let found = match self.sources.stamps() {
+            Ok(found) if found == *known && !found.iter().any(|file| file.is_recent) => {
+                self.is_failing = false;
+                return;
+            }
+            found => found,
+        };
+        match found.and_then(|found| Ok((found, self.sources.read()?))) {
+            Ok((found, (credentials, transport))) => {
                 self.credentials = credentials;
                 self.transport = transport;
-                info!("the metrics server has read its changed files");
+                self.files = Some(found);
+                self.is_failing = false;
+                debug!("the metrics server has read its files again");
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
-                warn!(
-                    error,
-                    "the metrics server cannot use its changed files; it goes on with what was in them, and looks again when \
-                     they change"
-                );
+                if !mem::replace(&mut self.is_failing, true) {
+                    warn!(
+                        error,
+                        "the metrics server cannot use its files, which have changed; it goes on with what was in them, and \
+                         tries again"
+                    );
+                }
             }
         }
     }
@@ -97,7 +111,7 @@ impl Sources {
         Ok((Credentials::read(&self.secrets)?, transport))
     }
 
-    fn stamps(&self) -> Vec<Option<Stamp>> {
+    fn stamps(&self) -> Result<Vec<Stamp>, Error> {
         let files = self.secrets.iter().filter_map(Secret::file);
         #[cfg(feature = "server-tls")]
         let files = files.chain(self.tls.all());
@@ -106,18 +120,34 @@ impl Sources {
 }
 
 impl Stamp {
-    fn of(file: &Path) -> Option<Self> {
-        let metadata = fs::metadata(file).ok()?;
-        Some(Self {
+    fn of(file: &Path) -> Result<Self, Error> {
+        let refused = |reason: &'static str| {
+            let attempt = format!("read {} again", file.display());
+            Error::new(ErrorKind::File, attempt).because(reason)
+        };
+        let metadata =
+            fs::metadata(file).map_err(|error| refused("it is not there").caused_by(error))?;
+        if !metadata.is_file() {
+            // Whoever opens a pipe may wait for ever.
+            return Err(refused("it is no regular file"));
+        }
+        let since = u64::try_from(metadata.ctime())
+            .ok()
+            .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
+        let age = since.and_then(|since| since.elapsed().ok());
+        Ok(Self {
             place: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
+            is_recent: age.is_none_or(|age| age <= RECENT),
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use tempfile::TempDir;
 
     use super::*;
@@ -166,6 +196,12 @@ mod tests {
         fs::remove_file(&token).expect("removed");
         look(&mut access);
         assert_eq!(admitted(&access), ["second"]);
+        // Nobody ever writes to it.
+        let made = Command::new("mkfifo").arg(&token).status();
+        assert!(made.expect("mkfifo runs").success());
+        look(&mut access);
+        assert_eq!(admitted(&access), ["second"]);
+        fs::remove_file(&token).expect("removed");
 
         fs::write(&token, "third").expect("written");
         fs::write(&pair, "nonsense").expect("written");

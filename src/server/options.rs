@@ -164,7 +164,8 @@ impl MetricsServerBuilder {
         self
     }
 
-    /// The authorities, in PEM, of which every client has to have a certificate. It takes TLS.
+    /// The authorities, in PEM, of which every client has to have a certificate. It takes TLS, and is read
+    /// when that is.
     ///
     /// Defaults to none: clients need no certificate.
     #[cfg(feature = "server-tls")]
