@@ -128,6 +128,15 @@ impl Index {
         )
     }
 
+    /// A value that is in the store only is this one from now on.
+    pub(super) fn altered(&mut self, key: Key, value: &[u8]) {
+        if let Some(record) = self.records.get_mut(&key)
+            && let Value::There(known) = &mut record.value
+        {
+            *known = hash(value);
+        }
+    }
+
     /// Keeps a value that was read from the store, where there is none here that is newer.
     pub(super) fn keep(&mut self, key: Key, value: Vec<u8>) {
         if let Some(record) = self.records.get_mut(&key)

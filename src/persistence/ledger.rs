@@ -271,7 +271,7 @@ impl<S: Store> Ledger<S> {
             return;
         }
         let asked: Vec<_> = self.changes.sent().collect();
-        let groups = self.changes.groups(usize::MAX, false);
+        let groups = self.changes.groups(usize::MAX, false, &self.moving());
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
         self.write(&asked, &groups, true);
     }
@@ -309,8 +309,8 @@ impl<S: Store> Ledger<S> {
         self.index.is_full() && !self.changes.contains(key)
     }
 
-    /// Moves a record that is about to be written over, if its value cannot be read now: before that
-    /// is written.
+    /// Moves a record that is about to be written over, if its value cannot be read now: before that, or
+    /// whatever else becomes of the two keys, is written.
     pub(super) fn move_later(&mut self, old: Key, new: Key) {
         self.index.rename(old, new);
         self.moves.push((old, new));

@@ -1,5 +1,8 @@
 //! How a store that was away gets everything again, while calls go on.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     hash::{BuildHasher, RandomState},
     time::{Duration, Instant},
@@ -8,12 +11,12 @@ use std::{
 use super::{
     events::StoreEvent,
     health::snapshot,
-    ledger::Away,
+    ledger::{Away, Ledger},
     opening::{self, read_patiently},
     records::{Records, renumber},
     watcher::Watch,
 };
-use crate::{Change, Error, ErrorKind, Store, deadline::deadline};
+use crate::{Change, Error, ErrorKind, Store, deadline::deadline, record::Key};
 
 /// How many bytes are written again in one step.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -93,6 +96,9 @@ impl<S: Store> Recovery<'_, S> {
             self.doubt.get_or_insert(Doubt::Emptied);
             self.life = connected.life;
         }
+        if self.is_full {
+            self.write_batch(store, true)?;
+        }
         self.move_records(store)?;
         if let Some(doubt) = self.doubt {
             self.compare(store, doubt)?;
@@ -110,20 +116,12 @@ impl<S: Store> Recovery<'_, S> {
         state.open.as_mut().map(work).ok_or_else(closed)
     }
 
-    /// Moves records out of the way of what is to be written over them, each in one step.
+    /// Moves records out of the way of what is to be written over them.
     fn move_records(&self, store: &mut S) -> Result<(), Error> {
         for (old, new) in self.with_records(|open| open.ledger.moves())? {
-            let mut values = read_patiently(store, &[old, new])?.into_iter();
-            let (value, moved) = (values.next().flatten(), values.next().flatten());
-            // It has been moved already where the answer to that was lost.
-            let is_there = value.is_some() || moved.is_some();
-            if let Some(mut value) = value {
-                renumber(new, &mut value);
-                let (old, key, value) = (&old.name(), &new.name(), &value);
-                let step = [Change::Put { key, value }, Change::Remove { key: old }];
-                store.confirm(&[], &[&step])?;
-            }
-            self.with_records(|open| open.ledger.moved((old, new), is_there))?;
+            let is_it = |value: &[u8]| self.with_records(|open| open.ledger.is_moving(new, value));
+            let value = move_record(store, (old, new), is_it)?;
+            self.with_records(|open| open.ledger.moved((old, new), value.as_deref()))?;
         }
         Ok(())
     }
@@ -149,7 +147,10 @@ impl<S: Store> Recovery<'_, S> {
         if self.is_full {
             self.write_batch(store, true)?;
         }
-        while !self.write_batch(store, false)? {}
+        // Calls may have something moved meanwhile.
+        while !self.write_batch(store, false)? {
+            self.move_records(store)?;
+        }
         // There may have been nothing to write.
         store.check().map(drop)
     }
@@ -175,8 +176,7 @@ impl<S: Store> Recovery<'_, S> {
             self.watch.return_store(&mut state, store);
             return true;
         };
-        let batch = open.ledger.batch(usize::MAX, false);
-        let made = batch.make(&mut store, true);
+        let made = make_the_rest(&mut open.ledger, &mut store);
         let is_made = made.is_ok();
         match made {
             Ok(()) => open.ledger.recovered(store, self.life.take()),
@@ -248,6 +248,43 @@ impl<S: Store> Recovery<'_, S> {
     }
 }
 
+/// Moves and writes what is left.
+fn make_the_rest<S: Store>(ledger: &mut Ledger<S>, store: &mut S) -> Result<(), Error> {
+    for (old, new) in ledger.moves() {
+        let value = move_record(store, (old, new), |value| Ok(ledger.is_moving(new, value)))?;
+        ledger.moved((old, new), value.as_deref());
+    }
+    ledger.batch(usize::MAX, false).make(store, true)
+}
+
+/// Moves a record in one step, and gives the value that it has then; nothing where it is in neither place.
+fn move_record(
+    store: &mut impl Store,
+    (old, new): (Key, Key),
+    is_it: impl Fn(&[u8]) -> Result<bool, Error>,
+) -> Result<Option<Vec<u8>>, Error> {
+    let mut values = read_patiently(store, &[old, new])?.into_iter();
+    let (before, after) = (values.next().flatten(), values.next().flatten());
+    if let Some(mut value) = before
+        && is_it(&value)?
+    {
+        renumber(new, &mut value);
+        let (old, key) = (&old.name(), &new.name());
+        let put = Change::Put { key, value: &value };
+        store.confirm(&[], &[&[put, Change::Remove { key: old }]])?;
+        return Ok(Some(value));
+    }
+    // It has been moved already where the answer to that was lost.
+    if let Some(mut value) = after {
+        renumber(old, &mut value);
+        if is_it(&value)? {
+            renumber(new, &mut value);
+            return Ok(Some(value));
+        }
+    }
+    Ok(None)
+}
+
 /// Nobody hears of it.
 fn closed() -> Error {
     Error::new(ErrorKind::NotOpen, "bring the store up to date")
@@ -277,143 +314,4 @@ fn with_jitter(pause: Duration) -> Duration {
     let [random, ..] = RandomState::new().hash_one(0).to_ne_bytes();
     let jitter = pause.mul_f64(f64::from(random) / 1024.0);
     pause.saturating_add(jitter)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    };
-
-    use paho_mqtt::ClientPersistence;
-
-    use super::*;
-    use crate::{
-        Connected, Group, MemoryStore, Persistence, Sent, persistence::settings::Settings,
-    };
-
-    const LIMIT: Duration = Duration::from_secs(30);
-
-    /// A store in memory that is away when it is told to, loses its answer to the next change after that, and tells which values
-    /// it has after each.
-    struct Uncertain {
-        store: MemoryStore,
-        is_away: Arc<AtomicBool>,
-        answer_gets_lost: bool,
-        moments: mpsc::Sender<Vec<Vec<u8>>>,
-    }
-
-    impl Uncertain {
-        fn there(&mut self) -> Result<&mut MemoryStore, Error> {
-            if self.is_away.load(Ordering::Relaxed) {
-                self.answer_gets_lost = true;
-                return Err(Error::new(ErrorKind::Connection, "reach the store"));
-            }
-            Ok(&mut self.store)
-        }
-
-        fn values(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-            let keys = self.store.keys()?.into_iter().map(String::from_utf8);
-            let keys: Vec<String> = keys.map(|key| key.expect("UTF-8")).collect();
-            let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-            Ok(self.store.read(&keys)?.into_iter().flatten().collect())
-        }
-    }
-
-    impl Store for Uncertain {
-        const NAME: &'static str = "uncertain";
-
-        fn connect(&mut self, name: &str) -> Result<Connected, Error> {
-            self.there()?.connect(name)
-        }
-
-        fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-            self.there()?.keys()
-        }
-
-        fn check(&mut self) -> Result<usize, Error> {
-            self.there()?.check()
-        }
-
-        fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-            self.there()?.read(keys)
-        }
-
-        fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-            self.there()?.send(groups)
-        }
-
-        fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
-            for group in groups {
-                self.there()?.confirm(sent, &[*group])?;
-                let values = self.values()?;
-                self.moments.send(values).expect("somebody looks");
-                if std::mem::take(&mut self.answer_gets_lost) {
-                    return Err(Error::new(ErrorKind::Connection, "hear from the store"));
-                }
-            }
-            self.there().map(drop)
-        }
-
-        fn close(&mut self) {
-            self.store.close();
-        }
-    }
-
-    fn open<S: Store>(store: S) -> Persistence<S> {
-        let settings = Settings {
-            cache_limit: 0,
-            ..Settings::default()
-        };
-        let mut persistence = Persistence::with_settings(store, settings);
-        persistence.open("device", "broker").expect("opens");
-        persistence
-    }
-
-    /// A publish command at QoS 1 as Paho C 1.3.16 writes it for MQTT 3.1.1, with this payload of eight bytes.
-    fn command(payload: [u8; 8]) -> Vec<u8> {
-        let fields = [3, 1].map(i32::to_ne_bytes).concat();
-        let [length, qos, retained] = [8, 1, 0].map(i32::to_ne_bytes);
-        [&fields, &b"t\0"[..], &length, &payload, &qos, &retained].concat()
-    }
-
-    #[test]
-    fn a_record_that_is_moved_out_of_the_way_is_there_once_at_each_moment() {
-        let store = MemoryStore::default();
-        let mut before = open(store.clone());
-        for (key, payload) in [("c-1", *b"before 1"), ("c-2", *b"before 2")] {
-            before.put(key, vec![&command(payload)]).expect("put");
-        }
-        drop(before);
-
-        let is_away = Arc::new(AtomicBool::new(false));
-        let (moments, seen) = mpsc::channel();
-        let mut persistence = open(Uncertain {
-            store,
-            is_away: Arc::clone(&is_away),
-            answer_gets_lost: false,
-            moments,
-        });
-        persistence.keys().expect("lists");
-        is_away.store(true, Ordering::Relaxed);
-        for (key, payload) in [("c-1", *b"behind 1"), ("c-2", *b"behind 2")] {
-            let value = command(payload);
-            persistence.put(key, vec![&value]).expect("is held");
-        }
-        is_away.store(false, Ordering::Relaxed);
-        persistence.health().flush(LIMIT).expect("is recovered");
-        assert_eq!(persistence.health().snapshot().lost_records, 0);
-        drop(persistence);
-
-        let seen: Vec<Vec<Vec<u8>>> = seen.iter().collect();
-        assert_eq!(seen.last().map(Vec::len), Some(4), "{seen:?}");
-        for values in &seen {
-            for value in [*b"before 1", *b"before 2"].map(command) {
-                let times = values.iter().filter(|there| **there == value).count();
-                assert_eq!(times, 1, "{seen:?}");
-            }
-        }
-    }
 }

@@ -148,11 +148,39 @@ impl<S: Store> Ledger<S> {
         self.moves.clone()
     }
 
-    /// It has been moved, or is lost.
-    pub(in crate::persistence) fn moved(&mut self, (old, new): (Key, Key), is_there: bool) {
+    /// What is not to be written before they have been moved.
+    pub(super) fn moving(&self) -> HashSet<Key> {
+        self.moves
+            .iter()
+            .flat_map(|(old, new)| [*old, *new])
+            .collect()
+    }
+
+    /// Where a record is in the end that is to be moved there, and perhaps further.
+    fn destination(&self, new: Key) -> Key {
+        let further = |key: Key| self.moves.iter().find(|(old, _)| *old == key);
+        // As often as there are moves, since each of them is made once.
+        self.moves
+            .iter()
+            .fold(new, |key, _| further(key).map_or(key, |(_, new)| *new))
+    }
+
+    /// Whether that is the value of the record which is to be moved there.
+    pub(in crate::persistence) fn is_moving(&self, new: Key, value: &[u8]) -> bool {
+        self.index.is_value(self.destination(new), value)
+    }
+
+    /// It has been moved, and has that value now; or it is lost.
+    pub(in crate::persistence) fn moved(&mut self, (old, new): (Key, Key), value: Option<&[u8]>) {
         self.moves.retain(|(key, _)| *key != old);
-        if !is_there {
-            self.lost(new);
+        let destination = self.destination(new);
+        match value {
+            Some(value) => self.index.altered(destination, value),
+            // The next move will not find it either.
+            None if destination != new => {}
+            None if self.index.contains(new) => self.lost(new),
+            // Paho has removed it meanwhile.
+            None => {}
         }
     }
 
@@ -160,7 +188,7 @@ impl<S: Store> Ledger<S> {
     /// belongs to one message is in one of them. At most about so many bytes, and where it is asked
     /// for only those that make room.
     pub(in crate::persistence) fn batch(&mut self, bytes: usize, only_removes: bool) -> Batch {
-        let groups = self.changes.groups(bytes, only_removes);
+        let groups = self.changes.groups(bytes, only_removes, &self.moving());
         let mut batch = Batch {
             groups: Vec::new(),
             bytes: 0,
