@@ -88,8 +88,12 @@ impl Device {
     pub fn wait_cut_off(&self, run: &mut Server, options: &[&str]) {
         self.supervise(run, options, "the broker is gone", |log| {
             // One that is about to end says so too, and that a message has failed, which it may find out after a line without that.
-            let lines = log.lines().filter(|line| line.contains(", broker down"));
-            lines.filter(|line| !line.contains(", failed ")).count() > 1
+            let lines = log
+                .lines()
+                .rev()
+                .filter(|line| line.starts_with("published "));
+            let down = lines.take_while(|line| line.contains(", broker down"));
+            down.filter(|line| !line.contains(", failed ")).count() > 1
         });
     }
 

@@ -102,6 +102,12 @@ impl Life {
         if !account.is_clean()
             && let Ok(kept) = env::var("KILLS_KEEP")
         {
+            let arrived: Vec<String> = arrived
+                .iter()
+                .map(|(topic, payload)| format!("{topic} {}\n", payload.escape_ascii()))
+                .collect();
+            fs::write(folder.join("arrived"), arrived.concat()).expect("written");
+            fs::write(folder.join("broker"), broker.log()).expect("written");
             keep(folder, Path::new(&kept));
         }
         account
