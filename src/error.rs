@@ -23,8 +23,9 @@ pub enum ErrorKind {
     /// What is to be written over a record of the same message is not that message.
     ///
     /// Paho sends the message again, and its copy in memory is not the one that it sent before. The
-    /// record keeps the first one, so a program that ends now has it sent at its next start; one
-    /// that goes on sends the damaged copy.
+    /// record keeps the first one, so a program that ends now has it sent at its next start, as in
+    /// [`StoreObserver::on_damaged`](crate::StoreObserver::on_damaged); one that goes on sends the damaged
+    /// copy.
     Damaged,
     /// What was sent, and not waited for, has not happened.
     Unconfirmed,

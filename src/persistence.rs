@@ -28,6 +28,7 @@ pub(crate) use value::sample;
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
 };
 
@@ -312,7 +313,16 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
         let put = self.with_record("write", key, |open, key| open.put(key, &buffers));
-        self.logged("put", key, put)
+        let is_damaged = matches!(&put, Err(error) if error.kind() == ErrorKind::Damaged);
+        let put = self.logged("put", key, put);
+        if is_damaged {
+            for observer in &self.observers {
+                // Paho could not be unwound through.
+                let told = AssertUnwindSafe(|| observer.on_damaged(&self.client_id, key));
+                drop(catch_unwind(told));
+            }
+        }
+        put
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {

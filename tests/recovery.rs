@@ -103,6 +103,46 @@ fn an_observer_that_waits_for_whoever_closes_does_not_keep_it_from_closing() {
     drop(held);
 }
 
+/// Passes on what is damaged, with the thread that says so.
+struct Damages(Mutex<mpsc::Sender<(String, String, thread::ThreadId)>>);
+
+impl StoreObserver for Damages {
+    fn on_damaged(&self, client_id: &str, key: &str) {
+        let told = (client_id.to_owned(), key.to_owned(), thread::current().id());
+        let damages = self.0.lock().expect("no panic");
+        damages.send(told).expect("somebody waits");
+        drop(damages);
+        panic!("as a test wants it");
+    }
+}
+
+#[test]
+fn what_paho_has_damaged_is_told_before_it_is_sent() {
+    let redis = RedisServer::start();
+    let (told, damages) = mpsc::channel();
+    let mut before = opened(options(&redis));
+    put(&mut before, "s-1", b"a message");
+    drop(before);
+    let observer = Damages(Mutex::new(told));
+    let mut persistence = opened(options(&redis).observer(Arc::new(observer)));
+    // As Paho restores it, and sends it once more.
+    persistence.keys().expect("lists");
+    persistence.get("s-1").expect("can be read");
+    put(&mut persistence, "s-1", b"a message");
+    assert_eq!(damages.try_recv().ok(), None);
+
+    let garbage = record("s-1", b"garbage");
+    persistence
+        .put("s-1", vec![&garbage])
+        .expect_err("it is another one");
+    // Paho sends it when `put` has returned.
+    let told = damages.try_recv().expect("it was told");
+    let here = thread::current().id();
+    assert_eq!(told, (CLIENT.to_owned(), "s-1".to_owned(), here));
+    drop(persistence);
+    assert_eq!(stored(&redis, "s-1"), Some(record("s-1", b"a message")));
+}
+
 #[test]
 fn a_put_over_a_record_that_cannot_be_read_now_is_taken_and_neither_is_lost() {
     let redis = RedisServer::start();

@@ -16,6 +16,7 @@ use std::{
     net::SocketAddr,
     process::{self, ExitCode},
     sync::{
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
         mpsc::{self, Receiver},
     },
@@ -23,8 +24,8 @@ use std::{
 };
 
 use paho_mqtt_redis::{
-    ErrorKind, Health, MetricsServer, PersistenceMetrics, RedisPersistence, paho_mqtt as mqtt,
-    prometheus::Registry,
+    ErrorKind, Health, MetricsServer, PersistenceMetrics, RedisPersistence, StoreObserver,
+    paho_mqtt as mqtt, prometheus::Registry,
 };
 use tracing::{info, warn};
 
@@ -164,9 +165,14 @@ fn create_client(
     args: &Args,
     metrics: &PersistenceMetrics,
 ) -> Result<(mqtt::AsyncClient, Health), Failure> {
+    let guard = Arc::new(Guard {
+        format: args.log,
+        health: OnceLock::new(),
+    });
     let mut persistence = RedisPersistence::builder()
         .url(args.redis.as_str())
         .key_prefix(args.key_prefix.as_str())
+        .observer(guard.clone())
         .build()
         .map_err(|error| Failure::of(Exit::Usage, "--redis", &error))?;
     // When it creates a client, Paho drops the reason why a persistence could not be opened; here it can be shown.
@@ -175,6 +181,7 @@ fn create_client(
         .map_err(|error| Failure::because(Exit::Redis, &error))?;
 
     let health = persistence.health();
+    let health = guard.health.get_or_init(|| health).clone();
     let client = mqtt::CreateOptionsBuilder::new()
         .server_uri(args.broker.as_str())
         .client_id(args.client_id.as_str())
@@ -194,6 +201,38 @@ fn create_client(
             Failure::of(exit, "cannot create the client", &error)
         })?;
     Ok((client, health))
+}
+
+/// Ends the program before Paho sends a message that it has damaged: no token tells of one that was restored.
+struct Guard {
+    format: LogFormat,
+    health: OnceLock<Health>,
+}
+
+impl StoreObserver for Guard {
+    fn on_damaged(&self, _client_id: &str, _key: &str) {
+        let written = self.health.get().map_or(Ok(()), write_everything);
+        let failure = written.err().unwrap_or_else(broken_off);
+        log::end(self.format, &failure);
+        process::exit(failure.code().into());
+    }
+}
+
+/// Waits until Redis has what only this program has.
+fn write_everything(health: &Health) -> Result<(), Failure> {
+    health.flush(FLUSH_LIMIT).map_err(|error| {
+        let held = health.snapshot().held_records;
+        let what = format!("{held} records are lost with this program");
+        Failure::of(Exit::Runtime, &what, &error)
+    })
+}
+
+fn broken_off() -> Failure {
+    Failure::plain(
+        Exit::Runtime,
+        "a write to the broker was broken off, after which Paho would send damaged messages; every \
+         reading is in Redis, and the next start sends it",
+    )
 }
 
 /// A device that runs.
@@ -320,25 +359,9 @@ impl Device<'_> {
     /// Gives Paho up without closing it, which would free the same memory twice.
     fn abandon(mut self) -> Failure {
         self.print_status();
-        let written = self.write_everything();
+        let written = write_everything(&self.health);
         mem::forget(self);
-        match written {
-            Ok(()) => Failure::plain(
-                Exit::Runtime,
-                "a write to the broker was broken off, after which Paho would send damaged \
-                 messages; every reading is in Redis, and the next start sends it",
-            ),
-            Err(failure) => failure,
-        }
-    }
-
-    /// Waits until Redis has what only this program has.
-    fn write_everything(&self) -> Result<(), Failure> {
-        self.health.flush(FLUSH_LIMIT).map_err(|error| {
-            let held = self.health.snapshot().held_records;
-            let what = format!("{held} records are lost with this program");
-            Failure::of(Exit::Runtime, &what, &error)
-        })
+        written.err().unwrap_or_else(broken_off)
     }
 
     fn backlog(&self) -> Backlog {
@@ -374,7 +397,7 @@ impl Device<'_> {
         self.print_status();
         let waiting = self.backlog().waiting;
         self.link.close();
-        self.write_everything()?;
+        write_everything(&self.health)?;
         say(&if waiting > 0.0 {
             format!("stopped, {waiting:.0} messages stay in Redis for the next start")
         } else {

@@ -16,7 +16,7 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::RedisPersistence;
+use paho_mqtt_redis::{RedisPersistence, StoreObserver};
 
 use super::{LAST, WINDOW};
 use crate::support::{
@@ -100,6 +100,15 @@ pub fn run() {
     Program::create(&orders).run();
 }
 
+/// Ends the run before Paho sends a message of an earlier run that it has damaged: that has no token.
+struct GivingUp;
+
+impl StoreObserver for GivingUp {
+    fn on_damaged(&self, _: &str, _: &str) {
+        process::exit(exit::GIVEN_UP);
+    }
+}
+
 struct Program<'a> {
     orders: &'a Orders,
     random: Random,
@@ -118,6 +127,7 @@ impl<'a> Program<'a> {
             .url(&orders.redis)
             .operation_timeout(orders.patience)
             .open_timeout(LIMIT)
+            .observer(Arc::new(GivingUp))
             .build()
             .expect("good options");
         // The account needs the calls, to tell what Paho does from what we do.
