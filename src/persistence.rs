@@ -126,10 +126,12 @@ impl<S: Store> Persistence<S> {
         Self::with_settings(store, Settings::default())
     }
 
-    pub(crate) fn with_settings(store: S, settings: Settings) -> Self {
+    pub(crate) fn with_settings(store: S, mut settings: Settings) -> Self {
+        // An observer may hold the health, and so what is shared: that must not hold the observer.
+        let observers = settings.observer.take().into_iter().collect();
         Self {
             client_id: String::new(),
-            observers: settings.observer.iter().cloned().collect(),
+            observers,
             shared: Arc::new(Shared::new(store, settings)),
             complaints: Mutex::default(),
         }

@@ -172,12 +172,12 @@ impl Changes {
 
     /// Groups from the start of what has not been sent, up to so many bytes but one at least; the
     /// first is of all those that only remove. Where it is asked for, they are the only ones. Those with
-    /// one of the keys that are `kept_back` stay.
+    /// a key that is kept back stay.
     pub(super) fn groups(
         &self,
         bytes: usize,
         only_removes: bool,
-        kept_back: &HashSet<Key>,
+        is_kept_back: impl Fn(Key) -> bool,
     ) -> Vec<Vec<Key>> {
         /// What a change takes beside its value, roughly.
         const OVERHEAD: usize = 64;
@@ -196,7 +196,7 @@ impl Changes {
             self.group(*key, &mut group);
             let lengths = group.iter().map(|key| self.length(*key));
             let is_put = lengths.clone().any(|length| length.is_some());
-            if is_put && only_removes || group.iter().any(|key| kept_back.contains(key)) {
+            if is_put && only_removes || group.iter().any(|key| is_kept_back(*key)) {
                 continue;
             }
             size = lengths.fold(size, |size, length| {
@@ -323,10 +323,7 @@ mod tests {
         changes.note(key("c-1"), Some(5), None, false);
         changes.mark_sent(&[key("c-1")]);
         changes.note(key("c-1"), None, None, false);
-        assert_eq!(
-            names(&changes.groups(1000, false, &HashSet::new())),
-            [["c-1"]]
-        );
+        assert_eq!(names(&changes.groups(1000, false, |_| false)), [["c-1"]]);
     }
 
     #[test]
@@ -336,7 +333,7 @@ mod tests {
         changes.note(key("s-7"), Some(5), Some(key("c-1")), false);
         changes.note(key("q-1"), Some(5), None, false);
         assert_eq!(
-            names(&changes.groups(1000, false, &HashSet::new())),
+            names(&changes.groups(1000, false, |_| false)),
             [vec!["s-7", "c-1"], vec!["q-1"]].map(|names| {
                 let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
                 if names.len() > 1 {
@@ -371,10 +368,10 @@ mod tests {
         for number in [3, 1, 2] {
             changes.note(key(&format!("q-{number}")), Some(100), None, false);
         }
-        assert_eq!(names(&changes.groups(1, false, &HashSet::new())), [["q-3"]]);
+        assert_eq!(names(&changes.groups(1, false, |_| false)), [["q-3"]]);
         changes.mark_sent(&[key("q-3")]);
         changes.unsend();
-        let all = names(&changes.groups(usize::MAX, false, &HashSet::new()));
+        let all = names(&changes.groups(usize::MAX, false, |_| false));
         assert_eq!(all, [["q-3"], ["q-1"], ["q-2"]]);
         assert_eq!(
             changes.unsent(),
@@ -411,10 +408,10 @@ mod tests {
         changes.note(key("c-1"), None, None, true);
         changes.note(key("c-2"), None, None, true);
         assert_eq!(
-            names(&changes.groups(1000, true, &HashSet::new())),
+            names(&changes.groups(1000, true, |_| false)),
             [["c-1", "c-2"]]
         );
-        let all = names(&changes.groups(1000, false, &HashSet::new()));
+        let all = names(&changes.groups(1000, false, |_| false));
         assert_eq!(all, [vec!["c-1", "c-2"], vec!["q-1"]]);
     }
 }

@@ -1,5 +1,6 @@
 //! What there is, what the store has of it, and whether the store can be used.
 
+mod moves;
 mod reading;
 mod recovering;
 
@@ -19,6 +20,7 @@ use crate::{
     Change, Error, ErrorKind, Sent, Store,
     record::{Key, Name},
 };
+use moves::Moves;
 pub(super) use recovering::Away;
 
 /// After so many changes that nobody waits for, or so many bytes, the store is asked what became of
@@ -53,7 +55,7 @@ pub(super) struct Ledger<S> {
     /// Records that Paho could not read and the store refused to move: they count as foreign.
     left: HashSet<Key>,
     /// Records that are to be moved from the other key before that is written over.
-    moves: Vec<(Key, Key)>,
+    moves: Moves,
     last_confirmed: SystemTime,
     /// It is not here while it is being recovered.
     store: Option<S>,
@@ -114,7 +116,7 @@ impl<S: Store> Ledger<S> {
             is_reading: false,
             foreign: foreign.saturating_add(left.len()),
             left,
-            moves: Vec::new(),
+            moves: Moves::default(),
             last_confirmed: SystemTime::now(),
             store: Some(store),
             name,
@@ -271,7 +273,9 @@ impl<S: Store> Ledger<S> {
             return;
         }
         let asked: Vec<_> = self.changes.sent().collect();
-        let groups = self.changes.groups(usize::MAX, false, &self.moving());
+        let groups = self
+            .changes
+            .groups(usize::MAX, false, |key| self.moves.concern(key));
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
         self.write(&asked, &groups, true);
     }
@@ -313,9 +317,14 @@ impl<S: Store> Ledger<S> {
     /// whatever else becomes of the two keys, is written.
     pub(super) fn move_later(&mut self, old: Key, new: Key) {
         self.index.rename(old, new);
-        self.moves.push((old, new));
+        self.moves.add(old, new);
         // The store has it there until then.
         self.changes.note(old, None, None, true);
+    }
+
+    /// Whether the store has something else under that key, or is to have it.
+    pub(super) fn is_taken(&self, key: Key) -> bool {
+        self.index.contains(key) || self.changes.contains(key) || self.moves.concern(key)
     }
 
     /// A record is gone that nobody removed.

@@ -349,7 +349,7 @@ impl<S: Store> Records<S> {
             let taken = |kind| {
                 [false, true].iter().any(|v5| {
                     let (number, v5) = (*number, *v5);
-                    self.contains(Key { kind, v5, number })
+                    self.ledger.is_taken(Key { kind, v5, number })
                 })
             };
             !(taken(kind) || kind == Kind::SentPublish && taken(Kind::SentPubrel))

@@ -120,7 +120,7 @@ impl<S: Store> Recovery<'_, S> {
     fn move_records(&self, store: &mut S) -> Result<(), Error> {
         for (old, new) in self.with_records(|open| open.ledger.moves())? {
             let is_it = |value: &[u8]| self.with_records(|open| open.ledger.is_moving(new, value));
-            let value = move_record(store, (old, new), is_it)?;
+            let value = move_record(store, (old, new), is_it, false)?;
             self.with_records(|open| open.ledger.moved((old, new), value.as_deref()))?;
         }
         Ok(())
@@ -147,9 +147,13 @@ impl<S: Store> Recovery<'_, S> {
         if self.is_full {
             self.write_batch(store, true)?;
         }
-        // Calls may have something moved meanwhile.
-        while !self.write_batch(store, false)? {
+        loop {
+            let is_last = self.write_batch(store, false)?;
+            // Calls may have something moved meanwhile.
             self.move_records(store)?;
+            if is_last {
+                break;
+            }
         }
         // There may have been nothing to write.
         store.check().map(drop)
@@ -251,7 +255,8 @@ impl<S: Store> Recovery<'_, S> {
 /// Moves and writes what is left.
 fn make_the_rest<S: Store>(ledger: &mut Ledger<S>, store: &mut S) -> Result<(), Error> {
     for (old, new) in ledger.moves() {
-        let value = move_record(store, (old, new), |value| Ok(ledger.is_moving(new, value)))?;
+        let is_it = |value: &[u8]| Ok(ledger.is_moving(new, value));
+        let value = move_record(store, (old, new), is_it, true)?;
         ledger.moved((old, new), value.as_deref());
     }
     ledger.batch(usize::MAX, false).make(store, true)
@@ -262,6 +267,7 @@ fn move_record(
     store: &mut impl Store,
     (old, new): (Key, Key),
     is_it: impl Fn(&[u8]) -> Result<bool, Error>,
+    calls_wait: bool,
 ) -> Result<Option<Vec<u8>>, Error> {
     let mut values = read_patiently(store, &[old, new])?.into_iter();
     let (before, after) = (values.next().flatten(), values.next().flatten());
@@ -271,7 +277,12 @@ fn move_record(
         renumber(new, &mut value);
         let (old, key) = (&old.name(), &new.name());
         let put = Change::Put { key, value: &value };
-        store.confirm(&[], &[&[put, Change::Remove { key: old }]])?;
+        let step = [put, Change::Remove { key: old }];
+        if calls_wait {
+            store.confirm(&[], &[&step])?;
+        } else {
+            store.rewrite(&[&step])?;
+        }
         return Ok(Some(value));
     }
     // It has been moved already where the answer to that was lost.

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant, UNIX_EPOCH},
 };
 
-use tracing::{debug, warn};
+use tracing::{info, warn};
 
 #[cfg(feature = "server-tls")]
 use super::tls;
@@ -76,7 +76,9 @@ impl Access {
         self.looked = Instant::now();
         let found = match self.sources.stamps() {
             Ok(found) if found == *known && !found.iter().any(|file| file.is_recent) => {
-                self.is_failing = false;
+                if mem::take(&mut self.is_failing) {
+                    info!("the files of the metrics server are as they were");
+                }
                 return;
             }
             found => found,
@@ -87,7 +89,7 @@ impl Access {
                 self.transport = transport;
                 self.files = Some(found);
                 self.is_failing = false;
-                debug!("the metrics server has read its files again");
+                info!("the metrics server has read its files again");
             }
             Err(error) => {
                 let error: &dyn std::error::Error = &error;
@@ -139,7 +141,7 @@ impl Stamp {
             place: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            is_recent: age.is_none_or(|age| age <= RECENT),
+            is_recent: age.is_some_and(|age| age <= RECENT),
         })
     }
 }

@@ -24,6 +24,10 @@ impl<S: Store> Ledger<S> {
         let Some(store) = self.store.as_mut().filter(|_| is_readable) else {
             return Err(self.away(key));
         };
+        // It is still where it was.
+        if self.moves.lead_to(key) {
+            return Err(self.away(key));
+        }
         let keys = match std::mem::take(&mut self.soon) {
             soon if soon.first() == Some(&key) => soon,
             _ => self.index.ahead(key),
@@ -45,7 +49,9 @@ impl<S: Store> Ledger<S> {
         }
         for (key, value) in keys.into_iter().zip(values) {
             // What somebody else has put there could end the program.
-            if let Some(value) = value.filter(|value| value::is_readable(key, value)) {
+            let is_usable =
+                |value: &Vec<u8>| value::is_readable(key, value) && !self.moves.lead_to(key);
+            if let Some(value) = value.filter(is_usable) {
                 self.index.keep(key, value);
             }
         }

@@ -113,7 +113,7 @@ impl<S: Store> Ledger<S> {
         let all: Vec<Key> = self.index.keys().collect();
         for key in all {
             let is_there = there.contains(&key);
-            let is_to_be_moved = self.moves.iter().any(|(_, new)| *new == key);
+            let is_to_be_moved = self.moves.lead_to(key);
             if self.changes.contains(key) || is_to_be_moved || (is_there && !is_older) {
                 continue;
             }
@@ -145,41 +145,24 @@ impl<S: Store> Ledger<S> {
 
     /// Records to be moved before anything is written again, each from the first key to the second.
     pub(in crate::persistence) fn moves(&self) -> Vec<(Key, Key)> {
-        self.moves.clone()
-    }
-
-    /// What is not to be written before they have been moved.
-    pub(super) fn moving(&self) -> HashSet<Key> {
-        self.moves
-            .iter()
-            .flat_map(|(old, new)| [*old, *new])
-            .collect()
-    }
-
-    /// Where a record is in the end that is to be moved there, and perhaps further.
-    fn destination(&self, new: Key) -> Key {
-        let further = |key: Key| self.moves.iter().find(|(old, _)| *old == key);
-        // As often as there are moves, since each of them is made once.
-        self.moves
-            .iter()
-            .fold(new, |key, _| further(key).map_or(key, |(_, new)| *new))
+        self.moves.all()
     }
 
     /// Whether that is the value of the record which is to be moved there.
     pub(in crate::persistence) fn is_moving(&self, new: Key, value: &[u8]) -> bool {
-        self.index.is_value(self.destination(new), value)
+        self.index.is_value(self.moves.destination(new), value)
     }
 
     /// It has been moved, and has that value now; or it is lost.
-    pub(in crate::persistence) fn moved(&mut self, (old, new): (Key, Key), value: Option<&[u8]>) {
-        self.moves.retain(|(key, _)| *key != old);
-        let destination = self.destination(new);
+    pub(in crate::persistence) fn moved(&mut self, step: (Key, Key), value: Option<&[u8]>) {
+        self.moves.done(step);
+        let (_, new) = step;
+        let destination = self.moves.destination(new);
+        // What Paho has put there is another one, and the next move will not find it either.
+        let is_there = self.index.contains(new) && self.index.value(new).is_none();
         match value {
             Some(value) => self.index.altered(destination, value),
-            // The next move will not find it either.
-            None if destination != new => {}
-            None if self.index.contains(new) => self.lost(new),
-            // Paho has removed it meanwhile.
+            None if destination == new && is_there => self.lost(new),
             None => {}
         }
     }
@@ -188,7 +171,9 @@ impl<S: Store> Ledger<S> {
     /// belongs to one message is in one of them. At most about so many bytes, and where it is asked
     /// for only those that make room.
     pub(in crate::persistence) fn batch(&mut self, bytes: usize, only_removes: bool) -> Batch {
-        let groups = self.changes.groups(bytes, only_removes, &self.moving());
+        let groups = self
+            .changes
+            .groups(bytes, only_removes, |key| self.moves.concern(key));
         let mut batch = Batch {
             groups: Vec::new(),
             bytes: 0,

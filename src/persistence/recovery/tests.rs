@@ -272,6 +272,27 @@ fn what_is_put_where_a_lost_record_was_to_be_moved_is_kept() {
 }
 
 #[test]
+fn a_record_that_has_not_been_moved_yet_is_not_taken_for_lost() {
+    let mut restored = Restored::new();
+    restored.set(|fate| fate.now = Condition::Away);
+    restored.put("c-1", *b"behind 1");
+    restored.set(|fate| fate.now = Condition::Full);
+    let health = restored.persistence.health();
+    let started = Instant::now();
+    // From then on it can be read again, and not be moved.
+    while health.last_error().map(|error| error.kind()) != Some(ErrorKind::OutOfMemory) {
+        assert!(started.elapsed() < LIMIT, "{:?}", health.last_error());
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    // It would keep the store, and what that tells would not end.
+    drop(health);
+    restored.put("c-3", *b"behind 3");
+    restored.set(|fate| fate.now = Condition::Good);
+    restored.recover();
+    restored.check(&[*b"behind 1", *b"behind 3"]);
+}
+
+#[test]
 fn removes_make_room_in_a_full_store_but_not_of_what_is_to_be_moved() {
     let mut restored = Restored::new();
     restored.set(|fate| fate.now = Condition::Away);
