@@ -28,7 +28,6 @@ pub(crate) use value::sample;
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex},
 };
 
@@ -44,7 +43,7 @@ use records::{Mismatch, Records};
 pub use settings::Durability;
 pub(crate) use settings::Settings;
 use state::{Found, Shared, State};
-use telling::Telling;
+use telling::{Telling, unharmed};
 
 /// The persistence of a Paho client over a [`Store`].
 ///
@@ -320,8 +319,7 @@ impl<S: Store> ClientPersistence for Persistence<S> {
         if is_damaged {
             for observer in &self.observers {
                 // Paho could not be unwound through.
-                let told = AssertUnwindSafe(|| observer.on_damaged(&self.client_id, key));
-                drop(catch_unwind(told));
+                unharmed(|| observer.on_damaged(&self.client_id, key));
             }
         }
         put

@@ -180,8 +180,7 @@ fn create_client(
         .connect(&args.client_id, &args.broker)
         .map_err(|error| Failure::because(Exit::Redis, &error))?;
 
-    let health = persistence.health();
-    let health = guard.health.get_or_init(|| health).clone();
+    let health = guard.health.get_or_init(|| persistence.health()).clone();
     let client = mqtt::CreateOptionsBuilder::new()
         .server_uri(args.broker.as_str())
         .client_id(args.client_id.as_str())

@@ -21,7 +21,7 @@ use crate::{
     record::{Key, Name},
 };
 use moves::Moves;
-pub(super) use recovering::Away;
+pub(super) use recovering::{Away, write};
 
 /// After so many changes that nobody waits for, or so many bytes, the store is asked what became of
 /// them.
@@ -273,9 +273,7 @@ impl<S: Store> Ledger<S> {
             return;
         }
         let asked: Vec<_> = self.changes.sent().collect();
-        let groups = self
-            .changes
-            .groups(usize::MAX, false, |key| self.moves.concern(key));
+        let groups = self.groups(usize::MAX, false);
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
         self.write(&asked, &groups, true);
     }
@@ -320,6 +318,12 @@ impl<S: Store> Ledger<S> {
         self.moves.add(old, new);
         // The store has it there until then.
         self.changes.note(old, None, None, true);
+    }
+
+    /// What is unconfirmed, as [`Changes::groups`], but for what waits for a move.
+    fn groups(&self, bytes: usize, only_removes: bool) -> Vec<Vec<Key>> {
+        let is_kept_back = |key| self.moves.concern(key);
+        self.changes.groups(bytes, only_removes, is_kept_back)
     }
 
     /// Whether the store has something else under that key, or is to have it.

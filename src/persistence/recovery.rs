@@ -11,7 +11,7 @@ use std::{
 use super::{
     events::StoreEvent,
     health::snapshot,
-    ledger::{Away, Ledger},
+    ledger::{Away, Ledger, write},
     opening::{self, read_patiently},
     records::{Records, renumber},
     watcher::Watch,
@@ -278,11 +278,7 @@ fn move_record(
         let (old, key) = (&old.name(), &new.name());
         let put = Change::Put { key, value: &value };
         let step = [put, Change::Remove { key: old }];
-        if calls_wait {
-            store.confirm(&[], &[&step])?;
-        } else {
-            store.rewrite(&[&step])?;
-        }
+        write(store, &[&step], calls_wait)?;
         return Ok(Some(value));
     }
     // It has been moved already where the answer to that was lost.

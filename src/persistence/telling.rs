@@ -21,10 +21,9 @@ pub(super) struct Telling {
 impl Telling {
     /// What a subscriber or an observer does wrong must not end the thread that recovers the store.
     pub(super) fn tell(&self, event: &StoreEvent) {
-        let unharmed = |work: &dyn Fn()| drop(catch_unwind(AssertUnwindSafe(work)));
-        unharmed(&|| self.log(event));
+        unharmed(|| self.log(event));
         for observer in &self.observers {
-            unharmed(&|| observer.on_event(&self.client_id, event));
+            unharmed(|| observer.on_event(&self.client_id, event));
         }
     }
 
@@ -109,6 +108,11 @@ impl Telling {
             self.store
         }
     }
+}
+
+/// What it panics with goes no further.
+pub(super) fn unharmed(work: impl FnOnce()) {
+    drop(catch_unwind(AssertUnwindSafe(work)));
 }
 
 fn seconds(duration: Duration) -> f64 {

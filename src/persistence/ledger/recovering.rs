@@ -4,7 +4,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::Ledger;
 use crate::{
-    Change, Error, ErrorKind, Store,
+    Change, Error, ErrorKind, Group, Store,
     record::{Key, Name},
 };
 
@@ -171,9 +171,7 @@ impl<S: Store> Ledger<S> {
     /// belongs to one message is in one of them. At most about so many bytes, and where it is asked
     /// for only those that make room.
     pub(in crate::persistence) fn batch(&mut self, bytes: usize, only_removes: bool) -> Batch {
-        let groups = self
-            .changes
-            .groups(bytes, only_removes, |key| self.moves.concern(key));
+        let groups = self.groups(bytes, only_removes);
         let mut batch = Batch {
             groups: Vec::new(),
             bytes: 0,
@@ -192,6 +190,19 @@ impl<S: Store> Ledger<S> {
         let sent = u64::try_from(self.changes.sent().count()).unwrap_or(u64::MAX);
         self.rewritten = self.rewritten.saturating_add(sent);
         self.confirmed();
+    }
+}
+
+/// Makes changes and waits for them, longer where no `calls_wait` too.
+pub(in crate::persistence) fn write(
+    store: &mut impl Store,
+    groups: &[Group<'_>],
+    calls_wait: bool,
+) -> Result<(), Error> {
+    if calls_wait {
+        store.confirm(&[], groups)
+    } else {
+        store.rewrite(groups)
     }
 }
 
@@ -222,11 +233,7 @@ impl Batch {
             })
             .collect();
         let groups: Vec<&[Change<'_>]> = groups.iter().map(Vec::as_slice).collect();
-        if calls_wait {
-            store.confirm(&[], &groups)
-        } else {
-            store.rewrite(&groups)
-        }
+        write(store, &groups, calls_wait)
     }
 
     pub(in crate::persistence) fn is_empty(&self) -> bool {
