@@ -20,6 +20,15 @@ heading() {
     printf '\n== %s\n' "$current"
 }
 
+# Runs a step, given its name and its command, and prints one line with the time that it took.
+stage() {
+    current=$1
+    shift
+    local started=$SECONDS
+    "$@"
+    printf '== %4d s  %s\n' "$((SECONDS - started))" "$current"
+}
+
 # Names the step in which a script failed; for a trap on EXIT.
 report_failure() {
     local status=$?

@@ -1,16 +1,12 @@
 //! What a program does with Paho and Redis from end to end, in one process and in a short time, so that scripts/valgrind can look
 //! at each access to memory while it happens.
 
-#![cfg(feature = "redis")]
-
-mod support;
-
 use std::{sync::mpsc, time::Duration};
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::RedisPersistence;
 use redis::Commands;
-use support::{
+use testkit::{
     LIMIT, RedisServer,
     broker::{Broker, Direction, Kind},
     crash::connect_options,

@@ -2,10 +2,6 @@
 //!
 //! The limit is that of the process, so this is the only test of its binary.
 
-#![cfg(feature = "server")]
-
-mod support;
-
 use std::{
     fs::File,
     io::{Read, Write},
@@ -17,7 +13,7 @@ use paho_mqtt_redis::{
     prometheus::{IntCounter, Registry},
 };
 use socket2::{Domain, Socket, Type};
-use support::{LIMIT, REQUEST, eventually};
+use testkit::{LIMIT, REQUEST, eventually};
 
 /// Lets the process open so many files.
 #[allow(unsafe_code)]

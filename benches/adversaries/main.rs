@@ -8,11 +8,6 @@ mod child;
 mod observed;
 mod scrapes;
 
-#[path = "../shared/statistics.rs"]
-mod statistics;
-#[path = "../shared/table.rs"]
-mod table;
-
 use std::{
     env,
     process::{self, ExitCode},
@@ -20,6 +15,7 @@ use std::{
     thread,
     time::Duration,
 };
+use testkit::table;
 
 use attack::Attack;
 use child::{Child, Kind};

@@ -6,7 +6,8 @@ use paho_mqtt_redis::{
     RedisPersistence, Store, prometheus::Registry,
 };
 
-use crate::{nothing::Nothing, support::RedisServer};
+use crate::nothing::Nothing;
+use testkit::RedisServer;
 
 /// One to be measured.
 pub type Measured = Box<dyn ClientPersistence>;

@@ -1,6 +1,6 @@
 //! What one call of a persistence takes, plain and instrumented, as Markdown tables.
 //!
-//! `cargo bench --bench calls` runs it, with a Redis of its own. `-- --quick` only shows that it works.
+//! `cargo bench -p testkit --bench calls` runs it, with a Redis of its own. `-- --quick` only shows that it works.
 
 mod allocations;
 mod contender;
@@ -9,24 +9,15 @@ mod nothing;
 mod span;
 mod timing;
 
-// The tables of both benches look the same.
-#[path = "../shared/statistics.rs"]
-mod statistics;
-#[path = "../shared/table.rs"]
-mod table;
-
-// The server is that of the tests.
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 use std::env;
+use testkit::{statistics, table};
 
 use allocations::Counting;
 use contender::{Measured, Pair};
 use message::{Call, Message};
-use statistics::Series;
-use support::RedisServer;
-use table::{spread, two_places, whole};
+use testkit::RedisServer;
+use testkit::statistics::Series;
+use testkit::table::{spread, two_places, whole};
 use timing::{CONTAINS, CYCLE, Cost, KEYS, Round};
 
 #[global_allocator]

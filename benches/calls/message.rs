@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use paho_mqtt::{ClientPersistence, Result};
 
-use crate::support::publish_command;
+use testkit::publish_command;
 
 const TOPIC: &str = "t";
 const PAYLOAD: [u8; 100] = [b'x'; 100];

@@ -16,10 +16,8 @@ use paho_mqtt_redis::{
     RedisPersistence, prometheus::Registry,
 };
 
-use crate::{
-    job::Addresses,
-    support::{direct::Direct, try_http_get},
-};
+use crate::job::Addresses;
+use testkit::{direct::Direct, try_http_get};
 
 /// The options of a `RedisPersistence`, but for where it is.
 type Builder = fn() -> RedisOptions;

@@ -16,20 +16,11 @@ mod section;
 mod sink;
 mod stage;
 
-// The tables of both benches look the same.
-#[path = "../shared/statistics.rs"]
-mod statistics;
-#[path = "../shared/table.rs"]
-mod table;
-
-// The servers are those of the tests.
-#[path = "../../tests/support/mod.rs"]
-mod support;
-
 use std::{
     env,
     process::{self, ExitCode},
 };
+use testkit::{statistics, table};
 
 use options::{Command, HELP};
 use rounds::Bench;

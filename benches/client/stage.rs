@@ -7,8 +7,8 @@ use tempfile::TempDir;
 use crate::{
     contender::{Contender, Medium, Store},
     job::Addresses,
-    support::{Mosquitto, RedisServer},
 };
+use testkit::{Mosquitto, RedisServer};
 
 /// A private broker, a private Redis, and folders for Paho's files.
 pub struct Stage {

@@ -1,13 +1,8 @@
 //! What a scrape costs, with one client and with many, as a Markdown table.
 //!
-//! `cargo bench --features server --bench scrape` runs it. `-- --quick` only shows that it works.
+//! `cargo bench -p testkit --bench scrape` runs it. `-- --quick` only shows that it works.
 
 mod allocations;
-
-#[path = "../shared/statistics.rs"]
-mod statistics;
-#[path = "../shared/table.rs"]
-mod table;
 
 use std::{
     env,
@@ -15,6 +10,7 @@ use std::{
     net::{SocketAddr, TcpStream},
     time::Instant,
 };
+use testkit::table;
 
 use allocations::Counting;
 use paho_mqtt::ClientPersistence;
@@ -22,8 +18,8 @@ use paho_mqtt_redis::{
     Instrumented, MemoryPersistence, MetricsServer, PersistenceMetrics, prometheus::Registry,
     render,
 };
-use statistics::Series;
-use table::{spread, two_places, whole};
+use testkit::statistics::Series;
+use testkit::table::{spread, two_places, whole};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

@@ -235,7 +235,7 @@ mod tests {
 
     #[cfg(not(feature = "tls"))]
     #[test]
-    fn tls_that_is_not_built_in_is_named() {
+    fn tls_url_without_feature_tls_is_named() {
         let error = Target::parse("rediss://host/")
             .map(drop)
             .expect_err("no TLS");

@@ -10,9 +10,9 @@ use crate::{
     rounds::Bench,
     stage::file_system,
     statistics::Series,
-    support::RedisServer,
     table::{self, median, whole},
 };
+use testkit::RedisServer;
 
 /// How Redis writes its append-only file.
 const POLICIES: [(&str, &[&str]); 3] = [

@@ -5,9 +5,9 @@ use crate::{
     contender::{Store, Transport},
     job::{Load, Work},
     rounds::Bench,
-    support::RedisServer,
     table::{self, spread, three_places, whole},
 };
+use testkit::RedisServer;
 
 const WORKS: [(Work, &str); 2] = [(Work::Publish, "up"), (Work::PublishBesideOutage, "down")];
 

@@ -1,0 +1,48 @@
+//! Programs that a test starts and may kill: those of this crate, the examples, and tests that run themselves once more.
+
+use std::{
+    env,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// One of the programs in `main.rs`.
+pub fn program(name: &str) -> Command {
+    let mut command = Command::new(built("testkit"));
+    command.arg(name);
+    command
+}
+
+/// An example of the library.
+pub fn example(name: &str) -> PathBuf {
+    built(&format!("examples/{name}"))
+}
+
+/// The ignored test `name` of the module that calls, in a process of its own; pass `module_path!()`.
+pub fn ignored_test(module: &str, name: &str) -> Command {
+    let test = match module.split_once("::") {
+        Some((_, module)) => format!("{module}::{name}"),
+        None => name.to_owned(),
+    };
+    let mut command = Command::new(env::current_exe().expect("the test's own path"));
+    command.args(["--exact", &test, "--ignored", "--nocapture"]);
+    command
+}
+
+/// What cargo built beside the running test or program.
+fn built(name: &str) -> PathBuf {
+    let own = env::current_exe().expect("the program's own path");
+    let folder = own.parent().expect("a file is in a folder");
+    let target = if folder.ends_with("deps") || folder.ends_with("examples") {
+        folder.parent().expect("a target folder")
+    } else {
+        folder
+    };
+    let path = target.join(name);
+    assert!(
+        Path::exists(&path),
+        "{} is missing: `cargo build --workspace --examples --bins` builds it",
+        path.display()
+    );
+    path
+}

@@ -1,0 +1,36 @@
+//! The agent of a device, with the configuration that `dashboards/provisioning/` has for it.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::{Prometheus, rules::yaml};
+
+/// What it brings to the central Prometheus.
+pub const PASSWORD: &str = "U*U";
+
+/// Starts one that scrapes `device` and writes to a port of this machine, changed where its configuration says so.
+pub fn start(dir: &TempDir, interval: Duration, device: &str, central: u16) -> Prometheus {
+    let mut config = yaml("provisioning/agent/prometheus-agent.yml");
+    let interval = format!("{}ms", interval.as_millis());
+    config["global"]["scrape_interval"] = json!(interval);
+    config["global"]["scrape_timeout"] = json!(interval);
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = json!([device]);
+    let write = &mut config["remote_write"][0];
+    write["url"] = json!(format!("http://127.0.0.1:{central}/api/v1/write"));
+    let password = dir.path().join("password");
+    fs::write(&password, PASSWORD).expect("can be written");
+    write["basic_auth"]["password_file"] = json!(password);
+    // Half a minute is long for a test. What is scraped goes at once, as it does where scrapes are farther apart.
+    write["queue_config"]["max_backoff"] = json!("1s");
+    write["queue_config"]["batch_send_deadline"] = json!("100ms");
+    Prometheus::agent(&written(dir, "agent.yml", &config))
+}
+
+/// Writes a configuration: YAML, of which JSON is a part.
+pub fn written(dir: &TempDir, name: &str, config: &Value) -> PathBuf {
+    let path = dir.path().join(name);
+    fs::write(&path, config.to_string()).expect("can be written");
+    path
+}

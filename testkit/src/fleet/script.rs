@@ -1,0 +1,177 @@
+//! What `scripts/fleet` does: a fleet with outages, what a Prometheus takes for it, and whether the alerts are right.
+
+use std::{
+    fmt, thread,
+    time::{Duration, Instant},
+};
+
+use super::{
+    Fleet,
+    looking::{EVALUATION_INTERVAL, Observer, SCRAPE_INTERVAL, median, panels, timed},
+};
+use crate::{eventually, resident};
+
+/// How often each panel is asked.
+const TIMES: usize = 21;
+/// Between two messages of a device.
+const PAUSE: Duration = Duration::from_secs(1);
+/// What the boards show by default.
+const SHOWN: Duration = Duration::from_secs(3600);
+
+pub struct Plan {
+    pub devices: usize,
+    pub is_lean: bool,
+    pub factor: u32,
+}
+
+/// What it took.
+pub struct Outcome {
+    devices: usize,
+    is_lean: bool,
+    series: u64,
+    samples_a_scrape: f64,
+    scraped: Duration,
+    evaluation: Duration,
+    longest_evaluation: Duration,
+    /// The slowest panel, and how long all of them take.
+    slowest: (Duration, String),
+    all: Duration,
+    resident: usize,
+}
+
+/// Tells of each step.
+pub fn run(plan: &Plan, mut tell: impl FnMut(&str)) -> Outcome {
+    let fleet = Fleet::start(plan.devices, plan.is_lean, PAUSE);
+    let observer = Observer::start(&fleet.targets, plan.factor);
+    let prometheus = &observer.prometheus;
+    let shorter = |time: Duration| time / plan.factor;
+    // What takes longest: an alert that holds for half an hour.
+    let limit = shorter(Duration::from_secs(3600)) + Duration::from_secs(60);
+    let started = Instant::now();
+    eventually(limit, "all devices are scraped", || {
+        let up = prometheus.value("sum(up)")?;
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let all = plan.devices as f64;
+        (up >= all).then_some(())
+    });
+    tell(&format!("{} devices are scraped", plan.devices));
+
+    let outages = fleet.begin_outages(1);
+    eventually(
+        limit,
+        "alerts fire for the devices that they should",
+        || {
+            let devices = observer.of_devices();
+            let right = devices.get("MqttPersistenceStoreDown") == Some(&outages.stores)
+                && devices.get("MqttPersistenceBacklogOld") == Some(&outages.links)
+                && devices.get("MqttPersistenceBacklogGrowing") == Some(&outages.links);
+            let fleet = observer.of_fleet();
+            let of_fleet = ["FleetStoresFailing", "FleetBacklogOld"];
+            let right = right
+                && of_fleet
+                    .iter()
+                    .all(|name| fleet.contains(&format!("MqttPersistence{name}")));
+            right.then_some(())
+        },
+    );
+    for name in observer.of_devices().into_values().flatten() {
+        let is_in_trouble = outages.stores.contains(&name) || outages.links.contains(&name);
+        assert!(is_in_trouble, "an alert about {name}, which is well");
+    }
+    tell(&format!(
+        "alerts fire for {} stores that are down and {} backlogs, and for no other device",
+        outages.stores.len(),
+        outages.links.len()
+    ));
+
+    // The boards are full then.
+    thread::sleep(shorter(SHOWN).saturating_sub(started.elapsed()));
+    let outcome = measure(plan, &observer, started.elapsed().min(shorter(SHOWN)));
+
+    fleet.end_outages();
+    eventually(limit, "the alerts resolve", || {
+        (observer.of_devices().is_empty() && observer.of_fleet().is_empty()).then_some(())
+    });
+    tell("all alerts have resolved");
+    outcome
+}
+
+fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
+    let prometheus = &observer.prometheus;
+    let mut evaluations = Vec::new();
+    for _ in 0..TIMES {
+        evaluations.push(observer.evaluation_time());
+        thread::sleep(EVALUATION_INTERVAL / plan.factor);
+    }
+    let mut slowest = (Duration::ZERO, String::new());
+    let mut all = Duration::ZERO;
+    for (panel, queries) in panels() {
+        let times = (0..TIMES).map(|_| timed(|| observer.ask(&queries, last)).0);
+        let time = median(times.collect());
+        all += time;
+        if time > slowest.0 {
+            slowest = (time, panel);
+        }
+    }
+    let head = prometheus.get("status/tsdb");
+    Outcome {
+        devices: plan.devices,
+        is_lean: plan.is_lean,
+        series: head["data"]["headStats"]["numSeries"]
+            .as_u64()
+            .expect("a number"),
+        samples_a_scrape: prometheus
+            .value("avg(scrape_samples_scraped)")
+            .expect("a scrape"),
+        scraped: Duration::from_secs_f64(
+            prometheus
+                .value("avg(scrape_duration_seconds)")
+                .expect("a scrape"),
+        ),
+        evaluation: median(evaluations.clone()),
+        longest_evaluation: evaluations.into_iter().max().expect("one"),
+        slowest,
+        all,
+        resident: resident(prometheus.pid()).expect("it runs"),
+    }
+}
+
+/// The heading of the table.
+pub const HEADING: &str = "\
+| devices | profile | series of each | series in all | samples/s | a scrape | rules, median | rules, longest | of their interval | \
+slowest panel, median | which | all panels | resident |
+|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|";
+
+/// A row of it, as Markdown.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            devices,
+            is_lean,
+            series,
+            samples_a_scrape,
+            scraped,
+            evaluation,
+            longest_evaluation,
+            slowest: (slowest, panel),
+            all,
+            resident,
+        } = self;
+        let profile = if *is_lean { "lean" } else { "full" };
+        #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
+        let a_second = samples_a_scrape * *devices as f64 / SCRAPE_INTERVAL.as_secs_f64();
+        let milliseconds = |time: &Duration| format!("{:.1} ms", time.as_secs_f64() * 1000.0);
+        let share = longest_evaluation.as_secs_f64() / EVALUATION_INTERVAL.as_secs_f64();
+        write!(
+            f,
+            "| {devices} | {profile} | {samples_a_scrape:.0} | {series} | {a_second:.0} | {} | {} | {} | {:.2} % | {} | {panel} | {} | {} MB |",
+            milliseconds(scraped),
+            milliseconds(evaluation),
+            milliseconds(longest_evaluation),
+            share * 100.0,
+            milliseconds(slowest),
+            milliseconds(all),
+            resident / 1_000_000,
+        )
+    }
+}

@@ -1,0 +1,99 @@
+//! The rules for Prometheus as a model, and copies of them whose times are shorter.
+
+use std::{collections::BTreeSet, path::Path, process::Command};
+
+use paho_mqtt_redis::prometheus::proto::MetricFamily;
+use serde_json::Value;
+
+use super::dashboard::{array, read, text};
+
+/// The files of rules, below `dashboards/`.
+pub const FILES: [&str; 2] = [
+    "rules/mqtt-persistence.recording.yml",
+    "rules/mqtt-persistence.alerts.yml",
+];
+
+/// The rules of all files, as Prometheus reads them.
+pub fn load() -> Vec<Value> {
+    let mut rules = Vec::new();
+    for file in FILES {
+        for group in array(&yaml(file)["groups"]) {
+            rules.extend(array(&group["rules"]).iter().cloned());
+        }
+    }
+    assert!(!rules.is_empty(), "no rules");
+    rules
+}
+
+/// The alerts among them; one name can have several severities.
+pub fn alerts() -> Vec<Value> {
+    let rules = load().into_iter();
+    rules.filter(|rule| rule["alert"].is_string()).collect()
+}
+
+/// The names that the recording rules give.
+pub fn recorded() -> BTreeSet<String> {
+    let rules = load();
+    let names = rules.iter().filter_map(|rule| rule["record"].as_str());
+    names.map(str::to_owned).collect()
+}
+
+/// A file of YAML below `dashboards/`.
+pub fn yaml(file: &str) -> Value {
+    serde_norway::from_str(&read(file)).unwrap_or_else(|error| panic!("dashboards/{file}: {error}"))
+}
+
+/// What the code registers, with the lean profile or without, for one client.
+pub fn families(is_lean: bool) -> Vec<MetricFamily> {
+    use paho_mqtt::ClientPersistence;
+    use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
+
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::builder();
+    let metrics = if is_lean { metrics.lean() } else { metrics };
+    let metrics = metrics.register(&registry).expect("registers");
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("id", "uri").expect("opens");
+    registry.gather()
+}
+
+/// The names of the series that the code registers, each with that of its family.
+pub fn registered() -> BTreeSet<(String, String)> {
+    use paho_mqtt_redis::prometheus::proto::MetricType;
+
+    let mut names = BTreeSet::new();
+    for family in families(false) {
+        let name = family.name();
+        let suffixes: &[&str] = match family.get_field_type() {
+            MetricType::HISTOGRAM => &["_bucket", "_sum", "_count"],
+            _ => &[""],
+        };
+        for suffix in suffixes {
+            names.insert((format!("{name}{suffix}"), name.to_owned()));
+        }
+    }
+    names
+}
+
+/// Copies the rules into `folder` with all times divided by `factor`, as `scripts/shorten-rules` does.
+pub fn shorten(factor: u32, folder: &Path) {
+    let script = crate::repository().join("scripts/shorten-rules");
+    let output = Command::new(script)
+        .arg(factor.to_string())
+        .arg(folder)
+        .output()
+        .expect("scripts/shorten-rules runs");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// The name of an alert or of a recorded series.
+pub fn name(rule: &Value) -> &str {
+    match &rule["alert"] {
+        Value::Null => text(&rule["record"]),
+        alert => text(alert),
+    }
+}

@@ -1,0 +1,146 @@
+//! The servers that the other tests rely on start, answer, come back and end.
+
+use std::{panic, path::Path, time::Duration};
+
+use crate::{
+    LIMIT, Mosquitto, Prometheus, RedisServer, Subscriber, eventually, http_get,
+    promtool_check_metrics,
+};
+use paho_mqtt as mqtt;
+use redis::TypedCommands;
+
+/// Whether a process exists. One that was dropped has been waited for, so that it is not even a zombie.
+fn exists(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
+}
+
+fn publish(broker: &Mosquitto, topic: &str, payload: &str) {
+    let create = mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker.url())
+        .persistence(mqtt::PersistenceType::None)
+        .finalize();
+    let client = mqtt::Client::new(create).unwrap();
+    client.connect(None).unwrap();
+    client
+        .publish(mqtt::Message::new(topic, payload, 1))
+        .unwrap();
+    client.disconnect(None).unwrap();
+}
+
+fn received(topic: &str, payload: &str) -> (String, Vec<u8>) {
+    (topic.to_owned(), payload.as_bytes().to_vec())
+}
+
+#[test]
+fn redis_keeps_a_value_until_it_is_restarted() {
+    let mut redis = RedisServer::tcp();
+    redis.connection().set("key", "value").unwrap();
+    let mut tcp = redis::Client::open(redis.tcp_url())
+        .and_then(|client| client.get_connection())
+        .unwrap();
+    assert_eq!(tcp.get("key").unwrap().as_deref(), Some("value"));
+
+    redis.restart();
+    assert_eq!(redis.connection().get("key").unwrap(), None);
+
+    let pid = redis.pid();
+    drop(redis);
+    assert!(!exists(pid));
+}
+
+#[test]
+fn redis_takes_further_arguments() {
+    let redis = RedisServer::with(&["--requirepass", "x"]);
+    let error = redis.connection().get("key").unwrap_err();
+    assert_eq!(error.code(), Some("NOAUTH"));
+}
+
+#[test]
+fn a_paused_redis_answers_when_it_is_resumed() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    redis.pause();
+    connection
+        .set_read_timeout(Some(Duration::from_millis(50)))
+        .unwrap();
+    assert!(connection.ping().unwrap_err().is_timeout());
+    redis.resume();
+    redis.connection().ping().unwrap();
+}
+
+#[test]
+fn a_subscriber_receives_what_was_published_before_it_was_back() {
+    let mut broker = Mosquitto::start();
+    let subscriber = Subscriber::start(&broker.url(), "a/#", 1);
+    publish(&broker, "a/b", "one");
+    let one = [received("a/b", "one")];
+    assert_eq!(subscriber.wait_for(1, LIMIT), one);
+
+    broker.stop();
+    broker.restart();
+    publish(&broker, "a/c", "two");
+    let [one] = one;
+    let both = [one, received("a/c", "two")];
+    assert_eq!(subscriber.wait_for(2, LIMIT), both);
+
+    let pid = broker.pid();
+    drop(broker);
+    assert!(!exists(pid));
+}
+
+#[test]
+fn a_subscriber_subscribes_again_when_the_broker_has_forgotten_it() {
+    let mut broker = Mosquitto::start();
+    let subscriber = Subscriber::start(&broker.url(), "a/#", 1);
+    broker.kill();
+    broker.restart();
+    eventually(LIMIT, "a message after the broker was killed", || {
+        publish(&broker, "a/b", "one");
+        subscriber.messages().pop()
+    });
+    assert_eq!(subscriber.messages()[0], received("a/b", "one"));
+}
+
+#[test]
+fn prometheus_scrapes_prometheus() {
+    let scraped = Prometheus::scraping(&[]);
+    let target = scraped.address();
+    let prometheus = Prometheus::scraping(&[&target]);
+    let up = format!(r#"up{{job="device",instance="{target}"}}"#);
+    let value = eventually(LIMIT, &up, || prometheus.value(&up));
+    assert!((value - 1.0).abs() < f64::EPSILON, "{up} is {value}");
+    assert_eq!(prometheus.value("nothing_of_the_kind"), None);
+
+    let (status, headers, body) = http_get(&target, "/metrics");
+    assert_eq!(status, 200);
+    assert!(headers.iter().any(|(name, _)| name == "content-type"));
+    assert!(body.contains("\nprometheus_build_info{"));
+
+    let pids = [scraped.pid(), prometheus.pid()];
+    drop((scraped, prometheus));
+    assert!(!pids.into_iter().any(exists));
+}
+
+#[test]
+fn promtool_finds_fault_with_metrics() {
+    let good = "# HELP a_total A.\n# TYPE a_total counter\na_total 1\n";
+    assert_eq!(promtool_check_metrics(good), Ok(()));
+    let without_help = "# TYPE a_total counter\na_total 1\n";
+    let fault = promtool_check_metrics(without_help).unwrap_err();
+    assert!(fault.contains("no help text"), "{fault}");
+    promtool_check_metrics("}{\n").unwrap_err();
+}
+
+#[test]
+fn a_server_ends_with_a_test_that_panics() {
+    let redis = RedisServer::start();
+    let pid = redis.pid();
+    assert!(exists(pid));
+    let test = panic::AssertUnwindSafe(|| {
+        let _redis = redis;
+        // Unlike a panic, it prints nothing.
+        panic::resume_unwind(Box::new("a failing test"));
+    });
+    panic::catch_unwind(test).unwrap_err();
+    assert!(!exists(pid));
+}

@@ -1,0 +1,7 @@
+//! A message that `publish` accepted arrives, and at QoS 2 arrives once, however the program ends.
+
+mod crash_table;
+mod dying_program;
+mod killed_device;
+mod random_kills;
+mod restore;

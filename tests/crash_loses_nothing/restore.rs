@@ -1,0 +1,347 @@
+//! What waited comes back whole and in its order, whatever happens while it is read.
+
+use std::time::Duration;
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::RedisPersistence;
+use redis::Commands;
+use testkit::{
+    LIMIT, Mosquitto, RedisServer, Subscriber, eventually, log::Log, publish_command, record,
+};
+
+const TOPIC: &str = "readings";
+
+fn hash(broker: &Mosquitto) -> String {
+    format!("device:127.0.0.1:{}", broker.port())
+}
+
+fn persistence(redis: &RedisServer) -> RedisPersistence {
+    let options = RedisPersistence::builder().url(redis.url());
+    options.build().expect("a valid URL")
+}
+
+fn client(
+    redis: &RedisServer,
+    broker: &Mosquitto,
+    version: u32,
+) -> mqtt::Result<mqtt::AsyncClient> {
+    mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker.url())
+        .client_id("device")
+        .mqtt_version(version)
+        .max_buffered_messages(100_000)
+        .send_while_disconnected(true)
+        .allow_disconnected_send_at_anytime(true)
+        .user_persistence(persistence(redis))
+        .create_client()
+}
+
+fn connect(client: &mqtt::AsyncClient) {
+    let options = mqtt::ConnectOptionsBuilder::with_mqtt_version(mqtt::MQTT_VERSION_3_1_1)
+        .clean_session(false)
+        .finalize();
+    client.connect(options).wait_for(LIMIT).expect("connects");
+}
+
+/// Waits until so many messages have arrived, and gives the numbers in their payloads.
+fn arrived(subscriber: &Subscriber, count: usize, limit: Duration) -> Vec<usize> {
+    let messages = eventually(limit, "all messages arrive", || {
+        let messages = subscriber.messages();
+        (messages.len() >= count).then_some(messages)
+    });
+    let number = |payload: &[u8]| String::from_utf8_lossy(payload).parse().expect("a number");
+    messages
+        .iter()
+        .map(|(_, payload)| number(payload))
+        .collect()
+}
+
+/// Fills the hash with commands as Paho would have written them, from this number on.
+fn fill(redis: &RedisServer, hash: &str, first: usize, count: usize, qos: i32) {
+    let mut connection = redis.connection();
+    for batch in (0..count).collect::<Vec<_>>().chunks(1_000) {
+        let mut pipeline = redis::pipe();
+        for message in batch {
+            let key = format!("c-{}", (first + message) % 1_000_000);
+            let id = i32::try_from(message % 65_535 + 1).expect("a packet id");
+            let value = publish_command(id, qos, TOPIC, message.to_string().as_bytes());
+            pipeline.hset(hash, key, value).ignore();
+        }
+        pipeline.exec(&mut connection).expect("filled");
+    }
+}
+
+#[test]
+fn sixty_thousand_messages_come_back_in_their_order_also_over_the_wrap() {
+    const COUNT: usize = 60_000;
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let subscriber = Subscriber::start(&broker.url(), TOPIC, 0);
+    fill(&redis, &hash(&broker), 970_000, COUNT, 0);
+    let client = client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created");
+    connect(&client);
+    let numbers = arrived(&subscriber, COUNT, Duration::from_secs(120));
+    assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>());
+    eventually(LIMIT, "nothing is left", || {
+        let left: usize = redis.connection().hlen(hash(&broker)).expect("HLEN");
+        (left == 0).then_some(())
+    });
+}
+
+#[test]
+fn what_is_published_after_a_restart_over_the_wrap_takes_no_number_in_use() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let subscriber = Subscriber::start(&broker.url(), TOPIC, 0);
+    fill(&redis, &hash(&broker), 999_998, 4, 1);
+    let client = client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created");
+    for message in 4..8 {
+        client
+            .try_publish(mqtt::Message::new(TOPIC, message.to_string(), mqtt::QOS_1))
+            .expect("accepted");
+    }
+    let waiting: usize = redis.connection().hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(waiting, 8);
+    connect(&client);
+    assert_eq!(arrived(&subscriber, 8, LIMIT), (0..8).collect::<Vec<_>>());
+}
+
+/// With MQTT 5 and no session expiry, Paho deletes what is in flight when such a client is dropped.
+#[test]
+fn a_client_that_is_created_and_dropped_loses_nothing() {
+    for version in [mqtt::MQTT_VERSION_3_1_1, mqtt::MQTT_VERSION_5] {
+        let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+        let keys = if version == mqtt::MQTT_VERSION_5 {
+            ["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4"]
+        } else {
+            ["c-1", "s-2", "s-3", "sc-3", "r-4"]
+        };
+        let mut connection = redis.connection();
+        for key in keys {
+            let _: () = connection
+                .hset(hash(&broker), key, record(key, b"x"))
+                .expect("HSET");
+        }
+        for _ in 0..3 {
+            drop(client(&redis, &broker, version).expect("created"));
+        }
+        let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
+        assert_eq!(left, keys.len(), "{version}");
+    }
+}
+
+/// A persistence whose n-th call fails, be it `get` or `keys`, which Redis answers from memory by then.
+struct Faulty {
+    inner: RedisPersistence,
+    calls_before: usize,
+}
+
+impl Faulty {
+    fn may_go_on(&mut self) -> mqtt::Result<()> {
+        let left = self.calls_before.checked_sub(1);
+        self.calls_before = left.unwrap_or(usize::MAX);
+        left.map(drop).ok_or(mqtt::Error::PersistenceError)
+    }
+}
+
+impl mqtt::ClientPersistence for Faulty {
+    fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+        self.inner.open(client_id, server_uri)
+    }
+
+    fn close(&mut self) -> mqtt::Result<()> {
+        self.inner.close()
+    }
+
+    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+        self.inner.put(key, buffers)
+    }
+
+    fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+        self.may_go_on()?;
+        self.inner.get(key)
+    }
+
+    fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+        self.inner.remove(key)
+    }
+
+    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+        self.may_go_on()?;
+        self.inner.keys()
+    }
+
+    fn clear(&mut self) -> mqtt::Result<()> {
+        self.inner.clear()
+    }
+
+    fn contains_key(&mut self, key: &str) -> bool {
+        self.inner.contains_key(key)
+    }
+}
+
+/// With the defaults of MQTT 5, Paho deletes what it has read so far when it could not read the rest, and gives new messages
+/// the numbers of those that it has not read.
+#[test]
+fn an_error_at_any_call_while_restoring_loses_nothing() {
+    let keys = ["c5-1", "c5-2", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"];
+    // Three lists, and each record once; then nothing fails any more.
+    let calls = 3 + keys.len();
+    for calls_before in 0..=calls {
+        let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+        let mut connection = redis.connection();
+        for key in keys {
+            let _: () = connection
+                .hset(hash(&broker), key, record(key, b"x"))
+                .expect("HSET");
+        }
+        let created = mqtt::CreateOptionsBuilder::new()
+            .server_uri(broker.url())
+            .client_id("device")
+            .send_while_disconnected(true)
+            .allow_disconnected_send_at_anytime(true)
+            .user_persistence(Faulty {
+                inner: persistence(&redis),
+                calls_before,
+            })
+            .create_client();
+        let mut published = 0;
+        if let Ok(client) = &created {
+            for _ in 0..3 {
+                client
+                    .try_publish(mqtt::Message::new(TOPIC, "new", mqtt::QOS_1))
+                    .expect("accepted");
+                published += 1;
+            }
+        }
+        assert!(created.is_ok() || calls_before < calls);
+        drop(created);
+        let values: Vec<Vec<u8>> = connection.hvals(hash(&broker)).expect("HVALS");
+        assert_eq!(values.len(), keys.len() + published, "{calls_before}");
+        for key in keys {
+            assert!(values.contains(&record(key, b"x")), "{calls_before}: {key}");
+        }
+    }
+}
+
+/// Paho gives up at once where it is to read a record of MQTT 5 with a client that was created for 3.1.1.
+#[test]
+fn a_client_of_the_wrong_version_loses_nothing() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let mut connection = redis.connection();
+    for key in ["s-9", "s5-5", "s-2", "c-1"] {
+        let _: () = connection
+            .hset(hash(&broker), key, record(key, b"x"))
+            .expect("HSET");
+    }
+    client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1)
+        .map(drop)
+        .expect_err("refused");
+    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(left, 4);
+}
+
+#[test]
+fn the_log_names_what_cannot_be_read_and_the_cure_for_a_wrong_version() {
+    for (key, damaged, created_for, connected_as) in [
+        ("s-2", "c-7", mqtt::MQTT_VERSION_5, "3.1.1"),
+        ("s5-2", "c5-7", mqtt::MQTT_VERSION_3_1_1, "5"),
+        ("r5-2", "c5-7", mqtt::MQTT_VERSION_3_1_1, "5"),
+    ] {
+        let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+        let mut connection = redis.connection();
+        let _: () = connection
+            .hset(hash(&broker), key, record(key, b"x"))
+            .expect("HSET");
+        let _: () = connection
+            .hset(hash(&broker), damaged, "damaged")
+            .expect("HSET");
+        let log = Log::default();
+        log.during(|| drop(client(&redis, &broker, created_for)));
+        let text = log.text();
+        let told: Vec<&str> = text.lines().filter(|line| line.contains("WARN")).collect();
+        let [unreadable, version] = told[..] else {
+            panic!("{text}");
+        };
+        assert!(
+            unreadable.contains("set aside") && unreadable.contains(damaged),
+            "{text}"
+        );
+        assert!(
+            version.contains(&format!("records of MQTT {connected_as}")),
+            "{text}"
+        );
+        assert!(
+            version.contains("CreateOptionsBuilder::mqtt_version"),
+            "{text}"
+        );
+        for line in told {
+            assert!(line.contains(r#"messaging.client.id="device""#), "{text}");
+        }
+        let aside: Vec<String> = connection
+            .hkeys(format!("{}:quarantine", hash(&broker)))
+            .expect("HKEYS");
+        assert_eq!(aside, [damaged]);
+    }
+}
+
+#[test]
+fn a_publish_that_is_there_in_both_versions_is_handed_over_once() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let mut connection = redis.connection();
+    for (key, payload) in [("s-1", b"x"), ("s5-1", b"x"), ("s-2", b"x"), ("s5-2", b"y")] {
+        let _: () = connection
+            .hset(hash(&broker), key, record(key, payload))
+            .expect("HSET");
+    }
+    drop(client(&redis, &broker, mqtt::MQTT_VERSION_5).expect("created"));
+    let mut left: Vec<String> = connection.hkeys(hash(&broker)).expect("HKEYS");
+    left.sort_unstable();
+    // Two messages that are not the same stay, whatever Paho makes of them.
+    assert_eq!(left, ["s-2", "s5-1", "s5-2"]);
+}
+
+#[test]
+fn a_backlog_of_large_messages_is_read_in_parts_that_fit_the_time() {
+    const COUNT: usize = 80;
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let mut connection = redis.connection();
+    let payload = vec![b'x'; 4 * 1024 * 1024];
+    for number in 1..=COUNT {
+        let id = i32::try_from(number).expect("small");
+        let value = publish_command(id, 1, TOPIC, &payload);
+        let _: () = connection
+            .hset(hash(&broker), format!("c-{number}"), value)
+            .expect("HSET");
+    }
+    let created = mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker.url())
+        .client_id("device")
+        .mqtt_version(mqtt::MQTT_VERSION_3_1_1)
+        .user_persistence(persistence(&redis))
+        .create_client();
+    drop(created.expect("created"));
+    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(left, COUNT);
+}
+
+#[test]
+fn a_full_redis_whose_numbers_have_come_round_is_opened_as_it_is() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    fill(&redis, &hash(&broker), 999_998, 4, 1);
+    let mut connection = redis.connection();
+    let _: () = connection
+        .hset(hash(&broker), "s-7", "damaged")
+        .expect("HSET");
+    redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory", "1"])
+        .exec(&mut connection)
+        .expect("full");
+    let log = Log::default();
+    log.during(|| drop(client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created")));
+    assert!(
+        log.text().contains("some stay where they are"),
+        "{}",
+        log.text()
+    );
+    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(left, 5);
+}

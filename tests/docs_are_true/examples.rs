@@ -1,0 +1,274 @@
+//! The examples do what they say, also with what they cannot use.
+
+use std::{
+    net::TcpListener,
+    process::{Command, Output},
+};
+
+use testkit::{LIMIT, Mosquitto, RedisServer, Server, Subscriber, child::example, device::Device};
+
+fn device(options: &[&str]) -> Output {
+    Command::new(example("device"))
+        .args(options)
+        .output()
+        .expect("the device runs")
+}
+
+/// The exit code, and what was said about it on standard error.
+fn refused(options: &[&str]) -> (Option<i32>, String) {
+    let output = device(options);
+    (
+        output.status.code(),
+        String::from_utf8(output.stderr).expect("text"),
+    )
+}
+
+#[test]
+fn publish_publishes() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let subscriber = Subscriber::start(&broker.url(), "example/#", 1);
+    let output = Command::new(example("publish"))
+        .args([broker.url(), redis.url()])
+        .output()
+        .expect("the program runs");
+    assert!(output.status.success(), "{output:?}");
+    let messages = subscriber.wait_for(1, LIMIT);
+    assert_eq!(
+        messages,
+        [("example/readings".to_owned(), b"21.5".to_vec())]
+    );
+}
+
+#[test]
+fn the_device_explains_itself() {
+    let output = device(&["--help"]);
+    assert_eq!(output.status.code(), Some(0));
+    let help = String::from_utf8(output.stdout).expect("text");
+    for word in [
+        "--broker",
+        "--redis",
+        "--key-prefix",
+        "--qos",
+        "--mqtt",
+        "--log",
+        "RUST_LOG",
+        "Exit codes",
+        "130",
+    ] {
+        assert!(help.contains(word), "{word}");
+    }
+    let version = String::from_utf8(device(&["--version"]).stdout).expect("text");
+    assert!(version.contains(&testkit::version()), "{version}");
+}
+
+#[test]
+fn a_wrong_option_ends_the_device_with_2_and_is_named() {
+    for (options, named) in [
+        (&["--nonsense"][..], "--nonsense"),
+        (&["--qos"], "--qos"),
+        (&["--qos", "3"], "--qos"),
+        (&["--mqtt", "4"], "--mqtt"),
+        (&["--rate", "0"], "--rate"),
+        (&["--rate", "fast"], "--rate"),
+        (&["--payload", "-1"], "--payload"),
+        (&["--listen", "9464"], "--listen"),
+        (&["--listen-token"], "--listen-token"),
+        (
+            &["--listen-token", "/nonexistent/token"],
+            "/nonexistent/token",
+        ),
+        (&["--broker", "localhost"], "--broker"),
+        (&["--topic", "a/#"], "--topic"),
+        (&["--listen", "none", "--redis", "localhost"], "--redis"),
+        (&["--log", "xml"], "--log"),
+        (&["--key-prefix", ""], "--key-prefix"),
+    ] {
+        let (code, text) = refused(options);
+        assert_eq!(code, Some(2), "{options:?}: {text}");
+        assert!(text.contains(named), "{options:?}: {text}");
+    }
+}
+
+#[test]
+fn no_redis_ends_the_device_with_3_and_says_where() {
+    let missing = "unix:///nonexistent/redis.sock";
+    let (code, text) = refused(&["--redis", missing, "--listen", "none"]);
+    assert_eq!(code, Some(3), "{text}");
+    assert!(
+        text.contains(missing) && text.contains("No such file"),
+        "{text}"
+    );
+}
+
+#[test]
+fn the_end_of_a_device_that_logs_json_is_json_too() {
+    let missing = "unix:///nonexistent/redis.sock";
+    let options = ["--redis", missing, "--listen", "none", "--log", "json"];
+    let (code, text) = refused(&options);
+    assert_eq!(code, Some(3), "{text}");
+    let lines: Vec<serde_json::Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|_| panic!("not JSON: {line}")))
+        .collect();
+    let last = lines.last().expect("a line");
+    assert_eq!(last["level"], "ERROR", "{text}");
+    assert_eq!(last["fields"]["exit_code"], 3, "{text}");
+    let message = last["fields"]["message"].as_str().expect("a message");
+    assert!(message.contains(missing), "{message}");
+
+    // A log that is switched off must not swallow it.
+    let output = Command::new(example("device"))
+        .args(options)
+        .env("RUST_LOG", "off")
+        .output()
+        .expect("the device runs");
+    let text = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        text.starts_with("device: ") && text.contains(missing),
+        "{text}"
+    );
+}
+
+/// A device that has accepted one reading and ended, without a broker.
+fn one_reading(redis: &RedisServer, more: &[&str]) -> Server {
+    let options = ["--listen", "none", "--count", "1", "--stop-timeout", "0"];
+    let device = Device::new("mqtt://127.0.0.1:1", &redis.url(), &options);
+    let mut run = device.start(more);
+    assert!(run.wait().success(), "{}", run.log());
+    run
+}
+
+#[test]
+fn by_default_the_log_has_no_line_for_the_end_of_a_span() {
+    let redis = RedisServer::start();
+    let run = one_reading(&redis, &["--log", "json"]);
+    let log = testkit::eventually(LIMIT, "the log is whole", || {
+        let log = run.log();
+        log.contains("\nstopped").then_some(log)
+    });
+    assert!(log.contains("the persistence is open"), "{log}");
+    assert!(!log.contains(r#""message":"close""#), "{log}");
+}
+
+#[test]
+fn the_device_keeps_its_records_under_the_prefix() {
+    let redis = RedisServer::start();
+    one_reading(&redis, &["--key-prefix", "mqtt:"]);
+    let keys: Vec<String> = redis::cmd("KEYS")
+        .arg("*")
+        .query(&mut redis.connection())
+        .expect("KEYS");
+    assert_eq!(keys, ["mqtt:example-device:127.0.0.1:1"]);
+}
+
+/// What the device says where its metrics are, without their path.
+fn address_of(run: &Server) -> String {
+    testkit::eventually(LIMIT, "the device says where its metrics are", || {
+        let log = run.log();
+        let line = log
+            .lines()
+            .find_map(|line| line.strip_prefix("metrics at "))?;
+        Some(line.trim_end_matches("/metrics").to_owned())
+    })
+}
+
+#[test]
+fn the_device_serves_its_metrics_over_tls_to_those_who_bring_the_token() {
+    use std::fs;
+    use testkit::{
+        Prometheus,
+        certificates::{make_authority, make_certificate},
+    };
+
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    make_authority(folder.path(), "authority");
+    make_certificate(folder.path(), "authority", "server");
+    let read = |name: &str| fs::read_to_string(file(name)).expect("a file");
+    fs::write(file("device.pem"), read("server.crt") + &read("server.key")).expect("written");
+    fs::write(file("token"), "t0ken\n").expect("written");
+    let redis = RedisServer::start();
+    let (token, pem) = (file("token"), file("device.pem"));
+    let options = [
+        "--listen",
+        "127.0.0.1:0",
+        "--listen-token",
+        &token,
+        "--listen-tls",
+        &pem,
+    ];
+    let device = Device::new("mqtt://127.0.0.1:1", &redis.url(), &options);
+    let run = device.start(&[]);
+    let address = address_of(&run);
+    let target = address.strip_prefix("https://").expect("TLS");
+
+    // As the README has it.
+    let readme = include_str!("../../README.md");
+    let (_, config) = readme
+        .split_once("```yaml\nscrape_configs:")
+        .expect("a configuration");
+    let (config, _) = config.split_once("```").expect("its end");
+    let config = format!("scrape_configs:{config}")
+        .replace("device-1.example:9464", target)
+        .replace("/etc/prometheus/mqtt-devices.token", &token)
+        .replace("/etc/prometheus/mqtt-devices.crt", &file("authority.crt"));
+    fs::write(file("prometheus.yml"), config).expect("written");
+    let prometheus = Prometheus::configured(&folder.path().join("prometheus.yml"));
+    let up = "mqtt_persistence_store_up{client_id=\"example-device\"}";
+    let is_up = testkit::eventually(LIMIT, "it is scraped", || prometheus.value(up));
+    assert!(is_up > 0.0, "{}", run.log());
+}
+
+#[test]
+fn a_port_in_use_ends_the_device_with_4_and_is_named() {
+    let other = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = other.local_addr().expect("bound").to_string();
+    let (code, text) = refused(&["--listen", &address]);
+    assert_eq!(code, Some(4), "{text}");
+    assert!(text.contains(&address), "{text}");
+}
+
+#[test]
+fn each_call_is_a_line_of_json_when_asked_for() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let options = [
+        "--log", "json", "--listen", "none", "--count", "3", "--rate", "100",
+    ];
+    let device = Device::new(&broker.url(), &redis.url(), &options);
+    let mut run = device.start_with_log("paho_mqtt_redis=debug");
+    assert!(run.wait().success(), "{}", run.log());
+    let calls = testkit::eventually(LIMIT, "the calls are in the log", || {
+        let log = run.log();
+        let lines = log.lines().filter(|line| line.starts_with('{'));
+        let objects: Vec<serde_json::Value> = lines
+            .map(|line| serde_json::from_str(line).expect("JSON"))
+            .collect();
+        let of = |operation: &str| {
+            let named =
+                |object: &&serde_json::Value| object["span"]["db.operation.name"] == operation;
+            objects.iter().filter(named).count()
+        };
+        (of("put") >= 6 && of("close") >= 1).then_some(of("put"))
+    });
+    assert!(calls >= 6);
+}
+
+#[test]
+fn the_status_line_counts_what_was_published_and_acknowledged() {
+    let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+    let options = [
+        "--listen", "none", "--count", "25", "--rate", "500", "--qos", "2",
+    ];
+    let device = Device::new(&broker.url(), &redis.url(), &options);
+    let mut run = device.start(&[]);
+    assert!(run.wait().success(), "{}", run.log());
+    testkit::eventually(LIMIT, "the last status line is right", || {
+        let log = run.log();
+        let last = log
+            .lines()
+            .rev()
+            .find(|line| line.starts_with("published"))?;
+        last.starts_with("published 25, acknowledged 25, waiting 0, oldest 0.0 s, broker up")
+            .then_some(())
+    });
+}

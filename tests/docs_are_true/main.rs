@@ -1,0 +1,5 @@
+//! README, examples and units say what the code does.
+
+mod examples;
+mod readme;
+mod systemd;

@@ -1,0 +1,60 @@
+//! The units for systemd are what it understands, and start and stop in the right order.
+
+use std::{fs, path::Path, process::Command};
+
+const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/systemd");
+
+fn unit(name: &str) -> String {
+    fs::read_to_string(Path::new(FOLDER).join(name)).expect("a unit")
+}
+
+#[test]
+fn systemd_understands_the_units() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for name in ["mqtt-redis.service", "mqtt-device.service"] {
+        // What is to be installed there is none of a test's business.
+        let text = unit(name).replace("/usr/local/bin/device", "/bin/true");
+        fs::write(folder.path().join(name), text).expect("can be written");
+    }
+    let output = Command::new("systemd-analyze")
+        .args(["verify", "./mqtt-device.service", "./mqtt-redis.service"])
+        .current_dir(folder.path())
+        .output()
+        .expect("systemd-analyze of Debian's package systemd");
+    let said = String::from_utf8_lossy(&output.stderr);
+    // It speaks of what it would ignore, and yet succeeds.
+    assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn the_program_comes_after_redis_and_goes_before_it_and_not_with_it() {
+    let device = unit("mqtt-device.service");
+    let lines: Vec<&str> = device.lines().collect();
+    assert!(lines.contains(&"Wants=mqtt-redis.service"));
+    assert!(lines.contains(&"After=mqtt-redis.service network.target"));
+    assert!(!lines.iter().any(|line| line.starts_with("Requires=")));
+    // Without this it is started before Redis has loaded its data.
+    assert!(
+        unit("mqtt-redis.service")
+            .lines()
+            .any(|line| line == "Type=notify")
+    );
+}
+
+#[test]
+fn the_program_takes_the_options_of_its_unit() {
+    let device = unit("mqtt-device.service");
+    let command = device
+        .lines()
+        .find_map(|line| line.strip_prefix("ExecStart="));
+    let help = include_str!("../../examples/device/args.rs");
+    let options: Vec<&str> = command
+        .expect("it starts something")
+        .split(' ')
+        .filter(|word| word.starts_with("--"))
+        .collect();
+    assert!(!options.is_empty());
+    for option in options {
+        assert!(help.contains(&format!("  {option} ")), "{option}");
+    }
+}

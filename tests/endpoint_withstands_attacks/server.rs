@@ -1,0 +1,514 @@
+//! `/metrics` is served to whoever asks rightly, whoever does not is told so, and nobody can make the server wait without end, keep
+//! something without bound, or outlive the value that stands for it.
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Ipv6Addr, SocketAddr, TcpStream},
+    sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt_redis::{
+    MetricsServer, MetricsServerBuilder,
+    prometheus::{
+        Encoder, IntCounter, Registry, TextEncoder,
+        core::{Collector, Desc},
+        proto::MetricFamily,
+    },
+};
+use socket2::{Domain, Socket, Type};
+use testkit::{
+    HttpResponse, LIMIT, REQUEST, answer, answer_of, body, connected, eventually, header, http_get,
+    sent, status, try_http_get,
+};
+
+/// What a test on a busy machine may take beyond a limit of the server's.
+const SLACK: Duration = Duration::from_secs(2);
+
+const ANY: &str = "127.0.0.1:0";
+
+/// A registry with a counter at 7.
+fn registry() -> (Registry, IntCounter) {
+    let registry = Registry::new();
+    let counter = IntCounter::new("readings_total", "Readings that were published.").unwrap();
+    registry.register(Box::new(counter.clone())).unwrap();
+    counter.inc_by(7);
+    (registry, counter)
+}
+
+fn builder() -> MetricsServerBuilder {
+    MetricsServer::builder(registry().0)
+}
+
+#[test]
+fn the_page_is_what_the_registry_has_at_that_moment() {
+    let (registry, counter) = registry();
+    let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
+    for _ in 0..3 {
+        let (status, headers, body): HttpResponse = http_get(server.local_addr(), "/metrics");
+        assert_eq!(status, 200);
+        let content_type = headers.iter().find(|(name, _)| name == "content-type");
+        assert_eq!(
+            content_type.map(|(_, value)| value.as_str()),
+            Some("text/plain; version=0.0.4; charset=utf-8")
+        );
+        let mut expected = Vec::new();
+        TextEncoder::new()
+            .encode(&registry.gather(), &mut expected)
+            .unwrap();
+        assert_eq!(body.as_bytes(), expected);
+        assert!(body.contains(&format!("readings_total {}", counter.get())));
+        counter.inc();
+    }
+}
+
+#[test]
+fn an_answer_says_how_long_it_is_and_that_the_connection_closes() {
+    let server = builder().bind(ANY).unwrap();
+    let request = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
+    let answer = sent(server.local_addr(), request);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let length = body(&answer).len().to_string();
+    assert_eq!(header(&answer, "Content-Length"), Some(&*length));
+    assert_eq!(header(&answer, "Connection"), Some("close"));
+    assert_eq!(header(&answer, "Transfer-Encoding"), None);
+}
+
+#[test]
+fn a_query_and_a_body_are_passed_over() {
+    let server = builder().bind(ANY).unwrap();
+    let (status, _, body) = http_get(server.local_addr(), "/metrics?name[]=up");
+    assert_eq!((status, body.contains("readings_total 7")), (200, true));
+    let request = b"GET /metrics HTTP/1.1\r\nHost: device\r\nContent-Length: 4\r\n\r\nbody";
+    let answer = sent(server.local_addr(), request);
+    assert_eq!(self::status(&answer), "200");
+}
+
+#[test]
+fn head_gives_the_same_head_and_no_body() {
+    let server = builder().bind(ANY).unwrap();
+    let request = |method| format!("{method} /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
+    let get = sent(server.local_addr(), request("GET").as_bytes());
+    let head = sent(server.local_addr(), request("HEAD").as_bytes());
+    assert_eq!(status(&head), "200");
+    assert_eq!(body(&head), "");
+    assert!(head.ends_with("\r\n\r\n"), "{head}");
+    for name in ["Content-Length", "Content-Type"] {
+        assert_eq!(header(&head, name), header(&get, name), "{name}");
+        assert!(header(&head, name).is_some(), "{name}");
+    }
+}
+
+#[test]
+fn what_is_not_served_is_told_by_the_status() {
+    let server = builder().bind(ANY).unwrap();
+    let address = server.local_addr();
+    let request = |line: &str| {
+        sent(
+            address,
+            format!("{line}\r\nHost: device\r\n\r\n").as_bytes(),
+        )
+    };
+    for path in ["/other", "/metricsx", "/metrics/", "//metrics", "/METRICS"] {
+        for method in ["GET", "POST"] {
+            let answer = request(&format!("{method} {path} HTTP/1.1"));
+            assert_eq!(status(&answer), "404", "{method} {path}");
+            assert!(body(&answer).contains("at /metrics"), "{answer}");
+        }
+    }
+    let answer = request("HEAD /other HTTP/1.1");
+    assert_eq!((status(&answer), body(&answer)), ("404", ""));
+
+    for method in ["POST", "PUT", "DELETE", "OPTIONS", "get", "BREW"] {
+        let answer = request(&format!("{method} /metrics HTTP/1.1"));
+        assert_eq!(status(&answer), "405", "{method}");
+        assert_eq!(header(&answer, "Allow"), Some("GET, HEAD"), "{method}");
+    }
+    let answer = request("GET /metrics HTTP/1.1");
+    assert_eq!(header(&answer, "Allow"), None);
+
+    for line in [
+        "GET /metrics",
+        "GET",
+        "GET /metrics HTTP/9.9",
+        "\u{16}\u{3}\u{1}",
+    ] {
+        assert_eq!(status(&request(line)), "400", "{line:?}");
+    }
+    // It closed what it writes before the head was whole.
+    let mut stream = connected(address);
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHo").unwrap();
+    stream.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(status(&answer_of(stream)), "400");
+}
+
+#[test]
+fn a_head_that_is_too_long_is_refused_however_it_comes() {
+    let server = builder().max_head_bytes(256).bind(ANY).unwrap();
+    let address = server.local_addr();
+    let head = |padding: usize| {
+        let padding = "x".repeat(padding);
+        format!("GET /metrics HTTP/1.1\r\nX-Padding: {padding}\r\n\r\n")
+    };
+    let spare = 256 - head(0).len();
+    assert_eq!(status(&sent(address, head(spare).as_bytes())), "200");
+    assert_eq!(status(&sent(address, head(spare + 1).as_bytes())), "431");
+    assert_eq!(status(&sent(address, head(20_000).as_bytes())), "431");
+
+    // Without an end, a piece at a time.
+    let mut stream = connected(address);
+    let answered = eventually(LIMIT, "an endless head is refused", || {
+        // Once it is refused, nobody may be there any more.
+        let _ = stream.write_all(&[b'x'; 32]);
+        stream
+            .set_read_timeout(Some(Duration::from_millis(10)))
+            .unwrap();
+        let mut answer = [0; 16];
+        stream.read_exact(&mut answer).ok().map(|()| answer)
+    });
+    assert!(answered.starts_with(b"HTTP/1.1 4"), "{answered:?}");
+}
+
+#[test]
+fn the_head_may_be_eight_kibibytes_long_by_default() {
+    let server = builder().bind(ANY).unwrap();
+    let head = |padding: usize| {
+        let padding = "x".repeat(padding);
+        format!("GET /metrics HTTP/1.1\r\nX-Padding: {padding}\r\n\r\n")
+    };
+    let spare = 8 * 1024 - head(0).len();
+    let longest = sent(server.local_addr(), head(spare).as_bytes());
+    assert_eq!(status(&longest), "200");
+    let longer = sent(server.local_addr(), head(spare + 1).as_bytes());
+    assert_eq!(status(&longer), "431");
+}
+
+#[test]
+fn half_a_head_is_refused_when_its_time_is_over() {
+    const TIMEOUT: Duration = Duration::from_millis(200);
+    let server = builder().request_timeout(TIMEOUT).bind(ANY).unwrap();
+    for half in ["", "GET /metrics HTTP/1.1\r\nHost: device\r\n"] {
+        let started = Instant::now();
+        let answer = sent(server.local_addr(), half.as_bytes());
+        let took = started.elapsed();
+        assert_eq!(status(&answer), "408", "{half:?}");
+        assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+    }
+}
+
+#[test]
+fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let server = builder().request_timeout(TIMEOUT).bind(ANY).unwrap();
+    let started = Instant::now();
+    let mut stream = connected(server.local_addr());
+    stream
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    let answer = eventually(LIMIT, "a slow head is refused", || {
+        // Once it is refused, nobody may be there any more.
+        let _ = stream.write_all(b"x");
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).ok().map(|()| answer)
+    });
+    let took = started.elapsed();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+}
+
+/// A registry with a collector that waits for `Gate::open`, so that what asks for it is being served for as long.
+struct Gate(mpsc::Sender<()>);
+
+#[derive(Clone)]
+struct Waiting {
+    counter: IntCounter,
+    entered: mpsc::Sender<()>,
+    opened: Arc<Mutex<mpsc::Receiver<()>>>,
+}
+
+impl Collector for Waiting {
+    fn desc(&self) -> Vec<&Desc> {
+        self.counter.desc()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.entered.send(()).unwrap();
+        // It is open for ever when the gate is gone.
+        let _ = self.opened.lock().unwrap().recv();
+        self.counter.collect()
+    }
+}
+
+impl Gate {
+    /// What comes out at the other end is that a collector has been asked.
+    fn closed() -> (Registry, Self, mpsc::Receiver<()>) {
+        let (registry, _) = registry();
+        let (entered, has_entered) = mpsc::channel();
+        let (gate, opened) = mpsc::channel();
+        let counter = IntCounter::new("gated_total", "Waits.").unwrap();
+        let opened = Arc::new(Mutex::new(opened));
+        registry
+            .register(Box::new(Waiting {
+                counter,
+                entered,
+                opened,
+            }))
+            .unwrap();
+        (registry, Self(gate), has_entered)
+    }
+
+    fn let_one_through(&self) {
+        self.0.send(()).unwrap();
+    }
+}
+
+#[test]
+fn one_connection_too_many_is_refused_while_all_others_are_served() {
+    let (registry, gate, has_entered) = Gate::closed();
+    let server = MetricsServer::builder(registry)
+        .max_connections(2)
+        .response_timeout(LIMIT)
+        .bind(ANY)
+        .unwrap();
+    let address = server.local_addr();
+    let mut places: Vec<_> = (0..2).map(|_| connected(address)).collect();
+    places[0].write_all(REQUEST).unwrap();
+    has_entered.recv_timeout(LIMIT).unwrap();
+    places[1].write_all(REQUEST).unwrap();
+    // What it sends is read before what comes later.
+    let refused = eventually(LIMIT, "both are being served", || {
+        let answer = sent(address, b"GET /-/healthy HTTP/1.1\r\nHost: device\r\n\r\n");
+        (status(&answer) == "503").then_some(answer)
+    });
+    let length = body(&refused).len().to_string();
+    assert_eq!(header(&refused, "Content-Length"), Some(&*length));
+    // One that has already sent its request loses the answer as little.
+    for _ in 0..20 {
+        assert_eq!(status(&sent(address, REQUEST)), "503");
+    }
+    gate.let_one_through();
+    gate.let_one_through();
+    for stream in places {
+        assert_eq!(status(&answer_of(stream)), "200");
+    }
+    drop(gate);
+    assert_eq!(status(&sent(address, REQUEST)), "200");
+}
+
+#[test]
+fn one_that_has_not_asked_gives_its_place_to_another() {
+    let server = builder()
+        .max_connections(2)
+        .request_timeout(LIMIT)
+        .bind(ANY)
+        .unwrap();
+    let address = server.local_addr();
+    let mut silent: Vec<_> = (0..2).map(|_| connected(address)).collect();
+    silent[0].write_all(b"GET /metrics HT").unwrap();
+    for _ in 0..20 {
+        assert_eq!(status(&sent(address, REQUEST)), "200");
+    }
+    // The first to come was the first to go, and only one had to.
+    assert_eq!(status(&answer_of(silent.remove(0))), "503");
+    let mut other = silent.remove(0);
+    other.write_all(REQUEST).unwrap();
+    assert_eq!(status(&answer_of(other)), "200");
+}
+
+#[test]
+fn connections_from_one_address_do_not_drive_out_those_of_another() {
+    let server = builder()
+        .max_connections(4)
+        .request_timeout(LIMIT)
+        .bind(ANY)
+        .unwrap();
+    let address = server.local_addr();
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let elsewhere: SocketAddr = "127.0.0.9:0".parse().unwrap();
+    socket.bind(&elsewhere.into()).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut slow = TcpStream::from(socket);
+    slow.set_read_timeout(Some(LIMIT)).unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let crowd: Vec<_> = (0..40).map(|_| connected(address)).collect();
+    // By now all of them have been accepted.
+    assert_eq!(status(&sent(address, REQUEST)), "200");
+    slow.write_all(b"Host: device\r\n\r\n").unwrap();
+    assert_eq!(status(&answer_of(slow)), "200");
+    drop(crowd);
+}
+
+#[test]
+fn requests_at_the_same_time_are_all_served() {
+    let server = builder().bind(ANY).unwrap();
+    let address = server.local_addr();
+    let mut streams: Vec<_> = (0..16).map(|_| connected(address)).collect();
+    for stream in &mut streams {
+        stream
+            .write_all(b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n")
+            .unwrap();
+    }
+    for stream in streams {
+        assert_eq!(status(&answer_of(stream)), "200");
+    }
+}
+
+#[test]
+fn port_zero_tells_the_real_port() {
+    let one = builder().bind(ANY).unwrap();
+    let other = builder().bind(ANY).unwrap();
+    assert!(one.local_addr().ip().is_loopback());
+    assert_ne!(one.local_addr().port(), 0);
+    assert_ne!(one.local_addr(), other.local_addr());
+    for server in [&one, &other] {
+        assert_eq!(http_get(server.local_addr(), "/metrics").0, 200);
+    }
+}
+
+#[test]
+fn it_serves_over_ipv6_too() {
+    let server = builder()
+        .bind("[::1]:0")
+        .expect("the loopback interface has the address ::1; enable IPv6 on it");
+    assert_eq!(server.local_addr().ip(), Ipv6Addr::LOCALHOST);
+    assert_eq!(http_get(server.local_addr(), "/metrics").0, 200);
+}
+
+#[test]
+fn the_first_address_that_can_be_bound_is_served() {
+    let taken = builder().bind(ANY).unwrap();
+    let addresses = [taken.local_addr(), "127.0.0.1:0".parse().unwrap()];
+    let server = builder().bind(&addresses[..]).unwrap();
+    assert_ne!(server.local_addr(), taken.local_addr());
+    assert_eq!(http_get(server.local_addr(), "/metrics").0, 200);
+}
+
+#[test]
+fn dropping_it_frees_the_port_at_once() {
+    // No other test uses this address of the loopback, so that none gets the port while it is free.
+    let mut address: SocketAddr = "127.0.0.2:0".parse().unwrap();
+    for _ in 0..10 {
+        let server = builder().bind(address).unwrap();
+        address = server.local_addr();
+        // The side that closes first keeps a trace of the connection for a while.
+        assert_eq!(http_get(address, "/metrics").0, 200);
+        drop(server);
+        let error = try_http_get(address, "/metrics").unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    }
+}
+
+#[test]
+fn dropping_it_ends_open_connections_and_does_not_wait_for_them() {
+    let server = builder()
+        .request_timeout(Duration::from_secs(3600))
+        // No other test uses this address of the loopback, so that none gets the port while it is free.
+        .bind("127.0.0.2:0")
+        .unwrap();
+    let address = server.local_addr();
+    let mut silent = connected(address);
+    let mut half = connected(address);
+    half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+    let mut reader = connected(address);
+    reader
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n")
+        .unwrap();
+    // This one has its answer and does not close; the others were admitted before it.
+    reader.read_exact(&mut [0; 12]).unwrap();
+
+    let started = Instant::now();
+    drop(server);
+    let took = started.elapsed();
+    assert!(took < Duration::from_millis(500), "{took:?}");
+    for stream in [&mut silent, &mut half, &mut reader] {
+        answer(stream);
+    }
+    let took = started.elapsed();
+    assert!(took < SLACK, "{took:?}");
+    drop(builder().bind(address).unwrap());
+}
+
+#[test]
+fn a_reader_that_does_not_read_loses_its_place_in_time() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let registry = Registry::new();
+    // More than the buffers of both sides can take.
+    let help = "x".repeat(32 << 20);
+    let counter = IntCounter::new("readings_total", help).unwrap();
+    registry.register(Box::new(counter)).unwrap();
+    let server = MetricsServer::builder(registry)
+        .max_connections(1)
+        .response_timeout(TIMEOUT)
+        .bind(ANY)
+        .unwrap();
+    let address = server.local_addr();
+
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    socket.connect(&address.into()).unwrap();
+    let mut reader = TcpStream::from(socket);
+    reader.set_read_timeout(Some(LIMIT)).unwrap();
+    reader
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n")
+        .unwrap();
+    // Its answer has begun.
+    reader.read_exact(&mut [0; 12]).unwrap();
+
+    let started = Instant::now();
+    assert_eq!(status(&answer_of(connected(address))), "503");
+    eventually(TIMEOUT + SLACK, "the place is free again", || {
+        let answer = sent(address, b"GET /other HTTP/1.1\r\nHost: device\r\n\r\n");
+        (status(&answer) == "404").then_some(())
+    });
+    let took = started.elapsed();
+    assert!(took < TIMEOUT + SLACK, "{took:?}");
+}
+
+#[test]
+fn nothing_of_a_request_comes_back() {
+    const MARK: &str = "Zq7xKv2w";
+    let server = builder()
+        .max_head_bytes(512)
+        .request_timeout(Duration::from_millis(200))
+        .bind(ANY)
+        .unwrap();
+    let long = MARK.repeat(100);
+    for (request, expected) in [
+        (
+            format!("GET /metrics?{MARK} HTTP/1.1\r\nX-{MARK}: {MARK}\r\n\r\n"),
+            "200",
+        ),
+        (
+            format!("GET /{MARK} HTTP/1.1\r\nHost: {MARK}\r\n\r\n"),
+            "404",
+        ),
+        (
+            format!("{MARK} /metrics HTTP/1.1\r\nHost: {MARK}\r\n\r\n"),
+            "405",
+        ),
+        (format!("{MARK} {MARK} {MARK}\r\n\r\n"), "400"),
+        (format!("GET /metrics HTTP/1.1\r\nHost: {MARK}\r\n"), "408"),
+        (format!("GET /{long} HTTP/1.1\r\n\r\n"), "431"),
+    ] {
+        let answer = sent(server.local_addr(), request.as_bytes());
+        assert_eq!(status(&answer), expected, "{request}");
+        assert!(!answer.contains(MARK), "{answer}");
+    }
+}
+
+#[test]
+fn a_peer_that_comes_and_goes_does_no_harm() {
+    let server = builder().max_connections(4).bind(ANY).unwrap();
+    let address = server.local_addr();
+    for turn in 0..100 {
+        let mut stream = connected(address);
+        if turn % 2 == 0 {
+            // The server may have refused it by now.
+            let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
+        }
+    }
+    eventually(LIMIT, "it still serves", || {
+        let answer = sent(address, b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
+        (status(&answer) == "200").then_some(())
+    });
+}

@@ -1,0 +1,205 @@
+//! A device that nobody can reach writes its metrics to a central Prometheus, through a link that breaks: with the
+//! configuration of `dashboards/provisioning/`, changed where it says so.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    sync::{Arc, Mutex, atomic::Ordering},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::json;
+use tempfile::TempDir;
+use testkit::{
+    LIMIT, Prometheus,
+    breaking::{Breaking, Direction},
+    dashboard::{array, text},
+    eventually,
+    fleet::{
+        agent::{self, PASSWORD, written},
+        device::Device,
+    },
+    rules::yaml,
+    serving::serve,
+};
+
+const USER: &str = "example-device";
+const CREDENTIALS: &str = "Basic ZXhhbXBsZS1kZXZpY2U6VSpV";
+/// Of that password, at the least cost that bcrypt has.
+const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
+const INTERVAL: Duration = Duration::from_millis(500);
+/// Longer than the agent needs to give up a request and try again.
+const OUTAGE: Duration = Duration::from_secs(6);
+
+/// The central Prometheus: it takes what is written remotely with the password, and scrapes itself, so that it has samples of
+/// this moment. The limit for late samples is that of the provisioned configuration, or its own.
+fn central(dir: &TempDir, takes_late: bool) -> Prometheus {
+    let mut config = json!({
+        "global": { "scrape_interval": "250ms", "scrape_timeout": "250ms" },
+        "scrape_configs": [{
+            "job_name": "itself",
+            "http_sd_configs": [{ "url": "", "refresh_interval": "1s" }],
+            "basic_auth": { "username": USER, "password": PASSWORD },
+        }],
+    });
+    let targets = json!([{ "targets": [] }]).to_string();
+    let own = Arc::new(Mutex::new(targets));
+    let told = Arc::clone(&own);
+    let discovery = serve("application/json", move || told.lock().unwrap().clone());
+    config["scrape_configs"][0]["http_sd_configs"][0]["url"] =
+        json!(format!("http://{discovery}/targets"));
+    if takes_late {
+        config["storage"] = yaml("provisioning/prometheus/prometheus.yml")["storage"].clone();
+    }
+    let config = written(dir, "central.yml", &config);
+    let web = json!({ "basic_auth_users": { USER: HASH } });
+    let web = written(dir, "web.yml", &web);
+    let web = format!("--web.config.file={}", web.display());
+    let flags = ["--web.enable-remote-write-receiver", &web];
+    let prometheus = Prometheus::with_flags(&config, &flags).authorized(CREDENTIALS);
+    *own.lock().unwrap() = json!([{ "targets": [prometheus.address()] }]).to_string();
+    prometheus
+}
+
+/// The moments of the samples of the last minutes, in seconds.
+fn moments(prometheus: &Prometheus, selector: &str) -> Vec<f64> {
+    let answer = prometheus.query(&format!("{selector}[5m]"));
+    let series = array(&answer["data"]["result"]);
+    let samples = series.iter().flat_map(|series| array(&series["values"]));
+    samples
+        .map(|sample| sample[0].as_f64().expect("a time"))
+        .collect()
+}
+
+fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("a clock").as_secs_f64()
+}
+
+#[test]
+fn what_is_scraped_while_the_link_is_broken_arrives_when_it_is_back() {
+    const STATE: &str = r#"mqtt_persistence_records{instance="example-device",kind="command"}"#;
+    let dir = TempDir::new().expect("a folder");
+    let mut device = Device::start("a", true);
+    device.switches.link_is_down.store(true, Ordering::Relaxed);
+    device.step();
+    let central = central(&dir, true);
+    let link = Breaking::start(central.port());
+    let way = Breaking::start(device.address().port());
+    let address = format!("127.0.0.1:{}", way.port());
+    let agent = agent::start(&dir, INTERVAL, &address, link.port());
+    eventually(LIMIT, "samples arrive", || {
+        (central.value(STATE) == Some(1.0)).then_some(())
+    });
+    // It says that it is pushed, and brings nothing that the boards do not read.
+    assert_eq!(central.value(r#"up{via="remote_write"}"#), Some(1.0));
+    assert_eq!(
+        central.value(r#"{via="remote_write",__name__!~"up|mqtt_persistence_.*"}"#),
+        None
+    );
+
+    link.set(Some(Direction::ToServer));
+    let broken = now();
+    thread::park_timeout(OUTAGE);
+    let during = moments(&central, STATE);
+    // What was on its way may have got through; nothing that was scraped later.
+    assert!(
+        during.iter().all(|moment| *moment < broken + 1.0),
+        "{during:?}"
+    );
+    link.set(None);
+    let (scrapes, _) = way.passed();
+    let mended = now();
+    let up = r#"up{via="remote_write"}"#;
+    let all = eventually(LIMIT, "it catches up", || {
+        let all = moments(&central, up);
+        (*all.last()? > mended).then_some(all)
+    });
+    // Each scrape there was has its sample; the last one may have been under way.
+    let arrived = all.iter().filter(|moment| **moment < mended).count();
+    assert!(
+        arrived + 1 >= usize::try_from(scrapes).unwrap(),
+        "{arrived} of {scrapes} in {all:?}, with {}",
+        agent.log()
+    );
+    let in_outage = moments(&central, STATE);
+    let in_outage = in_outage
+        .iter()
+        .filter(|moment| **moment > broken + 1.0 && **moment < mended);
+    assert!(in_outage.count() >= 5, "{all:?}");
+}
+
+/// A sample as an agent writes it: `WriteRequest` of Prometheus's remote write 1.0, compressed by snappy, which may leave
+/// everything as it is.
+fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: u64) -> Vec<u8> {
+    fn field(number: u8, content: &[u8]) -> Vec<u8> {
+        let length = u8::try_from(content.len()).ok().filter(|n| *n < 128);
+        let head = [number << 3 | 2, length.expect("short")];
+        [&head[..], content].concat()
+    }
+    fn varint(mut number: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while number >= 128 {
+            bytes.push(u8::try_from(number & 127).expect("seven bits") | 128);
+            number >>= 7;
+        }
+        bytes.push(u8::try_from(number).expect("seven bits"));
+        bytes
+    }
+    let labels = labels
+        .iter()
+        .map(|(name, value)| [field(1, name.as_bytes()), field(2, value.as_bytes())].concat());
+    let labels: Vec<u8> = labels.flat_map(|label| field(1, &label)).collect();
+    let time = varint(milliseconds);
+    let sample = [&[9], &value.to_le_bytes()[..], &[16], &time].concat();
+    let series = field(1, &[labels, field(2, &sample)].concat());
+    // The length, and one literal of up to 256 bytes.
+    let literal = [60 << 2, u8::try_from(series.len() - 1).expect("short")];
+    [varint(series.len() as u64), literal.to_vec(), series].concat()
+}
+
+/// Status and reason.
+fn post(prometheus: &Prometheus, body: &[u8]) -> String {
+    let mut stream = TcpStream::connect(prometheus.address()).expect("it listens");
+    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
+    let head = format!(
+        "POST /api/v1/write HTTP/1.0\r\nAuthorization: {CREDENTIALS}\r\nContent-Encoding: snappy\r\n\
+         Content-Type: application/x-protobuf\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).expect("it reads");
+    stream.write_all(body).expect("it reads");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("text");
+    answer
+}
+
+#[test]
+fn samples_of_an_outage_of_hours_are_taken_with_the_provisioned_limit_and_not_without() {
+    const NAME: &str = "mqtt_persistence_records";
+    for takes_late in [true, false] {
+        let dir = TempDir::new().expect("a folder");
+        let central = central(&dir, takes_late);
+        eventually(LIMIT, "it has samples of this moment", || {
+            central.value(r#"up{job="itself"} == 1"#)
+        });
+        let late = SystemTime::now() - Duration::from_secs(5 * 3600);
+        let late = late.duration_since(UNIX_EPOCH).expect("a clock");
+        let labels = [("__name__", NAME), ("instance", "late")];
+        let request = write_request(&labels, 7.0, u64::try_from(late.as_millis()).expect("soon"));
+        let answer = post(&central, &request);
+        let found = central.query(&format!("{NAME}[6h]"));
+        let found = array(&found["data"]["result"]);
+        if takes_late {
+            assert!(answer.contains(" 204 "), "{answer}");
+            assert_eq!(text(&found[0]["values"][0][1]), "7");
+        } else {
+            assert!(
+                answer.contains(" 400 ") && answer.contains("out of bounds"),
+                "{answer}"
+            );
+            assert!(found.is_empty());
+        }
+    }
+}

@@ -1,0 +1,145 @@
+//! A real Prometheus scrapes the endpoint, and says who it is in each way that there is.
+
+use std::{fs, net::SocketAddr};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{
+    MemoryPersistence, MetricsServer, MetricsServerBuilder, PersistenceMetrics,
+    prometheus::Registry,
+};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    LIMIT, Prometheus,
+    certificates::{make_authority, make_certificate},
+    eventually,
+};
+
+/// A job, the server that it scrapes, whether it is to be let in, and how it says who it is.
+type Job = (&'static str, SocketAddr, bool, Value);
+
+fn jobs(servers: [SocketAddr; 4], token: &str, tls_configs: &[Value; 2]) -> [Job; 10] {
+    let [bearer, basic, both, certified] = servers;
+    let [known, trust] = tls_configs;
+    [
+        (
+            "bearer",
+            bearer,
+            true,
+            json!({ "authorization": { "credentials_file": token } }),
+        ),
+        (
+            "bearer wrong",
+            bearer,
+            false,
+            json!({ "authorization": { "credentials": "other" } }),
+        ),
+        ("bearer none", bearer, false, json!({})),
+        (
+            "basic",
+            basic,
+            true,
+            json!({ "basic_auth": { "username": "me", "password": "secret" } }),
+        ),
+        (
+            "basic wrong",
+            basic,
+            false,
+            json!({ "basic_auth": { "username": "me", "password": "x" } }),
+        ),
+        (
+            "tls",
+            both,
+            true,
+            json!({ "scheme": "https", "tls_config": trust, "authorization": { "credentials": "t0ken" } }),
+        ),
+        (
+            "tls none",
+            both,
+            false,
+            json!({ "scheme": "https", "tls_config": trust }),
+        ),
+        (
+            "tls untrusted",
+            both,
+            false,
+            json!({ "scheme": "https", "authorization": { "credentials": "t0ken" } }),
+        ),
+        (
+            "certificate",
+            certified,
+            true,
+            json!({ "scheme": "https", "tls_config": known }),
+        ),
+        (
+            "certificate none",
+            certified,
+            false,
+            json!({ "scheme": "https", "tls_config": trust }),
+        ),
+    ]
+}
+
+#[test]
+fn prometheus_is_let_in_with_what_is_asked_for_and_not_without() {
+    let folder = TempDir::new().unwrap();
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    make_authority(folder.path(), "authority");
+    make_certificate(folder.path(), "authority", "server");
+    make_certificate(folder.path(), "authority", "client");
+    fs::write(file("token"), "t0ken\n").unwrap();
+
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).unwrap();
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("device-1", "uri").unwrap();
+    let start = |set: &dyn Fn(MetricsServerBuilder) -> MetricsServerBuilder| {
+        set(MetricsServer::builder(registry.clone()))
+            .bind("127.0.0.1:0")
+            .unwrap()
+    };
+    let tls = |builder: MetricsServerBuilder| builder.tls(file("server.crt"), file("server.key"));
+    let trust = json!({ "ca_file": file("authority.crt") });
+    let known = json!({
+        "ca_file": file("authority.crt"),
+        "cert_file": file("client.crt"),
+        "key_file": file("client.key"),
+    });
+    let bearer = start(&|builder| builder.bearer_token_file(file("token")));
+    let basic = start(&|builder| builder.basic_auth("me", "secret"));
+    let both = start(&|builder| tls(builder).bearer_token("t0ken"));
+    let certified = start(&|builder| tls(builder).tls_client_authority(file("authority.crt")));
+    let trusted = [known, trust];
+    let servers = [&bearer, &basic, &both, &certified].map(MetricsServer::local_addr);
+    let jobs = jobs(servers, &file("token"), &trusted);
+    let configs = jobs.iter().map(|(name, server, _, settings)| {
+        let mut config = json!({
+            "job_name": name,
+            "static_configs": [{ "targets": [server.to_string()] }],
+        });
+        for (setting, value) in settings.as_object().unwrap() {
+            config[setting] = value.clone();
+        }
+        config
+    });
+    let config = json!({
+        "global": { "scrape_interval": "500ms", "scrape_timeout": "500ms" },
+        "scrape_configs": configs.collect::<Vec<_>>(),
+    });
+    fs::write(file("prometheus.yml"), config.to_string()).unwrap();
+    let prometheus = Prometheus::configured(&folder.path().join("prometheus.yml"));
+    for (name, _, is_let_in, _) in &jobs {
+        let up = format!("up{{job=\"{name}\"}}");
+        let up = Some(eventually(LIMIT, name, || prometheus.value(&up)));
+        assert_eq!(
+            up,
+            Some(f64::from(u8::from(*is_let_in))),
+            "{name}: {}",
+            prometheus.get("targets")
+        );
+        let series = format!("mqtt_persistence_store_up{{job=\"{name}\",client_id=\"device-1\"}}");
+        assert_eq!(prometheus.value(&series).is_some(), *is_let_in, "{name}");
+    }
+    // Nothing that is served is found fault with.
+    assert_eq!(prometheus.value("count(up)"), Some(10.0));
+}

@@ -1,0 +1,78 @@
+//! A real Prometheus reads what a device, and the stored exposition, show.
+
+use std::time::Duration;
+
+use testkit::{
+    LIMIT, Mosquitto, Prometheus, RedisServer,
+    device::{Device, address},
+    eventually, http_get, promtool_check_metrics,
+};
+
+/// Prometheus looks for its first targets after some seconds.
+const SCRAPE_LIMIT: Duration = Duration::from_secs(30);
+
+#[test]
+fn promtool_finds_nothing_wrong_with_the_stored_exposition() {
+    promtool_check_metrics(include_str!("../exposition.txt")).expect("clean");
+}
+
+#[test]
+fn promtool_would_find_something_wrong() {
+    promtool_check_metrics("# TYPE wrong counter\nwrong 1\n").expect_err("no _total, no help");
+}
+
+#[test]
+fn a_device_is_scraped_and_its_backlog_can_be_queried() {
+    let (redis, mut broker) = (RedisServer::start(), Mosquitto::start());
+    let options = ["--rate", "200", "--client-id", "scraped"];
+    let device = Device::new(&broker.url(), &redis.url(), &options);
+    let mut run = device.start(&["--listen", "127.0.0.1:0"]);
+    let address = address(&run);
+    device.wait_accepted(&mut run, 100);
+
+    let (status, headers, body) = http_get(&address, "/metrics");
+    assert_eq!(status, 200);
+    let content_type = headers.iter().find(|(name, _)| name == "content-type");
+    assert_eq!(
+        content_type.map(|(_, value)| value.as_str()),
+        Some("text/plain; version=0.0.4; charset=utf-8")
+    );
+    promtool_check_metrics(&body).expect("clean");
+
+    let prometheus = Prometheus::scraping(&[&address]);
+    let until = |query: &str, holds: fn(f64) -> bool| {
+        eventually(SCRAPE_LIMIT, query, || {
+            prometheus.value(query).filter(|value| holds(*value))
+        })
+    };
+    until("up", |up| up > 0.0);
+    until(
+        r#"mqtt_persistence_build_info{client_id="scraped",store="redis"}"#,
+        |info| info > 0.0,
+    );
+    until(
+        r#"mqtt_persistence_operation_duration_seconds_count{client_id="scraped",operation="put"}"#,
+        |puts| puts > 100.0,
+    );
+    broker.stop();
+    device.wait_cut_off(&mut run, &["--listen", &address]);
+    until(
+        r#"sum(mqtt_persistence_records{kind="command"})"#,
+        |waiting| waiting > 50.0,
+    );
+    until(
+        r#"mqtt_persistence_oldest_record_age_seconds{kind="command"}"#,
+        |age| age > 0.5,
+    );
+    broker.restart();
+    until(
+        r#"sum(mqtt_persistence_records{kind="command"})"#,
+        |waiting| waiting < 10.0,
+    );
+    until("sum(mqtt_persistence_operation_errors_total)", |errors| {
+        errors.abs() < 0.5
+    });
+    eventually(LIMIT, "the device is up", || {
+        run.log().contains("broker up").then_some(())
+    });
+}

@@ -1,0 +1,134 @@
+//! A fleet of devices under a real Prometheus: with the lean profile the board of the fleet is whole, and alerts fire for the
+//! devices that have something and for no others. `scripts/fleet` does the same with up to thousands, and measures.
+
+use std::{
+    collections::BTreeSet,
+    env, thread,
+    time::{Duration, Instant},
+};
+
+use testkit::{
+    dashboard::array,
+    eventually,
+    fleet::{
+        Fleet,
+        looking::{Observer, panels},
+        script::{HEADING, Plan, run},
+        sums::{Sums, measure},
+    },
+};
+
+const DEVICES: usize = 12;
+/// What the times of the rules are divided by.
+const FACTOR: u32 = 100;
+/// Between two messages of a device, so that enough wait within seconds.
+const PAUSE: Duration = Duration::from_millis(50);
+/// An alert waits for up to half an hour, divided by the factor; the rest is for a machine that is busy with other things.
+const LIMIT: Duration = Duration::from_secs(90);
+/// The panels that show nothing in this outage: nothing is lost, every device answers, and these stores do not pass on their
+/// errors.
+const EMPTY: [&str; 3] = [
+    "Failing stores",
+    "Lost records",
+    "Devices that do not report",
+];
+
+/// The names, as the rules have them.
+fn alerts(names: &[&str]) -> BTreeSet<String> {
+    let names = names.iter();
+    names.map(|name| format!("MqttPersistence{name}")).collect()
+}
+
+#[test]
+fn alerts_fire_for_the_devices_that_have_something_and_resolve() {
+    let fleet = Fleet::start(DEVICES, true, PAUSE);
+    let observer = Observer::start(&fleet.targets, FACTOR);
+    let started = Instant::now();
+    eventually(LIMIT, "all devices are scraped", || {
+        let devices = observer
+            .prometheus
+            .value("job:mqtt_persistence_devices:count");
+        (devices == Some(12.0)).then_some(())
+    });
+    let outages = fleet.begin_outages(7);
+    assert!(outages.stores.is_disjoint(&outages.links), "{outages:?}");
+    let expected = [
+        (
+            "MqttPersistenceStoreDown".to_owned(),
+            outages.stores.clone(),
+        ),
+        (
+            "MqttPersistenceBacklogOld".to_owned(),
+            outages.links.clone(),
+        ),
+        (
+            "MqttPersistenceBacklogGrowing".to_owned(),
+            outages.links.clone(),
+        ),
+    ];
+    let mut firing = None;
+    let wait = Instant::now();
+    while firing.as_ref() != Some(&expected.clone().into()) {
+        assert!(
+            wait.elapsed() < LIMIT,
+            "{firing:#?} instead of {expected:#?}"
+        );
+        thread::park_timeout(Duration::from_millis(100));
+        firing = Some(observer.of_devices());
+    }
+    eventually(LIMIT, "the alerts about the fleet fire", || {
+        let expected = alerts(&["FleetBacklogOld", "FleetStoresFailing"]);
+        (observer.of_fleet() == expected).then_some(())
+    });
+
+    for (panel, queries) in panels() {
+        let answers = observer.ask(&queries, started.elapsed());
+        let found = answers
+            .iter()
+            .any(|answer| !array(&answer["data"]["result"]).is_empty());
+        assert_eq!(found, !EMPTY.contains(&panel.as_str()), "{panel}");
+    }
+
+    fleet.end_outages();
+    eventually(LIMIT, "all alerts resolve", || {
+        let all_quiet = observer.of_devices().is_empty() && observer.of_fleet().is_empty();
+        all_quiet.then_some(())
+    });
+}
+
+/// For people: `scripts/fleet --sums`.
+#[test]
+#[ignore = "scripts/fleet runs it"]
+fn sums() {
+    let profiles = [true, false].map(|is_lean| thread::spawn(move || measure(is_lean)));
+    let sizes = profiles.map(|measuring| measuring.join().expect("no panic"));
+    for line in Sums(sizes.into()).to_string().lines() {
+        println!("fleet: {line}");
+    }
+}
+
+/// For people: `scripts/fleet`.
+#[test]
+#[ignore = "scripts/fleet runs it"]
+fn fleet() {
+    let list = env::var("FLEET_DEVICES").unwrap_or_else(|_| "10".to_owned());
+    let factor = env::var("FLEET_FACTOR").ok();
+    let factor = factor.and_then(|text| text.parse().ok()).unwrap_or(10);
+    let mut rows = Vec::new();
+    for word in list.split_whitespace() {
+        let (number, is_lean) = match word.strip_suffix(":full") {
+            Some(number) => (number, false),
+            None => (word, true),
+        };
+        let plan = Plan {
+            devices: number.parse().expect("a number of devices"),
+            is_lean,
+            factor,
+        };
+        rows.push(run(&plan, |line| println!("fleet: {word}: {line}")));
+    }
+    println!("fleet: \nfleet: {}", HEADING.replace('\n', "\nfleet: "));
+    for row in rows {
+        println!("fleet: {row}");
+    }
+}

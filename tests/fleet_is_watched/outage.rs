@@ -1,0 +1,622 @@
+//! Real devices, a real outage, and what a real Prometheus and Alertmanager make of it with the rules and boards of
+//! `dashboards/`, all times of the rules a hundredth of what they are.
+
+use std::{
+    collections::BTreeMap,
+    net::TcpListener,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt::{self as mqtt, ClientPersistence};
+use paho_mqtt_redis::{
+    Instrumented, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisPersistence,
+    prometheus::Registry,
+};
+use serde_json::Value;
+use testkit::{
+    Alertmanager, Mosquitto, Prometheus, RedisServer, Server,
+    dashboard::{Dashboard, Query, array, fill, path, text},
+    device::{Device, address},
+    eventually, record,
+    rules::load,
+};
+
+/// What the times of the rules are divided by.
+const FACTOR: u32 = 100;
+/// An alert waits for up to 30 minutes, divided by the factor; the rest is for a machine that is busy with other things.
+const LIMIT: Duration = Duration::from_secs(90);
+/// What Grafana takes for `$__rate_interval` at a scrape interval of 250 ms: four of them.
+const RATE_INTERVAL: &str = "1s";
+const STEP: Duration = Duration::from_millis(500);
+
+/// The queries that may answer with nothing but zeros in this outage, and why.
+const MAY_BE_ZERO: [(&str, &str); 1] = [(
+    "Calls under way",
+    "a scrape rarely meets a call that takes less than a millisecond",
+)];
+
+/// Two devices whose broker will go away, one whose store will be full as well, a gateway whose store will be gone, and a
+/// device that is off.
+struct Fleet {
+    started: Instant,
+    broker: Mosquitto,
+    a: (Device, Server, String),
+    b: (Device, Server, String),
+    holding: (Device, Server, String),
+    gateway: Gateway,
+    off: String,
+    // Last, since the devices end before their stores.
+    stores: [RedisServer; 3],
+}
+
+impl Fleet {
+    fn start() -> Self {
+        let broker = Mosquitto::start();
+        let stores = [(); 3].map(|()| RedisServer::start());
+        let start = |store: &RedisServer, id: &str, options: &[&str]| {
+            let options = [options, &["--client-id", id]].concat();
+            let device = Device::new(&broker.url(), &store.url(), &options);
+            // No connection comes from this address of the loopback, so that none has the port when b starts again.
+            let mut run = device.start(&["--listen", "127.0.0.2:0"]);
+            device.wait_accepted(&mut run, 50);
+            let address = address(&run);
+            (device, run, address)
+        };
+        // As large that it holds more than a megabyte within seconds.
+        let large = ["--rate", "100", "--payload", "8000"];
+        Self {
+            started: Instant::now(),
+            a: start(&stores[0], "a", &["--rate", "200"]),
+            b: start(&stores[1], "b", &["--rate", "200"]),
+            holding: start(&stores[2], "holding", &large),
+            broker,
+            gateway: Gateway::start(),
+            off: nobody(),
+            stores,
+        }
+    }
+
+    fn targets(&self) -> [&str; 5] {
+        let [a, b, holding] = [&self.a, &self.b, &self.holding].map(|device| &*device.2);
+        [a, b, holding, &self.gateway.address, &self.off]
+    }
+
+    fn stop_the_broker(&mut self) {
+        self.broker.stop();
+        for (device, run, address) in [&mut self.a, &mut self.b, &mut self.holding] {
+            device.wait_cut_off(run, &["--listen", address]);
+        }
+    }
+
+    /// Kills device b, and starts it again at the same address when no interval of a rate has a sample of it.
+    fn restart_b(&mut self, prometheus: &Prometheus) {
+        let (device, run, address) = &mut self.b;
+        run.kill();
+        let up = format!("max_over_time(up{{instance=\"{address}\"}}[{RATE_INTERVAL}])");
+        eventually(LIMIT, "b is away", || {
+            (prometheus.value(&up) == Some(0.0)).then_some(())
+        });
+        *run = device.start(&["--listen", address]);
+    }
+
+    fn fill_the_store_of_holding(&self) {
+        set_max_memory(&self.stores[2], "1");
+    }
+
+    fn make_room_in_the_store_of_holding(&self) {
+        set_max_memory(&self.stores[2], "0");
+    }
+}
+
+/// An address of the loopback where nothing listens, and which nothing else takes.
+fn nobody() -> String {
+    let listener = TcpListener::bind("127.0.0.3:0").expect("a port");
+    listener.local_addr().expect("an address").to_string()
+}
+
+/// Work that goes on until this value is dropped.
+struct Background {
+    stop: Arc<AtomicBool>,
+    work: Option<JoinHandle<()>>,
+}
+
+impl Background {
+    /// Does `first`, and then `again` over and over.
+    fn repeat<T>(
+        first: impl FnOnce() -> T + Send + 'static,
+        mut again: impl FnMut(&mut T) + Send + 'static,
+    ) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let work = thread::spawn(move || {
+            let mut state = first();
+            while !stopped.load(Ordering::Relaxed) {
+                again(&mut state);
+            }
+        });
+        Self {
+            stop,
+            work: Some(work),
+        }
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let ended = self.work.take().map(JoinHandle::join);
+        assert!(thread::panicking() || matches!(ended, Some(Ok(()))));
+    }
+}
+
+fn set_max_memory(store: &RedisServer, bytes: &str) {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("SET").arg("maxmemory").arg(bytes);
+    let mut connection = store.connection();
+    command.exec(&mut connection).expect("configured");
+}
+
+/// A program with three clients, whose calls are made here as Paho would make them. `busy` puts all the time, and is discarded
+/// a message each time. `idle` has a message that nobody takes, and of which nothing but Redis has a copy; and it has found one
+/// that Paho could not read. `refused` has another's persistence, which passes on that its store refuses what is put.
+struct Gateway {
+    address: String,
+    refuses: Arc<AtomicBool>,
+    _calls: Background,
+    // After the calls, so that it is there at their end.
+    store: RedisServer,
+}
+
+impl Gateway {
+    fn start() -> Self {
+        let store = RedisServer::start();
+        let mut unreadable = redis::cmd("HSET");
+        unreadable.arg("idle:broker").arg("c5-9").arg("nonsense");
+        unreadable.exec(&mut store.connection()).expect("a record");
+
+        let registry = Registry::new();
+        let metrics = PersistenceMetrics::register(&registry).expect("registers");
+        let open = |id: &str, cache_limit: usize| {
+            let options = RedisPersistence::builder().url(store.url());
+            let options = options.cache_limit(cache_limit);
+            let mut persistence = options.build().expect("valid").instrument(&metrics);
+            persistence.open(id, "broker").expect("opens");
+            persistence
+        };
+        let mut idle = open("idle", 0);
+        // Of the youngest there is a copy here, so that Redis can lose the other one only.
+        for key in ["q5-1", "q5-2"] {
+            idle.put(key, vec![&record(key, b"a message")])
+                .expect("put");
+        }
+        let mut busy = open("busy", 1024 * 1024);
+        let refuses = Arc::new(AtomicBool::new(false));
+        let refusing = Refusing {
+            records: MemoryPersistence::new(),
+            refuses: Arc::clone(&refuses),
+        };
+        let mut foreign = Instrumented::new(refusing, &metrics);
+        foreign.open("refused", "broker").expect("opens");
+
+        let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
+        let address = server.local_addr().to_string();
+        let calls = Background::repeat(
+            move || (server, idle),
+            move |_| {
+                accept_and_send(&mut busy).expect("held, if Redis is away");
+                discard(&mut busy).expect("held, if Redis is away");
+                // It fails while it is refused, which is what the metrics are to show.
+                let _ = accept_and_send(&mut foreign);
+                thread::park_timeout(Duration::from_millis(20));
+            },
+        );
+        Self {
+            address,
+            refuses,
+            _calls: calls,
+            store,
+        }
+    }
+
+    fn refuse(&self, refuses: bool) {
+        self.refuses.store(refuses, Ordering::Relaxed);
+    }
+}
+
+/// A message of QoS 0: it waits, and is sent.
+fn accept_and_send(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
+    persistence.put("c5-1", vec![&record("c5-1", b"a reading")])?;
+    persistence.remove("c5-1")
+}
+
+/// A message in flight that Paho removes since its session is gone.
+fn discard(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
+    persistence.put("s5-1", vec![&record("s5-1", b"a reading")])?;
+    persistence.keys()?;
+    persistence.remove("s5-1")
+}
+
+/// A persistence that is not of this crate, as far as the metrics know: it tells of no store and passes its errors on.
+struct Refusing {
+    records: MemoryPersistence,
+    refuses: Arc<AtomicBool>,
+}
+
+impl ClientPersistence for Refusing {
+    fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+        self.records.open(client_id, server_uri)
+    }
+
+    fn close(&mut self) -> mqtt::Result<()> {
+        self.records.close()
+    }
+
+    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+        if self.refuses.load(Ordering::Relaxed) {
+            return Err(mqtt::Error::PersistenceError);
+        }
+        self.records.put(key, buffers)
+    }
+
+    fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+        self.records.get(key)
+    }
+
+    fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+        self.records.remove(key)
+    }
+
+    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+        self.records.keys()
+    }
+
+    fn clear(&mut self) -> mqtt::Result<()> {
+        self.records.clear()
+    }
+
+    fn contains_key(&mut self, key: &str) -> bool {
+        self.records.contains_key(key)
+    }
+}
+
+/// What is wrong with the answer to a query.
+fn complaint(
+    prometheus: &Prometheus,
+    query: &Query,
+    selected: &[(&str, &[&str])],
+    last: Duration,
+    may_be_zero: bool,
+) -> Option<String> {
+    let range = format!("{}ms", last.as_millis());
+    let expression = fill(&query.expression, selected, RATE_INTERVAL, &range);
+    let answer = if query.instant {
+        prometheus.query(&expression)
+    } else {
+        prometheus.query_range(&expression, last, STEP)
+    };
+    let series = array(&answer["data"]["result"]);
+    let samples = series.iter().flat_map(|series| {
+        let instant = series.get("value");
+        array(&series["values"]).iter().chain(instant)
+    });
+    let mut numbers = samples.map(|sample| text(&sample[1]).parse::<f64>().expect("a number"));
+    let lives = numbers.any(|number| number != 0.0 && !number.is_nan());
+    if series.is_empty() {
+        Some(format!("{}: no series: {expression}", query.of))
+    } else if !lives && !may_be_zero {
+        Some(format!("{}: nothing but zeros: {expression}", query.of))
+    } else {
+        None
+    }
+}
+
+fn may_be_zero(query: &Query) -> bool {
+    MAY_BE_ZERO.iter().any(|(of, _)| *of == query.of)
+}
+
+/// The alerts that are firing, by name, device and severity.
+fn firing(prometheus: &Prometheus) -> BTreeMap<(String, String, String), Value> {
+    let answer = prometheus.query(r#"ALERTS{alertstate="firing"}"#);
+    let alerts = array(&answer["data"]["result"]).iter();
+    let labels = |alert: &Value, name: &str| text(&alert["metric"][name]).to_owned();
+    alerts
+        .map(|alert| {
+            let key = (
+                labels(alert, "alertname"),
+                labels(alert, "instance"),
+                labels(alert, "severity"),
+            );
+            (key, alert["metric"].clone())
+        })
+        .collect()
+}
+
+fn fires(prometheus: &Prometheus, name: &str, instance: &str) -> bool {
+    let firing = firing(prometheus);
+    firing
+        .keys()
+        .any(|(alert, device, _)| alert == name && device == instance)
+}
+
+#[track_caller]
+fn until_firing(prometheus: &Prometheus, name: &str, instance: &str) {
+    eventually(LIMIT, &format!("{name} of '{instance}' fires"), || {
+        fires(prometheus, name, instance).then_some(())
+    });
+}
+
+#[track_caller]
+fn until_quiet(prometheus: &Prometheus, name: &str, instance: &str) {
+    eventually(LIMIT, &format!("{name} of '{instance}' resolves"), || {
+        (!fires(prometheus, name, instance)).then_some(())
+    });
+}
+
+/// Asks until nothing is wrong, since a scrape that is late on a busy machine leaves a gap.
+#[track_caller]
+fn until_right(what: &str, mut look: impl FnMut() -> Vec<String>) {
+    let started = Instant::now();
+    let mut least = look();
+    while !least.is_empty() {
+        assert!(started.elapsed() < LIMIT, "{what}: {least:#?}");
+        thread::park_timeout(STEP);
+        let wrong = look();
+        if wrong.len() < least.len() {
+            least = wrong;
+        }
+    }
+}
+
+/// What is wrong with every query of both boards with 'All' selected, and with the lists of the variables.
+fn look_at_all(prometheus: &Prometheus, last: Duration) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for board in Dashboard::all() {
+        for query in board.queries() {
+            let complaint = complaint(prometheus, &query, &[], last, may_be_zero(&query));
+            wrong.extend(complaint.map(|complaint| format!("{}: {complaint}", board.file)));
+        }
+        let variables = board.variables().iter();
+        for variable in variables.filter(|variable| variable["type"] == "query") {
+            let query = fill(text(&variable["query"]), &[], RATE_INTERVAL, "1h");
+            let (selector, label) = query
+                .strip_prefix("label_values(")
+                .and_then(|query| query.strip_suffix(')')?.rsplit_once(", "))
+                .unwrap_or_else(|| panic!("not label_values: {query}"));
+            if prometheus.label_values(label, selector).is_empty() {
+                wrong.push(format!("{}: no values: {query}", board.file));
+            }
+        }
+    }
+    wrong
+}
+
+/// What is wrong with the board of a device, come upon by the link from the fleet's: one job, one instance, one client.
+fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<String> {
+    let selected: [(&str, &[&str]); 3] = [
+        ("job", &["device"]),
+        ("instance", &[instance]),
+        ("client_id", &["a"]),
+    ];
+    // It has not been started again, nothing has failed, it restored nothing, and its store was there all the time.
+    let without_series = [
+        "Errors",
+        "Restarts",
+        "Errors of the store",
+        "Discarded records",
+    ];
+    let zeros = [
+        "Store",
+        "Application",
+        "Restarts",
+        "Restored records",
+        "Records held or unconfirmed",
+        "Bytes held or unconfirmed",
+        "Reconnects",
+        "Lost records",
+        "Quarantined records",
+    ];
+    let board = Dashboard::load("device");
+    let queries = board.queries().into_iter();
+    let mut wrong: Vec<String> = queries
+        .filter(|query| !without_series.contains(&query.of.as_str()))
+        .filter_map(|query| {
+            let may_be_zero = may_be_zero(&query) || zeros.contains(&query.of.as_str());
+            complaint(prometheus, &query, &selected, last, may_be_zero)
+        })
+        .collect();
+
+    // The three tiles say that it is the link.
+    for (title, expected) in [("Link", 1.0), ("Store", 0.0), ("Application", 0.0)] {
+        let queries = board.queries();
+        let tile = queries.iter().find(|query| query.of == title);
+        let tile = tile.unwrap_or_else(|| panic!("no tile {title}"));
+        let expression = fill(&tile.expression, &selected, RATE_INTERVAL, "1h");
+        let value = prometheus.value(&expression);
+        if value != Some(expected) {
+            wrong.push(format!("{title}: {value:?}"));
+        }
+    }
+    wrong
+}
+
+/// What is wrong where two devices are selected, which Grafana makes alternatives of one expression.
+fn look_at_two(prometheus: &Prometheus, instances: [&str; 2], last: Duration) -> Vec<String> {
+    let board = Dashboard::load("device");
+    let queries = board.queries();
+    let reachable = queries
+        .iter()
+        .find(|query| query.of == "Reachable")
+        .expect("a panel");
+    let range = format!("{}ms", last.as_millis());
+    let selected: [(&str, &[&str]); 1] = [("instance", &instances)];
+    let expression = fill(&reachable.expression, &selected, RATE_INTERVAL, &range);
+    let answer = prometheus.query(&expression);
+    let series = array(&answer["data"]["result"]).len();
+    if series == 2 {
+        Vec::new()
+    } else {
+        vec![format!("{series} series: {expression}")]
+    }
+}
+
+/// That a query which finds nothing, or nothing but zeros, would have been noticed.
+fn look_at_nothing(prometheus: &Prometheus, last: Duration) {
+    for (expression, expected) in [
+        (r#"up{job=~"$job", site="nowhere"}"#, "no series"),
+        (r#"0 * up{job=~"$job"}"#, "nothing but zeros"),
+    ] {
+        for instant in [true, false] {
+            let query = Query {
+                of: "Doctored".to_owned(),
+                expression: expression.to_owned(),
+                instant,
+            };
+            let complaint = complaint(prometheus, &query, &[], last, false);
+            assert!(
+                complaint.is_some_and(|complaint| complaint.contains(expected)),
+                "{expression}"
+            );
+        }
+    }
+}
+
+/// Every rule is there and none has failed.
+fn look_at_rules(prometheus: &Prometheus) {
+    let groups = prometheus.get("rules");
+    let groups = array(&groups["data"]["groups"]);
+    let rules: Vec<&Value> = groups
+        .iter()
+        .flat_map(|group| array(&group["rules"]))
+        .collect();
+    assert_eq!(rules.len(), load().len());
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+    }
+}
+
+/// Whether Alertmanager keeps an alert back because of another; nothing, while it does not have it.
+fn is_inhibited(alertmanager: &Alertmanager, name: &str, instance: &str) -> Option<bool> {
+    let alerts = alertmanager.get("alerts");
+    let alert = array(&alerts).iter().find(|alert| {
+        let labels = &alert["labels"];
+        labels["alertname"] == name && text(&labels["instance"]) == instance
+    })?;
+    Some(!array(&alert["status"]["inhibitedBy"]).is_empty())
+}
+
+#[test]
+fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
+    let mut fleet = Fleet::start();
+    let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
+    let prometheus = Prometheus::with_rules(&fleet.targets(), FACTOR, &alertmanager.address());
+    let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
+    let (holding, off) = (fleet.holding.2.clone(), fleet.off.clone());
+    let gateway = fleet.gateway.address.clone();
+    eventually(LIMIT, "all is scraped, and messages get through", || {
+        let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate2m > 5)";
+        (prometheus.value(through) == Some(5.0)).then_some(())
+    });
+    // Of another group of rules, which is evaluated at another moment.
+    eventually(LIMIT, "the devices are counted", || {
+        let devices = prometheus.value("job:mqtt_persistence_devices:count")?;
+        (devices >= 4.0).then_some(())
+    });
+    let down = "sum(instance_client_id:mqtt_persistence_store_down:bool)";
+    assert_eq!(prometheus.value(down), Some(0.0));
+    until_firing(&prometheus, "MqttPersistenceRecordsQuarantined", &gateway);
+
+    fleet.stop_the_broker();
+    fleet.fill_the_store_of_holding();
+    fleet.gateway.refuse(true);
+    fleet.gateway.store.kill();
+    fleet.b.0.wait_accepted(&mut fleet.b.1, 200);
+    fleet.restart_b(&prometheus);
+    for (name, instance) in [
+        ("MqttPersistenceStoreDown", &*holding),
+        ("MqttPersistenceStoreDown", &gateway),
+        ("MqttPersistenceStoreHeldLarge", &holding),
+        ("MqttPersistencePutsFailing", &gateway),
+        ("MqttPersistenceFleetStoresFailing", ""),
+        ("MqttPersistenceBacklogOld", &a),
+        ("MqttPersistenceBacklogOld", &b),
+        ("MqttPersistenceUndeliveredOld", &gateway),
+        ("MqttPersistenceTargetDown", &off),
+        ("MqttPersistenceFleetBacklogOld", ""),
+    ] {
+        until_firing(&prometheus, name, instance);
+    }
+    // One that holds goes on, and its calls do not fail.
+    assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
+    let told = "sum(mqtt_persistence_operation_errors_total{client_id!=\"refused\"})";
+    assert_eq!(prometheus.value(told), Some(0.0));
+
+    // It comes back empty, and gets everything again of which there is a copy.
+    fleet.gateway.store.restart();
+    until_firing(&prometheus, "MqttPersistenceRecordsLost", &gateway);
+    until_quiet(&prometheus, "MqttPersistenceStoreDown", &gateway);
+    until_firing(&prometheus, "MqttPersistenceRecordsDiscarded", &gateway);
+    until_firing(&prometheus, "MqttPersistenceBacklogGrowing", &a);
+
+    let since = || fleet.started.elapsed();
+    look_at_rules(&prometheus);
+    until_right("all devices", || look_at_all(&prometheus, since()));
+    until_right("one device", || look_at_one(&prometheus, &a, since()));
+    until_right("two devices", || {
+        look_at_two(&prometheus, [&a, &b], since())
+    });
+    look_at_nothing(&prometheus, since());
+    for (name, instance, expected) in [
+        ("MqttPersistenceFleetBacklogOld", "", false),
+        ("MqttPersistenceBacklogOld", &*a, true),
+        ("MqttPersistenceFleetStoresFailing", "", false),
+        ("MqttPersistenceStoreDown", &holding, true),
+        ("MqttPersistencePutsFailing", &gateway, true),
+        ("MqttPersistenceTargetDown", &off, false),
+    ] {
+        let what = format!("Alertmanager has {name}, inhibited: {expected}");
+        eventually(LIMIT, &what, || {
+            let inhibited = is_inhibited(&alertmanager, name, instance);
+            (inhibited == Some(expected)).then_some(())
+        });
+    }
+
+    fleet.gateway.refuse(false);
+    fleet.make_room_in_the_store_of_holding();
+    fleet.broker.restart();
+    for (name, instance) in [
+        ("MqttPersistenceFleetStoresFailing", ""),
+        ("MqttPersistenceStoreDown", &*holding),
+        ("MqttPersistenceStoreHeldLarge", &holding),
+        ("MqttPersistencePutsFailing", &gateway),
+        ("MqttPersistenceFleetBacklogOld", ""),
+        ("MqttPersistenceBacklogOld", &a),
+        ("MqttPersistenceBacklogOld", &b),
+        ("MqttPersistenceBacklogGrowing", &a),
+    ] {
+        until_quiet(&prometheus, name, instance);
+    }
+    assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
+    eventually(LIMIT, "nothing waits any more, and nothing is held", || {
+        let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
+        let held = "sum(instance_client_id:mqtt_persistence_store_held_bytes:sum)";
+        let waiting = prometheus.value(waiting)?;
+        (waiting < 20.0 && prometheus.value(held) == Some(0.0)).then_some(())
+    });
+
+    // Connected, and yet nothing gets through: messages are sent and never acknowledged.
+    fleet.broker.pause();
+    eventually(LIMIT, "the link is the suspect", || {
+        let suspects = prometheus.query(&format!(
+            "instance_client_id_suspect:mqtt_persistence_backlog:group{{instance=\"{a}\"}}"
+        ));
+        let suspects = array(&suspects["data"]["result"]).iter();
+        let mut names = suspects.map(|suspect| text(&suspect["metric"]["suspect"]).to_owned());
+        names.next().filter(|name| name == "link")
+    });
+    fleet.broker.resume();
+}

@@ -1,0 +1,198 @@
+//! The commands of the README put everything where Prometheus, Alertmanager and Grafana find it.
+
+use std::{fs, path::Path, process::Command, time::Duration};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use testkit::{
+    Prometheus,
+    dashboard::{DASHBOARDS, array, text},
+    eventually,
+    rules::load,
+    serving::serve,
+};
+
+const README: &str = include_str!("../../README.md");
+const BEFORE: &str = "# What was there before.\n";
+
+/// Runs a program and gives what it says, which must be a success.
+#[track_caller]
+fn run(command: &mut Command) -> String {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = [&output.stdout[..], &output.stderr].concat();
+    let said = String::from_utf8_lossy(&said).into_owned();
+    assert!(output.status.success(), "{command:?}: {said}");
+    said
+}
+
+/// A folder in which the commands of the README were carried out as if it were the root of the system.
+fn provisioned() -> TempDir {
+    let root = tempfile::tempdir().expect("a folder");
+    for folder in ["etc/prometheus", "etc/grafana/provisioning", "var/lib"] {
+        fs::create_dir_all(root.path().join(folder)).expect("a folder");
+    }
+    provision(&root);
+    root
+}
+
+fn provision(root: &TempDir) {
+    let (_, commands) = README
+        .split_once("```sh\nsudo install")
+        .expect("the commands of the README");
+    let (commands, _) = commands.split_once("```").expect("their end");
+    let root_path = root.path().to_str().expect("UTF-8");
+    let commands = format!("install{commands}")
+        .replace("sudo ", "")
+        .replace(" /etc/", &format!(" {root_path}/etc/"))
+        .replace(" /var/", &format!(" {root_path}/var/"));
+    let mut shell = Command::new("bash");
+    shell
+        .args(["-e", "-c", &commands])
+        .current_dir(testkit::repository());
+    run(&mut shell);
+}
+
+fn yaml(path: &Path) -> Value {
+    let text =
+        fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_norway::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn prometheus_finds_its_configuration_its_rules_and_its_targets() {
+    let root = provisioned();
+    let config = root.path().join("etc/prometheus/prometheus.yml");
+    run(Command::new("promtool")
+        .args(["check", "config"])
+        .arg(&config));
+
+    let prometheus = Prometheus::configured(&config);
+    let groups = prometheus.get("rules");
+    let groups = array(&groups["data"]["groups"]).iter();
+    let rules: usize = groups.map(|group| array(&group["rules"]).len()).sum();
+    assert_eq!(rules, load().len());
+    let instance = eventually(Duration::from_secs(30), "there is a target", || {
+        let targets = prometheus.get("targets");
+        let target = array(&targets["data"]["activeTargets"]).first()?;
+        Some(text(&target["labels"]["instance"]).to_owned())
+    });
+    assert_eq!(instance, "example-device");
+}
+
+#[test]
+fn prometheus_asks_a_service_for_its_targets_where_the_lines_for_it_are_put_in() {
+    let root = provisioned();
+    let config = root.path().join("etc/prometheus/prometheus.yml");
+    let list = r#"[{"targets": ["127.0.0.1:1"], "labels": {"instance": "from the service"}}]"#;
+    let service = serve("application/json", || list.to_owned());
+    let text = fs::read_to_string(&config).expect("the configuration");
+    let text = text
+        .replace("    # http_sd_configs:", "    http_sd_configs:")
+        .replace(
+            "    #   - url: http://127.0.0.1:9465/targets",
+            &format!("      - url: http://{service}/targets"),
+        );
+    fs::write(&config, text).expect("can be written");
+    let prometheus = Prometheus::configured(&config);
+    eventually(Duration::from_secs(30), "its target is there", || {
+        let targets = prometheus.get("targets");
+        let mut targets = array(&targets["data"]["activeTargets"]).iter();
+        targets
+            .any(|target| target["labels"]["instance"] == "from the service")
+            .then_some(())
+    });
+}
+
+#[test]
+fn the_agent_of_a_device_takes_its_configuration_and_systemd_its_unit() {
+    let folder = testkit::repository().join("dashboards/provisioning/agent");
+    run(Command::new("promtool")
+        .args(["check", "config", "--agent", "--syntax-only"])
+        .arg(folder.join("prometheus-agent.yml")));
+    let unit = folder.join("prometheus-agent.service");
+    let said = run(Command::new("systemd-analyze").arg("verify").arg(&unit));
+    assert_eq!(said, "", "what it would ignore");
+    // Its options are those that the Prometheus here has.
+    let unit = fs::read_to_string(unit).expect("the unit");
+    let help = Command::new("prometheus").arg("--help").output();
+    let help = help.expect("prometheus runs");
+    let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
+    let lines = unit.lines().filter(|line| !line.starts_with('#'));
+    let options = lines
+        .flat_map(str::split_whitespace)
+        .filter_map(|word| word.strip_prefix("--")?.split('=').next());
+    let unknown: Vec<&str> = options
+        .filter(|option| {
+            let mut words = help.split_whitespace();
+            !words.any(|word| {
+                let word = word.trim_start_matches("--");
+                word.split('=').next() == Some(*option)
+            })
+        })
+        .collect();
+    assert_eq!(unknown, [""; 0]);
+}
+
+#[test]
+fn alertmanager_takes_its_configuration() {
+    let root = provisioned();
+    let config = root.path().join("etc/prometheus/alertmanager.yml");
+    run(Command::new("amtool").arg("check-config").arg(config));
+}
+
+#[test]
+fn grafana_is_told_where_the_boards_are_and_which_data_source_to_take() {
+    let root = provisioned();
+    let provisioning = root.path().join("etc/grafana/provisioning");
+    let provider = yaml(&provisioning.join("dashboards/mqtt-persistence.yml"));
+    assert_eq!(provider["apiVersion"], 1);
+    let provider = &provider["providers"][0];
+    assert_eq!(provider["type"], "file");
+    let boards = text(&provider["options"]["path"]).trim_start_matches('/');
+    for board in DASHBOARDS {
+        assert!(
+            root.path()
+                .join(boards)
+                .join(format!("{board}.json"))
+                .exists()
+        );
+    }
+
+    let sources = yaml(&provisioning.join("datasources/mqtt-persistence.yml"));
+    assert_eq!(sources["apiVersion"], 1);
+    let source = &array(&sources["datasources"])[0];
+    assert_eq!(source["type"], "prometheus");
+    // $__rate_interval is four times this.
+    let config = yaml(&root.path().join("etc/prometheus/prometheus.yml"));
+    assert_eq!(
+        source["jsonData"]["timeInterval"],
+        config["global"]["scrape_interval"]
+    );
+}
+
+#[test]
+fn what_was_there_before_is_kept_however_often_it_is_done() {
+    let root = provisioned();
+    let folder = root.path().join("etc/prometheus");
+    let own = [
+        "prometheus.yml",
+        "alertmanager.yml",
+        "targets/mqtt-devices.yml",
+    ];
+    for file in own {
+        fs::write(folder.join(file), BEFORE).expect("a file");
+    }
+    provision(&root);
+    provision(&root);
+    for kept in ["prometheus.yml.~1~", "alertmanager.yml.~1~", own[2]] {
+        assert_eq!(
+            fs::read_to_string(folder.join(kept)).expect("a copy"),
+            BEFORE,
+            "{kept}"
+        );
+    }
+    let config = fs::read_to_string(folder.join(own[0])).expect("a file");
+    assert!(config.contains("mqtt-devices"));
+}

@@ -1,0 +1,873 @@
+//! What cannot work is refused at the earliest moment, by an error that tells what was tried, on what, why it failed and what to do,
+//! that tells no password, and that leaves the data as it was.
+
+use std::{
+    error::Error as StdError,
+    fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    os::unix::net::UnixListener,
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt::{self as mqtt, ClientPersistence};
+use paho_mqtt_redis::{
+    Error, ErrorKind, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisPersistence,
+    prometheus::{IntGaugeVec, Opts, Registry, core::Collector, proto::LabelPair},
+};
+use redis::TypedCommands;
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+use testkit::{LIMIT, RedisServer, eventually, log::Log, record};
+
+const CLIENT: &str = "device";
+const BROKER: &str = "mqtt://127.0.0.1:1883";
+/// Where the records of that client are.
+const HASH: &str = "device:127.0.0.1:1883";
+/// A password that no text has by chance.
+const PASSWORD: &str = "Zq7xKv2w";
+/// Far more than anything here takes that does not wait for what never comes.
+const SOON: Duration = Duration::from_secs(10);
+
+/// The error and everything behind it.
+fn told(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}
+
+/// Checks the kind, that the text names all of that, and that the password is nowhere.
+#[track_caller]
+fn check(error: &Error, kind: ErrorKind, named: &[&str]) {
+    let text = told(error);
+    assert_eq!(error.kind(), kind, "{text}");
+    assert!(text.starts_with("cannot "), "{text}");
+    for name in named {
+        assert!(text.contains(name), "{name:?} is not in: {text}");
+    }
+    let all = format!("{text} {error:?}");
+    assert!(!all.contains(PASSWORD), "{all}");
+}
+
+/// A persistence for that URL that waits long enough for a busy machine.
+fn at(url: &str) -> RedisPersistence {
+    RedisPersistence::builder()
+        .url(url)
+        .connect_timeout(SOON)
+        .operation_timeout(SOON)
+        .build()
+        .unwrap_or_else(|error| panic!("{url}: {error}"))
+}
+
+#[track_caller]
+fn refused(url: &str) -> Error {
+    let mut persistence = RedisPersistence::builder()
+        .url(url)
+        .connect_timeout(SOON)
+        // Nobody is waited for who is not there yet.
+        .open_timeout(Duration::from_nanos(1))
+        .build()
+        .unwrap_or_else(|error| panic!("{url}: {error}"));
+    persistence.connect(CLIENT, BROKER).expect_err(url)
+}
+
+/// A port of 127.0.0.1 on which nobody listens, and on which nobody else can.
+fn dead_port() -> (Socket, u16) {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket
+        .bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into())
+        .unwrap();
+    let port = socket.local_addr().unwrap().as_socket().unwrap().port();
+    (socket, port)
+}
+
+/// Lets one connection in and hands it to `serve`.
+fn impostor(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinHandle<()>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let thread = thread::spawn(move || serve(listener.accept().unwrap().0));
+    (url, thread)
+}
+
+/// Creates a client with that persistence; what it says, and what the log says meanwhile.
+fn create_client(client_id: &str, persistence: RedisPersistence) -> (mqtt::Result<()>, String) {
+    let log = Log::default();
+    let created = log.during(|| {
+        mqtt::CreateOptionsBuilder::new()
+            .server_uri(BROKER)
+            .client_id(client_id)
+            .user_persistence(persistence)
+            .create_client()
+            .map(drop)
+    });
+    (created, log.text())
+}
+
+#[test]
+fn a_wrong_url_is_refused_when_the_persistence_is_built() {
+    for url in [
+        String::new(),
+        "localhost".to_owned(),
+        "127.0.0.1:6379".to_owned(),
+        format!("http://:{PASSWORD}@localhost/"),
+        "redis://".to_owned(),
+        format!("redis://:{PASSWORD}@/"),
+        format!("redis://user:{PASSWORD}@localhost/zero"),
+        format!("redis://user:{PASSWORD}@localhost/-1"),
+        format!("redis://user:{PASSWORD}@localhost:99999/"),
+        format!("redis://user:{PASSWORD}@0.0.0.0/"),
+        format!("redis://user:%ff{PASSWORD}@localhost/"),
+        format!("redis://:{PASSWORD}@localhost/?protocol=9"),
+        // A password that is not percent-encoded ends up anywhere in the URL.
+        format!("redis://user:1/{PASSWORD}@localhost/"),
+        format!("redis://:#{PASSWORD}@localhost/"),
+        format!("redis://user:{PASSWORD}/@localhost/"),
+        format!("redis://user:{PASSWORD}?@localhost/"),
+        format!("unix://relative?pass={PASSWORD}"),
+        format!("unix:///run/redis.sock?db=x&pass={PASSWORD}"),
+        format!("unix:///run/redis.sock?db=-1&pass={PASSWORD}"),
+    ] {
+        let options = RedisPersistence::builder().url(&url);
+        let shown = format!("{options:?}");
+        assert!(!shown.contains(PASSWORD), "{shown}");
+        let error = options.build().expect_err(&url);
+        check(&error, ErrorKind::InvalidOption, &["the option url"]);
+    }
+}
+
+#[test]
+fn a_key_prefix_with_control_characters_is_refused_when_the_persistence_is_built() {
+    for prefix in ["\0", "mqtt\n", "a\rb", "\t", "\u{7f}", "\u{85}"] {
+        let options = RedisPersistence::builder().key_prefix(prefix);
+        let error = options.build().expect_err(prefix);
+        check(
+            &error,
+            ErrorKind::InvalidOption,
+            &["the option key_prefix", "control characters"],
+        );
+    }
+    let printable = RedisPersistence::builder().key_prefix("mqtt:größe {1} ");
+    assert!(printable.build().is_ok());
+}
+
+#[test]
+fn a_time_limit_of_zero_is_refused_when_the_persistence_is_built() {
+    let options = RedisPersistence::builder().connect_timeout(Duration::ZERO);
+    let error = options.build().unwrap_err();
+    check(
+        &error,
+        ErrorKind::InvalidOption,
+        &["connect_timeout", "zero"],
+    );
+    let options = RedisPersistence::builder().operation_timeout(Duration::ZERO);
+    let error = options.build().unwrap_err();
+    check(
+        &error,
+        ErrorKind::InvalidOption,
+        &["operation_timeout", "zero"],
+    );
+}
+
+#[test]
+fn the_longest_time_limits_work() {
+    let redis = RedisServer::start();
+    let mut persistence = RedisPersistence::builder()
+        .url(redis.url())
+        .connect_timeout(Duration::MAX)
+        .operation_timeout(Duration::MAX)
+        .build()
+        .unwrap();
+    persistence.connect(CLIENT, BROKER).unwrap();
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    persistence.put("c-1", vec![b"value"]).unwrap();
+    assert_eq!(persistence.get("c-1").unwrap(), b"value");
+}
+
+#[test]
+fn a_port_on_which_nobody_listens_is_told_by_connect() {
+    let (_socket, port) = dead_port();
+    let error = refused(&format!("redis://user:{PASSWORD}@127.0.0.1:{port}/3"));
+    let address = format!("redis://127.0.0.1:{port}/3");
+    check(
+        &error,
+        ErrorKind::Connection,
+        &[
+            "connect to Redis",
+            &address,
+            "refused",
+            "nothing listens there",
+            "check that it runs",
+        ],
+    );
+}
+
+#[test]
+fn a_unix_socket_that_is_missing_or_dead_is_told_by_connect() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("redis.sock");
+    let shown = path.display().to_string();
+    let url = format!("unix://{shown}?user=user&pass={PASSWORD}");
+    let named = [&shown, "connect to Redis", "check that it runs"];
+    check(&refused(&url), ErrorKind::Connection, &named);
+    let text = told(&refused(&url));
+    assert!(text.contains("No such file"), "{text}");
+    assert!(text.contains("no such socket file"), "{text}");
+
+    drop(UnixListener::bind(&path).unwrap());
+    check(&refused(&url), ErrorKind::Connection, &named);
+    let text = told(&refused(&url));
+    assert!(text.contains("refused"), "{text}");
+    assert!(text.contains("nothing listens on this socket"), "{text}");
+}
+
+#[test]
+fn a_host_name_that_is_not_found_is_told_by_connect() {
+    // No label of a name may be that long, so that no name server is asked.
+    let host = "x".repeat(64);
+    let error = refused(&format!("redis://{host}/"));
+    let named = [host.as_str(), "the host name is not found"];
+    check(&error, ErrorKind::Connection, &named);
+}
+
+#[test]
+fn a_client_is_not_created_without_its_redis_and_the_log_has_the_cause() {
+    let (_socket, port) = dead_port();
+    let url = format!("redis://user:{PASSWORD}@127.0.0.1:{port}/");
+    let (created, log) = create_client(CLIENT, at(&url));
+    let error = created.unwrap_err();
+    // Paho drops the cause, so that it is nowhere else than in the log.
+    assert!(matches!(error, mqtt::Error::PersistenceError), "{error:?}");
+    assert!(Error::in_mqtt(&error).is_none());
+    let error = log
+        .lines()
+        .find(|line| line.contains("ERROR"))
+        .unwrap_or_else(|| panic!("no error in the log:\n{log}"));
+    for part in [
+        "paho_mqtt_redis",
+        &format!("redis://127.0.0.1:{port}/0"),
+        "refused",
+        r#"error.type="connection""#,
+        r#"messaging.client.id="device""#,
+        r#"server_uri="127.0.0.1:1883""#,
+    ] {
+        assert!(error.contains(part), "{part} is not in: {error}");
+    }
+    assert!(!log.contains(PASSWORD), "{log}");
+
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("redis.sock").display().to_string();
+    let (created, log) = create_client(CLIENT, at(&format!("unix://{path}")));
+    assert!(created.is_err());
+    assert!(log.contains(&path) && log.contains("No such file"), "{log}");
+}
+
+#[test]
+fn a_missing_or_wrong_password_is_told_by_connect_and_the_right_one_works() {
+    let redis = RedisServer::tcp_with(&["--requirepass", PASSWORD]);
+    let port = redis.port();
+    let socket = redis.socket().display();
+    let address = format!("redis://127.0.0.1:{port}/0");
+    let wrong = format!("{PASSWORD}-not");
+    for (url, answer, shown) in [
+        (redis.tcp_url(), "NOAUTH", address.clone()),
+        (redis.url(), "NOAUTH", redis.url()),
+        (
+            format!("redis://:{wrong}@127.0.0.1:{port}/"),
+            "WRONGPASS",
+            address.clone(),
+        ),
+        (
+            format!("redis://nobody:{PASSWORD}@127.0.0.1:{port}/"),
+            "WRONGPASS",
+            address,
+        ),
+        (
+            format!("unix://{socket}?pass={wrong}"),
+            "WRONGPASS",
+            redis.url(),
+        ),
+    ] {
+        check(
+            &refused(&url),
+            ErrorKind::Authentication,
+            &[answer, &shown, "check those in the URL"],
+        );
+    }
+    for url in [
+        format!("redis://:{PASSWORD}@127.0.0.1:{port}/"),
+        format!("redis://default:{PASSWORD}@127.0.0.1:{port}/"),
+        format!("unix://{socket}?pass={PASSWORD}"),
+        format!("unix://{socket}?user=default&pass={PASSWORD}"),
+    ] {
+        at(&url).connect(CLIENT, BROKER).unwrap();
+    }
+}
+
+#[test]
+fn a_password_for_a_redis_that_has_none_is_told_by_connect() {
+    let redis = RedisServer::start();
+    let error = refused(&format!("{}?pass={PASSWORD}", redis.url()));
+    check(&error, ErrorKind::Authentication, &["AUTH", &redis.url()]);
+}
+
+#[test]
+fn a_database_that_does_not_exist_is_told_by_connect() {
+    let redis = RedisServer::start();
+    let url = format!("{}?db=99", redis.url());
+    check(&refused(&url), ErrorKind::Server, &[&url, "out of range"]);
+}
+
+/// A Redis with a user that has a password and these rights.
+fn redis_with_user(rights: &[&str]) -> (RedisServer, String) {
+    let redis = RedisServer::start();
+    let password = format!(">{PASSWORD}");
+    let _: String = redis::cmd("ACL")
+        .arg(&["SETUSER", "meter", "on", password.as_str()])
+        .arg(rights)
+        .query(&mut redis.connection())
+        .unwrap();
+    let url = format!("{}?user=meter&pass={PASSWORD}", redis.url());
+    (redis, url)
+}
+
+#[test]
+fn a_user_with_the_rights_connects_and_one_without_is_told_which_is_missing() {
+    let (_redis, url) = redis_with_user(&["~device:*", "+@all"]);
+    at(&url).connect(CLIENT, BROKER).unwrap();
+
+    for missing in ["type", "multi", "hset", "hdel", "hmget", "hkeys", "discard"] {
+        let (redis, url) = redis_with_user(&["~*", "+@all", &format!("-{missing}")]);
+        let named = [
+            HASH,
+            &redis.url(),
+            "NOPERM",
+            &format!("'{missing}'"),
+            &format!("grant it +{missing},"),
+            "ACL line",
+        ];
+        check(&refused(&url), ErrorKind::Permission, &named);
+    }
+}
+
+#[test]
+fn a_user_without_the_right_to_the_key_is_told_by_connect() {
+    let (redis, url) = redis_with_user(&["~other:*", "+@all"]);
+    let pattern = format!("grant it ~{HASH}*,");
+    let named = [HASH, &redis.url(), "NOPERM", "ACL line", &pattern];
+    check(&refused(&url), ErrorKind::Permission, &named);
+
+    let mut persistence = RedisPersistence::builder()
+        .url(url)
+        .key_prefix("mqtt:")
+        .build()
+        .unwrap();
+    let error = persistence.connect(CLIENT, BROKER).unwrap_err();
+    let named = ["mqtt:device", "NOPERM", "grant it ~mqtt:*,"];
+    check(&error, ErrorKind::Permission, &named);
+
+    // What is granted is what is needed.
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "meter", "~mqtt:*"])
+        .exec(&mut redis.connection())
+        .unwrap();
+    persistence.connect(CLIENT, BROKER).unwrap();
+}
+
+#[test]
+fn a_user_who_may_not_select_the_database_is_told_so() {
+    let (_redis, url) = redis_with_user(&["~*", "+@all", "-select"]);
+    let named = ["NOPERM", "grant it +select,"];
+    check(
+        &refused(&format!("{url}&db=1")),
+        ErrorKind::Permission,
+        &named,
+    );
+}
+
+/// A command and its PUBLISH are exchanged in a transaction, so that the right to end one is needed too.
+#[test]
+fn a_user_who_may_not_end_a_transaction_is_told_by_connect() {
+    let (redis, url) = redis_with_user(&["~*", "+@all", "-exec"]);
+    let named = [&redis.url(), "NOPERM", "'exec'", "ACL line"];
+    check(&refused(&url), ErrorKind::Permission, &named);
+}
+
+#[test]
+fn a_key_of_another_type_is_told_by_connect_and_left_as_it_is() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    connection.set(HASH, "somebody else's").unwrap();
+    let error = refused(&redis.url());
+    check(
+        &error,
+        ErrorKind::WrongType,
+        &[HASH, &redis.url(), "string", "key_prefix"],
+    );
+    let (created, log) = create_client(CLIENT, at(&redis.url()));
+    assert!(created.is_err());
+    assert!(log.contains("wrong_type"), "{log}");
+    assert_eq!(
+        connection.get(HASH).unwrap().as_deref(),
+        Some("somebody else's")
+    );
+}
+
+#[test]
+fn an_empty_client_id_is_refused_by_connect_and_open() {
+    let redis = RedisServer::start();
+    let mut persistence = at(&redis.url());
+    let error = persistence.connect("", BROKER).unwrap_err();
+    check(&error, ErrorKind::InvalidClientId, &["client id is empty"]);
+    let error = persistence.open("", "127.0.0.1:1883").unwrap_err();
+    let error = Error::in_mqtt(&error).unwrap();
+    check(error, ErrorKind::InvalidClientId, &["client id is empty"]);
+    let error = MemoryPersistence::new().connect("", BROKER).unwrap_err();
+    check(&error, ErrorKind::InvalidClientId, &["client id is empty"]);
+
+    let (created, log) = create_client("", at(&redis.url()));
+    assert!(created.is_err());
+    assert!(log.contains("invalid_client_id"), "{log}");
+    assert_eq!(redis.connection().keys("*").unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn a_replica_is_told_by_connect_and_keeps_its_records() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let value = record("s-1", b"value");
+    connection.hset(HASH, "s-1", &value).unwrap();
+    let (_socket, port) = dead_port();
+    let _: String = redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(port)
+        .query(&mut connection)
+        .unwrap();
+    check(
+        &refused(&redis.url()),
+        ErrorKind::ReadOnly,
+        &[HASH, &redis.url(), "READONLY", "replica"],
+    );
+    let kept: Vec<u8> = redis::Commands::hget(&mut connection, HASH, "s-1").unwrap();
+    assert_eq!(kept, value);
+
+    let _: String = redis::cmd("REPLICAOF")
+        .arg(&["NO", "ONE"])
+        .query(&mut connection)
+        .unwrap();
+    let mut persistence = at(&redis.url());
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    assert_eq!(persistence.get("s-1").unwrap(), value);
+}
+
+fn set_maxmemory(connection: &mut redis::Connection, limit: &str) {
+    redis::cmd("CONFIG")
+        .arg(&["SET", "maxmemory", limit])
+        .exec(connection)
+        .unwrap();
+}
+
+#[test]
+fn a_full_redis_can_be_opened_and_drained_and_what_is_new_is_held() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    connection.hset(HASH, "s-1", record("s-1", b"x")).unwrap();
+    connection.set("filler", vec![b'x'; 1 << 20]).unwrap();
+    set_maxmemory(&mut connection, "1mb");
+    let mut persistence = at(&redis.url());
+    persistence.connect(CLIENT, BROKER).unwrap();
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    persistence.put("c-1", vec![b"new"]).unwrap();
+    let health = persistence.health();
+    check(
+        &health.last_error().expect("an outage"),
+        ErrorKind::OutOfMemory,
+        &[HASH, &redis.url(), "OOM", "raise it"],
+    );
+    assert_eq!(health.snapshot().held_records, 1);
+    assert_eq!(persistence.get("s-1").unwrap(), record("s-1", b"x"));
+    persistence.remove("c-0").unwrap();
+    persistence.remove("s-1").unwrap();
+    eventually(LIMIT, "the remove", || {
+        (!connection.exists(HASH).unwrap()).then_some(())
+    });
+
+    set_maxmemory(&mut connection, "0");
+    health.flush(LIMIT).unwrap();
+    assert_eq!(connection.hkeys(HASH).unwrap(), ["c-1"]);
+}
+
+#[test]
+fn a_redis_that_cannot_save_is_told_by_connect() {
+    let redis = RedisServer::with(&["--save", "3600 1000000"]);
+    let mut connection = redis.connection();
+    // Redis writes another file first, which cannot take the place of a folder.
+    fs::create_dir(redis.dir().join("dump.rdb")).unwrap();
+    redis::cmd("BGSAVE").exec(&mut connection).unwrap();
+    eventually(SOON, "the snapshot fails", || {
+        let state: String = redis::cmd("INFO")
+            .arg("persistence")
+            .query(&mut connection)
+            .unwrap();
+        state.contains("rdb_last_bgsave_status:err").then_some(())
+    });
+    check(
+        &refused(&redis.url()),
+        ErrorKind::Misconf,
+        &[HASH, &redis.url(), "MISCONF", "look at its log"],
+    );
+}
+
+#[test]
+fn a_redis_that_a_script_blocks_is_told_by_connect() {
+    let redis = RedisServer::with(&["--busy-reply-threshold", "1"]);
+    let mut blocked = redis.connection();
+    let script = thread::spawn(move || {
+        redis::cmd("EVAL")
+            .arg("while true do end")
+            .arg(0)
+            .exec(&mut blocked)
+    });
+    let error = eventually(SOON, "the script runs", || {
+        at(&redis.url()).connect(CLIENT, BROKER).err()
+    });
+    redis::cmd("SCRIPT")
+        .arg("KILL")
+        .exec(&mut redis.connection())
+        .unwrap();
+    script.join().unwrap().unwrap_err();
+    let named = [HASH, &redis.url(), "BUSY", "SCRIPT KILL"];
+    check(&error, ErrorKind::Busy, &named);
+}
+
+#[test]
+fn a_server_that_is_not_redis_is_told_by_connect() {
+    let (url, served) = impostor(|mut stream| {
+        // Something of the request has to be read, or else closing would take the answer back.
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        stream
+            .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+            .unwrap();
+    });
+    let error = refused(&url);
+    served.join().unwrap();
+    check(&error, ErrorKind::Protocol, &[&url, "not one of a Redis"]);
+}
+
+#[test]
+fn an_answer_that_is_not_the_one_asked_for_is_told_by_connect() {
+    let (url, served) = impostor(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        stream.write_all(b":1\r\n").unwrap();
+    });
+    let error = refused(&url);
+    served.join().unwrap();
+    check(&error, ErrorKind::Protocol, &[&url, "CLIENT SETNAME"]);
+}
+
+#[test]
+fn a_server_that_hangs_up_is_told_by_connect() {
+    let (url, served) = impostor(drop);
+    let error = refused(&url);
+    served.join().unwrap();
+    let named = [&url, "the server hung up"];
+    check(&error, ErrorKind::Connection, &named);
+
+    let (url, served) = impostor(|mut stream| {
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        stream.write_all(b"+no").unwrap();
+    });
+    let error = refused(&url);
+    served.join().unwrap();
+    let named = [&url, "the server hung up"];
+    check(&error, ErrorKind::Connection, &named);
+}
+
+#[test]
+fn a_server_that_never_answers_is_told_when_the_time_is_over() {
+    const LIMIT: Duration = Duration::from_millis(200);
+    // The kernel completes connections that nobody accepts.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let url = format!("redis://{}/", listener.local_addr().unwrap());
+    let mut persistence = RedisPersistence::builder()
+        .url(&url)
+        .connect_timeout(LIMIT)
+        .operation_timeout(SOON)
+        .build()
+        .unwrap();
+    let started = Instant::now();
+    let error = persistence.connect(CLIENT, BROKER).unwrap_err();
+    let took = started.elapsed();
+    check(&error, ErrorKind::Timeout, &[&url, "connect_timeout"]);
+    assert!(took >= LIMIT, "{took:?}");
+    assert!(took < LIMIT + Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn bounds_of_buckets_that_are_none_are_refused_and_nothing_is_registered() {
+    let registry = Registry::new();
+    for bounds in [
+        vec![],
+        vec![1.0, 0.5],
+        vec![1.0, 1.0],
+        vec![-1.0, 1.0],
+        vec![0.0, 1.0],
+        vec![f64::NAN],
+        vec![1.0, f64::NAN],
+        vec![1.0, f64::INFINITY],
+    ] {
+        let options = PersistenceMetrics::builder().latency_buckets(bounds.clone());
+        let error = options.register(&registry).unwrap_err();
+        let shown = format!("{bounds:?}");
+        let named = ["the option latency_buckets", "ascending", &shown];
+        check(&error, ErrorKind::InvalidOption, &named);
+        let options = PersistenceMetrics::builder().size_buckets(bounds);
+        let error = options.register(&registry).unwrap_err();
+        let named = ["the option size_buckets", "ascending", &shown];
+        check(&error, ErrorKind::InvalidOption, &named);
+    }
+    PersistenceMetrics::register(&registry).unwrap();
+}
+
+#[test]
+fn a_label_that_is_none_or_taken_is_refused_and_nothing_is_registered() {
+    let registry = Registry::new();
+    for name in [
+        "",
+        "1st",
+        "a-b",
+        "größe",
+        "a b",
+        "__name__",
+        "client_id",
+        "operation",
+        "error",
+        "kind",
+        "version",
+        "store",
+        "le",
+    ] {
+        let options = PersistenceMetrics::builder().const_label(name, "value");
+        let error = options.register(&registry).expect_err(name);
+        let named = ["the const_label", &format!("{name:?}")];
+        check(&error, ErrorKind::InvalidOption, &named);
+    }
+    PersistenceMetrics::register(&registry).unwrap();
+}
+
+/// A metric with the name, the help and the labels of each of ours.
+fn doubles() -> Vec<IntGaugeVec> {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).unwrap();
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    registry
+        .gather()
+        .iter()
+        .map(|family| {
+            let labels: Vec<_> = family.get_metric()[0]
+                .get_label()
+                .iter()
+                .map(LabelPair::name)
+                .collect();
+            IntGaugeVec::new(Opts::new(family.name(), family.help()), &labels).unwrap()
+        })
+        .collect()
+}
+
+#[test]
+fn a_metric_that_somebody_else_registered_is_named_and_nothing_of_ours_is_left() {
+    let doubles = doubles();
+    assert!(doubles.len() > 10);
+    for foreign in doubles {
+        let name = foreign.desc()[0].fq_name.clone();
+        let registry = Registry::new();
+        registry.register(Box::new(foreign.clone())).unwrap();
+        // Were anything of ours left, the second attempt would name that.
+        for _ in 0..2 {
+            let error = PersistenceMetrics::register(&registry).unwrap_err();
+            let named = ["register the metric", &name, "has it already"];
+            check(&error, ErrorKind::Registration, &named);
+        }
+        assert!(registry.gather().is_empty());
+        registry.unregister(Box::new(foreign)).unwrap();
+        PersistenceMetrics::register(&registry).unwrap();
+    }
+}
+
+#[test]
+fn registering_twice_is_refused_and_the_first_goes_on() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).unwrap();
+    let error = PersistenceMetrics::register(&registry).unwrap_err();
+    let named = ["register the metric mqtt_persistence_", "register once"];
+    check(&error, ErrorKind::Registration, &named);
+    assert!(registry.gather().is_empty());
+
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    assert_eq!(registry.gather().len(), doubles().len());
+}
+
+#[test]
+fn a_port_in_use_is_told_and_free_again_when_it_is_free() {
+    // No other test uses this address of the loopback, so that none gets the port while it is free.
+    let other = TcpListener::bind(("127.0.0.2", 0)).unwrap();
+    let address = other.local_addr().unwrap();
+    let error = MetricsServer::bind(address, Registry::new()).unwrap_err();
+    let named = [
+        "serve metrics at",
+        &address.to_string(),
+        "in use",
+        "another program",
+    ];
+    check(&error, ErrorKind::Bind, &named);
+    drop(other);
+    // A program that another test starts at this moment holds a copy of the socket until it runs.
+    let server = eventually(SOON, "the port is free", || {
+        MetricsServer::bind(address, Registry::new()).ok()
+    });
+    let error = MetricsServer::bind(address, Registry::new()).unwrap_err();
+    check(&error, ErrorKind::Bind, &named);
+    drop(server);
+}
+
+#[test]
+fn an_address_that_is_none_is_told() {
+    for address in ["no port", "127.0.0.1:99999"] {
+        let error = MetricsServer::bind(address, Registry::new()).unwrap_err();
+        check(&error, ErrorKind::Bind, &["serve metrics"]);
+    }
+    let none: &[SocketAddr] = &[];
+    let error = MetricsServer::bind(none, Registry::new()).unwrap_err();
+    check(&error, ErrorKind::Bind, &["there is no address"]);
+}
+
+#[test]
+fn limits_of_zero_are_refused_before_anything_is_bound() {
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = taken.local_addr().unwrap();
+    let builder = || MetricsServer::builder(Registry::new());
+    for (option, builder) in [
+        ("max_connections", builder().max_connections(0)),
+        ("max_head_bytes", builder().max_head_bytes(0)),
+        ("request_timeout", builder().request_timeout(Duration::ZERO)),
+        (
+            "response_timeout",
+            builder().response_timeout(Duration::ZERO),
+        ),
+    ] {
+        let error = builder.bind(address).expect_err(option);
+        check(
+            &error,
+            ErrorKind::InvalidOption,
+            &["the option", option, "zero"],
+        );
+    }
+}
+
+/// What is inside of one of Paho's errors.
+#[track_caller]
+fn inside<T: std::fmt::Debug>(result: mqtt::Result<T>) -> Error {
+    match result.unwrap_err() {
+        mqtt::Error::Io(error) => error.downcast().expect("an error of this crate"),
+        other => panic!("not found again inside of {other:?}"),
+    }
+}
+
+/// Makes every call except open on something that is not open.
+fn is_not_open(persistence: &mut impl ClientPersistence) {
+    let not_open = ErrorKind::NotOpen;
+    let error = persistence.put("c-1", vec![b"value"]).unwrap_err();
+    let error = Error::in_mqtt(&error).expect("an error of this crate");
+    check(error, not_open, &["write record", "c-1", "is not open"]);
+    let error = inside(persistence.get("c-1"));
+    check(&error, not_open, &["read record", "c-1", "is not open"]);
+    let error = inside(persistence.remove("c-1"));
+    check(&error, not_open, &["remove record", "c-1", "is not open"]);
+    let error = inside(persistence.keys());
+    check(&error, not_open, &["list the records", "is not open"]);
+    let error = inside(persistence.clear());
+    check(&error, not_open, &["clear the records", "is not open"]);
+    persistence.close().unwrap();
+}
+
+#[test]
+fn a_call_before_open_or_after_close_is_an_error_of_its_own() {
+    let redis = RedisServer::start();
+    let metrics = PersistenceMetrics::register(&Registry::new()).unwrap();
+    is_not_open(&mut MemoryPersistence::new());
+    is_not_open(&mut MemoryPersistence::new().instrument(&metrics));
+
+    let mut persistence = at(&redis.url());
+    is_not_open(&mut persistence);
+    persistence.connect(CLIENT, BROKER).unwrap();
+    is_not_open(&mut persistence);
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    persistence.put("c-1", vec![b"value"]).unwrap();
+    persistence.close().unwrap();
+    is_not_open(&mut persistence);
+    assert_eq!(redis.connection().hlen(HASH).unwrap(), 1);
+}
+
+#[test]
+fn connecting_an_open_persistence_is_refused_and_it_stays_open() {
+    let redis = RedisServer::start();
+    let mut persistence = at(&redis.url());
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    let error = persistence.connect(CLIENT, BROKER).unwrap_err();
+    check(&error, ErrorKind::InvalidOption, &[HASH, "open already"]);
+    persistence.put("c-1", vec![b"value"]).unwrap();
+}
+
+#[test]
+fn a_missing_record_cannot_be_read_and_can_be_removed() {
+    let redis = RedisServer::start();
+    let mut persistence = at(&redis.url());
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    let error = inside(persistence.get("s-1"));
+    check(&error, ErrorKind::NotFound, &["s-1", "no such record"]);
+    persistence.remove("s-1").unwrap();
+
+    let mut persistence = {
+        drop(persistence);
+        let options = RedisPersistence::builder().url(redis.url());
+        options.cache_limit(0).build().unwrap()
+    };
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    persistence.put("q-1", vec![b"value"]).unwrap();
+    // The youngest is kept, since Paho often reads it next.
+    persistence.put("q-2", vec![b"value"]).unwrap();
+    redis.connection().del(HASH).unwrap();
+    let error = inside(persistence.get("q-1"));
+    check(&error, ErrorKind::Lost, &["q-1", "maxmemory-policy"]);
+}
+
+#[test]
+fn a_key_that_paho_would_not_write_is_refused_and_nothing_is_touched() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = at(&redis.url());
+    persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+    for key in ["", "foreign", "c-01", "c-1000000", "s-0", "s-65536", "x-1"] {
+        connection.hset(HASH, key, "somebody else's").unwrap();
+        for error in [
+            inside(persistence.put(key, vec![b"value"])),
+            inside(persistence.get(key)),
+            inside(persistence.remove(key)),
+        ] {
+            let named = ["record", &format!("{key:?}")];
+            check(&error, ErrorKind::InvalidKey, &named);
+        }
+        assert!(!persistence.contains(key));
+        let there = connection.hget(HASH, key).unwrap();
+        assert_eq!(there.as_deref(), Some("somebody else's"), "{key}");
+    }
+    persistence.clear().unwrap();
+    assert_eq!(connection.hlen(HASH).unwrap(), 7);
+}

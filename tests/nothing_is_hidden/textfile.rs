@@ -1,0 +1,167 @@
+//! The metrics as a text, and as a file for `node_exporter`, for programs with a server of their own or no port at all.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{
+    ErrorKind, MemoryPersistence, PersistenceMetrics, prometheus::Registry, render, write_textfile,
+};
+use tempfile::TempDir;
+use testkit::{
+    LIMIT, Server, eventually, http_get, on_free_port, promtool_check_metrics, try_http_get,
+};
+
+fn registry() -> (Registry, impl ClientPersistence) {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).unwrap();
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("device-1", "uri").unwrap();
+    (registry, persistence)
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .collect()
+}
+
+#[test]
+fn what_is_rendered_is_what_prometheus_reads() {
+    let (registry, _persistence) = registry();
+    let text = render(&registry).unwrap();
+    assert!(text.contains("mqtt_persistence_records{client_id=\"device-1\",kind=\"command\"} 0\n"));
+    promtool_check_metrics(&text).expect("clean");
+    assert_eq!(render(&Registry::new()).unwrap(), "");
+}
+
+#[test]
+fn a_file_is_replaced_and_everybody_can_read_it() {
+    let (registry, _persistence) = registry();
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("mqtt.prom");
+    for _ in 0..3 {
+        write_textfile(&registry, &path).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(text.contains("client_id=\"device-1\""));
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o644);
+        assert_eq!(
+            names(folder.path()),
+            ["mqtt.prom"],
+            "nothing is left behind"
+        );
+    }
+    promtool_check_metrics(&fs::read_to_string(&path).unwrap()).expect("clean");
+}
+
+#[test]
+fn whoever_reads_the_file_meanwhile_finds_a_whole_one() {
+    let (registry, _persistence) = registry();
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("mqtt.prom");
+    write_textfile(&registry, &path).unwrap();
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    write_textfile(&registry, &path).unwrap();
+                }
+            });
+        }
+        let length = fs::read(&path).unwrap().len();
+        for _ in 0..500 {
+            // Numbers may differ by a few digits.
+            let now = fs::read(&path).unwrap();
+            assert!(now.ends_with(b"\n") && now.len() + 200 > length);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(names(folder.path()), ["mqtt.prom"]);
+}
+
+#[test]
+fn node_exporter_serves_what_is_in_the_file() {
+    let (registry, mut persistence) = registry();
+    persistence.put("c-1", vec![b"x"]).unwrap();
+    let folder = TempDir::new().unwrap();
+    write_textfile(&registry, folder.path().join("mqtt.prom")).unwrap();
+    let (port, _exporter) = on_free_port(|port| {
+        let mut command = Command::new("prometheus-node-exporter");
+        command
+            .arg("--collector.disable-defaults")
+            .arg("--collector.textfile")
+            .arg(format!(
+                "--collector.textfile.directory={}",
+                folder.path().display()
+            ))
+            .arg(format!("--web.listen-address=127.0.0.1:{port}"));
+        Server::start(command, "prometheus-node-exporter", "TLS is disabled")
+    });
+    let samples = |text: &str| {
+        // It writes large bounds of buckets in its own way.
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.contains("_bucket{"));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    // It is ready a moment before it listens.
+    eventually(LIMIT, "it serves", || {
+        try_http_get(("127.0.0.1", port), "/metrics").ok()
+    });
+    let (status, _, text) = http_get(("127.0.0.1", port), "/metrics");
+    assert_eq!(status, 200);
+    // By these the rules find out that the file is not written any more.
+    let is_of_file = |line: &str| {
+        line.starts_with("node_textfile_mtime_seconds{file=\"") && line.contains("/mqtt.prom\"}")
+    };
+    assert!(text.lines().any(is_of_file), "{text}");
+    let lines = text.lines().map(str::to_owned);
+    let served: Vec<String> = lines
+        .filter(|line| line.contains("mqtt_persistence_"))
+        .collect();
+    let stays = |line: &String| line.starts_with("mqtt_persistence_records{");
+    assert!(served.iter().any(stays));
+    for sample in samples(&render(&registry).unwrap()) {
+        if stays(&sample) {
+            assert!(served.contains(&sample), "{sample} in {served:#?}");
+        }
+        // Others may have moved on.
+        let series = sample.rsplit_once(' ').unwrap().0;
+        assert!(
+            served.iter().any(|line| line.starts_with(series)),
+            "{series} in {served:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_and_leaves_the_old_one() {
+    let (registry, _persistence) = registry();
+    let folder = TempDir::new().unwrap();
+    let missing = folder.path().join("missing/mqtt.prom");
+    let error = write_textfile(&registry, &missing).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::File);
+    assert!(error.to_string().contains("missing/mqtt.prom"), "{error}");
+
+    // A folder is in its place: the new file cannot take it, and goes.
+    let taken = folder.path().join("taken.prom");
+    fs::create_dir(&taken).unwrap();
+    assert_eq!(
+        write_textfile(&registry, &taken).unwrap_err().kind(),
+        ErrorKind::File
+    );
+    assert_eq!(
+        write_textfile(&registry, "/").unwrap_err().kind(),
+        ErrorKind::File
+    );
+    assert_eq!(names(folder.path()), ["taken.prom"]);
+}

@@ -1,0 +1,88 @@
+//! What the log and an observer are told of an outage of Redis: for which client it is, once that it has begun, and once that it is over.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{RedisPersistence, StoreEvent, StoreObserver};
+use testkit::{LIMIT, RedisServer, log::Log};
+
+/// Notes the events by name.
+#[derive(Default)]
+struct Witness(Mutex<Vec<String>>);
+
+impl StoreObserver for Witness {
+    fn on_event(&self, client_id: &str, event: &StoreEvent) {
+        assert_eq!(client_id, "device");
+        let name = match event {
+            StoreEvent::Status(_) | StoreEvent::StillDown { .. } => return,
+            StoreEvent::Opened { .. } => "opened",
+            StoreEvent::Down { .. } => "down",
+            StoreEvent::HoldAlarm { .. } => "alarm",
+            StoreEvent::Up { .. } => "up",
+            StoreEvent::Closed => "closed",
+            other => panic!("{other:?}"),
+        };
+        self.0.lock().expect("no panic").push(name.to_owned());
+    }
+}
+
+#[test]
+fn the_log_tells_whose_redis_is_away_what_is_held_and_once_that_it_has_everything() {
+    let mut redis = RedisServer::start();
+    let witness = Arc::new(Witness::default());
+    let log = Log::default();
+    log.of_the_process();
+    let mut persistence = RedisPersistence::builder()
+        .url(redis.url())
+        .hold_alarm(5)
+        .observer(Arc::clone(&witness) as Arc<dyn StoreObserver>)
+        .build()
+        .expect("valid");
+    persistence.open("device", "127.0.0.1:1883").expect("opens");
+    persistence.put("c-1", vec![b"value"]).expect("puts");
+    redis.kill();
+    for _ in 0..3 {
+        persistence.put("c-1", vec![b"value"]).expect("is held");
+    }
+    let health = persistence.health();
+    let told = |name: &str| {
+        testkit::eventually(LIMIT, name, || {
+            let told = witness.0.lock().expect("no panic");
+            told.iter().any(|told| told == name).then_some(())
+        });
+    };
+    told("alarm");
+    redis.restart();
+    health.flush(Duration::from_secs(10)).expect("is written");
+    told("up");
+    drop(persistence);
+    told("closed");
+    let told = witness.0.lock().expect("no panic").clone();
+    assert_eq!(told, ["opened", "down", "alarm", "up", "closed"]);
+
+    let text = log.text();
+    for (level, part, others) in [
+        (
+            "WARN",
+            "Redis cannot be used; what is published is held",
+            "error.type=\"connection\"",
+        ),
+        ("ERROR", "so much is held in memory only", "bytes=5"),
+        (
+            "INFO",
+            "Redis can be used again, and has everything",
+            "rewritten=1",
+        ),
+    ] {
+        let lines = text.lines().filter(|line| line.contains(part));
+        let [line] = lines.collect::<Vec<_>>()[..] else {
+            panic!("{part} is not there once: {text}");
+        };
+        for part in [level, others, r#"messaging.client.id="device""#] {
+            assert!(line.contains(part), "{part} is not in: {line}");
+        }
+    }
+}

@@ -1,0 +1,498 @@
+//! Which calls Paho makes of its persistence and when: what the design relies on, watched in a running client.
+
+use std::{
+    mem,
+    sync::mpsc::{self, Receiver},
+    time::Duration,
+};
+
+use paho_mqtt as mqtt;
+use testkit::{
+    LIMIT,
+    broker::{Broker, Direction, Kind, Packet},
+    publish_under, record,
+    recording::{CLIENT, Client, Recording, alone, options},
+};
+
+const V3: u32 = mqtt::MQTT_VERSION_3_1_1;
+const V5: u32 = mqtt::MQTT_VERSION_5;
+
+/// Connected, and what was called until then is forgotten.
+fn connected(recording: &Recording, broker: &Broker, version: u32) -> Client {
+    let client = Client::create(recording.clone(), broker, version);
+    client.connect(version);
+    recording.forget_calls();
+    client
+}
+
+fn lost(client: &mqtt::AsyncClient) -> Receiver<()> {
+    let (lost, losses) = mpsc::channel();
+    client.set_connection_lost_callback(move |_| {
+        // A test that has ended listens no more.
+        let _ = lost.send(());
+    });
+    losses
+}
+
+fn records(keys: &[&str]) -> Recording {
+    let record = |key: &&str| ((*key).to_owned(), record(key, b"x"));
+    Recording::with(keys.iter().map(record))
+}
+
+#[test]
+fn create_reads_the_packets_then_the_commands_then_the_undelivered() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let recording = records(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
+    let client = Client::create(recording.clone(), &broker, V5);
+    let open = format!(
+        "open {CLIENT} {}",
+        broker.url().trim_start_matches("mqtt://")
+    );
+    recording.expect(&[
+        &open,
+        "keys",
+        "get r5-4",
+        "get s5-2",
+        "contains sc5-2",
+        "get s5-3",
+        "contains sc5-3",
+        "get sc5-3",
+        "contains s5-3",
+        "keys",
+        "get c5-1",
+        "keys",
+        "get q5-1",
+    ]);
+    // So that nothing of it is sent.
+    drop(client);
+}
+
+/// Which is of no message but where one of that number waits.
+#[test]
+fn connect_and_disconnect_remove_command_zero() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = Client::create(recording.clone(), &broker, version);
+        recording.forget_calls();
+        client.connect(version);
+        // The broker has no session, so that what is in flight would be removed.
+        let remove = format!("remove c{five}-0");
+        recording.expect(&[&remove, "keys"]);
+        client
+            .disconnect(None)
+            .wait_for(LIMIT)
+            .expect("disconnects");
+        recording.expect(&[&remove, "keys", &remove]);
+    }
+}
+
+#[test]
+fn a_publish_at_qos_0_is_put_and_got_and_removed() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = connected(&recording, &broker, version);
+        client.accept("x", 0).wait_for(LIMIT).expect("is sent");
+        let calls = ["put", "get", "remove"].map(|call| format!("{call} c{five}-1"));
+        recording.expect(&calls.each_ref().map(String::as_str));
+    }
+}
+
+#[test]
+fn a_publish_at_qos_1_is_in_no_record_between_two_calls_and_removed_four_times() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = connected(&recording, &broker, version);
+        client.accept("x", 1).wait_for(LIMIT).expect("is sent");
+        let (c, s) = (format!("c{five}-1"), format!("s{five}-1"));
+        recording.expect(&[
+            &format!("put {c}"),
+            &format!("get {c}"),
+            &format!("remove {c}"),
+            &format!("put {s}"),
+            "remove s5-1",
+            "remove sc5-1",
+            "remove s-1",
+            "remove sc-1",
+        ]);
+    }
+}
+
+#[test]
+fn a_publish_at_qos_2_keeps_its_record_beside_its_pubrel() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = connected(&recording, &broker, version);
+        client.accept("x", 2).wait_for(LIMIT).expect("is sent");
+        let (c, s) = (format!("c{five}-1"), format!("s{five}-1"));
+        recording.expect(&[
+            &format!("put {c}"),
+            &format!("get {c}"),
+            &format!("remove {c}"),
+            &format!("put {s}"),
+            &format!("put sc{five}-1"),
+            "remove s5-1",
+            "remove sc5-1",
+            "remove s-1",
+            "remove sc-1",
+        ]);
+    }
+}
+
+#[test]
+fn a_message_received_at_qos_2_is_put_and_removed_twice() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = connected(&recording, &broker, version);
+        let (received, messages) = mpsc::channel();
+        client.set_message_callback(move |_, message| drop(received.send(message)));
+        broker.deliver(CLIENT, "commands", b"payload", 2);
+        messages.recv_timeout(LIMIT).expect("is received");
+        broker.wait_acknowledged(CLIENT);
+        recording.expect(&[&format!("put r{five}-1"), "remove r5-1", "remove r-1"]);
+    }
+}
+
+#[test]
+fn a_subscription_is_put_and_removed_without_being_read() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = connected(&recording, &broker, version);
+        client
+            .subscribe("commands", 2)
+            .wait_for(LIMIT)
+            .expect("subscribes");
+        client
+            .unsubscribe("commands")
+            .wait_for(LIMIT)
+            .expect("unsubscribes");
+        let call = |name: &str, number: usize| format!("{name} c{five}-{number}");
+        let [put1, put2] = [1, 2].map(|number| call("put", number));
+        let [remove1, remove2] = [1, 2].map(|number| call("remove", number));
+        recording.expect(&[&put1, &remove1, &put2, &remove2]);
+    }
+}
+
+#[test]
+fn a_publish_while_offline_is_put_and_no_more_until_it_is_connected() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = Client::create(recording.clone(), &broker, V5);
+    recording.forget_calls();
+    let token = client.accept("x", 1);
+    assert_eq!(recording.calls(), ["put c5-1"]);
+    client.connect(V5);
+    token.wait_for(LIMIT).expect("is sent");
+    assert!(recording.calls().contains(&"get c5-1".to_owned()));
+}
+
+/// A held change of the command and the PUBLISH is known to belong together by this.
+#[test]
+fn the_packet_id_of_a_sent_publish_is_the_token_in_its_command() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = Client::create(recording.clone(), &broker, V5);
+    let tokens: Vec<_> = (0..5)
+        .map(|number| client.accept("x", 1 + number % 2))
+        .collect();
+    for number in 1..=5_i32 {
+        let value = recording.value(&format!("c5-{number}")).expect("waits");
+        assert_eq!(value[4..8], number.to_ne_bytes());
+    }
+    client.connect(V5);
+    for token in tokens {
+        token.wait_for(LIMIT).expect("is sent");
+    }
+    let calls = recording.calls();
+    for number in 1..=5 {
+        let place = |call: &str| {
+            calls
+                .iter()
+                .position(|called| *called == format!("{call}-{number}"))
+        };
+        assert!(place("remove c5") < place("put s5"), "{calls:?}");
+    }
+}
+
+#[test]
+fn a_reconnect_puts_again_what_is_in_flight() {
+    let _alone = alone();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let (broker, recording) = (Broker::start(), Recording::default());
+        let client = connected(&recording, &broker, version);
+        let losses = lost(&client);
+        broker.withhold(Kind::Puback);
+        broker.withhold(Kind::Pubcomp);
+        client.accept("x", 1);
+        client.accept("y", 2);
+        broker.wait_for(Direction::Withheld, Kind::Puback, 1);
+        broker.wait_for(Direction::Withheld, Kind::Pubcomp, 1);
+        broker.drop_connections();
+        losses.recv_timeout(LIMIT).expect("is lost");
+        recording.forget_calls();
+        client.connect(version);
+        broker.wait_for(Direction::Withheld, Kind::Pubcomp, 2);
+        recording.expect(&[
+            &format!("remove c{five}-0"),
+            &format!("put s{five}-1"),
+            &format!("put sc{five}-2"),
+        ]);
+    }
+}
+
+/// So `open` is no sign of a new connection, and `clear` none of the end of a session.
+#[test]
+fn open_and_close_come_once_in_the_life_of_a_client_and_clear_never() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = Client::create(recording.clone(), &broker, V3);
+    let losses = lost(&client);
+    for _ in 0..2 {
+        let mut options = mqtt::ConnectOptionsBuilder::new_v3();
+        // Nothing listens at the first.
+        let uris = ["mqtt://127.0.0.1:1".to_owned(), broker.url()];
+        options.clean_session(true).server_uris(&uris);
+        mqtt::AsyncClient::connect(&client, options.finalize())
+            .wait_for(LIMIT)
+            .expect("connects");
+        broker.drop_connections();
+        losses.recv_timeout(LIMIT).expect("is lost");
+    }
+    drop(client);
+    let calls = recording.calls();
+    let count = |name: &str| calls.iter().filter(|call| call.starts_with(name)).count();
+    assert_eq!(
+        (count("open"), count("close"), count("clear")),
+        (1, 1, 0),
+        "{calls:?}"
+    );
+    assert_eq!(calls.last().map(String::as_str), Some("close"));
+}
+
+#[test]
+fn close_does_not_come_after_an_open_that_failed() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let open = format!(
+        "open {CLIENT} {}",
+        broker.url().trim_start_matches("mqtt://")
+    );
+    recording.fail(&open);
+    let created = options(&broker, V5, recording.clone()).create_client();
+    assert!(created.is_err());
+    drop(created);
+    recording.expect(&[&open]);
+}
+
+/// With MQTT 5 and no session expiry, which is the default, a client that is dropped takes along what it found.
+#[test]
+fn a_client_of_mqtt_5_that_is_created_and_dropped_deletes_what_is_in_flight() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let recording = records(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
+    let created = options(&broker, V5, recording.clone()).create_client();
+    drop(created.expect("a client"));
+    assert_eq!(recording.left(), ["c5-1", "q5-1"]);
+}
+
+#[test]
+fn one_passing_error_of_the_first_pass_has_every_record_in_flight_deleted() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let recording = records(&["s5-1", "s5-2", "s5-3", "s5-4"]);
+    recording.fail("get s5-3");
+    let created = options(&broker, V5, recording.clone()).create_client();
+    assert!(created.is_err());
+    drop(created);
+    assert_eq!(recording.left(), Vec::<String>::new());
+}
+
+#[test]
+fn an_error_of_a_later_pass_has_new_messages_take_the_place_of_those_not_read() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let recording = records(&["c5-1", "c5-2", "c5-3"]);
+    recording.fail("get c5-2");
+    let client = Client::create(recording.clone(), &broker, V5);
+    let before = recording.value("c5-2");
+    client.accept("new", 1);
+    assert_ne!(recording.value("c5-2"), before);
+}
+
+/// So an error of `put c` must never be given: the program would publish the message again.
+#[test]
+fn a_message_whose_put_failed_is_sent_all_the_same() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = connected(&recording, &broker, V5);
+    // The token is freed by then, so Paho must not come to call it.
+    broker.withhold(Kind::Puback);
+    recording.fail("put c5-1");
+    let message = mqtt::Message::new("a/topic", "x", 1);
+    assert!(client.try_publish(message).is_err());
+    broker.wait_for(Direction::FromClient, Kind::Publish, 1);
+    mem::forget(client);
+}
+
+#[test]
+fn an_error_of_get_has_a_command_vanish_and_its_token_never_end() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = connected(&recording, &broker, V5);
+    recording.fail("get c5-1");
+    let mut first = mqtt::Token::from(client.accept("first", 1));
+    client.accept("second", 1).wait_for(LIMIT).expect("is sent");
+    assert!(first.try_wait().is_none());
+    assert_eq!(broker.count(Direction::FromClient, Kind::Publish), 1);
+}
+
+#[test]
+fn a_hundred_messages_wait_at_most_by_default() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = Client::create(recording.clone(), &broker, V5);
+    let accepted = (0..200)
+        .map_while(|_| {
+            client
+                .try_publish(mqtt::Message::new("a/topic", "x", 1))
+                .ok()
+        })
+        .count();
+    assert_eq!((accepted, recording.left().len()), (100, 100));
+}
+
+#[test]
+fn a_pubrec_for_an_unknown_id_has_a_pubrel_put_that_nothing_removes() {
+    let _alone = alone();
+    let (broker, recording) = (Broker::start(), Recording::default());
+    let client = connected(&recording, &broker, V3);
+    broker.send(CLIENT, Packet::new(Kind::Pubrec, 77));
+    broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
+    // What comes behind the PUBCOMP has it be read.
+    client.accept("x", 1).wait_for(LIMIT).expect("is sent");
+    assert_eq!(recording.left(), ["sc-77"]);
+}
+
+/// A store that stalls stops everything, and publishing from inside a call would wait for itself.
+#[test]
+fn a_call_keeps_every_client_of_the_process_waiting() {
+    struct Slow(Recording, mpsc::Sender<()>, Receiver<()>);
+
+    impl mqtt::ClientPersistence for Slow {
+        fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
+            self.0.open(client_id, server_uri)
+        }
+
+        fn close(&mut self) -> mqtt::Result<()> {
+            self.0.close()
+        }
+
+        fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+            self.0.put(key, buffers)
+        }
+
+        fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+            self.1.send(()).expect("is listened to");
+            self.2.recv_timeout(LIMIT).expect("goes on");
+            self.0.get(key)
+        }
+
+        fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+            self.0.remove(key)
+        }
+
+        fn keys(&mut self) -> mqtt::Result<Vec<String>> {
+            self.0.keys()
+        }
+
+        fn clear(&mut self) -> mqtt::Result<()> {
+            self.0.clear()
+        }
+
+        fn contains_key(&mut self, key: &str) -> bool {
+            self.0.contains_key(key)
+        }
+    }
+
+    let _alone = alone();
+    let broker = Broker::start();
+    let ((inside, enters), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel());
+    let slow = Slow(Recording::default(), inside, goes_on);
+    let (first, second) = (
+        Client::create(slow, &broker, V5),
+        Client::create(Recording::default(), &broker, V5),
+    );
+    first.connect(V5);
+    let token = first.accept("x", 1);
+    enters.recv_timeout(LIMIT).expect("is in the call");
+    let (done, is_done) = mpsc::channel();
+    let other = second.clone();
+    let waiting = std::thread::spawn(move || {
+        let connected = other.is_connected();
+        done.send(()).expect("is listened to");
+        connected
+    });
+    is_done
+        .recv_timeout(Duration::from_millis(100))
+        .expect_err("waits for the call of the other client");
+    go_on.send(()).expect("is listened to");
+    is_done.recv_timeout(LIMIT).expect("goes on");
+    assert!(!waiting.join().expect("no panic"));
+    token.wait_for(LIMIT).expect("is sent");
+}
+
+#[test]
+fn a_number_is_followed_by_zero_after_the_last() {
+    let _alone = alone();
+    let broker = Broker::start();
+    for (version, five) in [(V3, ""), (V5, "5")] {
+        let keys = [format!("c{five}-999999"), format!("c{five}-0")];
+        let records = keys
+            .each_ref()
+            .map(|key| (key.clone(), publish_under(key, 1, 1)));
+        let recording = Recording::with(records.clone());
+        let client = Client::create(recording.clone(), &broker, version);
+        client.accept("new", 1);
+        assert_eq!(recording.left().len(), 2, "it is written over");
+        assert_ne!(recording.value(&keys[1]), Some(records[1].1.clone()));
+    }
+}
+
+#[test]
+fn a_connect_deletes_a_message_that_waits_as_number_zero() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let recording = Recording::with([("c-0".to_owned(), publish_under("c-0", 1, 1))]);
+    let client = Client::create(recording.clone(), &broker, V3);
+    client.connect(V3);
+    recording.wait_for("remove c-0");
+    // It is taken up before this one.
+    client.accept("new", 1).wait_for(LIMIT).expect("is sent");
+    let payloads: Vec<_> = broker
+        .accepted()
+        .into_iter()
+        .map(|message| message.payload)
+        .collect();
+    assert_eq!(payloads, [b"new"]);
+}
+
+#[test]
+fn a_client_that_restores_no_messages_takes_their_numbers() {
+    let _alone = alone();
+    let broker = Broker::start();
+    let recording = records(&["c5-1"]);
+    let before = recording.value("c5-1");
+    let created = options(&broker, V5, recording.clone())
+        .restore_messages(false)
+        .create_client();
+    let client = Client::from(created.expect("a client"));
+    client.accept("new", 1);
+    assert!(recording.value("c5-1").is_some());
+    assert_ne!(recording.value("c5-1"), before);
+}

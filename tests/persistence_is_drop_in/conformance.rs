@@ -1,0 +1,655 @@
+//! Every persistence, measured or not, gives Paho the same answers.
+
+// Paho calls through C, from several threads at once, which only its callbacks can show.
+#![allow(unsafe_code)]
+
+use std::{
+    collections::BTreeSet,
+    ffi::{CString, c_char, c_void},
+    thread,
+};
+
+use paho_mqtt::{ClientPersistence, UserPersistence};
+use paho_mqtt_redis::{
+    Error, ErrorKind, Instrumented, MemoryPersistence, PersistenceMetrics, RedisPersistence,
+    prometheus::Registry,
+};
+use testkit::{RedisServer, publish_under, record};
+
+type Boxed = Box<dyn ClientPersistence + Send>;
+
+/// Makes persistences that have the same store, none of them open.
+type Make<'a> = &'a dyn Fn() -> Boxed;
+
+const ID: &str = "device-1";
+const URI: &str = "127.0.0.1:1883";
+
+fn suite(make: Make<'_>) {
+    values_come_back_as_they_were_given(make);
+    what_is_not_there_is_missed(make);
+    keys_are_those_that_are_there(make);
+    records_outlive_the_object(make);
+    clients_are_apart(make);
+    before_open_and_after_close_there_is_an_error(make);
+    a_key_that_paho_does_not_write_is_refused(make);
+    paho_hears_whether_a_key_is_there(make);
+    publishes_leave_nothing_behind(make);
+    a_command_that_is_put_again_stays(make);
+    a_command_is_removed_under_the_key_of_the_other_version(make);
+    a_message_with_number_zero_survives_a_connect(make);
+    what_is_dropped_after_a_list_is_not_held(make);
+    a_publish_that_is_sent_again_stays_what_it_was(make);
+    what_is_stored_by_one_version_is_heard_of_by_the_other(make);
+    a_record_takes_the_place_of_the_same_in_the_other_version(make);
+    another_message_does_not_take_the_place_of_one_in_the_other_version(make);
+    what_waited_is_removed_under_the_key_of_the_other_version(make);
+    a_publish_goes_with_its_pubrel(make);
+    nothing_is_deleted_before_the_first_connect(make);
+    what_was_not_read_is_not_written_over(make);
+    commands_whose_numbers_have_come_round_keep_their_order(make);
+    what_paho_could_not_read_is_not_handed_over(make);
+    calls_may_overlap(make);
+}
+
+fn opened(make: Make<'_>) -> Boxed {
+    let mut persistence = make();
+    persistence.open(ID, URI).expect("opens");
+    persistence.clear().expect("clears");
+    persistence
+}
+
+fn kind<T>(result: paho_mqtt::Result<T>) -> Option<ErrorKind> {
+    Error::in_mqtt(&result.err()?).map(Error::kind)
+}
+
+fn keys(persistence: &mut Boxed) -> BTreeSet<String> {
+    let list = persistence.keys().expect("lists");
+    let set: BTreeSet<_> = list.iter().cloned().collect();
+    assert_eq!(set.len(), list.len(), "a key is listed twice: {list:?}");
+    set
+}
+
+fn set(keys: &[&str]) -> BTreeSet<String> {
+    keys.iter().map(|key| (*key).to_owned()).collect()
+}
+
+fn values_come_back_as_they_were_given(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let every_byte: Vec<u8> = (0..=255).collect();
+    let large = vec![0xa5; 1 << 20];
+    let values: [&[&[u8]]; 6] = [
+        &[b"one part"],
+        &[b"many", b"", b" ", b"parts", &every_byte],
+        &[],
+        &[b""],
+        &[b"\xff\0\r\n$-1\r\n"],
+        &[&large, b"end"],
+    ];
+    for (number, value) in (1..).zip(values) {
+        let key = format!("c5-{number}");
+        persistence.put(&key, value.to_vec()).expect("puts");
+        assert_eq!(
+            persistence.get(&key).expect("gets"),
+            value.concat(),
+            "{key}"
+        );
+    }
+    persistence
+        .put("c5-1", vec![b"another"])
+        .expect("puts over");
+    assert_eq!(persistence.get("c5-1").expect("gets"), b"another");
+}
+
+fn what_is_not_there_is_missed(make: Make<'_>) {
+    let mut persistence = opened(make);
+    assert_eq!(kind(persistence.get("s-1")), Some(ErrorKind::NotFound));
+    persistence.remove("s-1").expect("removing nothing is fine");
+    persistence.put("s-1", vec![b"x"]).expect("puts");
+    persistence.remove("s-1").expect("removes");
+    assert_eq!(kind(persistence.get("s-1")), Some(ErrorKind::NotFound));
+    persistence.remove("c-0").expect("removing nothing is fine");
+}
+
+fn keys_are_those_that_are_there(make: Make<'_>) {
+    let mut persistence = opened(make);
+    assert_eq!(keys(&mut persistence), set(&[]));
+    let all = [
+        "c-0",
+        "c5-999999",
+        "s-1",
+        "s5-65535",
+        "sc-1",
+        "sc5-2",
+        "r-1",
+        "r5-2",
+        "q-1",
+        "q5-1",
+    ];
+    for key in all {
+        persistence
+            .put(key, vec![&record(key, b"x")])
+            .expect("puts");
+    }
+    assert_eq!(keys(&mut persistence), set(&all));
+    persistence.remove("sc-1").expect("removes");
+    assert!(!keys(&mut persistence).contains("sc-1"));
+    persistence.clear().expect("clears");
+    assert_eq!(keys(&mut persistence), set(&[]));
+}
+
+fn records_outlive_the_object(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let value = record("s5-7", b"stays");
+    persistence.put("s5-7", vec![&value]).expect("puts");
+    persistence.close().expect("closes");
+    drop(persistence);
+    let mut again = make();
+    again.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut again), set(&["s5-7"]));
+    assert_eq!(again.get("s5-7").expect("gets"), value);
+    drop(again);
+    let mut without_close = make();
+    without_close.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut without_close), set(&["s5-7"]));
+}
+
+fn clients_are_apart(make: Make<'_>) {
+    let mut one = opened(make);
+    let value = record("c-1", b"of one");
+    one.put("c-1", vec![&value]).expect("puts");
+    for (id, uri) in [("device-2", URI), (ID, "127.0.0.1:1884"), ("device", URI)] {
+        let mut other = make();
+        other.open(id, uri).expect("opens");
+        assert_eq!(keys(&mut other), set(&[]), "{id} {uri}");
+        let another = record("c-1", b"of another");
+        other.put("c-1", vec![&another]).expect("puts");
+        other.clear().expect("clears");
+    }
+    assert_eq!(one.get("c-1").expect("gets"), value);
+}
+
+fn before_open_and_after_close_there_is_an_error(make: Make<'_>) {
+    let not_open = |persistence: &mut Boxed| {
+        let expected = Some(ErrorKind::NotOpen);
+        assert_eq!(kind(persistence.put("c-1", vec![b"x"])), expected);
+        assert_eq!(kind(persistence.get("c-1")), expected);
+        assert_eq!(kind(persistence.remove("c-1")), expected);
+        assert_eq!(kind(persistence.keys()), expected);
+        assert_eq!(kind(persistence.clear()), expected);
+        assert_ne!(heard(persistence, "c-1"), 0);
+    };
+    let mut persistence = make();
+    not_open(&mut persistence);
+    persistence
+        .close()
+        .expect("closing what is not open is fine");
+    assert_eq!(
+        kind(persistence.open("", URI)),
+        Some(ErrorKind::InvalidClientId)
+    );
+    persistence.open(ID, URI).expect("opens");
+    persistence.close().expect("closes");
+    not_open(&mut persistence);
+}
+
+fn a_key_that_paho_does_not_write_is_refused(make: Make<'_>) {
+    let mut persistence = opened(make);
+    for key in ["", "x-1", "c", "c-1\0", "s-0", "c-1000000", "foreign"] {
+        let expected = Some(ErrorKind::InvalidKey);
+        assert_eq!(kind(persistence.put(key, vec![b"x"])), expected, "{key:?}");
+        assert_eq!(kind(persistence.get(key)), expected, "{key:?}");
+        assert_eq!(kind(persistence.remove(key)), expected, "{key:?}");
+    }
+    assert_eq!(keys(&mut persistence), set(&[]));
+}
+
+/// What the C library is told when it asks whether a key is there: 0 is yes.
+fn heard(persistence: &mut Boxed, key: &str) -> i32 {
+    let key = CString::new(key).expect("no NUL");
+    // SAFETY: the callback takes its handle for the address of such a box and reads the key.
+    unsafe {
+        UserPersistence::on_contains_key(
+            (&raw mut *persistence).cast::<c_void>(),
+            key.as_ptr().cast_mut(),
+        )
+    }
+}
+
+fn paho_hears_whether_a_key_is_there(make: Make<'_>) {
+    let mut persistence = opened(make);
+    assert_ne!(heard(&mut persistence, "sc-1"), 0);
+    persistence.put("sc-1", vec![b"PUBREL"]).expect("puts");
+    assert_eq!(heard(&mut persistence, "sc-1"), 0);
+    assert_ne!(heard(&mut persistence, "sc-2"), 0);
+    persistence.remove("sc-1").expect("removes");
+    assert_ne!(heard(&mut persistence, "sc-1"), 0);
+}
+
+fn publishes_leave_nothing_behind(make: Make<'_>) {
+    let mut persistence = opened(make);
+    for (number, qos) in [(1, 0), (2, 1), (3, 2), (4, 1), (5, 0), (6, 2)] {
+        let c = format!("c5-{number}");
+        let (s, sc) = (format!("s5-{number}"), format!("sc5-{number}"));
+        let value = publish_under(&c, number, qos);
+        persistence.put(&c, vec![&value]).expect("puts");
+        assert_eq!(persistence.get(&c).expect("gets"), value);
+        persistence.remove(&c).expect("removes");
+        assert!(
+            !keys(&mut persistence).contains(&c),
+            "removed is removed, sent or not"
+        );
+        assert_eq!(kind(persistence.get(&c)), Some(ErrorKind::NotFound));
+        if qos > 0 {
+            persistence.put(&s, vec![b"PUBLISH"]).expect("puts");
+            assert!(keys(&mut persistence).contains(&s));
+        }
+        if qos > 1 {
+            persistence.put(&sc, vec![b"PUBREL"]).expect("puts");
+        }
+        for key in [&s, &sc, &format!("s-{number}"), &format!("sc-{number}")] {
+            persistence.remove(key).expect("removes");
+        }
+        assert_eq!(keys(&mut persistence), set(&[]));
+    }
+    persistence.close().expect("closes");
+    let mut again = make();
+    again.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut again), set(&[]));
+}
+
+fn a_command_that_is_put_again_stays(make: Make<'_>) {
+    let mut persistence = opened(make);
+    persistence
+        .put("c-1", vec![&publish_under("c-1", 9, 1)])
+        .expect("puts");
+    persistence.get("c-1").expect("gets");
+    persistence.remove("c-1").expect("removes");
+    persistence
+        .put("c-1", vec![&publish_under("c-1", 10, 1)])
+        .expect("puts again");
+    persistence
+        .put("s-9", vec![&record("s-9", b"payload")])
+        .expect("puts");
+    persistence.close().expect("closes");
+    let mut again = make();
+    again.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut again), set(&["c-1", "s-9"]));
+}
+
+fn a_command_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
+    let subscribe = [&8_i32.to_ne_bytes()[..], &7_i32.to_ne_bytes(), b"..."].concat();
+    for (read, removed) in [("c-5", "c5-5"), ("c5-5", "c-5")] {
+        for value in [
+            publish_under(read, 7, 0),
+            publish_under(read, 7, 1),
+            subscribe.clone(),
+        ] {
+            let mut persistence = opened(make);
+            persistence.put(read, vec![&value]).expect("puts");
+            persistence.get(read).expect("gets");
+            persistence.remove(removed).expect("removes");
+            persistence
+                .put("s-7", vec![&record("s-7", b"payload")])
+                .expect("puts");
+            assert_eq!(keys(&mut persistence), set(&["s-7"]));
+            drop(persistence);
+            let mut again = make();
+            again.open(ID, URI).expect("opens");
+            assert_eq!(keys(&mut again), set(&["s-7"]), "{read} {removed}");
+        }
+    }
+}
+
+fn a_message_with_number_zero_survives_a_connect(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let value = publish_under("c5-0", 7, 1);
+    persistence.put("c5-0", vec![&value]).expect("puts");
+    persistence.remove("c5-0").expect("what each connect does");
+    assert_eq!(persistence.get("c5-0").expect("is still there"), value);
+    persistence.remove("c5-0").expect("is sent");
+    persistence.put("s5-7", vec![b"PUBLISH"]).expect("puts");
+    assert_eq!(keys(&mut persistence), set(&["s5-7"]));
+}
+
+/// A client that does not restore messages lists them and removes each; one that comes after must find none.
+fn what_is_dropped_after_a_list_is_not_held(make: Make<'_>) {
+    let mut persistence = opened(make);
+    persistence
+        .put("c-1", vec![&publish_under("c-1", 7, 1)])
+        .expect("puts");
+    persistence.get("c-1").expect("gets");
+    persistence.keys().expect("lists");
+    persistence.remove("c-1").expect("removes");
+    drop(persistence);
+    let mut witness = make();
+    witness.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut witness), set(&[]));
+}
+
+fn a_publish_that_is_sent_again_stays_what_it_was(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let (first, again, garbage) = (
+        b"\x34 the message",
+        b"\x3c the message",
+        b"\x3c\0\0e message",
+    );
+    persistence.put("s5-7", vec![first]).expect("puts");
+    persistence
+        .put("s5-7", vec![&again[..3], &again[3..]])
+        .expect("is the same message");
+    assert_eq!(
+        kind(persistence.put("s5-7", vec![garbage])),
+        Some(ErrorKind::Damaged)
+    );
+    assert_eq!(
+        kind(persistence.put("s5-7", vec![&first[..5]])),
+        Some(ErrorKind::Damaged)
+    );
+    assert_eq!(persistence.get("s5-7").expect("gets"), first);
+    // Another message may have its number once it is acknowledged, and even if its removal failed.
+    persistence.remove("s5-7").expect("removes");
+    persistence
+        .put("s5-7", vec![b"\x32 another"])
+        .expect("puts");
+    persistence
+        .put("c5-1", vec![&publish_under("c5-1", 7, 1)])
+        .expect("puts");
+    persistence.get("c5-1").expect("gets");
+    persistence.remove("c5-1").expect("removes");
+    persistence
+        .put("s5-7", vec![b"\x32 a third"])
+        .expect("puts");
+    assert_eq!(persistence.get("s5-7").expect("gets"), b"\x32 a third");
+    assert_eq!(keys(&mut persistence), set(&["s5-7"]));
+}
+
+/// A record of one message may be of either version, and Paho hears of it whichever it asks for.
+fn what_is_stored_by_one_version_is_heard_of_by_the_other(make: Make<'_>) {
+    let mut persistence = opened(make);
+    for key in ["s-1", "sc5-2"] {
+        persistence
+            .put(key, vec![&record(key, b"x")])
+            .expect("puts");
+    }
+    for (key, there) in [
+        ("s-1", true),
+        ("s5-1", true),
+        ("sc-2", true),
+        ("sc5-1", false),
+        ("s5-2", false),
+    ] {
+        assert_eq!(heard(&mut persistence, key) == 0, there, "{key}");
+    }
+}
+
+fn a_record_takes_the_place_of_the_same_in_the_other_version(make: Make<'_>) {
+    for (before, put) in [
+        (&["s-1"][..], "s5-1"),
+        (&["s5-1"], "s-1"),
+        (&["sc-1", "sc5-1"], "s5-1"),
+        (&["sc-1"], "sc5-1"),
+        (&["r-1"], "r5-1"),
+    ] {
+        let mut persistence = opened(make);
+        for key in before {
+            persistence
+                .put(key, vec![&record(key, b"x")])
+                .expect("puts");
+        }
+        persistence
+            .put(put, vec![&record(put, b"x")])
+            .expect("puts");
+        assert_eq!(keys(&mut persistence), set(&[put]), "{before:?} {put}");
+        drop(persistence);
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&[put]), "{before:?} {put}");
+        again.clear().expect("clears");
+    }
+}
+
+fn another_message_does_not_take_the_place_of_one_in_the_other_version(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let first = record("s-1", b"first");
+    persistence.put("s-1", vec![&first]).expect("puts");
+    let damaged = persistence.put("s5-1", vec![&record("s5-1", b"garbage")]);
+    assert_eq!(kind(damaged), Some(ErrorKind::Damaged));
+    assert_eq!(persistence.get("s-1").expect("is still there"), first);
+}
+
+/// Paho removes what it has delivered, or given up, under the version that it has by then.
+fn what_waited_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
+    for (stored, removed) in [("q-5", "q5-5"), ("q5-5", "q-5"), ("c-5", "c5-5")] {
+        let mut persistence = opened(make);
+        persistence
+            .put(stored, vec![&record(stored, b"x")])
+            .expect("puts");
+        persistence.remove(removed).expect("removes");
+        assert_eq!(keys(&mut persistence), set(&[]), "{stored}");
+    }
+}
+
+/// Paho removes the PUBREL before the PUBLISH where that is of the other version, and may be killed in between.
+fn a_publish_goes_with_its_pubrel(make: Make<'_>) {
+    for (publish, pubrel) in [("s-7", "sc5-7"), ("s5-7", "sc-7"), ("s-7", "sc-7")] {
+        let mut persistence = opened(make);
+        for key in [publish, pubrel] {
+            persistence
+                .put(key, vec![&record(key, b"x")])
+                .expect("puts");
+        }
+        persistence.remove(pubrel).expect("removes");
+        drop(persistence);
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&[]), "{publish} {pubrel}");
+    }
+}
+
+/// What Paho does when a client is dropped that never connected, or could not be created.
+fn nothing_is_deleted_before_the_first_connect(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let session = ["s-1", "sc-1", "r-3"];
+    for key in session {
+        persistence
+            .put(key, vec![&record(key, b"x")])
+            .expect("puts");
+    }
+    persistence
+        .put("sc-9", vec![&record("sc-9", b"")])
+        .expect("puts");
+    drop(persistence);
+
+    let mut never_connected = make();
+    never_connected.open(ID, URI).expect("opens");
+    for key in keys(&mut never_connected) {
+        never_connected.get(&key).expect("gets");
+    }
+    for key in ["sc-9", "s-1", "sc-1", "r-3"] {
+        never_connected.remove(key).expect("answers");
+    }
+    // A PUBREL without its PUBLISH is of no use to anybody.
+    assert_eq!(keys(&mut never_connected), set(&session));
+    drop(never_connected);
+
+    let mut connected = make();
+    connected.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut connected), set(&session));
+    connected.remove("c5-0").expect("what each connect does");
+    for key in session {
+        connected.remove(key).expect("removes");
+    }
+    assert_eq!(keys(&mut connected), set(&[]));
+}
+
+/// Paho gives a new message the number of one that it could not read when it was created.
+fn what_was_not_read_is_not_written_over(make: Make<'_>) {
+    for (key, moved) in [("c5-1", "c5-2"), ("s-1", "s-65535"), ("q-1", "q-2")] {
+        let mut persistence = opened(make);
+        let (before, new) = (record(key, b"before"), record(key, b"new"));
+        persistence.put(key, vec![&before]).expect("puts");
+        drop(persistence);
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        again.keys().expect("lists");
+        again.put(key, vec![&new]).expect("puts");
+        for _ in 0..2 {
+            assert_eq!(keys(&mut again), set(&[key, moved]));
+            assert_eq!(again.get(key).expect("gets"), new);
+            let before = if key == "s-1" {
+                // A packet has its number in it.
+                record(moved, b"before")
+            } else {
+                before.clone()
+            };
+            assert_eq!(again.get(moved).expect("gets"), before, "{moved}");
+            drop(again);
+            again = make();
+            again.open(ID, URI).expect("opens");
+        }
+        again.clear().expect("clears");
+    }
+}
+
+fn commands_whose_numbers_have_come_round_keep_their_order(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let numbers = [999_998, 999_999, 0, 1, 2];
+    for number in numbers {
+        let key = format!("c5-{number}");
+        let value = record("c5-1", number.to_string().as_bytes());
+        persistence.put(&key, vec![&value]).expect("puts");
+    }
+    drop(persistence);
+    let mut again = make();
+    again.open(ID, URI).expect("opens");
+    let mut found: Vec<u32> = again
+        .keys()
+        .expect("lists")
+        .iter()
+        .map(|key| key[3..].parse().expect("a number"))
+        .collect();
+    found.sort_unstable();
+    assert_eq!(found.len(), numbers.len());
+    for (number, place) in numbers.iter().zip(&found) {
+        let value = again.get(&format!("c5-{place}")).expect("gets");
+        assert_eq!(value, record("c5-1", number.to_string().as_bytes()));
+    }
+    // The next one, to which Paho gives the number behind the highest, is a new one.
+    assert!(found.last().is_some_and(|last| *last < 999_999));
+}
+
+fn what_paho_could_not_read_is_not_handed_over(make: Make<'_>) {
+    let mut persistence = opened(make);
+    for key in [
+        "c-1", "c5-2", "s-3", "s5-4", "sc-5", "r-6", "r5-7", "q-8", "q5-9",
+    ] {
+        persistence.put(key, vec![b"\x32\xff"]).expect("puts");
+    }
+    persistence
+        .put("s-1", vec![&record("s-1", b"x")])
+        .expect("puts");
+    drop(persistence);
+    for _ in 0..2 {
+        let mut again = make();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&["s-1"]));
+    }
+}
+
+/// The address of a persistence, as C holds it.
+#[derive(Clone, Copy)]
+struct Handle(*mut c_void);
+
+// SAFETY: this is what the test is about: Paho's calls may come from two threads at once.
+unsafe impl Send for Handle {}
+
+impl Handle {
+    fn call(self, key: &str, call: impl FnOnce(*mut c_void, *mut c_char) -> i32) {
+        let name = CString::new(key).expect("no NUL");
+        assert_eq!(call(self.0, name.as_ptr().cast_mut()), 0, "{key}");
+    }
+
+    fn put(self, key: &str, value: &mut [u8]) {
+        let mut buffer = value.as_mut_ptr().cast::<c_char>();
+        let mut length = i32::try_from(value.len()).expect("short");
+        // SAFETY: one buffer and its length, both alive, and a key that ends in NUL.
+        self.call(key, |handle, key| unsafe {
+            UserPersistence::on_put(handle, key, 1, &raw mut buffer, &raw mut length)
+        });
+    }
+
+    fn remove(self, key: &str) {
+        // SAFETY: a key that ends in NUL.
+        self.call(key, |handle, key| unsafe {
+            UserPersistence::on_remove(handle, key)
+        });
+    }
+}
+
+fn calls_may_overlap(make: Make<'_>) {
+    let mut persistence = opened(make);
+    let handle = Handle((&raw mut persistence).cast());
+    thread::scope(|scope| {
+        for thread in 0..4_u8 {
+            scope.spawn(move || {
+                let handle = { handle };
+                for number in 0..100 {
+                    let key = format!("c-{}", u32::from(thread) * 1_000 + number);
+                    handle.put(&key, &mut [thread; 50]);
+                    if number % 2 == 0 {
+                        handle.remove(&key);
+                    }
+                }
+            });
+        }
+    });
+    assert_eq!(keys(&mut persistence).len(), 200);
+    assert_eq!(persistence.get("c-3099").expect("gets"), [3; 50]);
+}
+
+fn redis(url: &str) -> RedisPersistence {
+    RedisPersistence::builder()
+        .url(url)
+        .build()
+        .expect("a valid URL")
+}
+
+fn metrics() -> PersistenceMetrics {
+    PersistenceMetrics::register(&Registry::new()).expect("registers")
+}
+
+#[test]
+fn memory() {
+    let memory = MemoryPersistence::new();
+    suite(&|| Box::new(memory.clone()));
+}
+
+#[test]
+fn redis_over_tcp() {
+    let server = RedisServer::tcp();
+    suite(&|| Box::new(redis(&server.tcp_url())));
+}
+
+#[test]
+fn redis_over_a_unix_socket() {
+    let server = RedisServer::start();
+    suite(&|| Box::new(redis(&server.url())));
+}
+
+#[test]
+fn instrumented_memory() {
+    let (memory, metrics) = (MemoryPersistence::new(), metrics());
+    suite(&|| Box::new(memory.clone().instrument(&metrics)));
+}
+
+#[test]
+fn instrumented_redis_over_tcp() {
+    let (server, metrics) = (RedisServer::tcp(), metrics());
+    suite(&|| Box::new(redis(&server.tcp_url()).instrument(&metrics)));
+}
+
+#[test]
+fn instrumented_redis_over_a_unix_socket() {
+    let (server, metrics) = (RedisServer::start(), metrics());
+    suite(&|| Box::new(Instrumented::new(redis(&server.url()), &metrics)));
+}

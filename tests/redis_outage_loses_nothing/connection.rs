@@ -1,0 +1,777 @@
+//! On a real Redis: values are kept byte for byte where the options say, no call outlasts its deadline whatever the server does, and
+//! the persistence comes back when the server does.
+
+use std::{
+    io::{self, Write},
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt::{self as mqtt, ClientPersistence};
+use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisOptions, RedisPersistence};
+use redis::{Parser, TypedCommands, Value};
+use testkit::{RedisServer, eventually, publish_command, publish_under, record};
+
+const CLIENT: &str = "device";
+/// As Paho hands it to `open`.
+const SERVER: &str = "127.0.0.1:1883";
+/// Where the records of that client are.
+const HASH: &str = "device:127.0.0.1:1883";
+/// Far more than anything takes that does not wait for what never comes.
+const AMPLE: Duration = Duration::from_secs(10);
+/// What a test on a busy machine may take beyond a deadline.
+const SLACK: Duration = Duration::from_secs(1);
+
+fn options(url: &str) -> RedisOptions {
+    RedisPersistence::builder()
+        .url(url)
+        .connect_timeout(AMPLE)
+        .operation_timeout(AMPLE)
+}
+
+fn opened(url: &str) -> RedisPersistence {
+    let mut persistence = options(url).build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    persistence
+}
+
+#[track_caller]
+fn kind_of<T: std::fmt::Debug>(result: mqtt::Result<T>) -> ErrorKind {
+    let error = result.unwrap_err();
+    Error::in_mqtt(&error)
+        .expect("an error of this crate")
+        .kind()
+}
+
+/// Waits until Redis has everything.
+#[track_caller]
+fn settle(persistence: &RedisPersistence) {
+    persistence.health().flush(AMPLE).unwrap();
+}
+
+/// Why Redis cannot be used.
+#[track_caller]
+fn down(persistence: &RedisPersistence) -> ErrorKind {
+    let health = persistence.health();
+    assert!(!health.snapshot().up);
+    health.last_error().expect("an error").kind()
+}
+
+/// The bytes of a record, or nothing where there is none.
+fn stored(connection: &mut redis::Connection, key: &str) -> Option<Vec<u8>> {
+    redis::cmd("HGET")
+        .arg(HASH)
+        .arg(key)
+        .query(connection)
+        .unwrap()
+}
+
+fn fields(connection: &mut redis::Connection) -> Vec<String> {
+    let mut fields = connection.hkeys(HASH).unwrap();
+    fields.sort();
+    fields
+}
+
+/// What a server that is none answers with.
+enum Reply {
+    Bytes(&'static [u8]),
+    /// That, after a while.
+    Late(Duration, &'static [u8]),
+    /// A value of 1,000 bytes that comes one byte at a time.
+    Drip(Duration),
+    Nothing,
+}
+
+/// Speaks just enough of the protocol, and answers each command with what `reply` says.
+struct FakeRedis {
+    url: String,
+    stop: Sender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeRedis {
+    /// Serves one connection.
+    fn start(reply: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let url = format!("redis://{}/", listener.local_addr().unwrap());
+        let (stop, stopped) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            let (stream, _) = listener.accept().unwrap();
+            // The other side has gone, or the test has come to its end.
+            let _ = serve(&stream, &stopped, reply);
+        });
+        Self {
+            url,
+            stop,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for FakeRedis {
+    fn drop(&mut self) {
+        // It may have ended already, and a second panic would hide the first.
+        let _ = self.stop.send(());
+        let _ = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+/// Nothing, once that much time has passed; an error when the test is over.
+fn pause(stopped: &Receiver<()>, time: Duration) -> io::Result<()> {
+    match stopped.recv_timeout(time) {
+        Err(RecvTimeoutError::Timeout) => Ok(()),
+        _ => Err(io::ErrorKind::Interrupted.into()),
+    }
+}
+
+fn serve(
+    mut stream: &TcpStream,
+    stopped: &Receiver<()>,
+    mut reply: impl FnMut(&str) -> Reply,
+) -> io::Result<()> {
+    let mut parser = Parser::new();
+    while let Ok(Value::Array(parts)) = parser.parse_value(stream) {
+        let Some(Value::BulkString(name)) = parts.first() else {
+            panic!("not a command: {parts:?}");
+        };
+        match reply(&String::from_utf8_lossy(name)) {
+            Reply::Bytes(bytes) => stream.write_all(bytes)?,
+            Reply::Late(time, bytes) => {
+                pause(stopped, time)?;
+                stream.write_all(bytes)?;
+            }
+            Reply::Drip(interval) => {
+                stream.write_all(b"$1000\r\n")?;
+                loop {
+                    pause(stopped, interval)?;
+                    stream.write_all(b"x")?;
+                }
+            }
+            Reply::Nothing => {}
+        }
+    }
+    Ok(())
+}
+
+const NO_RECORDS: &[u8] = b"*0\r\n";
+
+/// The answers that make a persistence open and find nothing; none for what comes afterwards.
+fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
+    let mut opened = false;
+    let mut queueing = false;
+    move |command| {
+        let answer: &[u8] = match command {
+            "TYPE" => b"+none\r\n",
+            // So every change is waited for.
+            "CLIENT" | "INFO" => b"-NOPERM no\r\n",
+            "MULTI" => {
+                queueing = true;
+                b"+OK\r\n"
+            }
+            "DISCARD" => {
+                queueing = false;
+                b"+OK\r\n"
+            }
+            "EXEC" if queueing => {
+                queueing = false;
+                b"*0\r\n"
+            }
+            _ if queueing => b"+QUEUED\r\n",
+            "HKEYS" if !opened => {
+                opened = true;
+                NO_RECORDS
+            }
+            _ => return None,
+        };
+        Some(answer)
+    }
+}
+
+/// A server that opens the records and then sends what `answer` says.
+fn ends_at_the_deadline(answer: fn() -> Reply) {
+    const TIMEOUT: Duration = Duration::from_millis(200);
+    let mut usual = empty();
+    let server = FakeRedis::start(move |command| usual(command).map_or_else(answer, Reply::Bytes));
+    let mut persistence = options(&server.url)
+        .operation_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    let started = Instant::now();
+    persistence.put("s-1", vec![b"value"]).unwrap();
+    let took = started.elapsed();
+    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+    assert!(!persistence.health().snapshot().up);
+    // Once an outage is enough.
+    let started = Instant::now();
+    persistence.put("s-2", vec![b"value"]).unwrap();
+    assert!(started.elapsed() < TIMEOUT);
+}
+
+#[test]
+fn an_answer_that_drips_in_ends_at_the_deadline_of_the_whole() {
+    ends_at_the_deadline(|| Reply::Drip(Duration::from_millis(50)));
+}
+
+#[test]
+fn an_answer_that_does_not_come_ends_at_the_deadline() {
+    ends_at_the_deadline(|| Reply::Nothing);
+}
+
+#[test]
+fn connecting_to_a_server_that_drips_ends_at_the_deadline() {
+    const TIMEOUT: Duration = Duration::from_millis(400);
+    let server = FakeRedis::start(|_| Reply::Drip(Duration::from_millis(50)));
+    let mut persistence = options(&server.url)
+        .connect_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    let started = Instant::now();
+    let error = persistence.connect(CLIENT, SERVER).unwrap_err();
+    let took = started.elapsed();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
+}
+
+/// Connecting and listing have a limit each.
+#[test]
+fn opening_as_a_whole_takes_no_longer_than_its_limits() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let mut usual = empty();
+    // Each answer is in time, and the list does not come.
+    let server = FakeRedis::start(move |command| match (command, usual(command)) {
+        ("HKEYS", Some(NO_RECORDS)) | (_, None) => Reply::Nothing,
+        (_, Some(answer)) => Reply::Late(Duration::from_millis(20), answer),
+    });
+    let mut persistence = options(&server.url)
+        .connect_timeout(TIMEOUT)
+        .open_timeout(TIMEOUT)
+        .build()
+        .unwrap();
+    let started = Instant::now();
+    let kind = kind_of(persistence.open(CLIENT, SERVER));
+    let took = started.elapsed();
+    assert_eq!(kind, ErrorKind::Timeout);
+    assert!(took < TIMEOUT * 2 + SLACK, "{took:?}");
+}
+
+#[test]
+fn a_redis_that_stands_still_costs_one_deadline_and_is_used_again_when_it_goes_on() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    for tcp in [true, false] {
+        let redis = RedisServer::tcp();
+        let url = if tcp { redis.tcp_url() } else { redis.url() };
+        let mut persistence = options(&url)
+            .connect_timeout(TIMEOUT)
+            .operation_timeout(TIMEOUT)
+            .build()
+            .unwrap();
+        persistence.open(CLIENT, SERVER).unwrap();
+        let one = record("s-1", b"one");
+        persistence.put("s-1", vec![&one]).unwrap();
+
+        redis.pause();
+        // More than the socket takes, so that writing waits; then nothing is sent any more.
+        let large = vec![b'x'; 32 << 20];
+        let started = Instant::now();
+        persistence.put("s-2", vec![&large]).unwrap();
+        let took = started.elapsed();
+        assert!(took < TIMEOUT + SLACK, "{took:?}");
+        assert_eq!(down(&persistence), ErrorKind::Timeout);
+        let started = Instant::now();
+        persistence.put("s-3", vec![b"two"]).unwrap();
+        assert!(started.elapsed() < TIMEOUT);
+
+        redis.resume();
+        settle(&persistence);
+        assert_eq!(persistence.get("s-1").unwrap(), one);
+        let mut connection = redis.connection();
+        assert_eq!(stored(&mut connection, "s-2").unwrap(), large);
+        assert_eq!(stored(&mut connection, "s-3").unwrap(), b"two");
+    }
+}
+
+#[test]
+fn a_value_that_only_redis_has_is_waited_for_once_an_outage() {
+    const TIMEOUT: Duration = Duration::from_millis(300);
+    let redis = RedisServer::start();
+    let mut persistence = options(&redis.url())
+        .operation_timeout(TIMEOUT)
+        .cache_limit(0)
+        .build()
+        .unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    // The youngest is kept.
+    for key in ["q-1", "q-2", "q-3"] {
+        let value = record(key, key.as_bytes());
+        persistence.put(key, vec![&value]).unwrap();
+    }
+    redis.pause();
+    // It finds out that Redis is away, which takes as long as a call may wait.
+    let started = Instant::now();
+    assert_eq!(kind_of(persistence.get("q-1")), ErrorKind::Timeout);
+    assert!(started.elapsed() < TIMEOUT * 2);
+    let started = Instant::now();
+    assert_eq!(kind_of(persistence.get("q-2")), ErrorKind::Timeout);
+    assert!(started.elapsed() < TIMEOUT);
+    redis.resume();
+    settle(&persistence);
+    for key in ["q-2", "q-1"] {
+        assert_eq!(persistence.get(key).unwrap(), record(key, key.as_bytes()));
+    }
+}
+
+/// More commands than are read at a time, of which no value is kept, and their keys.
+fn with_backlog(redis: &RedisServer) -> (RedisPersistence, Vec<String>) {
+    let keys: Vec<String> = (1..1_200).map(|number| format!("c-{number}")).collect();
+    let mut pipeline = redis::pipe();
+    for key in &keys {
+        pipeline.hset(HASH, key, record(key, key.as_bytes()));
+    }
+    pipeline.exec(&mut redis.connection()).unwrap();
+    let options = options(&redis.url()).cache_limit(0);
+    let mut persistence = options.build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    (persistence, keys)
+}
+
+/// Redis is asked for what Paho reads next before Paho does.
+#[test]
+fn what_is_read_ahead_is_what_was_written_last() {
+    let redis = RedisServer::start();
+    let (mut persistence, keys) = with_backlog(&redis);
+    // The second time in a row is the first at which it is.
+    for key in ["c-900", "c-1"] {
+        assert_eq!(persistence.get(key).unwrap(), record(key, key.as_bytes()));
+    }
+    // Redis has been asked for this one.
+    persistence
+        .put("c-900", vec![&record("c-900", b"later")])
+        .unwrap();
+    // No value but the last one put is kept.
+    persistence
+        .put("c-5000", vec![&record("c-5000", b"")])
+        .unwrap();
+    persistence.remove("c-514").unwrap();
+    for key in &keys[1..] {
+        let value = persistence.get(key);
+        match &**key {
+            "c-514" => assert_eq!(kind_of(value), ErrorKind::NotFound),
+            "c-900" => assert_eq!(value.unwrap(), record(key, b"later")),
+            _ => assert_eq!(value.unwrap(), record(key, key.as_bytes()), "{key}"),
+        }
+    }
+    assert!(persistence.health().last_error().is_none());
+    let stored = stored(&mut redis.connection(), "c-900");
+    assert_eq!(stored.unwrap(), record("c-900", b"later"));
+}
+
+#[test]
+fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
+    let redis = RedisServer::start();
+    let (mut persistence, keys) = with_backlog(&redis);
+    let mut all_killed = 0;
+    for (number, key) in keys.iter().enumerate() {
+        let value = eventually(AMPLE, "it is read", || persistence.get(key).ok());
+        assert_eq!(value, record(key, key.as_bytes()), "{key}");
+        if number % 256 == 0 {
+            let killed: usize = redis::cmd("CLIENT")
+                .arg(&["KILL", "TYPE", "normal", "SKIPME", "yes"])
+                .query(&mut redis.connection())
+                .unwrap();
+            all_killed += killed;
+        }
+    }
+    assert!(all_killed > 1, "it has another one where it read again");
+    assert_eq!(persistence.keys().unwrap().len(), keys.len());
+    assert_eq!(persistence.health().snapshot().lost_records, 0);
+}
+
+/// Paho counts packet ids from 1 again when it starts, and takes what it restored under one id for one message.
+#[test]
+fn a_message_never_stands_beside_one_that_is_gone_and_had_its_packet_id() {
+    let command = record("c5-1", b"one");
+    let mut publish = record("s5-1", b"one");
+    // That is QoS 1.
+    publish[0] = 0x32;
+    for durability in [Durability::Confirmed, Durability::Pipelined] {
+        let redis = RedisServer::start();
+        let mut connection = redis.connection();
+        let mut persistence = options(&redis.url())
+            .durability(durability)
+            .build()
+            .unwrap();
+        persistence.open(CLIENT, SERVER).unwrap();
+        persistence.put("c5-1", vec![&command]).unwrap();
+        settle(&persistence);
+        // The PUBLISH of the second is written before it is acknowledged.
+        for (number, is_written) in [(1, false), (2, true), (3, false)] {
+            let key = format!("c5-{number}");
+            assert_eq!(persistence.get(&key).unwrap(), command);
+            persistence.remove(&key).unwrap();
+            persistence.put("s5-1", vec![&publish]).unwrap();
+            if is_written {
+                settle(&persistence);
+            }
+            persistence.remove("s5-1").unwrap();
+
+            let next = format!("c5-{}", number + 1);
+            persistence.put(&next, vec![&command]).unwrap();
+            let found = eventually(AMPLE, "the next message", || {
+                Some(fields(&mut connection)).filter(|keys| keys.contains(&next))
+            });
+            assert_eq!(found, [next], "{durability:?}");
+        }
+    }
+}
+
+#[test]
+fn a_redis_that_comes_back_empty_is_filled_again() {
+    for tcp in [true, false] {
+        let mut redis = RedisServer::tcp();
+        let url = if tcp { redis.tcp_url() } else { redis.url() };
+        let mut persistence = opened(&url);
+        persistence.put("s-1", vec![b"one"]).unwrap();
+        persistence.put("s-4", vec![b"four"]).unwrap();
+        settle(&persistence);
+        redis.kill();
+        for value in ["two", "three"] {
+            persistence.put("q-2", vec![value.as_bytes()]).unwrap();
+        }
+        persistence.remove("s-4").unwrap();
+        redis.restart();
+        settle(&persistence);
+        let mut connection = redis.connection();
+        assert_eq!(fields(&mut connection), ["q-2", "s-1"]);
+        assert_eq!(stored(&mut connection, "q-2").unwrap(), b"three");
+        assert_eq!(persistence.get("s-1").unwrap(), b"one");
+        assert_eq!(persistence.health().snapshot().lost_records, 0);
+    }
+}
+
+#[test]
+fn what_redis_alone_had_and_has_lost_is_counted_and_told() {
+    let mut redis = RedisServer::tcp();
+    let mut persistence = options(&redis.url()).cache_limit(0).build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    persistence.put("q-1", vec![b"one"]).unwrap();
+    // The youngest is kept.
+    persistence.put("q-2", vec![b"two"]).unwrap();
+    redis.restart();
+    let health = persistence.health();
+    eventually(AMPLE, "the loss", || {
+        (health.snapshot().lost_records == 1).then_some(())
+    });
+    assert_eq!(kind_of(persistence.get("q-1")), ErrorKind::NotFound);
+}
+
+#[test]
+fn a_restart_and_a_flush_that_nobody_noticed_are_noticed_while_nothing_is_put() {
+    let mut redis = RedisServer::tcp();
+    let mut persistence = opened(&redis.url());
+    persistence.put("q-1", vec![b"one"]).unwrap();
+    let filled = |redis: &RedisServer| {
+        eventually(AMPLE, "the record", || {
+            stored(&mut redis.connection(), "q-1")
+        })
+    };
+    redis.restart();
+    assert_eq!(filled(&redis), b"one");
+    redis::cmd("FLUSHALL")
+        .exec(&mut redis.connection())
+        .unwrap();
+    assert_eq!(filled(&redis), b"one");
+}
+
+#[test]
+fn values_are_kept_byte_for_byte() {
+    let redis = RedisServer::tcp();
+    let mut connection = redis.connection();
+    let every: Vec<u8> = (0..=255).collect();
+    let large: Vec<u8> = every.iter().copied().cycle().take(1 << 20).collect();
+    let many: Vec<&[u8]> = every.chunks(1).cycle().take(5_000).collect();
+    for url in [redis.tcp_url(), redis.url()] {
+        let mut persistence = opened(&url);
+        for parts in [
+            vec![],
+            vec![&b""[..]],
+            vec![b"", b"a", b"", b"b", b""],
+            vec![b"\0"],
+            vec![b"a\0b\0", b"\0"],
+            vec![b"\xff\xfe\xc3\x28", b"\x80"],
+            vec![b"\r\n$-1\r\n*0\r\n"],
+            vec![&every],
+            vec![&large],
+            vec![&large, &every, &large],
+            many.clone(),
+        ] {
+            let value = parts.concat();
+            persistence.put("q-1", parts).unwrap();
+            assert!(stored(&mut connection, "q-1").as_ref() == Some(&value));
+            assert!(persistence.get("q-1").unwrap() == value);
+        }
+        persistence.remove("q-1").unwrap();
+        settle(&persistence);
+        assert_eq!(stored(&mut connection, "q-1"), None);
+    }
+}
+
+#[test]
+fn what_is_in_redis_already_is_handed_over_byte_for_byte() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let value = record("s-1", b"\0\xff\r\n");
+    connection.hset(HASH, "s-1", &value).unwrap();
+    connection.hset(HASH, b"\xff\xfe", "foreign").unwrap();
+    connection.hset(HASH, "foreign", "foreign").unwrap();
+    let mut persistence = opened(&redis.url());
+    assert_eq!(persistence.keys().unwrap(), ["s-1"]);
+    assert_eq!(persistence.get("s-1").unwrap(), value);
+    persistence.clear().unwrap();
+    assert_eq!(connection.hlen(HASH).unwrap(), 2);
+}
+
+#[test]
+fn records_are_in_the_database_and_under_the_prefix_that_the_options_say() {
+    let redis = RedisServer::tcp();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "me@ter", "on", ">p/w:1?&", "+@all", "~mqtt:*"])
+        .exec(&mut redis.connection())
+        .unwrap();
+    let port = redis.port();
+    let socket = redis.socket().display();
+    for url in [
+        format!("redis://me%40ter:p%2Fw%3A1%3F%26@127.0.0.1:{port}/3"),
+        format!("unix://{socket}?db=3&user=me%40ter&pass=p%2Fw%3A1%3F%26"),
+    ] {
+        let mut persistence = options(&url).key_prefix("mqtt:").build().unwrap();
+        persistence.open(CLIENT, SERVER).unwrap();
+        persistence.put("s-1", vec![b"value"]).unwrap();
+        let mut connection = redis.connection();
+        assert_eq!(connection.keys("*").unwrap(), Vec::<String>::new());
+        redis::cmd("SELECT").arg(3).exec(&mut connection).unwrap();
+        let key = format!("mqtt:{HASH}");
+        assert_eq!(connection.keys("*").unwrap(), [key.as_str()]);
+        assert_eq!(connection.hkeys(&key).unwrap(), ["s-1"]);
+        persistence.clear().unwrap();
+    }
+}
+
+#[test]
+fn connect_and_a_client_mean_the_same_records() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    for (uri, server) in [
+        ("tcp://127.0.0.1:1883", "127.0.0.1:1883"),
+        ("mqtt://127.0.0.1:1883", "127.0.0.1:1883"),
+        ("mqtt://broker.example:1883", "broker.example:1883"),
+        ("127.0.0.1:1883", "127.0.0.1:1883"),
+    ] {
+        let key = format!("mqtt:{CLIENT}:{server}");
+        let mut persistence = options(&redis.url()).key_prefix("mqtt:").build().unwrap();
+        // It looks there: this is not a hash.
+        connection.set(&key, "somebody else's").unwrap();
+        let error = persistence.connect(CLIENT, uri).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::WrongType, "{uri}");
+        connection.del(&key).unwrap();
+        persistence.connect(CLIENT, uri).unwrap();
+
+        let client = mqtt::CreateOptionsBuilder::new()
+            .server_uri(uri)
+            .client_id(CLIENT)
+            .mqtt_version(mqtt::MQTT_VERSION_5)
+            .send_while_disconnected(true)
+            .allow_disconnected_send_at_anytime(true)
+            .user_persistence(persistence)
+            .create_client()
+            .unwrap_or_else(|error| panic!("{uri}: {error}"));
+        // It waits for a connection that never comes.
+        let message = mqtt::Message::new("a/topic", "payload", mqtt::QoS::AtLeastOnce);
+        drop(client.publish(message));
+        drop(client);
+        let kept = connection.hgetall(&key).unwrap();
+        assert_eq!(kept.len(), 1, "{uri}");
+        assert!(kept.keys().all(|key| key.starts_with("c5-")), "{kept:?}");
+        connection.del(&key).unwrap();
+    }
+}
+
+#[test]
+fn clients_do_not_see_the_records_of_one_another() {
+    let redis = RedisServer::start();
+    let mut all: Vec<_> = ["device", "device-2", "devic"]
+        .into_iter()
+        .map(|client| {
+            let mut persistence = options(&redis.url()).build().unwrap();
+            persistence.open(client, SERVER).unwrap();
+            (client, persistence)
+        })
+        .collect();
+    for (client, persistence) in &mut all {
+        persistence.put("s-1", vec![client.as_bytes()]).unwrap();
+    }
+    for (client, persistence) in &mut all {
+        assert_eq!(persistence.keys().unwrap(), ["s-1"]);
+        assert_eq!(persistence.get("s-1").unwrap(), client.as_bytes());
+    }
+    let (_, first) = &mut all[0];
+    first.clear().unwrap();
+    assert!(!first.contains("s-1"));
+    assert_eq!(all[1].1.get("s-1").unwrap(), b"device-2");
+    assert_eq!(all[2].1.get("s-1").unwrap(), b"devic");
+}
+
+/// Writes a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
+fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, qos: i32) {
+    let command = publish_under(key, packet_id, qos);
+    persistence.put(key, vec![&command]).unwrap();
+    assert_eq!(persistence.get(key).unwrap(), command);
+    persistence.remove(key).unwrap();
+    assert!(!persistence.contains(key));
+    assert!(!persistence.keys().unwrap().contains(&key.to_owned()));
+}
+
+/// How many transactions have been run.
+fn transactions(connection: &mut redis::Connection) -> u32 {
+    let statistics: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query(connection)
+        .unwrap();
+    statistics
+        .split_once("cmdstat_exec:calls=")
+        .and_then(|(_, rest)| rest.split(',').next())
+        .map_or(0, |calls| calls.parse().unwrap())
+}
+
+#[test]
+fn a_command_that_is_being_sent_goes_in_one_step_with_the_coming_of_its_publish() {
+    for (qos, command, sent) in [(1, "c-1", "s-7"), (2, "c-1", "s-7"), (1, "c5-1", "s5-7")] {
+        let redis = RedisServer::start();
+        let mut connection = redis.connection();
+        let mut persistence = opened(&redis.url());
+        take_command(&mut persistence, command, 7, qos);
+        assert_eq!(fields(&mut connection), [command]);
+        // Neither another message nor another command is what it waits for.
+        persistence.put("s-8", vec![b"another"]).unwrap();
+        persistence.put("r-7", vec![b"inbound"]).unwrap();
+        persistence
+            .put("c-2", vec![&publish_command(9, 1, "a/topic", b"payload")])
+            .unwrap();
+        let mut waiting = [command, "c-2", "r-7", "s-8"];
+        waiting.sort_unstable();
+        assert_eq!(fields(&mut connection), waiting);
+
+        let before = transactions(&mut connection);
+        persistence.put(sent, vec![b"PUBLISH"]).unwrap();
+        settle(&persistence);
+        assert_eq!(transactions(&mut connection), before + 1);
+        for other in ["s-8", "r-7", "c-2"] {
+            persistence.remove(other).unwrap();
+        }
+        settle(&persistence);
+        assert_eq!(fields(&mut connection), [sent]);
+        assert_eq!(stored(&mut connection, sent).unwrap(), b"PUBLISH");
+    }
+}
+
+#[test]
+fn a_command_that_waits_for_no_publish_goes_at_once() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    // At QoS 0; not read before; not a publish.
+    take_command(&mut persistence, "c-1", 7, 0);
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+    persistence
+        .put("c-2", vec![&publish_command(7, 1, "a/topic", b"payload")])
+        .unwrap();
+    persistence.remove("c-2").unwrap();
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+    persistence
+        .put("c-3", vec![b"\x08\0\0\0subscribe"])
+        .unwrap();
+    persistence.get("c-3").unwrap();
+    persistence.remove("c-3").unwrap();
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+    // Read, but listed since, as by a client that does not restore messages.
+    persistence
+        .put("c-4", vec![&publish_command(7, 1, "a/topic", b"payload")])
+        .unwrap();
+    persistence.get("c-4").unwrap();
+    persistence.keys().unwrap();
+    persistence.remove("c-4").unwrap();
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+}
+
+#[test]
+fn a_held_remove_is_sent_by_close_and_drop_and_the_next_command() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    take_command(&mut persistence, "c-2", 8, 1);
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), ["c-2"]);
+    persistence.close().unwrap();
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    assert_eq!(fields(&mut connection), ["c-1"]);
+    drop(persistence);
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    persistence.put("s-1", vec![b"value"]).unwrap();
+    persistence.clear().unwrap();
+    assert_eq!(fields(&mut connection), Vec::<String>::new());
+}
+
+#[test]
+fn a_put_of_the_same_key_cancels_a_held_remove() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 1);
+    let next = publish_command(8, 1, "a/topic", b"payload");
+    persistence.put("c-1", vec![&next]).unwrap();
+    assert!(persistence.contains("c-1"));
+    persistence.put("s-7", vec![b"PUBLISH"]).unwrap();
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), ["c-1", "s-7"]);
+    assert_eq!(stored(&mut connection, "c-1").unwrap(), next);
+    persistence.close().unwrap();
+    assert_eq!(fields(&mut connection), ["c-1", "s-7"]);
+}
+
+#[test]
+fn a_step_that_redis_refuses_leaves_the_command_and_is_made_again() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    take_command(&mut persistence, "c-1", 7, 2);
+    let limit = |connection: &mut redis::Connection, limit: &str| {
+        redis::cmd("CONFIG")
+            .arg(&["SET", "maxmemory", limit])
+            .exec(connection)
+            .unwrap();
+    };
+    limit(&mut connection, "1");
+    persistence.put("s-7", vec![b"PUBLISH"]).unwrap();
+    let health = persistence.health();
+    eventually(AMPLE, "the refusal", || {
+        let kind = health.last_error().map(|error| error.kind());
+        (kind == Some(ErrorKind::OutOfMemory)).then_some(())
+    });
+    assert_eq!(fields(&mut connection), ["c-1"]);
+    limit(&mut connection, "0");
+    settle(&persistence);
+    assert_eq!(fields(&mut connection), ["s-7"]);
+}

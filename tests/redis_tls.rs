@@ -1,0 +1,114 @@
+//! Redis over TLS works where its certificate is trusted, and says that it is the certificate where it is not.
+
+use std::{
+    env,
+    error::Error as StdError,
+    net::{Ipv4Addr, TcpListener},
+    path::Path,
+    time::Duration,
+};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{Error, ErrorKind, RedisPersistence};
+use redis::TypedCommands;
+use testkit::{
+    LIMIT, RedisServer,
+    certificates::{make_authority, make_certificate},
+    eventually,
+};
+
+const CLIENT: &str = "device";
+const BROKER: &str = "mqtt://127.0.0.1:1883";
+const PASSWORD: &str = "Zq7xKv2w";
+
+fn set(connection: &mut redis::Connection, name: &str, value: &str) -> redis::RedisResult<()> {
+    redis::cmd("CONFIG")
+        .arg(&["SET", name, value])
+        .exec(connection)
+}
+
+/// Has a Redis that runs listen with TLS, and gives the port.
+fn listen_with_tls(redis: &RedisServer, connection: &mut redis::Connection) -> u16 {
+    let file = |name: &str| redis.dir().join(name).display().to_string();
+    set(connection, "bind", "127.0.0.1 127.0.0.2").unwrap();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg(&["tls-cert-file", &file("server.crt")])
+        .arg(&["tls-key-file", &file("server.key")])
+        .arg(&["tls-ca-cert-file", &file("trusted.crt")])
+        .arg(&["tls-auth-clients", "no"])
+        .exec(connection)
+        .expect("a Redis that has TLS built in");
+    eventually(LIMIT, "Redis listens on a free port", || {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        drop(listener);
+        set(connection, "tls-port", &port.to_string()).ok()?;
+        Some(port)
+    })
+}
+
+fn at(url: &str) -> RedisPersistence {
+    RedisPersistence::builder()
+        .url(url)
+        .connect_timeout(Duration::from_secs(10))
+        .operation_timeout(Duration::from_secs(10))
+        .build()
+        .unwrap()
+}
+
+/// Checks that it cannot be connected to and that the text names the address and this.
+#[track_caller]
+fn is_refused(url: &str, address: &str, named: &str) {
+    let error: Error = at(url).connect(CLIENT, BROKER).unwrap_err();
+    let text = format!("{error}: {}", error.source().unwrap());
+    assert_eq!(error.kind(), ErrorKind::Tls, "{text}");
+    for part in [address, named] {
+        assert!(text.contains(part), "{part} is not in: {text}");
+    }
+    assert!(!format!("{text} {error:?}").contains(PASSWORD), "{text}");
+}
+
+#[test]
+fn a_certificate_is_checked_against_those_that_are_trusted() {
+    let redis = RedisServer::start();
+    make_authority(redis.dir(), "trusted");
+    make_authority(redis.dir(), "another");
+    make_certificate(redis.dir(), "trusted", "server");
+    let mut connection = redis.connection();
+    let port = listen_with_tls(&redis, &mut connection);
+    set(&mut connection, "requirepass", PASSWORD).unwrap();
+    let url = format!("rediss://:{PASSWORD}@127.0.0.1:{port}/1");
+    let address = format!("rediss://127.0.0.1:{port}/1");
+
+    trust(&redis.dir().join("another.crt"));
+    is_refused(&url, &address, "certificate: UnknownIssuer");
+    trust(&redis.dir().join("missing.crt"));
+    is_refused(&url, &address, "SSL_CERT_FILE");
+
+    trust(&redis.dir().join("trusted.crt"));
+    let elsewhere = format!("rediss://:{PASSWORD}@127.0.0.2:{port}/1");
+    is_refused(&elsewhere, "127.0.0.2", "certificate not valid for name");
+
+    for url in [url, format!("valkeys://:{PASSWORD}@localhost:{port}/1")] {
+        let mut persistence = at(&url);
+        persistence.connect(CLIENT, BROKER).unwrap();
+        persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
+        let value: Vec<u8> = (0..=255).cycle().take(1 << 20).collect();
+        persistence.put("s-1", vec![&value]).unwrap();
+        assert_eq!(persistence.get("s-1").unwrap(), value);
+        persistence.close().unwrap();
+    }
+    redis::cmd("SELECT").arg(1).exec(&mut connection).unwrap();
+    assert_eq!(connection.hlen("device:127.0.0.1:1883").unwrap(), 1);
+}
+
+/// Has everything in this process trust that file only.
+#[allow(unsafe_code)]
+fn trust(file: &Path) {
+    // SAFETY: this is the only test of its binary, and no other thread that it starts reads or writes the environment.
+    unsafe {
+        env::set_var("SSL_CERT_FILE", file);
+        env::remove_var("SSL_CERT_DIR");
+    }
+}
