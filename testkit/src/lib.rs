@@ -128,10 +128,9 @@ pub fn repository() -> &'static Path {
 /// The version of the library.
 pub fn version() -> String {
     let manifest = fs::read_to_string(repository().join("Cargo.toml")).expect("a manifest");
-    let lines = manifest.lines();
-    let version = lines
-        .filter_map(|line| line.strip_prefix("version = "))
-        .next();
+    let version = manifest
+        .lines()
+        .find_map(|line| line.strip_prefix("version = "));
     version.expect("a version").trim_matches('"').to_owned()
 }
 

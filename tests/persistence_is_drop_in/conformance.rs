@@ -1,6 +1,6 @@
-//! Every persistence, measured or not, gives Paho the same answers.
+//! Behaviours that every persistence shares, instrumented or not.
 
-// Paho calls through C, from several threads at once, which only its callbacks can show.
+// Only the callbacks of the C library show concurrent calls and the answer of `contains_key` as Paho receives it.
 #![allow(unsafe_code)]
 
 use std::{
@@ -9,60 +9,70 @@ use std::{
     thread,
 };
 
-use paho_mqtt::{ClientPersistence, UserPersistence};
-use paho_mqtt_redis::{
-    Error, ErrorKind, Instrumented, MemoryPersistence, PersistenceMetrics, RedisPersistence,
-    prometheus::Registry,
-};
-use testkit::{RedisServer, publish_under, record};
+use paho_mqtt::UserPersistence;
+use paho_mqtt_redis::{Error, ErrorKind};
+use testkit::{publish_under, record};
 
-type Boxed = Box<dyn ClientPersistence + Send>;
+use crate::backend::{self, Backend, ID, Opened, URI};
 
-/// Makes persistences that have the same store, none of them open.
-type Make<'a> = &'a dyn Fn() -> Boxed;
-
-const ID: &str = "device-1";
-const URI: &str = "127.0.0.1:1883";
-
-fn suite(make: Make<'_>) {
-    values_come_back_as_they_were_given(make);
-    what_is_not_there_is_missed(make);
-    keys_are_those_that_are_there(make);
-    records_outlive_the_object(make);
-    clients_are_apart(make);
-    before_open_and_after_close_there_is_an_error(make);
-    a_key_that_paho_does_not_write_is_refused(make);
-    paho_hears_whether_a_key_is_there(make);
-    publishes_leave_nothing_behind(make);
-    a_command_that_is_put_again_stays(make);
-    a_command_is_removed_under_the_key_of_the_other_version(make);
-    a_message_with_number_zero_survives_a_connect(make);
-    what_is_dropped_after_a_list_is_not_held(make);
-    a_publish_that_is_sent_again_stays_what_it_was(make);
-    what_is_stored_by_one_version_is_heard_of_by_the_other(make);
-    a_record_takes_the_place_of_the_same_in_the_other_version(make);
-    another_message_does_not_take_the_place_of_one_in_the_other_version(make);
-    what_waited_is_removed_under_the_key_of_the_other_version(make);
-    a_publish_goes_with_its_pubrel(make);
-    nothing_is_deleted_before_the_first_connect(make);
-    what_was_not_read_is_not_written_over(make);
-    commands_whose_numbers_have_come_round_keep_their_order(make);
-    what_paho_could_not_read_is_not_handed_over(make);
-    calls_may_overlap(make);
+/// Defines a test per backend and behaviour: `conformance::<backend>::<behaviour>`.
+macro_rules! conformance {
+    (backends: $($backend:ident)*; behaviours: $behaviours:tt) => {
+        $(conformance!(@module $backend $behaviours);)*
+    };
+    (@module $backend:ident { $($behaviour:ident)* }) => {
+        mod $backend {
+            $(
+                #[test]
+                fn $behaviour() {
+                    super::$behaviour(&super::backend::$backend());
+                }
+            )*
+        }
+    };
 }
 
-fn opened(make: Make<'_>) -> Boxed {
-    let mut persistence = make();
-    persistence.open(ID, URI).expect("opens");
-    persistence.clear().expect("clears");
-    persistence
+conformance! {
+    backends:
+        memory
+        redis_tcp
+        redis_unix
+        instrumented_memory
+        instrumented_redis_tcp
+        instrumented_redis_unix;
+    behaviours: {
+        values_are_returned_unchanged
+        missing_record_is_not_found
+        keys_lists_existing_records
+        records_outlive_persistence_object
+        clients_have_separate_records
+        calls_before_open_and_after_close_fail
+        key_unknown_to_paho_is_refused
+        contains_key_reports_existing_record
+        acknowledged_publish_leaves_no_record
+        command_put_again_stays
+        read_command_is_removed_by_key_of_other_version
+        command_zero_survives_connect
+        command_removed_after_listing_is_gone
+        resent_publish_keeps_first_value
+        contains_key_covers_both_versions
+        put_replaces_same_message_of_other_version
+        put_keeps_other_message_of_other_version
+        unread_record_is_removed_by_key_of_other_version
+        publish_is_removed_with_its_pubrel
+        unconnected_client_deletes_nothing
+        put_relocates_unread_record
+        wrapped_commands_keep_their_order
+        unreadable_records_are_not_listed
+        overlapping_calls_are_safe
+    }
 }
 
 fn kind<T>(result: paho_mqtt::Result<T>) -> Option<ErrorKind> {
     Error::in_mqtt(&result.err()?).map(Error::kind)
 }
 
-fn keys(persistence: &mut Boxed) -> BTreeSet<String> {
+fn keys(persistence: &mut Opened) -> BTreeSet<String> {
     let list = persistence.keys().expect("lists");
     let set: BTreeSet<_> = list.iter().cloned().collect();
     assert_eq!(set.len(), list.len(), "a key is listed twice: {list:?}");
@@ -73,8 +83,8 @@ fn set(keys: &[&str]) -> BTreeSet<String> {
     keys.iter().map(|key| (*key).to_owned()).collect()
 }
 
-fn values_come_back_as_they_were_given(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn values_are_returned_unchanged(backend: &Backend) {
+    let mut persistence = backend.opened();
     let every_byte: Vec<u8> = (0..=255).collect();
     let large = vec![0xa5; 1 << 20];
     let values: [&[&[u8]]; 6] = [
@@ -100,8 +110,8 @@ fn values_come_back_as_they_were_given(make: Make<'_>) {
     assert_eq!(persistence.get("c5-1").expect("gets"), b"another");
 }
 
-fn what_is_not_there_is_missed(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn missing_record_is_not_found(backend: &Backend) {
+    let mut persistence = backend.opened();
     assert_eq!(kind(persistence.get("s-1")), Some(ErrorKind::NotFound));
     persistence.remove("s-1").expect("removing nothing is fine");
     persistence.put("s-1", vec![b"x"]).expect("puts");
@@ -110,8 +120,8 @@ fn what_is_not_there_is_missed(make: Make<'_>) {
     persistence.remove("c-0").expect("removing nothing is fine");
 }
 
-fn keys_are_those_that_are_there(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn keys_lists_existing_records(backend: &Backend) {
+    let mut persistence = backend.opened();
     assert_eq!(keys(&mut persistence), set(&[]));
     let all = [
         "c-0",
@@ -137,28 +147,28 @@ fn keys_are_those_that_are_there(make: Make<'_>) {
     assert_eq!(keys(&mut persistence), set(&[]));
 }
 
-fn records_outlive_the_object(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn records_outlive_persistence_object(backend: &Backend) {
+    let mut persistence = backend.opened();
     let value = record("s5-7", b"stays");
     persistence.put("s5-7", vec![&value]).expect("puts");
     persistence.close().expect("closes");
     drop(persistence);
-    let mut again = make();
+    let mut again = backend.create();
     again.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut again), set(&["s5-7"]));
     assert_eq!(again.get("s5-7").expect("gets"), value);
     drop(again);
-    let mut without_close = make();
+    let mut without_close = backend.create();
     without_close.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut without_close), set(&["s5-7"]));
 }
 
-fn clients_are_apart(make: Make<'_>) {
-    let mut one = opened(make);
+fn clients_have_separate_records(backend: &Backend) {
+    let mut one = backend.opened();
     let value = record("c-1", b"of one");
     one.put("c-1", vec![&value]).expect("puts");
     for (id, uri) in [("device-2", URI), (ID, "127.0.0.1:1884"), ("device", URI)] {
-        let mut other = make();
+        let mut other = backend.create();
         other.open(id, uri).expect("opens");
         assert_eq!(keys(&mut other), set(&[]), "{id} {uri}");
         let another = record("c-1", b"of another");
@@ -168,21 +178,21 @@ fn clients_are_apart(make: Make<'_>) {
     assert_eq!(one.get("c-1").expect("gets"), value);
 }
 
-fn before_open_and_after_close_there_is_an_error(make: Make<'_>) {
-    let not_open = |persistence: &mut Boxed| {
+fn calls_before_open_and_after_close_fail(backend: &Backend) {
+    let not_open = |persistence: &mut Opened| {
         let expected = Some(ErrorKind::NotOpen);
         assert_eq!(kind(persistence.put("c-1", vec![b"x"])), expected);
         assert_eq!(kind(persistence.get("c-1")), expected);
         assert_eq!(kind(persistence.remove("c-1")), expected);
         assert_eq!(kind(persistence.keys()), expected);
         assert_eq!(kind(persistence.clear()), expected);
-        assert_ne!(heard(persistence, "c-1"), 0);
+        assert_ne!(contains_for_paho(persistence, "c-1"), 0);
     };
-    let mut persistence = make();
+    let mut persistence = backend.create();
     not_open(&mut persistence);
     persistence
         .close()
-        .expect("closing what is not open is fine");
+        .expect("closing a closed persistence is fine");
     assert_eq!(
         kind(persistence.open("", URI)),
         Some(ErrorKind::InvalidClientId)
@@ -192,8 +202,8 @@ fn before_open_and_after_close_there_is_an_error(make: Make<'_>) {
     not_open(&mut persistence);
 }
 
-fn a_key_that_paho_does_not_write_is_refused(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn key_unknown_to_paho_is_refused(backend: &Backend) {
+    let mut persistence = backend.opened();
     for key in ["", "x-1", "c", "c-1\0", "s-0", "c-1000000", "foreign"] {
         let expected = Some(ErrorKind::InvalidKey);
         assert_eq!(kind(persistence.put(key, vec![b"x"])), expected, "{key:?}");
@@ -203,8 +213,8 @@ fn a_key_that_paho_does_not_write_is_refused(make: Make<'_>) {
     assert_eq!(keys(&mut persistence), set(&[]));
 }
 
-/// What the C library is told when it asks whether a key is there: 0 is yes.
-fn heard(persistence: &mut Boxed, key: &str) -> i32 {
+/// Answer to the C library that asks for a key: 0 if the record exists.
+fn contains_for_paho(persistence: &mut Opened, key: &str) -> i32 {
     let key = CString::new(key).expect("no NUL");
     // SAFETY: the callback takes its handle for the address of such a box and reads the key.
     unsafe {
@@ -215,18 +225,18 @@ fn heard(persistence: &mut Boxed, key: &str) -> i32 {
     }
 }
 
-fn paho_hears_whether_a_key_is_there(make: Make<'_>) {
-    let mut persistence = opened(make);
-    assert_ne!(heard(&mut persistence, "sc-1"), 0);
+fn contains_key_reports_existing_record(backend: &Backend) {
+    let mut persistence = backend.opened();
+    assert_ne!(contains_for_paho(&mut persistence, "sc-1"), 0);
     persistence.put("sc-1", vec![b"PUBREL"]).expect("puts");
-    assert_eq!(heard(&mut persistence, "sc-1"), 0);
-    assert_ne!(heard(&mut persistence, "sc-2"), 0);
+    assert_eq!(contains_for_paho(&mut persistence, "sc-1"), 0);
+    assert_ne!(contains_for_paho(&mut persistence, "sc-2"), 0);
     persistence.remove("sc-1").expect("removes");
-    assert_ne!(heard(&mut persistence, "sc-1"), 0);
+    assert_ne!(contains_for_paho(&mut persistence, "sc-1"), 0);
 }
 
-fn publishes_leave_nothing_behind(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn acknowledged_publish_leaves_no_record(backend: &Backend) {
+    let mut persistence = backend.opened();
     for (number, qos) in [(1, 0), (2, 1), (3, 2), (4, 1), (5, 0), (6, 2)] {
         let c = format!("c5-{number}");
         let (s, sc) = (format!("s5-{number}"), format!("sc5-{number}"));
@@ -252,13 +262,13 @@ fn publishes_leave_nothing_behind(make: Make<'_>) {
         assert_eq!(keys(&mut persistence), set(&[]));
     }
     persistence.close().expect("closes");
-    let mut again = make();
+    let mut again = backend.create();
     again.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut again), set(&[]));
 }
 
-fn a_command_that_is_put_again_stays(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn command_put_again_stays(backend: &Backend) {
+    let mut persistence = backend.opened();
     persistence
         .put("c-1", vec![&publish_under("c-1", 9, 1)])
         .expect("puts");
@@ -271,12 +281,12 @@ fn a_command_that_is_put_again_stays(make: Make<'_>) {
         .put("s-9", vec![&record("s-9", b"payload")])
         .expect("puts");
     persistence.close().expect("closes");
-    let mut again = make();
+    let mut again = backend.create();
     again.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut again), set(&["c-1", "s-9"]));
 }
 
-fn a_command_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
+fn read_command_is_removed_by_key_of_other_version(backend: &Backend) {
     let subscribe = [&8_i32.to_ne_bytes()[..], &7_i32.to_ne_bytes(), b"..."].concat();
     for (read, removed) in [("c-5", "c5-5"), ("c5-5", "c-5")] {
         for value in [
@@ -284,7 +294,7 @@ fn a_command_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
             publish_under(read, 7, 1),
             subscribe.clone(),
         ] {
-            let mut persistence = opened(make);
+            let mut persistence = backend.opened();
             persistence.put(read, vec![&value]).expect("puts");
             persistence.get(read).expect("gets");
             persistence.remove(removed).expect("removes");
@@ -293,15 +303,15 @@ fn a_command_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
                 .expect("puts");
             assert_eq!(keys(&mut persistence), set(&["s-7"]));
             drop(persistence);
-            let mut again = make();
+            let mut again = backend.create();
             again.open(ID, URI).expect("opens");
             assert_eq!(keys(&mut again), set(&["s-7"]), "{read} {removed}");
         }
     }
 }
 
-fn a_message_with_number_zero_survives_a_connect(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn command_zero_survives_connect(backend: &Backend) {
+    let mut persistence = backend.opened();
     let value = publish_under("c5-0", 7, 1);
     persistence.put("c5-0", vec![&value]).expect("puts");
     persistence.remove("c5-0").expect("what each connect does");
@@ -311,9 +321,9 @@ fn a_message_with_number_zero_survives_a_connect(make: Make<'_>) {
     assert_eq!(keys(&mut persistence), set(&["s5-7"]));
 }
 
-/// A client that does not restore messages lists them and removes each; one that comes after must find none.
-fn what_is_dropped_after_a_list_is_not_held(make: Make<'_>) {
-    let mut persistence = opened(make);
+/// A client that does not restore messages lists them and removes each; its successor must find none.
+fn command_removed_after_listing_is_gone(backend: &Backend) {
+    let mut persistence = backend.opened();
     persistence
         .put("c-1", vec![&publish_under("c-1", 7, 1)])
         .expect("puts");
@@ -321,13 +331,13 @@ fn what_is_dropped_after_a_list_is_not_held(make: Make<'_>) {
     persistence.keys().expect("lists");
     persistence.remove("c-1").expect("removes");
     drop(persistence);
-    let mut witness = make();
-    witness.open(ID, URI).expect("opens");
-    assert_eq!(keys(&mut witness), set(&[]));
+    let mut successor = backend.create();
+    successor.open(ID, URI).expect("opens");
+    assert_eq!(keys(&mut successor), set(&[]));
 }
 
-fn a_publish_that_is_sent_again_stays_what_it_was(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn resent_publish_keeps_first_value(backend: &Backend) {
+    let mut persistence = backend.opened();
     let (first, again, garbage) = (
         b"\x34 the message",
         b"\x3c the message",
@@ -363,9 +373,9 @@ fn a_publish_that_is_sent_again_stays_what_it_was(make: Make<'_>) {
     assert_eq!(keys(&mut persistence), set(&["s5-7"]));
 }
 
-/// A record of one message may be of either version, and Paho hears of it whichever it asks for.
-fn what_is_stored_by_one_version_is_heard_of_by_the_other(make: Make<'_>) {
-    let mut persistence = opened(make);
+/// A message may be stored under the key of either MQTT version, and Paho asks with either.
+fn contains_key_covers_both_versions(backend: &Backend) {
+    let mut persistence = backend.opened();
     for key in ["s-1", "sc5-2"] {
         persistence
             .put(key, vec![&record(key, b"x")])
@@ -378,11 +388,15 @@ fn what_is_stored_by_one_version_is_heard_of_by_the_other(make: Make<'_>) {
         ("sc5-1", false),
         ("s5-2", false),
     ] {
-        assert_eq!(heard(&mut persistence, key) == 0, there, "{key}");
+        assert_eq!(
+            contains_for_paho(&mut persistence, key) == 0,
+            there,
+            "{key}"
+        );
     }
 }
 
-fn a_record_takes_the_place_of_the_same_in_the_other_version(make: Make<'_>) {
+fn put_replaces_same_message_of_other_version(backend: &Backend) {
     for (before, put) in [
         (&["s-1"][..], "s5-1"),
         (&["s5-1"], "s-1"),
@@ -390,7 +404,7 @@ fn a_record_takes_the_place_of_the_same_in_the_other_version(make: Make<'_>) {
         (&["sc-1"], "sc5-1"),
         (&["r-1"], "r5-1"),
     ] {
-        let mut persistence = opened(make);
+        let mut persistence = backend.opened();
         for key in before {
             persistence
                 .put(key, vec![&record(key, b"x")])
@@ -401,15 +415,15 @@ fn a_record_takes_the_place_of_the_same_in_the_other_version(make: Make<'_>) {
             .expect("puts");
         assert_eq!(keys(&mut persistence), set(&[put]), "{before:?} {put}");
         drop(persistence);
-        let mut again = make();
+        let mut again = backend.create();
         again.open(ID, URI).expect("opens");
         assert_eq!(keys(&mut again), set(&[put]), "{before:?} {put}");
         again.clear().expect("clears");
     }
 }
 
-fn another_message_does_not_take_the_place_of_one_in_the_other_version(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn put_keeps_other_message_of_other_version(backend: &Backend) {
+    let mut persistence = backend.opened();
     let first = record("s-1", b"first");
     persistence.put("s-1", vec![&first]).expect("puts");
     let damaged = persistence.put("s5-1", vec![&record("s5-1", b"garbage")]);
@@ -417,10 +431,10 @@ fn another_message_does_not_take_the_place_of_one_in_the_other_version(make: Mak
     assert_eq!(persistence.get("s-1").expect("is still there"), first);
 }
 
-/// Paho removes what it has delivered, or given up, under the version that it has by then.
-fn what_waited_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
+/// Paho removes what it has delivered, or given up, under the key of its current version.
+fn unread_record_is_removed_by_key_of_other_version(backend: &Backend) {
     for (stored, removed) in [("q-5", "q5-5"), ("q5-5", "q-5"), ("c-5", "c5-5")] {
-        let mut persistence = opened(make);
+        let mut persistence = backend.opened();
         persistence
             .put(stored, vec![&record(stored, b"x")])
             .expect("puts");
@@ -429,10 +443,10 @@ fn what_waited_is_removed_under_the_key_of_the_other_version(make: Make<'_>) {
     }
 }
 
-/// Paho removes the PUBREL before the PUBLISH where that is of the other version, and may be killed in between.
-fn a_publish_goes_with_its_pubrel(make: Make<'_>) {
+/// Paho removes the PUBREL before a PUBLISH of the other version, and may be killed in between.
+fn publish_is_removed_with_its_pubrel(backend: &Backend) {
     for (publish, pubrel) in [("s-7", "sc5-7"), ("s5-7", "sc-7"), ("s-7", "sc-7")] {
-        let mut persistence = opened(make);
+        let mut persistence = backend.opened();
         for key in [publish, pubrel] {
             persistence
                 .put(key, vec![&record(key, b"x")])
@@ -440,15 +454,15 @@ fn a_publish_goes_with_its_pubrel(make: Make<'_>) {
         }
         persistence.remove(pubrel).expect("removes");
         drop(persistence);
-        let mut again = make();
+        let mut again = backend.create();
         again.open(ID, URI).expect("opens");
         assert_eq!(keys(&mut again), set(&[]), "{publish} {pubrel}");
     }
 }
 
-/// What Paho does when a client is dropped that never connected, or could not be created.
-fn nothing_is_deleted_before_the_first_connect(make: Make<'_>) {
-    let mut persistence = opened(make);
+/// Paho removes its session when a client is dropped that never connected, or could not be created.
+fn unconnected_client_deletes_nothing(backend: &Backend) {
+    let mut persistence = backend.opened();
     let session = ["s-1", "sc-1", "r-3"];
     for key in session {
         persistence
@@ -460,7 +474,7 @@ fn nothing_is_deleted_before_the_first_connect(make: Make<'_>) {
         .expect("puts");
     drop(persistence);
 
-    let mut never_connected = make();
+    let mut never_connected = backend.create();
     never_connected.open(ID, URI).expect("opens");
     for key in keys(&mut never_connected) {
         never_connected.get(&key).expect("gets");
@@ -472,7 +486,7 @@ fn nothing_is_deleted_before_the_first_connect(make: Make<'_>) {
     assert_eq!(keys(&mut never_connected), set(&session));
     drop(never_connected);
 
-    let mut connected = make();
+    let mut connected = backend.create();
     connected.open(ID, URI).expect("opens");
     assert_eq!(keys(&mut connected), set(&session));
     connected.remove("c5-0").expect("what each connect does");
@@ -482,14 +496,14 @@ fn nothing_is_deleted_before_the_first_connect(make: Make<'_>) {
     assert_eq!(keys(&mut connected), set(&[]));
 }
 
-/// Paho gives a new message the number of one that it could not read when it was created.
-fn what_was_not_read_is_not_written_over(make: Make<'_>) {
+/// Paho gives a new message the number of a record that it could not read when the client was created.
+fn put_relocates_unread_record(backend: &Backend) {
     for (key, moved) in [("c5-1", "c5-2"), ("s-1", "s-65535"), ("q-1", "q-2")] {
-        let mut persistence = opened(make);
+        let mut persistence = backend.opened();
         let (before, new) = (record(key, b"before"), record(key, b"new"));
         persistence.put(key, vec![&before]).expect("puts");
         drop(persistence);
-        let mut again = make();
+        let mut again = backend.create();
         again.open(ID, URI).expect("opens");
         again.keys().expect("lists");
         again.put(key, vec![&new]).expect("puts");
@@ -497,22 +511,22 @@ fn what_was_not_read_is_not_written_over(make: Make<'_>) {
             assert_eq!(keys(&mut again), set(&[key, moved]));
             assert_eq!(again.get(key).expect("gets"), new);
             let before = if key == "s-1" {
-                // A packet has its number in it.
+                // A packet contains its number.
                 record(moved, b"before")
             } else {
                 before.clone()
             };
             assert_eq!(again.get(moved).expect("gets"), before, "{moved}");
             drop(again);
-            again = make();
+            again = backend.create();
             again.open(ID, URI).expect("opens");
         }
         again.clear().expect("clears");
     }
 }
 
-fn commands_whose_numbers_have_come_round_keep_their_order(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn wrapped_commands_keep_their_order(backend: &Backend) {
+    let mut persistence = backend.opened();
     let numbers = [999_998, 999_999, 0, 1, 2];
     for number in numbers {
         let key = format!("c5-{number}");
@@ -520,7 +534,7 @@ fn commands_whose_numbers_have_come_round_keep_their_order(make: Make<'_>) {
         persistence.put(&key, vec![&value]).expect("puts");
     }
     drop(persistence);
-    let mut again = make();
+    let mut again = backend.create();
     again.open(ID, URI).expect("opens");
     let mut found: Vec<u32> = again
         .keys()
@@ -534,12 +548,12 @@ fn commands_whose_numbers_have_come_round_keep_their_order(make: Make<'_>) {
         let value = again.get(&format!("c5-{place}")).expect("gets");
         assert_eq!(value, record("c5-1", number.to_string().as_bytes()));
     }
-    // The next one, to which Paho gives the number behind the highest, is a new one.
+    // Paho gives the next command the number after the highest, which must be free.
     assert!(found.last().is_some_and(|last| *last < 999_999));
 }
 
-fn what_paho_could_not_read_is_not_handed_over(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn unreadable_records_are_not_listed(backend: &Backend) {
+    let mut persistence = backend.opened();
     for key in [
         "c-1", "c5-2", "s-3", "s5-4", "sc-5", "r-6", "r5-7", "q-8", "q5-9",
     ] {
@@ -550,17 +564,17 @@ fn what_paho_could_not_read_is_not_handed_over(make: Make<'_>) {
         .expect("puts");
     drop(persistence);
     for _ in 0..2 {
-        let mut again = make();
+        let mut again = backend.create();
         again.open(ID, URI).expect("opens");
         assert_eq!(keys(&mut again), set(&["s-1"]));
     }
 }
 
-/// The address of a persistence, as C holds it.
+/// Address of a persistence, as the C library keeps it.
 #[derive(Clone, Copy)]
 struct Handle(*mut c_void);
 
-// SAFETY: this is what the test is about: Paho's calls may come from two threads at once.
+// SAFETY: `Persistence` accepts concurrent calls of Paho, which this test checks.
 unsafe impl Send for Handle {}
 
 impl Handle {
@@ -586,8 +600,8 @@ impl Handle {
     }
 }
 
-fn calls_may_overlap(make: Make<'_>) {
-    let mut persistence = opened(make);
+fn overlapping_calls_are_safe(backend: &Backend) {
+    let mut persistence = backend.opened();
     let handle = Handle((&raw mut persistence).cast());
     thread::scope(|scope| {
         for thread in 0..4_u8 {
@@ -605,51 +619,4 @@ fn calls_may_overlap(make: Make<'_>) {
     });
     assert_eq!(keys(&mut persistence).len(), 200);
     assert_eq!(persistence.get("c-3099").expect("gets"), [3; 50]);
-}
-
-fn redis(url: &str) -> RedisPersistence {
-    RedisPersistence::builder()
-        .url(url)
-        .build()
-        .expect("a valid URL")
-}
-
-fn metrics() -> PersistenceMetrics {
-    PersistenceMetrics::register(&Registry::new()).expect("registers")
-}
-
-#[test]
-fn memory() {
-    let memory = MemoryPersistence::new();
-    suite(&|| Box::new(memory.clone()));
-}
-
-#[test]
-fn redis_over_tcp() {
-    let server = RedisServer::tcp();
-    suite(&|| Box::new(redis(&server.tcp_url())));
-}
-
-#[test]
-fn redis_over_a_unix_socket() {
-    let server = RedisServer::start();
-    suite(&|| Box::new(redis(&server.url())));
-}
-
-#[test]
-fn instrumented_memory() {
-    let (memory, metrics) = (MemoryPersistence::new(), metrics());
-    suite(&|| Box::new(memory.clone().instrument(&metrics)));
-}
-
-#[test]
-fn instrumented_redis_over_tcp() {
-    let (server, metrics) = (RedisServer::tcp(), metrics());
-    suite(&|| Box::new(redis(&server.tcp_url()).instrument(&metrics)));
-}
-
-#[test]
-fn instrumented_redis_over_a_unix_socket() {
-    let (server, metrics) = (RedisServer::start(), metrics());
-    suite(&|| Box::new(Instrumented::new(redis(&server.url()), &metrics)));
 }

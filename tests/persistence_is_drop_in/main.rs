@@ -1,4 +1,5 @@
-//! Every persistence gives Paho the same answers, and picks up what paho-mqtt-redis 0.3.2 left in Redis.
+//! Every persistence gives Paho the same answers, and takes over the records of paho-mqtt-redis 0.3.2.
 
+mod backend;
 mod conformance;
 mod successor;
