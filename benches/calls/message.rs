@@ -3,10 +3,8 @@
 use std::hint::black_box;
 
 use paho_mqtt::{ClientPersistence, Result};
+use testkit::{TOPIC, publish_packet, record};
 
-use testkit::publish_command;
-
-const TOPIC: &str = "t";
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 
 /// The records of one message with MQTT 5.
@@ -22,25 +20,13 @@ pub struct Message {
 impl Message {
     /// The message with that number and packet id, from 1 on.
     pub fn new(number: u16) -> Self {
-        let mut command = publish_command(number.into(), 1, TOPIC, &PAYLOAD);
-        // No properties.
-        command.push(0);
-        let topic_length = u16::try_from(TOPIC.len()).expect("short").to_be_bytes();
-        let body = [
-            &topic_length[..],
-            TOPIC.as_bytes(),
-            &number.to_be_bytes(),
-            b"\0",
-            &PAYLOAD,
-        ]
-        .concat();
-        let length = u8::try_from(body.len()).expect("one byte is enough");
-        assert!(length < 128, "the length would take a second byte");
+        let command_key = format!("c5-{number}");
+        let sent_key = format!("s5-{number}");
         Self {
-            command_key: format!("c5-{number}"),
-            command,
-            sent_key: format!("s5-{number}"),
-            sent: [&[0x32, length], &body[..]].concat(),
+            command: record(&command_key, &PAYLOAD),
+            command_key,
+            sent: publish_packet(&sent_key, 1, &PAYLOAD),
+            sent_key,
             absent_keys: [
                 format!("sc5-{number}"),
                 format!("s-{number}"),

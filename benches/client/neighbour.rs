@@ -7,6 +7,7 @@ use std::{
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::{Health, RedisPersistence};
+use testkit::{LIMIT, eventually};
 
 use crate::{
     client::{MAX_WAITING, connect},
@@ -54,8 +55,8 @@ impl Neighbour {
             .arg(&["PAUSE", "600000", "ALL"])
             .exec(&mut connection)
             .expect("it stands still");
-        while self.health.snapshot().up {
-            thread::park_timeout(Duration::from_millis(10));
-        }
+        eventually(LIMIT, "the loss of Redis is noticed", || {
+            (!self.health.snapshot().up).then_some(())
+        });
     }
 }

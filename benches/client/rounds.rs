@@ -3,7 +3,10 @@
 use std::{
     env,
     process::{Command, ExitCode, Stdio},
+    time::Duration,
 };
+
+use testkit::poll;
 
 use crate::{
     child,
@@ -207,15 +210,12 @@ impl Bench {
     /// A message that was acknowledged leaves no record, and one that waits has one. What a process sent before it ended may
     /// take Redis a moment.
     pub fn expect_records(&self, contender: &Contender, expected: usize) -> Result<(), String> {
-        let mut found = self.stage.records(contender);
-        for _ in 0..50 {
-            if found == expected {
-                return Ok(());
-            }
-            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        let mut found = 0;
+        let done = poll(Duration::from_secs(1), || {
             found = self.stage.records(contender);
-        }
-        Err(format!("{found} records are there instead of {expected}"))
+            (found == expected).then_some(())
+        });
+        done.ok_or_else(|| format!("{found} records are there instead of {expected}"))
     }
 
     pub fn exit_code(&self) -> ExitCode {

@@ -1,25 +1,19 @@
-//! The device example as a process of its own, which can be killed.
+//! The device example as a separate process, which can be killed.
 
-use std::{
-    fs,
-    io::ErrorKind,
-    process::Command,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{fs, io::ErrorKind, process::Command};
 
 use tempfile::TempDir;
 
-use super::{LIMIT, Server, child::example};
+use super::{LIMIT, Server, child::example, poll};
 
-/// A folder in which a device keeps its ledger over restarts, and the options that all its runs have.
+/// Keeps the ledger of a device over restarts, and the options of all its runs.
 pub struct Device {
     folder: TempDir,
     options: Vec<String>,
 }
 
 impl Device {
-    /// A device that has not been started yet.
+    /// Creates a device that has not been started yet.
     pub fn new(broker: &str, redis: &str, options: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let ledger = folder.path().join("ledger");
@@ -44,7 +38,7 @@ impl Device {
         self.run("info", options)
     }
 
-    /// The same, with a filter for its log.
+    /// Starts a run with a filter for its log.
     pub fn start_with_log(&self, filter: &str) -> Server {
         self.run(filter, &[])
     }
@@ -58,7 +52,7 @@ impl Device {
         Server::start(command, "device", "restored").unwrap_or_else(|log| panic!("{log}"))
     }
 
-    /// The ids of the readings that were accepted so far, complete lines only.
+    /// Returns the ids of the readings accepted so far, from complete lines only.
     pub fn accepted(&self) -> Vec<String> {
         let ledger = match fs::read_to_string(self.folder.path().join("ledger")) {
             Err(error) if error.kind() == ErrorKind::NotFound => String::new(),
@@ -75,18 +69,18 @@ impl Device {
         self.wait_accepted_in_all(run, all);
     }
 
-    /// The same, until this many readings have been accepted since the device is there.
+    /// Waits until the device has accepted this many readings in all its runs.
     #[track_caller]
     pub fn wait_accepted_in_all(&self, run: &mut Server, all: usize) {
         let what = format!("{all} readings are accepted");
         self.supervise(run, &[], &what, |_| self.accepted().len() >= all);
     }
 
-    /// Waits until a device whose broker has gone knows, and has ended, and been started again, if a write was broken off by that.
+    /// Waits until a device has noticed the loss of its broker, and has been started again if that interrupted a write.
     #[track_caller]
     pub fn wait_cut_off(&self, run: &mut Server, options: &[&str]) {
         self.supervise(run, options, "the broker is gone", |log| {
-            // One that is about to end says so too, and that a message has failed, which it may find out after a line without that.
+            // A device about to exit reports the loss too, with a failed message, which may follow a line without one.
             let lines = log
                 .lines()
                 .rev()
@@ -96,10 +90,9 @@ impl Device {
         });
     }
 
-    /// Waits for something that the device does, or says in its log.
+    /// Waits for a condition on the device or its log, and starts it again with these options whenever it exits.
     ///
-    /// A device gives up where Paho would send damaged messages: as a supervisor would, it is started again then, with these
-    /// options.
+    /// The device exits if Paho would otherwise send damaged messages, and relies on a supervisor.
     #[track_caller]
     fn supervise(
         &self,
@@ -108,9 +101,9 @@ impl Device {
         what: &str,
         mut is_done: impl FnMut(&str) -> bool,
     ) {
-        let started = Instant::now();
-        while !is_done(&run.log()) {
-            if run.has_ended() {
+        let done = poll(LIMIT, || {
+            let is_done = is_done(&run.log());
+            if !is_done && run.has_ended() {
                 let log = run.log();
                 assert!(
                     log.contains("a write to the broker was broken off"),
@@ -118,17 +111,17 @@ impl Device {
                 );
                 *run = self.start(options);
             }
-            assert!(
-                started.elapsed() < LIMIT,
-                "not within {LIMIT:?}: {what}; the device's log:\n{}",
-                run.log()
-            );
-            thread::park_timeout(Duration::from_millis(10));
-        }
+            is_done.then_some(())
+        });
+        assert!(
+            done.is_some(),
+            "not within {LIMIT:?}: {what}; the device's log:\n{}",
+            run.log()
+        );
     }
 }
 
-/// Where a device serves its metrics, as it says itself: `host:port`.
+/// Address at which a device serves its metrics, from its log: `host:port`.
 pub fn address(run: &Server) -> String {
     let log = run.log();
     let address = log.lines().find_map(|line| {
@@ -140,7 +133,7 @@ pub fn address(run: &Server) -> String {
         .to_owned()
 }
 
-/// The id of the reading in a payload: what its ledger has.
+/// Id of the reading in a payload, as the ledger has it.
 pub fn id(payload: &[u8]) -> String {
     let text = String::from_utf8_lossy(payload);
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")

@@ -16,9 +16,11 @@ pub mod direct;
 pub mod faults;
 pub mod fleet;
 mod http;
+pub mod intercepted;
 pub mod kills;
 pub mod log;
 mod mosquitto;
+mod paho;
 mod process;
 mod prometheus;
 pub mod promql;
@@ -52,80 +54,24 @@ pub use self::{
         sent, status, try_http_get,
     },
     mosquitto::Mosquitto,
+    paho::{
+        TOPIC, command_token, publish_command, publish_command_of, publish_packet, record,
+        subscribe_command, unsubscribe_command,
+    },
     process::{Server, on_free_port, resident},
     prometheus::{Prometheus, promtool_check_metrics},
     proxy::{Proxy, packet},
+    redis::{RedisServer, SNAPSHOT},
     subscriber::Subscriber,
 };
 
-pub use self::redis::{RedisServer, SNAPSHOT};
-
-/// A publish command that waits to be sent, as Paho C stores it for MQTT 3.1.1.
-pub fn publish_command(packet_id: i32, qos: i32, topic: &str, payload: &[u8]) -> Vec<u8> {
-    const PUBLISH: i32 = 3;
-    let length = i32::try_from(payload.len()).expect("short");
-    [
-        &PUBLISH.to_ne_bytes()[..],
-        &packet_id.to_ne_bytes(),
-        topic.as_bytes(),
-        b"\0",
-        &length.to_ne_bytes(),
-        payload,
-        &qos.to_ne_bytes(),
-        &0_i32.to_ne_bytes(),
-    ]
-    .concat()
-}
-
-/// The same as the version writes it that the key is of.
-pub fn publish_under(key: &str, packet_id: i32, qos: i32) -> Vec<u8> {
-    let properties: &[u8] = if key.starts_with("c5") { b"\0" } else { b"" };
-    let command = publish_command(packet_id, qos, "a/topic", b"payload");
-    [&command, properties].concat()
-}
-
-/// A value that Paho could have written under a key, with this payload where it has one.
-pub fn record(key: &str, payload: &[u8]) -> Vec<u8> {
-    let (stem, number) = key.split_once('-').expect("a key of Paho");
-    let number: u16 = number.parse().unwrap_or(1);
-    let properties: &[u8] = if stem.ends_with('5') { b"\0" } else { b"" };
-    match stem.trim_end_matches('5') {
-        "c" => [
-            publish_command(number.max(1).into(), 1, "t", payload),
-            properties.to_vec(),
-        ]
-        .concat(),
-        "sc" => [b"\x62\x02", &number.to_be_bytes()[..]].concat(),
-        "q" => {
-            let length = i32::try_from(payload.len()).expect("short");
-            let flags = [2, 0, 0, i32::from(number), 1].map(i32::to_ne_bytes);
-            let [before @ .., topic_length] = flags;
-            let before = before.concat();
-            [
-                &length.to_ne_bytes()[..],
-                payload,
-                &before,
-                b"t\0",
-                &topic_length,
-                properties,
-            ]
-            .concat()
-        }
-        _ => {
-            let body = [b"\0\x01t", &number.to_be_bytes()[..], properties, payload].concat();
-            let length = u8::try_from(body.len()).ok().filter(|length| *length < 128);
-            [&[0x34, length.expect("short")], &body[..]].concat()
-        }
-    }
-}
-
-/// The root of the repository.
+/// Root of the repository.
 #[must_use]
 pub fn repository() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// The version of the library.
+/// Version of the library.
 pub fn version() -> String {
     let manifest = fs::read_to_string(repository().join("Cargo.toml")).expect("a manifest");
     let version = manifest
@@ -134,20 +80,25 @@ pub fn version() -> String {
     version.expect("a version").trim_matches('"').to_owned()
 }
 
-/// How long something local may take before a test gives up: far longer than it needs, so that only a real fault reaches it.
+/// Limit on something local before a test gives up: far longer than it needs, so that only a real fault reaches it.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// Asks `probe` until it answers, for what announces itself by no event that could be awaited.
+/// Repeats `probe` until it returns something, for conditions that no event announces.
 ///
-/// Panics with `what` when `limit` has passed without an answer.
+/// Panics with `what` when `limit` has passed before that.
 #[track_caller]
-pub fn eventually<T>(limit: Duration, what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+pub fn eventually<T>(limit: Duration, what: &str, probe: impl FnMut() -> Option<T>) -> T {
+    poll(limit, probe).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+/// Repeats `probe` until it returns something, or `limit` has passed.
+pub fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();
     loop {
-        if let Some(answer) = probe() {
+        let answer = probe();
+        if answer.is_some() || started.elapsed() >= limit {
             return answer;
         }
-        assert!(started.elapsed() < limit, "not within {limit:?}: {what}");
         thread::park_timeout(Duration::from_millis(10));
     }
 }

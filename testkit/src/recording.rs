@@ -1,4 +1,4 @@
-//! A persistence in memory that is as plain as can be and notes what Paho asks of it, and a client over it.
+//! A minimal persistence in memory that records the calls of Paho, and a client over it.
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +8,12 @@ use std::{
 
 use paho_mqtt as mqtt;
 
-use super::{LIMIT, broker::Broker, crash::connect_options, eventually};
+use super::{LIMIT, broker::Broker, crash::connect_options, eventually, record};
 
-/// The client of the probes.
+/// Client id of every [`Client`].
 pub const CLIENT: &str = "client";
 
-/// Clones share their records and calls.
+/// Keeps records in memory and the calls that Paho made; clones share both.
 #[derive(Clone, Default)]
 pub struct Recording(Arc<Mutex<State>>);
 
@@ -21,31 +21,44 @@ pub struct Recording(Arc<Mutex<State>>);
 struct State {
     records: BTreeMap<String, Vec<u8>>,
     calls: Vec<String>,
-    /// Calls that are answered with an error.
+    /// Calls that return an error.
     failing: Vec<String>,
-    /// What the order of the list is.
     descending: bool,
+    answers_by_name: bool,
 }
 
 impl Recording {
-    /// With these records from the beginning.
+    /// Starts with these records.
     pub fn with(records: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
         let recording = Self::default();
         recording.state().records.extend(records);
         recording
     }
 
-    /// Has each call of this name and key fail.
+    /// Starts with a record under each key.
+    pub fn with_keys(keys: &[&str]) -> Self {
+        Self::with(
+            keys.iter()
+                .map(|key| ((*key).to_owned(), record(key, b"payload"))),
+        )
+    }
+
+    /// Makes each call of this name and key fail.
     pub fn fail(&self, call: &str) {
         self.state().failing.push(call.to_owned());
     }
 
-    /// Lists the keys in the other order.
+    /// Lists the keys in descending order.
     pub fn descend(&self) {
         self.state().descending = true;
     }
 
-    /// The keys of what is there.
+    /// Returns from `contains_key` what its name says, which paho-mqtt 0.14 inverts on its way to the C library.
+    pub fn answer_by_name(&self) {
+        self.state().answers_by_name = true;
+    }
+
+    /// Returns the keys of the records.
     pub fn left(&self) -> Vec<String> {
         self.state().records.keys().cloned().collect()
     }
@@ -54,17 +67,17 @@ impl Recording {
         self.state().records.get(key).cloned()
     }
 
-    /// What was called so far.
+    /// Returns the calls so far.
     pub fn calls(&self) -> Vec<String> {
         self.state().calls.clone()
     }
 
-    /// Forgets what was called so far.
+    /// Forgets the calls so far.
     pub fn forget_calls(&self) {
         self.state().calls.clear();
     }
 
-    /// Waits until that much was called, and expects that it was this.
+    /// Waits for as many calls, and asserts that they are these.
     #[track_caller]
     pub fn expect(&self, calls: &[&str]) {
         let called = eventually(LIMIT, &format!("{calls:?} are called"), || {
@@ -74,7 +87,7 @@ impl Recording {
         assert_eq!(called, calls);
     }
 
-    /// Waits until something was called.
+    /// Waits for a call.
     #[track_caller]
     pub fn wait_for(&self, call: &str) {
         eventually(LIMIT, call, || {
@@ -143,14 +156,16 @@ impl mqtt::ClientPersistence for Recording {
         Ok(())
     }
 
-    /// So that the C library hears what is so: paho-mqtt 0.14 hands it the opposite.
+    /// Returns the opposite by default, since paho-mqtt 0.14 inverts it on its way to the C library.
     fn contains_key(&mut self, key: &str) -> bool {
-        let state = self.note(format!("contains {key}"));
-        !state.is_ok_and(|state| state.records.contains_key(key))
+        let Ok(state) = self.note(format!("contains {key}")) else {
+            return true;
+        };
+        state.records.contains_key(key) == state.answers_by_name
     }
 }
 
-/// One client of a process that reconnects has Paho send the messages of all of them again, so there is one test at a time.
+/// Admits one test at a time, since the reconnect of a client makes Paho resend the messages of every client in the process.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     static ANOTHER: OnceLock<(Broker, mqtt::AsyncClient)> = OnceLock::new();
@@ -172,11 +187,11 @@ pub fn alone() -> MutexGuard<'static, ()> {
     alone
 }
 
-/// A client that is not dropped while one of its callbacks may run, since paho-mqtt would then wait for itself for ever.
+/// Client that is disconnected before it is dropped: paho-mqtt deadlocks if a callback runs meanwhile.
 pub struct Client(mqtt::AsyncClient);
 
 impl Client {
-    /// Without a connection.
+    /// Creates a client without a connection.
     pub fn create(
         persistence: impl mqtt::ClientPersistence + Send + 'static,
         broker: &Broker,
@@ -189,7 +204,7 @@ impl Client {
         )
     }
 
-    /// With a session that is kept.
+    /// Connects with a session that the broker keeps.
     pub fn connect(&self, version: u32) {
         self.0
             .connect(connect_options(version, LIMIT))
@@ -197,14 +212,14 @@ impl Client {
             .expect("connects");
     }
 
-    /// What Paho accepts, though it may not be sent yet.
+    /// Publishes a message, which Paho accepts and may send later.
     pub fn accept(&self, payload: &str, qos: i32) -> mqtt::DeliveryToken {
         let message = mqtt::Message::new("a/topic", payload, qos);
         self.0.try_publish(message).expect("accepted")
     }
 }
 
-/// What such a client is created with.
+/// Options of such a client.
 pub fn options(
     broker: &Broker,
     version: u32,
@@ -235,7 +250,7 @@ impl Deref for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // Where it is not connected, nothing runs any more.
+        // Fails if it is not connected, and then no callback runs.
         let _ = self.0.disconnect(None).wait_for(LIMIT);
     }
 }

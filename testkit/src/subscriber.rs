@@ -13,9 +13,9 @@ use std::{
 
 use paho_mqtt as mqtt;
 
-use super::LIMIT;
+use super::{LIMIT, poll};
 
-/// A topic and a payload.
+/// Topic and payload.
 type Received = (String, Vec<u8>);
 
 #[derive(Default)]
@@ -24,7 +24,7 @@ struct Inbox {
     arrived: Condvar,
 }
 
-/// A subscription that outlives the broker: it reconnects and subscribes again, and its session is kept in between.
+/// Subscription that outlives the broker: it reconnects with its session and subscribes again.
 pub struct Subscriber {
     inbox: Arc<Inbox>,
     ended: Arc<AtomicBool>,
@@ -54,11 +54,11 @@ impl Subscriber {
             }
         });
 
-        // It subscribes at every connection, since a broker that was killed has forgotten the session.
+        // Subscribes at every connection, since a killed broker has forgotten the session.
         let (subscribed, subscription) = mpsc::channel();
         let filter = filter.to_owned();
         client.set_connected_callback(move |client| {
-            // Only the first subscription is waited for.
+            // Only the first subscription has a receiver.
             let _ = subscribed.send(client.subscribe(filter.as_str(), qos));
         });
 
@@ -69,7 +69,7 @@ impl Subscriber {
         let (awake, lost) = mpsc::channel();
         let on_loss = awake.clone();
         client.set_connection_lost_callback(move |_| {
-            // Nobody listens any more when the subscriber is dropped.
+            // A dropped subscriber has no receiver.
             let _ = on_loss.send(());
         });
         client
@@ -93,12 +93,12 @@ impl Subscriber {
         }
     }
 
-    /// What has arrived so far, in order, duplicates included.
+    /// Returns the messages received so far, in order, duplicates included.
     pub fn messages(&self) -> Vec<Received> {
         self.inbox.messages.lock().unwrap().clone()
     }
 
-    /// What has arrived since this was last asked, in order, duplicates included.
+    /// Returns the messages received since the last call, in order, duplicates included.
     pub fn take(&self) -> Vec<Received> {
         mem::take(&mut *self.inbox.messages.lock().unwrap())
     }
@@ -129,7 +129,7 @@ impl Subscriber {
 impl Drop for Subscriber {
     fn drop(&mut self) {
         self.ended.store(true, Ordering::Relaxed);
-        // Failures are those of a thread that has ended already, and a second panic would hide the first.
+        // Both fail only if the thread has already ended, and a second panic would hide the first.
         let _ = self.awake.send(());
         let _ = self.connection.take().map(JoinHandle::join);
     }
@@ -145,10 +145,11 @@ fn keep_connected(
     ended: &AtomicBool,
 ) {
     while awake.recv().is_ok() && !ended.load(Ordering::Relaxed) {
-        while !ended.load(Ordering::Relaxed) && !client.is_connected() {
-            if client.connect(connect.clone()).wait_for(LIMIT).is_err() {
-                thread::park_timeout(Duration::from_millis(10));
-            }
-        }
+        poll(Duration::MAX, || {
+            let is_done = ended.load(Ordering::Relaxed)
+                || client.is_connected()
+                || client.connect(connect.clone()).wait_for(LIMIT).is_ok();
+            is_done.then_some(())
+        });
     }
 }

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use paho_mqtt as mqtt;
+use paho_mqtt::{self as mqtt, ClientPersistence};
 use paho_mqtt_redis::RedisPersistence;
 use redis::Commands;
 use testkit::{
-    LIMIT, Mosquitto, RedisServer, Subscriber, eventually, log::Log, publish_command, record,
+    LIMIT, Mosquitto, RedisServer, Subscriber, eventually, intercepted::Intercepted, log::Log,
+    publish_command, record,
 };
 
 const TOPIC: &str = "readings";
@@ -128,54 +129,18 @@ fn a_client_that_is_created_and_dropped_loses_nothing() {
     }
 }
 
-/// A persistence whose n-th call fails, be it `get` or `keys`, which Redis answers from memory by then.
-struct Faulty {
-    inner: RedisPersistence,
-    calls_before: usize,
-}
-
-impl Faulty {
-    fn may_go_on(&mut self) -> mqtt::Result<()> {
-        let left = self.calls_before.checked_sub(1);
-        self.calls_before = left.unwrap_or(usize::MAX);
-        left.map(drop).ok_or(mqtt::Error::PersistenceError)
-    }
-}
-
-impl mqtt::ClientPersistence for Faulty {
-    fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
-        self.inner.open(client_id, server_uri)
-    }
-
-    fn close(&mut self) -> mqtt::Result<()> {
-        self.inner.close()
-    }
-
-    fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
-        self.inner.put(key, buffers)
-    }
-
-    fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
-        self.may_go_on()?;
-        self.inner.get(key)
-    }
-
-    fn remove(&mut self, key: &str) -> mqtt::Result<()> {
-        self.inner.remove(key)
-    }
-
-    fn keys(&mut self) -> mqtt::Result<Vec<String>> {
-        self.may_go_on()?;
-        self.inner.keys()
-    }
-
-    fn clear(&mut self) -> mqtt::Result<()> {
-        self.inner.clear()
-    }
-
-    fn contains_key(&mut self, key: &str) -> bool {
-        self.inner.contains_key(key)
-    }
+/// A persistence whose `get` or `keys` fails once, after this many of these calls.
+fn failing_after(calls_before: usize, inner: RedisPersistence) -> impl ClientPersistence + Send {
+    let mut calls = 0;
+    Intercepted::new(inner, move |call| {
+        if ["get", "keys"].contains(&call) {
+            calls += 1;
+            if calls == calls_before + 1 {
+                return Err(mqtt::Error::PersistenceError);
+            }
+        }
+        Ok(())
+    })
 }
 
 /// With the defaults of MQTT 5, Paho deletes what it has read so far when it could not read the rest, and gives new messages
@@ -198,10 +163,7 @@ fn an_error_at_any_call_while_restoring_loses_nothing() {
             .client_id("device")
             .send_while_disconnected(true)
             .allow_disconnected_send_at_anytime(true)
-            .user_persistence(Faulty {
-                inner: persistence(&redis),
-                calls_before,
-            })
+            .user_persistence(failing_after(calls_before, persistence(&redis)))
             .create_client();
         let mut published = 0;
         if let Ok(client) = &created {

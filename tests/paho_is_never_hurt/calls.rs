@@ -10,12 +10,16 @@ use paho_mqtt as mqtt;
 use testkit::{
     LIMIT,
     broker::{Broker, Direction, Kind, Packet},
-    publish_under, record,
+    command_token,
+    intercepted::Intercepted,
+    publish_command_of,
     recording::{CLIENT, Client, Recording, alone, options},
 };
 
 const V3: u32 = mqtt::MQTT_VERSION_3_1_1;
 const V5: u32 = mqtt::MQTT_VERSION_5;
+/// Each version and the suffix of its stems.
+const VERSIONS: [(u32, &str); 2] = [(V3, ""), (V5, "5")];
 
 /// Connected, and what was called until then is forgotten.
 fn connected(recording: &Recording, broker: &Broker, version: u32) -> Client {
@@ -34,16 +38,11 @@ fn lost(client: &mqtt::AsyncClient) -> Receiver<()> {
     losses
 }
 
-fn records(keys: &[&str]) -> Recording {
-    let record = |key: &&str| ((*key).to_owned(), record(key, b"x"));
-    Recording::with(keys.iter().map(record))
-}
-
 #[test]
 fn create_reads_the_packets_then_the_commands_then_the_undelivered() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
+    let recording = Recording::with_keys(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
     let client = Client::create(recording.clone(), &broker, V5);
     let open = format!(
         "open {CLIENT} {}",
@@ -72,7 +71,7 @@ fn create_reads_the_packets_then_the_commands_then_the_undelivered() {
 #[test]
 fn connect_and_disconnect_remove_command_zero() {
     let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
+    for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
         let client = Client::create(recording.clone(), &broker, version);
         recording.forget_calls();
@@ -88,65 +87,63 @@ fn connect_and_disconnect_remove_command_zero() {
     }
 }
 
-#[test]
-fn a_publish_at_qos_0_is_put_and_got_and_removed() {
+/// Publishes at `qos` with each version and asserts the calls, in which `c*` stands for `c` or `c5`, and so on.
+#[track_caller]
+fn assert_calls_of_publish(qos: i32, calls: &[&str]) {
     let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
+    for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
         let client = connected(&recording, &broker, version);
-        client.accept("x", 0).wait_for(LIMIT).expect("is sent");
-        let calls = ["put", "get", "remove"].map(|call| format!("{call} c{five}-1"));
-        recording.expect(&calls.each_ref().map(String::as_str));
+        client.accept("x", qos).wait_for(LIMIT).expect("is sent");
+        let calls: Vec<String> = calls.iter().map(|call| call.replace('*', five)).collect();
+        recording.expect(&calls.iter().map(String::as_str).collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_publish_at_qos_0_is_put_and_got_and_removed() {
+    assert_calls_of_publish(0, &["put c*-1", "get c*-1", "remove c*-1"]);
 }
 
 #[test]
 fn a_publish_at_qos_1_is_in_no_record_between_two_calls_and_removed_four_times() {
-    let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
-        let (broker, recording) = (Broker::start(), Recording::default());
-        let client = connected(&recording, &broker, version);
-        client.accept("x", 1).wait_for(LIMIT).expect("is sent");
-        let (c, s) = (format!("c{five}-1"), format!("s{five}-1"));
-        recording.expect(&[
-            &format!("put {c}"),
-            &format!("get {c}"),
-            &format!("remove {c}"),
-            &format!("put {s}"),
+    assert_calls_of_publish(
+        1,
+        &[
+            "put c*-1",
+            "get c*-1",
+            "remove c*-1",
+            "put s*-1",
             "remove s5-1",
             "remove sc5-1",
             "remove s-1",
             "remove sc-1",
-        ]);
-    }
+        ],
+    );
 }
 
 #[test]
 fn a_publish_at_qos_2_keeps_its_record_beside_its_pubrel() {
-    let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
-        let (broker, recording) = (Broker::start(), Recording::default());
-        let client = connected(&recording, &broker, version);
-        client.accept("x", 2).wait_for(LIMIT).expect("is sent");
-        let (c, s) = (format!("c{five}-1"), format!("s{five}-1"));
-        recording.expect(&[
-            &format!("put {c}"),
-            &format!("get {c}"),
-            &format!("remove {c}"),
-            &format!("put {s}"),
-            &format!("put sc{five}-1"),
+    assert_calls_of_publish(
+        2,
+        &[
+            "put c*-1",
+            "get c*-1",
+            "remove c*-1",
+            "put s*-1",
+            "put sc*-1",
             "remove s5-1",
             "remove sc5-1",
             "remove s-1",
             "remove sc-1",
-        ]);
-    }
+        ],
+    );
 }
 
 #[test]
 fn a_message_received_at_qos_2_is_put_and_removed_twice() {
     let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
+    for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
         let client = connected(&recording, &broker, version);
         let (received, messages) = mpsc::channel();
@@ -161,7 +158,7 @@ fn a_message_received_at_qos_2_is_put_and_removed_twice() {
 #[test]
 fn a_subscription_is_put_and_removed_without_being_read() {
     let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
+    for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
         let client = connected(&recording, &broker, version);
         client
@@ -203,7 +200,7 @@ fn the_packet_id_of_a_sent_publish_is_the_token_in_its_command() {
         .collect();
     for number in 1..=5_i32 {
         let value = recording.value(&format!("c5-{number}")).expect("waits");
-        assert_eq!(value[4..8], number.to_ne_bytes());
+        assert_eq!(command_token(&value), number);
     }
     client.connect(V5);
     for token in tokens {
@@ -223,7 +220,7 @@ fn the_packet_id_of_a_sent_publish_is_the_token_in_its_command() {
 #[test]
 fn a_reconnect_puts_again_what_is_in_flight() {
     let _alone = alone();
-    for (version, five) in [(V3, ""), (V5, "5")] {
+    for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
         let client = connected(&recording, &broker, version);
         let losses = lost(&client);
@@ -295,7 +292,7 @@ fn close_does_not_come_after_an_open_that_failed() {
 fn a_client_of_mqtt_5_that_is_created_and_dropped_deletes_what_is_in_flight() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
+    let recording = Recording::with_keys(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
     let created = options(&broker, V5, recording.clone()).create_client();
     drop(created.expect("a client"));
     assert_eq!(recording.left(), ["c5-1", "q5-1"]);
@@ -305,7 +302,7 @@ fn a_client_of_mqtt_5_that_is_created_and_dropped_deletes_what_is_in_flight() {
 fn one_passing_error_of_the_first_pass_has_every_record_in_flight_deleted() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["s5-1", "s5-2", "s5-3", "s5-4"]);
+    let recording = Recording::with_keys(&["s5-1", "s5-2", "s5-3", "s5-4"]);
     recording.fail("get s5-3");
     let created = options(&broker, V5, recording.clone()).create_client();
     assert!(created.is_err());
@@ -317,7 +314,7 @@ fn one_passing_error_of_the_first_pass_has_every_record_in_flight_deleted() {
 fn an_error_of_a_later_pass_has_new_messages_take_the_place_of_those_not_read() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["c5-1", "c5-2", "c5-3"]);
+    let recording = Recording::with_keys(&["c5-1", "c5-2", "c5-3"]);
     recording.fail("get c5-2");
     let client = Client::create(recording.clone(), &broker, V5);
     let before = recording.value("c5-2");
@@ -382,48 +379,16 @@ fn a_pubrec_for_an_unknown_id_has_a_pubrel_put_that_nothing_removes() {
 /// A store that stalls stops everything, and publishing from inside a call would wait for itself.
 #[test]
 fn a_call_keeps_every_client_of_the_process_waiting() {
-    struct Slow(Recording, mpsc::Sender<()>, Receiver<()>);
-
-    impl mqtt::ClientPersistence for Slow {
-        fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
-            self.0.open(client_id, server_uri)
-        }
-
-        fn close(&mut self) -> mqtt::Result<()> {
-            self.0.close()
-        }
-
-        fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
-            self.0.put(key, buffers)
-        }
-
-        fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
-            self.1.send(()).expect("is listened to");
-            self.2.recv_timeout(LIMIT).expect("goes on");
-            self.0.get(key)
-        }
-
-        fn remove(&mut self, key: &str) -> mqtt::Result<()> {
-            self.0.remove(key)
-        }
-
-        fn keys(&mut self) -> mqtt::Result<Vec<String>> {
-            self.0.keys()
-        }
-
-        fn clear(&mut self) -> mqtt::Result<()> {
-            self.0.clear()
-        }
-
-        fn contains_key(&mut self, key: &str) -> bool {
-            self.0.contains_key(key)
-        }
-    }
-
     let _alone = alone();
     let broker = Broker::start();
     let ((inside, enters), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel());
-    let slow = Slow(Recording::default(), inside, goes_on);
+    let slow = Intercepted::new(Recording::default(), move |call| {
+        if call == "get" {
+            inside.send(()).expect("the test receives");
+            goes_on.recv_timeout(LIMIT).expect("the test continues");
+        }
+        Ok(())
+    });
     let (first, second) = (
         Client::create(slow, &broker, V5),
         Client::create(Recording::default(), &broker, V5),
@@ -451,11 +416,11 @@ fn a_call_keeps_every_client_of_the_process_waiting() {
 fn a_number_is_followed_by_zero_after_the_last() {
     let _alone = alone();
     let broker = Broker::start();
-    for (version, five) in [(V3, ""), (V5, "5")] {
+    for (version, five) in VERSIONS {
         let keys = [format!("c{five}-999999"), format!("c{five}-0")];
         let records = keys
             .each_ref()
-            .map(|key| (key.clone(), publish_under(key, 1, 1)));
+            .map(|key| (key.clone(), publish_command_of(key, 1, 1)));
         let recording = Recording::with(records.clone());
         let client = Client::create(recording.clone(), &broker, version);
         client.accept("new", 1);
@@ -468,7 +433,7 @@ fn a_number_is_followed_by_zero_after_the_last() {
 fn a_connect_deletes_a_message_that_waits_as_number_zero() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = Recording::with([("c-0".to_owned(), publish_under("c-0", 1, 1))]);
+    let recording = Recording::with([("c-0".to_owned(), publish_command_of("c-0", 1, 1))]);
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
     recording.wait_for("remove c-0");
@@ -486,7 +451,7 @@ fn a_connect_deletes_a_message_that_waits_as_number_zero() {
 fn a_client_that_restores_no_messages_takes_their_numbers() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["c5-1"]);
+    let recording = Recording::with_keys(&["c5-1"]);
     let before = recording.value("c5-1");
     let created = options(&broker, V5, recording.clone())
         .restore_messages(false)

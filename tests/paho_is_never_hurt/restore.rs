@@ -7,17 +7,13 @@ use testkit::{
     LIMIT,
     broker::{Broker, Direction, Kind},
     child::ignored_test,
-    publish_command, publish_under, record,
+    command_token, publish_command, publish_command_of, publish_packet, record,
     recording::{CLIENT, Client, Recording, alone, options},
+    unsubscribe_command,
 };
 
 const V3: u32 = mqtt::MQTT_VERSION_3_1_1;
 const V5: u32 = mqtt::MQTT_VERSION_5;
-
-fn records(keys: &[&str]) -> Recording {
-    let record = |key: &&str| ((*key).to_owned(), record(key, b"payload"));
-    Recording::with(keys.iter().map(record))
-}
 
 /// A broker that knows the client, as it does after a restart of the program.
 fn broker_with_session() -> Broker {
@@ -43,51 +39,14 @@ fn send_a_last_one(client: &Client) {
 /// Which paho-mqtt 0.14 makes of an honest answer, with which a message is lost in silence.
 #[test]
 fn an_answer_that_is_heard_the_wrong_way_round_loses_a_message() {
-    struct Honest(Recording);
-
-    impl mqtt::ClientPersistence for Honest {
-        fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
-            self.0.open(client_id, server_uri)
-        }
-
-        fn close(&mut self) -> mqtt::Result<()> {
-            self.0.close()
-        }
-
-        fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
-            self.0.put(key, buffers)
-        }
-
-        fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
-            self.0.get(key)
-        }
-
-        fn remove(&mut self, key: &str) -> mqtt::Result<()> {
-            self.0.remove(key)
-        }
-
-        fn keys(&mut self) -> mqtt::Result<Vec<String>> {
-            self.0.keys()
-        }
-
-        fn clear(&mut self) -> mqtt::Result<()> {
-            self.0.clear()
-        }
-
-        fn contains_key(&mut self, key: &str) -> bool {
-            !self.0.contains_key(key)
-        }
-    }
-
     let _alone = alone();
     for (arrived, honest) in [(&["payload"][..], false), (&[], true)] {
         let broker = broker_with_session();
-        let recording = records(&["s5-7"]);
-        let client = if honest {
-            Client::create(Honest(recording.clone()), &broker, V5)
-        } else {
-            Client::create(recording.clone(), &broker, V5)
-        };
+        let recording = Recording::with_keys(&["s5-7"]);
+        if honest {
+            recording.answer_by_name();
+        }
+        let client = Client::create(recording, &broker, V5);
         client.connect(V5);
         broker.wait_for(Direction::FromClient, Kind::Pubrel, 1);
         assert_eq!(payloads(&broker), arrived);
@@ -99,7 +58,7 @@ fn a_publish_with_its_pubrel_is_sent_as_a_pubrel_alone() {
     let _alone = alone();
     for (version, keys) in [(V3, ["s-7", "sc-7"]), (V5, ["s5-7", "sc5-7"])] {
         let broker = broker_with_session();
-        let recording = records(&keys);
+        let recording = Recording::with_keys(&keys);
         let client = Client::create(recording.clone(), &broker, version);
         client.connect(version);
         broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
@@ -130,7 +89,7 @@ fn a_pubrel_of_an_earlier_message_has_a_new_one_of_its_id_lost() {
 fn a_pubrel_whose_publish_is_of_the_other_version_is_deleted() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["s-7", "sc-7"]);
+    let recording = Recording::with_keys(&["s-7", "sc-7"]);
     let _client = Client::create(recording.clone(), &broker, V5);
     let calls = recording.calls();
     for call in ["contains sc5-7", "contains s5-7", "remove sc-7"] {
@@ -144,7 +103,7 @@ fn a_publish_of_the_other_version_is_put_again_beside_itself() {
     let _alone = alone();
     let broker = broker_with_session();
     broker.withhold(Kind::Pubrec);
-    let recording = records(&["s-7"]);
+    let recording = Recording::with_keys(&["s-7"]);
     let client = Client::create(recording.clone(), &broker, V5);
     client.connect(V5);
     broker.wait_for(Direction::FromClient, Kind::Publish, 1);
@@ -156,7 +115,7 @@ fn a_publish_of_the_other_version_is_put_again_beside_itself() {
 fn a_publish_of_3_1_1_gets_a_byte_in_front_from_a_client_created_for_5() {
     let _alone = alone();
     let broker = broker_with_session();
-    let client = Client::create(records(&["s-7"]), &broker, V5);
+    let client = Client::create(Recording::with_keys(&["s-7"]), &broker, V5);
     client.connect(V3);
     broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
     assert_eq!(payloads(&broker), [r"\x00payload"]);
@@ -167,7 +126,7 @@ fn a_client_for_3_1_1_is_not_created_over_packets_of_5() {
     let _alone = alone();
     let broker = Broker::start();
     for key in ["s5-7", "sc5-7", "r5-7"] {
-        let recording = records(&[key]);
+        let recording = Recording::with_keys(&[key]);
         let created = options(&broker, V3, recording.clone()).create_client();
         assert!(created.is_err(), "{key}");
     }
@@ -178,10 +137,9 @@ fn a_client_for_3_1_1_is_not_created_over_packets_of_5() {
 fn a_message_that_is_there_as_a_command_and_as_a_publish_is_sent_twice() {
     let _alone = alone();
     let broker = broker_with_session();
-    let mut publish = record("s5-7", b"payload");
-    // At QoS 1, so that the broker tells two from one.
-    publish[0] = 0x32;
-    let command = [publish_command(7, 1, "t", b"payload"), vec![0]].concat();
+    // At QoS 1, at which the broker accepts each of the two.
+    let publish = publish_packet("s5-7", 1, b"payload");
+    let command = publish_command_of("c5-1", 7, 1);
     let recording = Recording::with([("c5-1".to_owned(), command), ("s5-7".to_owned(), publish)]);
     let client = Client::create(recording.clone(), &broker, V5);
     client.connect(V5);
@@ -194,8 +152,7 @@ fn a_message_that_is_there_as_a_command_and_as_a_publish_is_sent_twice() {
 fn what_a_message_at_qos_1_left_behind_is_sent_again_and_removed() {
     let _alone = alone();
     let broker = broker_with_session();
-    let mut stale = record("s-7", b"stale");
-    stale[0] = 0x32;
+    let stale = publish_packet("s-7", 1, b"stale");
     let recording = Recording::with([("s-7".to_owned(), stale)]);
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
@@ -208,11 +165,11 @@ fn what_a_message_at_qos_1_left_behind_is_sent_again_and_removed() {
 fn ids_of_restored_messages_are_not_given_to_new_ones() {
     let _alone = alone();
     let broker = Broker::start();
-    let recording = records(&["s5-1", "s5-2", "s5-4"]);
+    let recording = Recording::with_keys(&["s5-1", "s5-2", "s5-4"]);
     let client = Client::create(recording.clone(), &broker, V5);
     client.accept("x", 1);
     let value = recording.value("c5-1").expect("waits");
-    let token = i32::from_ne_bytes(value[4..8].try_into().expect("four bytes"));
+    let token = command_token(&value);
     assert!(![1, 2, 4].contains(&token), "{token}");
 }
 
@@ -221,7 +178,7 @@ fn ids_of_restored_messages_are_not_given_to_new_ones() {
 fn a_message_whose_received_record_is_there_is_not_handed_over_with_mqtt_5() {
     let _alone = alone();
     let broker = broker_with_session();
-    let recording = records(&["r5-1"]);
+    let recording = Recording::with_keys(&["r5-1"]);
     let client = Client::create(recording.clone(), &broker, V5);
     let (received, messages) = mpsc::channel();
     client.set_message_callback(move |_, message| drop(received.send(message)));
@@ -266,9 +223,7 @@ fn a_received_message_of_3_1_1_is_handed_over_at_its_pubrel_unless_created_for_5
 fn an_unsubscribe_of_3_1_1_that_waited_through_a_restart_is_never_sent() {
     let _alone = alone();
     let broker = broker_with_session();
-    // As MQTTAsync_persistCommand writes it: its type, its token, how many topics, the topic.
-    let head = [10, 7, 1].map(i32::to_ne_bytes).concat();
-    let unsubscribe = [&head[..], b"commands\0"].concat();
+    let unsubscribe = unsubscribe_command(7, "commands");
     let recording = Recording::with([("c-1".to_owned(), unsubscribe)]);
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
@@ -281,7 +236,7 @@ fn an_unsubscribe_of_3_1_1_that_waited_through_a_restart_is_never_sent() {
 fn a_command_is_read_under_one_version_and_removed_under_the_other() {
     let _alone = alone();
     let broker = broker_with_session();
-    let recording = Recording::with([("c5-5".to_owned(), publish_under("c5-5", 7, 1))]);
+    let recording = Recording::with([("c5-5".to_owned(), publish_command_of("c5-5", 7, 1))]);
     let client = Client::create(recording.clone(), &broker, V5);
     client.connect(V3);
     broker.wait_for(Direction::ToClient, Kind::Puback, 1);
@@ -289,7 +244,10 @@ fn a_command_is_read_under_one_version_and_removed_under_the_other() {
     let position = |call: &str| calls.iter().rposition(|called| called == call);
     assert!(position("get c5-5") < position("remove c-5"), "{calls:?}");
     assert!(position("remove c-5").is_some(), "{calls:?}");
-    assert_eq!(recording.value("c5-5"), Some(publish_under("c5-5", 7, 1)));
+    assert_eq!(
+        recording.value("c5-5"),
+        Some(publish_command_of("c5-5", 7, 1))
+    );
 }
 
 #[test]
@@ -327,7 +285,7 @@ fn what_is_in_flight_is_deleted_where_the_broker_has_no_session() {
     for (version, five) in [(V3, ""), (V5, "5")] {
         let broker = Broker::start();
         let keys = ["c", "r", "s", "sc"].map(|stem| format!("{stem}{five}-7"));
-        let recording = records(&keys.each_ref().map(String::as_str));
+        let recording = Recording::with_keys(&keys.each_ref().map(String::as_str));
         let client = Client::create(recording.clone(), &broker, version);
         client.connect(version);
         client
@@ -352,7 +310,7 @@ fn the_connect_of_a_client_with_messages_in_flight_sends_those_of_all_clients_ag
     first.accept("x", 1);
     broker.wait_for(Direction::Withheld, Kind::Puback, 1);
     recording.forget_calls();
-    let second = Client::create(records(&["s5-9"]), &other, V5);
+    let second = Client::create(Recording::with_keys(&["s5-9"]), &other, V5);
     second.connect(V5);
     broker.wait_for(Direction::FromClient, Kind::Publish, 2);
     recording.expect(&["put s5-1"]);

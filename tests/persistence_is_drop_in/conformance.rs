@@ -11,7 +11,7 @@ use std::{
 
 use paho_mqtt::UserPersistence;
 use paho_mqtt_redis::{Error, ErrorKind};
-use testkit::{publish_under, record};
+use testkit::{publish_command_of, record, subscribe_command};
 
 use crate::backend::{self, Backend, ID, Opened, URI};
 
@@ -240,7 +240,7 @@ fn acknowledged_publish_leaves_no_record(backend: &Backend) {
     for (number, qos) in [(1, 0), (2, 1), (3, 2), (4, 1), (5, 0), (6, 2)] {
         let c = format!("c5-{number}");
         let (s, sc) = (format!("s5-{number}"), format!("sc5-{number}"));
-        let value = publish_under(&c, number, qos);
+        let value = publish_command_of(&c, number, qos);
         persistence.put(&c, vec![&value]).expect("puts");
         assert_eq!(persistence.get(&c).expect("gets"), value);
         persistence.remove(&c).expect("removes");
@@ -270,12 +270,12 @@ fn acknowledged_publish_leaves_no_record(backend: &Backend) {
 fn command_put_again_stays(backend: &Backend) {
     let mut persistence = backend.opened();
     persistence
-        .put("c-1", vec![&publish_under("c-1", 9, 1)])
+        .put("c-1", vec![&publish_command_of("c-1", 9, 1)])
         .expect("puts");
     persistence.get("c-1").expect("gets");
     persistence.remove("c-1").expect("removes");
     persistence
-        .put("c-1", vec![&publish_under("c-1", 10, 1)])
+        .put("c-1", vec![&publish_command_of("c-1", 10, 1)])
         .expect("puts again");
     persistence
         .put("s-9", vec![&record("s-9", b"payload")])
@@ -287,11 +287,11 @@ fn command_put_again_stays(backend: &Backend) {
 }
 
 fn read_command_is_removed_by_key_of_other_version(backend: &Backend) {
-    let subscribe = [&8_i32.to_ne_bytes()[..], &7_i32.to_ne_bytes(), b"..."].concat();
+    let subscribe = subscribe_command(7, "commands");
     for (read, removed) in [("c-5", "c5-5"), ("c5-5", "c-5")] {
         for value in [
-            publish_under(read, 7, 0),
-            publish_under(read, 7, 1),
+            publish_command_of(read, 7, 0),
+            publish_command_of(read, 7, 1),
             subscribe.clone(),
         ] {
             let mut persistence = backend.opened();
@@ -312,7 +312,7 @@ fn read_command_is_removed_by_key_of_other_version(backend: &Backend) {
 
 fn command_zero_survives_connect(backend: &Backend) {
     let mut persistence = backend.opened();
-    let value = publish_under("c5-0", 7, 1);
+    let value = publish_command_of("c5-0", 7, 1);
     persistence.put("c5-0", vec![&value]).expect("puts");
     persistence.remove("c5-0").expect("what each connect does");
     assert_eq!(persistence.get("c5-0").expect("is still there"), value);
@@ -325,7 +325,7 @@ fn command_zero_survives_connect(backend: &Backend) {
 fn command_removed_after_listing_is_gone(backend: &Backend) {
     let mut persistence = backend.opened();
     persistence
-        .put("c-1", vec![&publish_under("c-1", 7, 1)])
+        .put("c-1", vec![&publish_command_of("c-1", 7, 1)])
         .expect("puts");
     persistence.get("c-1").expect("gets");
     persistence.keys().expect("lists");
@@ -362,7 +362,7 @@ fn resent_publish_keeps_first_value(backend: &Backend) {
         .put("s5-7", vec![b"\x32 another"])
         .expect("puts");
     persistence
-        .put("c5-1", vec![&publish_under("c5-1", 7, 1)])
+        .put("c5-1", vec![&publish_command_of("c5-1", 7, 1)])
         .expect("puts");
     persistence.get("c5-1").expect("gets");
     persistence.remove("c5-1").expect("removes");

@@ -12,7 +12,9 @@ use std::{
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisOptions, RedisPersistence};
 use redis::{Parser, TypedCommands, Value};
-use testkit::{RedisServer, eventually, publish_command, publish_under, record};
+use testkit::{
+    RedisServer, eventually, publish_command_of, publish_packet, record, subscribe_command,
+};
 
 const CLIENT: &str = "device";
 /// As Paho hands it to `open`.
@@ -393,9 +395,7 @@ fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
 #[test]
 fn a_message_never_stands_beside_one_that_is_gone_and_had_its_packet_id() {
     let command = record("c5-1", b"one");
-    let mut publish = record("s5-1", b"one");
-    // That is QoS 1.
-    publish[0] = 0x32;
+    let publish = publish_packet("s5-1", 1, b"one");
     for durability in [Durability::Confirmed, Durability::Pipelined] {
         let redis = RedisServer::start();
         let mut connection = redis.connection();
@@ -625,7 +625,7 @@ fn clients_do_not_see_the_records_of_one_another() {
 
 /// Writes a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
 fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, qos: i32) {
-    let command = publish_under(key, packet_id, qos);
+    let command = publish_command_of(key, packet_id, qos);
     persistence.put(key, vec![&command]).unwrap();
     assert_eq!(persistence.get(key).unwrap(), command);
     persistence.remove(key).unwrap();
@@ -657,7 +657,7 @@ fn a_command_that_is_being_sent_goes_in_one_step_with_the_coming_of_its_publish(
         persistence.put("s-8", vec![b"another"]).unwrap();
         persistence.put("r-7", vec![b"inbound"]).unwrap();
         persistence
-            .put("c-2", vec![&publish_command(9, 1, "a/topic", b"payload")])
+            .put("c-2", vec![&publish_command_of("c-2", 9, 1)])
             .unwrap();
         let mut waiting = [command, "c-2", "r-7", "s-8"];
         waiting.sort_unstable();
@@ -686,13 +686,13 @@ fn a_command_that_waits_for_no_publish_goes_at_once() {
     settle(&persistence);
     assert_eq!(fields(&mut connection), Vec::<String>::new());
     persistence
-        .put("c-2", vec![&publish_command(7, 1, "a/topic", b"payload")])
+        .put("c-2", vec![&publish_command_of("c-2", 7, 1)])
         .unwrap();
     persistence.remove("c-2").unwrap();
     settle(&persistence);
     assert_eq!(fields(&mut connection), Vec::<String>::new());
     persistence
-        .put("c-3", vec![b"\x08\0\0\0subscribe"])
+        .put("c-3", vec![&subscribe_command(7, "commands")])
         .unwrap();
     persistence.get("c-3").unwrap();
     persistence.remove("c-3").unwrap();
@@ -700,7 +700,7 @@ fn a_command_that_waits_for_no_publish_goes_at_once() {
     assert_eq!(fields(&mut connection), Vec::<String>::new());
     // Read, but listed since, as by a client that does not restore messages.
     persistence
-        .put("c-4", vec![&publish_command(7, 1, "a/topic", b"payload")])
+        .put("c-4", vec![&publish_command_of("c-4", 7, 1)])
         .unwrap();
     persistence.get("c-4").unwrap();
     persistence.keys().unwrap();
@@ -740,7 +740,7 @@ fn a_put_of_the_same_key_cancels_a_held_remove() {
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());
     take_command(&mut persistence, "c-1", 7, 1);
-    let next = publish_command(8, 1, "a/topic", b"payload");
+    let next = publish_command_of("c-1", 8, 1);
     persistence.put("c-1", vec![&next]).unwrap();
     assert!(persistence.contains("c-1"));
     persistence.put("s-7", vec![b"PUBLISH"]).unwrap();

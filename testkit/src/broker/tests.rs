@@ -3,45 +3,19 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    ops::Deref,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        mpsc::{self, Receiver},
-    },
+    sync::mpsc::{self, Receiver},
     time::Duration,
 };
 
 use paho_mqtt as mqtt;
+
 use crate::{
     LIMIT,
-    broker::{Action, Broker, Direction, Kind},
+    broker::{Action, Broker, Direction, Kind, Seen},
+    recording::{Client, alone},
 };
 
-/// One client of a process that reconnects has Paho send the messages of all of them again, so there is one at a time.
-fn alone() -> MutexGuard<'static, ()> {
-    static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 const VERSIONS: [mqtt::MqttVersion; 2] = [mqtt::MqttVersion::V3_1_1, mqtt::MqttVersion::V5];
-
-/// A client that is not dropped while one of its callbacks may run, since paho-mqtt would then wait for itself for ever.
-struct Client(mqtt::AsyncClient);
-
-impl Deref for Client {
-    type Target = mqtt::AsyncClient;
-
-    fn deref(&self) -> &mqtt::AsyncClient {
-        &self.0
-    }
-}
-
-impl Drop for Client {
-    fn drop(&mut self) {
-        // Where it is not connected, nothing runs any more.
-        let _ = self.0.disconnect(None).wait_for(LIMIT);
-    }
-}
 
 fn client(broker: &Broker, version: mqtt::MqttVersion) -> Client {
     let client = mqtt::CreateOptionsBuilder::new()
@@ -50,7 +24,7 @@ fn client(broker: &Broker, version: mqtt::MqttVersion) -> Client {
         .mqtt_version(version)
         .persistence(mqtt::PersistenceType::None)
         .create_client();
-    Client(client.expect("a client"))
+    Client::from(client.expect("a client"))
 }
 
 fn options(version: mqtt::MqttVersion, keeps: bool) -> mqtt::ConnectOptions {
@@ -170,7 +144,7 @@ fn a_qos_2_message_that_is_sent_again_is_accepted_once() {
                 broker.count(Direction::FromClient, Kind::Publish),
                 publishes
             );
-            let dup = |seen: &crate::broker::Seen| seen.packet.dup;
+            let dup = |seen: &Seen| seen.packet.dup;
             assert_eq!(
                 broker.seen().iter().filter(|seen| dup(seen)).count(),
                 publishes - 2
