@@ -1,5 +1,5 @@
-//! What a program does with Paho and Redis from end to end, in one process and in a short time, so that scripts/valgrind can look
-//! at each access to memory while it happens.
+//! Everything a program does with Paho and Redis, in one process and in a short time, so that scripts/valgrind can check each access
+//! to memory.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -17,22 +17,22 @@ const AT_A_TIME: usize = 9;
 const VERSIONS: [u32; 2] = [mqtt::MQTT_VERSION_3_1_1, mqtt::MQTT_VERSION_5];
 
 fn client(redis: &RedisServer, broker: &str, version: u32) -> mqtt::Result<mqtt::AsyncClient> {
-    patient_client(redis, broker, version, LIMIT)
+    client_with_timeout(redis, broker, version, LIMIT)
 }
 
-/// One that waits so long for a Redis that is not there yet.
-fn patient_client(
+/// Creates a client that waits up to `open_timeout` for an unavailable Redis.
+fn client_with_timeout(
     redis: &RedisServer,
     broker: &str,
     version: u32,
-    patience: Duration,
+    open_timeout: Duration,
 ) -> mqtt::Result<mqtt::AsyncClient> {
     let persistence = RedisPersistence::builder()
         .url(redis.url())
-        // Under valgrind everything takes its time.
+        // Valgrind slows everything down.
         .connect_timeout(LIMIT)
         .operation_timeout(LIMIT)
-        .open_timeout(patience)
+        .open_timeout(open_timeout)
         .build()
         .expect("valid");
     mqtt::CreateOptionsBuilder::new()
@@ -69,23 +69,23 @@ fn publish_some(client: &mqtt::AsyncClient, text: &str) -> Vec<mqtt::DeliveryTok
 
 fn wait_until_empty(redis: &RedisServer, broker: &Broker) {
     let mut connection = redis.connection();
-    eventually(LIMIT, "nothing is left", || {
-        let left: usize = connection.hlen(hash(broker)).expect("HLEN");
-        (left == 0).then_some(())
+    eventually(LIMIT, "all records are removed", || {
+        let remaining: usize = connection.hlen(hash(broker)).expect("HLEN");
+        (remaining == 0).then_some(())
     });
 }
 
 #[test]
-fn publishing_and_receiving_over_a_reconnect_and_a_restart() {
+fn messages_pass_over_reconnect_and_restart() {
     for version in VERSIONS {
         let (redis, broker) = (RedisServer::start(), Broker::start());
         let first = client(&redis, &broker.url(), version).expect("created");
         publish_some(&first, "before the first connect");
         let (lost, losses) = mpsc::channel();
-        first.set_connection_lost_callback(move |_| lost.send(()).expect("is listened to"));
+        first.set_connection_lost_callback(move |_| lost.send(()).expect("the test receives"));
         let (received, messages) = mpsc::channel();
         first.set_message_callback(move |_, message| {
-            received.send(message).expect("is listened to");
+            received.send(message).expect("the test receives");
         });
         connect(&first, version);
         first
@@ -98,7 +98,7 @@ fn publishing_and_receiving_over_a_reconnect_and_a_restart() {
         }
         wait_until_empty(&redis, &broker);
 
-        // Some in each state when the connection breaks, and when the client goes.
+        // Messages in each state when the connection is lost, and when the client is dropped.
         broker.withhold_nth(
             Kind::Pubcomp,
             broker.count(Direction::ToClient, Kind::Pubcomp) + 1,
@@ -108,7 +108,7 @@ fn publishing_and_receiving_over_a_reconnect_and_a_restart() {
         broker.withhold(Kind::Puback);
         broker.withhold(Kind::Pubrec);
         publish_some(&first, "unanswered");
-        // Paho frees a message whose write is broken off, and yet sends it again: that is not what this is about.
+        // Paho frees a message whose write is interrupted, and yet sends it again, which is not the subject here.
         broker.wait_for(Direction::FromClient, Kind::Publish, 3 * AT_A_TIME);
         broker.drop_connections();
         losses.recv_timeout(LIMIT).expect("the connection is lost");
@@ -136,7 +136,7 @@ fn publishing_and_receiving_over_a_reconnect_and_a_restart() {
 }
 
 #[test]
-fn creating_and_dropping_over_records_good_and_bad() {
+fn client_is_created_over_good_and_bad_records() {
     for version in VERSIONS {
         let (redis, broker) = (RedisServer::start(), Broker::start());
         let mut connection = redis.connection();
@@ -148,7 +148,7 @@ fn creating_and_dropping_over_records_good_and_bad() {
             for number in 1..=3 {
                 let key = format!("{stem}-{number}");
                 let value = record(&key, b"payload");
-                // Each as it is, cut, and empty.
+                // One complete, one truncated, one empty.
                 let length = value.len() * (3 - number) / 2;
                 let _: () = connection
                     .hset(hash(&broker), key, &value[..length.min(value.len())])
@@ -168,12 +168,12 @@ fn creating_and_dropping_over_records_good_and_bad() {
 }
 
 #[test]
-fn a_store_that_cannot_be_opened() {
+fn client_without_redis_is_not_created() {
     let broker = Broker::start();
     let mut redis = RedisServer::start();
     redis.kill();
     for version in VERSIONS {
-        patient_client(&redis, &broker.url(), version, Duration::from_millis(1))
+        client_with_timeout(&redis, &broker.url(), version, Duration::from_millis(1))
             .map(drop)
             .expect_err("is not created");
     }

@@ -59,7 +59,7 @@ impl Recording {
     }
 
     /// Returns the keys of the records.
-    pub fn left(&self) -> Vec<String> {
+    pub fn stored_keys(&self) -> Vec<String> {
         self.state().records.keys().cloned().collect()
     }
 

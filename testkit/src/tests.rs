@@ -1,4 +1,4 @@
-//! The servers that the other tests rely on start, answer, come back and end.
+//! Servers of the testkit start, answer, restart and end.
 
 use std::{panic, path::Path, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
 use paho_mqtt as mqtt;
 use redis::TypedCommands;
 
-/// Whether a process exists. One that was dropped has been waited for, so that it is not even a zombie.
+/// Returns whether a process exists. A dropped server has been waited for, and so is not even a zombie.
 fn exists(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
@@ -32,7 +32,7 @@ fn received(topic: &str, payload: &str) -> (String, Vec<u8>) {
 }
 
 #[test]
-fn redis_keeps_a_value_until_it_is_restarted() {
+fn redis_keeps_value_until_restart() {
     let mut redis = RedisServer::tcp();
     redis.connection().set("key", "value").unwrap();
     let mut tcp = redis::Client::open(redis.tcp_url())
@@ -56,7 +56,7 @@ fn redis_takes_further_arguments() {
 }
 
 #[test]
-fn a_paused_redis_answers_when_it_is_resumed() {
+fn paused_redis_answers_after_resume() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     redis.pause();
@@ -69,7 +69,7 @@ fn a_paused_redis_answers_when_it_is_resumed() {
 }
 
 #[test]
-fn a_subscriber_receives_what_was_published_before_it_was_back() {
+fn subscriber_receives_messages_published_meanwhile() {
     let mut broker = Mosquitto::start();
     let subscriber = Subscriber::start(&broker.url(), "a/#", 1);
     publish(&broker, "a/b", "one");
@@ -89,7 +89,7 @@ fn a_subscriber_receives_what_was_published_before_it_was_back() {
 }
 
 #[test]
-fn a_subscriber_subscribes_again_when_the_broker_has_forgotten_it() {
+fn subscriber_resubscribes_after_broker_is_killed() {
     let mut broker = Mosquitto::start();
     let subscriber = Subscriber::start(&broker.url(), "a/#", 1);
     broker.kill();
@@ -122,7 +122,7 @@ fn prometheus_scrapes_prometheus() {
 }
 
 #[test]
-fn promtool_finds_fault_with_metrics() {
+fn promtool_rejects_bad_metrics() {
     let good = "# HELP a_total A.\n# TYPE a_total counter\na_total 1\n";
     assert_eq!(promtool_check_metrics(good), Ok(()));
     let without_help = "# TYPE a_total counter\na_total 1\n";
@@ -132,13 +132,13 @@ fn promtool_finds_fault_with_metrics() {
 }
 
 #[test]
-fn a_server_ends_with_a_test_that_panics() {
+fn server_ends_with_panicking_test() {
     let redis = RedisServer::start();
     let pid = redis.pid();
     assert!(exists(pid));
     let test = panic::AssertUnwindSafe(|| {
         let _redis = redis;
-        // Unlike a panic, it prints nothing.
+        // Prints nothing, unlike a panic.
         panic::resume_unwind(Box::new("a failing test"));
     });
     panic::catch_unwind(test).unwrap_err();

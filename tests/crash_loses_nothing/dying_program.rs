@@ -1,5 +1,5 @@
-//! A program dies while Redis lags behind: what `put` had answered is in Redis when that has caught up, and a successor sees all of it,
-//! waits, or says why it cannot.
+//! A program dies while Redis lags behind: every answered write is in Redis once that has caught up, and a successor sees all of them,
+//! waits, or reports the reason.
 
 use std::{
     collections::BTreeSet,
@@ -21,6 +21,8 @@ use testkit::{LIMIT, RedisServer, child::ignored_test, eventually, record};
 
 const CLIENT: &str = "device";
 const SERVER: &str = "127.0.0.1:1883";
+/// Number of answers that every program exceeds before Redis blocks it.
+const ENOUGH: usize = 20;
 
 fn options(url: &str) -> RedisOptions {
     RedisPersistence::builder()
@@ -34,10 +36,10 @@ fn kind<T: std::fmt::Debug>(result: paho_mqtt::Result<T>) -> ErrorKind {
     Error::in_mqtt(&error).expect("an error of ours").kind()
 }
 
-/// Does what the environment says, as a program of its own; nothing where it says nothing.
+/// Runs as a separate program, which the environment configures; returns at once if it does not.
 #[test]
-#[ignore = "it is started by the other tests"]
-fn the_program() {
+#[ignore = "started by the other tests"]
+fn child() {
     let Ok(url) = env::var("DYING_URL") else {
         return;
     };
@@ -49,21 +51,21 @@ fn the_program() {
         "pipelined" => Durability::Pipelined,
         _ => Durability::Confirmed,
     };
-    // So that it stands still with Redis, and does not go on without.
+    // Makes calls block while Redis is paused, instead of declaring an outage.
     let options = options(&url).operation_timeout(LIMIT * 10);
     let mut persistence = options
         .durability(durability)
         .build()
         .expect("good options");
     persistence.open(CLIENT, SERVER).expect("opens");
-    let tell = |key: &str| {
+    let report = |key: &str| {
         println!("answered {key}");
         io::stdout().flush().expect("the test reads");
     };
     let payload = vec![b'x'; size];
     let put = |persistence: &mut RedisPersistence, key: &str, value: &[u8]| {
         persistence.put(key, vec![value]).expect("puts");
-        tell(key);
+        report(key);
     };
     let command = |number: i32| record(&format!("c5-{number}"), &payload);
     let numbers = 1..=40;
@@ -72,13 +74,13 @@ fn the_program() {
             put(&mut persistence, &format!("c5-{number}"), &command(number));
         }
     }
-    tell("ready");
+    report("ready");
     io::stdin()
         .read_exact(&mut [0])
-        .expect("a word of the test");
+        .expect("a signal of the test");
     for number in numbers {
         match durability {
-            // What is not waited for: the PUBLISH in the place of its command.
+            // The replacement of a command by its PUBLISH is not confirmed.
             Durability::Confirmed => {
                 let key = format!("c5-{number}");
                 persistence.get(&key).expect("gets");
@@ -95,7 +97,7 @@ fn the_program() {
     thread::park();
 }
 
-/// That program, and what it has been answered.
+/// Child program and the keys of its answered writes.
 struct Program {
     child: Child,
     input: ChildStdin,
@@ -103,9 +105,9 @@ struct Program {
 }
 
 impl Program {
-    /// It stands still in the end, or dies.
+    /// Starts it; after its last write it kills itself if it `dies`, and parks otherwise.
     fn start(url: &str, size: usize, durability: &str, dies: bool) -> Self {
-        let mut child = ignored_test(module_path!(), "the_program")
+        let mut child = ignored_test(module_path!(), "child")
             .env("DYING_URL", url)
             .env("DYING_SIZE", size.to_string())
             .env("DYING_DURABILITY", durability)
@@ -115,11 +117,11 @@ impl Program {
             .spawn()
             .expect("the test can be run once more");
         let output = BufReader::new(child.stdout.take().expect("piped"));
-        let (tell, answered) = mpsc::channel();
+        let (sender, answered) = mpsc::channel();
         thread::spawn(move || {
             for line in output.lines().map_while(Result::ok) {
                 if let Some((_, key)) = line.split_once("answered ") {
-                    drop(tell.send(key.to_owned()));
+                    drop(sender.send(key.to_owned()));
                 }
             }
         });
@@ -130,8 +132,8 @@ impl Program {
         }
     }
 
-    /// What it is answered until that, or as long as there is more.
-    fn until(&self, last: &str) -> Vec<String> {
+    /// Waits for the answer to `last` and returns the answers before it.
+    fn wait_answered(&self, last: &str) -> Vec<String> {
         let mut keys = Vec::new();
         while let Ok(key) = self.answered.recv_timeout(LIMIT) {
             if key == last {
@@ -139,17 +141,17 @@ impl Program {
             }
             keys.push(key);
         }
-        panic!("{last} is not answered, after {keys:?}");
+        panic!("{last} is not answered after {keys:?}");
     }
 
-    /// What it is answered until it has killed itself.
-    fn until_its_death(&mut self) -> Vec<String> {
+    /// Waits until it has killed itself and returns the answers before that.
+    fn wait_died(&mut self) -> Vec<String> {
         let mut keys = Vec::new();
         loop {
             match self.answered.recv_timeout(LIMIT) {
                 Ok(key) => keys.push(key),
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it lives, after {keys:?}"),
+                Err(RecvTimeoutError::Timeout) => panic!("it is alive after {keys:?}"),
             }
         }
         let status = self.child.wait().expect("it ends");
@@ -157,7 +159,7 @@ impl Program {
         keys
     }
 
-    fn go_on(&mut self) {
+    fn resume(&mut self) {
         self.input.write_all(b"!").expect("it reads");
     }
 
@@ -170,20 +172,33 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // It may be dead already.
+        // It may already be dead.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// What a program had been answered when it died, and the way to the Redis that had not read all of it.
-fn died(redis: &RedisServer, url: &str, size: usize, durability: &str) -> BTreeSet<String> {
+/// Kills a program that is blocked by a paused Redis, which has not read all its writes; returns the answered ones.
+fn answered_before_death(
+    redis: &RedisServer,
+    url: &str,
+    size: usize,
+    durability: &str,
+) -> BTreeSet<String> {
     let mut program = Program::start(url, size, durability, false);
-    let mut answered = program.until("ready");
+    let mut answered = program.wait_answered("ready");
     redis.pause();
-    program.go_on();
-    // Redis stands still, so in the end the program does: the large values fill the socket.
-    while let Ok(key) = program.answered.recv_timeout(Duration::from_millis(700)) {
+    program.resume();
+    // The program blocks too once its values fill the socket. A busy machine may delay the first answers.
+    loop {
+        let silence = if answered.len() > ENOUGH {
+            Duration::from_millis(700)
+        } else {
+            LIMIT
+        };
+        let Ok(key) = program.answered.recv_timeout(silence) else {
+            break;
+        };
         answered.push(key);
     }
     answered.extend(program.kill());
@@ -191,7 +206,7 @@ fn died(redis: &RedisServer, url: &str, size: usize, durability: &str) -> BTreeS
 }
 
 #[test]
-fn what_was_answered_is_there_when_redis_has_caught_up_and_a_successor_waits_for_it() {
+fn successor_waits_for_all_answered_writes() {
     for (durability, size) in [
         ("confirmed", 100),
         ("confirmed", 5_000),
@@ -201,30 +216,31 @@ fn what_was_answered_is_there_when_redis_has_caught_up_and_a_successor_waits_for
         for tcp in [true, false] {
             let redis = RedisServer::tcp();
             let url = if tcp { redis.tcp_url() } else { redis.url() };
-            let answered = died(&redis, &url, size, durability);
+            let answered = answered_before_death(&redis, &url, size, durability);
             assert!(
-                answered.len() > 20,
+                answered.len() > ENOUGH,
                 "{durability} {size} {tcp}: {answered:?}"
             );
             redis.resume();
-            // At once, and so in a race with what Redis has not read yet.
+            // Without a pause, to race with the writes that Redis has not read yet.
             assert_found(&url, &answered, &format!("{durability} {size} {tcp}"));
         }
     }
 }
 
-/// Over TCP, what nobody waits for is then most likely still with the system of the program.
+/// Over TCP, unconfirmed writes are most likely still in the send buffer of the program.
 #[test]
-fn what_was_answered_is_there_when_the_program_dies_before_redis_was_asked_for_it() {
+fn answered_writes_survive_immediate_death() {
     for durability in ["confirmed", "pipelined"] {
         for tcp in [true, false] {
             let redis = RedisServer::tcp();
             let url = if tcp { redis.tcp_url() } else { redis.url() };
             let mut program = Program::start(&url, 100, durability, true);
-            let mut answered: BTreeSet<String> = program.until("ready").into_iter().collect();
+            let mut answered: BTreeSet<String> =
+                program.wait_answered("ready").into_iter().collect();
             let before = answered.len();
-            program.go_on();
-            answered.extend(program.until_its_death());
+            program.resume();
+            answered.extend(program.wait_died());
             let about = format!("{durability} {tcp}");
             assert_eq!(answered.len() - before, 40, "{about}: {answered:?}");
             assert_found(&url, &answered, &about);
@@ -232,10 +248,10 @@ fn what_was_answered_is_there_when_the_program_dies_before_redis_was_asked_for_i
     }
 }
 
-/// A successor finds each message once: its PUBLISH, or the command where that had not been answered.
+/// Asserts that a successor finds each message once: its PUBLISH if that was answered, or its command.
 fn assert_found(url: &str, answered: &BTreeSet<String>, about: &str) {
     let mut successor = options(url).build().expect("good options");
-    successor.open(CLIENT, SERVER).expect("waits, and opens");
+    successor.open(CLIENT, SERVER).expect("waits and opens");
     let found: BTreeSet<String> = successor.keys().expect("lists").into_iter().collect();
     for key in answered {
         let number = key.split_once('-').expect("a key").1;
@@ -254,17 +270,17 @@ fn assert_found(url: &str, answered: &BTreeSet<String>, about: &str) {
 }
 
 #[test]
-fn a_successor_that_finds_redis_standing_still_says_so_and_opens_later() {
+fn successor_of_paused_redis_times_out_and_retries() {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let redis = RedisServer::start();
-    let answered = died(&redis, &redis.url(), 100, "confirmed");
+    let answered = answered_before_death(&redis, &redis.url(), 100, "confirmed");
     let mut successor = options(&redis.url())
         .connect_timeout(TIMEOUT)
         .open_timeout(TIMEOUT)
         .build()
         .expect("good options");
     let started = Instant::now();
-    let error = successor.connect(CLIENT, SERVER).expect_err("stands still");
+    let error = successor.connect(CLIENT, SERVER).expect_err("is paused");
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(started.elapsed() < Duration::from_secs(5));
     redis.resume();
@@ -279,13 +295,13 @@ fn a_successor_that_finds_redis_standing_still_says_so_and_opens_later() {
 }
 
 #[test]
-fn a_second_program_is_refused_as_long_as_the_first_one_runs() {
+fn second_program_is_refused_while_first_runs() {
     let redis = RedisServer::start();
     let mut first = options(&redis.url()).build().expect("good options");
     first.open(CLIENT, SERVER).expect("opens");
     let mut second = RedisPersistence::builder()
         .url(redis.url())
-        .connect_timeout(Duration::from_millis(400))
+        .connect_timeout(Duration::from_secs(2))
         .open_timeout(Duration::from_millis(100))
         .build()
         .expect("good options");
@@ -302,31 +318,31 @@ fn a_second_program_is_refused_as_long_as_the_first_one_runs() {
         );
     }
     assert_eq!(kind(second.open(CLIENT, SERVER)), ErrorKind::InUse);
-    // The first one noticed nothing, and another client is none of its business.
+    // The first is unaffected, and another client has records of its own.
     first.put("q-1", vec![&record("q-1", b"x")]).expect("puts");
     assert!(first.health().snapshot().up);
     second.open("device-2", SERVER).expect("opens");
     drop(second);
 
-    // One that is patient waits for the end of the first one.
+    // With a longer timeout, the second waits for the end of the first.
     let mut second = options(&redis.url()).build().expect("good options");
     let ended = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
-            eventually(LIMIT, "the second one", || {
-                (named(&redis) > 1).then_some(())
+            eventually(LIMIT, "the second connects", || {
+                (named_connections(&redis) > 1).then_some(())
             });
             ended.store(true, Ordering::SeqCst);
             drop(first);
         });
         second.open(CLIENT, SERVER).expect("opens");
-        assert!(ended.load(Ordering::SeqCst), "it has not waited");
+        assert!(ended.load(Ordering::SeqCst), "the second has not waited");
     });
     assert_eq!(second.keys().expect("lists"), ["q-1"]);
 }
 
-/// How many connections say whose records they are for.
-fn named(redis: &RedisServer) -> usize {
+/// Number of connections that are named after a client.
+fn named_connections(redis: &RedisServer) -> usize {
     let list: String = redis::cmd("CLIENT")
         .arg("LIST")
         .query(&mut redis.connection())

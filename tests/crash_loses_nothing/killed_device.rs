@@ -1,23 +1,23 @@
-//! What was accepted survives the death of the device: nothing is lost at QoS 1 and 2, and nothing arrives twice at QoS 2.
+//! Accepted readings survive a killed device: none is lost at QoS 1 and 2, and none arrives twice at QoS 2.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use paho_mqtt as mqtt;
 use testkit::{LIMIT, Mosquitto, Proxy, RedisServer, Subscriber, device, device::Device, packet};
 
 const TOPIC: &str = "example/readings";
 
-/// A witness of what the broker passes on.
+/// Starts a subscriber to the readings.
 ///
-/// It subscribes at QoS 0: at QoS 2, Mosquitto 2.0 that is stopped and started again repeats to its subscribers what they were
-/// about to complete, which would be counted as the device's.
-fn witness(broker: &Mosquitto) -> Subscriber {
+/// At QoS 2, a restarted Mosquitto 2.0 repeats incomplete messages to its subscribers, which would count as duplicates of the device;
+/// hence QoS 0.
+fn subscriber(broker: &Mosquitto) -> Subscriber {
     Subscriber::start(&broker.url(), TOPIC, 0)
 }
 
-/// How often each reading arrived, once the broker has delivered everything that it has.
+/// Counts the arrivals of each reading, after the broker has delivered all its messages.
 fn arrivals(broker: &Mosquitto, subscriber: &Subscriber) -> HashMap<String, usize> {
-    // Messages reach a subscriber in the order in which the broker took them, so this is the last.
+    // A broker delivers to a subscriber in the order of arrival, so this is the last message.
     const MARK: &[u8] = b"the end";
     let options = mqtt::CreateOptionsBuilder::new()
         .server_uri(broker.url())
@@ -69,12 +69,12 @@ fn records(redis: &RedisServer) -> Vec<String> {
         .collect()
 }
 
-/// One QoS 2 message is under way and the broker's `lost` answer does not arrive; then the device dies.
+/// Kills a device whose QoS 2 message awaits the withheld packet `lost`, and asserts that a second run delivers it once.
 fn killed_without_an_answer(version: &str, lost: u8) {
     let redis = RedisServer::start();
     let broker = Mosquitto::start();
     let proxy = Proxy::start(broker.port());
-    let subscriber = witness(&broker);
+    let subscriber = subscriber(&broker);
     let options = [
         "--qos", "2", "--mqtt", version, "--count", "1", "--listen", "none",
     ];
@@ -83,7 +83,7 @@ fn killed_without_an_answer(version: &str, lost: u8) {
     proxy.withhold(lost);
     let mut first = device.start(&["--stop-timeout", "60"]);
     proxy.wait_lost(lost, LIMIT);
-    // The broker can be faster than the device's own note of what it has published.
+    // The broker can be faster than the ledger of the device.
     device.wait_accepted_in_all(&mut first, 1);
     first.kill();
     assert!(!records(&redis).is_empty(), "the message is stored");
@@ -106,37 +106,37 @@ fn killed_without_an_answer(version: &str, lost: u8) {
         );
     }
     assert_eq!(arrivals.len(), 2);
-    // A PUBLISH that the broker has answered must not go out again; one that it has not must.
+    // A PUBLISH is resent if and only if its PUBREC was lost.
     let again = usize::from(lost == packet::PUBREC);
     assert_eq!(proxy.sent(packet::PUBLISH) - publishes, 1 + again);
     assert_eq!(records(&redis), Vec::<String>::new());
 }
 
 #[test]
-fn a_qos_2_message_not_yet_answered_arrives_once_with_mqtt_5() {
+fn qos_2_message_without_pubrec_arrives_once_mqtt_5() {
     killed_without_an_answer("5", packet::PUBREC);
 }
 
 #[test]
-fn a_qos_2_message_not_yet_answered_arrives_once_with_mqtt_3_1_1() {
+fn qos_2_message_without_pubrec_arrives_once_mqtt_3() {
     killed_without_an_answer("3.1.1", packet::PUBREC);
 }
 
 #[test]
-fn a_qos_2_message_whose_pubrel_was_sent_arrives_once_with_mqtt_5() {
+fn qos_2_message_without_pubcomp_arrives_once_mqtt_5() {
     killed_without_an_answer("5", packet::PUBCOMP);
 }
 
 #[test]
-fn a_qos_2_message_whose_pubrel_was_sent_arrives_once_with_mqtt_3_1_1() {
+fn qos_2_message_without_pubcomp_arrives_once_mqtt_3() {
     killed_without_an_answer("3.1.1", packet::PUBCOMP);
 }
 
-/// A device in full flow is killed a few times, once with its broker away, and then runs to its end.
+/// Kills a publishing device several times, once without its broker, and then lets it run to its end.
 fn killed_in_full_flow(qos: &str, version: &str) -> (Vec<String>, HashMap<String, usize>) {
     let redis = RedisServer::start();
     let mut broker = Mosquitto::start();
-    let subscriber = witness(&broker);
+    let subscriber = subscriber(&broker);
     let options = [
         "--qos", qos, "--mqtt", version, "--rate", "1000", "--listen", "none",
     ];
@@ -161,12 +161,13 @@ fn killed_in_full_flow(qos: &str, version: &str) -> (Vec<String>, HashMap<String
     let status = last.wait();
     assert!(status.success(), "{status}: {}", last.log());
     let arrivals = arrivals(&broker, &subscriber);
-    let left = records(&redis);
-    assert_eq!(left, Vec::<String>::new(), "{}", last.log());
+    let remaining = records(&redis);
+    assert_eq!(remaining, Vec::<String>::new(), "{}", last.log());
     (device.accepted(), arrivals)
 }
 
-fn nothing_is_lost(accepted: &[String], arrivals: &HashMap<String, usize>) {
+#[track_caller]
+fn assert_nothing_lost(accepted: &[String], arrivals: &HashMap<String, usize>) {
     let lost: Vec<_> = accepted
         .iter()
         .filter(|id| !arrivals.contains_key(*id))
@@ -178,48 +179,49 @@ fn nothing_is_lost(accepted: &[String], arrivals: &HashMap<String, usize>) {
     );
 }
 
-fn nothing_is_doubled(arrivals: &HashMap<String, usize>) {
+#[track_caller]
+fn assert_nothing_doubled(arrivals: &HashMap<String, usize>) {
     let doubled: Vec<_> = arrivals.iter().filter(|(_, times)| **times > 1).collect();
     assert!(doubled.is_empty(), "{doubled:?}");
 }
 
 #[test]
-fn at_qos_0_a_killed_device_goes_on() {
+fn killed_device_at_qos_0_continues() {
     let (accepted, arrivals) = killed_in_full_flow("0", "5");
-    nothing_is_doubled(&arrivals);
+    assert_nothing_doubled(&arrivals);
     let last = accepted.last().expect("readings");
     assert!(arrivals.contains_key(last), "the last reading arrives");
 }
 
 #[test]
-fn at_qos_1_a_killed_device_loses_nothing_with_mqtt_5() {
+fn killed_device_at_qos_1_loses_nothing_mqtt_5() {
     let (accepted, arrivals) = killed_in_full_flow("1", "5");
-    nothing_is_lost(&accepted, &arrivals);
+    assert_nothing_lost(&accepted, &arrivals);
 }
 
 #[test]
-fn at_qos_1_a_killed_device_loses_nothing_with_mqtt_3_1_1() {
+fn killed_device_at_qos_1_loses_nothing_mqtt_3() {
     let (accepted, arrivals) = killed_in_full_flow("1", "3.1.1");
-    nothing_is_lost(&accepted, &arrivals);
+    assert_nothing_lost(&accepted, &arrivals);
 }
 
 #[test]
-fn at_qos_2_a_killed_device_loses_and_doubles_nothing_with_mqtt_5() {
+fn killed_device_at_qos_2_delivers_once_mqtt_5() {
     let (accepted, arrivals) = killed_in_full_flow("2", "5");
-    nothing_is_lost(&accepted, &arrivals);
-    nothing_is_doubled(&arrivals);
+    assert_nothing_lost(&accepted, &arrivals);
+    assert_nothing_doubled(&arrivals);
 }
 
 #[test]
-fn at_qos_2_a_killed_device_loses_and_doubles_nothing_with_mqtt_3_1_1() {
+fn killed_device_at_qos_2_delivers_once_mqtt_3() {
     let (accepted, arrivals) = killed_in_full_flow("2", "3.1.1");
-    nothing_is_lost(&accepted, &arrivals);
-    nothing_is_doubled(&arrivals);
+    assert_nothing_lost(&accepted, &arrivals);
+    assert_nothing_doubled(&arrivals);
 }
 
-/// The whole of a run, so that a limit on waiting for acknowledgements is not mistaken for a loss.
+/// Covers a whole run, so that a limit on waiting for acknowledgements is not mistaken for a loss.
 #[test]
-fn a_clean_stop_leaves_nothing_behind() {
+fn clean_stop_leaves_no_record() {
     let redis = RedisServer::start();
     let broker = Mosquitto::start();
     let device = Device::new(
@@ -231,8 +233,7 @@ fn a_clean_stop_leaves_nothing_behind() {
     device.wait_accepted(&mut run, 50);
     let status = run.stop();
     assert!(status.success(), "{status}: {}", run.log());
-    testkit::eventually(Duration::from_secs(1), "the last words are logged", || {
-        run.log().contains("nothing is left in Redis").then_some(())
-    });
+    let log = run.log();
+    assert!(log.contains("nothing is left in Redis"), "{log}");
     assert_eq!(records(&redis), Vec::<String>::new());
 }

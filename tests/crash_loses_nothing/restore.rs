@@ -1,4 +1,4 @@
-//! What waited comes back whole and in its order, whatever happens while it is read.
+//! Waiting messages are restored completely and in order, whatever happens while they are read.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ fn connect(client: &mqtt::AsyncClient) {
     client.connect(options).wait_for(LIMIT).expect("connects");
 }
 
-/// Waits until so many messages have arrived, and gives the numbers in their payloads.
+/// Waits for `count` messages and returns the numbers in their payloads.
 fn arrived(subscriber: &Subscriber, count: usize, limit: Duration) -> Vec<usize> {
     let messages = eventually(limit, "all messages arrive", || {
         let messages = subscriber.messages();
@@ -57,7 +57,7 @@ fn arrived(subscriber: &Subscriber, count: usize, limit: Duration) -> Vec<usize>
         .collect()
 }
 
-/// Fills the hash with commands as Paho would have written them, from this number on.
+/// Fills the hash with commands as Paho writes them, numbered from `first`.
 fn fill(redis: &RedisServer, hash: &str, first: usize, count: usize, qos: i32) {
     let mut connection = redis.connection();
     for batch in (0..count).collect::<Vec<_>>().chunks(1_000) {
@@ -73,7 +73,7 @@ fn fill(redis: &RedisServer, hash: &str, first: usize, count: usize, qos: i32) {
 }
 
 #[test]
-fn sixty_thousand_messages_come_back_in_their_order_also_over_the_wrap() {
+fn sixty_thousand_messages_keep_order_over_wrap() {
     const COUNT: usize = 60_000;
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let subscriber = Subscriber::start(&broker.url(), TOPIC, 0);
@@ -82,14 +82,14 @@ fn sixty_thousand_messages_come_back_in_their_order_also_over_the_wrap() {
     connect(&client);
     let numbers = arrived(&subscriber, COUNT, Duration::from_secs(120));
     assert_eq!(numbers, (0..COUNT).collect::<Vec<_>>());
-    eventually(LIMIT, "nothing is left", || {
-        let left: usize = redis.connection().hlen(hash(&broker)).expect("HLEN");
-        (left == 0).then_some(())
+    eventually(LIMIT, "all records are removed", || {
+        let remaining: usize = redis.connection().hlen(hash(&broker)).expect("HLEN");
+        (remaining == 0).then_some(())
     });
 }
 
 #[test]
-fn what_is_published_after_a_restart_over_the_wrap_takes_no_number_in_use() {
+fn publish_after_wrap_takes_no_number_in_use() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let subscriber = Subscriber::start(&broker.url(), TOPIC, 0);
     fill(&redis, &hash(&broker), 999_998, 4, 1);
@@ -105,9 +105,9 @@ fn what_is_published_after_a_restart_over_the_wrap_takes_no_number_in_use() {
     assert_eq!(arrived(&subscriber, 8, LIMIT), (0..8).collect::<Vec<_>>());
 }
 
-/// With MQTT 5 and no session expiry, Paho deletes what is in flight when such a client is dropped.
+/// With MQTT 5 and no session expiry, Paho deletes the records in flight when such a client is dropped.
 #[test]
-fn a_client_that_is_created_and_dropped_loses_nothing() {
+fn created_and_dropped_client_loses_nothing() {
     for version in [mqtt::MQTT_VERSION_3_1_1, mqtt::MQTT_VERSION_5] {
         let (redis, broker) = (RedisServer::start(), Mosquitto::start());
         let keys = if version == mqtt::MQTT_VERSION_5 {
@@ -124,12 +124,12 @@ fn a_client_that_is_created_and_dropped_loses_nothing() {
         for _ in 0..3 {
             drop(client(&redis, &broker, version).expect("created"));
         }
-        let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
-        assert_eq!(left, keys.len(), "{version}");
+        let remaining: usize = connection.hlen(hash(&broker)).expect("HLEN");
+        assert_eq!(remaining, keys.len(), "{version}");
     }
 }
 
-/// A persistence whose `get` or `keys` fails once, after this many of these calls.
+/// Returns a persistence whose `get` or `keys` fails once, after this many of these calls.
 fn failing_after(calls_before: usize, inner: RedisPersistence) -> impl ClientPersistence + Send {
     let mut calls = 0;
     Intercepted::new(inner, move |call| {
@@ -143,12 +143,12 @@ fn failing_after(calls_before: usize, inner: RedisPersistence) -> impl ClientPer
     })
 }
 
-/// With the defaults of MQTT 5, Paho deletes what it has read so far when it could not read the rest, and gives new messages
-/// the numbers of those that it has not read.
+/// With the defaults of MQTT 5, Paho deletes the records read so far when it cannot read the rest, and gives new messages the numbers
+/// of unread ones.
 #[test]
-fn an_error_at_any_call_while_restoring_loses_nothing() {
+fn error_at_any_call_of_restore_loses_nothing() {
     let keys = ["c5-1", "c5-2", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"];
-    // Three lists, and each record once; then nothing fails any more.
+    // Three lists, and each record once; a later call never comes.
     let calls = 3 + keys.len();
     for calls_before in 0..=calls {
         let (redis, broker) = (RedisServer::start(), Mosquitto::start());
@@ -184,9 +184,9 @@ fn an_error_at_any_call_while_restoring_loses_nothing() {
     }
 }
 
-/// Paho gives up at once where it is to read a record of MQTT 5 with a client that was created for 3.1.1.
+/// A client created for 3.1.1 is not created over a record of MQTT 5.
 #[test]
-fn a_client_of_the_wrong_version_loses_nothing() {
+fn client_of_wrong_version_loses_nothing() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let mut connection = redis.connection();
     for key in ["s-9", "s5-5", "s-2", "c-1"] {
@@ -197,12 +197,12 @@ fn a_client_of_the_wrong_version_loses_nothing() {
     client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1)
         .map(drop)
         .expect_err("refused");
-    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
-    assert_eq!(left, 4);
+    let remaining: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(remaining, 4);
 }
 
 #[test]
-fn the_log_names_what_cannot_be_read_and_the_cure_for_a_wrong_version() {
+fn log_names_unreadable_record_and_wrong_version() {
     for (key, damaged, created_for, connected_as) in [
         ("s-2", "c-7", mqtt::MQTT_VERSION_5, "3.1.1"),
         ("s5-2", "c5-7", mqtt::MQTT_VERSION_3_1_1, "5"),
@@ -219,8 +219,8 @@ fn the_log_names_what_cannot_be_read_and_the_cure_for_a_wrong_version() {
         let log = Log::default();
         log.during(|| drop(client(&redis, &broker, created_for)));
         let text = log.text();
-        let told: Vec<&str> = text.lines().filter(|line| line.contains("WARN")).collect();
-        let [unreadable, version] = told[..] else {
+        let warnings: Vec<&str> = text.lines().filter(|line| line.contains("WARN")).collect();
+        let [unreadable, version] = warnings[..] else {
             panic!("{text}");
         };
         assert!(
@@ -235,18 +235,18 @@ fn the_log_names_what_cannot_be_read_and_the_cure_for_a_wrong_version() {
             version.contains("CreateOptionsBuilder::mqtt_version"),
             "{text}"
         );
-        for line in told {
+        for line in warnings {
             assert!(line.contains(r#"messaging.client.id="device""#), "{text}");
         }
-        let aside: Vec<String> = connection
+        let quarantined: Vec<String> = connection
             .hkeys(format!("{}:quarantine", hash(&broker)))
             .expect("HKEYS");
-        assert_eq!(aside, [damaged]);
+        assert_eq!(quarantined, [damaged]);
     }
 }
 
 #[test]
-fn a_publish_that_is_there_in_both_versions_is_handed_over_once() {
+fn duplicate_publish_across_versions_is_restored_once() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let mut connection = redis.connection();
     for (key, payload) in [("s-1", b"x"), ("s5-1", b"x"), ("s-2", b"x"), ("s5-2", b"y")] {
@@ -255,14 +255,14 @@ fn a_publish_that_is_there_in_both_versions_is_handed_over_once() {
             .expect("HSET");
     }
     drop(client(&redis, &broker, mqtt::MQTT_VERSION_5).expect("created"));
-    let mut left: Vec<String> = connection.hkeys(hash(&broker)).expect("HKEYS");
-    left.sort_unstable();
-    // Two messages that are not the same stay, whatever Paho makes of them.
-    assert_eq!(left, ["s-2", "s5-1", "s5-2"]);
+    let mut remaining: Vec<String> = connection.hkeys(hash(&broker)).expect("HKEYS");
+    remaining.sort_unstable();
+    // Two different messages stay, however Paho treats them.
+    assert_eq!(remaining, ["s-2", "s5-1", "s5-2"]);
 }
 
 #[test]
-fn a_backlog_of_large_messages_is_read_in_parts_that_fit_the_time() {
+fn backlog_of_large_messages_is_read_within_timeout() {
     const COUNT: usize = 80;
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let mut connection = redis.connection();
@@ -281,12 +281,12 @@ fn a_backlog_of_large_messages_is_read_in_parts_that_fit_the_time() {
         .user_persistence(persistence(&redis))
         .create_client();
     drop(created.expect("created"));
-    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
-    assert_eq!(left, COUNT);
+    let remaining: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(remaining, COUNT);
 }
 
 #[test]
-fn a_full_redis_whose_numbers_have_come_round_is_opened_as_it_is() {
+fn full_redis_with_wrapped_numbers_opens_unchanged() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     fill(&redis, &hash(&broker), 999_998, 4, 1);
     let mut connection = redis.connection();
@@ -304,6 +304,6 @@ fn a_full_redis_whose_numbers_have_come_round_is_opened_as_it_is() {
         "{}",
         log.text()
     );
-    let left: usize = connection.hlen(hash(&broker)).expect("HLEN");
-    assert_eq!(left, 5);
+    let remaining: usize = connection.hlen(hash(&broker)).expect("HLEN");
+    assert_eq!(remaining, 5);
 }

@@ -1,4 +1,4 @@
-//! Each call is one span, which tells what was asked, of whom and how it went, and never what is in a message.
+//! Each call is one span with its operation, store, client and outcome, and never with the content of a message.
 
 use std::{
     collections::BTreeMap,
@@ -20,10 +20,10 @@ use tracing_subscriber::{
 
 const CLIENT: &str = "device";
 const SERVER: &str = "127.0.0.1:1883";
-/// A payload that no text has by chance.
+/// Payload that no text contains by chance.
 const PAYLOAD: &str = "Zq7xKv2w";
 
-/// What a span or an event says.
+/// Fields of a span or an event.
 #[derive(Clone, Debug, Default)]
 struct Fields(BTreeMap<&'static str, String>);
 
@@ -43,31 +43,33 @@ impl Visit for Fields {
     }
 }
 
+/// Span or event.
 #[derive(Clone, Debug)]
-struct Seen {
+struct Entry {
     name: &'static str,
     target: String,
     level: Level,
     fields: Fields,
-    /// The span that an event is in.
+    /// Index of the span around an event.
     parent: Option<usize>,
 }
 
 #[derive(Debug, Default)]
-struct Caught {
-    spans: Vec<Seen>,
-    events: Vec<Seen>,
+struct Trace {
+    spans: Vec<Entry>,
+    events: Vec<Entry>,
+    /// Number of spans that are not closed.
     open: usize,
 }
 
-/// Keeps everything that is said.
+/// Layer that records every span and event.
 #[derive(Clone, Default)]
-struct Catcher(Arc<Mutex<Caught>>);
+struct EventRecorder(Arc<Mutex<Trace>>);
 
-/// Where a span is among those that were caught.
+/// Index of a span in its trace.
 struct Position(usize);
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Catcher {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for EventRecorder {
     fn on_new_span(
         &self,
         attributes: &span::Attributes<'_>,
@@ -77,11 +79,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Catcher {
         let mut fields = Fields::default();
         attributes.record(&mut fields);
         let metadata = attributes.metadata();
-        let mut caught = self.0.lock().unwrap();
-        let position = Position(caught.spans.len());
+        let mut trace = self.0.lock().unwrap();
+        let position = Position(trace.spans.len());
         context.span(id).unwrap().extensions_mut().insert(position);
-        caught.open += 1;
-        caught.spans.push(Seen {
+        trace.open += 1;
+        trace.spans.push(Entry {
             name: metadata.name(),
             target: metadata.target().to_owned(),
             level: *metadata.level(),
@@ -103,7 +105,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Catcher {
             .event_span(event)
             .and_then(|span| span.extensions().get::<Position>().map(|it| it.0));
         let metadata = event.metadata();
-        self.0.lock().unwrap().events.push(Seen {
+        self.0.lock().unwrap().events.push(Entry {
             name: metadata.name(),
             target: metadata.target().to_owned(),
             level: *metadata.level(),
@@ -117,12 +119,12 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Catcher {
     }
 }
 
-/// What is said while `work` runs, up to that level.
-fn caught(level: LevelFilter, work: impl FnOnce()) -> Caught {
-    let catcher = Catcher::default();
-    let subscriber = Spans::default().with(level).with(catcher.clone());
+/// Returns the spans and events of `work`, up to that level.
+fn trace(level: LevelFilter, work: impl FnOnce()) -> Trace {
+    let recorder = EventRecorder::default();
+    let subscriber = Spans::default().with(level).with(recorder.clone());
     tracing::subscriber::with_default(subscriber, work);
-    std::mem::take(&mut catcher.0.lock().unwrap())
+    std::mem::take(&mut recorder.0.lock().unwrap())
 }
 
 fn metrics() -> PersistenceMetrics {
@@ -133,9 +135,9 @@ fn memory() -> Instrumented<MemoryPersistence> {
     MemoryPersistence::new().instrument(&metrics())
 }
 
-/// Checks that it is a span of a call, with exactly these fields besides those that each of them has.
+/// Asserts that it is a span of a call, with exactly the common fields and these.
 #[track_caller]
-fn check(span: &Seen, operation: &str, outcome: &str, further: &[(&'static str, &str)]) {
+fn check(span: &Entry, operation: &str, outcome: &str, further: &[(&'static str, &str)]) {
     assert_eq!(span.name, "persistence_call", "{span:?}");
     assert_eq!(span.target, "paho_mqtt_redis", "{span:?}");
     let level = if operation == "open" {
@@ -161,8 +163,8 @@ fn check(span: &Seen, operation: &str, outcome: &str, further: &[(&'static str, 
 }
 
 #[test]
-fn each_call_is_one_span_that_tells_how_it_went() {
-    let caught = caught(LevelFilter::TRACE, || {
+fn each_call_is_one_span_with_its_outcome() {
+    let trace = trace(LevelFilter::TRACE, || {
         let mut persistence = memory();
         persistence.open(CLIENT, SERVER).unwrap();
         persistence.put("c-1", vec![b"", b"abc", b"de"]).unwrap();
@@ -198,16 +200,16 @@ fn each_call_is_one_span_that_tells_how_it_went() {
         ("clear", "ok", &[]),
         ("close", "ok", &[]),
     ];
-    assert_eq!(caught.spans.len(), expected.len());
-    for (span, (operation, outcome, further)) in caught.spans.iter().zip(expected) {
+    assert_eq!(trace.spans.len(), expected.len());
+    for (span, (operation, outcome, further)) in trace.spans.iter().zip(expected) {
         check(span, operation, outcome, further);
     }
-    assert_eq!(caught.open, 0, "each span is closed");
+    assert_eq!(trace.open, 0, "each span is closed");
 }
 
 #[test]
-fn a_record_that_is_read_is_told_by_its_key_and_kind() {
-    let caught = caught(LevelFilter::TRACE, || {
+fn span_of_read_has_key_and_kind_of_record() {
+    let trace = trace(LevelFilter::TRACE, || {
         let mut persistence = memory();
         persistence.open(CLIENT, SERVER).unwrap();
         for key in ["c-1", "s-1", "sc-1", "r-1", "q5-1"] {
@@ -215,7 +217,7 @@ fn a_record_that_is_read_is_told_by_its_key_and_kind() {
             persistence.get(key).unwrap();
         }
     });
-    let gets: Vec<_> = caught
+    let gets: Vec<_> = trace
         .spans
         .iter()
         .filter(|span| span.fields.get("db.operation.name") == Some("get"))
@@ -237,8 +239,8 @@ fn a_record_that_is_read_is_told_by_its_key_and_kind() {
 }
 
 #[test]
-fn a_call_that_fails_tells_the_type_of_the_error_and_its_log_is_in_the_span() {
-    let caught = caught(LevelFilter::TRACE, || {
+fn failed_call_has_error_type_and_its_log_in_span() {
+    let trace = trace(LevelFilter::TRACE, || {
         let mut persistence = memory();
         persistence.open(CLIENT, SERVER).unwrap();
         persistence.put("foreign", vec![b"abc"]).unwrap_err();
@@ -246,8 +248,8 @@ fn a_call_that_fails_tells_the_type_of_the_error_and_its_log_is_in_the_span() {
         persistence.close().unwrap();
         persistence.keys().unwrap_err();
     });
-    let [_, put, get, _, keys] = &caught.spans[..] else {
-        panic!("not one span a call: {caught:?}");
+    let [_, put, get, _, keys] = &trace.spans[..] else {
+        panic!("not one span per call: {trace:?}");
     };
     check(
         put,
@@ -276,11 +278,11 @@ fn a_call_that_fails_tells_the_type_of_the_error_and_its_log_is_in_the_span() {
         (2, Level::DEBUG, "no such record"),
         (4, Level::WARN, "not open"),
     ] {
-        let event = caught
+        let event = trace
             .events
             .iter()
             .find(|event| event.parent == Some(position))
-            .unwrap_or_else(|| panic!("no event in span {position}: {caught:?}"));
+            .unwrap_or_else(|| panic!("no event in span {position}: {trace:?}"));
         assert_eq!(event.level, level, "{event:?}");
         let message = event.fields.get("message").unwrap();
         assert!(message.contains(text), "{message}");
@@ -288,29 +290,29 @@ fn a_call_that_fails_tells_the_type_of_the_error_and_its_log_is_in_the_span() {
 }
 
 #[test]
-fn an_open_that_fails_tells_the_type_of_the_error() {
-    let caught = caught(LevelFilter::INFO, || {
+fn failed_open_has_error_type_in_span() {
+    let trace = trace(LevelFilter::INFO, || {
         memory().open("", SERVER).unwrap_err();
     });
-    let [open] = &caught.spans[..] else {
-        panic!("not one span: {caught:?}");
+    let [open] = &trace.spans[..] else {
+        panic!("not one span: {trace:?}");
     };
     assert_eq!(open.level, Level::INFO);
     assert_eq!(open.fields.get("outcome"), Some("error"));
     assert_eq!(open.fields.get("error.type"), Some("invalid_client_id"));
-    let event = &caught.events[0];
+    let event = &trace.events[0];
     assert_eq!((event.level, event.parent), (Level::ERROR, Some(0)));
 }
 
 #[test]
-fn a_call_before_open_tells_how_it_went_too() {
-    let caught = caught(LevelFilter::TRACE, || {
+fn call_before_open_has_outcome_in_span() {
+    let trace = trace(LevelFilter::TRACE, || {
         let mut persistence = memory();
         persistence.keys().unwrap_err();
         persistence.close().unwrap();
     });
-    let [keys, close] = &caught.spans[..] else {
-        panic!("not one span a call: {caught:?}");
+    let [keys, close] = &trace.spans[..] else {
+        panic!("not one span per call: {trace:?}");
     };
     assert_eq!(keys.fields.get("outcome"), Some("error"));
     assert_eq!(keys.fields.get("error.type"), Some("not_open"));
@@ -318,20 +320,20 @@ fn a_call_before_open_tells_how_it_went_too() {
 }
 
 #[test]
-fn the_store_and_the_client_are_those_of_the_persistence() {
-    let caught = caught(LevelFilter::TRACE, || {
+fn span_names_store_and_client_of_persistence() {
+    let trace = trace(LevelFilter::TRACE, || {
         let metrics = metrics();
         let mut custom =
             Instrumented::new(MemoryPersistence::new(), &metrics).client_label("label");
         custom.open("gateway", SERVER).unwrap();
     });
-    let open = &caught.spans[0].fields;
+    let open = &trace.spans[0].fields;
     assert_eq!(open.get("db.system.name"), Some("custom"));
-    // The label is for the metrics, where another value would pile up series.
+    // The label is for metrics only, where it limits the number of series.
     assert_eq!(open.get("messaging.client.id"), Some("gateway"));
 }
 
-/// A persistence of somebody else, whose errors are none of this crate.
+/// Custom persistence, whose errors are not of this crate.
 struct Broken;
 
 impl ClientPersistence for Broken {
@@ -369,8 +371,8 @@ impl ClientPersistence for Broken {
 }
 
 #[test]
-fn an_error_of_another_persistence_is_told_as_such() {
-    let caught = caught(LevelFilter::TRACE, || {
+fn error_of_custom_persistence_has_type_other() {
+    let trace = trace(LevelFilter::TRACE, || {
         let mut persistence = Instrumented::new(Broken, &metrics());
         persistence.open(CLIENT, SERVER).unwrap();
         persistence.put("c-1", vec![]).unwrap_err();
@@ -380,19 +382,19 @@ fn an_error_of_another_persistence_is_told_as_such() {
         persistence.clear().unwrap_err();
         persistence.close().unwrap_err();
     });
-    assert_eq!(caught.spans.len(), 7);
-    for span in &caught.spans[1..] {
+    assert_eq!(trace.spans.len(), 7);
+    for span in &trace.spans[1..] {
         assert_eq!(span.fields.get("outcome"), Some("error"), "{span:?}");
         assert_eq!(span.fields.get("error.type"), Some("other"), "{span:?}");
     }
 }
 
 #[test]
-fn no_payload_is_ever_told() {
+fn payload_is_never_in_spans_or_events() {
     let payload = PAYLOAD.as_bytes();
-    let caught = caught(LevelFilter::TRACE, || {
+    let trace = trace(LevelFilter::TRACE, || {
         let mut persistence = memory();
-        // Before open, in parts, in vain, read, written over, removed.
+        // Before open, in parts, refused, read, overwritten, removed.
         persistence.put("c-1", vec![payload]).unwrap_err();
         persistence.open(CLIENT, SERVER).unwrap();
         persistence
@@ -408,22 +410,22 @@ fn no_payload_is_ever_told() {
         broken.open(CLIENT, SERVER).unwrap();
         broken.put("c-1", vec![payload]).unwrap_err();
     });
-    assert_eq!(caught.spans.len(), 11);
-    assert!(!caught.events.is_empty());
-    let everything = format!("{caught:?}");
+    assert_eq!(trace.spans.len(), 11);
+    assert!(!trace.events.is_empty());
+    let everything = format!("{trace:?}");
     let listed = format!("{payload:?}");
     let hexadecimal = format!("{payload:02x?}").replace(['[', ']', ',', ' '], "");
     for form in [PAYLOAD, &PAYLOAD[..3], &PAYLOAD[3..], &hexadecimal] {
         assert!(!everything.contains(form), "{form}: {everything}");
     }
-    // As the debug form of bytes has them, without the brackets.
+    // Without the brackets of the debug format.
     let listed = listed.trim_matches(['[', ']']);
     assert!(!everything.contains(listed), "{everything}");
 }
 
 #[test]
-fn up_to_info_only_open_is_a_span() {
-    let caught = caught(LevelFilter::INFO, || {
+fn open_is_only_span_up_to_info() {
+    let trace = trace(LevelFilter::INFO, || {
         let mut persistence = memory();
         persistence.open(CLIENT, SERVER).unwrap();
         persistence.put("c-1", vec![b"abc"]).unwrap();
@@ -434,13 +436,13 @@ fn up_to_info_only_open_is_a_span() {
         persistence.clear().unwrap();
         persistence.close().unwrap();
     });
-    let [open] = &caught.spans[..] else {
-        panic!("more than open: {caught:?}");
+    let [open] = &trace.spans[..] else {
+        panic!("not only open: {trace:?}");
     };
     check(open, "open", "ok", &[]);
-    // What is said of an operation that went well is said once, when it is opened.
-    let [event] = &caught.events[..] else {
-        panic!("more than that it is open: {caught:?}");
+    // A successful open is the only event.
+    let [event] = &trace.events[..] else {
+        panic!("not one event: {trace:?}");
     };
     assert_eq!((event.level, event.parent), (Level::INFO, Some(0)));
     assert_eq!(event.fields.get("records"), Some("0"));

@@ -1,4 +1,4 @@
-//! Which calls Paho makes of its persistence and when: what the design relies on, watched in a running client.
+//! Calls that Paho makes of its persistence, as the design relies on them, observed in a running client.
 
 use std::{
     mem,
@@ -21,7 +21,7 @@ const V5: u32 = mqtt::MQTT_VERSION_5;
 /// Each version and the suffix of its stems.
 const VERSIONS: [(u32, &str); 2] = [(V3, ""), (V5, "5")];
 
-/// Connected, and what was called until then is forgotten.
+/// Connects a client and forgets the calls so far.
 fn connected(recording: &Recording, broker: &Broker, version: u32) -> Client {
     let client = Client::create(recording.clone(), broker, version);
     client.connect(version);
@@ -32,14 +32,14 @@ fn connected(recording: &Recording, broker: &Broker, version: u32) -> Client {
 fn lost(client: &mqtt::AsyncClient) -> Receiver<()> {
     let (lost, losses) = mpsc::channel();
     client.set_connection_lost_callback(move |_| {
-        // A test that has ended listens no more.
+        // A test that has ended has no receiver.
         let _ = lost.send(());
     });
     losses
 }
 
 #[test]
-fn create_reads_the_packets_then_the_commands_then_the_undelivered() {
+fn create_reads_packets_commands_then_undelivered() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
@@ -63,11 +63,11 @@ fn create_reads_the_packets_then_the_commands_then_the_undelivered() {
         "keys",
         "get q5-1",
     ]);
-    // So that nothing of it is sent.
+    // Keeps the restored messages from being sent.
     drop(client);
 }
 
-/// Which is of no message but where one of that number waits.
+/// The key belongs to no message unless one waits under that number.
 #[test]
 fn connect_and_disconnect_remove_command_zero() {
     let _alone = alone();
@@ -76,7 +76,7 @@ fn connect_and_disconnect_remove_command_zero() {
         let client = Client::create(recording.clone(), &broker, version);
         recording.forget_calls();
         client.connect(version);
-        // The broker has no session, so that what is in flight would be removed.
+        // The broker has no session, so Paho lists the records in flight to remove them.
         let remove = format!("remove c{five}-0");
         recording.expect(&[&remove, "keys"]);
         client
@@ -101,12 +101,12 @@ fn assert_calls_of_publish(qos: i32, calls: &[&str]) {
 }
 
 #[test]
-fn a_publish_at_qos_0_is_put_and_got_and_removed() {
+fn publish_at_qos_0_is_put_read_and_removed() {
     assert_calls_of_publish(0, &["put c*-1", "get c*-1", "remove c*-1"]);
 }
 
 #[test]
-fn a_publish_at_qos_1_is_in_no_record_between_two_calls_and_removed_four_times() {
+fn publish_at_qos_1_has_no_record_between_two_calls() {
     assert_calls_of_publish(
         1,
         &[
@@ -123,7 +123,7 @@ fn a_publish_at_qos_1_is_in_no_record_between_two_calls_and_removed_four_times()
 }
 
 #[test]
-fn a_publish_at_qos_2_keeps_its_record_beside_its_pubrel() {
+fn publish_at_qos_2_keeps_record_beside_pubrel() {
     assert_calls_of_publish(
         2,
         &[
@@ -141,7 +141,7 @@ fn a_publish_at_qos_2_keeps_its_record_beside_its_pubrel() {
 }
 
 #[test]
-fn a_message_received_at_qos_2_is_put_and_removed_twice() {
+fn message_received_at_qos_2_is_removed_twice() {
     let _alone = alone();
     for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
@@ -156,7 +156,7 @@ fn a_message_received_at_qos_2_is_put_and_removed_twice() {
 }
 
 #[test]
-fn a_subscription_is_put_and_removed_without_being_read() {
+fn subscription_is_removed_without_being_read() {
     let _alone = alone();
     for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
@@ -177,7 +177,7 @@ fn a_subscription_is_put_and_removed_without_being_read() {
 }
 
 #[test]
-fn a_publish_while_offline_is_put_and_no_more_until_it_is_connected() {
+fn offline_publish_is_only_put_until_connected() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = Client::create(recording.clone(), &broker, V5);
@@ -189,9 +189,9 @@ fn a_publish_while_offline_is_put_and_no_more_until_it_is_connected() {
     assert!(recording.calls().contains(&"get c5-1".to_owned()));
 }
 
-/// A held change of the command and the PUBLISH is known to belong together by this.
+/// The library uses this to join the remove of a command with the put of its PUBLISH.
 #[test]
-fn the_packet_id_of_a_sent_publish_is_the_token_in_its_command() {
+fn packet_id_of_publish_is_token_of_its_command() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = Client::create(recording.clone(), &broker, V5);
@@ -218,7 +218,7 @@ fn the_packet_id_of_a_sent_publish_is_the_token_in_its_command() {
 }
 
 #[test]
-fn a_reconnect_puts_again_what_is_in_flight() {
+fn reconnect_puts_records_in_flight_again() {
     let _alone = alone();
     for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
@@ -243,16 +243,16 @@ fn a_reconnect_puts_again_what_is_in_flight() {
     }
 }
 
-/// So `open` is no sign of a new connection, and `clear` none of the end of a session.
+/// Consequence: `open` does not indicate a new connection, nor `clear` the end of a session.
 #[test]
-fn open_and_close_come_once_in_the_life_of_a_client_and_clear_never() {
+fn client_opens_and_closes_once_and_never_clears() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = Client::create(recording.clone(), &broker, V3);
     let losses = lost(&client);
     for _ in 0..2 {
         let mut options = mqtt::ConnectOptionsBuilder::new_v3();
-        // Nothing listens at the first.
+        // The first address has no listener.
         let uris = ["mqtt://127.0.0.1:1".to_owned(), broker.url()];
         options.clean_session(true).server_uris(&uris);
         mqtt::AsyncClient::connect(&client, options.finalize())
@@ -273,7 +273,7 @@ fn open_and_close_come_once_in_the_life_of_a_client_and_clear_never() {
 }
 
 #[test]
-fn close_does_not_come_after_an_open_that_failed() {
+fn failed_open_is_not_closed() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let open = format!(
@@ -287,19 +287,19 @@ fn close_does_not_come_after_an_open_that_failed() {
     recording.expect(&[&open]);
 }
 
-/// With MQTT 5 and no session expiry, which is the default, a client that is dropped takes along what it found.
+/// With MQTT 5 and no session expiry, which is the default, a dropped client deletes the session that it restored.
 #[test]
-fn a_client_of_mqtt_5_that_is_created_and_dropped_deletes_what_is_in_flight() {
+fn dropped_client_of_mqtt_5_deletes_records_in_flight() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["c5-1", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"]);
     let created = options(&broker, V5, recording.clone()).create_client();
     drop(created.expect("a client"));
-    assert_eq!(recording.left(), ["c5-1", "q5-1"]);
+    assert_eq!(recording.stored_keys(), ["c5-1", "q5-1"]);
 }
 
 #[test]
-fn one_passing_error_of_the_first_pass_has_every_record_in_flight_deleted() {
+fn error_of_first_pass_deletes_records_in_flight() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["s5-1", "s5-2", "s5-3", "s5-4"]);
@@ -307,11 +307,11 @@ fn one_passing_error_of_the_first_pass_has_every_record_in_flight_deleted() {
     let created = options(&broker, V5, recording.clone()).create_client();
     assert!(created.is_err());
     drop(created);
-    assert_eq!(recording.left(), Vec::<String>::new());
+    assert_eq!(recording.stored_keys(), Vec::<String>::new());
 }
 
 #[test]
-fn an_error_of_a_later_pass_has_new_messages_take_the_place_of_those_not_read() {
+fn error_of_later_pass_lets_new_message_overwrite() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["c5-1", "c5-2", "c5-3"]);
@@ -322,13 +322,13 @@ fn an_error_of_a_later_pass_has_new_messages_take_the_place_of_those_not_read() 
     assert_ne!(recording.value("c5-2"), before);
 }
 
-/// So an error of `put c` must never be given: the program would publish the message again.
+/// Consequence: `put c` must never return an error, or the program would publish the message again.
 #[test]
-fn a_message_whose_put_failed_is_sent_all_the_same() {
+fn message_with_failed_put_is_sent() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = connected(&recording, &broker, V5);
-    // The token is freed by then, so Paho must not come to call it.
+    // The token is freed by then, so Paho must not reach its callback.
     broker.withhold(Kind::Puback);
     recording.fail("put c5-1");
     let message = mqtt::Message::new("a/topic", "x", 1);
@@ -338,7 +338,7 @@ fn a_message_whose_put_failed_is_sent_all_the_same() {
 }
 
 #[test]
-fn an_error_of_get_has_a_command_vanish_and_its_token_never_end() {
+fn error_of_get_drops_command_without_ending_token() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = connected(&recording, &broker, V5);
@@ -350,7 +350,7 @@ fn an_error_of_get_has_a_command_vanish_and_its_token_never_end() {
 }
 
 #[test]
-fn a_hundred_messages_wait_at_most_by_default() {
+fn at_most_hundred_messages_wait_by_default() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = Client::create(recording.clone(), &broker, V5);
@@ -361,24 +361,24 @@ fn a_hundred_messages_wait_at_most_by_default() {
                 .ok()
         })
         .count();
-    assert_eq!((accepted, recording.left().len()), (100, 100));
+    assert_eq!((accepted, recording.stored_keys().len()), (100, 100));
 }
 
 #[test]
-fn a_pubrec_for_an_unknown_id_has_a_pubrel_put_that_nothing_removes() {
+fn pubrec_for_unknown_id_leaves_pubrel_behind() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = connected(&recording, &broker, V3);
     broker.send(CLIENT, Packet::new(Kind::Pubrec, 77));
     broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
-    // What comes behind the PUBCOMP has it be read.
+    // Answered after the PUBCOMP, which the client has read by then.
     client.accept("x", 1).wait_for(LIMIT).expect("is sent");
-    assert_eq!(recording.left(), ["sc-77"]);
+    assert_eq!(recording.stored_keys(), ["sc-77"]);
 }
 
-/// A store that stalls stops everything, and publishing from inside a call would wait for itself.
+/// Consequence: a stalled store stops every client, and a publish from inside a call deadlocks.
 #[test]
-fn a_call_keeps_every_client_of_the_process_waiting() {
+fn call_blocks_every_client_of_process() {
     let _alone = alone();
     let broker = Broker::start();
     let ((inside, enters), (go_on, goes_on)) = (mpsc::channel(), mpsc::channel());
@@ -395,25 +395,25 @@ fn a_call_keeps_every_client_of_the_process_waiting() {
     );
     first.connect(V5);
     let token = first.accept("x", 1);
-    enters.recv_timeout(LIMIT).expect("is in the call");
+    enters.recv_timeout(LIMIT).expect("the call has started");
     let (done, is_done) = mpsc::channel();
     let other = second.clone();
     let waiting = std::thread::spawn(move || {
         let connected = other.is_connected();
-        done.send(()).expect("is listened to");
+        done.send(()).expect("the test receives");
         connected
     });
     is_done
         .recv_timeout(Duration::from_millis(100))
         .expect_err("waits for the call of the other client");
-    go_on.send(()).expect("is listened to");
-    is_done.recv_timeout(LIMIT).expect("goes on");
+    go_on.send(()).expect("the call receives");
+    is_done.recv_timeout(LIMIT).expect("continues");
     assert!(!waiting.join().expect("no panic"));
     token.wait_for(LIMIT).expect("is sent");
 }
 
 #[test]
-fn a_number_is_followed_by_zero_after_the_last() {
+fn command_numbers_wrap_to_zero() {
     let _alone = alone();
     let broker = Broker::start();
     for (version, five) in VERSIONS {
@@ -424,20 +424,24 @@ fn a_number_is_followed_by_zero_after_the_last() {
         let recording = Recording::with(records.clone());
         let client = Client::create(recording.clone(), &broker, version);
         client.accept("new", 1);
-        assert_eq!(recording.left().len(), 2, "it is written over");
+        assert_eq!(
+            recording.stored_keys().len(),
+            2,
+            "the new one overwrites a record"
+        );
         assert_ne!(recording.value(&keys[1]), Some(records[1].1.clone()));
     }
 }
 
 #[test]
-fn a_connect_deletes_a_message_that_waits_as_number_zero() {
+fn connect_deletes_waiting_message_zero() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with([("c-0".to_owned(), publish_command_of("c-0", 1, 1))]);
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
     recording.wait_for("remove c-0");
-    // It is taken up before this one.
+    // Sent after the restored message, had it been sent at all.
     client.accept("new", 1).wait_for(LIMIT).expect("is sent");
     let payloads: Vec<_> = broker
         .accepted()
@@ -448,7 +452,7 @@ fn a_connect_deletes_a_message_that_waits_as_number_zero() {
 }
 
 #[test]
-fn a_client_that_restores_no_messages_takes_their_numbers() {
+fn client_without_restore_reuses_command_numbers() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["c5-1"]);

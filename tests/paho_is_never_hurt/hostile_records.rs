@@ -1,6 +1,6 @@
-//! Whatever is in the hash, creating a client over it neither crashes nor loses anything.
+//! Clients created over hashes with arbitrary content neither crash nor lose records.
 //!
-//! Paho reads some records without looking where they end, so the clients are created in child processes.
+//! Paho reads some records without checking where they end, so the clients are created in child processes.
 
 use std::{collections::HashMap, env, process::Output, thread};
 
@@ -13,22 +13,23 @@ const CHILDREN: u64 = 4;
 const CASES: u64 = 2_500;
 const HASH: &str = "device:127.0.0.1:1";
 const QUARANTINE: &str = "device:127.0.0.1:1:quarantine";
-/// Which case a child starts with, and how many it tries where not all.
+/// First case of a child.
 const FIRST_CASE: &str = "HOSTILE_FIRST_CASE";
+/// Number of cases of a child, if not [`CASES`].
 const NUMBER_OF_CASES: &str = "HOSTILE_CASES";
 
 type Entries = HashMap<Vec<u8>, Vec<u8>>;
 
-/// What is to become of an entry.
+/// Expected treatment of an entry.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Fate {
-    /// Paho can read it, so that it stays.
+enum Treatment {
+    /// Stays, since Paho can read it.
     Stays,
-    /// It is none of Paho's, so that it stays.
+    /// Stays, since it does not belong to Paho.
     Foreign,
-    /// Paho cannot read it, or perhaps it can: it is kept, in one place or the other.
+    /// Stays or is quarantined: Paho may be unable to read it.
     Kept,
-    /// A PUBREL: Paho removes it where its PUBLISH is not there.
+    /// Stays or is removed: Paho removes a PUBREL without its PUBLISH.
     MayGo,
 }
 
@@ -85,8 +86,8 @@ fn damaged(random: &mut Random, mut value: Vec<u8>) -> Vec<u8> {
     }
 }
 
-/// What is in the hash, and what is to become of it; the last one of a field counts.
-fn contents(random: &mut Random) -> HashMap<Vec<u8>, (Vec<u8>, Fate)> {
+/// Draws the content of a hash and the treatment of each entry; the last value of a field counts.
+fn contents(random: &mut Random) -> HashMap<Vec<u8>, (Vec<u8>, Treatment)> {
     let mut contents = HashMap::new();
     for _ in 0..=random.below(7) {
         let payload = if random.below(50) == 0 {
@@ -95,33 +96,36 @@ fn contents(random: &mut Random) -> HashMap<Vec<u8>, (Vec<u8>, Fate)> {
             random.bytes(30)
         };
         let entry = match random.below(10) {
-            0 => (foreign_field(random), (random.bytes(30), Fate::Foreign)),
+            0 => (
+                foreign_field(random),
+                (random.bytes(30), Treatment::Foreign),
+            ),
             1..=4 => {
                 let key = key(random);
                 let value = record(&key, &payload);
                 let value = damaged(random, value);
-                (key.into_bytes(), (value, Fate::Kept))
+                (key.into_bytes(), (value, Treatment::Kept))
             }
             _ => {
                 let key = key(random);
                 let value = record(&key, &payload);
-                (key.into_bytes(), (value, Fate::Stays))
+                (key.into_bytes(), (value, Treatment::Stays))
             }
         };
-        let (field, (value, fate)) = entry;
-        let fate = if field.starts_with(b"sc") && fate != Fate::Foreign {
-            Fate::MayGo
+        let (field, (value, treatment)) = entry;
+        let treatment = if field.starts_with(b"sc") && treatment != Treatment::Foreign {
+            Treatment::MayGo
         } else {
-            fate
+            treatment
         };
-        if is_foreign(&field) || fate != Fate::Foreign {
-            contents.insert(field, (value, fate));
+        if is_foreign(&field) || treatment != Treatment::Foreign {
+            contents.insert(field, (value, treatment));
         }
     }
     contents
 }
 
-/// Random bytes could make up a key of Paho's.
+/// Returns false for random bytes that happen to be a key of Paho.
 fn is_foreign(field: &[u8]) -> bool {
     !matches!(str::from_utf8(field), Ok(text) if text.contains('-') && text.starts_with(['c', 's', 'r', 'q']) && text.len() <= 10 && text.ends_with(|c: char| c.is_ascii_digit()) && !["c-01", "s-0", "s-65536", "c-1000000", "sc--1"].contains(&text))
 }
@@ -149,7 +153,7 @@ fn child() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     for case in first..first + cases {
-        // If Paho crashes, this is the case.
+        // The last line of a crashed child.
         eprintln!("case {case}");
         let mut random = Random::of(case);
         let contents = contents(&mut random);
@@ -173,23 +177,24 @@ fn child() {
             "case {case}: {created:?}"
         );
 
-        let left: Entries = connection.hgetall(HASH).expect("HGETALL");
-        let aside: Entries = connection.hgetall(QUARANTINE).expect("HGETALL");
-        for (field, (value, fate)) in &contents {
+        let remaining: Entries = connection.hgetall(HASH).expect("HGETALL");
+        let quarantined: Entries = connection.hgetall(QUARANTINE).expect("HGETALL");
+        for (field, (value, treatment)) in &contents {
             let name = String::from_utf8_lossy(field);
-            let stays = left.get(field) == Some(value);
-            // Commands are renumbered where their numbers have come round.
-            let moved = field.starts_with(b"c") && left.values().any(|left| left == value);
-            let is_aside = aside.get(field) == Some(value);
-            let right = match fate {
-                Fate::Foreign => stays,
-                Fate::Stays => stays || moved,
-                Fate::Kept => stays || moved || is_aside,
-                Fate::MayGo => true,
+            let stays = remaining.get(field) == Some(value);
+            // Commands are relocated if their numbers have wrapped.
+            let moved = field.starts_with(b"c") && remaining.values().any(|it| it == value);
+            let is_quarantined = quarantined.get(field) == Some(value);
+            let right = match treatment {
+                Treatment::Foreign => stays,
+                Treatment::Stays => stays || moved,
+                Treatment::Kept => stays || moved || is_quarantined,
+                Treatment::MayGo => true,
             };
             assert!(
                 right,
-                "case {case}: {name} is {fate:?}, and was {value:?}; left {left:?}; aside {aside:?}"
+                "case {case}: {name} is {treatment:?}, and was {value:?}; remaining {remaining:?}; \
+                 quarantined {quarantined:?}"
             );
         }
     }
@@ -203,14 +208,14 @@ fn run(first: u64) -> Output {
 }
 
 #[test]
-fn ten_thousand_hashes_crash_no_client_and_lose_nothing() {
+fn hostile_hashes_crash_no_client_and_lose_nothing() {
     let children: Vec<_> = (0..CHILDREN)
         .map(|child| thread::spawn(move || run(child * CASES)))
         .collect();
     for child in children {
         let output = child.join().expect("no panic");
-        let told = String::from_utf8_lossy(&output.stderr);
-        let end: Vec<&str> = told.lines().rev().take(12).collect();
+        let log = String::from_utf8_lossy(&output.stderr);
+        let end: Vec<&str> = log.lines().rev().take(12).collect();
         assert!(output.status.success(), "{}: {end:#?}", output.status);
         assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
     }

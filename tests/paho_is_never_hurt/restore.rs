@@ -1,4 +1,4 @@
-//! What Paho makes of the records that it finds, of either version: what the design relies on, watched in a running client.
+//! Treatment of restored records of either version by Paho, as the design relies on it, observed in a running client.
 
 use std::{env, os::unix::process::ExitStatusExt, sync::mpsc};
 
@@ -15,7 +15,7 @@ use testkit::{
 const V3: u32 = mqtt::MQTT_VERSION_3_1_1;
 const V5: u32 = mqtt::MQTT_VERSION_5;
 
-/// A broker that knows the client, as it does after a restart of the program.
+/// Starts a broker that has a session of the client, as after a restart of the program.
 fn broker_with_session() -> Broker {
     let broker = Broker::start();
     broker.remember(CLIENT);
@@ -31,19 +31,19 @@ fn payloads(broker: &Broker) -> Vec<String> {
         .collect()
 }
 
-/// Waits until everything is sent that Paho has restored: it is before this.
-fn send_a_last_one(client: &Client) {
+/// Publishes a message and waits for it: restored messages are sent before.
+fn send_last(client: &Client) {
     client.accept("last", 1).wait_for(LIMIT).expect("is sent");
 }
 
-/// Which paho-mqtt 0.14 makes of an honest answer, with which a message is lost in silence.
+/// Reason for the inverted answer: paho-mqtt 0.14 inverts it again, and otherwise a message is lost silently.
 #[test]
-fn an_answer_that_is_heard_the_wrong_way_round_loses_a_message() {
+fn contains_key_by_its_name_loses_message() {
     let _alone = alone();
-    for (arrived, honest) in [(&["payload"][..], false), (&[], true)] {
+    for (arrived, answers_by_name) in [(&["payload"][..], false), (&[], true)] {
         let broker = broker_with_session();
         let recording = Recording::with_keys(&["s5-7"]);
-        if honest {
+        if answers_by_name {
             recording.answer_by_name();
         }
         let client = Client::create(recording, &broker, V5);
@@ -54,7 +54,7 @@ fn an_answer_that_is_heard_the_wrong_way_round_loses_a_message() {
 }
 
 #[test]
-fn a_publish_with_its_pubrel_is_sent_as_a_pubrel_alone() {
+fn publish_with_pubrel_is_sent_as_pubrel_only() {
     let _alone = alone();
     for (version, keys) in [(V3, ["s-7", "sc-7"]), (V5, ["s5-7", "sc5-7"])] {
         let broker = broker_with_session();
@@ -62,15 +62,15 @@ fn a_publish_with_its_pubrel_is_sent_as_a_pubrel_alone() {
         let client = Client::create(recording.clone(), &broker, version);
         client.connect(version);
         broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
-        send_a_last_one(&client);
+        send_last(&client);
         assert_eq!(payloads(&broker), ["last"]);
-        assert_eq!(recording.left(), Vec::<String>::new());
+        assert_eq!(recording.stored_keys(), Vec::<String>::new());
     }
 }
 
-/// So a PUBREL that a message left behind must not outlive it.
+/// Consequence: a PUBREL must not outlive its message.
 #[test]
-fn a_pubrel_of_an_earlier_message_has_a_new_one_of_its_id_lost() {
+fn stale_pubrel_loses_new_message_of_its_id() {
     let _alone = alone();
     let broker = broker_with_session();
     let recording = Recording::with([
@@ -80,13 +80,13 @@ fn a_pubrel_of_an_earlier_message_has_a_new_one_of_its_id_lost() {
     let client = Client::create(recording.clone(), &broker, V5);
     client.connect(V5);
     broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
-    send_a_last_one(&client);
+    send_last(&client);
     assert_eq!(payloads(&broker), ["last"]);
 }
 
-/// Paho asks with the stem of the version that the client was created for.
+/// Paho uses the stems of the version that the client was created for.
 #[test]
-fn a_pubrel_whose_publish_is_of_the_other_version_is_deleted() {
+fn pubrel_of_publish_of_other_version_is_deleted() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["s-7", "sc-7"]);
@@ -95,11 +95,11 @@ fn a_pubrel_whose_publish_is_of_the_other_version_is_deleted() {
     for call in ["contains sc5-7", "contains s5-7", "remove sc-7"] {
         assert!(calls.contains(&call.to_owned()), "{calls:?}");
     }
-    assert_eq!(recording.left(), ["s-7"]);
+    assert_eq!(recording.stored_keys(), ["s-7"]);
 }
 
 #[test]
-fn a_publish_of_the_other_version_is_put_again_beside_itself() {
+fn publish_of_other_version_is_put_beside_itself() {
     let _alone = alone();
     let broker = broker_with_session();
     broker.withhold(Kind::Pubrec);
@@ -108,11 +108,11 @@ fn a_publish_of_the_other_version_is_put_again_beside_itself() {
     client.connect(V5);
     broker.wait_for(Direction::FromClient, Kind::Publish, 1);
     recording.wait_for("put s5-7");
-    assert_eq!(recording.left(), ["s-7", "s5-7"]);
+    assert_eq!(recording.stored_keys(), ["s-7", "s5-7"]);
 }
 
 #[test]
-fn a_publish_of_3_1_1_gets_a_byte_in_front_from_a_client_created_for_5() {
+fn publish_of_3_1_1_gains_byte_in_client_for_5() {
     let _alone = alone();
     let broker = broker_with_session();
     let client = Client::create(Recording::with_keys(&["s-7"]), &broker, V5);
@@ -122,7 +122,7 @@ fn a_publish_of_3_1_1_gets_a_byte_in_front_from_a_client_created_for_5() {
 }
 
 #[test]
-fn a_client_for_3_1_1_is_not_created_over_packets_of_5() {
+fn client_for_3_1_1_fails_over_packets_of_5() {
     let _alone = alone();
     let broker = Broker::start();
     for key in ["s5-7", "sc5-7", "r5-7"] {
@@ -132,9 +132,9 @@ fn a_client_for_3_1_1_is_not_created_over_packets_of_5() {
     }
 }
 
-/// So what replaces the command and what replaces it must change in one step.
+/// Consequence: a command must be replaced by its PUBLISH in one step.
 #[test]
-fn a_message_that_is_there_as_a_command_and_as_a_publish_is_sent_twice() {
+fn message_as_command_and_publish_is_sent_twice() {
     let _alone = alone();
     let broker = broker_with_session();
     // At QoS 1, at which the broker accepts each of the two.
@@ -147,22 +147,22 @@ fn a_message_that_is_there_as_a_command_and_as_a_publish_is_sent_twice() {
     assert_eq!(payloads(&broker), ["payload", "payload"]);
 }
 
-/// Of the same version they do no harm: a PUBLISH arrives once more, a PUBREL is sent for nothing, and both are removed.
+/// Stale records of the same version are harmless: a PUBLISH arrives once more, a PUBREL is sent in vain, and both are removed.
 #[test]
-fn what_a_message_at_qos_1_left_behind_is_sent_again_and_removed() {
+fn stale_publish_at_qos_1_is_resent_and_removed() {
     let _alone = alone();
     let broker = broker_with_session();
     let stale = publish_packet("s-7", 1, b"stale");
     let recording = Recording::with([("s-7".to_owned(), stale)]);
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
-    send_a_last_one(&client);
+    send_last(&client);
     assert_eq!(payloads(&broker), ["stale", "last"]);
-    assert_eq!(recording.left(), Vec::<String>::new());
+    assert_eq!(recording.stored_keys(), Vec::<String>::new());
 }
 
 #[test]
-fn ids_of_restored_messages_are_not_given_to_new_ones() {
+fn ids_of_restored_messages_are_not_reused() {
     let _alone = alone();
     let broker = Broker::start();
     let recording = Recording::with_keys(&["s5-1", "s5-2", "s5-4"]);
@@ -173,9 +173,9 @@ fn ids_of_restored_messages_are_not_given_to_new_ones() {
     assert!(![1, 2, 4].contains(&token), "{token}");
 }
 
-/// Whether it is what is sent again after a crash between `put r` and the callback, or another message under its id.
+/// Applies to a message resent after a crash between `put r` and the callback, and to another message with its id.
 #[test]
-fn a_message_whose_received_record_is_there_is_not_handed_over_with_mqtt_5() {
+fn received_record_suppresses_message_with_mqtt_5() {
     let _alone = alone();
     let broker = broker_with_session();
     let recording = Recording::with_keys(&["r5-1"]);
@@ -191,12 +191,12 @@ fn a_message_whose_received_record_is_there_is_not_handed_over_with_mqtt_5() {
 }
 
 #[test]
-fn a_received_message_of_3_1_1_is_handed_over_at_its_pubrel_unless_created_for_5() {
+fn received_record_of_3_1_1_is_delivered_at_pubrel() {
     let _alone = alone();
     for (created, payload) in [(V3, b"first"), (V5, b"after")] {
         let broker = broker_with_session();
         let first = Recording::default();
-        // Killed, as far as Paho is concerned, when the broker has its PUBREC: it has the message to be released.
+        // Simulates a crash after the PUBREC: the broker has yet to release the message.
         broker.withhold(Kind::Pubrel);
         {
             let client = Client::create(first.clone(), &broker, V3);
@@ -204,7 +204,7 @@ fn a_received_message_of_3_1_1_is_handed_over_at_its_pubrel_unless_created_for_5
             broker.deliver(CLIENT, "t", b"first", 2);
             broker.wait_for(Direction::Withheld, Kind::Pubrel, 1);
         }
-        assert_eq!(first.left(), ["r-1"]);
+        assert_eq!(first.stored_keys(), ["r-1"]);
         let second = Recording::with([("r-1".to_owned(), first.value("r-1").expect("is there"))]);
         let client = Client::create(second, &broker, created);
         let (received, messages) = mpsc::channel();
@@ -218,22 +218,22 @@ fn a_received_message_of_3_1_1_is_handed_over_at_its_pubrel_unless_created_for_5
     }
 }
 
-/// It is there for ever, and removed at no start.
+/// Its record is never removed.
 #[test]
-fn an_unsubscribe_of_3_1_1_that_waited_through_a_restart_is_never_sent() {
+fn restored_unsubscribe_of_3_1_1_is_never_sent() {
     let _alone = alone();
     let broker = broker_with_session();
     let unsubscribe = unsubscribe_command(7, "commands");
     let recording = Recording::with([("c-1".to_owned(), unsubscribe)]);
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
-    send_a_last_one(&client);
+    send_last(&client);
     assert_eq!(broker.count(Direction::FromClient, Kind::Unsubscribe), 0);
-    assert_eq!(recording.left(), ["c-1"]);
+    assert_eq!(recording.stored_keys(), ["c-1"]);
 }
 
 #[test]
-fn a_command_is_read_under_one_version_and_removed_under_the_other() {
+fn command_is_removed_by_key_of_other_version() {
     let _alone = alone();
     let broker = broker_with_session();
     let recording = Recording::with([("c5-5".to_owned(), publish_command_of("c5-5", 7, 1))]);
@@ -251,7 +251,7 @@ fn a_command_is_read_under_one_version_and_removed_under_the_other() {
 }
 
 #[test]
-fn what_is_in_flight_goes_out_by_its_id_and_what_waits_by_its_number() {
+fn restored_messages_are_sent_by_id_then_by_number() {
     let _alone = alone();
     for descends in [false, true] {
         let broker = broker_with_session();
@@ -270,7 +270,7 @@ fn what_is_in_flight_goes_out_by_its_id_and_what_waits_by_its_number() {
         }
         let client = Client::create(recording, &broker, V3);
         client.connect(V3);
-        send_a_last_one(&client);
+        send_last(&client);
         assert_eq!(
             payloads(&broker),
             ["s8", "s9", "s70", "c1", "c2", "c10", "last"]
@@ -278,9 +278,9 @@ fn what_is_in_flight_goes_out_by_its_id_and_what_waits_by_its_number() {
     }
 }
 
-/// It is why a session that the broker has lost has to be told from one that goes on.
+/// Reason for distinguishing a session that the broker has lost from one that continues.
 #[test]
-fn what_is_in_flight_is_deleted_where_the_broker_has_no_session() {
+fn records_in_flight_are_deleted_without_session() {
     let _alone = alone();
     for (version, five) in [(V3, ""), (V5, "5")] {
         let broker = Broker::start();
@@ -300,7 +300,7 @@ fn what_is_in_flight_is_deleted_where_the_broker_has_no_session() {
 }
 
 #[test]
-fn the_connect_of_a_client_with_messages_in_flight_sends_those_of_all_clients_again() {
+fn connect_resends_messages_of_all_clients() {
     let _alone = alone();
     let (broker, other) = (Broker::start(), broker_with_session());
     let recording = Recording::default();
@@ -316,7 +316,7 @@ fn the_connect_of_a_client_with_messages_in_flight_sends_those_of_all_clients_ag
     recording.expect(&["put s5-1"]);
 }
 
-/// A key without a dash: what crashes is run in a process of its own.
+/// Creates a client over a key without a dash, in a separate process, since that crashes.
 #[test]
 #[ignore = "the child of the other test"]
 fn child() {
@@ -324,14 +324,14 @@ fn child() {
         return;
     };
     let broker = Broker::start();
-    // It crashes where it compares two keys; the other pass deletes what is no packet.
+    // The crash is in the comparison of two keys; the pass over packets deletes other keys.
     let keys = [key, "c-2".to_owned()];
     let recording = Recording::with(keys.map(|key| (key, record("s-1", b"x"))));
     drop(Client::create(recording, &broker, V3));
 }
 
 #[test]
-fn a_key_without_a_dash_crashes_the_process() {
+fn key_without_dash_crashes_process() {
     for (key, signal) in [("c", Some(libc::SIGSEGV)), ("c-1", None)] {
         let output = ignored_test(module_path!(), "child")
             .env("PAHO_KEY", key)

@@ -1,5 +1,4 @@
-//! What paho-mqtt-redis 0.3.2 left in Redis is picked up, and what is written here it could read: a hash named
-//! `client_id:server_uri`, a field a record, the plain bytes.
+//! Compatibility with paho-mqtt-redis 0.3.2 in both directions: a hash named `client_id:server_uri`, a field per record, plain bytes.
 
 use std::collections::HashMap;
 
@@ -38,14 +37,14 @@ fn hash(broker: &Mosquitto) -> String {
 }
 
 #[test]
-fn a_hash_of_0_3_2_is_picked_up_and_foreign_fields_in_it_are_left_alone() {
+fn hash_of_0_3_2_is_restored_beside_foreign_fields() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let subscriber = Subscriber::start(&broker.url(), "old/#", 1);
     let mut raw = redis.connection();
     let hash = hash(&broker);
     let record = publish_command(1, 1, "old/topic", b"left by 0.3.2");
     let _: () = raw.hset(&hash, "c-1", record).expect("HSET");
-    // Each of these would crash Paho, or be deleted by it.
+    // Each of these would crash Paho, or be deleted by Paho.
     let foreign: [&[u8]; 5] = [b"note", b"x-1", b"with\0nul", b"\xff\xfe", b""];
     for field in foreign {
         let _: () = raw.hset(&hash, field, b"someone else's").expect("HSET");
@@ -63,13 +62,13 @@ fn a_hash_of_0_3_2_is_picked_up_and_foreign_fields_in_it_are_left_alone() {
         .wait_for(LIMIT)
         .expect("disconnects");
     drop(client);
-    let left: HashMap<Vec<u8>, Vec<u8>> = raw.hgetall(&hash).expect("HGETALL");
+    let remaining: HashMap<Vec<u8>, Vec<u8>> = raw.hgetall(&hash).expect("HGETALL");
     let expected = foreign.map(|field| (field.to_vec(), b"someone else's".to_vec()));
-    assert_eq!(left, HashMap::from(expected));
+    assert_eq!(remaining, HashMap::from(expected));
 }
 
 #[test]
-fn what_is_written_here_0_3_2_could_read() {
+fn written_hash_is_readable_by_0_3_2() {
     let (redis, mut broker) = (RedisServer::start(), Mosquitto::start());
     let client = client(&redis, &broker.url());
     connect(&client);
@@ -89,10 +88,11 @@ fn what_is_written_here_0_3_2_could_read() {
         "{field}"
     );
     let value: Vec<u8> = raw.hget(&hash, field).expect("HGET");
-    let holds = |part: &[u8]| value.windows(part.len()).any(|window| window == part);
-    assert!(holds(b"new/topic") && holds(b"written here"), "{value:?}");
+    let contains = |part: &[u8]| value.windows(part.len()).any(|window| window == part);
+    let is_complete = contains(b"new/topic") && contains(b"written here");
+    assert!(is_complete, "{value:?}");
 
-    // And it is the same bytes for the next one that reads them.
+    // A successor restores the same bytes.
     drop(client);
     broker.restart();
     let subscriber = Subscriber::start(&broker.url(), "new/#", 1);

@@ -1,5 +1,5 @@
-//! On a real Redis: values are kept byte for byte where the options say, no call outlasts its deadline whatever the server does, and
-//! the persistence comes back when the server does.
+//! Storage in a real Redis: values are kept byte for byte under the configured key, no call outlasts its deadline, and the persistence
+//! reconnects when the server is back.
 
 use std::{
     io::{self, Write},
@@ -17,14 +17,14 @@ use testkit::{
 };
 
 const CLIENT: &str = "device";
-/// As Paho hands it to `open`.
+/// Server URI as Paho passes it to `open`.
 const SERVER: &str = "127.0.0.1:1883";
-/// Where the records of that client are.
+/// Hash of the records of that client.
 const HASH: &str = "device:127.0.0.1:1883";
-/// Far more than anything takes that does not wait for what never comes.
+/// Limit that only a call without an end reaches.
 const AMPLE: Duration = Duration::from_secs(10);
-/// What a test on a busy machine may take beyond a deadline.
-const SLACK: Duration = Duration::from_secs(1);
+/// Allowance beyond a deadline for a busy machine, less than [`AMPLE`].
+const SLACK: Duration = Duration::from_secs(5);
 
 fn options(url: &str) -> RedisOptions {
     RedisPersistence::builder()
@@ -47,21 +47,21 @@ fn kind_of<T: std::fmt::Debug>(result: mqtt::Result<T>) -> ErrorKind {
         .kind()
 }
 
-/// Waits until Redis has everything.
+/// Waits until no write is pending.
 #[track_caller]
 fn settle(persistence: &RedisPersistence) {
     persistence.health().flush(AMPLE).unwrap();
 }
 
-/// Why Redis cannot be used.
+/// Kind of the error that caused the present outage.
 #[track_caller]
 fn down(persistence: &RedisPersistence) -> ErrorKind {
     let health = persistence.health();
     assert!(!health.snapshot().up);
-    health.last_error().expect("an error").kind()
+    health.last_error().expect("has an error").kind()
 }
 
-/// The bytes of a record, or nothing where there is none.
+/// Value of a record, if it exists.
 fn stored(connection: &mut redis::Connection, key: &str) -> Option<Vec<u8>> {
     redis::cmd("HGET")
         .arg(HASH)
@@ -76,17 +76,17 @@ fn fields(connection: &mut redis::Connection) -> Vec<String> {
     fields
 }
 
-/// What a server that is none answers with.
+/// Answer of a fake server.
 enum Reply {
     Bytes(&'static [u8]),
-    /// That, after a while.
+    /// These bytes, after a delay.
     Late(Duration, &'static [u8]),
-    /// A value of 1,000 bytes that comes one byte at a time.
+    /// A value of 1,000 bytes, one byte per interval.
     Drip(Duration),
     Nothing,
 }
 
-/// Speaks just enough of the protocol, and answers each command with what `reply` says.
+/// Server that speaks just enough of the protocol, and answers each command with the result of `reply`.
 struct FakeRedis {
     url: String,
     stop: Sender<()>,
@@ -101,7 +101,7 @@ impl FakeRedis {
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            // The other side has gone, or the test has come to its end.
+            // Fails when the peer has gone or the test has ended.
             let _ = serve(&stream, &stopped, reply);
         });
         Self {
@@ -114,13 +114,13 @@ impl FakeRedis {
 
 impl Drop for FakeRedis {
     fn drop(&mut self) {
-        // It may have ended already, and a second panic would hide the first.
+        // Both fail only if the thread has already ended, and a second panic would hide the first.
         let _ = self.stop.send(());
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
 
-/// Nothing, once that much time has passed; an error when the test is over.
+/// Waits for that time; returns an error if the test ends before.
 fn pause(stopped: &Receiver<()>, time: Duration) -> io::Result<()> {
     match stopped.recv_timeout(time) {
         Err(RecvTimeoutError::Timeout) => Ok(()),
@@ -159,14 +159,14 @@ fn serve(
 
 const NO_RECORDS: &[u8] = b"*0\r\n";
 
-/// The answers that make a persistence open and find nothing; none for what comes afterwards.
+/// Returns the answers with which a persistence opens and finds no records, and nothing for later commands.
 fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
     let mut opened = false;
     let mut queueing = false;
     move |command| {
         let answer: &[u8] = match command {
             "TYPE" => b"+none\r\n",
-            // So every change is waited for.
+            // Without these commands every write is confirmed.
             "CLIENT" | "INFO" => b"-NOPERM no\r\n",
             "MULTI" => {
                 queueing = true;
@@ -191,9 +191,9 @@ fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
     }
 }
 
-/// A server that opens the records and then sends what `answer` says.
-fn ends_at_the_deadline(answer: fn() -> Reply) {
-    const TIMEOUT: Duration = Duration::from_millis(200);
+/// Asserts that a put ends at its deadline over a server that opens the records and then replies with `answer`.
+fn assert_put_ends_at_deadline(answer: fn() -> Reply) {
+    const TIMEOUT: Duration = Duration::from_secs(1);
     let mut usual = empty();
     let server = FakeRedis::start(move |command| usual(command).map_or_else(answer, Reply::Bytes));
     let mut persistence = options(&server.url)
@@ -206,24 +206,24 @@ fn ends_at_the_deadline(answer: fn() -> Reply) {
     let took = started.elapsed();
     assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
     assert!(!persistence.health().snapshot().up);
-    // Once an outage is enough.
+    // Only the first call of an outage waits.
     let started = Instant::now();
     persistence.put("s-2", vec![b"value"]).unwrap();
     assert!(started.elapsed() < TIMEOUT);
 }
 
 #[test]
-fn an_answer_that_drips_in_ends_at_the_deadline_of_the_whole() {
-    ends_at_the_deadline(|| Reply::Drip(Duration::from_millis(50)));
+fn dripping_answer_ends_at_deadline() {
+    assert_put_ends_at_deadline(|| Reply::Drip(Duration::from_millis(50)));
 }
 
 #[test]
-fn an_answer_that_does_not_come_ends_at_the_deadline() {
-    ends_at_the_deadline(|| Reply::Nothing);
+fn missing_answer_ends_at_deadline() {
+    assert_put_ends_at_deadline(|| Reply::Nothing);
 }
 
 #[test]
-fn connecting_to_a_server_that_drips_ends_at_the_deadline() {
+fn connect_to_dripping_server_ends_at_deadline() {
     const TIMEOUT: Duration = Duration::from_millis(400);
     let server = FakeRedis::start(|_| Reply::Drip(Duration::from_millis(50)));
     let mut persistence = options(&server.url)
@@ -237,12 +237,12 @@ fn connecting_to_a_server_that_drips_ends_at_the_deadline() {
     assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
 }
 
-/// Connecting and listing have a limit each.
+/// Connecting and listing have separate limits.
 #[test]
-fn opening_as_a_whole_takes_no_longer_than_its_limits() {
+fn open_ends_within_its_limits() {
     const TIMEOUT: Duration = Duration::from_secs(1);
     let mut usual = empty();
-    // Each answer is in time, and the list does not come.
+    // Every answer is in time, except for the list, which is missing.
     let server = FakeRedis::start(move |command| match (command, usual(command)) {
         ("HKEYS", Some(NO_RECORDS)) | (_, None) => Reply::Nothing,
         (_, Some(answer)) => Reply::Late(Duration::from_millis(20), answer),
@@ -260,8 +260,8 @@ fn opening_as_a_whole_takes_no_longer_than_its_limits() {
 }
 
 #[test]
-fn a_redis_that_stands_still_costs_one_deadline_and_is_used_again_when_it_goes_on() {
-    const TIMEOUT: Duration = Duration::from_millis(300);
+fn paused_redis_costs_one_deadline_and_is_reused() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
     for tcp in [true, false] {
         let redis = RedisServer::tcp();
         let url = if tcp { redis.tcp_url() } else { redis.url() };
@@ -275,7 +275,7 @@ fn a_redis_that_stands_still_costs_one_deadline_and_is_used_again_when_it_goes_o
         persistence.put("s-1", vec![&one]).unwrap();
 
         redis.pause();
-        // More than the socket takes, so that writing waits; then nothing is sent any more.
+        // More than the socket buffers, so that the write blocks; later puts send nothing.
         let large = vec![b'x'; 32 << 20];
         let started = Instant::now();
         persistence.put("s-2", vec![&large]).unwrap();
@@ -296,8 +296,8 @@ fn a_redis_that_stands_still_costs_one_deadline_and_is_used_again_when_it_goes_o
 }
 
 #[test]
-fn a_value_that_only_redis_has_is_waited_for_once_an_outage() {
-    const TIMEOUT: Duration = Duration::from_millis(300);
+fn value_only_in_redis_is_awaited_once_per_outage() {
+    const TIMEOUT: Duration = Duration::from_secs(1);
     let redis = RedisServer::start();
     let mut persistence = options(&redis.url())
         .operation_timeout(TIMEOUT)
@@ -305,13 +305,13 @@ fn a_value_that_only_redis_has_is_waited_for_once_an_outage() {
         .build()
         .unwrap();
     persistence.open(CLIENT, SERVER).unwrap();
-    // The youngest is kept.
+    // The latest value stays in the cache.
     for key in ["q-1", "q-2", "q-3"] {
         let value = record(key, key.as_bytes());
         persistence.put(key, vec![&value]).unwrap();
     }
     redis.pause();
-    // It finds out that Redis is away, which takes as long as a call may wait.
+    // Detecting the outage takes the whole timeout of the call.
     let started = Instant::now();
     assert_eq!(kind_of(persistence.get("q-1")), ErrorKind::Timeout);
     assert!(started.elapsed() < TIMEOUT * 2);
@@ -325,7 +325,7 @@ fn a_value_that_only_redis_has_is_waited_for_once_an_outage() {
     }
 }
 
-/// More commands than are read at a time, of which no value is kept, and their keys.
+/// Opens a persistence over more commands than one prefetch reads, with none in the cache; returns their keys too.
 fn with_backlog(redis: &RedisServer) -> (RedisPersistence, Vec<String>) {
     let keys: Vec<String> = (1..1_200).map(|number| format!("c-{number}")).collect();
     let mut pipeline = redis::pipe();
@@ -339,20 +339,20 @@ fn with_backlog(redis: &RedisServer) -> (RedisPersistence, Vec<String>) {
     (persistence, keys)
 }
 
-/// Redis is asked for what Paho reads next before Paho does.
+/// The persistence prefetches the values that Paho reads next.
 #[test]
-fn what_is_read_ahead_is_what_was_written_last() {
+fn prefetch_returns_latest_value() {
     let redis = RedisServer::start();
     let (mut persistence, keys) = with_backlog(&redis);
-    // The second time in a row is the first at which it is.
+    // Prefetching starts with the second consecutive key.
     for key in ["c-900", "c-1"] {
         assert_eq!(persistence.get(key).unwrap(), record(key, key.as_bytes()));
     }
-    // Redis has been asked for this one.
+    // Already requested by the prefetch.
     persistence
         .put("c-900", vec![&record("c-900", b"later")])
         .unwrap();
-    // No value but the last one put is kept.
+    // Evicts the value just put: only the latest stays in the cache.
     persistence
         .put("c-5000", vec![&record("c-5000", b"")])
         .unwrap();
@@ -371,12 +371,12 @@ fn what_is_read_ahead_is_what_was_written_last() {
 }
 
 #[test]
-fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
+fn connection_lost_during_prefetch_loses_no_record() {
     let redis = RedisServer::start();
     let (mut persistence, keys) = with_backlog(&redis);
     let mut all_killed = 0;
     for (number, key) in keys.iter().enumerate() {
-        let value = eventually(AMPLE, "it is read", || persistence.get(key).ok());
+        let value = eventually(AMPLE, "the record is read", || persistence.get(key).ok());
         assert_eq!(value, record(key, key.as_bytes()), "{key}");
         if number % 256 == 0 {
             let killed: usize = redis::cmd("CLIENT")
@@ -386,14 +386,14 @@ fn a_connection_that_breaks_while_it_is_read_ahead_costs_no_record() {
             all_killed += killed;
         }
     }
-    assert!(all_killed > 1, "it has another one where it read again");
+    assert!(all_killed > 1, "it reconnects after each kill");
     assert_eq!(persistence.keys().unwrap().len(), keys.len());
     assert_eq!(persistence.health().snapshot().lost_records, 0);
 }
 
-/// Paho counts packet ids from 1 again when it starts, and takes what it restored under one id for one message.
+/// Paho counts packet ids from 1 after each start, and takes restored records of one id for one message.
 #[test]
-fn a_message_never_stands_beside_one_that_is_gone_and_had_its_packet_id() {
+fn message_never_coexists_with_predecessor_of_its_id() {
     let command = record("c5-1", b"one");
     let publish = publish_packet("s5-1", 1, b"one");
     for durability in [Durability::Confirmed, Durability::Pipelined] {
@@ -428,7 +428,7 @@ fn a_message_never_stands_beside_one_that_is_gone_and_had_its_packet_id() {
 }
 
 #[test]
-fn a_redis_that_comes_back_empty_is_filled_again() {
+fn emptied_redis_is_refilled() {
     for tcp in [true, false] {
         let mut redis = RedisServer::tcp();
         let url = if tcp { redis.tcp_url() } else { redis.url() };
@@ -452,12 +452,12 @@ fn a_redis_that_comes_back_empty_is_filled_again() {
 }
 
 #[test]
-fn what_redis_alone_had_and_has_lost_is_counted_and_told() {
+fn record_lost_by_redis_alone_is_counted() {
     let mut redis = RedisServer::tcp();
     let mut persistence = options(&redis.url()).cache_limit(0).build().unwrap();
     persistence.open(CLIENT, SERVER).unwrap();
     persistence.put("q-1", vec![b"one"]).unwrap();
-    // The youngest is kept.
+    // The latest value stays in the cache.
     persistence.put("q-2", vec![b"two"]).unwrap();
     redis.restart();
     let health = persistence.health();
@@ -468,7 +468,7 @@ fn what_redis_alone_had_and_has_lost_is_counted_and_told() {
 }
 
 #[test]
-fn a_restart_and_a_flush_that_nobody_noticed_are_noticed_while_nothing_is_put() {
+fn idle_persistence_detects_restart_and_flush() {
     let mut redis = RedisServer::tcp();
     let mut persistence = opened(&redis.url());
     persistence.put("q-1", vec![b"one"]).unwrap();
@@ -486,7 +486,7 @@ fn a_restart_and_a_flush_that_nobody_noticed_are_noticed_while_nothing_is_put() 
 }
 
 #[test]
-fn values_are_kept_byte_for_byte() {
+fn values_are_stored_byte_for_byte() {
     let redis = RedisServer::tcp();
     let mut connection = redis.connection();
     let every: Vec<u8> = (0..=255).collect();
@@ -519,7 +519,7 @@ fn values_are_kept_byte_for_byte() {
 }
 
 #[test]
-fn what_is_in_redis_already_is_handed_over_byte_for_byte() {
+fn existing_record_is_returned_byte_for_byte() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     let value = record("s-1", b"\0\xff\r\n");
@@ -534,7 +534,7 @@ fn what_is_in_redis_already_is_handed_over_byte_for_byte() {
 }
 
 #[test]
-fn records_are_in_the_database_and_under_the_prefix_that_the_options_say() {
+fn records_are_in_chosen_database_under_prefix() {
     let redis = RedisServer::tcp();
     redis::cmd("ACL")
         .arg(&["SETUSER", "me@ter", "on", ">p/w:1?&", "+@all", "~mqtt:*"])
@@ -560,7 +560,7 @@ fn records_are_in_the_database_and_under_the_prefix_that_the_options_say() {
 }
 
 #[test]
-fn connect_and_a_client_mean_the_same_records() {
+fn connect_and_client_use_same_records() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     for (uri, server) in [
@@ -571,7 +571,7 @@ fn connect_and_a_client_mean_the_same_records() {
     ] {
         let key = format!("mqtt:{CLIENT}:{server}");
         let mut persistence = options(&redis.url()).key_prefix("mqtt:").build().unwrap();
-        // It looks there: this is not a hash.
+        // Not a hash: connect must find it.
         connection.set(&key, "somebody else's").unwrap();
         let error = persistence.connect(CLIENT, uri).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::WrongType, "{uri}");
@@ -587,7 +587,7 @@ fn connect_and_a_client_mean_the_same_records() {
             .user_persistence(persistence)
             .create_client()
             .unwrap_or_else(|error| panic!("{uri}: {error}"));
-        // It waits for a connection that never comes.
+        // Never sent, since the client never connects.
         let message = mqtt::Message::new("a/topic", "payload", mqtt::QoS::AtLeastOnce);
         drop(client.publish(message));
         drop(client);
@@ -599,7 +599,7 @@ fn connect_and_a_client_mean_the_same_records() {
 }
 
 #[test]
-fn clients_do_not_see_the_records_of_one_another() {
+fn clients_do_not_see_records_of_each_other() {
     let redis = RedisServer::start();
     let mut all: Vec<_> = ["device", "device-2", "devic"]
         .into_iter()
@@ -623,7 +623,7 @@ fn clients_do_not_see_the_records_of_one_another() {
     assert_eq!(all[2].1.get("s-1").unwrap(), b"devic");
 }
 
-/// Writes a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
+/// Puts a publish command, reads and removes it, as Paho does before it sends the PUBLISH.
 fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, qos: i32) {
     let command = publish_command_of(key, packet_id, qos);
     persistence.put(key, vec![&command]).unwrap();
@@ -633,7 +633,7 @@ fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, q
     assert!(!persistence.keys().unwrap().contains(&key.to_owned()));
 }
 
-/// How many transactions have been run.
+/// Number of transactions so far.
 fn transactions(connection: &mut redis::Connection) -> u32 {
     let statistics: String = redis::cmd("INFO")
         .arg("commandstats")
@@ -646,14 +646,14 @@ fn transactions(connection: &mut redis::Connection) -> u32 {
 }
 
 #[test]
-fn a_command_that_is_being_sent_goes_in_one_step_with_the_coming_of_its_publish() {
+fn command_is_replaced_by_its_publish_in_transaction() {
     for (qos, command, sent) in [(1, "c-1", "s-7"), (2, "c-1", "s-7"), (1, "c5-1", "s5-7")] {
         let redis = RedisServer::start();
         let mut connection = redis.connection();
         let mut persistence = opened(&redis.url());
         take_command(&mut persistence, command, 7, qos);
         assert_eq!(fields(&mut connection), [command]);
-        // Neither another message nor another command is what it waits for.
+        // Neither another packet nor another command ends the deferral.
         persistence.put("s-8", vec![b"another"]).unwrap();
         persistence.put("r-7", vec![b"inbound"]).unwrap();
         persistence
@@ -677,20 +677,22 @@ fn a_command_that_is_being_sent_goes_in_one_step_with_the_coming_of_its_publish(
 }
 
 #[test]
-fn a_command_that_waits_for_no_publish_goes_at_once() {
+fn command_without_publish_is_removed_at_once() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());
-    // At QoS 0; not read before; not a publish.
+    // At QoS 0.
     take_command(&mut persistence, "c-1", 7, 0);
     settle(&persistence);
     assert_eq!(fields(&mut connection), Vec::<String>::new());
+    // Not read before.
     persistence
         .put("c-2", vec![&publish_command_of("c-2", 7, 1)])
         .unwrap();
     persistence.remove("c-2").unwrap();
     settle(&persistence);
     assert_eq!(fields(&mut connection), Vec::<String>::new());
+    // Not a publish.
     persistence
         .put("c-3", vec![&subscribe_command(7, "commands")])
         .unwrap();
@@ -698,7 +700,7 @@ fn a_command_that_waits_for_no_publish_goes_at_once() {
     persistence.remove("c-3").unwrap();
     settle(&persistence);
     assert_eq!(fields(&mut connection), Vec::<String>::new());
-    // Read, but listed since, as by a client that does not restore messages.
+    // Listed since it was read, as by a client that does not restore messages.
     persistence
         .put("c-4", vec![&publish_command_of("c-4", 7, 1)])
         .unwrap();
@@ -710,7 +712,7 @@ fn a_command_that_waits_for_no_publish_goes_at_once() {
 }
 
 #[test]
-fn a_held_remove_is_sent_by_close_and_drop_and_the_next_command() {
+fn deferred_remove_is_flushed_by_close_drop_and_clear() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());
@@ -735,7 +737,7 @@ fn a_held_remove_is_sent_by_close_and_drop_and_the_next_command() {
 }
 
 #[test]
-fn a_put_of_the_same_key_cancels_a_held_remove() {
+fn put_of_same_key_cancels_deferred_remove() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());
@@ -752,7 +754,7 @@ fn a_put_of_the_same_key_cancels_a_held_remove() {
 }
 
 #[test]
-fn a_step_that_redis_refuses_leaves_the_command_and_is_made_again() {
+fn refused_transaction_keeps_command_and_is_retried() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());

@@ -1,4 +1,4 @@
-//! What recovery must stand: observers that panic or wait, records that cannot be read, other people's entries, and calls all the time.
+//! Recovery under adverse conditions: observers that panic or block, unreadable records, foreign entries, constant calls.
 
 use std::{
     sync::{Arc, Mutex, mpsc},
@@ -37,20 +37,20 @@ fn stored(redis: &RedisServer, key: &str) -> Option<Vec<u8>> {
     command.query(&mut redis.connection()).expect("HGET")
 }
 
-/// Drops it on a thread of its own, which has to come to an end.
+/// Drops the persistence on another thread and waits until that has ended.
 fn drop_in_time(persistence: RedisPersistence) {
     let (ended, end) = mpsc::channel();
     thread::spawn(move || {
         drop(persistence);
-        ended.send(()).expect("somebody waits");
+        ended.send(()).expect("the test receives");
     });
-    end.recv_timeout(LIMIT).expect("it is dropped");
+    end.recv_timeout(LIMIT).expect("is dropped");
 }
 
-/// Does something at each failed attempt to recover.
-struct Wicked<F>(F);
+/// Runs a hook at each failed attempt to recover.
+struct HostileObserver<F>(F);
 
-impl<F: Fn() + Send + Sync> StoreObserver for Wicked<F> {
+impl<F: Fn() + Send + Sync> StoreObserver for HostileObserver<F> {
     fn on_event(&self, _: &str, event: &StoreEvent) {
         if matches!(event, StoreEvent::StillDown { .. }) {
             (self.0)();
@@ -59,69 +59,69 @@ impl<F: Fn() + Send + Sync> StoreObserver for Wicked<F> {
 }
 
 #[test]
-fn an_observer_that_panics_does_not_keep_redis_from_being_recovered() {
+fn panicking_observer_does_not_prevent_recovery() {
     let mut redis = RedisServer::start();
-    let (told, tellings) = mpsc::channel();
-    let told = Mutex::new(told);
-    let observer = Wicked(move || {
-        drop(told.lock().map(|told| told.send(())));
-        panic!("as a test wants it");
+    let (failed, failures) = mpsc::channel();
+    let failed = Mutex::new(failed);
+    let observer = HostileObserver(move || {
+        drop(failed.lock().map(|failed| failed.send(())));
+        panic!("on purpose");
     });
     let mut persistence = opened(options(&redis).observer(Arc::new(observer)));
     redis.kill();
-    put(&mut persistence, "q-1", b"held");
-    tellings
+    put(&mut persistence, "q-1", b"pending");
+    failures
         .recv_timeout(LIMIT)
-        .expect("it is told of a failed attempt");
+        .expect("the observer is notified of a failed attempt");
     redis.restart();
     persistence.health().flush(LIMIT).expect("is recovered");
-    assert_eq!(stored(&redis, "q-1"), Some(record("q-1", b"held")));
+    assert_eq!(stored(&redis, "q-1"), Some(record("q-1", b"pending")));
 }
 
 #[test]
-fn an_observer_that_waits_for_whoever_closes_does_not_keep_it_from_closing() {
+fn blocking_observer_does_not_prevent_close() {
     let mut redis = RedisServer::start();
     let lock = Arc::new(Mutex::new(()));
-    let (told, tellings) = mpsc::channel();
-    let (wanted, told) = (Arc::clone(&lock), Mutex::new(told));
-    let observer = Wicked(move || {
-        drop(told.lock().map(|told| told.send(())));
-        drop(wanted.lock());
+    let (failed, failures) = mpsc::channel();
+    let (contended, failed) = (Arc::clone(&lock), Mutex::new(failed));
+    let observer = HostileObserver(move || {
+        drop(failed.lock().map(|failed| failed.send(())));
+        drop(contended.lock());
     });
     let mut persistence = opened(options(&redis).observer(Arc::new(observer)));
-    let held = lock.lock().expect("no panic");
+    let guard = lock.lock().expect("no panic");
     redis.kill();
-    put(&mut persistence, "q-1", b"held");
-    tellings
+    put(&mut persistence, "q-1", b"pending");
+    failures
         .recv_timeout(LIMIT)
-        .expect("it is told of a failed attempt");
+        .expect("the observer is notified of a failed attempt");
     drop_in_time(persistence);
-    drop(held);
+    drop(guard);
 }
 
-/// Passes on what is damaged, with the thread that says so.
-struct Damages(Mutex<mpsc::Sender<(String, String, thread::ThreadId)>>);
+/// Sends each damaged record with the id of the notifying thread, and panics.
+struct DamageRecorder(Mutex<mpsc::Sender<(String, String, thread::ThreadId)>>);
 
-impl StoreObserver for Damages {
+impl StoreObserver for DamageRecorder {
     fn on_damaged(&self, client_id: &str, key: &str) {
-        let told = (client_id.to_owned(), key.to_owned(), thread::current().id());
+        let damage = (client_id.to_owned(), key.to_owned(), thread::current().id());
         let damages = self.0.lock().expect("no panic");
-        damages.send(told).expect("somebody waits");
+        damages.send(damage).expect("the test receives");
         drop(damages);
-        panic!("as a test wants it");
+        panic!("on purpose");
     }
 }
 
 #[test]
-fn what_paho_has_damaged_is_told_before_it_is_sent() {
+fn damaged_message_is_reported_before_it_is_sent() {
     let redis = RedisServer::start();
-    let (told, damages) = mpsc::channel();
+    let (sender, damages) = mpsc::channel();
     let mut before = opened(options(&redis));
     put(&mut before, "s-1", b"a message");
     drop(before);
-    let observer = Damages(Mutex::new(told));
+    let observer = DamageRecorder(Mutex::new(sender));
     let mut persistence = opened(options(&redis).observer(Arc::new(observer)));
-    // As Paho restores it, and sends it once more.
+    // Restored by Paho, and sent once more.
     persistence.keys().expect("lists");
     persistence.get("s-1").expect("can be read");
     put(&mut persistence, "s-1", b"a message");
@@ -130,17 +130,17 @@ fn what_paho_has_damaged_is_told_before_it_is_sent() {
     let garbage = record("s-1", b"garbage");
     persistence
         .put("s-1", vec![&garbage])
-        .expect_err("it is another one");
+        .expect_err("is another message");
     // Paho sends it when `put` has returned.
-    let told = damages.try_recv().expect("it was told");
+    let damage = damages.try_recv().expect("the observer was notified");
     let here = thread::current().id();
-    assert_eq!(told, (CLIENT.to_owned(), "s-1".to_owned(), here));
+    assert_eq!(damage, (CLIENT.to_owned(), "s-1".to_owned(), here));
     drop(persistence);
     assert_eq!(stored(&redis, "s-1"), Some(record("s-1", b"a message")));
 }
 
 #[test]
-fn a_put_over_a_record_that_cannot_be_read_now_is_taken_and_neither_is_lost() {
+fn put_over_unreadable_record_loses_neither() {
     let redis = RedisServer::start();
     let mut before = opened(options(&redis));
     for key in ["s-1", "q-1", "q-2"] {
@@ -150,8 +150,8 @@ fn a_put_over_a_record_that_cannot_be_read_now_is_taken_and_neither_is_lost() {
     let mut persistence = opened(options(&redis).cache_limit(0));
     persistence.keys().expect("lists");
     redis.pause();
-    // Redis is found to stand still, so that Paho has not read them.
-    persistence.get("q-1").expect_err("it cannot be read");
+    // Detects the outage, and so Paho has read neither record.
+    persistence.get("q-1").expect_err("is unreadable");
     for key in ["s-1", "q-1"] {
         put(&mut persistence, key, b"new");
     }
@@ -161,7 +161,7 @@ fn a_put_over_a_record_that_cannot_be_read_now_is_taken_and_neither_is_lost() {
         assert_eq!(stored(&redis, key), Some(record(key, b"new")), "{key}");
     }
     assert_eq!(stored(&redis, "q-3"), Some(record("q-1", b"before")));
-    // A packet has its number in it.
+    // A packet contains its number.
     assert_eq!(
         stored(&redis, "s-65535"),
         Some(record("s-65535", b"before"))
@@ -170,7 +170,7 @@ fn a_put_over_a_record_that_cannot_be_read_now_is_taken_and_neither_is_lost() {
 }
 
 #[test]
-fn what_waits_in_a_full_redis_can_be_sent_also_where_only_redis_has_it() {
+fn backlog_only_in_full_redis_can_be_sent() {
     const COUNT: usize = 50;
     let redis = RedisServer::start();
     let mut persistence = opened(options(&redis).cache_limit(0));
@@ -180,10 +180,10 @@ fn what_waits_in_a_full_redis_can_be_sent_also_where_only_redis_has_it() {
     redis::cmd("CONFIG")
         .arg(&["SET", "maxmemory", "1"])
         .exec(&mut redis.connection())
-        .expect("it is full");
+        .expect("is full");
     let health = persistence.health();
-    // It is noticed though nothing is put.
-    eventually(LIMIT, "it is noticed", || {
+    // Detected without a put.
+    eventually(LIMIT, "the outage is detected", || {
         health
             .last_error()
             .filter(|error| error.kind() == ErrorKind::OutOfMemory)
@@ -192,22 +192,22 @@ fn what_waits_in_a_full_redis_can_be_sent_also_where_only_redis_has_it() {
         let key = format!("c5-{number}");
         persistence.get(&key).expect("can be read");
         persistence.remove(&key).expect("can be removed");
-        // It is sent and acknowledged.
+        // Sent and acknowledged.
         let sent = format!("s5-{number}");
         put(&mut persistence, &sent, b"x");
         persistence.remove(&sent).expect("can be removed");
     }
-    eventually(LIMIT, "they are removed", || {
-        let left: usize = redis::cmd("HLEN")
+    eventually(LIMIT, "the records are removed", || {
+        let remaining: usize = redis::cmd("HLEN")
             .arg(HASH)
             .query(&mut redis.connection())
             .expect("HLEN");
-        (left == 0).then_some(())
+        (remaining == 0).then_some(())
     });
 }
 
 #[test]
-fn a_loss_shows_behind_the_entries_of_others() {
+fn loss_is_found_beside_foreign_entries() {
     let redis = RedisServer::start();
     let mut persistence = opened(options(&redis));
     let hset = |field: &str| {
@@ -219,17 +219,17 @@ fn a_loss_shows_behind_the_entries_of_others() {
     put(&mut persistence, "q-1", b"one");
     put(&mut persistence, "q-2", b"two");
     hset("foreign");
-    persistence.health().flush(LIMIT).expect("nothing is wrong");
+    persistence.health().flush(LIMIT).expect("flushes");
     redis::cmd("HDEL")
         .arg(&[HASH, "q-1"])
         .exec(&mut redis.connection())
         .expect("HDEL");
-    eventually(LIMIT, "it is written again", || stored(&redis, "q-1"));
+    eventually(LIMIT, "the record is rewritten", || stored(&redis, "q-1"));
     assert!(stored(&redis, "foreign").is_some());
 }
 
 #[test]
-fn an_unreadable_record_that_had_to_stay_stays_when_redis_has_been_restarted() {
+fn unmovable_record_stays_over_redis_restart() {
     let arguments = [
         "--appendonly",
         "yes",
@@ -257,7 +257,7 @@ fn an_unreadable_record_that_had_to_stay_stays_when_redis_has_been_restarted() {
 }
 
 #[test]
-fn a_store_is_recovered_while_calls_go_on_and_in_their_order() {
+fn recovery_keeps_order_under_constant_calls() {
     const COUNT: usize = 20_000;
     let mut redis = RedisServer::start();
     let mut persistence = opened(options(&redis));
@@ -270,16 +270,16 @@ fn a_store_is_recovered_while_calls_go_on_and_in_their_order() {
     let mut number = 0_usize;
     while !health.snapshot().up {
         number += 1;
-        assert!(number < 1_000_000, "it never comes to an end");
+        assert!(number < 1_000_000, "recovery does not end");
         let key = format!("c-{}", number % 1_000 + 1);
         put(&mut persistence, &key, b"passes");
         persistence.remove(&key).expect("removes");
         thread::park_timeout(Duration::from_micros(100));
     }
-    health.flush(LIMIT).expect("has everything");
-    let there: usize = redis::cmd("HLEN")
+    health.flush(LIMIT).expect("flushes");
+    let remaining: usize = redis::cmd("HLEN")
         .arg(HASH)
         .query(&mut redis.connection())
         .expect("HLEN");
-    assert_eq!(there, COUNT);
+    assert_eq!(remaining, COUNT);
 }

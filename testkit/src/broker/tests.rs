@@ -1,4 +1,4 @@
-//! The scripted broker that other tests rely on does what a broker does, but for what it is told.
+//! The scripted broker behaves as a correct broker, except as scripted.
 
 use std::{
     io::{Read, Write},
@@ -42,7 +42,7 @@ fn options(version: mqtt::MqttVersion, keeps: bool) -> mqtt::ConnectOptions {
     options.finalize()
 }
 
-/// Connects and tells whether there was a session.
+/// Connects and returns whether the broker had a session.
 fn connect(client: &mqtt::AsyncClient, keeps: bool) -> bool {
     let options = options(client.mqtt_version(), keeps);
     let response = client.connect(options).wait_for(LIMIT).expect("connects");
@@ -59,7 +59,7 @@ fn publish(client: &mqtt::AsyncClient, payload: &str, qos: i32) -> mqtt::Deliver
 fn lost(client: &mqtt::AsyncClient) -> Receiver<()> {
     let (lost, losses) = mpsc::channel();
     client.set_connection_lost_callback(move |_| {
-        // A test that has ended listens no more.
+        // A test that has ended has no receiver.
         let _ = lost.send(());
     });
     losses
@@ -75,7 +75,7 @@ fn accepted(broker: &Broker) -> Vec<(String, u8)> {
 }
 
 #[test]
-fn each_message_is_accepted_once_and_each_packet_seen_in_its_order() {
+fn broker_accepts_messages_once_and_sees_all_packets() {
     let _alone = alone();
     for version in VERSIONS {
         let broker = Broker::start();
@@ -114,7 +114,7 @@ fn each_message_is_accepted_once_and_each_packet_seen_in_its_order() {
     }
 }
 
-/// One message is under way and the broker's answer to it does not go out; then the client comes back.
+/// Loses the connection while the answer to the second message is withheld, and reconnects.
 fn without_an_answer(version: mqtt::MqttVersion, kind: Kind, qos: i32) -> Broker {
     let broker = Broker::start();
     let client = client(&broker, version);
@@ -134,7 +134,7 @@ fn without_an_answer(version: mqtt::MqttVersion, kind: Kind, qos: i32) -> Broker
 }
 
 #[test]
-fn a_qos_2_message_that_is_sent_again_is_accepted_once() {
+fn resent_qos_2_message_is_accepted_once() {
     let _alone = alone();
     for version in VERSIONS {
         for (kind, publishes) in [(Kind::Pubrec, 3), (Kind::Pubcomp, 2)] {
@@ -154,7 +154,7 @@ fn a_qos_2_message_that_is_sent_again_is_accepted_once() {
 }
 
 #[test]
-fn a_qos_1_message_that_is_sent_again_is_accepted_again() {
+fn resent_qos_1_message_is_accepted_again() {
     let _alone = alone();
     for version in VERSIONS {
         let broker = without_an_answer(version, Kind::Puback, 1);
@@ -164,7 +164,7 @@ fn a_qos_1_message_that_is_sent_again_is_accepted_again() {
 }
 
 #[test]
-fn what_is_withheld_goes_out_once_it_is_released() {
+fn withheld_kind_is_sent_after_release() {
     let _alone = alone();
     let broker = Broker::start();
     let client = client(&broker, mqtt::MqttVersion::V5);
@@ -177,7 +177,7 @@ fn what_is_withheld_goes_out_once_it_is_released() {
 }
 
 #[test]
-fn a_session_ends_with_the_connection_unless_it_is_to_be_kept() {
+fn session_ends_with_connection_unless_kept() {
     let _alone = alone();
     for version in VERSIONS {
         let broker = Broker::start();
@@ -199,7 +199,7 @@ fn a_session_ends_with_the_connection_unless_it_is_to_be_kept() {
 }
 
 #[test]
-fn a_client_is_refused_as_often_as_asked_for() {
+fn client_is_refused_requested_number_of_times() {
     let _alone = alone();
     for version in VERSIONS {
         let broker = Broker::start();
@@ -215,7 +215,7 @@ fn a_client_is_refused_as_often_as_asked_for() {
 }
 
 #[test]
-fn a_connection_ends_at_the_packet_asked_for() {
+fn connection_ends_at_requested_packet() {
     let _alone = alone();
     for version in VERSIONS {
         let broker = Broker::start();
@@ -242,7 +242,7 @@ fn a_connection_ends_at_the_packet_asked_for() {
 }
 
 #[test]
-fn a_client_receives_each_message_once_though_connections_break() {
+fn client_receives_once_over_lost_connections() {
     let _alone = alone();
     for version in VERSIONS {
         let broker = Broker::start();
@@ -250,9 +250,9 @@ fn a_client_receives_each_message_once_though_connections_break() {
         let losses = lost(&client);
         let (received, inbox) = mpsc::channel();
         client.set_message_callback(move |_, message| {
-            // There is none when the connection is lost.
+            // No message arrives when the connection is lost.
             let Some(message) = message else { return };
-            // A test that has ended listens no more.
+            // A test that has ended has no receiver.
             let _ = received.send((message.payload_str().into_owned(), message.qos() as u8));
         });
         connect(&client, true);
@@ -280,7 +280,7 @@ fn a_client_receives_each_message_once_though_connections_break() {
 }
 
 #[test]
-fn what_no_client_may_send_is_a_fault_and_ends_the_connection() {
+fn protocol_violation_is_fault_and_ends_connection() {
     let broker = Broker::start();
     let address = broker.url();
     let address = address.strip_prefix("mqtt://").expect("a URL of ours");
