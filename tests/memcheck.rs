@@ -1,5 +1,5 @@
-//! Everything a program does with Paho and Redis, in one process and in a short time, so that scripts/valgrind can check each access
-//! to memory.
+//! Everything a program does with Paho and Redis, in one process and in a short time, so that scripts/valgrind can check each
+//! access to memory.
 
 use std::{sync::mpsc, time::Duration};
 

@@ -9,6 +9,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
+use testkit::random::Random;
 
 use crate::child::{EXHAUST, RELEASE};
 
@@ -86,22 +87,6 @@ pub const ALL: &[Attack] = &[
         )
     },
 ];
-
-/// Numbers that look like chance and are the same in each run.
-pub struct Random(u64);
-
-impl Random {
-    pub fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0
-    }
-}
 
 fn open(address: SocketAddr) -> Option<TcpStream> {
     let stream = TcpStream::connect_timeout(&address, Duration::from_secs(1)).ok()?;
@@ -222,24 +207,16 @@ fn provoke(address: SocketAddr, bytes: &[u8]) {
     }
 }
 
-fn one_of<'a>(shapes: &[&'a str], random: &mut Random) -> &'a str {
-    let position = usize::try_from(random.next() % 1_000).unwrap_or_default() % shapes.len();
-    shapes[position]
-}
-
 fn lengths(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
-    let length = one_of(
-        &[
-            "Content-Length: 1000000000",
-            "Content-Length: 18446744073709551616",
-            "Content-Length: -1",
-            "Content-Length: 4\r\nContent-Length: 400",
-            "Content-Length:",
-            "Transfer-Encoding: chunked",
-            "Expect: 100-continue\r\nContent-Length: 1000000",
-        ],
-        random,
-    );
+    let length = random.pick(&[
+        "Content-Length: 1000000000",
+        "Content-Length: 18446744073709551616",
+        "Content-Length: -1",
+        "Content-Length: 4\r\nContent-Length: 400",
+        "Content-Length:",
+        "Transfer-Encoding: chunked",
+        "Expect: 100-continue\r\nContent-Length: 1000000",
+    ]);
     provoke(
         address,
         format!("POST /metrics HTTP/1.1\r\nHost: device\r\n{length}\r\n\r\nbody").as_bytes(),
@@ -247,8 +224,7 @@ fn lengths(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
 }
 
 fn smuggling(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
-    let shape = one_of(
-        &[
+    let shape = random.pick(&[
             "Content-Length: 44\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /metrics HTTP/1.1\r\nHost: device\r\n\r\n",
             "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n\r\n0\r\n\r\nGET / HTTP/1.1\r\n\r\n",
             "Transfer-Encoding : chunked\r\n\r\n5\r\nGET /\r\n0\r\n\r\n",
@@ -256,9 +232,7 @@ fn smuggling(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
             "Content-Length: 0\n\nGET /metrics HTTP/1.1\r\n\r\n",
             "Host: other\r\n\r\n",
             "X: a\0b\r\n\r\n",
-        ],
-        random,
-    );
+        ]);
     provoke(
         address,
         format!("GET /metrics HTTP/1.1\r\nHost: device\r\n{shape}").as_bytes(),
@@ -267,7 +241,7 @@ fn smuggling(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
 
 fn garbage(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
     let bytes: Vec<u8> = (0..2_000)
-        .flat_map(|_| random.next().to_ne_bytes())
+        .flat_map(|_| random.draw().to_ne_bytes())
         .collect();
     provoke(address, &bytes);
 }

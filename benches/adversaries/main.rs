@@ -15,7 +15,7 @@ use std::{
     thread,
     time::Duration,
 };
-use testkit::table;
+use testkit::{random::Random, table};
 
 use attack::Attack;
 use child::{Child, Kind};
@@ -127,7 +127,7 @@ fn run(attack: &Attack, kind: Kind, lasting: Duration) -> Outcome {
         for number in 0..attack.threads {
             let is_over = &is_over;
             scope.spawn(move || {
-                let mut random = attack::Random::new(number);
+                let mut random = Random::of(number);
                 while !is_over.load(Ordering::Relaxed) {
                     (attack.run)(address, is_over, &mut random);
                 }

@@ -1,36 +1,37 @@
-//! What `tracing` tells, as text.
+//! The output of `tracing` as text.
 
 use std::{
     io::{self, Write},
     sync::{Arc, Mutex},
 };
 
+use tracing::Subscriber;
 use tracing_subscriber::fmt::MakeWriter;
 
-/// A log in memory; clones share it.
+/// Log in memory; clones share it.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Log {
-    /// Has what is told up to INFO while `work` runs written to this log.
+    /// Writes everything up to INFO that this thread logs during `work` to this log.
     pub fn during<T>(&self, work: impl FnOnce() -> T) -> T {
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(self.clone())
-            .with_ansi(false)
-            .finish();
-        tracing::subscriber::with_default(subscriber, work)
+        tracing::subscriber::with_default(self.subscriber(), work)
     }
 
-    /// Has everything up to INFO that is told on any thread written to this log, which a process can have once.
+    /// Writes everything up to INFO that this process logs to this log, which works once per process.
     pub fn of_the_process(&self) {
-        let subscriber = tracing_subscriber::fmt()
-            .with_writer(self.clone())
-            .with_ansi(false)
-            .finish();
-        tracing::subscriber::set_global_default(subscriber).expect("the first of this process");
+        let installed = tracing::subscriber::set_global_default(self.subscriber());
+        installed.expect("the first of this process");
     }
 
-    /// What was told so far.
+    fn subscriber(&self) -> impl Subscriber + Send + Sync + 'static {
+        tracing_subscriber::fmt()
+            .with_writer(self.clone())
+            .with_ansi(false)
+            .finish()
+    }
+
+    /// Returns the log so far.
     pub fn text(&self) -> String {
         String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
     }

@@ -1,8 +1,8 @@
 //! Values that Paho C hands to its persistence.
 //!
-//! The stem of a key names the kind of its record: `c` a command that waits to be sent, `s` a PUBLISH in flight, `sc` its PUBREL, `r`
-//! a PUBLISH received at QoS 2, `q` a received message not yet delivered to the program. Records of MQTT 5 have a `5` after the stem,
-//! and properties in their values, which are empty here.
+//! The stem of a key names the kind of its record: `c` a command that waits to be sent, `s` a PUBLISH in flight, `sc` its PUBREL,
+//! `r` a PUBLISH received at QoS 2, `q` a received message not yet delivered to the program. Records of MQTT 5 have a `5` after
+//! the stem, and properties in their values, which are empty here.
 
 /// Topic of every value whose builder takes none.
 pub const TOPIC: &str = "t";

@@ -1,6 +1,6 @@
-//! Numbers that look as if they were random and are the same in every run.
+//! Pseudo-random numbers that are the same in every run.
 
-/// A sequence that is the same for the same seed.
+/// Sequence of numbers that depends on the seed only.
 pub struct Random(u64);
 
 impl Random {

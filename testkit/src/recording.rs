@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        mpsc::{self, Receiver},
+    },
 };
 
 use paho_mqtt as mqtt;
@@ -210,6 +213,16 @@ impl Client {
             .connect(connect_options(version, LIMIT))
             .wait_for(LIMIT)
             .expect("connects");
+    }
+
+    /// Returns a channel that receives each loss of the connection.
+    pub fn losses(&self) -> Receiver<()> {
+        let (lost, losses) = mpsc::channel();
+        self.0.set_connection_lost_callback(move |_| {
+            // A test that has ended has no receiver.
+            let _ = lost.send(());
+        });
+        losses
     }
 
     /// Publishes a message, which Paho accepts and may send later.

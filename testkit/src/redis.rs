@@ -128,6 +128,14 @@ impl RedisServer {
             .expect("a connection to the test's own Redis")
     }
 
+    /// Sets its `maxmemory`, which `"1"` makes full and `"0"` unlimited.
+    pub fn set_maxmemory(&self, limit: &str) {
+        redis::cmd("CONFIG")
+            .arg(&["SET", "maxmemory", limit])
+            .exec(&mut self.connection())
+            .expect("CONFIG SET");
+    }
+
     /// Ends it without warning.
     pub fn kill(&mut self) {
         self.server.kill();

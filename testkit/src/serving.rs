@@ -1,4 +1,4 @@
-//! The least HTTP server that answers with a text.
+//! A minimal HTTP server that answers with a text.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-/// How long a request may take to come.
+/// Limit on the arrival of a request.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Answers each request with what `body` gives at that moment, until the process ends; gives the address.
+/// Answers each request with the present result of `body` until the process ends; returns the address.
 pub fn serve(
     content_type: &'static str,
     mut body: impl FnMut() -> String + Send + 'static,
@@ -19,11 +19,11 @@ pub fn serve(
     let address = listener.local_addr().expect("bound");
     thread::spawn(move || {
         for mut stream in listener.incoming().map_while(Result::ok) {
-            // Somebody who says nothing does not keep the others from being answered.
+            // A silent client must not block the others.
             let limit = stream.set_read_timeout(Some(LIMIT));
             limit.expect("a socket");
             let head = BufReader::new(&stream).lines().map_while(Result::ok);
-            // The empty line ends it.
+            // An empty line ends the head.
             if head.take_while(|line| !line.is_empty()).count() == 0 {
                 continue;
             }
@@ -33,7 +33,7 @@ pub fn serve(
                 "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
                  Connection: close\r\n\r\n{body}"
             );
-            // Whoever asked may have gone.
+            // The client may have gone.
             let _ = stream.write_all(answer.as_bytes());
         }
     });

@@ -9,8 +9,8 @@ const TOPIC: &str = "example/readings";
 
 /// Starts a subscriber to the readings.
 ///
-/// At QoS 2, a restarted Mosquitto 2.0 repeats incomplete messages to its subscribers, which would count as duplicates of the device;
-/// hence QoS 0.
+/// At QoS 2, a restarted Mosquitto 2.0 repeats incomplete messages to its subscribers, which would count as duplicates of the
+/// device; hence QoS 0.
 fn subscriber(broker: &Mosquitto) -> Subscriber {
     Subscriber::start(&broker.url(), TOPIC, 0)
 }

@@ -57,6 +57,13 @@ fn arrived(subscriber: &Subscriber, count: usize, limit: Duration) -> Vec<usize>
         .collect()
 }
 
+/// Writes a record as Paho would.
+fn store(connection: &mut redis::Connection, broker: &Mosquitto, key: &str, payload: &[u8]) {
+    let _: () = connection
+        .hset(hash(broker), key, record(key, payload))
+        .expect("HSET");
+}
+
 /// Fills the hash with commands as Paho writes them, numbered from `first`.
 fn fill(redis: &RedisServer, hash: &str, first: usize, count: usize, qos: i32) {
     let mut connection = redis.connection();
@@ -117,9 +124,7 @@ fn created_and_dropped_client_loses_nothing() {
         };
         let mut connection = redis.connection();
         for key in keys {
-            let _: () = connection
-                .hset(hash(&broker), key, record(key, b"x"))
-                .expect("HSET");
+            store(&mut connection, &broker, key, b"x");
         }
         for _ in 0..3 {
             drop(client(&redis, &broker, version).expect("created"));
@@ -143,8 +148,8 @@ fn failing_after(calls_before: usize, inner: RedisPersistence) -> impl ClientPer
     })
 }
 
-/// With the defaults of MQTT 5, Paho deletes the records read so far when it cannot read the rest, and gives new messages the numbers
-/// of unread ones.
+/// With the defaults of MQTT 5, Paho deletes the records read so far when it cannot read the rest, and gives new messages the
+/// numbers of unread ones.
 #[test]
 fn error_at_any_call_of_restore_loses_nothing() {
     let keys = ["c5-1", "c5-2", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"];
@@ -154,9 +159,7 @@ fn error_at_any_call_of_restore_loses_nothing() {
         let (redis, broker) = (RedisServer::start(), Mosquitto::start());
         let mut connection = redis.connection();
         for key in keys {
-            let _: () = connection
-                .hset(hash(&broker), key, record(key, b"x"))
-                .expect("HSET");
+            store(&mut connection, &broker, key, b"x");
         }
         let created = mqtt::CreateOptionsBuilder::new()
             .server_uri(broker.url())
@@ -190,9 +193,7 @@ fn client_of_wrong_version_loses_nothing() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let mut connection = redis.connection();
     for key in ["s-9", "s5-5", "s-2", "c-1"] {
-        let _: () = connection
-            .hset(hash(&broker), key, record(key, b"x"))
-            .expect("HSET");
+        store(&mut connection, &broker, key, b"x");
     }
     client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1)
         .map(drop)
@@ -210,9 +211,7 @@ fn log_names_unreadable_record_and_wrong_version() {
     ] {
         let (redis, broker) = (RedisServer::start(), Mosquitto::start());
         let mut connection = redis.connection();
-        let _: () = connection
-            .hset(hash(&broker), key, record(key, b"x"))
-            .expect("HSET");
+        store(&mut connection, &broker, key, b"x");
         let _: () = connection
             .hset(hash(&broker), damaged, "damaged")
             .expect("HSET");
@@ -250,9 +249,7 @@ fn duplicate_publish_across_versions_is_restored_once() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let mut connection = redis.connection();
     for (key, payload) in [("s-1", b"x"), ("s5-1", b"x"), ("s-2", b"x"), ("s5-2", b"y")] {
-        let _: () = connection
-            .hset(hash(&broker), key, record(key, payload))
-            .expect("HSET");
+        store(&mut connection, &broker, key, payload);
     }
     drop(client(&redis, &broker, mqtt::MQTT_VERSION_5).expect("created"));
     let mut remaining: Vec<String> = connection.hkeys(hash(&broker)).expect("HKEYS");
@@ -293,10 +290,7 @@ fn full_redis_with_wrapped_numbers_opens_unchanged() {
     let _: () = connection
         .hset(hash(&broker), "s-7", "damaged")
         .expect("HSET");
-    redis::cmd("CONFIG")
-        .arg(&["SET", "maxmemory", "1"])
-        .exec(&mut connection)
-        .expect("full");
+    redis.set_maxmemory("1");
     let log = Log::default();
     log.during(|| drop(client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created")));
     assert!(

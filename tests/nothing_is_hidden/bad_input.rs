@@ -1,5 +1,5 @@
-//! Bad input is refused at the earliest moment, with the data unchanged, by an error that names the attempt, its object, the reason and
-//! the remedy, and contains no password.
+//! Bad input is refused at the earliest moment, with the data unchanged, by an error that names the attempt, its object, the
+//! reason and the remedy, and contains no password.
 
 use std::{
     error::Error as StdError,
@@ -93,6 +93,18 @@ fn fake_server(serve: impl FnOnce(TcpStream) + Send + 'static) -> (String, JoinH
     let url = format!("redis://{}/", listener.local_addr().unwrap());
     let thread = thread::spawn(move || serve(listener.accept().unwrap().0));
     (url, thread)
+}
+
+/// Connects to a server that sends this answer and hangs up; returns its URL and the error.
+fn refused_after(answer: &'static [u8]) -> (String, Error) {
+    let (url, served) = fake_server(move |mut stream| {
+        // With an unread request, closing would reset the connection before the answer is read.
+        let _ = stream.read(&mut [0; 1024]).unwrap();
+        stream.write_all(answer).unwrap();
+    });
+    let error = refused(&url);
+    served.join().unwrap();
+    (url, error)
 }
 
 /// Creates a client with that persistence; returns the result and the log.
@@ -465,20 +477,13 @@ fn replica_is_reported_and_keeps_its_records() {
     assert_eq!(persistence.get("s-1").unwrap(), value);
 }
 
-fn set_maxmemory(connection: &mut redis::Connection, limit: &str) {
-    redis::cmd("CONFIG")
-        .arg(&["SET", "maxmemory", limit])
-        .exec(connection)
-        .unwrap();
-}
-
 #[test]
 fn full_redis_opens_drains_and_buffers_new_records() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     connection.hset(HASH, "s-1", record("s-1", b"x")).unwrap();
     connection.set("filler", vec![b'x'; 1 << 20]).unwrap();
-    set_maxmemory(&mut connection, "1mb");
+    redis.set_maxmemory("1mb");
     let mut persistence = at(&redis.url());
     persistence.connect(CLIENT, BROKER).unwrap();
     persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
@@ -497,7 +502,7 @@ fn full_redis_opens_drains_and_buffers_new_records() {
         (!connection.exists(HASH).unwrap()).then_some(())
     });
 
-    set_maxmemory(&mut connection, "0");
+    redis.set_maxmemory("0");
     health.flush(LIMIT).unwrap();
     assert_eq!(connection.hkeys(HASH).unwrap(), ["c-1"]);
 }
@@ -547,26 +552,14 @@ fn redis_blocked_by_script_is_reported_by_connect() {
 
 #[test]
 fn server_other_than_redis_is_reported_by_connect() {
-    let (url, served) = fake_server(|mut stream| {
-        // With an unread request, closing would reset the connection before the answer is read.
-        let _ = stream.read(&mut [0; 1024]).unwrap();
-        stream
-            .write_all(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-            .unwrap();
-    });
-    let error = refused(&url);
-    served.join().unwrap();
+    let answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
+    let (url, error) = refused_after(answer);
     check(&error, ErrorKind::Protocol, &[&url, "not one of a Redis"]);
 }
 
 #[test]
 fn unexpected_answer_is_reported_by_connect() {
-    let (url, served) = fake_server(|mut stream| {
-        let _ = stream.read(&mut [0; 1024]).unwrap();
-        stream.write_all(b":1\r\n").unwrap();
-    });
-    let error = refused(&url);
-    served.join().unwrap();
+    let (url, error) = refused_after(b":1\r\n");
     check(&error, ErrorKind::Protocol, &[&url, "CLIENT SETNAME"]);
 }
 
@@ -578,12 +571,7 @@ fn server_that_hangs_up_is_reported_by_connect() {
     let named = [&url, "the server hung up"];
     check(&error, ErrorKind::Connection, &named);
 
-    let (url, served) = fake_server(|mut stream| {
-        let _ = stream.read(&mut [0; 1024]).unwrap();
-        stream.write_all(b"+no").unwrap();
-    });
-    let error = refused(&url);
-    served.join().unwrap();
+    let (url, error) = refused_after(b"+no");
     let named = [&url, "the server hung up"];
     check(&error, ErrorKind::Connection, &named);
 }

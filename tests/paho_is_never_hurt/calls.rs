@@ -1,10 +1,6 @@
 //! Calls that Paho makes of its persistence, as the design relies on them, observed in a running client.
 
-use std::{
-    mem,
-    sync::mpsc::{self, Receiver},
-    time::Duration,
-};
+use std::{mem, sync::mpsc, time::Duration};
 
 use paho_mqtt as mqtt;
 use testkit::{
@@ -27,15 +23,6 @@ fn connected(recording: &Recording, broker: &Broker, version: u32) -> Client {
     client.connect(version);
     recording.forget_calls();
     client
-}
-
-fn lost(client: &mqtt::AsyncClient) -> Receiver<()> {
-    let (lost, losses) = mpsc::channel();
-    client.set_connection_lost_callback(move |_| {
-        // A test that has ended has no receiver.
-        let _ = lost.send(());
-    });
-    losses
 }
 
 #[test]
@@ -223,7 +210,7 @@ fn reconnect_puts_records_in_flight_again() {
     for (version, five) in VERSIONS {
         let (broker, recording) = (Broker::start(), Recording::default());
         let client = connected(&recording, &broker, version);
-        let losses = lost(&client);
+        let losses = client.losses();
         broker.withhold(Kind::Puback);
         broker.withhold(Kind::Pubcomp);
         client.accept("x", 1);
@@ -249,7 +236,7 @@ fn client_opens_and_closes_once_and_never_clears() {
     let _alone = alone();
     let (broker, recording) = (Broker::start(), Recording::default());
     let client = Client::create(recording.clone(), &broker, V3);
-    let losses = lost(&client);
+    let losses = client.losses();
     for _ in 0..2 {
         let mut options = mqtt::ConnectOptionsBuilder::new_v3();
         // The first address has no listener.

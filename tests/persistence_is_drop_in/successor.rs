@@ -1,4 +1,5 @@
-//! Compatibility with paho-mqtt-redis 0.3.2 in both directions: a hash named `client_id:server_uri`, a field per record, plain bytes.
+//! Compatibility with paho-mqtt-redis 0.3.2 in both directions: a hash named `client_id:server_uri`, a field per record, plain
+//! bytes.
 
 use std::collections::HashMap;
 

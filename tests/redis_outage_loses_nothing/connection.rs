@@ -1,5 +1,5 @@
-//! Storage in a real Redis: values are kept byte for byte under the configured key, no call outlasts its deadline, and the persistence
-//! reconnects when the server is back.
+//! Storage in a real Redis: values are kept byte for byte under the configured key, no call outlasts its deadline, and the
+//! persistence reconnects when the server is back.
 
 use std::{
     io::{self, Write},
@@ -759,13 +759,7 @@ fn refused_transaction_keeps_command_and_is_retried() {
     let mut connection = redis.connection();
     let mut persistence = opened(&redis.url());
     take_command(&mut persistence, "c-1", 7, 2);
-    let limit = |connection: &mut redis::Connection, limit: &str| {
-        redis::cmd("CONFIG")
-            .arg(&["SET", "maxmemory", limit])
-            .exec(connection)
-            .unwrap();
-    };
-    limit(&mut connection, "1");
+    redis.set_maxmemory("1");
     persistence.put("s-7", vec![b"PUBLISH"]).unwrap();
     let health = persistence.health();
     eventually(AMPLE, "the refusal", || {
@@ -773,7 +767,7 @@ fn refused_transaction_keeps_command_and_is_retried() {
         (kind == Some(ErrorKind::OutOfMemory)).then_some(())
     });
     assert_eq!(fields(&mut connection), ["c-1"]);
-    limit(&mut connection, "0");
+    redis.set_maxmemory("0");
     settle(&persistence);
     assert_eq!(fields(&mut connection), ["s-7"]);
 }

@@ -177,10 +177,7 @@ fn backlog_only_in_full_redis_can_be_sent() {
     for number in 1..=COUNT {
         put(&mut persistence, &format!("c5-{number}"), &[b'x'; 100]);
     }
-    redis::cmd("CONFIG")
-        .arg(&["SET", "maxmemory", "1"])
-        .exec(&mut redis.connection())
-        .expect("is full");
+    redis.set_maxmemory("1");
     let health = persistence.health();
     // Detected without a put.
     eventually(LIMIT, "the outage is detected", || {

@@ -3,7 +3,7 @@
 use std::{
     io::{Read, Write},
     net::TcpStream,
-    sync::mpsc::{self, Receiver},
+    sync::mpsc,
     time::Duration,
 };
 
@@ -54,15 +54,6 @@ fn connect(client: &mqtt::AsyncClient, keeps: bool) -> bool {
 
 fn publish(client: &mqtt::AsyncClient, payload: &str, qos: i32) -> mqtt::DeliveryToken {
     client.publish(mqtt::Message::new("a/topic", payload, qos))
-}
-
-fn lost(client: &mqtt::AsyncClient) -> Receiver<()> {
-    let (lost, losses) = mpsc::channel();
-    client.set_connection_lost_callback(move |_| {
-        // A test that has ended has no receiver.
-        let _ = lost.send(());
-    });
-    losses
 }
 
 fn accepted(broker: &Broker) -> Vec<(String, u8)> {
@@ -118,7 +109,7 @@ fn broker_accepts_messages_once_and_sees_all_packets() {
 fn without_an_answer(version: mqtt::MqttVersion, kind: Kind, qos: i32) -> Broker {
     let broker = Broker::start();
     let client = client(&broker, version);
-    let losses = lost(&client);
+    let losses = client.losses();
     connect(&client, true);
     broker.withhold_nth(kind, 2);
     publish(&client, "first", qos)
@@ -225,7 +216,7 @@ fn connection_ends_at_requested_packet() {
             vec![Action::Refuse(1)],
         );
         let client = client(&broker, version);
-        let losses = lost(&client);
+        let losses = client.losses();
         connect(&client, true);
         publish(&client, "first", 1)
             .wait_for(LIMIT)
@@ -247,7 +238,7 @@ fn client_receives_once_over_lost_connections() {
     for version in VERSIONS {
         let broker = Broker::start();
         let client = client(&broker, version);
-        let losses = lost(&client);
+        let losses = client.losses();
         let (received, inbox) = mpsc::channel();
         client.set_message_callback(move |_, message| {
             // No message arrives when the connection is lost.
