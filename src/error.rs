@@ -334,7 +334,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_kind_is_listed_once_and_has_a_name_of_its_own() {
+    fn every_error_kind_is_listed_once_with_unique_name() {
         let names: HashSet<_> = ErrorKind::ALL.iter().map(|kind| kind.as_str()).collect();
         assert_eq!(names.len(), ErrorKind::ALL.len());
         let position = |kind: ErrorKind| kind as usize;
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn the_cause_is_told_once_and_survives_inside_an_mqtt_error() {
+    fn cause_is_shown_once_and_survives_in_mqtt_error() {
         let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
         let text = cause.to_string();
         let error =

@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_read_and_written_alike() {
+    fn key_round_trips() {
         for name in [
             "c-0",
             "c5-999999",
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn what_paho_does_not_write_is_no_key() {
+    fn key_not_written_by_paho_is_rejected() {
         for name in [
             "",
             "-",

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_goes_on_sending_is_not_waited_for_beyond_the_deadline() {
+    fn endless_sender_is_cut_off_at_deadline() {
         let (mut socket, mut peer) = pair(Duration::from_millis(200));
         let started = Instant::now();
         let sender = thread::spawn(move || while peer.write_all(b"x").is_ok() {});
@@ -199,7 +199,7 @@ mod tests {
     #[cfg(any(target_os = "android", target_os = "linux"))]
     #[test]
     #[allow(unsafe_code)]
-    fn a_peer_that_is_gone_is_an_error_and_no_signal() {
+    fn write_to_closed_peer_fails_without_signal() {
         let (mut socket, peer) = pair(Duration::from_secs(20));
         drop(peer);
         // SAFETY: a set of signals may be all zeros; it is of this thread, which the test alone has.
@@ -222,7 +222,7 @@ mod tests {
 
     #[cfg(any(target_os = "android", target_os = "linux"))]
     #[test]
-    fn what_may_wait_goes_with_what_may_not_and_in_the_end_by_itself() {
+    fn deferred_bytes_go_with_next_write_or_after_delay() {
         /// The system's own limit is longer.
         const SHORT: Duration = Duration::from_millis(100);
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
@@ -261,7 +261,7 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code)]
-    fn a_signal_does_not_end_what_is_being_waited_for() {
+    fn signal_does_not_interrupt_wait() {
         extern "C" fn handle(_: c_int) {}
         // SAFETY: the handler does nothing at all.
         unsafe { libc::signal(libc::SIGUSR1, handle as *const () as libc::sighandler_t) };

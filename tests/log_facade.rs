@@ -24,7 +24,7 @@ impl Log for Logger {
 }
 
 #[test]
-fn the_cause_of_a_failed_open_is_in_the_log_of_the_log_crate() {
+fn failed_open_logs_its_cause_to_log_crate() {
     log::set_logger(&Logger).expect("the first logger");
     log::set_max_level(LevelFilter::Info);
     let missing = "unix:///nonexistent/redis.sock";

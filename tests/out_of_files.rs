@@ -45,7 +45,7 @@ fn socket() -> Socket {
 }
 
 #[test]
-fn a_program_without_file_descriptors_is_still_scraped() {
+fn endpoint_without_file_descriptors_is_scraped() {
     limit_files(256);
     let registry = Registry::new();
     let counter = IntCounter::new("readings_total", "Readings.").unwrap();

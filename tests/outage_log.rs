@@ -30,7 +30,7 @@ impl StoreObserver for Witness {
 }
 
 #[test]
-fn the_log_tells_whose_redis_is_away_what_is_held_and_once_that_it_has_everything() {
+fn outage_logs_client_and_pending_bytes_once() {
     let mut redis = RedisServer::start();
     let witness = Arc::new(Witness::default());
     let log = Log::default();

@@ -70,7 +70,7 @@ fn is_refused(url: &str, address: &str, named: &str) {
 }
 
 #[test]
-fn a_certificate_is_checked_against_those_that_are_trusted() {
+fn redis_certificate_must_be_trusted() {
     let redis = RedisServer::start();
     make_authority(redis.dir(), "trusted");
     make_authority(redis.dir(), "another");

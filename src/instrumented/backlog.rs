@@ -309,7 +309,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_oldest_is_told_whatever_comes_and_goes_behind_it() {
+    fn oldest_record_stays_known_amid_changes() {
         let mut queue = Queue::default();
         let mut there: BTreeMap<u64, usize> = BTreeMap::new();
         let mut since: BTreeMap<u64, Duration> = BTreeMap::new();

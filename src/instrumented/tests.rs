@@ -85,7 +85,7 @@ fn since_1970(at: SystemTime) -> f64 {
 
 /// A stored exposition is compared with, and read by promtool in the tests of the real Prometheus.
 #[test]
-fn a_scripted_sequence_gives_exactly_this_exposition() {
+fn scripted_calls_give_exact_exposition() {
     let registry = Registry::new();
     let clock = TestClock::default();
     let metrics = PersistenceMetrics::builder()
@@ -167,7 +167,7 @@ fn a_scripted_sequence_gives_exactly_this_exposition() {
 }
 
 #[test]
-fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
+fn opened_client_has_every_series_at_zero() {
     let (registry, mut persistence, _) = measured("device");
     assert_eq!(exposition(&registry), "");
     persistence.open("id", "uri").expect("opens");
@@ -208,7 +208,7 @@ fn a_client_has_every_series_at_zero_as_soon_as_it_opens() {
 }
 
 #[test]
-fn ages_are_those_of_the_oldest_record_that_is_left() {
+fn age_is_of_oldest_remaining_record() {
     let (registry, mut persistence, clock) = measured("device");
     persistence.open("id", "uri").expect("opens");
     let age = || {
@@ -235,7 +235,7 @@ fn ages_are_those_of_the_oldest_record_that_is_left() {
 }
 
 #[test]
-fn what_waits_stays_exact_through_many_changes_and_its_memory_bounded() {
+fn backlog_stays_exact_and_bounded_over_many_changes() {
     let (registry, mut persistence, _) = measured("device");
     persistence.open("id", "uri").expect("opens");
     persistence.put("s5-1", vec![b"stays"]).expect("puts");
@@ -256,7 +256,7 @@ fn what_waits_stays_exact_through_many_changes_and_its_memory_bounded() {
 }
 
 #[test]
-fn series_go_with_the_last_persistence_of_their_label() {
+fn series_go_with_last_persistence_of_label() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let open = |label: &str| {
@@ -285,7 +285,7 @@ fn series_go_with_the_last_persistence_of_their_label() {
 }
 
 #[test]
-fn opening_again_starts_from_what_is_there() {
+fn reopening_starts_from_stored_records() {
     let (registry, mut persistence, _) = measured("device");
     let restored = "mqtt_persistence_restored_records{client_id=\"device\",kind=\"command\"}";
     for expected in [0.0, 1.0] {
@@ -300,7 +300,7 @@ fn opening_again_starts_from_what_is_there() {
 }
 
 #[test]
-fn what_came_and_went_is_counted_and_what_was_there_before_is_not() {
+fn only_records_of_this_run_are_counted() {
     let (registry, mut persistence, _) = measured("device");
     let counted = |registry: &Registry| {
         ["added", "removed"].map(|what| {
@@ -371,7 +371,7 @@ impl ClientPersistence for Foreign {
 }
 
 #[test]
-fn another_persistence_is_measured_and_its_answers_are_left_alone() {
+fn other_persistence_is_measured_without_changes() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let mut persistence = Instrumented::new(Foreign, &metrics);
@@ -452,7 +452,7 @@ fn told() -> (Registry, impl Fn(StoreEvent)) {
 }
 
 #[test]
-fn each_event_of_a_store_moves_what_it_should_and_nothing_else() {
+fn each_store_event_changes_its_series_only() {
     let (registry, tell) = told();
     // What has changed since it was last asked, without the name that all have in common.
     let mut before: Vec<String> = Vec::new();
@@ -543,7 +543,7 @@ fn each_event_of_a_store_moves_what_it_should_and_nothing_else() {
 }
 
 #[test]
-fn since_when_a_store_is_up_is_told_and_moves_with_it_only() {
+fn store_change_time_moves_with_state_only() {
     let (registry, tell) = told();
     let changed = || of_store(&registry, "changed_timestamp_seconds", "id");
     let before = since_1970(SystemTime::now());
@@ -561,7 +561,7 @@ fn since_when_a_store_is_up_is_told_and_moves_with_it_only() {
 }
 
 #[test]
-fn a_status_corrects_what_was_not_told_of_the_store() {
+fn status_event_corrects_missed_store_events() {
     let (registry, tell) = told();
     let up = || of_store(&registry, "up", "id");
     tell(StoreEvent::Opened { quarantined: 0 });
@@ -573,7 +573,7 @@ fn a_status_corrects_what_was_not_told_of_the_store() {
 
 /// Two persistences under one label, each told of its store as it is.
 #[test]
-fn what_two_stores_have_adds_up_under_one_label() {
+fn two_stores_under_one_label_add_up() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let wires = [StoreWire::default(), StoreWire::default()];
@@ -611,7 +611,7 @@ fn what_two_stores_have_adds_up_under_one_label() {
 }
 
 #[test]
-fn the_series_of_a_store_follow_its_persistence_until_that_is_dropped() {
+fn store_series_live_until_persistence_is_dropped() {
     let (registry, mut persistence, _) = measured("device");
     let up = || of_store(&registry, "up", "device");
     for _ in 0..2 {

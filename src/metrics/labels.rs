@@ -83,7 +83,7 @@ mod tests {
     /// The prometheus crate hashes the values of a series one behind the other, with nothing in
     /// between: a free text in front of closed lists is safe if no end of the one is another's.
     #[test]
-    fn no_client_id_can_make_two_series_collide() {
+    fn client_ids_never_make_series_collide() {
         let kinds = RecordKind::ALL.map(RecordKind::as_str);
         let operations = Operation::ALL.map(Operation::as_str);
         let errors = operations.iter().flat_map(|operation| {

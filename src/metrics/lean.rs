@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn every_entry_of_the_table_is_a_family_and_keeps_something() {
+    fn each_lean_entry_is_family_and_keeps_some_series() {
         let registry = Registry::new();
         let metrics = PersistenceMetrics::register(&registry).unwrap();
         let mut persistence = MemoryPersistence::new().instrument(&metrics);
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_told_from_the_moment_when_it_has_happened() {
+    fn error_series_begins_with_first_error() {
         let registry = Registry::new();
         let metrics = PersistenceMetrics::builder()
             .lean()
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_counted_all_the_same_and_forgotten_with_the_client() {
+    fn omitted_series_are_counted_and_go_with_client() {
         let registry = Registry::new();
         let metrics = PersistenceMetrics::builder()
             .lean()
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_registration_is_refused_and_leaves_the_first() {
+    fn second_registration_is_refused_and_keeps_first() {
         let registry = Registry::new();
         let lean = || PersistenceMetrics::builder().lean();
         let metrics = lean().register(&registry).unwrap();

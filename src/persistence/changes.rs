@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_and_went_leaves_nothing_to_do() {
+    fn put_and_remove_cancel_out() {
         let mut changes = Changes::default();
         changes.note(key("c-1"), Some(5), None, false);
         changes.note(key("c-1"), None, None, false);
@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_changed_its_key_goes_in_one_step_and_what_is_left_of_it_alone() {
+    fn moved_message_is_written_in_one_group() {
         let mut changes = Changes::default();
         changes.note(key("c-1"), None, Some(key("s-7")), true);
         changes.note(key("s-7"), Some(5), Some(key("c-1")), false);
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_takes_the_place_of_another_takes_its_partner_too() {
+    fn replacing_key_takes_over_partner() {
         let mut changes = Changes::default();
         changes.note(key("c-1"), None, Some(key("s-7")), true);
         changes.note(key("s-7"), Some(5), Some(key("c-1")), false);
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_go_in_the_order_of_the_calls_and_what_failed_in_its_place() {
+    fn changes_keep_call_order_after_failure() {
         let mut changes = Changes::default();
         for number in [3, 1, 2] {
             changes.note(key(&format!("q-{number}")), Some(100), None, false);
@@ -383,7 +383,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_while_it_is_being_confirmed_is_not_confirmed() {
+    fn change_during_confirmation_stays_pending() {
         let mut changes = Changes::default();
         changes.note(key("q-1"), Some(1), None, false);
         changes.note(key("q-2"), Some(1), None, false);
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn removes_come_first_and_alone_where_there_is_no_room() {
+    fn removes_go_first_and_alone_in_full_store() {
         let mut changes = Changes::default();
         changes.note(key("q-1"), Some(1), None, false);
         changes.note(key("c-1"), None, None, true);

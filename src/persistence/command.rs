@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_publish_with_an_acknowledgement_has_a_packet_id() {
+    fn only_acknowledged_publish_has_packet_id() {
         let read = |token, qos| Command::read(&stored(token, qos, b"payload"), false);
         assert_eq!(read(7, 1), Some(Command::Publish(Some(7))));
         assert_eq!(read(65_535, 2), Some(Command::Publish(Some(65_535))));
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_is_cut_or_has_too_much_is_none() {
+    fn cut_or_overlong_command_is_rejected() {
         let whole = stored(7, 1, b"payload");
         for length in 0..whole.len() {
             assert_eq!(Command::read(&whole[..length], false), None, "{length}");
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn subscriptions_are_read_as_each_version_writes_them() {
+    fn subscriptions_of_each_version_are_read() {
         let qos = 1_i32.to_ne_bytes();
         let options = [&qos[..], b"MQSO\0\0\0\0\0\0\0\0", b"\0"].concat();
         let read =

@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_told_of_at_once_and_then_now_and_then() {
+    fn repeated_error_is_logged_at_once_then_throttled() {
         let mut complaints = Complaints::default();
         let start = Instant::now();
         let mut due = |kind, seconds| complaints.due(kind, start + Duration::from_secs(seconds));

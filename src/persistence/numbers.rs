@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sequence_starts_behind_its_widest_gap() {
+    fn sequence_starts_after_widest_gap() {
         for (numbers, first) in [
             (&[][..], None),
             (&[7], None),
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_a_place_for_all_behind_the_last_or_nothing_is_moved() {
+    fn records_are_relocated_after_last_or_not_at_all() {
         for (numbers, expected) in [
             (&[][..], None),
             (&[1, 2, 3], None),

@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_publish_is_read() {
+    fn publish_is_parsed() {
         let expected = Publish {
             qos: 1,
             packet_id: 7,
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_publish_at_qos_1_or_2_is_not() {
+    fn packet_other_than_qos_1_or_2_publish_is_rejected() {
         for value in [
             &b""[..],
             b"\x32",
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_packet_gets_another_id_and_stays_what_it_was() {
+    fn new_packet_id_leaves_rest_of_packet_unchanged() {
         let mut publish = b"\x3d\x0c\x00\x03a/b\x00\x07\x0021.5".to_vec();
         set_packet_id(&mut publish, 0xfffe).expect("a PUBLISH");
         assert_eq!(publish, b"\x3d\x0c\x00\x03a/b\xff\xfe\x0021.5");
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pubrel_is_read() {
+    fn pubrel_is_parsed() {
         assert_eq!(pubrel(b"\x62\x02\x00\x07", false), Some(7));
         assert_eq!(pubrel(b"\x62\x02\x00\x07", true), Some(7));
         assert_eq!(pubrel(b"\x62\x03\x00\x07\x92", true), Some(7));

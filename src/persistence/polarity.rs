@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paho_hears_zero_for_there_and_only_for_there() {
+    fn paho_gets_zero_for_present_key_only() {
         assert_eq!(c_hears(answer(true)), 0);
         assert_ne!(c_hears(answer(false)), 0);
     }

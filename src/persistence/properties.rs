@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_taken_as_a_whole() {
+    fn property_list_is_taken_whole() {
         assert_eq!(taken(&[0]), Some(1));
         assert_eq!(taken(b"\x02\x01\x00behind"), Some(3));
         assert_eq!(taken(b"\x05\x02\x00\x00\x00\x3c"), Some(6));
@@ -47,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_that_is_cut_or_unknown_is_none() {
+    fn cut_or_unknown_property_list_is_rejected() {
         for bytes in [
             &b""[..],
             b"\x02\x01",

@@ -80,14 +80,14 @@ mod tests {
     }
 
     #[test]
-    fn what_paho_writes_can_be_read() {
+    fn values_written_by_paho_are_read() {
         for key in KEYS {
             assert!(readable(key, &sample(key)), "{key}");
         }
     }
 
     #[test]
-    fn what_is_empty_cut_or_of_another_number_cannot() {
+    fn empty_cut_or_misnumbered_value_is_unreadable() {
         for key in KEYS {
             let value = sample(key);
             for length in 0..value.len() {
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_of_one_kind_is_none_of_another() {
+    fn record_of_one_kind_is_unreadable_as_other() {
         for key in ["c-7", "s-7", "sc-7", "q-7"] {
             for other in ["c-7", "s-7", "sc-7", "q-7"] {
                 assert_eq!(readable(key, &sample(other)), key == other, "{key} {other}");

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_whatever_pieces_they_come_in() {
+    fn values_are_read_from_pieces_of_any_size() {
         let large = vec![b'\n'; 3 * PIECE];
         let answer = [
             b"*4\r\n$3\r\na\r\n\r\n$-1\r\n$0\r\n\r\n$196608\r\n",
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_is_told_and_never_taken_for_one() {
+    fn malformed_reply_is_error_and_never_value() {
         for (answer, expected) in [
             (&b"-NOPERM no\r\n"[..], ErrorKind::Permission),
             (b"-OOM full\r\n", ErrorKind::OutOfMemory),

@@ -125,7 +125,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_bounded_memory_is_evicted_from() {
+    fn only_bounded_memory_is_evicted() {
         for (lines, evicts) in [
             ("maxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n", true),
             ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", false),

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn commands_are_packed_as_the_redis_crate_packs_them() {
+    fn commands_are_packed_as_by_redis_crate() {
         let mut commands = Commands::default();
         commands.add(&[b"HSET", b"hash", b"c-1", b"\r\n\0"]);
         commands.say(&["MULTI"]);

@@ -515,7 +515,7 @@ mod tests {
 
     /// A test that runs as root has every permission, so that this can only be made up.
     #[test]
-    fn a_socket_that_the_user_may_not_use_is_told_with_what_to_do() {
+    fn forbidden_socket_error_names_remedy() {
         let unix = SockAddr::unix("/run/redis.sock").expect("short");
         let tcp = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 6379)));
         for (address, told) in [(unix, true), (tcp, false)] {

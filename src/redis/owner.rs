@@ -150,13 +150,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_has_no_spaces_and_stays_apart_from_another() {
+    fn client_name_has_no_spaces_and_stays_unique() {
         assert_eq!(encoded("mqtt:a b:1883"), "mqtt:a%20b:1883");
         assert_eq!(encoded("50%=ü"), "50%25%3D%C3%BC");
     }
 
     #[test]
-    fn a_line_of_another_version_is_read_or_passed_over() {
+    fn client_line_of_other_version_is_read_or_skipped() {
         let line = "id=7 addr=127.0.0.1:9 laddr=x fd=8 name=paho age=3 idle=31 flags=N";
         let peer = Peer::read(line).expect("a client");
         assert_eq!((peer.id, peer.name, peer.age), (7, "paho", "3"));

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_is_named_in_the_words_of_each_version() {
+    fn denied_command_is_named_for_each_redis_version() {
         for words in [
             "NOPERM User meter has no permissions to run the 'hset' command",
             "NOPERM this user has no permissions to run the 'hset' command or its subcommand",
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pattern_of_a_key_is_that_of_the_prefix_or_the_key() {
+    fn key_pattern_is_prefix_or_key() {
         for words in [
             "NOPERM No permissions to access a key",
             "NOPERM this user has no permissions to access one of the keys used as arguments",

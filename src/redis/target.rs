@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_url_is_shown_without_its_user_and_password() {
+    fn url_is_shown_without_user_and_password() {
         for (url, shown) in [
             ("redis://127.0.0.1/", "redis://127.0.0.1:6379/0"),
             (
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_url_is_refused_without_telling_its_password() {
+    fn invalid_url_is_refused_without_showing_password() {
         for url in [
             "",
             "localhost",
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_part_of_a_url_that_is_wrong_is_named() {
+    fn invalid_part_of_url_is_named() {
         for (url, named) in [
             ("localhost", "no scheme"),
             ("127.0.0.1:6379", "no scheme"),
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_scheme_may_be_in_capitals() {
+    fn scheme_in_capitals_is_accepted() {
         for url in ["REDIS://host/", "Unix:///run/redis.sock"] {
             Target::parse(url).map(drop).expect(url);
         }

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_can_be_used_takes_the_place_of_what_was_read() {
+    fn unusable_file_does_not_replace_loaded_secret() {
         let folder = TempDir::new().expect("a folder");
         let [token, pair] = ["token", "pair"].map(|name| folder.path().join(name));
         fs::write(&token, "first").expect("written");

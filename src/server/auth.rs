@@ -168,7 +168,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_is_that_of_the_rfc() {
+    fn base64_matches_rfc_vectors() {
         for (plain, expected) in [
             ("", ""),
             ("f", "Zg=="),
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_expected_is_the_same() {
+    fn secret_equals_itself_only() {
         assert!(is_same(b"abc", b"abc"));
         for other in ["", "a", "ab", "abd", "abcabc", "abca", "xbc"] {
             assert!(!is_same(other.as_bytes(), b"abc"), "{other}");
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn each_of_several_lets_in_and_nothing_else_does() {
+    fn each_of_several_secrets_admits_and_no_other() {
         let both = Credentials::read(&[
             Secret::Token("t0ken".to_owned()),
             Secret::Basic("user:pass:word".to_owned()),

@@ -409,7 +409,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_the_script_writes_them() {
+    fn numbers_are_formatted_as_by_script() {
         for (number, text) in [
             (0.0, "0"),
             (999.0, "999"),
@@ -442,7 +442,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_from_a_program_is_escaped() {
+    fn program_text_is_escaped() {
         assert_eq!(
             Escaped("<b class=\"x\">'&'</b>").to_string(),
             "&lt;b class=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/b&gt;"

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_is_understood_without_its_query() {
+    fn head_is_parsed_without_query() {
         let head = b"GET /metrics?name=x HTTP/1.1\r\nHost: device\r\n\r\nbody";
         let request = read(head, 8192).expect("valid").expect("whole");
         assert_eq!(request.method, "GET");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn a_head_may_come_in_pieces() {
+    fn head_is_parsed_from_pieces() {
         let text = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
         let (last, rest) = text.split_last().expect("bytes");
         let mut head = Head::default();
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_proxy_would_be_asked_is_understood() {
+    fn absolute_target_for_proxy_is_parsed() {
         for (target, expected) in [
             ("http://device:9464/metrics?x", "/metrics"),
             ("https://device", "/"),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_head_is_told_by_the_status() {
+    fn malformed_head_gets_matching_status() {
         assert_eq!(status(b"GET / HTTP/1.1\r\nHost", 100), 0);
         assert_eq!(status(b"\x16\x03\x01\x02\x00\x01\x00", 100), 400);
         assert_eq!(status(b"GET / HTTP/1.1\r\nHost: device\r\n\r\n", 20), 431);
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_without_a_clear_end_is_refused() {
+    fn body_without_clear_end_is_refused() {
         for good in ["Content-Length: 4", "Transfer-Encoding: chunked"] {
             assert_eq!(with(good), 200, "{good}");
         }
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_accepted_where_it_is_named_and_not_refused() {
+    fn gzip_is_used_if_named_and_not_refused() {
         for (value, expected) in [
             ("gzip", true),
             ("GZIP", true),

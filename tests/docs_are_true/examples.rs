@@ -24,7 +24,7 @@ fn refused(options: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn publish_publishes() {
+fn publish_example_delivers_its_message() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let subscriber = Subscriber::start(&broker.url(), "example/#", 1);
     let output = Command::new(example("publish"))
@@ -40,7 +40,7 @@ fn publish_publishes() {
 }
 
 #[test]
-fn the_device_explains_itself() {
+fn device_help_names_options_and_exit_codes() {
     let output = device(&["--help"]);
     assert_eq!(output.status.code(), Some(0));
     let help = String::from_utf8(output.stdout).expect("text");
@@ -62,7 +62,7 @@ fn the_device_explains_itself() {
 }
 
 #[test]
-fn a_wrong_option_ends_the_device_with_2_and_is_named() {
+fn invalid_option_ends_device_with_2_and_is_named() {
     for (options, named) in [
         (&["--nonsense"][..], "--nonsense"),
         (&["--qos"], "--qos"),
@@ -90,7 +90,7 @@ fn a_wrong_option_ends_the_device_with_2_and_is_named() {
 }
 
 #[test]
-fn no_redis_ends_the_device_with_3_and_says_where() {
+fn missing_redis_ends_device_with_3_and_is_named() {
     let missing = "unix:///nonexistent/redis.sock";
     let (code, text) = refused(&["--redis", missing, "--listen", "none"]);
     assert_eq!(code, Some(3), "{text}");
@@ -101,7 +101,7 @@ fn no_redis_ends_the_device_with_3_and_says_where() {
 }
 
 #[test]
-fn the_end_of_a_device_that_logs_json_is_json_too() {
+fn failed_device_with_json_log_ends_in_json() {
     let missing = "unix:///nonexistent/redis.sock";
     let options = ["--redis", missing, "--listen", "none", "--log", "json"];
     let (code, text) = refused(&options);
@@ -139,7 +139,7 @@ fn one_reading(redis: &RedisServer, more: &[&str]) -> Server {
 }
 
 #[test]
-fn by_default_the_log_has_no_line_for_the_end_of_a_span() {
+fn default_log_has_no_span_end_lines() {
     let redis = RedisServer::start();
     let run = one_reading(&redis, &["--log", "json"]);
     let log = testkit::eventually(LIMIT, "the log is whole", || {
@@ -151,7 +151,7 @@ fn by_default_the_log_has_no_line_for_the_end_of_a_span() {
 }
 
 #[test]
-fn the_device_keeps_its_records_under_the_prefix() {
+fn device_stores_records_under_key_prefix() {
     let redis = RedisServer::start();
     one_reading(&redis, &["--key-prefix", "mqtt:"]);
     let keys: Vec<String> = redis::cmd("KEYS")
@@ -173,7 +173,7 @@ fn address_of(run: &Server) -> String {
 }
 
 #[test]
-fn the_device_serves_its_metrics_over_tls_to_those_who_bring_the_token() {
+fn prometheus_scrapes_device_over_tls_with_token() {
     use std::fs;
     use testkit::{
         Prometheus,
@@ -220,7 +220,7 @@ fn the_device_serves_its_metrics_over_tls_to_those_who_bring_the_token() {
 }
 
 #[test]
-fn a_port_in_use_ends_the_device_with_4_and_is_named() {
+fn port_in_use_ends_device_with_4_and_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = other.local_addr().expect("bound").to_string();
     let (code, text) = refused(&["--listen", &address]);
@@ -229,7 +229,7 @@ fn a_port_in_use_ends_the_device_with_4_and_is_named() {
 }
 
 #[test]
-fn each_call_is_a_line_of_json_when_asked_for() {
+fn each_call_is_json_line_at_debug_level() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let options = [
         "--log", "json", "--listen", "none", "--count", "3", "--rate", "100",
@@ -254,7 +254,7 @@ fn each_call_is_a_line_of_json_when_asked_for() {
 }
 
 #[test]
-fn the_status_line_counts_what_was_published_and_acknowledged() {
+fn status_line_counts_published_and_acknowledged() {
     let (redis, broker) = (RedisServer::start(), Mosquitto::start());
     let options = [
         "--listen", "none", "--count", "25", "--rate", "500", "--qos", "2",

@@ -54,7 +54,7 @@ fn first_column(behind: &str, title: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_table_of_metrics_is_what_is_registered() {
+fn metrics_table_matches_registered_metrics() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let mut persistence = MemoryPersistence::new().instrument(&metrics);
@@ -90,7 +90,7 @@ fn the_table_of_metrics_is_what_is_registered() {
 }
 
 #[test]
-fn the_table_of_the_lean_profile_is_what_it_has() {
+fn lean_profile_table_matches_its_series() {
     // Some begin with the first error.
     let mut present: BTreeSet<String> = families(true)
         .iter()
@@ -120,7 +120,7 @@ fn the_table_of_the_lean_profile_is_what_it_has() {
 }
 
 #[test]
-fn the_values_of_the_labels_are_those_in_the_text() {
+fn label_values_match_text() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let mut persistence = MemoryPersistence::new().instrument(&metrics);
@@ -146,7 +146,7 @@ fn the_values_of_the_labels_are_those_in_the_text() {
 }
 
 #[test]
-fn the_limits_of_the_server_are_those_in_the_table() {
+fn server_limits_match_table() {
     let defaults = format!("{:?}", MetricsServer::builder(Registry::new()));
     let limits = table("`MetricsServer::builder(registry)`", "option");
     for row in limits.iter().filter(|row| row[1] != "none") {
@@ -157,7 +157,7 @@ fn the_limits_of_the_server_are_those_in_the_table() {
 }
 
 #[test]
-fn the_table_of_errors_is_what_there_is() {
+fn error_table_matches_error_kinds() {
     let kinds: Vec<_> = ErrorKind::ALL
         .iter()
         .map(|kind| kind.as_str().to_owned())
@@ -175,7 +175,7 @@ fn setters(source: &str) -> Vec<String> {
 }
 
 #[test]
-fn the_tables_of_options_are_what_can_be_set() {
+fn option_tables_match_builder_methods() {
     for (builder, source) in [
         (
             "`RedisPersistence::builder()`",
@@ -199,7 +199,7 @@ fn the_tables_of_options_are_what_can_be_set() {
 }
 
 #[test]
-fn the_defaults_of_the_redis_options_are_those_in_the_table() {
+fn redis_option_defaults_match_table() {
     let defaults = format!("{:?}", RedisPersistence::builder());
     for row in table("`RedisPersistence::builder()`", "option") {
         let option = code(&row[0]).remove(0);
@@ -217,7 +217,7 @@ fn the_defaults_of_the_redis_options_are_those_in_the_table() {
 }
 
 #[test]
-fn the_table_of_features_is_that_of_the_manifest() {
+fn feature_table_matches_manifest() {
     let manifest = include_str!("../../Cargo.toml");
     let (_, features) = manifest.split_once("[features]\n").expect("features");
     let (features, _) = features.split_once("\n\n").expect("an end");
@@ -291,7 +291,7 @@ fn everything(redis: &RedisServer, rights: &[String], password: &str) -> paho_mq
 }
 
 #[test]
-fn the_rights_are_enough_and_none_is_too_many() {
+fn acl_rights_are_sufficient_and_minimal() {
     let redis = RedisServer::start();
     let (all, password) = rights();
     let lacks_something = |rights: &[String]| {
@@ -317,7 +317,7 @@ fn between(start: &str, end: &str) -> &'static str {
 }
 
 #[test]
-fn the_acl_file_lets_the_url_in_and_nobody_else() {
+fn acl_file_admits_documented_url_only() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("users.acl");
     let users = between("```text\nuser", "```");
@@ -341,7 +341,7 @@ fn the_acl_file_lets_the_url_in_and_nobody_else() {
 }
 
 #[test]
-fn the_redis_configuration_works_and_keeps_its_word() {
+fn redis_configuration_works_with_documented_settings() {
     let conf = testkit::repository().join("examples/redis.conf");
     let redis = RedisServer::configured(&conf);
     let mut raw = redis.connection();

@@ -9,7 +9,7 @@ fn unit(name: &str) -> String {
 }
 
 #[test]
-fn systemd_understands_the_units() {
+fn units_pass_systemd_verification() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["mqtt-redis.service", "mqtt-device.service"] {
         // What is to be installed there is none of a test's business.
@@ -27,7 +27,7 @@ fn systemd_understands_the_units() {
 }
 
 #[test]
-fn the_program_comes_after_redis_and_goes_before_it_and_not_with_it() {
+fn device_unit_starts_after_redis_without_requiring() {
     let device = unit("mqtt-device.service");
     let lines: Vec<&str> = device.lines().collect();
     assert!(lines.contains(&"Wants=mqtt-redis.service"));
@@ -42,7 +42,7 @@ fn the_program_comes_after_redis_and_goes_before_it_and_not_with_it() {
 }
 
 #[test]
-fn the_program_takes_the_options_of_its_unit() {
+fn device_takes_options_of_its_unit() {
     let device = unit("mqtt-device.service");
     let command = device
         .lines()

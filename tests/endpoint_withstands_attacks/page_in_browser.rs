@@ -115,7 +115,7 @@ const WAITING: &str = "[data-client='device-1'] dd[data-m='records']";
 const STATE: &str = "[data-client='device-1'] .state";
 
 #[test]
-fn a_browser_sees_the_numbers_move_on_a_phone_and_on_a_wall() {
+fn numbers_update_in_place_on_phone_and_wall_display() {
     let page = Page::new();
     let mut persistence = page.client("device-1");
     page.told("device-1", &StoreEvent::Opened { quarantined: 0 });
@@ -170,7 +170,7 @@ fn a_browser_sees_the_numbers_move_on_a_phone_and_on_a_wall() {
 }
 
 #[test]
-fn a_state_that_changes_is_read_out() {
+fn state_change_is_announced_to_screen_readers() {
     let page = Page::new();
     page.told("device-1", &StoreEvent::Opened { quarantined: 0 });
     let mut browser = Chromium::start(800, 600);
@@ -217,7 +217,7 @@ fn a_state_that_changes_is_read_out() {
 }
 
 #[test]
-fn without_scripts_it_shows_the_state_all_the_same() {
+fn page_without_scripts_shows_state() {
     let page = Page::new();
     let mut persistence = page.client("device-1");
     put(&mut persistence, 1);
@@ -237,7 +237,7 @@ fn without_scripts_it_shows_the_state_all_the_same() {
 }
 
 #[test]
-fn names_are_text_whatever_is_in_them() {
+fn client_name_with_markup_is_shown_as_text() {
     const NAME: &str = "<script>document.title='x'</script><img src=x onerror=alert(1)>\"'&\\\n{}";
     let page = Page::new();
     let _persistence = page.client(NAME);
@@ -259,7 +259,7 @@ fn names_are_text_whatever_is_in_them() {
 }
 
 #[test]
-fn everything_that_is_told_is_told_to_those_who_do_not_see_it() {
+fn page_structure_is_accessible() {
     let page = Page::new();
     let _persistence = page.client("device-1");
     let mut browser = Chromium::start(800, 600);
@@ -282,7 +282,7 @@ fn everything_that_is_told_is_told_to_those_who_do_not_see_it() {
 }
 
 #[test]
-fn it_is_small_and_loads_nothing_and_the_policy_says_so() {
+fn page_is_small_and_loads_nothing_by_policy() {
     let page = Page::new();
     let clients: Vec<_> = ["one", "two"].map(|id| page.client(id)).into();
     let answer = page.get();
@@ -343,7 +343,7 @@ fn sha256(text: &str) -> String {
 }
 
 #[test]
-fn behind_a_password_the_page_works_as_well() {
+fn page_behind_password_updates_itself() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).unwrap();
     metrics.on_event("device-1", &StoreEvent::Opened { quarantined: 0 });
@@ -368,7 +368,7 @@ fn behind_a_password_the_page_works_as_well() {
 /// The pictures of the README: `cargo test --features server --test page -- --ignored`.
 #[test]
 #[ignore = "it takes a minute, and what it gives is looked at by people"]
-fn pictures_of_a_device_at_work() {
+fn pictures_of_device_at_work() {
     let page = Page::new();
     let _busy = [
         Busy::start(page.client("pump-17")),

@@ -62,7 +62,7 @@ fn refused(bound: Result<MetricsServer, Error>, kind: ErrorKind, named: &str) {
 }
 
 #[test]
-fn nothing_is_served_without_the_token() {
+fn request_without_token_is_refused() {
     let (registry, _persistence) = registry();
     let builder = MetricsServer::builder(registry).bearer_token("t0ken");
     let server = builder.bind(ANY).unwrap();
@@ -106,7 +106,7 @@ fn nothing_is_served_without_the_token() {
 }
 
 #[test]
-fn a_browser_is_asked_for_user_and_password() {
+fn missing_password_is_challenged_with_basic_auth() {
     let builder = MetricsServer::builder(registry().0).basic_auth("me", "pass:wörd");
     let server = builder.bind(ANY).unwrap();
     let asked = with(&server, "");
@@ -123,7 +123,7 @@ fn a_browser_is_asked_for_user_and_password() {
 }
 
 #[test]
-fn secrets_come_from_files_too_and_each_of_them_lets_in() {
+fn each_secret_from_files_grants_access() {
     let folder = TempDir::new().unwrap();
     let token = folder.path().join("token");
     let pair = folder.path().join("pair");
@@ -145,7 +145,7 @@ fn secrets_come_from_files_too_and_each_of_them_lets_in() {
 }
 
 #[test]
-fn a_token_that_has_changed_counts_without_a_restart() {
+fn changed_token_file_applies_without_restart() {
     let folder = TempDir::new().unwrap();
     let token = folder.path().join("token");
     fs::write(&token, "first\n").unwrap();
@@ -164,7 +164,7 @@ fn a_token_that_has_changed_counts_without_a_restart() {
 }
 
 #[test]
-fn a_secret_that_cannot_be_used_is_refused_and_not_shown() {
+fn unusable_secret_is_refused_and_not_shown() {
     let folder = TempDir::new().unwrap();
     let missing = folder.path().join("missing");
     let empty = folder.path().join("empty");
@@ -215,7 +215,7 @@ fn a_secret_that_cannot_be_used_is_refused_and_not_shown() {
 }
 
 #[test]
-fn who_accepts_gzip_gets_the_same_compressed() {
+fn gzip_client_gets_same_text_compressed() {
     let registry = Registry::new();
     let sizes = IntGaugeVec::new(Opts::new("sizes", "Sizes."), &["room"]).unwrap();
     registry.register(Box::new(sizes.clone())).unwrap();
@@ -263,7 +263,7 @@ fn who_accepts_gzip_gets_the_same_compressed() {
 }
 
 #[test]
-fn every_answer_has_the_headers_that_a_browser_heeds() {
+fn every_response_has_security_headers() {
     let server = MetricsServer::bind(ANY, registry().0).unwrap();
     for line in [
         "GET /metrics",
@@ -289,7 +289,7 @@ fn every_answer_has_the_headers_that_a_browser_heeds() {
 }
 
 #[test]
-fn it_is_ready_while_every_store_is_up() {
+fn readiness_follows_state_of_every_store() {
     let registry = Registry::new();
     let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
     let ready = || sent(server.local_addr(), &request("GET /-/ready", ""));
@@ -352,7 +352,7 @@ fn faulty(fault: impl Fn() -> Vec<MetricFamily> + Send + Sync + 'static) -> Regi
 }
 
 #[test]
-fn a_collector_that_panics_gives_500_and_leaves_the_server_standing() {
+fn panicking_collector_gives_500_and_server_survives() {
     let panics = Arc::new(AtomicBool::new(true));
     let switch = Arc::clone(&panics);
     let registry = faulty(move || {
@@ -373,7 +373,7 @@ fn a_collector_that_panics_gives_500_and_leaves_the_server_standing() {
 }
 
 #[test]
-fn a_collector_that_gives_nonsense_gives_500() {
+fn invalid_collector_output_gives_500() {
     // A family without a name cannot be written.
     let registry = faulty(|| {
         let mut family = MetricFamily::default();
@@ -386,7 +386,7 @@ fn a_collector_that_gives_nonsense_gives_500() {
 }
 
 #[test]
-fn a_collector_that_never_ends_holds_up_neither_the_rest_nor_the_end() {
+fn endless_collector_blocks_neither_others_nor_drop() {
     const TIMEOUT: Duration = Duration::from_millis(200);
     let (_never, waits) = mpsc::channel::<()>();
     let waits = std::sync::Mutex::new(waits);
@@ -417,7 +417,7 @@ fn over(path: &Path) -> String {
 }
 
 #[test]
-fn it_serves_on_a_unix_socket_with_its_permissions() {
+fn unix_socket_is_served_with_its_permissions() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("metrics.sock");
     for mode in [0o600, 0o660, 0o666] {
@@ -434,7 +434,7 @@ fn it_serves_on_a_unix_socket_with_its_permissions() {
 }
 
 #[test]
-fn a_unix_socket_is_taken_over_when_nobody_listens_there() {
+fn unix_socket_is_replaced_only_if_nobody_listens() {
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("metrics.sock");
     let builder = || MetricsServer::builder(registry().0);
@@ -476,7 +476,7 @@ fn a_unix_socket_is_taken_over_when_nobody_listens_there() {
 }
 
 #[test]
-fn answers_to_requests_that_follow_one_another_on_a_connection_are_one() {
+fn pipelined_requests_get_one_response() {
     let server = MetricsServer::bind(ANY, registry().0).unwrap();
     let answer = sent(server.local_addr(), &REQUEST.repeat(50));
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
@@ -484,7 +484,7 @@ fn answers_to_requests_that_follow_one_another_on_a_connection_are_one() {
 }
 
 #[test]
-fn a_peer_that_is_gone_does_not_end_the_program() {
+fn reset_connections_do_not_end_program() {
     let server = MetricsServer::bind(ANY, registry().0).unwrap();
     for _ in 0..200 {
         let mut stream = connected(server.local_addr());
@@ -499,7 +499,7 @@ fn a_peer_that_is_gone_does_not_end_the_program() {
 }
 
 #[test]
-fn answers_that_nobody_reads_are_not_kept_without_end() {
+fn unread_long_responses_are_dropped_for_new_ones() {
     const LENGTH: usize = 8 << 20;
     let registry = Registry::new();
     let counter = IntCounter::new("long_total", "x".repeat(LENGTH)).unwrap();

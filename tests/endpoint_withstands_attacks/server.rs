@@ -41,7 +41,7 @@ fn builder() -> MetricsServerBuilder {
 }
 
 #[test]
-fn the_page_is_what_the_registry_has_at_that_moment() {
+fn metrics_page_shows_current_registry_values() {
     let (registry, counter) = registry();
     let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
     for _ in 0..3 {
@@ -63,7 +63,7 @@ fn the_page_is_what_the_registry_has_at_that_moment() {
 }
 
 #[test]
-fn an_answer_says_how_long_it_is_and_that_the_connection_closes() {
+fn response_has_length_and_closes_connection() {
     let server = builder().bind(ANY).unwrap();
     let request = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
     let answer = sent(server.local_addr(), request);
@@ -75,7 +75,7 @@ fn an_answer_says_how_long_it_is_and_that_the_connection_closes() {
 }
 
 #[test]
-fn a_query_and_a_body_are_passed_over() {
+fn query_and_body_are_ignored() {
     let server = builder().bind(ANY).unwrap();
     let (status, _, body) = http_get(server.local_addr(), "/metrics?name[]=up");
     assert_eq!((status, body.contains("readings_total 7")), (200, true));
@@ -85,7 +85,7 @@ fn a_query_and_a_body_are_passed_over() {
 }
 
 #[test]
-fn head_gives_the_same_head_and_no_body() {
+fn head_request_gets_same_headers_without_body() {
     let server = builder().bind(ANY).unwrap();
     let request = |method| format!("{method} /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
     let get = sent(server.local_addr(), request("GET").as_bytes());
@@ -100,7 +100,7 @@ fn head_gives_the_same_head_and_no_body() {
 }
 
 #[test]
-fn what_is_not_served_is_told_by_the_status() {
+fn unserved_request_gets_matching_status() {
     let server = builder().bind(ANY).unwrap();
     let address = server.local_addr();
     let request = |line: &str| {
@@ -143,7 +143,7 @@ fn what_is_not_served_is_told_by_the_status() {
 }
 
 #[test]
-fn a_head_that_is_too_long_is_refused_however_it_comes() {
+fn overlong_head_is_refused_whole_or_in_pieces() {
     let server = builder().max_head_bytes(256).bind(ANY).unwrap();
     let address = server.local_addr();
     let head = |padding: usize| {
@@ -170,7 +170,7 @@ fn a_head_that_is_too_long_is_refused_however_it_comes() {
 }
 
 #[test]
-fn the_head_may_be_eight_kibibytes_long_by_default() {
+fn head_limit_is_8_kib_by_default() {
     let server = builder().bind(ANY).unwrap();
     let head = |padding: usize| {
         let padding = "x".repeat(padding);
@@ -184,7 +184,7 @@ fn the_head_may_be_eight_kibibytes_long_by_default() {
 }
 
 #[test]
-fn half_a_head_is_refused_when_its_time_is_over() {
+fn incomplete_head_times_out_with_408() {
     const TIMEOUT: Duration = Duration::from_millis(200);
     let server = builder().request_timeout(TIMEOUT).bind(ANY).unwrap();
     for half in ["", "GET /metrics HTTP/1.1\r\nHost: device\r\n"] {
@@ -197,7 +197,7 @@ fn half_a_head_is_refused_when_its_time_is_over() {
 }
 
 #[test]
-fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
+fn trickled_head_gets_no_extra_time() {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let server = builder().request_timeout(TIMEOUT).bind(ANY).unwrap();
     let started = Instant::now();
@@ -263,7 +263,7 @@ impl Gate {
 }
 
 #[test]
-fn one_connection_too_many_is_refused_while_all_others_are_served() {
+fn excess_connection_is_refused_while_others_are_busy() {
     let (registry, gate, has_entered) = Gate::closed();
     let server = MetricsServer::builder(registry)
         .max_connections(2)
@@ -296,7 +296,7 @@ fn one_connection_too_many_is_refused_while_all_others_are_served() {
 }
 
 #[test]
-fn one_that_has_not_asked_gives_its_place_to_another() {
+fn idle_connection_is_evicted_for_new_one() {
     let server = builder()
         .max_connections(2)
         .request_timeout(LIMIT)
@@ -316,7 +316,7 @@ fn one_that_has_not_asked_gives_its_place_to_another() {
 }
 
 #[test]
-fn connections_from_one_address_do_not_drive_out_those_of_another() {
+fn flood_from_one_address_does_not_evict_another() {
     let server = builder()
         .max_connections(4)
         .request_timeout(LIMIT)
@@ -339,7 +339,7 @@ fn connections_from_one_address_do_not_drive_out_those_of_another() {
 }
 
 #[test]
-fn requests_at_the_same_time_are_all_served() {
+fn concurrent_requests_are_all_served() {
     let server = builder().bind(ANY).unwrap();
     let address = server.local_addr();
     let mut streams: Vec<_> = (0..16).map(|_| connected(address)).collect();
@@ -354,7 +354,7 @@ fn requests_at_the_same_time_are_all_served() {
 }
 
 #[test]
-fn port_zero_tells_the_real_port() {
+fn port_zero_reports_actual_port() {
     let one = builder().bind(ANY).unwrap();
     let other = builder().bind(ANY).unwrap();
     assert!(one.local_addr().ip().is_loopback());
@@ -366,7 +366,7 @@ fn port_zero_tells_the_real_port() {
 }
 
 #[test]
-fn it_serves_over_ipv6_too() {
+fn ipv6_loopback_is_served() {
     let server = builder()
         .bind("[::1]:0")
         .expect("the loopback interface has the address ::1; enable IPv6 on it");
@@ -375,7 +375,7 @@ fn it_serves_over_ipv6_too() {
 }
 
 #[test]
-fn the_first_address_that_can_be_bound_is_served() {
+fn first_bindable_address_is_served() {
     let taken = builder().bind(ANY).unwrap();
     let addresses = [taken.local_addr(), "127.0.0.1:0".parse().unwrap()];
     let server = builder().bind(&addresses[..]).unwrap();
@@ -384,7 +384,7 @@ fn the_first_address_that_can_be_bound_is_served() {
 }
 
 #[test]
-fn dropping_it_frees_the_port_at_once() {
+fn drop_frees_port_at_once() {
     // No other test uses this address of the loopback, so that none gets the port while it is free.
     let mut address: SocketAddr = "127.0.0.2:0".parse().unwrap();
     for _ in 0..10 {
@@ -399,7 +399,7 @@ fn dropping_it_frees_the_port_at_once() {
 }
 
 #[test]
-fn dropping_it_ends_open_connections_and_does_not_wait_for_them() {
+fn drop_closes_open_connections_without_waiting() {
     let server = builder()
         .request_timeout(Duration::from_secs(3600))
         // No other test uses this address of the loopback, so that none gets the port while it is free.
@@ -429,7 +429,7 @@ fn dropping_it_ends_open_connections_and_does_not_wait_for_them() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_loses_its_place_in_time() {
+fn stalled_reader_is_dropped_after_response_timeout() {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let registry = Registry::new();
     // More than the buffers of both sides can take.
@@ -465,7 +465,7 @@ fn a_reader_that_does_not_read_loses_its_place_in_time() {
 }
 
 #[test]
-fn nothing_of_a_request_comes_back() {
+fn request_content_is_never_echoed() {
     const MARK: &str = "Zq7xKv2w";
     let server = builder()
         .max_head_bytes(512)
@@ -497,7 +497,7 @@ fn nothing_of_a_request_comes_back() {
 }
 
 #[test]
-fn a_peer_that_comes_and_goes_does_no_harm() {
+fn short_lived_connections_leave_server_serving() {
     let server = builder().max_connections(4).bind(ANY).unwrap();
     let address = server.local_addr();
     for turn in 0..100 {

@@ -91,7 +91,7 @@ fn scrape(address: SocketAddr, config: &Arc<ClientConfig>) -> io::Result<String>
 }
 
 #[test]
-fn metrics_are_served_over_tls_and_not_without() {
+fn metrics_are_served_over_tls_and_not_in_plain_text() {
     let folder = folder();
     let server = served(folder.path())
         .bearer_token("t0ken")
@@ -119,7 +119,7 @@ fn metrics_are_served_over_tls_and_not_without() {
 }
 
 #[test]
-fn a_long_answer_arrives_whole() {
+fn long_response_over_tls_arrives_whole() {
     let folder = folder();
     let help = "x".repeat(3 << 20);
     let server = builder(&help)
@@ -134,7 +134,7 @@ fn a_long_answer_arrives_whole() {
 }
 
 #[test]
-fn a_certificate_that_has_been_renewed_is_shown_without_a_restart() {
+fn renewed_certificate_is_used_without_restart() {
     let folder = folder();
     let server = served(folder.path()).bind(ANY).unwrap();
     let client = client(folder.path(), None);
@@ -156,7 +156,7 @@ fn a_certificate_that_has_been_renewed_is_shown_without_a_restart() {
 }
 
 #[test]
-fn only_those_with_a_certificate_are_let_in_where_one_is_asked_for() {
+fn client_without_trusted_certificate_is_refused() {
     let folder = folder();
     let server = served(folder.path())
         .tls_client_authority(folder.path().join("trusted.crt"))
@@ -183,7 +183,7 @@ fn refused(builder: MetricsServerBuilder, named: &[&str]) {
 }
 
 #[test]
-fn files_that_cannot_be_used_are_named() {
+fn unusable_tls_files_are_named_in_error() {
     let folder = folder();
     let file = |name: &str| folder.path().join(name);
     let tls = |certificate, key| builder("Readings.").tls(file(certificate), file(key));
@@ -221,7 +221,7 @@ fn files_that_cannot_be_used_are_named() {
 }
 
 #[test]
-fn half_a_handshake_has_its_time_and_gives_its_place_away() {
+fn half_handshake_is_evicted_or_times_out() {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let folder = folder();
     let server = served(folder.path())

@@ -78,7 +78,7 @@ fn now() -> f64 {
 }
 
 #[test]
-fn what_is_scraped_while_the_link_is_broken_arrives_when_it_is_back() {
+fn samples_of_link_outage_arrive_after_it() {
     const STATE: &str = r#"mqtt_persistence_records{instance="example-device",kind="command"}"#;
     let dir = TempDir::new().expect("a folder");
     let mut device = Device::start("a", true);
@@ -176,7 +176,7 @@ fn post(prometheus: &Prometheus, body: &[u8]) -> String {
 }
 
 #[test]
-fn samples_of_an_outage_of_hours_are_taken_with_the_provisioned_limit_and_not_without() {
+fn samples_hours_late_need_provisioned_limit() {
     const NAME: &str = "mqtt_persistence_records";
     for takes_late in [true, false] {
         let dir = TempDir::new().expect("a folder");

@@ -81,7 +81,7 @@ fn jobs(servers: [SocketAddr; 4], token: &str, tls_configs: &[Value; 2]) -> [Job
 }
 
 #[test]
-fn prometheus_is_let_in_with_what_is_asked_for_and_not_without() {
+fn prometheus_is_admitted_with_right_credentials_only() {
     let folder = TempDir::new().unwrap();
     let file = |name: &str| folder.path().join(name).display().to_string();
     make_authority(folder.path(), "authority");

@@ -352,14 +352,14 @@ fn pointer(board: &Dashboard, title: &str) -> String {
 }
 
 #[test]
-fn nothing_is_wrong_with_the_dashboards() {
+fn dashboards_pass_linter() {
     for board in Dashboard::all() {
         assert_eq!(complaints(&board), [""; 0], "{}", board.file);
     }
 }
 
 #[test]
-fn every_registered_metric_is_on_the_board_of_a_device() {
+fn every_registered_metric_is_on_device_board() {
     let board = Dashboard::load("device");
     let queries = board.queries();
     let read: BTreeSet<String> = queries
@@ -377,7 +377,7 @@ fn every_registered_metric_is_on_the_board_of_a_device() {
 }
 
 #[test]
-fn the_board_of_the_fleet_reads_recorded_series_only() {
+fn fleet_board_reads_recorded_series_only() {
     for query in Dashboard::load("fleet").queries() {
         for selector in selectors(&query.expression) {
             assert!(
@@ -391,7 +391,7 @@ fn the_board_of_the_fleet_reads_recorded_series_only() {
 }
 
 #[test]
-fn each_exception_is_of_a_panel_that_needs_it() {
+fn each_linter_exception_is_needed_by_its_panel() {
     let exceptions = RULES.map(|rule| excused(rule).into_iter().map(move |panel| (rule, panel)));
     for (rule, (board, panel)) in exceptions.into_iter().flatten() {
         let boards = Dashboard::all();
@@ -419,7 +419,7 @@ fn each_exception_is_of_a_panel_that_needs_it() {
 }
 
 #[test]
-fn a_renamed_metric_is_noticed() {
+fn linter_reports_renamed_metric() {
     let board = Dashboard::load("device");
     let at = pointer(&board, "Calls under way");
     let expression = text(board.json.pointer(&at).expect("a query")).to_owned();
@@ -432,7 +432,7 @@ fn a_renamed_metric_is_noticed() {
 }
 
 #[test]
-fn a_missing_matcher_is_noticed() {
+fn linter_reports_missing_matcher() {
     let board = Dashboard::load("device");
     let at = pointer(&board, "Records by kind");
     let expression = text(board.json.pointer(&at).expect("a query"));
@@ -447,7 +447,7 @@ fn a_missing_matcher_is_noticed() {
 }
 
 #[test]
-fn every_other_fault_is_noticed() {
+fn linter_reports_each_fault_of_board() {
     for (pointer, value, complaint) in [
         ("/editable", json!(true), "it can be edited"),
         ("/uid", json!("another"), "not its uid"),
@@ -524,7 +524,7 @@ fn every_other_fault_is_noticed() {
 }
 
 #[test]
-fn faults_of_queries_are_noticed() {
+fn linter_reports_each_fault_of_query() {
     let wrong = |expression: &str| wrong_query(expression, &[]).collect::<Vec<_>>().join("; ");
     let errors = format!("mqtt_persistence_operation_errors_total{{{BOTH_MATCHERS}}}");
     let bucket = "mqtt_persistence_operation_duration_seconds_bucket";
@@ -542,7 +542,7 @@ fn faults_of_queries_are_noticed() {
 }
 
 #[test]
-fn selectors_are_found_wherever_they_are() {
+fn selectors_are_found_anywhere_in_expression() {
     let found = |expression: &str| {
         let selectors = selectors(expression).into_iter();
         selectors

@@ -12,17 +12,17 @@ use testkit::{
 const SCRAPE_LIMIT: Duration = Duration::from_secs(30);
 
 #[test]
-fn promtool_finds_nothing_wrong_with_the_stored_exposition() {
+fn stored_exposition_passes_promtool() {
     promtool_check_metrics(include_str!("../exposition.txt")).expect("clean");
 }
 
 #[test]
-fn promtool_would_find_something_wrong() {
+fn invalid_exposition_fails_promtool() {
     promtool_check_metrics("# TYPE wrong counter\nwrong 1\n").expect_err("no _total, no help");
 }
 
 #[test]
-fn a_device_is_scraped_and_its_backlog_can_be_queried() {
+fn scraped_device_shows_growing_and_drained_backlog() {
     let (redis, mut broker) = (RedisServer::start(), Mosquitto::start());
     let options = ["--rate", "200", "--client-id", "scraped"];
     let device = Device::new(&broker.url(), &redis.url(), &options);

@@ -40,7 +40,7 @@ fn alerts(names: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
-fn alerts_fire_for_the_devices_that_have_something_and_resolve() {
+fn alerts_fire_for_affected_devices_only_and_resolve() {
     let fleet = Fleet::start(DEVICES, true, PAUSE);
     let observer = Observer::start(&fleet.targets, FACTOR);
     let started = Instant::now();

@@ -510,7 +510,7 @@ fn is_inhibited(alertmanager: &Alertmanager, name: &str, instance: &str) -> Opti
 }
 
 #[test]
-fn an_outage_is_on_the_boards_and_fires_alerts_that_resolve() {
+fn outage_shows_on_boards_and_its_alerts_resolve() {
     let mut fleet = Fleet::start();
     let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
     let prometheus = Prometheus::with_rules(&fleet.targets(), FACTOR, &alertmanager.address());

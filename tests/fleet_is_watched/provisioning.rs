@@ -61,7 +61,7 @@ fn yaml(path: &Path) -> Value {
 }
 
 #[test]
-fn prometheus_finds_its_configuration_its_rules_and_its_targets() {
+fn prometheus_loads_provisioned_rules_and_targets() {
     let root = provisioned();
     let config = root.path().join("etc/prometheus/prometheus.yml");
     run(Command::new("promtool")
@@ -82,7 +82,7 @@ fn prometheus_finds_its_configuration_its_rules_and_its_targets() {
 }
 
 #[test]
-fn prometheus_asks_a_service_for_its_targets_where_the_lines_for_it_are_put_in() {
+fn prometheus_takes_targets_from_http_service() {
     let root = provisioned();
     let config = root.path().join("etc/prometheus/prometheus.yml");
     let list = r#"[{"targets": ["127.0.0.1:1"], "labels": {"instance": "from the service"}}]"#;
@@ -106,7 +106,7 @@ fn prometheus_asks_a_service_for_its_targets_where_the_lines_for_it_are_put_in()
 }
 
 #[test]
-fn the_agent_of_a_device_takes_its_configuration_and_systemd_its_unit() {
+fn prometheus_agent_takes_its_config_and_unit() {
     let folder = testkit::repository().join("dashboards/provisioning/agent");
     run(Command::new("promtool")
         .args(["check", "config", "--agent", "--syntax-only"])
@@ -136,14 +136,14 @@ fn the_agent_of_a_device_takes_its_configuration_and_systemd_its_unit() {
 }
 
 #[test]
-fn alertmanager_takes_its_configuration() {
+fn prometheus_alertmanager_takes_its_config() {
     let root = provisioned();
     let config = root.path().join("etc/prometheus/alertmanager.yml");
     run(Command::new("amtool").arg("check-config").arg(config));
 }
 
 #[test]
-fn grafana_is_told_where_the_boards_are_and_which_data_source_to_take() {
+fn grafana_provisioning_names_boards_and_data_source() {
     let root = provisioned();
     let provisioning = root.path().join("etc/grafana/provisioning");
     let provider = yaml(&provisioning.join("dashboards/mqtt-persistence.yml"));
@@ -173,7 +173,7 @@ fn grafana_is_told_where_the_boards_are_and_which_data_source_to_take() {
 }
 
 #[test]
-fn what_was_there_before_is_kept_however_often_it_is_done() {
+fn existing_files_survive_repeated_provisioning() {
     let root = provisioned();
     let folder = root.path().join("etc/prometheus");
     let own = [

@@ -71,7 +71,7 @@ fn unknown_names(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn the_rules_read_what_there_is() {
+fn rules_read_known_series_only() {
     let known = known();
     for rule in load() {
         for selector in selectors(text(&rule["expr"])) {
@@ -86,7 +86,7 @@ fn the_rules_read_what_there_is() {
 }
 
 #[test]
-fn every_recorded_series_is_read_by_something() {
+fn every_recorded_series_is_read() {
     let used = used();
     let unread: Vec<String> = recorded()
         .into_iter()
@@ -96,7 +96,7 @@ fn every_recorded_series_is_read_by_something() {
 }
 
 #[test]
-fn recorded_series_are_named_by_level_metric_and_operations() {
+fn recorded_series_are_named_level_metric_operations() {
     for series in recorded() {
         let parts: Vec<&str> = series.split(':').collect();
         assert_eq!(parts.len(), 3, "{series}");
@@ -112,7 +112,7 @@ fn recorded_series_are_named_by_level_metric_and_operations() {
 }
 
 #[test]
-fn documents_and_rules_name_no_other_metric() {
+fn documents_and_rules_name_known_metrics_only() {
     let readme = include_str!("../../README.md").to_owned();
     for (what, text) in [
         ("README.md", readme),
@@ -125,14 +125,14 @@ fn documents_and_rules_name_no_other_metric() {
 }
 
 #[test]
-fn a_renamed_metric_in_a_document_is_noticed() {
+fn renamed_metric_in_document_is_reported() {
     let text = "`mqtt_persistence_records` and job:mqtt_persistence_records:total";
     let expected = BTreeSet::from(["job:mqtt_persistence_records:total".to_owned()]);
     assert_eq!(unknown_names(text), expected);
 }
 
 #[test]
-fn each_alert_says_what_whom_and_how_bad_and_where_to_read_on() {
+fn each_alert_has_labels_summary_board_and_runbook() {
     for alert in alerts() {
         let (name, labels, annotations) = (name(&alert), &alert["labels"], &alert["annotations"]);
         assert!(name.starts_with("MqttPersistence"), "{name}");
@@ -168,7 +168,7 @@ fn each_alert_says_what_whom_and_how_bad_and_where_to_read_on() {
 }
 
 #[test]
-fn each_alert_has_a_section_in_the_runbooks_and_each_section_an_alert() {
+fn runbook_sections_and_alerts_match() {
     let runbooks = read("runbooks.md");
     let mut sections = BTreeSet::new();
     for section in runbooks.split("\n### ").skip(1) {
@@ -193,7 +193,7 @@ fn each_alert_has_a_section_in_the_runbooks_and_each_section_an_alert() {
 }
 
 #[test]
-fn panels_that_the_runbooks_name_are_on_a_board() {
+fn panels_named_in_runbooks_are_on_some_board() {
     let boards = Dashboard::all();
     let mut titles: Vec<String> = boards
         .iter()
@@ -252,7 +252,7 @@ fn tested(tests: &Value) -> BTreeMap<String, (bool, bool)> {
 }
 
 #[test]
-fn each_alert_has_a_firing_and_a_quiet_case() {
+fn each_alert_has_firing_and_quiet_test_case() {
     let tested = tested(&yaml(TESTS[1]));
     for alert in alerts() {
         let name = format!("{} {}", name(&alert), alert["labels"]["severity"]);
@@ -291,7 +291,7 @@ fn a_rule_that_has_changed_its_mind_fails_its_unit_tests() {
 }
 
 #[test]
-fn no_time_is_forgotten_when_the_rules_are_shortened() {
+fn shortened_rules_keep_no_original_time() {
     let folder = tempfile::tempdir().expect("a folder");
     testkit::rules::shorten(100, folder.path());
     for file in FILES {
@@ -351,7 +351,7 @@ fn matches(matchers: &str, labels: &BTreeMap<String, String>) -> bool {
 }
 
 #[test]
-fn the_lean_profile_has_what_rules_read() {
+fn lean_profile_has_series_that_rules_read() {
     const EXCEPT: [&str; 4] = [
         // The rules know that these may begin later.
         "mqtt_persistence_operation_errors_total",
@@ -374,7 +374,7 @@ fn the_lean_profile_has_what_rules_read() {
 }
 
 #[test]
-fn the_readme_names_the_panels_to_which_the_lean_profile_lacks_something() {
+fn readme_names_panels_incomplete_in_lean_profile() {
     let board = Dashboard::load("device");
     let lacks = |query: &Query| {
         let mut selectors = selectors(&query.expression).into_iter();

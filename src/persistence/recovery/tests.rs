@@ -221,7 +221,7 @@ impl Restored {
 }
 
 #[test]
-fn a_record_that_is_moved_out_of_the_way_is_there_once_at_each_moment() {
+fn relocated_record_exists_once_at_each_moment() {
     let mut restored = Restored::new();
     restored.set(|fate| fate.now = Condition::Away);
     restored.put("c-1", *b"behind 1");
@@ -232,7 +232,7 @@ fn a_record_that_is_moved_out_of_the_way_is_there_once_at_each_moment() {
 }
 
 #[test]
-fn a_record_is_moved_as_well_that_is_in_the_way_of_what_is_put_during_a_recovery() {
+fn put_during_recovery_relocates_record_in_its_way() {
     let mut restored = Restored::new();
     let (go_on, waits) = mpsc::channel();
     restored
@@ -250,7 +250,7 @@ fn a_record_is_moved_as_well_that_is_in_the_way_of_what_is_put_during_a_recovery
 }
 
 #[test]
-fn what_is_put_where_a_lost_record_was_to_be_moved_is_kept() {
+fn put_at_target_of_lost_record_is_kept() {
     let mut restored = Restored::new();
     restored.set(|fate| fate.now = Condition::Away);
     let new = [*b"behind 1", *b"behind 2", *b"behind 3"];
@@ -272,7 +272,7 @@ fn what_is_put_where_a_lost_record_was_to_be_moved_is_kept() {
 }
 
 #[test]
-fn a_record_that_has_not_been_moved_yet_is_not_taken_for_lost() {
+fn record_not_yet_relocated_is_not_reported_lost() {
     let mut restored = Restored::new();
     restored.set(|fate| fate.now = Condition::Away);
     restored.put("c-1", *b"behind 1");
@@ -293,7 +293,7 @@ fn a_record_that_has_not_been_moved_yet_is_not_taken_for_lost() {
 }
 
 #[test]
-fn removes_make_room_in_a_full_store_but_not_of_what_is_to_be_moved() {
+fn full_store_removes_first_but_no_unmoved_record() {
     let mut restored = Restored::new();
     restored.set(|fate| fate.now = Condition::Away);
     restored.put("c-1", *b"behind 1");
