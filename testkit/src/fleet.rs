@@ -3,7 +3,7 @@
 
 pub mod agent;
 pub mod device;
-pub mod looking;
+pub mod observer;
 pub mod script;
 mod store;
 pub mod sums;

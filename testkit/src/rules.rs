@@ -1,8 +1,20 @@
 //! The rules for Prometheus as a model, and copies of them whose times are shorter.
 
-use std::{collections::BTreeSet, path::Path, process::Command};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    process::Command,
+    sync::LazyLock,
+};
 
-use paho_mqtt_redis::prometheus::proto::MetricFamily;
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{
+    MemoryPersistence, PersistenceMetrics,
+    prometheus::{
+        Registry,
+        proto::{MetricFamily, MetricType},
+    },
+};
 use serde_json::Value;
 
 use super::dashboard::{array, read, text};
@@ -14,28 +26,32 @@ pub const FILES: [&str; 2] = [
 ];
 
 /// The rules of all files, as Prometheus reads them.
-pub fn load() -> Vec<Value> {
-    let mut rules = Vec::new();
-    for file in FILES {
-        for group in array(&yaml(file)["groups"]) {
-            rules.extend(array(&group["rules"]).iter().cloned());
+pub fn load() -> &'static [Value] {
+    static RULES: LazyLock<Vec<Value>> = LazyLock::new(|| {
+        let mut rules = Vec::new();
+        for file in FILES {
+            for group in array(&yaml(file)["groups"]) {
+                rules.extend(array(&group["rules"]).iter().cloned());
+            }
         }
-    }
-    assert!(!rules.is_empty(), "no rules");
-    rules
+        assert!(!rules.is_empty(), "no rules");
+        rules
+    });
+    &RULES
 }
 
 /// The alerts among them; one name can have several severities.
-pub fn alerts() -> Vec<Value> {
-    let rules = load().into_iter();
-    rules.filter(|rule| rule["alert"].is_string()).collect()
+pub fn alerts() -> impl Iterator<Item = &'static Value> {
+    load().iter().filter(|rule| rule["alert"].is_string())
 }
 
 /// The names that the recording rules give.
-pub fn recorded() -> BTreeSet<String> {
-    let rules = load();
-    let names = rules.iter().filter_map(|rule| rule["record"].as_str());
-    names.map(str::to_owned).collect()
+pub fn recorded() -> &'static BTreeSet<String> {
+    static NAMES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
+        let names = load().iter().filter_map(|rule| rule["record"].as_str());
+        names.map(str::to_owned).collect()
+    });
+    &NAMES
 }
 
 /// A file of YAML below `dashboards/`.
@@ -43,11 +59,14 @@ pub fn yaml(file: &str) -> Value {
     serde_norway::from_str(&read(file)).unwrap_or_else(|error| panic!("dashboards/{file}: {error}"))
 }
 
-/// What the code registers, with the lean profile or without, for one client.
-pub fn families(is_lean: bool) -> Vec<MetricFamily> {
-    use paho_mqtt::ClientPersistence;
-    use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
+/// The families that the code registers for one client, with the lean profile or without.
+pub fn families(is_lean: bool) -> &'static [MetricFamily] {
+    static FULL: LazyLock<Vec<MetricFamily>> = LazyLock::new(|| gather(false));
+    static LEAN: LazyLock<Vec<MetricFamily>> = LazyLock::new(|| gather(true));
+    if is_lean { &LEAN } else { &FULL }
+}
 
+fn gather(is_lean: bool) -> Vec<MetricFamily> {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::builder();
     let metrics = if is_lean { metrics.lean() } else { metrics };
@@ -58,21 +77,22 @@ pub fn families(is_lean: bool) -> Vec<MetricFamily> {
 }
 
 /// The names of the series that the code registers, each with that of its family.
-pub fn registered() -> BTreeSet<(String, String)> {
-    use paho_mqtt_redis::prometheus::proto::MetricType;
-
-    let mut names = BTreeSet::new();
-    for family in families(false) {
-        let name = family.name();
-        let suffixes: &[&str] = match family.get_field_type() {
-            MetricType::HISTOGRAM => &["_bucket", "_sum", "_count"],
-            _ => &[""],
-        };
-        for suffix in suffixes {
-            names.insert((format!("{name}{suffix}"), name.to_owned()));
+pub fn registered() -> &'static BTreeMap<String, String> {
+    static NAMES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
+        let mut names = BTreeMap::new();
+        for family in families(false) {
+            let name = family.name();
+            let suffixes: &[&str] = match family.get_field_type() {
+                MetricType::HISTOGRAM => &["_bucket", "_sum", "_count"],
+                _ => &[""],
+            };
+            for suffix in suffixes {
+                names.insert(format!("{name}{suffix}"), name.to_owned());
+            }
         }
-    }
-    names
+        names
+    });
+    &NAMES
 }
 
 /// Copies the rules into `folder` with all times divided by `factor`, as `scripts/shorten-rules` does.

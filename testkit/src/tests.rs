@@ -56,7 +56,7 @@ fn redis_takes_further_arguments() {
 }
 
 #[test]
-fn paused_redis_answers_after_resume() {
+fn paused_redis_answers_once_resumed() {
     let redis = RedisServer::start();
     let mut connection = redis.connection();
     redis.pause();
@@ -69,7 +69,7 @@ fn paused_redis_answers_after_resume() {
 }
 
 #[test]
-fn subscriber_receives_messages_published_meanwhile() {
+fn subscriber_receives_messages_of_its_absence() {
     let mut broker = Mosquitto::start();
     let subscriber = Subscriber::start(&broker.url(), "a/#", 1);
     publish(&broker, "a/b", "one");
@@ -89,7 +89,7 @@ fn subscriber_receives_messages_published_meanwhile() {
 }
 
 #[test]
-fn subscriber_resubscribes_after_broker_is_killed() {
+fn subscriber_subscribes_again_after_broker_crash() {
     let mut broker = Mosquitto::start();
     let subscriber = Subscriber::start(&broker.url(), "a/#", 1);
     broker.kill();
@@ -122,7 +122,7 @@ fn prometheus_scrapes_prometheus() {
 }
 
 #[test]
-fn promtool_rejects_bad_metrics() {
+fn prometheus_metrics_check_reports_faults() {
     let good = "# HELP a_total A.\n# TYPE a_total counter\na_total 1\n";
     assert_eq!(promtool_check_metrics(good), Ok(()));
     let without_help = "# TYPE a_total counter\na_total 1\n";

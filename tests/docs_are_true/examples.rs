@@ -1,4 +1,4 @@
-//! The examples do what they say, also with what they cannot use.
+//! The examples work as documented, and refuse unusable options.
 
 use std::{
     net::TcpListener,
@@ -14,7 +14,7 @@ fn device(options: &[&str]) -> Output {
         .expect("the device runs")
 }
 
-/// The exit code, and what was said about it on standard error.
+/// The exit code and standard error.
 fn refused(options: &[&str]) -> (Option<i32>, String) {
     let output = device(options);
     (
@@ -161,9 +161,9 @@ fn device_stores_records_under_key_prefix() {
     assert_eq!(keys, ["mqtt:example-device:127.0.0.1:1"]);
 }
 
-/// What the device says where its metrics are, without their path.
+/// The URL of its metrics from the log of the device, without the path.
 fn address_of(run: &Server) -> String {
-    testkit::eventually(LIMIT, "the device says where its metrics are", || {
+    testkit::eventually(LIMIT, "the device logs the URL of its metrics", || {
         let log = run.log();
         let line = log
             .lines()
@@ -202,7 +202,7 @@ fn prometheus_scrapes_device_over_tls_with_token() {
     let address = address_of(&run);
     let target = address.strip_prefix("https://").expect("TLS");
 
-    // As the README has it.
+    // The configuration of the README.
     let readme = include_str!("../../README.md");
     let (_, config) = readme
         .split_once("```yaml\nscrape_configs:")

@@ -1,5 +1,8 @@
-//! README, examples and units say what the code does.
+//! README, examples, units, dashboards, rules and their provisioning match the code.
 
+mod dashboards;
 mod examples;
+mod provisioning;
 mod readme;
+mod rules;
 mod systemd;

@@ -1,4 +1,4 @@
-//! What the README lists is what there is: metrics, options, features, errors, rights and the Redis configuration.
+//! The lists of the README match the code: metrics, options, features, errors, rights and the Redis configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -138,10 +138,10 @@ fn label_values_match_text() {
         values.dedup();
         let (_, text) = README.split_once(introduction).expect(introduction);
         let sentence = text.split(". ").next().expect("a sentence");
-        let mut told = code(sentence);
-        told.sort();
-        told.dedup();
-        assert_eq!(told, values, "{label}");
+        let mut named = code(sentence);
+        named.sort();
+        named.dedup();
+        assert_eq!(named, values, "{label}");
     }
 }
 
@@ -297,7 +297,7 @@ fn acl_rights_are_sufficient_and_minimal() {
     let lacks_something = |rights: &[String]| {
         let log = Log::default();
         let done = log.during(|| everything(&redis, rights, &password));
-        // Some are done without, and the log says what that costs.
+        // The persistence works without some rights, and logs the consequence.
         done.is_err() || log.text().contains("the README has the ACL line")
     };
     assert!(!lacks_something(&all), "these rights are not enough");
@@ -310,7 +310,7 @@ fn acl_rights_are_sufficient_and_minimal() {
     }
 }
 
-/// The first text in the README that is between these two.
+/// The first text of the README between these two.
 fn between(start: &str, end: &str) -> &'static str {
     let (_, rest) = README.split_once(start).expect(start);
     rest.split_once(end).expect(end).0

@@ -1,4 +1,4 @@
-//! The units for systemd are what it understands, and start and stop in the right order.
+//! systemd accepts the units, and starts and stops them in the right order.
 
 use std::{fs, path::Path, process::Command};
 
@@ -12,7 +12,7 @@ fn unit(name: &str) -> String {
 fn units_pass_systemd_verification() {
     let folder = tempfile::tempdir().expect("a folder");
     for name in ["mqtt-redis.service", "mqtt-device.service"] {
-        // What is to be installed there is none of a test's business.
+        // The program is not installed there.
         let text = unit(name).replace("/usr/local/bin/device", "/bin/true");
         fs::write(folder.path().join(name), text).expect("can be written");
     }
@@ -21,9 +21,9 @@ fn units_pass_systemd_verification() {
         .current_dir(folder.path())
         .output()
         .expect("systemd-analyze of Debian's package systemd");
-    let said = String::from_utf8_lossy(&output.stderr);
-    // It speaks of what it would ignore, and yet succeeds.
-    assert!(output.status.success() && said.is_empty(), "{said}");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    // It warns of options that it would ignore, and yet succeeds.
+    assert!(output.status.success() && stderr.is_empty(), "{stderr}");
 }
 
 #[test]

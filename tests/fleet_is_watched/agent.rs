@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
     LIMIT, Prometheus,
@@ -45,8 +45,8 @@ fn central(dir: &TempDir, takes_late: bool) -> Prometheus {
     });
     let targets = json!([{ "targets": [] }]).to_string();
     let own = Arc::new(Mutex::new(targets));
-    let told = Arc::clone(&own);
-    let discovery = serve("application/json", move || told.lock().unwrap().clone());
+    let served = Arc::clone(&own);
+    let discovery = serve("application/json", move || served.lock().unwrap().clone());
     config["scrape_configs"][0]["http_sd_configs"][0]["url"] =
         json!(format!("http://{discovery}/targets"));
     if takes_late {
@@ -175,31 +175,37 @@ fn post(prometheus: &Prometheus, body: &[u8]) -> String {
     answer
 }
 
-#[test]
-fn samples_hours_late_need_provisioned_limit() {
+/// Writes a sample of five hours ago to a Prometheus with or without the provisioned limit for late samples, and returns the
+/// response and the series that it has then.
+fn write_late_sample(takes_late: bool) -> (String, Vec<Value>) {
     const NAME: &str = "mqtt_persistence_records";
-    for takes_late in [true, false] {
-        let dir = TempDir::new().expect("a folder");
-        let central = central(&dir, takes_late);
-        eventually(LIMIT, "it has samples of this moment", || {
-            central.value(r#"up{job="itself"} == 1"#)
-        });
-        let late = SystemTime::now() - Duration::from_secs(5 * 3600);
-        let late = late.duration_since(UNIX_EPOCH).expect("a clock");
-        let labels = [("__name__", NAME), ("instance", "late")];
-        let request = write_request(&labels, 7.0, u64::try_from(late.as_millis()).expect("soon"));
-        let answer = post(&central, &request);
-        let found = central.query(&format!("{NAME}[6h]"));
-        let found = array(&found["data"]["result"]);
-        if takes_late {
-            assert!(answer.contains(" 204 "), "{answer}");
-            assert_eq!(text(&found[0]["values"][0][1]), "7");
-        } else {
-            assert!(
-                answer.contains(" 400 ") && answer.contains("out of bounds"),
-                "{answer}"
-            );
-            assert!(found.is_empty());
-        }
-    }
+    let dir = TempDir::new().expect("a folder");
+    let central = central(&dir, takes_late);
+    eventually(LIMIT, "it has samples of this moment", || {
+        central.value(r#"up{job="itself"} == 1"#)
+    });
+    let late = SystemTime::now() - Duration::from_secs(5 * 3600);
+    let late = late.duration_since(UNIX_EPOCH).expect("a clock");
+    let labels = [("__name__", NAME), ("instance", "late")];
+    let request = write_request(&labels, 7.0, u64::try_from(late.as_millis()).expect("soon"));
+    let answer = post(&central, &request);
+    let found = central.query(&format!("{NAME}[6h]"));
+    (answer, array(&found["data"]["result"]).to_vec())
+}
+
+#[test]
+fn samples_hours_late_are_taken_with_provisioned_limit() {
+    let (answer, found) = write_late_sample(true);
+    assert!(answer.contains(" 204 "), "{answer}");
+    assert_eq!(text(&found[0]["values"][0][1]), "7");
+}
+
+#[test]
+fn samples_hours_late_are_refused_by_default() {
+    let (answer, found) = write_late_sample(false);
+    assert!(
+        answer.contains(" 400 ") && answer.contains("out of bounds"),
+        "{answer}"
+    );
+    assert!(found.is_empty());
 }

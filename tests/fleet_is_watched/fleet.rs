@@ -12,7 +12,7 @@ use testkit::{
     eventually,
     fleet::{
         Fleet,
-        looking::{Observer, panels},
+        observer::{Observer, panels},
         script::{HEADING, Plan, run},
         sums::{Sums, measure},
     },

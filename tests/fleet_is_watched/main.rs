@@ -2,9 +2,7 @@
 
 mod agent;
 mod credentials;
-mod dashboards;
 mod device;
 mod fleet;
 mod outage;
-mod provisioning;
 mod rules;

@@ -1,5 +1,5 @@
-//! Real devices, a real outage, and what a real Prometheus and Alertmanager make of it with the rules and boards of
-//! `dashboards/`, all times of the rules a hundredth of what they are.
+//! Real devices in a real outage, under a real Prometheus and Alertmanager with the rules and boards of `dashboards/`, all times
+//! of the rules divided by a hundred.
 
 use std::{
     collections::BTreeMap,
@@ -76,7 +76,7 @@ impl Fleet {
             holding: start(&stores[2], "holding", &large),
             broker,
             gateway: Gateway::start(),
-            off: nobody(),
+            off: unused_address(),
             stores,
         }
     }
@@ -114,7 +114,7 @@ impl Fleet {
 }
 
 /// An address of the loopback where nothing listens, and which nothing else takes.
-fn nobody() -> String {
+fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.3:0").expect("a port");
     listener.local_addr().expect("an address").to_string()
 }
@@ -241,7 +241,7 @@ fn discard(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
     persistence.remove("s5-1")
 }
 
-/// A persistence that is not of this crate, as far as the metrics know: it tells of no store and passes its errors on.
+/// A persistence of another crate, as far as the metrics know: it reports no store and returns its errors.
 struct Refusing {
     records: MemoryPersistence,
     refuses: Arc<AtomicBool>,
@@ -284,8 +284,8 @@ impl ClientPersistence for Refusing {
     }
 }
 
-/// What is wrong with the answer to a query.
-fn complaint(
+/// The fault of the answer to a query, if it has one.
+fn fault_of(
     prometheus: &Prometheus,
     query: &Query,
     selected: &[(&str, &[&str])],
@@ -305,10 +305,10 @@ fn complaint(
         array(&series["values"]).iter().chain(instant)
     });
     let mut numbers = samples.map(|sample| text(&sample[1]).parse::<f64>().expect("a number"));
-    let lives = numbers.any(|number| number != 0.0 && !number.is_nan());
+    let has_value = numbers.any(|number| number != 0.0 && !number.is_nan());
     if series.is_empty() {
         Some(format!("{}: no series: {expression}", query.of))
-    } else if !lives && !may_be_zero {
+    } else if !has_value && !may_be_zero {
         Some(format!("{}: nothing but zeros: {expression}", query.of))
     } else {
         None
@@ -359,26 +359,26 @@ fn until_quiet(prometheus: &Prometheus, name: &str, instance: &str) {
 
 /// Asks until nothing is wrong, since a scrape that is late on a busy machine leaves a gap.
 #[track_caller]
-fn until_right(what: &str, mut look: impl FnMut() -> Vec<String>) {
+fn until_faultless(what: &str, mut find: impl FnMut() -> Vec<String>) {
     let started = Instant::now();
-    let mut least = look();
+    let mut least = find();
     while !least.is_empty() {
         assert!(started.elapsed() < LIMIT, "{what}: {least:#?}");
         thread::park_timeout(STEP);
-        let wrong = look();
+        let wrong = find();
         if wrong.len() < least.len() {
             least = wrong;
         }
     }
 }
 
-/// What is wrong with every query of both boards with 'All' selected, and with the lists of the variables.
-fn look_at_all(prometheus: &Prometheus, last: Duration) -> Vec<String> {
+/// The faults of every query of both boards with 'All' selected, and of the lists of the variables.
+fn faults_of_boards(prometheus: &Prometheus, last: Duration) -> Vec<String> {
     let mut wrong = Vec::new();
     for board in Dashboard::all() {
         for query in board.queries() {
-            let complaint = complaint(prometheus, &query, &[], last, may_be_zero(&query));
-            wrong.extend(complaint.map(|complaint| format!("{}: {complaint}", board.file)));
+            let fault = fault_of(prometheus, &query, &[], last, may_be_zero(&query));
+            wrong.extend(fault.map(|fault| format!("{}: {fault}", board.file)));
         }
         let variables = board.variables().iter();
         for variable in variables.filter(|variable| variable["type"] == "query") {
@@ -395,8 +395,8 @@ fn look_at_all(prometheus: &Prometheus, last: Duration) -> Vec<String> {
     wrong
 }
 
-/// What is wrong with the board of a device, come upon by the link from the fleet's: one job, one instance, one client.
-fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<String> {
+/// The faults of the board of a device as the link from the fleet's selects it: one job, one instance, one client.
+fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<String> {
     let selected: [(&str, &[&str]); 3] = [
         ("job", &["device"]),
         ("instance", &[instance]),
@@ -426,7 +426,7 @@ fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<S
         .filter(|query| !without_series.contains(&query.of.as_str()))
         .filter_map(|query| {
             let may_be_zero = may_be_zero(&query) || zeros.contains(&query.of.as_str());
-            complaint(prometheus, &query, &selected, last, may_be_zero)
+            fault_of(prometheus, &query, &selected, last, may_be_zero)
         })
         .collect();
 
@@ -444,8 +444,12 @@ fn look_at_one(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<S
     wrong
 }
 
-/// What is wrong where two devices are selected, which Grafana makes alternatives of one expression.
-fn look_at_two(prometheus: &Prometheus, instances: [&str; 2], last: Duration) -> Vec<String> {
+/// The fault with two devices selected, which Grafana makes alternatives of one expression.
+fn faults_of_two_devices(
+    prometheus: &Prometheus,
+    instances: [&str; 2],
+    last: Duration,
+) -> Vec<String> {
     let board = Dashboard::load("device");
     let queries = board.queries();
     let reachable = queries
@@ -464,8 +468,8 @@ fn look_at_two(prometheus: &Prometheus, instances: [&str; 2], last: Duration) ->
     }
 }
 
-/// That a query which finds nothing, or nothing but zeros, would have been noticed.
-fn look_at_nothing(prometheus: &Prometheus, last: Duration) {
+/// Checks that a query which finds nothing, or nothing but zeros, would have been noticed.
+fn assert_empty_answers_are_faults(prometheus: &Prometheus, last: Duration) {
     for (expression, expected) in [
         (r#"up{job=~"$job", site="nowhere"}"#, "no series"),
         (r#"0 * up{job=~"$job"}"#, "nothing but zeros"),
@@ -476,17 +480,17 @@ fn look_at_nothing(prometheus: &Prometheus, last: Duration) {
                 expression: expression.to_owned(),
                 instant,
             };
-            let complaint = complaint(prometheus, &query, &[], last, false);
+            let fault = fault_of(prometheus, &query, &[], last, false);
             assert!(
-                complaint.is_some_and(|complaint| complaint.contains(expected)),
+                fault.is_some_and(|fault| fault.contains(expected)),
                 "{expression}"
             );
         }
     }
 }
 
-/// Every rule is there and none has failed.
-fn look_at_rules(prometheus: &Prometheus) {
+/// Checks that Prometheus has every rule and that none has failed.
+fn assert_rules_are_healthy(prometheus: &Prometheus) {
     let groups = prometheus.get("rules");
     let groups = array(&groups["data"]["groups"]);
     let rules: Vec<&Value> = groups
@@ -499,7 +503,7 @@ fn look_at_rules(prometheus: &Prometheus) {
     }
 }
 
-/// Whether Alertmanager keeps an alert back because of another; nothing, while it does not have it.
+/// Returns if Alertmanager inhibits an alert because of another, once it has the alert.
 fn is_inhibited(alertmanager: &Alertmanager, name: &str, instance: &str) -> Option<bool> {
     let alerts = alertmanager.get("alerts");
     let alert = array(&alerts).iter().find(|alert| {
@@ -552,8 +556,8 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     }
     // One that holds goes on, and its calls do not fail.
     assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
-    let told = "sum(mqtt_persistence_operation_errors_total{client_id!=\"refused\"})";
-    assert_eq!(prometheus.value(told), Some(0.0));
+    let errors = "sum(mqtt_persistence_operation_errors_total{client_id!=\"refused\"})";
+    assert_eq!(prometheus.value(errors), Some(0.0));
 
     // It comes back empty, and gets everything again of which there is a copy.
     fleet.gateway.store.restart();
@@ -563,13 +567,13 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     until_firing(&prometheus, "MqttPersistenceBacklogGrowing", &a);
 
     let since = || fleet.started.elapsed();
-    look_at_rules(&prometheus);
-    until_right("all devices", || look_at_all(&prometheus, since()));
-    until_right("one device", || look_at_one(&prometheus, &a, since()));
-    until_right("two devices", || {
-        look_at_two(&prometheus, [&a, &b], since())
+    assert_rules_are_healthy(&prometheus);
+    until_faultless("all devices", || faults_of_boards(&prometheus, since()));
+    until_faultless("one device", || faults_of_device(&prometheus, &a, since()));
+    until_faultless("two devices", || {
+        faults_of_two_devices(&prometheus, [&a, &b], since())
     });
-    look_at_nothing(&prometheus, since());
+    assert_empty_answers_are_faults(&prometheus, since());
     for (name, instance, expected) in [
         ("MqttPersistenceFleetBacklogOld", "", false),
         ("MqttPersistenceBacklogOld", &*a, true),

@@ -1,395 +1,158 @@
-//! The rules for Prometheus read only what there is, each alert is tested and has its runbook, and the documents name no other
-//! metric. That the rules are right is the matter of their own unit tests, which `scripts/test` has promtool run.
+//! promtool accepts the rules for Prometheus, their unit tests pass, and fail once a rule is changed.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     fs,
+    path::{Path, PathBuf},
     process::Command,
 };
 
-use paho_mqtt_redis::prometheus::proto::MetricFamily;
-use serde_json::Value;
+use serde_json::{Value, json};
+use tempfile::TempDir;
 use testkit::{
-    dashboard::{Dashboard, Query, array, path, read, text},
-    promql::{Selector, selectors},
-    rules::{FILES, alerts, families, load, name, recorded, registered, yaml},
+    dashboard::{array, path, read, text},
+    rules::{FILES, yaml},
 };
 
-const TESTS: [&str; 3] = [
-    "rules/tests/mqtt-persistence.recording.test.yml",
-    "rules/tests/mqtt-persistence.alerts.test.yml",
-    "rules/tests/mqtt-persistence.days.test.yml",
-];
-/// Series of others that rules read: of Prometheus itself, and of `node_exporter`.
-const OTHERS: [&str; 2] = ["up", "node_textfile_mtime_seconds"];
-const GRAFANA: &str = "https://grafana.example/d/mqtt-persistence-";
-const RUNBOOKS: &str = "https://runbooks.example/mqtt-persistence.md#";
+const RECORDING_TESTS: &str = "rules/tests/mqtt-persistence.recording.test.yml";
+const ALERT_TESTS: &str = "rules/tests/mqtt-persistence.alerts.test.yml";
+const DAY_TESTS: &str = "rules/tests/mqtt-persistence.days.test.yml";
 
-/// The series that there are: registered by the code, or recorded by a rule.
-fn known() -> BTreeSet<String> {
-    let registered = registered().into_iter().map(|(series, _)| series);
-    registered.chain(recorded()).collect()
+/// Runs promtool and returns its output, as an error if it fails.
+fn promtool(arguments: &[&str], files: &[PathBuf]) -> Result<String, String> {
+    let output = Command::new("promtool")
+        .args(arguments)
+        .args(files)
+        .output()
+        .expect("promtool runs");
+    let text = [output.stdout, output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    if output.status.success() {
+        Ok(text)
+    } else {
+        Err(text)
+    }
 }
 
-/// What is read by rules or boards.
-fn used() -> BTreeSet<String> {
-    let rules = load()
-        .into_iter()
-        .map(|rule| text(&rule["expr"]).to_owned());
-    let boards = Dashboard::all();
-    let queries = boards
-        .iter()
-        .flat_map(Dashboard::queries)
-        .map(|query| query.expression);
-    let expressions: Vec<String> = rules.chain(queries).collect();
-    expressions
-        .iter()
-        .flat_map(|expression| selectors(expression))
-        .map(|selector| selector.metric)
+/// The names of the YAML files in a folder below `dashboards/`, with the folder.
+fn files(folder: &str) -> BTreeSet<String> {
+    let entries = fs::read_dir(path(folder)).expect("a folder");
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    names
+        .map(|name| format!("{folder}/{}", name.to_string_lossy()))
+        .filter(|name| Path::new(name).extension().is_some_and(|end| end == "yml"))
         .collect()
 }
 
-/// The series in a text that are meant to be ours and are none, the name of a family and a prefix `like_*` included.
-fn unknown_names(text: &str) -> BTreeSet<String> {
-    let known = known();
-    let families: BTreeSet<String> = registered().into_iter().map(|(_, family)| family).collect();
-    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == ':';
-    let words = text
-        .split(|c: char| !is_part(c))
-        .map(|word| word.trim_matches(':'));
-    let ours = words.filter(|word| word.contains("mqtt_persistence_"));
-    ours.filter(|word| {
-        let is_group =
-            word.starts_with("mqtt_persistence_") && text.contains(&format!("name: {word}"));
-        !(known.contains(*word)
-            || families.contains(*word)
-            || *word == "mqtt_persistence_"
-            || is_group)
-    })
-    .map(str::to_owned)
-    .collect()
+#[test]
+fn rule_files_pass_promtool_check() {
+    assert_eq!(files("rules"), FILES.map(str::to_owned).into());
+    promtool(&["check", "rules"], &FILES.map(path)).expect("valid rules");
+}
+
+/// One test runs one file, so that they run side by side.
+#[test]
+fn each_file_of_unit_tests_is_run() {
+    let run = [RECORDING_TESTS, ALERT_TESTS, DAY_TESTS];
+    assert_eq!(files("rules/tests"), run.map(str::to_owned).into());
+}
+
+#[track_caller]
+fn pass(tests: &str) {
+    let output = promtool(&["test", "rules"], &[path(tests)]).expect("the unit tests pass");
+    assert!(output.contains("SUCCESS"), "{output}");
 }
 
 #[test]
-fn rules_read_known_series_only() {
-    let known = known();
-    for rule in load() {
-        for selector in selectors(text(&rule["expr"])) {
-            let metric = &selector.metric;
-            assert!(
-                known.contains(metric) || OTHERS.contains(&metric.as_str()),
-                "{}: {metric}",
-                name(&rule)
-            );
-        }
-    }
+fn recording_rules_pass_unit_tests() {
+    pass(RECORDING_TESTS);
 }
 
 #[test]
-fn every_recorded_series_is_read() {
-    let used = used();
-    let unread: Vec<String> = recorded()
-        .into_iter()
-        .filter(|series| !used.contains(series))
-        .collect();
-    assert_eq!(unread, [""; 0]);
+fn alerts_pass_unit_tests() {
+    pass(ALERT_TESTS);
 }
 
 #[test]
-fn recorded_series_are_named_level_metric_operations() {
-    for series in recorded() {
-        let parts: Vec<&str> = series.split(':').collect();
-        assert_eq!(parts.len(), 3, "{series}");
-        assert!(
-            parts[0].starts_with("instance") || parts[0].starts_with("job"),
-            "{series}"
-        );
-        assert!(
-            parts[1].starts_with("mqtt_persistence_") && !parts[1].ends_with("_total"),
-            "{series}"
-        );
-    }
+fn alert_over_days_passes_unit_tests() {
+    pass(DAY_TESTS);
 }
 
-#[test]
-fn documents_and_rules_name_known_metrics_only() {
-    let readme = include_str!("../../README.md").to_owned();
-    for (what, text) in [
-        ("README.md", readme),
-        ("runbooks.md", read("runbooks.md")),
-        (FILES[0], read(FILES[0])),
-        (FILES[1], read(FILES[1])),
-    ] {
-        assert_eq!(unknown_names(&text), BTreeSet::new(), "{what}");
-    }
+/// A copy of the rules, with some of the unit tests of one file.
+struct Copy {
+    folder: TempDir,
+    tests: PathBuf,
 }
 
-#[test]
-fn renamed_metric_in_document_is_reported() {
-    let text = "`mqtt_persistence_records` and job:mqtt_persistence_records:total";
-    let expected = BTreeSet::from(["job:mqtt_persistence_records:total".to_owned()]);
-    assert_eq!(unknown_names(text), expected);
-}
-
-#[test]
-fn each_alert_has_labels_summary_board_and_runbook() {
-    for alert in alerts() {
-        let (name, labels, annotations) = (name(&alert), &alert["labels"], &alert["annotations"]);
-        assert!(name.starts_with("MqttPersistence"), "{name}");
-        assert!(
-            ["warning", "critical"].contains(&text(&labels["severity"])),
-            "{name}"
-        );
-        assert!(
-            ["store", "backlog", "target", "application", "records"]
-                .contains(&text(&labels["problem"])),
-            "{name}"
-        );
-        let fleet = name.contains("Fleet") || name.ends_with("Absent");
-        assert_eq!(
-            labels["scope"],
-            if fleet { "fleet" } else { "device" },
-            "{name}"
-        );
-        assert!(!text(&annotations["summary"]).is_empty(), "{name}");
-        assert!(!text(&annotations["description"]).is_empty(), "{name}");
-        let board = if fleet { "fleet" } else { "device" };
-        let dashboard = text(&annotations["dashboard_url"]);
-        assert!(
-            dashboard.starts_with(&format!("{GRAFANA}{board}")),
-            "{name}"
-        );
-        assert_eq!(
-            annotations["runbook_url"],
-            format!("{RUNBOOKS}{}", name.to_lowercase()),
-            "{name}"
-        );
-    }
-}
-
-#[test]
-fn runbook_sections_and_alerts_match() {
-    let runbooks = read("runbooks.md");
-    let mut sections = BTreeSet::new();
-    for section in runbooks.split("\n### ").skip(1) {
-        let name = section.lines().next().unwrap_or_default();
-        for part in ["**Means.** ", "**Check.** ", "**Do.** "] {
-            assert!(section.contains(part), "{name}: no {part}");
-        }
-        assert!(sections.insert(name.to_owned()), "{name}: twice");
-    }
-    let alerts: BTreeSet<String> = alerts()
-        .iter()
-        .map(|alert| name(alert).to_owned())
-        .collect();
-    assert_eq!(sections, alerts);
-    for anchor in runbooks.split("](#").skip(1) {
-        let anchor = anchor.split(')').next().unwrap_or_default();
-        assert!(
-            alerts.iter().any(|alert| alert.to_lowercase() == anchor),
-            "{anchor}"
-        );
-    }
-}
-
-#[test]
-fn panels_named_in_runbooks_are_on_some_board() {
-    let boards = Dashboard::all();
-    let mut titles: Vec<String> = boards
-        .iter()
-        .map(|board| text(&board.json["title"]).to_owned())
-        .collect();
-    for board in &boards {
-        titles.extend(
-            board
-                .panels()
-                .iter()
-                .map(|panel| text(&panel["title"]).to_owned()),
-        );
-    }
-    let runbooks = read("runbooks.md");
-    // Between single stars, and not in code: *Calls under way*.
-    let prose: String = runbooks.split('`').step_by(2).collect();
-    let named = prose
-        .replace("**", "")
-        .split('*')
-        .skip(1)
-        .step_by(2)
-        .map(str::to_owned)
-        .collect::<Vec<_>>();
-    assert!(named.len() > 10);
-    for panel in named {
-        let panel = panel.replace('\n', " ");
-        let elsewhere = ["Waiting", "Status, Targets", "Metrics"].contains(&panel.as_str());
-        assert!(
-            elsewhere || titles.iter().any(|title| title.starts_with(&panel)),
-            "no panel {panel}"
-        );
-    }
-}
-
-/// For each alert, whether it is tested firing and whether it is tested quiet, by its severity if it has two.
-fn tested(tests: &Value) -> BTreeMap<String, (bool, bool)> {
-    let mut tested: BTreeMap<String, (bool, bool)> = BTreeMap::new();
-    for test in array(&tests["tests"]) {
-        for case in array(&test["alert_rule_test"]) {
-            let (name, expected) = (text(&case["alertname"]), array(&case["exp_alerts"]));
-            for alert in alerts()
-                .iter()
-                .filter(|alert| testkit::rules::name(alert) == name)
-            {
-                let severity = &alert["labels"]["severity"];
-                let fires = expected
-                    .iter()
-                    .any(|one| &one["exp_labels"]["severity"] == severity);
-                let entry = tested.entry(format!("{name} {severity}")).or_default();
-                entry.0 |= fires;
-                entry.1 |= !fires;
-            }
-        }
-    }
-    tested
-}
-
-#[test]
-fn each_alert_has_firing_and_quiet_test_case() {
-    let tested = tested(&yaml(TESTS[1]));
-    for alert in alerts() {
-        let name = format!("{} {}", name(&alert), alert["labels"]["severity"]);
-        assert_eq!(tested.get(&name), Some(&(true, true)), "{name}");
-    }
-}
-
-#[test]
-fn a_rule_that_has_changed_its_mind_fails_its_unit_tests() {
-    for (file, from, to) in [
-        (FILES[0], "sent_publish", "sent_pubrel"),
-        (FILES[1], "for: 30m", "for: 1m"),
-        (
-            FILES[1],
-            "operation_errors_total",
-            "operation_failures_total",
-        ),
-    ] {
+impl Copy {
+    fn new(file: &str, tests: &Value) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::create_dir_all(folder.path().join("rules/tests")).expect("a folder");
-        for copied in FILES.iter().chain(&TESTS) {
-            let mut rules = read(copied);
-            if *copied == file {
-                assert!(rules.contains(from), "{file}: no {from}");
-                rules = rules.replace(from, to);
-            }
-            fs::write(folder.path().join(copied), rules).expect("written");
+        let tests_path = folder.path().join(file);
+        fs::create_dir_all(tests_path.parent().expect("a folder")).expect("a folder");
+        for copied in FILES {
+            fs::write(folder.path().join(copied), read(copied)).expect("written");
         }
-        let output = Command::new("promtool")
-            .args(["test", "rules"])
-            .args(TESTS.map(|test| folder.path().join(test)))
-            .output()
-            .expect("promtool runs");
-        assert!(!output.status.success(), "{file}: {to} was not noticed");
+        // JSON is a part of YAML.
+        fs::write(&tests_path, tests.to_string()).expect("written");
+        Self {
+            folder,
+            tests: tests_path,
+        }
+    }
+
+    fn change(&self, file: &str, from: &str, to: &str) {
+        let path = self.folder.path().join(file);
+        let rules = fs::read_to_string(&path).expect("rules");
+        assert!(rules.contains(from), "{file}: no {from}");
+        fs::write(path, rules.replace(from, to)).expect("written");
+    }
+
+    fn run(&self) -> Result<String, String> {
+        promtool(&["test", "rules"], std::slice::from_ref(&self.tests))
     }
 }
 
 #[test]
-fn shortened_rules_keep_no_original_time() {
-    let folder = tempfile::tempdir().expect("a folder");
-    testkit::rules::shorten(100, folder.path());
-    for file in FILES {
-        let shorter = folder.path().join(path(file).file_name().expect("a name"));
-        let shorter = fs::read_to_string(shorter).expect("a copy");
-        for line in shorter.lines() {
-            let is_long = ["m]", "h]", "d]"].iter().any(|end| line.contains(end));
-            let times = ["for: ", "interval: "];
-            let holds = times.iter().any(|time| line.trim_start().starts_with(time));
-            let holds = holds && !line.ends_with("ms");
-            let offset = line.split_once(" offset ").map(|(_, rest)| rest);
-            let offset = offset.and_then(|rest| rest.split([' ', ')']).next());
-            let looks_back = offset.is_some_and(|time| !time.ends_with("ms"));
-            let ages =
-                line.contains("age_seconds") && line.contains(" > ") && !line.contains("/ 100");
-            assert!(!(is_long || holds || looks_back || ages), "{file}: {line}");
-        }
-    }
+fn changed_recording_rule_fails_its_unit_tests() {
+    let copy = Copy::new(RECORDING_TESTS, &yaml(RECORDING_TESTS));
+    copy.change(FILES[0], "sent_publish", "sent_pubrel");
+    let failure = copy.run().expect_err("the change is noticed");
+    assert!(
+        failure.contains("mqtt_persistence_waiting_age_seconds:max"),
+        "{failure}"
+    );
 }
 
-/// The labels of the series of a profile that a selector could match.
-fn selected(selector: &Selector, is_lean: bool) -> BTreeSet<BTreeMap<String, String>> {
-    let families = families(is_lean);
-    let suffixes = ["_bucket", "_sum", "_count", ""];
-    let name = &selector.metric;
-    let families = families.iter().filter(|family| {
-        let mut suffixes = suffixes.iter();
-        suffixes.any(|suffix| name.strip_suffix(suffix) == Some(family.name()))
-    });
-    let series = families.flat_map(MetricFamily::get_metric).map(|metric| {
-        let labels = metric.get_label().iter();
-        let labels = labels.map(|pair| (pair.name().to_owned(), pair.value().to_owned()));
-        labels.collect::<BTreeMap<_, _>>()
-    });
-    series
-        .filter(|labels| matches(&selector.matchers, labels))
-        .collect()
-}
-
-/// Whether the lean profile has a series that a selector could match.
-fn lean_has(selector: &Selector) -> bool {
-    !selected(selector, true).is_empty()
-}
-
-/// Whether a series with these labels is selected, as far as they are labels of ours.
-fn matches(matchers: &str, labels: &BTreeMap<String, String>) -> bool {
-    matchers.split(", ").all(|matcher| {
-        let Some((label, value)) = matcher.split_once('=') else {
-            return true;
-        };
-        let values = value.trim_start_matches('~').trim_matches('"');
-        match labels.get(label.trim()) {
-            Some(own) if !values.starts_with('$') => values.split('|').any(|value| value == *own),
-            _ => true,
-        }
-    })
-}
-
+/// The whole file takes many times as long as the first group of tests in which each of these alerts fires.
 #[test]
-fn lean_profile_has_series_that_rules_read() {
-    const EXCEPT: [&str; 4] = [
-        // The rules know that these may begin later.
-        "mqtt_persistence_operation_errors_total",
-        "mqtt_persistence_store_errors_total",
-        "mqtt_persistence_store_discarded_records_total",
-        // That puts end says enough of whether calls do.
-        "mqtt_persistence_operation_duration_seconds_count",
+fn changed_alerts_fail_their_unit_tests() {
+    const CHANGED: [&str; 2] = [
+        "MqttPersistenceBacklogGrowing",
+        "MqttPersistenceCallsFailing",
     ];
-    for rule in load() {
-        for selector in selectors(text(&rule["expr"])) {
-            let [full, lean] = [false, true].map(|is_lean| selected(&selector, is_lean));
-            let is_except = EXCEPT.contains(&&*selector.metric);
-            assert!(
-                is_except || lean == full,
-                "{}: {selector:?} has {lean:?} of {full:?}",
-                name(&rule)
-            );
-        }
-    }
-}
-
-#[test]
-fn readme_names_panels_incomplete_in_lean_profile() {
-    let board = Dashboard::load("device");
-    let lacks = |query: &Query| {
-        let mut selectors = selectors(&query.expression).into_iter();
-        selectors.any(|selector| {
-            selector.metric.starts_with("mqtt_persistence_") && !lean_has(&selector)
-        })
+    let mut tests = yaml(ALERT_TESTS);
+    let fires = |group: &Value, name: &str| {
+        let mut cases = array(&group["alert_rule_test"]).iter();
+        cases.any(|case| text(&case["alertname"]) == name && !array(&case["exp_alerts"]).is_empty())
     };
-    let queries = board.queries();
-    let lacking = queries.iter().filter(|query| lacks(query));
-    let lacking: BTreeSet<&str> = lacking.map(|query| query.of.as_str()).collect();
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme
-        .split_once("the lean profile leaves these panels empty, or a part of them:")
-        .expect("the list");
-    let (list, _) = rest.split_once('.').expect("its end");
-    let named = list.split('*').skip(1).step_by(2);
-    assert_eq!(named.collect::<BTreeSet<_>>(), lacking);
+    let groups = array(&tests["tests"]);
+    let groups = CHANGED.map(|name| {
+        let group = groups.iter().find(|group| fires(group, name));
+        group
+            .unwrap_or_else(|| panic!("{name} fires in no test"))
+            .clone()
+    });
+    tests["tests"] = json!(groups);
+    let copy = Copy::new(ALERT_TESTS, &tests);
+    copy.run().expect("the unit tests pass before the change");
+    copy.change(FILES[1], "for: 30m", "for: 1m");
+    let (from, to) = ("operation_errors_total", "operation_failures_total");
+    copy.change(FILES[1], from, to);
+    let failure = copy.run().expect_err("the changes are noticed");
+    for name in CHANGED {
+        assert!(
+            failure.contains(&format!("alertname: {name},")),
+            "{name}: {failure}"
+        );
+    }
 }

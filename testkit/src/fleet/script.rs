@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Fleet,
-    looking::{EVALUATION_INTERVAL, Observer, SCRAPE_INTERVAL, median, panels, timed},
+    observer::{EVALUATION_INTERVAL, Observer, SCRAPE_INTERVAL, median, panels, timed},
 };
 use crate::{eventually, resident};
 

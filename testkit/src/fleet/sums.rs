@@ -20,7 +20,7 @@ use tempfile::TempDir;
 use super::{
     Fleet,
     agent::{self, written},
-    looking::{Observer, SCRAPE_INTERVAL},
+    observer::{Observer, SCRAPE_INTERVAL},
 };
 use crate::{Prometheus, breaking::Breaking, eventually, http_get, resident};
 

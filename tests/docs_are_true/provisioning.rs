@@ -1,4 +1,5 @@
-//! The commands of the README put everything where Prometheus, Alertmanager and Grafana find it.
+//! The commands of the README install everything for Prometheus, Alertmanager and Grafana to find. `scripts/test --quick` skips
+//! the tests with `prometheus` in their names, which need its Debian packages.
 
 use std::{fs, path::Path, process::Command, time::Duration};
 
@@ -13,18 +14,18 @@ use testkit::{
 };
 
 const README: &str = include_str!("../../README.md");
-const BEFORE: &str = "# What was there before.\n";
+const BEFORE: &str = "# Contents from before.\n";
 
-/// Runs a program and gives what it says, which must be a success.
+/// Runs a program, which must succeed, and returns its output.
 #[track_caller]
 fn run(command: &mut Command) -> String {
     let output = command
         .output()
         .unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    let said = [&output.stdout[..], &output.stderr].concat();
-    let said = String::from_utf8_lossy(&said).into_owned();
-    assert!(output.status.success(), "{command:?}: {said}");
-    said
+    let text = [&output.stdout[..], &output.stderr].concat();
+    let text = String::from_utf8_lossy(&text).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}");
+    text
 }
 
 /// A folder in which the commands of the README were carried out as if it were the root of the system.
@@ -47,11 +48,9 @@ fn provision(root: &TempDir) {
         .replace("sudo ", "")
         .replace(" /etc/", &format!(" {root_path}/etc/"))
         .replace(" /var/", &format!(" {root_path}/var/"));
-    let mut shell = Command::new("bash");
-    shell
+    run(Command::new("bash")
         .args(["-e", "-c", &commands])
-        .current_dir(testkit::repository());
-    run(&mut shell);
+        .current_dir(testkit::repository()));
 }
 
 fn yaml(path: &Path) -> Value {
@@ -112,8 +111,8 @@ fn prometheus_agent_takes_its_config_and_unit() {
         .args(["check", "config", "--agent", "--syntax-only"])
         .arg(folder.join("prometheus-agent.yml")));
     let unit = folder.join("prometheus-agent.service");
-    let said = run(Command::new("systemd-analyze").arg("verify").arg(&unit));
-    assert_eq!(said, "", "what it would ignore");
+    let warnings = run(Command::new("systemd-analyze").arg("verify").arg(&unit));
+    assert_eq!(warnings, "", "options that it would ignore");
     // Its options are those that the Prometheus here has.
     let unit = fs::read_to_string(unit).expect("the unit");
     let help = Command::new("prometheus").arg("--help").output();

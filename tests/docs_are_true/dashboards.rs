@@ -1,4 +1,4 @@
-//! The dashboards keep the rules of Grafana's dashboard linter and our own, and read only what there is.
+//! The dashboards keep the rules of Grafana's dashboard linter and our own, and read known series only.
 
 use std::collections::BTreeSet;
 
@@ -17,10 +17,10 @@ const INSTANCE: &str = "target-instance-rule";
 const COUNTER: &str = "target-counter-agg-rule";
 /// The only counter that has its value when the series begins.
 const COUNTED_AT_OPEN: &str = "mqtt_persistence_store_quarantined_records_total";
-/// What Prometheus itself adds.
+/// Series that Prometheus itself adds.
 const OF_PROMETHEUS: [&str; 3] = ["up", "ALERTS", "ALERTS_FOR_STATE"];
 
-/// What is wrong with a dashboard; nothing, if it may be shown to somebody.
+/// The faults of a dashboard.
 fn complaints(board: &Dashboard) -> Vec<String> {
     let json = &board.json;
     let mut wrong = Vec::new();
@@ -58,11 +58,13 @@ fn complaints(board: &Dashboard) -> Vec<String> {
         let title = text(&panel["title"]);
         wrong.extend(wrong_table(panel).map(|complaint| format!("{title}: {complaint}")));
     }
+    let exceptions = RULES.map(|rule| (rule, excused(rule)));
     for query in board.queries() {
         let panel = (text(&json["title"]).to_owned(), query.of.clone());
-        let excuses: Vec<&str> = RULES
-            .into_iter()
-            .filter(|rule| excused(rule).contains(&panel))
+        let excuses: Vec<&str> = exceptions
+            .iter()
+            .filter(|(_, panels)| panels.contains(&panel))
+            .map(|(rule, _)| *rule)
             .collect();
         let complaints = wrong_query(&query.expression, &excuses);
         wrong.extend(complaints.map(|complaint| format!("{}: {complaint}", query.of)));
@@ -260,7 +262,7 @@ fn wrong_table(panel: &Value) -> impl Iterator<Item = String> {
     wrong.into_iter()
 }
 
-/// Without what the rules among the `excuses` would complain of.
+/// The faults of a query, without those of the rules among the `excuses`.
 fn wrong_query(expression: &str, excuses: &[&str]) -> impl Iterator<Item = String> {
     let mut wrong = Vec::new();
     for selector in selectors(expression) {
@@ -299,7 +301,7 @@ fn is_known(selector: &Selector) -> bool {
     let name = &selector.metric;
     OF_PROMETHEUS.contains(&name.as_str())
         || recorded().contains(name)
-        || registered().iter().any(|(series, _)| series == name)
+        || registered().contains_key(name)
 }
 
 fn has_integer_bound(matchers: &str) -> bool {
@@ -340,7 +342,7 @@ fn changed(file: &'static str, pointer: &str, value: Value) -> Dashboard {
     board
 }
 
-/// Where the query of a panel is.
+/// The JSON pointer to the query of a panel.
 fn pointer(board: &Dashboard, title: &str) -> String {
     let position = array(&board.json["panels"])
         .iter()
@@ -367,12 +369,12 @@ fn every_registered_metric_is_on_device_board() {
         .flat_map(|query| selectors(&query.expression))
         .map(|selector| selector.metric)
         .collect();
-    let shown: BTreeSet<String> = registered()
-        .into_iter()
-        .filter(|(series, _)| read.contains(series))
+    let shown: BTreeSet<&String> = registered()
+        .iter()
+        .filter(|(series, _)| read.contains(*series))
         .map(|(_, family)| family)
         .collect();
-    let all: BTreeSet<String> = registered().into_iter().map(|(_, family)| family).collect();
+    let all: BTreeSet<&String> = registered().values().collect();
     assert_eq!(shown, all);
 }
 
