@@ -1,4 +1,4 @@
-//! A program that has no file descriptor left is scraped all the same, and whatever it took is over when it has some again.
+//! A program without a free file descriptor is scraped all the same, and recovers once it has some again.
 //!
 //! The limit is that of the process, so this is the only test of its binary.
 
@@ -15,7 +15,7 @@ use paho_mqtt_redis::{
 use socket2::{Domain, Socket, Type};
 use testkit::{LIMIT, REQUEST, eventually};
 
-/// Lets the process open so many files.
+/// Limits the number of files that the process may open.
 #[allow(unsafe_code)]
 fn limit_files(limit: libc::rlim_t) {
     let limit = libc::rlimit {
@@ -64,7 +64,7 @@ fn endpoint_without_file_descriptors_is_scraped() {
         let answer = scrape(sockets.pop().unwrap(), address);
         assert!(answer.contains("readings_total"), "{turn}: {answer}");
     }
-    // Those that send nothing do not keep the descriptors that there are.
+    // Silent connections do not keep the descriptors.
     let silent: Vec<Socket> = sockets.split_off(20);
     for socket in &silent {
         socket.connect(&address.into()).unwrap();

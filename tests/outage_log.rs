@@ -1,4 +1,4 @@
-//! What the log and an observer are told of an outage of Redis: for which client it is, once that it has begun, and once that it is over.
+//! The log and the observers get an outage of Redis with its client, its begin once and its end once.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,11 +9,11 @@ use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{RedisPersistence, StoreEvent, StoreObserver};
 use testkit::{LIMIT, RedisServer, log::Log};
 
-/// Notes the events by name.
+/// Records the events by name.
 #[derive(Default)]
-struct Witness(Mutex<Vec<String>>);
+struct EventRecorder(Mutex<Vec<String>>);
 
-impl StoreObserver for Witness {
+impl StoreObserver for EventRecorder {
     fn on_event(&self, client_id: &str, event: &StoreEvent) {
         assert_eq!(client_id, "device");
         let name = match event {
@@ -32,13 +32,13 @@ impl StoreObserver for Witness {
 #[test]
 fn outage_logs_client_and_pending_bytes_once() {
     let mut redis = RedisServer::start();
-    let witness = Arc::new(Witness::default());
+    let recorder = Arc::new(EventRecorder::default());
     let log = Log::default();
     log.of_the_process();
     let mut persistence = RedisPersistence::builder()
         .url(redis.url())
         .hold_alarm(5)
-        .observer(Arc::clone(&witness) as Arc<dyn StoreObserver>)
+        .observer(Arc::clone(&recorder) as Arc<dyn StoreObserver>)
         .build()
         .expect("valid");
     persistence.open("device", "127.0.0.1:1883").expect("opens");
@@ -48,20 +48,20 @@ fn outage_logs_client_and_pending_bytes_once() {
         persistence.put("c-1", vec![b"value"]).expect("is held");
     }
     let health = persistence.health();
-    let told = |name: &str| {
+    let wait_for = |name: &str| {
         testkit::eventually(LIMIT, name, || {
-            let told = witness.0.lock().expect("no panic");
-            told.iter().any(|told| told == name).then_some(())
+            let events = recorder.0.lock().expect("no panic");
+            events.iter().any(|event| event == name).then_some(())
         });
     };
-    told("alarm");
+    wait_for("alarm");
     redis.restart();
     health.flush(Duration::from_secs(10)).expect("is written");
-    told("up");
+    wait_for("up");
     drop(persistence);
-    told("closed");
-    let told = witness.0.lock().expect("no panic").clone();
-    assert_eq!(told, ["opened", "down", "alarm", "up", "closed"]);
+    wait_for("closed");
+    let events = recorder.0.lock().expect("no panic").clone();
+    assert_eq!(events, ["opened", "down", "alarm", "up", "closed"]);
 
     let text = log.text();
     for (level, part, others) in [

@@ -1,4 +1,4 @@
-//! Redis over TLS works where its certificate is trusted, and says that it is the certificate where it is not.
+//! Redis over TLS works if its certificate is trusted, and the error names the certificate otherwise.
 
 use std::{
     env,
@@ -27,7 +27,7 @@ fn set(connection: &mut redis::Connection, name: &str, value: &str) -> redis::Re
         .exec(connection)
 }
 
-/// Has a Redis that runs listen with TLS, and gives the port.
+/// Has a running Redis listen with TLS, and returns the port.
 fn listen_with_tls(redis: &RedisServer, connection: &mut redis::Connection) -> u16 {
     let file = |name: &str| redis.dir().join(name).display().to_string();
     set(connection, "bind", "127.0.0.1 127.0.0.2").unwrap();

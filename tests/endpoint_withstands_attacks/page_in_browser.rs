@@ -2,8 +2,6 @@
 
 use std::{
     fs,
-    net::SocketAddr,
-    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -14,53 +12,13 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Error, ErrorKind, Instrumented, MemoryPersistence, MemoryStore, MetricsServer, Persistence,
-    PersistenceMetrics, StoreEvent, StoreObserver, prometheus::Registry,
+    Error, ErrorKind, MetricsServer, PersistenceMetrics, StoreEvent, StoreObserver,
+    prometheus::Registry,
 };
 use tempfile::TempDir;
-use testkit::{
-    Chromium, LIMIT, answer_of, body, connected, eventually, header, publish_command, sent, status,
-};
+use testkit::{Chromium, LIMIT, eventually, publish_command, sent, status};
 
-const ANY: &str = "127.0.0.1:0";
-
-struct Page {
-    server: MetricsServer,
-    metrics: PersistenceMetrics,
-}
-
-impl Page {
-    fn new() -> Self {
-        let registry = Registry::new();
-        let metrics = PersistenceMetrics::register(&registry).unwrap();
-        let server = MetricsServer::bind(ANY, registry).unwrap();
-        Self { server, metrics }
-    }
-
-    fn client(&self, id: &str) -> Instrumented<Persistence<MemoryStore>> {
-        let mut persistence = MemoryPersistence::new().instrument(&self.metrics);
-        persistence.open(id, "uri").unwrap();
-        persistence
-    }
-
-    fn address(&self) -> SocketAddr {
-        self.server.local_addr()
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/", self.address())
-    }
-
-    /// As the server writes it.
-    fn get(&self) -> String {
-        sent(self.address(), b"GET / HTTP/1.1\r\nHost: device\r\n\r\n")
-    }
-
-    /// A store of which somebody else tells.
-    fn told(&self, id: &str, event: &StoreEvent) {
-        self.metrics.on_event(id, event);
-    }
-}
+use crate::page::{ANY, GET, Page};
 
 fn put(persistence: &mut impl ClientPersistence, number: i32) {
     let command = publish_command(number, 1, "readings", &[b'x'; 200]);
@@ -118,11 +76,12 @@ const STATE: &str = "[data-client='device-1'] .state";
 fn numbers_update_in_place_on_phone_and_wall_display() {
     let page = Page::new();
     let mut persistence = page.client("device-1");
-    page.told("device-1", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-1", &StoreEvent::Opened { quarantined: 0 });
     put(&mut persistence, 1);
     let folder = TempDir::new().unwrap();
+    let mut browser = Chromium::start(360, 740);
     for (width, height) in [(360, 740), (1600, 900)] {
-        let mut browser = Chromium::start(width, height);
+        browser.resize(width, height);
         browser.open(&page.url());
         let waiting = eventually(LIMIT, "the page is there", || browser.text(WAITING));
         let number: i32 = waiting.parse().unwrap();
@@ -149,8 +108,8 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
                 > Some(0)
         );
         let error = Arc::new(Error::new(ErrorKind::OutOfMemory, "write"));
-        page.told("device-1", &StoreEvent::Down { error });
-        // The persistence tells how it is too.
+        page.report("device-1", &StoreEvent::Down { error });
+        // The persistence reports its own state too.
         eventually(LIMIT, "the change is listed", || {
             let changes = browser.text("[data-client='device-1'] ol")?;
             changes.contains("store down: out_of_memory").then_some(())
@@ -165,14 +124,14 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         assert!(fs::metadata(&picture).unwrap().len() > 10_000, "{width}");
         assert_eq!(browser.complaints(), [""; 0]);
         let (outage, rewritten) = (Duration::from_secs(1), 0);
-        page.told("device-1", &StoreEvent::Up { outage, rewritten });
+        page.report("device-1", &StoreEvent::Up { outage, rewritten });
     }
 }
 
 #[test]
 fn state_change_is_announced_to_screen_readers() {
     let page = Page::new();
-    page.told("device-1", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-1", &StoreEvent::Opened { quarantined: 0 });
     let mut browser = Chromium::start(800, 600);
     browser.darken();
     browser.open(&page.url());
@@ -183,7 +142,7 @@ fn state_change_is_announced_to_screen_readers() {
     let live = format!("document.querySelector(\"{STATE}\").getAttribute('aria-live')");
     assert_eq!(browser.evaluate(&live), "polite");
     let error = Arc::new(Error::new(ErrorKind::Connection, "write"));
-    page.told("device-1", &StoreEvent::Down { error });
+    page.report("device-1", &StoreEvent::Down { error });
     is("Store down", &mut browser);
     let since = browser.text("[data-client='device-1'] [data-m='store_changed_timestamp_seconds']");
     assert!(
@@ -192,11 +151,11 @@ fn state_change_is_announced_to_screen_readers() {
     );
 
     // Another client appears, and one goes.
-    page.told("device-2", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-2", &StoreEvent::Opened { quarantined: 0 });
     eventually(LIMIT, "two clients", || {
         browser.text("[data-client='device-2'] h2")
     });
-    page.told("device-1", &StoreEvent::Closed);
+    page.report("device-1", &StoreEvent::Closed);
     eventually(LIMIT, "one client", || {
         (browser.evaluate("document.querySelectorAll('section').length") == 1).then_some(())
     });
@@ -222,7 +181,7 @@ fn page_without_scripts_shows_state() {
     let mut persistence = page.client("device-1");
     put(&mut persistence, 1);
     put(&mut persistence, 2);
-    page.told("other", &StoreEvent::Opened { quarantined: 0 });
+    page.report("other", &StoreEvent::Opened { quarantined: 0 });
     let mut browser = Chromium::start(360, 740);
     browser.disable_scripts();
     browser.open(&page.url());
@@ -282,67 +241,6 @@ fn page_structure_is_accessible() {
 }
 
 #[test]
-fn page_is_small_and_loads_nothing_by_policy() {
-    let page = Page::new();
-    let clients: Vec<_> = ["one", "two"].map(|id| page.client(id)).into();
-    let answer = page.get();
-    assert_eq!(status(&answer), "200");
-    assert_eq!(
-        header(&answer, "Content-Type"),
-        Some("text/html; charset=utf-8")
-    );
-    assert!(body(&answer).len() < 40 * 1024, "{}", body(&answer).len());
-    for text in ["src=", "@import", "url(", "http:", "https:", "style="] {
-        assert!(!body(&answer).contains(text), "{text}");
-    }
-    let policy = header(&answer, "Content-Security-Policy").unwrap();
-    assert!(policy.starts_with("default-src 'none';"), "{policy}");
-    assert!(!policy.contains("unsafe"), "{policy}");
-    for tag in ["style", "script"] {
-        let (_, rest) = body(&answer).split_once(&format!("<{tag}>")).unwrap();
-        let (text, _) = rest.split_once(&format!("</{tag}>")).unwrap();
-        let hash = sha256(text);
-        assert!(
-            policy.contains(&format!("{tag}-src 'sha256-{hash}'")),
-            "the hash of the {tag} in src/server/page.rs has to be {hash}"
-        );
-    }
-    drop(clients);
-    assert!(
-        page.get()
-            .contains("No client has opened its persistence yet.")
-    );
-    let head = sent(page.address(), b"HEAD / HTTP/1.1\r\nHost: device\r\n\r\n");
-    assert_eq!((status(&head), body(&head)), ("200", ""));
-}
-
-/// As a policy has it.
-fn sha256(text: &str) -> String {
-    use std::io::Write;
-    let mut openssl = Command::new("openssl")
-        .args(["dgst", "-sha256", "-binary"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("openssl is in the Debian package openssl");
-    let mut input = openssl.stdin.take().unwrap();
-    input.write_all(text.as_bytes()).unwrap();
-    drop(input);
-    let digest = openssl.wait_with_output().unwrap().stdout;
-    assert_eq!(digest.len(), 32);
-    let mut openssl = Command::new("openssl")
-        .args(["base64", "-A"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut input = openssl.stdin.take().unwrap();
-    input.write_all(&digest).unwrap();
-    drop(input);
-    String::from_utf8(openssl.wait_with_output().unwrap().stdout).unwrap()
-}
-
-#[test]
 fn page_behind_password_updates_itself() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).unwrap();
@@ -351,9 +249,7 @@ fn page_behind_password_updates_itself() {
         .basic_auth("me", "secret")
         .bind(ANY)
         .unwrap();
-    let mut stream = connected(server.local_addr());
-    std::io::Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost: device\r\n\r\n").unwrap();
-    assert_eq!(status(&answer_of(stream)), "401");
+    assert_eq!(status(&sent(server.local_addr(), GET)), "401");
     let mut browser = Chromium::start(800, 600);
     browser.open(&format!("http://me:secret@{}/", server.local_addr()));
     eventually(LIMIT, "the script has been let in too", || {
@@ -365,7 +261,7 @@ fn page_behind_password_updates_itself() {
     );
 }
 
-/// The pictures of the README: `cargo test --features server --test page -- --ignored`.
+/// The pictures of the README: `cargo test -p testkit --test endpoint_withstands_attacks -- --ignored pictures`.
 #[test]
 #[ignore = "it takes a minute, and what it gives is looked at by people"]
 fn pictures_of_device_at_work() {

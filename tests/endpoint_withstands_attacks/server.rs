@@ -1,5 +1,5 @@
-//! `/metrics` is served to whoever asks rightly, whoever does not is told so, and nobody can make the server wait without end, keep
-//! something without bound, or outlive the value that stands for it.
+//! `/metrics` is served for valid requests and refused for others, and no peer can make the server wait without end, keep data
+//! without bound, or outlive its value.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -22,8 +22,9 @@ use testkit::{
     sent, status, try_http_get,
 };
 
-/// What a test on a busy machine may take beyond a limit of the server's.
-const SLACK: Duration = Duration::from_secs(2);
+/// Time that a busy machine may take beyond a timeout of the server. A timeout and this are less than the default of 5 s, so that
+/// an option without effect is noticed.
+const SLACK: Duration = Duration::from_secs(4);
 
 const ANY: &str = "127.0.0.1:0";
 
@@ -65,8 +66,7 @@ fn metrics_page_shows_current_registry_values() {
 #[test]
 fn response_has_length_and_closes_connection() {
     let server = builder().bind(ANY).unwrap();
-    let request = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
-    let answer = sent(server.local_addr(), request);
+    let answer = sent(server.local_addr(), REQUEST);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     let length = body(&answer).len().to_string();
     assert_eq!(header(&answer, "Content-Length"), Some(&*length));
@@ -142,14 +142,16 @@ fn unserved_request_gets_matching_status() {
     assert_eq!(status(&answer_of(stream)), "400");
 }
 
+/// A request whose head is filled up with that many bytes.
+fn head(padding: usize) -> String {
+    let padding = "x".repeat(padding);
+    format!("GET /metrics HTTP/1.1\r\nX-Padding: {padding}\r\n\r\n")
+}
+
 #[test]
 fn overlong_head_is_refused_whole_or_in_pieces() {
     let server = builder().max_head_bytes(256).bind(ANY).unwrap();
     let address = server.local_addr();
-    let head = |padding: usize| {
-        let padding = "x".repeat(padding);
-        format!("GET /metrics HTTP/1.1\r\nX-Padding: {padding}\r\n\r\n")
-    };
     let spare = 256 - head(0).len();
     assert_eq!(status(&sent(address, head(spare).as_bytes())), "200");
     assert_eq!(status(&sent(address, head(spare + 1).as_bytes())), "431");
@@ -158,7 +160,7 @@ fn overlong_head_is_refused_whole_or_in_pieces() {
     // Without an end, a piece at a time.
     let mut stream = connected(address);
     let answered = eventually(LIMIT, "an endless head is refused", || {
-        // Once it is refused, nobody may be there any more.
+        // Once it is refused, the connection may be closed.
         let _ = stream.write_all(&[b'x'; 32]);
         stream
             .set_read_timeout(Some(Duration::from_millis(10)))
@@ -172,10 +174,6 @@ fn overlong_head_is_refused_whole_or_in_pieces() {
 #[test]
 fn head_limit_is_8_kib_by_default() {
     let server = builder().bind(ANY).unwrap();
-    let head = |padding: usize| {
-        let padding = "x".repeat(padding);
-        format!("GET /metrics HTTP/1.1\r\nX-Padding: {padding}\r\n\r\n")
-    };
     let spare = 8 * 1024 - head(0).len();
     let longest = sent(server.local_addr(), head(spare).as_bytes());
     assert_eq!(status(&longest), "200");
@@ -206,7 +204,7 @@ fn trickled_head_gets_no_extra_time() {
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
     let answer = eventually(LIMIT, "a slow head is refused", || {
-        // Once it is refused, nobody may be there any more.
+        // Once it is refused, the connection may be closed.
         let _ = stream.write_all(b"x");
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).ok().map(|()| answer)
@@ -216,7 +214,7 @@ fn trickled_head_gets_no_extra_time() {
     assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
 }
 
-/// A registry with a collector that waits for `Gate::open`, so that what asks for it is being served for as long.
+/// Opens the way for a collector that waits, so that a scrape is being served until then.
 struct Gate(mpsc::Sender<()>);
 
 #[derive(Clone)]
@@ -233,14 +231,14 @@ impl Collector for Waiting {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.entered.send(()).unwrap();
-        // It is open for ever when the gate is gone.
+        // Without the gate it never waits again.
         let _ = self.opened.lock().unwrap().recv();
         self.counter.collect()
     }
 }
 
 impl Gate {
-    /// What comes out at the other end is that a collector has been asked.
+    /// A registry with a collector that waits, its gate, and a message each time that it is asked.
     fn closed() -> (Registry, Self, mpsc::Receiver<()>) {
         let (registry, _) = registry();
         let (entered, has_entered) = mpsc::channel();
@@ -344,9 +342,7 @@ fn concurrent_requests_are_all_served() {
     let address = server.local_addr();
     let mut streams: Vec<_> = (0..16).map(|_| connected(address)).collect();
     for stream in &mut streams {
-        stream
-            .write_all(b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n")
-            .unwrap();
+        stream.write_all(REQUEST).unwrap();
     }
     for stream in streams {
         assert_eq!(status(&answer_of(stream)), "200");
@@ -398,8 +394,8 @@ fn drop_frees_port_at_once() {
     }
 }
 
-#[test]
-fn drop_closes_open_connections_without_waiting() {
+/// The times that the drop of a server takes that has open connections, and the end of these connections.
+fn drop_with_open_connections() -> (Duration, Duration) {
     let server = builder()
         .request_timeout(Duration::from_secs(3600))
         // No other test uses this address of the loopback, so that none gets the port while it is free.
@@ -410,58 +406,91 @@ fn drop_closes_open_connections_without_waiting() {
     let mut half = connected(address);
     half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
     let mut reader = connected(address);
-    reader
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n")
-        .unwrap();
+    reader.write_all(REQUEST).unwrap();
     // This one has its answer and does not close; the others were admitted before it.
     reader.read_exact(&mut [0; 12]).unwrap();
 
     let started = Instant::now();
     drop(server);
-    let took = started.elapsed();
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    let dropped = started.elapsed();
     for stream in [&mut silent, &mut half, &mut reader] {
         answer(stream);
     }
-    let took = started.elapsed();
-    assert!(took < SLACK, "{took:?}");
+    let ended = started.elapsed();
     drop(builder().bind(address).unwrap());
+    (dropped, ended)
 }
 
 #[test]
-fn stalled_reader_is_dropped_after_response_timeout() {
-    const TIMEOUT: Duration = Duration::from_millis(300);
+fn drop_closes_open_connections_without_waiting() {
+    // A server that waits takes at least a second each time. A busy machine delays some of the rounds only.
+    let rounds: Vec<_> = (0..5).map(|_| drop_with_open_connections()).collect();
+    let dropped = rounds.iter().map(|(dropped, _)| *dropped).min();
+    assert!(dropped < Some(Duration::from_millis(500)), "{rounds:?}");
+    let ended = rounds.iter().map(|(_, ended)| *ended).min();
+    assert!(ended < Some(Duration::from_secs(1)), "{rounds:?}");
+}
+
+/// A server with place for one connection, and a reader that has it: its response has begun, and is too long for the buffers of
+/// both sides.
+fn stalled_reader(response_timeout: Duration) -> (MetricsServer, TcpStream) {
     let registry = Registry::new();
-    // More than the buffers of both sides can take.
-    let help = "x".repeat(32 << 20);
+    let help = "x".repeat(8 << 20);
     let counter = IntCounter::new("readings_total", help).unwrap();
     registry.register(Box::new(counter)).unwrap();
     let server = MetricsServer::builder(registry)
         .max_connections(1)
-        .response_timeout(TIMEOUT)
+        .response_timeout(response_timeout)
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
-
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&address.into()).unwrap();
+    socket.connect(&server.local_addr().into()).unwrap();
     let mut reader = TcpStream::from(socket);
     reader.set_read_timeout(Some(LIMIT)).unwrap();
-    reader
-        .write_all(b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n")
-        .unwrap();
-    // Its answer has begun.
-    reader.read_exact(&mut [0; 12]).unwrap();
+    reader.write_all(REQUEST).unwrap();
+    let mut begin = [0; 12];
+    reader.read_exact(&mut begin).unwrap();
+    assert_eq!(&begin, b"HTTP/1.1 200");
+    (server, reader)
+}
 
+const OTHER: &[u8] = b"GET /other HTTP/1.1\r\nHost: device\r\n\r\n";
+
+#[test]
+fn stalled_reader_is_dropped_after_response_timeout() {
+    // Long enough to render the metrics on a busy machine.
+    const TIMEOUT: Duration = Duration::from_secs(3);
     let started = Instant::now();
-    assert_eq!(status(&answer_of(connected(address))), "503");
-    eventually(TIMEOUT + SLACK, "the place is free again", || {
-        let answer = sent(address, b"GET /other HTTP/1.1\r\nHost: device\r\n\r\n");
-        (status(&answer) == "404").then_some(())
+    let (server, reader) = stalled_reader(TIMEOUT);
+    // No other connection wants its place.
+    let error = eventually(LIMIT, "the connection is reset", || {
+        reader.take_error().unwrap()
     });
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let took = started.elapsed();
-    assert!(took < TIMEOUT + SLACK, "{took:?}");
+    assert!(took >= TIMEOUT, "{took:?}");
+    assert_eq!(status(&sent(server.local_addr(), OTHER)), "404");
+}
+
+#[test]
+fn stalled_reader_is_evicted_for_new_connection() {
+    /// A reader that has read within this time keeps its place.
+    const STALLED: Duration = Duration::from_millis(500);
+    let started = Instant::now();
+    let (server, reader) = stalled_reader(Duration::from_secs(3600));
+    let address = server.local_addr();
+    let first = sent(address, OTHER);
+    // A machine with more to do may have let that time pass.
+    assert!(
+        status(&first) == "503" || started.elapsed() > STALLED,
+        "{first}"
+    );
+    eventually(LIMIT, "the place is free", || {
+        (status(&sent(address, OTHER)) == "404").then_some(())
+    });
+    let error = reader.take_error().unwrap().expect("it is reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }
 
 #[test]
@@ -508,7 +537,7 @@ fn short_lived_connections_leave_server_serving() {
         }
     }
     eventually(LIMIT, "it still serves", || {
-        let answer = sent(address, b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
+        let answer = sent(address, REQUEST);
         (status(&answer) == "200").then_some(())
     });
 }
