@@ -92,13 +92,29 @@ pub fn eventually<T>(limit: Duration, what: &str, probe: impl FnMut() -> Option<
 }
 
 /// Repeats `probe` until it returns something, or `limit` has passed.
-pub fn poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn poll<T>(limit: Duration, probe: impl FnMut() -> Option<T>) -> Option<T> {
+    poll_every(Duration::from_millis(10), limit, probe)
+}
+
+/// The same as `eventually` for queries to Prometheus, whose results change some times a second: more queries would take the
+/// machine's time.
+#[track_caller]
+pub fn eventually_queried<T>(limit: Duration, what: &str, query: impl FnMut() -> Option<T>) -> T {
+    poll_every(Duration::from_millis(200), limit, query)
+        .unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+}
+
+fn poll_every<T>(
+    pause: Duration,
+    limit: Duration,
+    mut probe: impl FnMut() -> Option<T>,
+) -> Option<T> {
     let started = Instant::now();
     loop {
         let answer = probe();
         if answer.is_some() || started.elapsed() >= limit {
             return answer;
         }
-        thread::park_timeout(Duration::from_millis(10));
+        thread::park_timeout(pause);
     }
 }

@@ -18,8 +18,10 @@ use super::{
     rules,
 };
 
-/// How often it scrapes its targets, and evaluates its rules.
-const INTERVAL: &str = "250ms";
+/// The time between two scrapes.
+const SCRAPE_INTERVAL: &str = "250ms";
+/// The time between two evaluations of the rules: twice the other, as in `dashboards/provisioning/`.
+const EVALUATION_INTERVAL: &str = "500ms";
 
 /// A Prometheus server on a TCP port of 127.0.0.1 that scrapes often.
 pub struct Prometheus {
@@ -52,9 +54,9 @@ impl Prometheus {
         // Its configuration is YAML, of which JSON is a part.
         let config = json!({
             "global": {
-                "scrape_interval": INTERVAL,
-                "scrape_timeout": INTERVAL,
-                "evaluation_interval": INTERVAL,
+                "scrape_interval": SCRAPE_INTERVAL,
+                "scrape_timeout": SCRAPE_INTERVAL,
+                "evaluation_interval": EVALUATION_INTERVAL,
             },
             "rule_files": ["rules/*.yml"],
             "alerting": { "alertmanagers": [{ "static_configs": [{ "targets": alertmanagers }] }] },

@@ -215,7 +215,7 @@ fn prometheus_scrapes_device_over_tls_with_token() {
     fs::write(file("prometheus.yml"), config).expect("written");
     let prometheus = Prometheus::configured(&folder.path().join("prometheus.yml"));
     let up = "mqtt_persistence_store_up{client_id=\"example-device\"}";
-    let is_up = testkit::eventually(LIMIT, "it is scraped", || prometheus.value(up));
+    let is_up = testkit::eventually_queried(LIMIT, "it is scraped", || prometheus.value(up));
     assert!(is_up > 0.0, "{}", run.log());
 }
 

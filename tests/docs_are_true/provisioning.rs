@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use testkit::{
     Prometheus,
     dashboard::{DASHBOARDS, array, text},
-    eventually,
+    eventually_queried,
     rules::load,
     serving::serve,
 };
@@ -72,7 +72,7 @@ fn prometheus_loads_provisioned_rules_and_targets() {
     let groups = array(&groups["data"]["groups"]).iter();
     let rules: usize = groups.map(|group| array(&group["rules"]).len()).sum();
     assert_eq!(rules, load().len());
-    let instance = eventually(Duration::from_secs(30), "there is a target", || {
+    let instance = eventually_queried(Duration::from_secs(30), "there is a target", || {
         let targets = prometheus.get("targets");
         let target = array(&targets["data"]["activeTargets"]).first()?;
         Some(text(&target["labels"]["instance"]).to_owned())
@@ -95,7 +95,7 @@ fn prometheus_takes_targets_from_http_service() {
         );
     fs::write(&config, text).expect("can be written");
     let prometheus = Prometheus::configured(&config);
-    eventually(Duration::from_secs(30), "its target is there", || {
+    eventually_queried(Duration::from_secs(30), "its target is there", || {
         let targets = prometheus.get("targets");
         let mut targets = array(&targets["data"]["activeTargets"]).iter();
         targets

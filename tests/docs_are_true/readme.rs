@@ -7,7 +7,7 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    ErrorKind, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisPersistence,
+    ErrorKind, MetricsServer, RedisPersistence,
     prometheus::{
         Registry,
         proto::{LabelPair, Metric, MetricFamily, MetricType},
@@ -55,12 +55,7 @@ fn first_column(behind: &str, title: &str) -> Vec<String> {
 
 #[test]
 fn metrics_table_matches_registered_metrics() {
-    let registry = Registry::new();
-    let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let mut persistence = MemoryPersistence::new().instrument(&metrics);
-    persistence.open("id", "uri").expect("opens");
-    let registered: BTreeMap<String, (String, Vec<String>)> = registry
-        .gather()
+    let registered: BTreeMap<String, (String, Vec<String>)> = families(false)
         .iter()
         .map(|family| {
             let kind = match family.get_field_type() {
@@ -102,8 +97,7 @@ fn lean_profile_table_matches_its_series() {
     assert_eq!(described.collect::<BTreeSet<_>>(), present);
     for row in rows {
         let name = code(&row[0]).remove(0);
-        let families = families(true);
-        let Some(family) = families.iter().find(|family| family.name() == name) else {
+        let Some(family) = families(true).iter().find(|family| family.name() == name) else {
             continue;
         };
         let labels = family.get_metric().iter().flat_map(Metric::get_label);
@@ -121,13 +115,8 @@ fn lean_profile_table_matches_its_series() {
 
 #[test]
 fn label_values_match_text() {
-    let registry = Registry::new();
-    let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let mut persistence = MemoryPersistence::new().instrument(&metrics);
-    persistence.open("id", "uri").expect("opens");
-    let families = registry.gather();
     for (label, introduction) in [("operation", "`operation` is "), ("kind", "`kind` is ")] {
-        let mut values: Vec<&str> = families
+        let mut values: Vec<&str> = families(false)
             .iter()
             .flat_map(MetricFamily::get_metric)
             .flat_map(Metric::get_label)

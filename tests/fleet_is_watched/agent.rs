@@ -15,7 +15,7 @@ use testkit::{
     LIMIT, Prometheus,
     breaking::{Breaking, Direction},
     dashboard::{array, text},
-    eventually,
+    eventually_queried,
     fleet::{
         agent::{self, PASSWORD, written},
         device::Device,
@@ -89,7 +89,7 @@ fn samples_of_link_outage_arrive_after_it() {
     let way = Breaking::start(device.address().port());
     let address = format!("127.0.0.1:{}", way.port());
     let agent = agent::start(&dir, INTERVAL, &address, link.port());
-    eventually(LIMIT, "samples arrive", || {
+    eventually_queried(LIMIT, "samples arrive", || {
         (central.value(STATE) == Some(1.0)).then_some(())
     });
     // It says that it is pushed, and brings nothing that the boards do not read.
@@ -112,7 +112,7 @@ fn samples_of_link_outage_arrive_after_it() {
     let (scrapes, _) = way.passed();
     let mended = now();
     let up = r#"up{via="remote_write"}"#;
-    let all = eventually(LIMIT, "it catches up", || {
+    let all = eventually_queried(LIMIT, "it catches up", || {
         let all = moments(&central, up);
         (*all.last()? > mended).then_some(all)
     });
@@ -181,7 +181,7 @@ fn write_late_sample(takes_late: bool) -> (String, Vec<Value>) {
     const NAME: &str = "mqtt_persistence_records";
     let dir = TempDir::new().expect("a folder");
     let central = central(&dir, takes_late);
-    eventually(LIMIT, "it has samples of this moment", || {
+    eventually_queried(LIMIT, "it has samples of this moment", || {
         central.value(r#"up{job="itself"} == 1"#)
     });
     let late = SystemTime::now() - Duration::from_secs(5 * 3600);

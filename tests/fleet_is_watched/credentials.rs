@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use testkit::{
     LIMIT, Prometheus,
     certificates::{make_authority, make_certificate},
-    eventually,
+    eventually_queried,
 };
 
 /// A job, the server that it scrapes, whether it is to be admitted, and its credentials.
@@ -132,7 +132,7 @@ fn prometheus_is_admitted_with_right_credentials_only() {
         // A busy machine may have some scrapes time out, so that all of them count.
         let up = format!("max_over_time(up{{job=\"{name}\"}}[5m])");
         let expected = f64::from(u8::from(*is_admitted));
-        let up = eventually(LIMIT, name, || {
+        let up = eventually_queried(LIMIT, name, || {
             prometheus.value(&up).filter(|up| *up >= expected)
         });
         assert_eq!(

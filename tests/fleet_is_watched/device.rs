@@ -1,11 +1,11 @@
-//! A real Prometheus reads what a device, and the stored exposition, show.
+//! promtool accepts the stored exposition, and a real Prometheus scrapes a device.
 
 use std::time::Duration;
 
 use testkit::{
     LIMIT, Mosquitto, Prometheus, RedisServer,
     device::{Device, address},
-    eventually, http_get, promtool_check_metrics,
+    eventually, eventually_queried, http_get, promtool_check_metrics,
 };
 
 /// Prometheus looks for its first targets after some seconds.
@@ -41,7 +41,7 @@ fn scraped_device_shows_growing_and_drained_backlog() {
 
     let prometheus = Prometheus::scraping(&[&address]);
     let until = |query: &str, holds: fn(f64) -> bool| {
-        eventually(SCRAPE_LIMIT, query, || {
+        eventually_queried(SCRAPE_LIMIT, query, || {
             prometheus.value(query).filter(|value| holds(*value))
         })
     };

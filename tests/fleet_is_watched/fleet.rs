@@ -9,7 +9,7 @@ use std::{
 
 use testkit::{
     dashboard::array,
-    eventually,
+    eventually_queried,
     fleet::{
         Fleet,
         observer::{Observer, panels},
@@ -44,7 +44,7 @@ fn alerts_fire_for_affected_devices_only_and_resolve() {
     let fleet = Fleet::start(DEVICES, true, PAUSE);
     let observer = Observer::start(&fleet.targets, FACTOR);
     let started = Instant::now();
-    eventually(LIMIT, "all devices are scraped", || {
+    eventually_queried(LIMIT, "all devices are scraped", || {
         let devices = observer
             .prometheus
             .value("job:mqtt_persistence_devices:count");
@@ -73,10 +73,10 @@ fn alerts_fire_for_affected_devices_only_and_resolve() {
             wait.elapsed() < LIMIT,
             "{firing:#?} instead of {expected:#?}"
         );
-        thread::park_timeout(Duration::from_millis(100));
+        thread::park_timeout(Duration::from_millis(200));
         firing = Some(observer.of_devices());
     }
-    eventually(LIMIT, "the alerts about the fleet fire", || {
+    eventually_queried(LIMIT, "the alerts about the fleet fire", || {
         let expected = alerts(&["FleetBacklogOld", "FleetStoresFailing"]);
         (observer.of_fleet() == expected).then_some(())
     });
@@ -90,7 +90,7 @@ fn alerts_fire_for_affected_devices_only_and_resolve() {
     }
 
     fleet.end_outages();
-    eventually(LIMIT, "all alerts resolve", || {
+    eventually_queried(LIMIT, "all alerts resolve", || {
         let all_quiet = observer.of_devices().is_empty() && observer.of_fleet().is_empty();
         all_quiet.then_some(())
     });
