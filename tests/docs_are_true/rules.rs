@@ -313,7 +313,7 @@ fn lean_profile_has_series_that_rules_read() {
         "mqtt_persistence_operation_errors_total",
         "mqtt_persistence_store_errors_total",
         "mqtt_persistence_store_discarded_records_total",
-        // That puts end says enough of whether calls do.
+        // The series of puts suffices to see that calls end.
         "mqtt_persistence_operation_duration_seconds_count",
     ];
     for rule in load() {

@@ -92,7 +92,7 @@ fn samples_of_link_outage_arrive_after_it() {
     eventually_queried(LIMIT, "samples arrive", || {
         (central.value(STATE) == Some(1.0)).then_some(())
     });
-    // It says that it is pushed, and brings nothing that the boards do not read.
+    // Its samples are labelled as pushed, and are those only that the boards read.
     assert_eq!(central.value(r#"up{via="remote_write"}"#), Some(1.0));
     assert_eq!(
         central.value(r#"{via="remote_write",__name__!~"up|mqtt_persistence_.*"}"#),
