@@ -9,8 +9,9 @@ use redis::Commands;
 use testkit::{
     LIMIT, RedisServer,
     broker::{Broker, Direction, Kind},
-    crash::connect_options,
-    eventually, record,
+    eventually,
+    harness::connect_options,
+    record,
 };
 
 const AT_A_TIME: usize = 9;

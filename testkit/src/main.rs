@@ -1,20 +1,53 @@
-//! The programs that tests start, kill and soak, each in a process of its own.
+//! Tables of what becomes of messages, and the programs that are killed, put through faults and soaked for them.
 
 use std::{env, process::ExitCode};
 
-use testkit::{crash, faults, kills, soak};
+use testkit::harness::{crash_table, faults, random_kills, soak};
+
+const USAGE: &str = "\
+usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
+       testkit crash-random [ROUNDS [SEED]]  a program is killed at random instants, ROUNDS (100) times in each row
+       testkit faults                        a program publishes during every fault of Redis
+       testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
+
+Each prints Markdown, and fails if a promise is broken. The programs that these and the tests start take their orders from the
+variable ORDERS: crash-program, kill-program, fault-program, soak-program.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
-    match arguments.first().map(String::as_str) {
-        Some("crash-program") => crash::run_child(),
-        Some("kill-program") => kills::run_program(),
-        Some("fault-program") => faults::run_ordered(),
-        Some("soak-program") => soak::run_program(),
-        _ => {
-            eprintln!("usage: testkit crash-program|kill-program|fault-program|soak-program");
-            return ExitCode::from(2);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let is_clean = match arguments[..] {
+        ["crash-table"] => Some(crash_table::print("")),
+        ["crash-table", part] => Some(crash_table::print(part)),
+        ["crash-random", ref numbers @ ..] => two(numbers, (100, 1))
+            .and_then(|(rounds, seed)| Some((usize::try_from(rounds).ok()?, seed)))
+            .map(|(rounds, seed)| random_kills::print(rounds, seed)),
+        ["faults"] => Some(faults::print()),
+        ["soak", ref numbers @ ..] => {
+            two(numbers, (20, 1)).map(|(minutes, seed)| soak::print(minutes, seed))
+        }
+        ["crash-program"] => crash_table::run_program(),
+        ["kill-program"] => random_kills::run_program(),
+        ["fault-program"] => faults::run_program(),
+        ["soak-program"] => soak::run_program(),
+        _ => None,
+    };
+    match is_clean {
+        Some(true) => ExitCode::SUCCESS,
+        Some(false) => ExitCode::FAILURE,
+        None => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
         }
     }
-    ExitCode::SUCCESS
+}
+
+/// Up to two numbers, with defaults.
+fn two(arguments: &[&str], defaults: (u64, u64)) -> Option<(u64, u64)> {
+    let number = |place: usize, default| match arguments.get(place) {
+        Some(text) => text.parse().ok(),
+        None => Some(default),
+    };
+    let numbers = (number(0, defaults.0)?, number(1, defaults.1)?);
+    (arguments.len() <= 2).then_some(numbers)
 }

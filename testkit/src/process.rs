@@ -219,7 +219,7 @@ fn port_is_taken(log: &str) -> bool {
 }
 
 /// Has the kernel kill the child when the thread that starts it ends.
-fn die_with_this_thread(command: &mut Command) {
+pub(crate) fn die_with_this_thread(command: &mut Command) {
     let parent = libc::pid_t::try_from(std::process::id()).expect("a process id");
     let tie = move || {
         // SAFETY: both calls are safe between fork and exec, and neither touches memory.

@@ -11,7 +11,7 @@ use std::{
 
 use paho_mqtt as mqtt;
 
-use super::{LIMIT, broker::Broker, crash::connect_options, eventually, record};
+use super::{LIMIT, broker::Broker, eventually, harness::connect_options, record};
 
 /// Client id of every [`Client`].
 pub const CLIENT: &str = "client";

@@ -92,7 +92,7 @@ fn child() {
         }
     }
     if env::var_os("DYING_AT_ONCE").is_some() {
-        testkit::crash::kill_self();
+        testkit::harness::kill_self();
     }
     thread::park();
 }

@@ -1,4 +1,4 @@
-//! A message that `publish` accepted arrives, and at QoS 2 arrives once, however the program ends.
+//! Every message that `publish` accepted arrives, and at QoS 2 arrives once, however the program ends.
 
 mod crash_table;
 mod dying_program;

@@ -1,153 +1,72 @@
 //! Whatever Redis does, the program goes on publishing, nothing is lost or doubled, no call waits long, and Redis is brought up to
 //! date by itself.
+//!
+//! Every fault with a program that publishes, and some in the other settings; `scripts/faults` tries them all.
 
-use std::{
-    sync::atomic::{AtomicUsize, Ordering},
-    thread,
+use std::collections::BTreeSet;
+
+use testkit::harness::faults::{
+    FAULTS, Run,
+    Setting::{self, BrokerAway, Idle, Killed, Publishing},
 };
 
-use testkit::{
-    LIMIT,
-    faults::{self, FAULTS, Fault, Keeper, Report, Setting},
-};
+/// A test for each fault and setting.
+macro_rules! faults {
+    ($($test:ident: $setting:ident, $fault:literal;)*) => {
+        const TESTED: &[(Setting, &str)] = &[$(($setting, $fault)),*];
 
-type Run = (&'static Fault, Setting, Keeper);
-type Ran = (Run, Result<Report, String>);
-
-/// As many at a time as there are cores, told of in their order.
-fn run_all(runs: &[Run]) -> Vec<Ran> {
-    let workers = thread::available_parallelism().map_or(2, usize::from);
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut ran = Vec::new();
-        while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let (fault, setting, keeper) = *run;
-            ran.push((*run, faults::run_apart(fault, setting, keeper)));
-        }
-        ran
+        $(#[test]
+        fn $test() {
+            loses_nothing($setting, $fault);
+        })*
     };
-    let mut ran: Vec<Ran> = thread::scope(|scope| {
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        workers
-            .into_iter()
-            .flat_map(|worker| worker.join().expect("no panic"))
-            .collect()
-    });
-    let place = |fault: &Fault| FAULTS.iter().position(|one| one.name == fault.name);
-    ran.sort_by_key(|((fault, setting, _), _)| {
-        (
-            place(fault),
-            Setting::ALL.iter().position(|one| one == setting),
-        )
-    });
-    ran
 }
 
-fn all(setting: Setting) -> impl Iterator<Item = Run> {
-    let possible = move |fault: &&Fault| setting != Setting::Killed || fault.can_be_killed_in;
-    FAULTS
-        .iter()
-        .filter(possible)
-        .map(move |fault| (fault, setting, Keeper::Ours))
+faults! {
+    redis_back_with_aof_loses_nothing: Publishing, "killed with -9, and back with its AOF";
+    redis_back_empty_loses_nothing: Publishing, "killed with -9, and back empty";
+    redis_back_with_old_contents_loses_nothing: Publishing, "killed with -9, and back with older contents";
+    redis_stopped_for_long_loses_nothing: Publishing, "stopped for longer than the keep-alive";
+    reset_in_command_loses_nothing: Publishing, "connection reset in the middle of a command";
+    reset_in_answer_loses_nothing: Publishing, "connection reset in the middle of an answer";
+    client_kill_loses_nothing: Publishing, "`CLIENT KILL`";
+    flushall_loses_nothing: Publishing, "`FLUSHALL`";
+    maxmemory_loses_nothing: Publishing, "`maxmemory` reached";
+    failing_snapshot_loses_nothing: Publishing, "`MISCONF`: it cannot save";
+    read_only_replica_loses_nothing: Publishing, "`READONLY`: made a replica";
+    busy_script_loses_nothing: Publishing, "`BUSY`: a script runs";
+    loading_redis_loses_nothing: Publishing, "`LOADING`: killed, and loads for a second";
+    taken_rights_lose_nothing: Publishing, "rights taken, and given back";
+    changed_password_loses_nothing: Publishing, "password changed, and changed back";
+    maxclients_loses_nothing: Publishing, "`maxclients` reached";
+    removed_socket_file_loses_nothing: Publishing, "socket file removed, and the connection cut";
+    exhausted_descriptors_lose_nothing: Publishing, "no file descriptors left in the program, and the connection cut";
+
+    old_contents_without_broker_lose_nothing: BrokerAway, "killed with -9, and back with older contents";
+    maxmemory_without_broker_loses_nothing: BrokerAway, "`maxmemory` reached";
+    redis_back_empty_while_idle_loses_nothing: Idle, "killed with -9, and back empty";
+    flushall_while_idle_loses_nothing: Idle, "`FLUSHALL`";
+    kill_while_redis_is_down_loses_nothing: Killed, "killed with -9, and back with its AOF";
+    kill_while_redis_is_stopped_loses_nothing: Killed, "stopped for longer than the keep-alive";
+    kill_while_redis_is_read_only_loses_nothing: Killed, "`READONLY`: made a replica";
 }
 
-/// What is wrong with it, if anything.
-fn wrong(fault: &Fault, setting: Setting, report: &Report) -> Option<&'static str> {
-    let lives = setting != Setting::Killed;
-    let tells = fault
-        .kinds
-        .iter()
-        .any(|kind| report.told.iter().any(|told| told == kind));
-    let must_tell = lives
-        && !fault.kinds.is_empty()
-        && !(fault.may_pass_unnoticed && setting == Setting::Publishing);
-    [
-        (report.published == 0, "nothing was published"),
-        (!report.lost.is_empty(), "messages are lost"),
-        (!report.twice.is_empty(), "messages came twice"),
-        (report.altered > 0, "payloads are altered"),
-        (report.refused > 0 && lives, "messages were refused"),
-        // Far more than the deadline: the machine may be busy.
-        (report.longest > LIMIT / 4, "a call took long"),
-        (report.left > 0, "records are left"),
-        (report.counted_lost > 0, "records are counted as lost"),
-        (
-            setting == Setting::Publishing && !report.connected,
-            "the connection to the broker was lost",
-        ),
-        (must_tell && !tells, "it was not told as what it is"),
-        (
-            must_tell && report.log.is_empty(),
-            "the log does not say it",
-        ),
-    ]
-    .into_iter()
-    .find_map(|(is_so, what)| is_so.then_some(what))
+fn loses_nothing(setting: Setting, fault: &str) {
+    let run = Run::all(setting).find(|run| run.fault().name == fault);
+    let run = run.expect("a fault of the catalogue that is possible in this setting");
+    let report = run.start().unwrap_or_else(|end| panic!("{run}: {end}"));
+    assert_eq!(run.wrong(&report), None, "{run}: {report:#?}");
 }
 
-/// All of them with a program that publishes; of the other settings some, since all would take minutes: `scripts/faults`.
 #[test]
-fn nothing_is_lost_and_nobody_waits_whatever_redis_does() {
-    let some = |setting, names: &'static [&'static str]| {
-        all(setting).filter(move |(fault, ..)| names.iter().any(|name| fault.name.contains(name)))
-    };
-    let runs: Vec<Run> = all(Setting::Publishing)
-        .filter(|(fault, ..)| !fault.name.contains("ten seconds"))
-        .chain(some(Setting::BrokerAway, &["older contents", "maxmemory"]))
-        .chain(some(Setting::Idle, &["back empty", "FLUSHALL"]))
-        .chain(some(
-            Setting::Killed,
-            &["with its AOF", "stopped", "READONLY"],
-        ))
-        .collect();
-    assert_eq!(runs.len(), FAULTS.len() - 1 + 7, "a name is not there");
-    for ((fault, setting, _), report) in run_all(&runs) {
-        let about = format!("{}, {}", fault.name, setting.name());
-        let report = report.unwrap_or_else(|end| panic!("{about}: {end}"));
-        assert_eq!(wrong(fault, setting, &report), None, "{about}: {report:#?}");
-    }
-}
-
-/// For people: `scripts/faults`.
-#[test]
-#[ignore = "scripts/faults runs it"]
-fn table() {
-    let columns = Report::COLUMNS;
-    println!("| kept by | fault | program | {} |", columns.join(" | "));
-    println!("|---|---|---|{}", "---|".repeat(columns.len()));
-    let ours = Setting::ALL.into_iter().flat_map(all);
-    let direct = FAULTS
+fn every_fault_is_tested_while_publishing() {
+    let tested = TESTED
         .iter()
-        .map(|fault| (fault, Setting::Publishing, Keeper::Direct));
-    let runs: Vec<Run> = ours.chain(direct).collect();
-    let mut all_well = true;
-    for ((fault, setting, keeper), report) in run_all(&runs) {
-        let cells = match &report {
-            Ok(report) => report.cells(),
-            Err(end) => {
-                eprintln!("{}, {}: {end}", fault.name, setting.name());
-                let end = end.lines().next().unwrap_or_default();
-                format!(
-                    "the program did not survive: {end} |{}",
-                    " |".repeat(columns.len() - 2)
-                )
-            }
-        };
-        println!(
-            "| {} | {} | {} | {cells} |",
-            keeper.name(),
-            fault.name,
-            setting.name()
-        );
-        if keeper == Keeper::Ours {
-            let wrong = report.map_or(Some("it did not survive"), |report| {
-                wrong(fault, setting, &report)
-            });
-            if let Some(wrong) = wrong {
-                eprintln!("{}, {}: {wrong}", fault.name, setting.name());
-                all_well = false;
-            }
-        }
-    }
-    assert!(all_well, "see above");
+        .filter(|(setting, _)| *setting == Publishing)
+        .map(|(_, fault)| *fault);
+    let late = ["started ten seconds after the program"];
+    let tested: BTreeSet<&str> = tested.chain(late).collect();
+    let all: BTreeSet<&str> = FAULTS.iter().map(|fault| fault.name).collect();
+    assert_eq!(tested, all);
+    assert_eq!(TESTED.len(), FAULTS.len() - 1 + 7, "a test is missing");
 }

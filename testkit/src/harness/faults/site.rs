@@ -1,4 +1,4 @@
-//! Where a fault happens: a Redis and what is done to it.
+//! The place of a fault: a Redis and the means to harm it.
 
 use std::{
     mem,
@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use super::{FAULTS, Fault, Way};
+use super::{FAULTS, Fault};
 use crate::{RedisServer, breaking::Breaking};
 
-/// As whom the program goes to Redis.
+/// The user as which the program connects to Redis.
 const USER: &[&str] = &["--user", "device", "on", ">secret", "~*", "+@all"];
 
 pub struct Site {
@@ -20,11 +20,11 @@ pub struct Site {
     pub breaking: Option<Breaking>,
     pub script: Option<JoinHandle<()>>,
     pub others: Vec<redis::Connection>,
-    /// How many file descriptors a process could have before.
+    /// The limit of file descriptors before the fault.
     pub descriptors: Option<libc::rlimit>,
 }
 
-/// A server that may still be starting, which takes long where it has much to load.
+/// A server that may still be starting, which takes long if it has much to load.
 enum Running {
     Yes(RedisServer),
     Starting(Receiver<RedisServer>),
@@ -33,9 +33,9 @@ enum Running {
 }
 
 impl Site {
-    /// Redis runs, unless it is to come late.
+    /// A site on which Redis runs, unless it is to come late.
     pub fn start(fault: &Fault) -> Self {
-        let mut site = Self::with(fault.arguments, fault.way == Way::Breaking);
+        let mut site = Self::with(fault.arguments, fault.can_break);
         if let Some(late) = fault.late {
             site.redis().kill();
             site.restart_after(late);
@@ -43,7 +43,7 @@ impl Site {
         site
     }
 
-    /// One in which every fault that has to do with Redis can happen, one after the other.
+    /// A site in which every fault of Redis can happen, one after the other.
     pub fn of_all_faults() -> Self {
         let arguments: Vec<&str> = FAULTS
             .iter()
@@ -66,7 +66,7 @@ impl Site {
         }
     }
 
-    /// The URL for the program, over what can break where there is such.
+    /// The URL for the program, over the connection that can break if there is one.
     pub fn url(&self) -> String {
         match &self.breaking {
             Some(breaking) => format!("redis://device:secret@127.0.0.1:{}/", breaking.port()),
@@ -106,7 +106,7 @@ impl Site {
     }
 
     pub fn ask(&mut self, words: &[&str]) {
-        self.try_ask(words).expect("Redis does as it is told");
+        self.try_ask(words).expect("Redis obeys");
     }
 
     pub fn try_ask(&mut self, words: &[&str]) -> redis::RedisResult<()> {
@@ -125,7 +125,7 @@ impl Running {
         thread::spawn(move || {
             thread::sleep(late);
             server.restart();
-            // Nobody waits for it any more where the run has ended.
+            // Nobody waits for it any more if the run has ended.
             drop(started.send(server));
             // It ends with the thread that started it.
             loop {

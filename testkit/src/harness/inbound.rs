@@ -1,37 +1,32 @@
-//! What became of the messages that the program was to receive at QoS 2.
+//! The messages that the program was to receive at QoS 2.
 
 use std::{
     collections::{HashMap, HashSet},
-    fmt::Write,
     path::Path,
 };
 
-use super::{Kill, case::Versions, lines};
+use super::{Kill, Versions, ledger::named, lines};
 
-/// The payload of a message to the program, of which a trace shows the name.
-pub fn payload(number: usize, run: usize) -> String {
-    format!("m{number}-i{run}|")
-}
-
-/// How a run ended, as far as it matters here.
+/// The end of a run, as far as it matters here.
 #[derive(Clone, Copy)]
-pub struct End {
+pub(super) struct End {
     pub kill: Kill,
     /// It came to its end, so that nothing was between two of its steps.
     pub done: bool,
 }
 
-/// The names of the messages, by what became of them.
+/// The names of the messages that did not arrive once, by the reason.
 ///
-/// Paho hands a message over without knowing what became of it, so that it cannot do so exactly once across a crash. Which way
-/// it errs is told by the lines of Paho C 1.3.16 at the fields.
+/// Paho hands a message over without knowing what became of it, so that it cannot do so exactly once across a crash. The fields name
+/// the lines of Paho C 1.3.16 from which it follows which way it errs.
 #[derive(Debug, Default)]
 pub struct Inbound {
     pub lost: Vec<String>,
     pub twice: Vec<String>,
-    /// Lost, since the run ended between `put r` and the callback, which comes at once with MQTT 5 and at the PUBREL with 3.1.1. With 5, `MQTTProtocol_handlePublishes` takes one that is
-    /// sent again for one that the program had (`already_received`), and so does, for a client that was created for 5 and restores
-    /// it as of that version, `MQTTProtocol_handlePubrels`, which hands over only what is not of MQTT 5.
+    /// Lost, since the run ended between `put r` and the callback, which comes at once with MQTT 5 and at the PUBREL with 3.1.1.
+    /// With 5, `MQTTProtocol_handlePublishes` takes one that is sent again for one that the program had (`already_received`), and so
+    /// does, for a client that was created for 5 and restores it as of that version, `MQTTProtocol_handlePubrels`, which hands over
+    /// only messages that are not of MQTT 5.
     pub lost_by_paho: Vec<String>,
     /// Twice, since the run ended between the callback and `remove r`. With MQTT 3.1.1 `MQTTProtocol_handlePubrels` hands over
     /// first, and removes the record then.
@@ -44,20 +39,20 @@ pub struct Inbound {
     pub discarded: Vec<String>,
 }
 
-/// What the calls of the runs say.
+/// The calls of the runs.
 #[derive(Default)]
 struct Calls {
     /// The run of the first `put r` of a message, unless another one had that record by then.
     put: HashMap<String, usize>,
     /// The run in which the record of a message was removed.
     removed: HashMap<String, usize>,
-    /// What was put after that.
+    /// Put after that.
     again: HashSet<String>,
 }
 
 impl Inbound {
-    /// Compares what was `sent` with what the runs in this folder have received.
-    pub fn account(
+    /// Compares messages that were `sent` with those that the runs in this folder have received.
+    pub(super) fn account(
         versions: Versions,
         folder: &Path,
         ends: &[End],
@@ -90,16 +85,24 @@ impl Inbound {
                 Some(_) => account.twice.push(name),
             }
         }
-        // What nobody sent was altered on its way.
+        // A message that nobody sent was altered on its way.
         account.lost.extend(received.into_keys());
         account
+    }
+
+    /// The messages for which Paho is not to blame, by what is wrong with them; a repetition by the broker is not counted.
+    pub(super) fn wrong(&self) -> Vec<String> {
+        named([
+            ("inbound lost", self.lost.clone()),
+            ("inbound twice", self.twice.clone()),
+        ])
     }
 }
 
 impl Calls {
     fn read(folder: &Path, ends: &[End]) -> Self {
         let mut calls = Self::default();
-        // What the records are of that are there, and what those were that were there before the run began.
+        // The messages of the present records, and those of the records before the run began.
         let mut contents: HashMap<String, String> = HashMap::new();
         let mut before: HashMap<String, String> = HashMap::new();
         for (run, end) in ends.iter().enumerate() {
@@ -155,7 +158,7 @@ impl Calls {
         let outlived = self.removed.get(name) != Some(run);
         match versions {
             Versions::V5 => outlived && !ends[*run].done,
-            // Also where the run came to its end before the PUBREL.
+            // Also if the run came to its end before the PUBREL.
             Versions::Default3 => outlived,
             Versions::V3 => false,
         }
@@ -174,13 +177,5 @@ impl Calls {
             && received
                 .windows(2)
                 .all(|runs| runs[0] < runs[1] && !ends[runs[0]].done && runs[0] < removed)
-    }
-}
-
-/// As the story of a case tells it.
-pub fn write_story(story: &mut String, folder: &Path) {
-    writeln!(story, "received, each with its run:").unwrap();
-    for line in lines(&folder.join("received")) {
-        writeln!(story, "  {line}").unwrap();
     }
 }

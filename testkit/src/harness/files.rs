@@ -158,7 +158,7 @@ impl ClientPersistence for Files {
 
     fn contains_key(&mut self, key: &str) -> bool {
         let key = text(key);
-        // The wrapper of paho-mqtt 0.14 turns it round once more, so that the library hears its own answer.
+        // The wrapper of paho-mqtt 0.14 turns it round once more, so that the library gets its own answer.
         unsafe { pstcontainskey(self.handle, key.as_ptr().cast_mut()) != 0 }
     }
 }

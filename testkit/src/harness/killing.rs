@@ -1,4 +1,4 @@
-//! A persistence that kills its process at a chosen call, and notes every call.
+//! A persistence that kills its process at a chosen call, and traces every call.
 
 // Killing itself as a loss of power would has no safe interface in the standard library.
 #![allow(unsafe_code)]
@@ -7,9 +7,26 @@ use std::{fs::File, io::Write};
 
 use paho_mqtt::{ClientPersistence, Result};
 
-use super::Kill;
+use serde::{Deserialize, Serialize};
 
-pub struct Killing<P> {
+/// The point of a run at which the program is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Kill {
+    Never,
+    /// Before its n-th call of the persistence.
+    Before(usize),
+    /// After it.
+    After(usize),
+    /// When Redis gets its n-th request, of which this many quarters get through.
+    Cut {
+        request: usize,
+        quarters: usize,
+    },
+    /// When the broker gets its n-th packet.
+    Packet(usize),
+}
+
+pub(super) struct Killing<P> {
     inner: P,
     kill: Kill,
     calls: usize,
@@ -75,7 +92,7 @@ impl<P: ClientPersistence> ClientPersistence for Killing<P> {
     }
 }
 
-/// Which message a value has, for the trace.
+/// The name of the message in a value, for the trace.
 fn name(value: &[u8]) -> String {
     let end = value.iter().position(|&byte| byte == b'|').unwrap_or(0);
     let start = value[..end].iter().rposition(|&byte| byte == b'm');

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    DURATION, Fault, LONG, Way,
+    DURATION, Fault, LONG,
     site::{Site, ask},
 };
 use crate::{LIMIT, SNAPSHOT, breaking::Direction, eventually};
@@ -15,7 +15,7 @@ use crate::{LIMIT, SNAPSHOT, breaking::Direction, eventually};
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 const CONNECTION: &[&str] = &["connection"];
 
-/// What most have in common.
+/// The values that most have in common.
 const USUAL: Fault = Fault {
     name: "",
     arguments: &[],
@@ -23,7 +23,7 @@ const USUAL: Fault = Fault {
     may_pass_unnoticed: false,
     keeps: true,
     can_be_killed_in: true,
-    way: Way::Socket,
+    can_break: false,
     late: None,
     lasts: DURATION,
     begin: |_| {},
@@ -80,14 +80,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "connection reset in the middle of a command",
-        way: Way::Breaking,
+        can_break: true,
         begin: |site| breaks(site, Some(Direction::ToServer)),
         end: |site| breaks(site, None),
         ..USUAL
     },
     Fault {
         name: "connection reset in the middle of an answer",
-        way: Way::Breaking,
+        can_break: true,
         begin: |site| breaks(site, Some(Direction::FromServer)),
         end: |site| breaks(site, None),
         ..USUAL
@@ -231,7 +231,7 @@ fn breaks(site: &Site, direction: Option<Direction>) {
 /// Redis writes another file first, which cannot take the place of a folder.
 fn cannot_save(site: &mut Site) {
     let snapshot = site.redis().dir().join(SNAPSHOT);
-    // There is none where none was ever made.
+    // There is none if none was ever made.
     drop(fs::remove_file(&snapshot));
     fs::create_dir(snapshot).expect("a folder");
     site.ask(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
@@ -270,7 +270,7 @@ fn descriptors() -> libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: it writes to what it is given and nowhere else.
+    // SAFETY: it writes to its argument and nowhere else.
     let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     assert_eq!(done, 0, "the limit can be read");
     limit
@@ -278,7 +278,7 @@ fn descriptors() -> libc::rlimit {
 
 #[allow(unsafe_code)]
 fn limit_descriptors(limit: &libc::rlimit) {
-    // SAFETY: it reads what it is given and nothing else.
+    // SAFETY: it reads its argument and nothing else.
     let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
     assert_eq!(done, 0, "the limit can be set");
 }

@@ -1,8 +1,7 @@
 //! Dies in the middle of a request to Redis.
 //!
-//! What the kernel has taken, Redis gets, also from a process that is dead by then. So a request is cut
-//! in two where it is handed to the kernel: by a `send` that takes the place of the C library's in the
-//! test binaries.
+//! Redis gets everything that the kernel has taken, also from a process that is dead by then. So a request is cut in two where it is
+//! handed to the kernel: by a `send` that takes the place of the C library's.
 
 // There is no safe way to stand in for a function of the C library.
 #![allow(unsafe_code)]
@@ -14,14 +13,14 @@ use std::{
 
 use super::killing::kill_self;
 
-/// How many requests there are to be until one is cut, and how many quarters of that get through.
+/// The requests until one is cut, and the quarters of that one which get through.
 static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
 static QUARTERS: AtomicUsize = AtomicUsize::new(0);
 
-/// That of the Redis, unless it is a Unix socket.
+/// The port of Redis, unless it is a Unix socket.
 static PORT: AtomicU16 = AtomicU16::new(0);
 
-/// Has this process die in the n-th request that it sends to the Redis at this URL from now on.
+/// Lets this process die in the n-th request that it sends to the Redis at this URL from now on.
 pub fn arm(url: &str, nth: usize, quarters: usize) {
     let port = url.trim_end_matches('/').rsplit_once(':');
     let port = port.and_then(|(_, port)| port.parse().ok());
@@ -32,7 +31,7 @@ pub fn arm(url: &str, nth: usize, quarters: usize) {
 
 /// # Safety
 ///
-/// As that of the C library, which does nothing else where nothing is armed.
+/// As that of the C library, which does nothing else if nothing is armed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn send(
     socket: libc::c_int,

@@ -1,0 +1,36 @@
+//! Programs that are killed at chosen points, killed at random, put through faults of Redis and soaked, and one ledger for all.
+//!
+//! The parts that every driver needs are said once here: payloads that name themselves, the ledger of accepted and arrived messages,
+//! the process of a started program, and what such a program is made of. The drivers are `crash_table`, `random_kills`, `faults` and
+//! `soak`; each has its program in `program.rs`, which `main.rs` runs.
+
+mod child;
+pub mod crash_table;
+mod cut;
+pub mod faults;
+mod files;
+mod inbound;
+mod killing;
+mod ledger;
+mod messages;
+mod program;
+pub mod random_kills;
+pub mod soak;
+
+use std::{fs, io, path::Path};
+
+pub use inbound::Inbound;
+pub use killing::{Kill, kill_self};
+pub use ledger::{Balance, Ledger};
+pub use messages::{Id, Versions};
+pub use program::connect_options;
+
+/// The complete lines of a file, none if there is no such file.
+fn lines(path: &Path) -> Vec<String> {
+    let text = match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        bytes => String::from_utf8_lossy(&bytes.expect("can be read")).into_owned(),
+    };
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    complete.lines().map(str::to_owned).collect()
+}

@@ -1,0 +1,180 @@
+//! A started program, as its driver sees it.
+
+use std::{
+    fs::{self, File},
+    io::{BufRead, BufReader, Write},
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::{self, ChildStdin, Command, ExitStatus, Stdio},
+    sync::{
+        Arc, Mutex,
+        mpsc::{self, Receiver},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use serde::Serialize;
+
+use super::{
+    Id, Ledger,
+    program::{MARK, ORDERS, exit},
+};
+use crate::{LIMIT, eventually, process::die_with_this_thread, resident};
+
+/// Reported by the C library if memory is freed twice, as Paho does with a PUBLISH whose write to the broker is broken off.
+const FREED_TWICE: [&str; 2] = ["double free or corruption", "free(): "];
+
+/// A process that is killed when this is dropped, or when the thread ends that started it.
+pub(super) struct Child {
+    process: process::Child,
+    /// A program that reads commands ends when this is closed.
+    pub input: Option<ChildStdin>,
+    accepted: Receiver<()>,
+    answers: Receiver<String>,
+    reader: Option<JoinHandle<()>>,
+    log: PathBuf,
+    pub started: Instant,
+}
+
+impl Child {
+    /// Starts a program with these orders, has its standard error written to `log`, and enters what it accepts into the ledger.
+    pub fn start(
+        mut command: Command,
+        orders: &impl Serialize,
+        log: &Path,
+        ledger: &Arc<Mutex<Ledger>>,
+    ) -> Self {
+        command
+            .env(ORDERS, serde_json::to_string(orders).expect("JSON"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(File::create(log).expect("a file"));
+        die_with_this_thread(&mut command);
+        let mut process = command.spawn().expect("the program can be run");
+        let output = BufReader::new(process.stdout.take().expect("piped"));
+        let (accept, accepted) = mpsc::channel();
+        let (answer, answers) = mpsc::channel();
+        let ledger = Arc::clone(ledger);
+        let reader = thread::spawn(move || {
+            for line in output.lines().map_while(Result::ok) {
+                let Some((_, words)) = line.split_once(MARK) else {
+                    continue;
+                };
+                // Nobody may be waiting for either.
+                if let Some(name) = words.strip_prefix("accepted ") {
+                    let id = Id::named(name).expect("the name of a message");
+                    ledger.lock().unwrap().accept(id);
+                    let _ = accept.send(());
+                } else {
+                    let _ = answer.send(words.to_owned());
+                }
+            }
+        });
+        Self {
+            input: process.stdin.take(),
+            process,
+            accepted,
+            answers,
+            reader: Some(reader),
+            log: log.to_owned(),
+            started: Instant::now(),
+        }
+    }
+
+    /// Waits until so many more messages are accepted. Returns early if the program ends.
+    pub fn await_accepted(&self, number: usize) {
+        for _ in 0..number {
+            match self.accepted.recv_timeout(LIMIT * 2) {
+                Ok(()) => {}
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) => panic!("no message is accepted"),
+            }
+        }
+    }
+
+    /// Sends a command that is not answered.
+    pub fn send(&mut self, command: &str) {
+        let input = self.input.as_mut().expect("open");
+        // A program that has ended by itself reads nothing, which shows elsewhere.
+        let _ = input.write_all(format!("{command}\n").as_bytes());
+    }
+
+    /// Sends a command and waits for the answer. There is none if the program has ended.
+    pub fn ask(&mut self, command: &str) -> Option<String> {
+        self.send(command);
+        self.answer(LIMIT * 3)
+    }
+
+    pub fn answer(&self, limit: Duration) -> Option<String> {
+        self.answers.recv_timeout(limit).ok()
+    }
+
+    /// Waits for its end, and for everything that it reported.
+    pub fn wait(&mut self) -> ExitStatus {
+        let status = self.process.wait().expect("a child can be waited for");
+        if let Some(reader) = self.reader.take() {
+            reader.join().expect("no panic");
+        }
+        status
+    }
+
+    /// The same, with a limit.
+    #[track_caller]
+    pub fn wait_for(&mut self, limit: Duration, what: &str) -> ExitStatus {
+        eventually(limit, what, || self.has_ended().then_some(()));
+        self.wait()
+    }
+
+    pub fn has_ended(&mut self) -> bool {
+        let status = self.process.try_wait();
+        status.expect("a child can be waited for").is_some()
+    }
+
+    pub fn kill(&mut self) -> ExitStatus {
+        // Nothing happens to one that has ended.
+        drop(self.process.kill());
+        self.wait()
+    }
+
+    /// The standard error so far.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.log).expect("can be read")).into_owned()
+    }
+
+    /// The reason why a program ended that stopped answering, unless Paho brought it about. It may take a moment to end.
+    pub fn fault(&mut self) -> Option<String> {
+        let started = Instant::now();
+        while !self.has_ended() {
+            if started.elapsed() > LIMIT / 4 {
+                self.kill();
+                return Some("could not write everything to Redis".to_owned());
+            }
+            thread::park_timeout(Duration::from_millis(10));
+        }
+        let status = self.wait();
+        let log = self.log();
+        let freed_twice = status.signal() == Some(libc::SIGABRT)
+            && !log.contains("panicked")
+            && FREED_TWICE.iter().any(|words| log.contains(words));
+        (status.code() != Some(exit::GIVEN_UP) && !freed_twice)
+            .then(|| format!("ended with {status}: {log}"))
+    }
+
+    /// Resident memory in bytes. None if it has ended.
+    pub fn resident(&self) -> Option<usize> {
+        resident(self.process.id())
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// Whether a run was killed, and did not end by itself.
+pub(super) fn was_killed(status: ExitStatus) -> bool {
+    status.signal() == Some(libc::SIGKILL)
+}

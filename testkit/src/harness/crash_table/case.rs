@@ -1,0 +1,325 @@
+//! One case: the program is killed as asked for, run again until everything is through, and then its messages are accounted for.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write,
+    path::PathBuf,
+    process::ExitStatus,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use super::{COLUMNS, Row, Store, program::Orders};
+use crate::{
+    RedisServer,
+    broker::{Action, Broker, Direction, Kind, Packet},
+    child::program,
+    harness::{
+        Balance, Id, Inbound, Kill, Ledger,
+        child::{Child, was_killed},
+        inbound::End,
+        ledger::named,
+        lines,
+        messages::{CLIENT, INBOUND, inbound_payload},
+        program::exit,
+    },
+};
+
+/// The result of a case.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Whether its first run ended by itself, before it came to its kill.
+    pub unharmed: bool,
+    balance: Balance,
+    /// Lost too, but since Paho removed the record of its own accord when the broker had no session.
+    discarded: Vec<Id>,
+    inbound: Inbound,
+    /// Runs that ended by themselves before everything was through.
+    given_up: usize,
+    /// Anything else that went wrong: records that stay, a run that does not end.
+    trouble: Option<String>,
+    /// Every call and every packet.
+    pub trace: String,
+}
+
+impl Outcome {
+    pub fn cells(&self) -> [usize; COLUMNS.len()] {
+        let [lost0, lost1, lost2] = self.balance.lost.each_ref().map(Vec::len);
+        let inbound = &self.inbound;
+        [
+            lost0,
+            lost1,
+            lost2,
+            self.discarded.len(),
+            self.balance.repeated[2].len(),
+            self.balance.altered.len(),
+            self.balance.prefixed.len(),
+            inbound.lost.len(),
+            // The broker of the tests sends nothing again by mistake.
+            inbound.twice.len() + inbound.twice_by_broker.len(),
+            inbound.lost_by_paho.len(),
+            inbound.twice_by_paho.len(),
+            self.given_up,
+            usize::from(self.trouble.is_some()),
+        ]
+    }
+
+    pub fn wrong(&self) -> Vec<String> {
+        let by_broker = self.inbound.twice_by_broker.clone();
+        [
+            self.balance.wrong(),
+            self.inbound.wrong(),
+            named([("inbound sent twice", by_broker)]),
+            self.trouble.iter().cloned().collect(),
+        ]
+        .concat()
+    }
+}
+
+struct Case<'a> {
+    row: Row,
+    redis: Option<&'a RedisServer>,
+    /// One for each of the first runs.
+    kills: Vec<Kill>,
+    folder: PathBuf,
+    broker: Broker,
+    ledger: Arc<Mutex<Ledger>>,
+    ends: Vec<ExitStatus>,
+}
+
+pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(folder.path().join("files")).expect("a folder");
+    if let Some(redis) = redis {
+        // Ports come back, and with them the keys of the cases before.
+        redis::cmd("FLUSHALL")
+            .exec(&mut redis.connection())
+            .expect("Redis answers");
+    }
+    let broker = Broker::start();
+    broker.forget_sessions(row.forgets);
+    // So that the loss of the connection finds messages in each state; it would find none without an end later on.
+    broker.withhold_nth(Kind::Puback, 2);
+    broker.withhold_nth(Kind::Pubrec, 2);
+    broker.withhold_nth(Kind::Pubcomp, 2);
+    broker.when(nth(2, |kind| kind == Kind::Connect), vec![Action::Release]);
+    let mut case = Case {
+        row,
+        redis,
+        kills,
+        folder: folder.path().to_owned(),
+        broker,
+        ledger: Arc::default(),
+        ends: Vec::new(),
+    };
+    case.run()
+}
+
+impl Case<'_> {
+    fn run(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let last = self.kills.len() + 5;
+        for run in 0..=last {
+            let status = self.run_once();
+            self.ends.push(status);
+            match status.code() {
+                // Messages to it may still be with the broker, which sends them to the next run.
+                Some(exit::DONE) if run == last || self.broker.has_delivered_all(CLIENT) => break,
+                Some(exit::DONE) => {}
+                Some(exit::LEFT) => {
+                    let left = std::fs::read_to_string(self.folder.join("left"));
+                    let left = left.expect("was written");
+                    outcome.trouble = Some(format!("records are left: {left}"));
+                    break;
+                }
+                None if was_killed(status) && self.kill(run) != Kill::Never => {}
+                // The next run makes up for it; if there is none, it does not come to an end.
+                Some(exit::GIVEN_UP | exit::STUCK) if run < last => outcome.given_up += 1,
+                _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
+            }
+        }
+        outcome.unharmed = !was_killed(self.ends[0]);
+        let mut ledger = self.ledger.lock().unwrap();
+        for accepted in self.broker.accepted() {
+            if !accepted.topic.starts_with("hang up/") {
+                ledger.arrive(&accepted.topic, &accepted.payload, Some(accepted.qos));
+            }
+        }
+        outcome.balance = ledger.balance();
+        drop(ledger);
+        if self.row.forgets {
+            let removed = self.removed_last();
+            for lost in &mut outcome.balance.lost {
+                let discarded = lost.extract_if(.., |id| removed.contains(&id.to_string()));
+                outcome.discarded.extend(discarded);
+            }
+        }
+        let faults = self.broker.faults();
+        if !faults.is_empty() {
+            outcome.trouble = Some(faults.join(", "));
+        }
+        outcome.inbound = self.inbound();
+        outcome.trace = self.trace();
+        outcome
+    }
+
+    fn kill(&self, run: usize) -> Kill {
+        self.kills.get(run).copied().unwrap_or(Kill::Never)
+    }
+
+    fn run_once(&self) -> ExitStatus {
+        let run = self.ends.len();
+        let kill = self.kill(run);
+        let (tcp, pipelined) = match self.row.store {
+            Store::Redis { tcp, pipelined } => (tcp, pipelined),
+            Store::Files => (false, false),
+        };
+        let records = match self.redis {
+            Some(redis) => redis.url(),
+            None => self.folder.join("files").display().to_string(),
+        };
+        let store = match self.redis {
+            Some(redis) if tcp => redis.tcp_url(),
+            _ => records.clone(),
+        };
+        let orders = Orders {
+            broker: self.broker.url(),
+            store,
+            records,
+            pipelined,
+            levels: self.row.versions.levels(),
+            kill,
+            folder: self.folder.clone(),
+            run,
+            published: self.ledger.lock().unwrap().accepted(),
+        };
+        let lifeline = Arc::new(Mutex::new(None));
+        let cut_lifeline = {
+            let lifeline = Arc::clone(&lifeline);
+            move || drop(lifeline.lock().unwrap().take())
+        };
+        if let Kill::Packet(n) = kill {
+            let cut = Action::Run(Box::new(cut_lifeline));
+            self.broker.when(nth(n, |_| true), vec![cut]);
+        }
+        let sign = format!("hang up/{run}");
+        // One that was restored is not for the run that restored it.
+        let ended = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&ended);
+        self.broker.when(
+            move |packet| packet.topic == sign && !over.load(Ordering::Relaxed),
+            vec![Action::Drop, Action::Refuse(2)],
+        );
+        let deliver = |number| Action::Deliver {
+            topic: INBOUND,
+            payload: inbound_payload(number, run),
+            qos: 2,
+        };
+        self.broker.when(
+            |packet| packet.kind == Kind::Subscribe,
+            vec![deliver(1), deliver(2)],
+        );
+
+        // The lock is held until the lifeline is there, so that it cannot be cut before.
+        let mut held = lifeline.lock().unwrap();
+        let log = self.folder.join(format!("log-{run}"));
+        let mut child = Child::start(program("crash-program"), &orders, &log, &self.ledger);
+        *held = child.input.take();
+        drop(held);
+        let status = child.wait();
+        self.broker.wait_gone(CLIENT);
+        ended.store(true, Ordering::Relaxed);
+        status
+    }
+
+    fn inbound(&self) -> Inbound {
+        let mut sent: Vec<String> = Vec::new();
+        // A session that is forgotten takes along the messages that were under way.
+        let mut discarded = HashSet::new();
+        for seen in self.broker.seen() {
+            if seen.direction != Direction::ToClient {
+                continue;
+            }
+            let packet = seen.packet;
+            if packet.kind == Kind::Connack && !packet.session_present {
+                discarded.extend(sent.iter().cloned());
+            }
+            let text = String::from_utf8_lossy(&packet.payload).into_owned();
+            if packet.kind == Kind::Publish && !sent.contains(&text) {
+                sent.push(text);
+            }
+        }
+        let ends = self.ends.iter().enumerate().map(|(run, status)| End {
+            kill: self.kill(run),
+            done: status.success(),
+        });
+        let ends: Vec<End> = ends.collect();
+        Inbound::account(self.row.versions, &self.folder, &ends, &sent, &discarded)
+    }
+
+    fn calls(&self, run: usize) -> Vec<String> {
+        lines(&self.folder.join(format!("trace-{run}")))
+    }
+
+    fn trace(&self) -> String {
+        let session = if self.row.forgets {
+            "forgotten"
+        } else {
+            "kept"
+        };
+        let mut trace = format!(
+            "{:?}, killed {:?}, session {session}\n",
+            self.row.versions, self.kills
+        );
+        let mut section = |heading: &str, lines: Vec<String>| {
+            writeln!(trace, "{heading}:").unwrap();
+            for line in lines {
+                writeln!(trace, "  {line}").unwrap();
+            }
+        };
+        for (run, end) in self.ends.iter().enumerate() {
+            section(&format!("calls of run {run}, {end}"), self.calls(run));
+        }
+        let received = lines(&self.folder.join("received"));
+        section("received, each with its run", received);
+        let seen = self.broker.seen().into_iter();
+        let packets = seen.map(|seen| format!("{:?} {:?}", seen.direction, seen.packet));
+        section("packets", packets.collect());
+        trace
+    }
+
+    /// The messages whose sent PUBLISH Paho has removed in one of the runs.
+    fn removed_last(&self) -> HashSet<String> {
+        let mut keys = HashMap::new();
+        let mut removed = HashSet::new();
+        for line in (0..self.ends.len()).flat_map(|run| self.calls(run)) {
+            let mut words = line.split(' ').skip(1);
+            let (call, key, name) = (words.next(), words.next(), words.next());
+            let Some(key) = key.filter(|key| key.starts_with("s-") || key.starts_with("s5-"))
+            else {
+                continue;
+            };
+            match (call, name) {
+                (Some("put"), Some(name)) => {
+                    removed.remove(name);
+                    keys.insert(key.to_owned(), name.to_owned());
+                }
+                (Some("remove"), _) => removed.extend(keys.remove(key)),
+                _ => {}
+            }
+        }
+        removed
+    }
+}
+
+/// Holds for the n-th packet of a kind that counts.
+fn nth(n: usize, counts: fn(Kind) -> bool) -> impl FnMut(&Packet) -> bool {
+    let mut arrived = 0;
+    move |packet| {
+        let counted = counts(packet.kind);
+        arrived += usize::from(counted);
+        counted && arrived == n
+    }
+}

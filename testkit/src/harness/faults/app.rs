@@ -1,0 +1,229 @@
+//! The program, in this process: it publishes all the time on a thread of its own.
+
+use std::{
+    mem,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::{
+    Health, PersistenceMetrics, RedisPersistence,
+    prometheus::{
+        Registry,
+        proto::{Metric, MetricFamily},
+    },
+};
+
+use super::{KEEP_ALIVE, Keeper, MESSAGES};
+use crate::{
+    LIMIT, Mosquitto,
+    direct::Direct,
+    eventually,
+    harness::{
+        Id, Ledger,
+        program::{client, session},
+    },
+    timed::Timed,
+};
+
+pub const CLIENT: &str = "device";
+/// At most this many messages wait for an acknowledgement while there is a connection.
+const WINDOW: usize = 30;
+
+pub struct App {
+    pub health: Option<Health>,
+    registry: Registry,
+    longest: Arc<Mutex<Duration>>,
+    has_lost_connection: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    publishing: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    client: mqtt::AsyncClient,
+    ledger: Mutex<Ledger>,
+    refused: AtomicUsize,
+    is_over: AtomicBool,
+    under_way: Mutex<Vec<mqtt::DeliveryToken>>,
+}
+
+impl App {
+    /// Waits for a Redis that is not there yet, if it is ours to.
+    pub fn start(redis: &str, broker: &Mosquitto, keeper: Keeper) -> Self {
+        let registry = Registry::new();
+        let longest = Arc::<Mutex<Duration>>::default();
+        let options = client(&broker.url(), CLIENT).mqtt_version(mqtt::MQTT_VERSION_5);
+        let (options, health) = match keeper {
+            Keeper::Ours => {
+                let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
+                let mut persistence = RedisPersistence::builder()
+                    .url(redis)
+                    .open_timeout(LIMIT)
+                    .build()
+                    .expect("good options");
+                persistence
+                    .connect(CLIENT, &broker.url())
+                    .expect("Redis can be used");
+                let health = persistence.health();
+                let persistence = Timed::new(persistence.instrument(&metrics), &longest);
+                (options.user_persistence(persistence), Some(health))
+            }
+            Keeper::Direct => {
+                let persistence = Timed::new(Direct::new(redis), &longest);
+                (options.user_persistence(persistence), None)
+            }
+        };
+        let client = options.create_client().expect("a client");
+        let has_lost_connection = Arc::<AtomicBool>::default();
+        let lost = Arc::clone(&has_lost_connection);
+        client.set_connection_lost_callback(move |_| lost.store(true, Ordering::Relaxed));
+        let app = Self {
+            health,
+            registry,
+            longest,
+            has_lost_connection,
+            shared: Arc::new(Shared {
+                client,
+                ledger: Mutex::default(),
+                refused: AtomicUsize::new(0),
+                is_over: AtomicBool::new(false),
+                under_way: Mutex::default(),
+            }),
+            publishing: None,
+        };
+        app.connect();
+        app
+    }
+
+    /// Connects, as often as it takes.
+    pub fn connect(&self) {
+        let mut options = session(mqtt::MQTT_VERSION_5);
+        let options = options.keep_alive_interval(KEEP_ALIVE).finalize();
+        eventually(LIMIT, "the client connects", || {
+            let connecting = self.shared.client.connect(options.clone());
+            connecting.wait_for(LIMIT).ok()
+        });
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.shared.client.is_connected()
+    }
+
+    pub fn has_never_lost_connection(&self) -> bool {
+        self.is_connected() && !self.has_lost_connection.load(Ordering::Relaxed)
+    }
+
+    pub fn longest_call(&self) -> Duration {
+        *self.longest.lock().unwrap()
+    }
+
+    /// The kinds of error that are counted.
+    pub fn kinds(&self) -> Vec<String> {
+        let families = self.registry.gather();
+        let errors = families
+            .iter()
+            .find(|family| family.name() == "mqtt_persistence_store_errors_total");
+        let counted = errors.into_iter().flat_map(MetricFamily::get_metric);
+        let counted = counted.filter(|metric| metric.get_counter().get_value() > 0.0);
+        counted
+            .flat_map(Metric::get_label)
+            .filter(|label| label.name() == "error")
+            .map(|label| label.value().to_owned())
+            .collect()
+    }
+
+    pub fn disconnect(&self) {
+        let disconnecting = self.shared.client.disconnect(None);
+        // A persistence that failed may have left nothing to disconnect.
+        let _ = disconnecting.wait_for(LIMIT / 4);
+    }
+
+    pub fn start_publishing(&mut self) {
+        self.shared.is_over.store(false, Ordering::Relaxed);
+        let shared = Arc::clone(&self.shared);
+        self.publishing = Some(thread::spawn(move || shared.publish()));
+    }
+
+    /// Waits until some more messages have been accepted.
+    pub fn advance(&self) {
+        let enough = self.ledger(|ledger| ledger.accepted()) + MESSAGES;
+        eventually(LIMIT, "messages are accepted", || {
+            let accepted = self.ledger(|ledger| ledger.accepted());
+            (accepted >= enough).then_some(())
+        });
+    }
+
+    /// Publishes nothing more, for now. Returns whether the thread has ended.
+    pub fn pause(&mut self) -> bool {
+        self.shared.is_over.store(true, Ordering::Relaxed);
+        let Some(thread) = self.publishing.take() else {
+            return true;
+        };
+        let started = Instant::now();
+        while !thread.is_finished() {
+            if started.elapsed() > LIMIT {
+                return false;
+            }
+            thread::park_timeout(Duration::from_millis(5));
+        }
+        thread.join().expect("no panic");
+        true
+    }
+
+    /// The same, and waits until everything is acknowledged, or will not be.
+    pub fn stop(&mut self) -> bool {
+        let has_ended = self.pause();
+        if has_ended {
+            self.shared.settle();
+        }
+        has_ended
+    }
+
+    pub fn ledger<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
+        work(&mut self.shared.ledger.lock().unwrap())
+    }
+
+    /// The number of accepted messages that are not acknowledged yet.
+    pub fn waiting(&self) -> usize {
+        self.shared.under_way.lock().unwrap().len()
+    }
+
+    /// The number of messages that were refused or not acknowledged.
+    pub fn refused(&self) -> usize {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+}
+
+impl Shared {
+    fn publish(&self) {
+        while !self.is_over.load(Ordering::Relaxed) {
+            let number = self.ledger.lock().unwrap().accepted();
+            let id = Id { run: 0, number };
+            if let Ok(token) = self.client.try_publish(id.message()) {
+                self.ledger.lock().unwrap().accept(id);
+                self.under_way.lock().unwrap().push(token);
+            } else {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+            let is_full = self.under_way.lock().unwrap().len() >= WINDOW;
+            if is_full && self.client.is_connected() {
+                self.settle();
+            }
+            thread::park_timeout(Duration::from_micros(500));
+        }
+    }
+
+    fn settle(&self) {
+        let under_way = mem::take(&mut *self.under_way.lock().unwrap());
+        for token in under_way {
+            if token.wait_for(LIMIT / 2).is_err() {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! A program that is killed while a fault lasts, and its successor.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use paho_mqtt as mqtt;
+
+use super::{Fault, LONG, MESSAGES, Report, site::Site};
+use crate::{
+    LIMIT, Mosquitto, Subscriber,
+    child::program,
+    eventually,
+    harness::{
+        Id, Ledger,
+        child::Child,
+        messages::{CLIENT, TOPIC},
+        program::{exit, records},
+        random_kills::program::Orders,
+    },
+};
+
+pub fn run(fault: &Fault) -> Report {
+    let mut site = Site::start(fault);
+    let broker = Mosquitto::start();
+    let subscriber = Subscriber::start(&broker.url(), TOPIC, 2);
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Arc::<Mutex<Ledger>>::default();
+    let start = |site: &Site, run| start(site, &broker, folder.path(), run, &ledger);
+    let mut program = start(&site, 0);
+    program.await_accepted(MESSAGES);
+
+    let covered: HashSet<Id> = ledger.lock().unwrap().ids().collect();
+    (fault.begin)(&mut site);
+    thread::sleep(fault.lasts.min(LONG / 2));
+    program.kill();
+    (fault.end)(&mut site);
+    // Redis reads the rest of the dead program's requests when that one's connection is gone.
+    eventually(LIMIT, "the program's connection is gone", || {
+        let mut list = redis::cmd("CLIENT");
+        let list: String = list
+            .arg("LIST")
+            .query(&mut site.redis().connection())
+            .ok()?;
+        (!list.contains(" name=paho-mqtt-redis:")).then_some(())
+    });
+    let stored = stored(&mut site, &broker);
+
+    for run in 1.. {
+        let status = start(&site, run).wait_for(LIMIT * 2, "the successor ends");
+        // Paho frees messages that it is yet to send if a write is broken off, and then the program has to start again.
+        if status.code() != Some(exit::GIVEN_UP) {
+            assert!(status.success(), "the successor ended with {status}");
+            break;
+        }
+    }
+
+    let is_covered = |id: &Id| fault.keeps && covered.contains(id);
+    let mut ledger = ledger.lock().unwrap();
+    ledger.collect_all(&subscriber, LIMIT, is_covered);
+    let balance = ledger.balance();
+    let [_, lost1, lost2] = balance.lost;
+    let (lost, uncovered): (Vec<Id>, Vec<Id>) =
+        lost1.into_iter().chain(lost2).partition(is_covered);
+    let is_known = |id: &Id| !fault.keeps || is_behind(&stored, &id.payload());
+    let twice = balance.repeated[2].iter().map(|(id, _)| *id);
+    let (twice_uncovered, twice): (Vec<Id>, Vec<Id>) = twice.partition(is_known);
+    let names = |ids: Vec<Id>| ids.iter().map(Id::to_string).collect();
+    Report {
+        published: ledger.accepted(),
+        lost: names(lost),
+        uncovered: uncovered.len(),
+        twice: names(twice),
+        twice_uncovered: twice_uncovered.len(),
+        altered: balance.altered.len() + balance.prefixed.len(),
+        left: records(&mut site.redis().connection(), CLIENT, &broker.url()).len(),
+        connected: true,
+        ..Report::default()
+    }
+}
+
+/// Starts a run: the first publishes until it is killed, and the others end when everything is through.
+fn start(
+    site: &Site,
+    broker: &Mosquitto,
+    folder: &Path,
+    run: usize,
+    ledger: &Arc<Mutex<Ledger>>,
+) -> Child {
+    let orders = Orders {
+        broker: broker.url(),
+        redis: site.url(),
+        version: mqtt::MQTT_VERSION_5,
+        folder: folder.to_owned(),
+        run,
+        published: ledger.lock().unwrap().accepted(),
+        seed: 1,
+        last: run > 0,
+        inbound: false,
+        operation_timeout: Duration::from_millis(250),
+    };
+    let log = folder.join(format!("log-{run}"));
+    Child::start(program("kill-program"), &orders, &log, ledger)
+}
+
+/// The records in Redis.
+fn stored(site: &mut Site, broker: &Mosquitto) -> HashMap<String, Vec<u8>> {
+    redis::cmd("HGETALL")
+        .arg(format!("{CLIENT}:127.0.0.1:{}", broker.port()))
+        .query(&mut site.redis().connection())
+        .expect("HGETALL")
+}
+
+/// Whether Redis could not be updated about a message: it is there as one that waits although it was sent, or as one that was sent
+/// although the broker had answered.
+fn is_behind(stored: &HashMap<String, Vec<u8>>, text: &str) -> bool {
+    let contains = |value: &[u8]| {
+        value
+            .windows(text.len())
+            .any(|part| part == text.as_bytes())
+    };
+    let key = stored
+        .iter()
+        .find_map(|(key, value)| contains(value).then_some(key));
+    match key.and_then(|key| key.split_once('-')) {
+        Some(("c5", _)) => true,
+        Some(("s5", number)) => !stored.contains_key(&format!("sc5-{number}")),
+        _ => false,
+    }
+}

@@ -1,0 +1,135 @@
+//! One fault, and a program that survives it.
+
+use std::{process, thread, time::Instant};
+
+use super::{
+    Keeper, Report, Run, Setting,
+    app::{App, CLIENT},
+    killed,
+    site::Site,
+};
+use crate::{
+    LIMIT, Mosquitto, Subscriber, eventually,
+    harness::{
+        Id,
+        messages::TOPIC,
+        program::{orders, records, report},
+    },
+    log::Log,
+};
+
+/// Obeys its orders, and reports the result.
+pub fn run_program() -> ! {
+    let orders: Run = orders();
+    let result = if orders.setting == Setting::Killed {
+        killed::run(orders.fault())
+    } else {
+        run(orders)
+    };
+    report(&serde_json::to_string(&result).expect("JSON"));
+    // The remains of a persistence that failed may never come to an end.
+    process::exit(0);
+}
+
+fn run(run: Run) -> Report {
+    let (fault, setting) = (run.fault(), run.setting);
+    let is_ours = run.keeper == Keeper::Ours;
+    let log = Log::default();
+    log.of_the_process();
+    let mut site = Site::start(fault);
+    let mut broker = Mosquitto::start();
+    // Mosquitto 2.0.11 repeats messages that were half done at QoS 2 when it has been stopped and started.
+    let qos_of_subscriber = if setting == Setting::Publishing { 2 } else { 0 };
+    let subscriber = Subscriber::start(&broker.url(), TOPIC, qos_of_subscriber);
+    let mut app = App::start(&site.url(), &broker, run.keeper);
+    app.start_publishing();
+    app.advance();
+    if setting != Setting::Publishing {
+        app.stop();
+        broker.stop();
+        eventually(LIMIT, "the connection is lost", || {
+            (!app.is_connected()).then_some(())
+        });
+        app.start_publishing();
+        app.advance();
+    }
+    if setting == Setting::Idle {
+        app.pause();
+    }
+
+    (fault.begin)(&mut site);
+    thread::sleep(fault.lasts);
+    let is_certain = setting != Setting::Publishing || !fault.may_pass_unnoticed;
+    if is_ours && is_certain && !fault.kinds.is_empty() {
+        eventually(LIMIT, fault.name, || {
+            let kinds = app.kinds();
+            let is_one = |kind: &String| fault.kinds.contains(&kind.as_str());
+            kinds.iter().any(is_one).then_some(())
+        });
+    }
+    (fault.end)(&mut site);
+    let ended = Instant::now();
+    if let Some(health) = &app.health {
+        health.flush(LIMIT).expect("Redis has everything again");
+    }
+    let recovered = ended.elapsed();
+
+    let url = broker.url();
+    let mut left = || records(&mut site.redis().connection(), CLIENT, &url).len();
+    if setting == Setting::Idle {
+        // The messages that wait are there again in any case.
+        assert_eq!(left(), app.waiting(), "records in Redis");
+    }
+    if setting != Setting::Publishing {
+        broker.restart();
+        app.connect();
+    }
+    if setting == Setting::Idle {
+        app.start_publishing();
+    }
+    if is_ours {
+        app.advance();
+    }
+    let stands_still = !app.stop();
+
+    let limit = if is_ours { LIMIT } else { LIMIT / 10 };
+    app.ledger(|ledger| ledger.collect_all(&subscriber, limit, |_| true));
+    let balance = app.ledger(|ledger| ledger.balance());
+    let [_, lost1, lost2] = &balance.lost;
+    let twice = balance.repeated[2].iter().map(|(id, _)| id);
+    let mut report = Report {
+        published: balance.accepted.iter().sum(),
+        refused: app.refused(),
+        lost: lost1.iter().chain(lost2).map(Id::to_string).collect(),
+        twice: twice.map(Id::to_string).collect(),
+        altered: balance.altered.len() + balance.prefixed.len(),
+        connected: app.has_never_lost_connection(),
+        recovered,
+        ..Report::default()
+    };
+    if let Some(health) = &app.health {
+        health.flush(LIMIT).expect("Redis has everything");
+        report.counted_lost = health.snapshot().lost_records;
+    }
+    report.left = left();
+    app.disconnect();
+    report.longest = app.longest_call();
+    report.kinds = app.kinds();
+    report.log = if stands_still {
+        "the program stood still".to_owned()
+    } else {
+        cause(&log.text())
+    };
+    report
+}
+
+/// The reason for which Redis could not be used, from the first line of the log about it, which has also the attempted call and the
+/// remedy.
+fn cause(log: &str) -> String {
+    let cause = || {
+        let (_, cause) = log.split_once("is held in memory until it can: ")?;
+        let (_, reason) = cause.lines().next()?.split_once(": ")?;
+        reason.split([';', ':']).next()
+    };
+    cause().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,376 @@
+//! Many clients for a long time, with one fault after the other.
+
+mod program;
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    ops::Range,
+    sync::{Arc, Mutex},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use program::run as run_program;
+
+use super::{
+    Balance, Ledger,
+    child::Child,
+    faults::{FAULTS, Fault, Site},
+    messages::TOPIC,
+};
+use crate::{LIMIT, Mosquitto, Proxy, Subscriber, child::program, eventually, random::Random};
+use program::Orders;
+
+/// The clients of the program that runs throughout, and of the one that is killed and loses its connections.
+const STEADY: Range<usize> = 0..20;
+const RESTLESS: Range<usize> = 20..23;
+/// Between two messages of each program.
+const PAUSE: Duration = Duration::from_micros(3_500);
+const RESTLESS_PAUSE: Duration = Duration::from_millis(20);
+/// The broker stands still for at most this long: less than the keep-alive, since Paho frees messages that it is still to send if
+/// a connection is given up.
+const LONGEST_PAUSE: Duration = Duration::from_millis(1_200);
+/// The first look at the memory.
+const WARM_UP: Duration = Duration::from_secs(60);
+/// The C library keeps freed memory for each thread, of which there are many here, so that they grow for minutes; the memory that
+/// matters is that which the program itself keeps.
+const NO_CACHES: &str = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1";
+
+/// The result of a soak.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub faults: BTreeMap<&'static str, usize>,
+    pub balance: Balance,
+    /// Hashes that are in Redis at the end, and records that the persistences counted as lost.
+    left: usize,
+    counted_lost: u64,
+    longest: Duration,
+    /// The times that the steady program and the restless one ended, since a write to the broker was broken off.
+    given_up: [usize; 2],
+    /// Resident memory of the steady program after the first minute, or at the start of a shorter soak, and at the end; and the part
+    /// that it had asked for.
+    resident: (usize, usize),
+    allocated: (usize, usize),
+    trouble: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Redis(&'static Fault),
+    BrokerStopped,
+    BrokerPaused,
+    ConnectionCut,
+    ProgramKilled,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Redis(fault) => fault.name,
+            Self::BrokerStopped => "broker stopped and started",
+            Self::BrokerPaused => "broker stands still",
+            Self::ConnectionCut => "connections to the broker cut",
+            Self::ProgramKilled => "program killed with -9",
+        }
+    }
+
+    /// Every kind, with those of Redis that need not happen in the program itself or before it starts.
+    fn all() -> Vec<Self> {
+        let of_redis = FAULTS.iter().filter(|fault| fault.can_be_killed_in);
+        let others = [
+            Self::BrokerStopped,
+            Self::BrokerPaused,
+            Self::ConnectionCut,
+            Self::ProgramKilled,
+        ];
+        of_redis.map(Self::Redis).chain(others).collect()
+    }
+}
+
+/// Soaks for this long, with a summary each minute. The same seed has the same faults in the same order.
+pub fn run(lasting: Duration, seed: u64, mut summarize: impl FnMut(&str)) -> Outcome {
+    let mut world = World::start();
+    // Both programs have created their clients when they have answered.
+    world.recover();
+    let mut random = Random::of(seed);
+    let started = Instant::now();
+    let mut summarized = started;
+    let mut left: Vec<Kind> = Vec::new();
+    let warm_up = WARM_UP.min(lasting / 4);
+    while started.elapsed() < lasting && world.outcome.trouble.is_empty() {
+        if left.is_empty() {
+            // Each once before one comes again.
+            left = Kind::all();
+        }
+        let kind = left.swap_remove(random.below(left.len()));
+        let meets_broker = random.below(4) == 0;
+        let instant = Duration::from_millis(u64::try_from(random.below(600)).expect("small"));
+        world.suffer(kind, meets_broker, instant);
+        world.recover();
+        world.take_stock(warm_up);
+        if summarized.elapsed() >= Duration::from_secs(60) {
+            summarized = Instant::now();
+            summarize(&world.summary(started.elapsed()));
+        }
+    }
+    world.finish()
+}
+
+/// A number that says which program.
+const STEADY_ONE: usize = 0;
+const RESTLESS_ONE: usize = 1;
+
+struct World {
+    site: Site,
+    broker: Mosquitto,
+    proxy: Proxy,
+    subscriber: Subscriber,
+    ledger: Arc<Mutex<Ledger>>,
+    /// For the standard error of the programs.
+    folder: tempfile::TempDir,
+    /// The steady one and the restless one.
+    programs: Vec<Child>,
+    outcome: Outcome,
+}
+
+impl World {
+    fn start() -> Self {
+        let broker = Mosquitto::start();
+        let mut world = Self {
+            site: Site::of_all_faults(),
+            proxy: Proxy::start(broker.port()),
+            // At QoS 0, since Mosquitto 2.0.11 repeats messages that were half done at QoS 2 when it is stopped and started.
+            subscriber: Subscriber::start(&broker.url(), TOPIC, 0),
+            broker,
+            ledger: Arc::default(),
+            folder: tempfile::tempdir().expect("a folder"),
+            programs: Vec::new(),
+            outcome: Outcome::default(),
+        };
+        world.programs = vec![world.start_one(STEADY_ONE), world.start_one(RESTLESS_ONE)];
+        world
+    }
+
+    fn start_one(&self, which: usize) -> Child {
+        let (broker, redis, clients, pause) = if which == STEADY_ONE {
+            (self.broker.url(), self.site.socket_url(), STEADY, PAUSE)
+        } else {
+            (self.proxy.url(), self.site.url(), RESTLESS, RESTLESS_PAUSE)
+        };
+        let ledger = self.ledger.lock().unwrap();
+        let orders = Orders {
+            broker,
+            redis,
+            first: clients.start,
+            numbers: clients.map(|client| ledger.next(client)).collect(),
+            pause,
+        };
+        drop(ledger);
+        let mut command = program("soak-program");
+        command.env("GLIBC_TUNABLES", NO_CACHES);
+        let log = self.folder.path().join(format!("log-{which}"));
+        Child::start(command, &orders, &log, &self.ledger)
+    }
+
+    fn suffer(&mut self, kind: Kind, meets_broker: bool, instant: Duration) {
+        self.count(kind);
+        match kind {
+            Kind::Redis(fault) => {
+                (fault.begin)(&mut self.site);
+                thread::sleep(instant);
+                if meets_broker {
+                    self.count(Kind::BrokerPaused);
+                    self.broker.pause();
+                    thread::sleep(fault.lasts.min(LONGEST_PAUSE));
+                    self.broker.resume();
+                    thread::sleep(fault.lasts.saturating_sub(LONGEST_PAUSE));
+                } else {
+                    thread::sleep(fault.lasts);
+                }
+                (fault.end)(&mut self.site);
+            }
+            Kind::BrokerStopped => {
+                // Paho frees messages that it is still to send if a write is broken off, so that nothing is to be on its way.
+                for program in &mut self.programs {
+                    program.ask("hold");
+                }
+                self.broker.stop();
+                for program in &mut self.programs {
+                    program.send("go");
+                }
+                thread::sleep(instant);
+                self.broker.restart();
+            }
+            Kind::BrokerPaused => {
+                self.broker.pause();
+                thread::sleep((instant * 6).min(LONGEST_PAUSE));
+                self.broker.resume();
+            }
+            Kind::ConnectionCut => {
+                self.proxy.cut();
+                thread::sleep(instant);
+            }
+            Kind::ProgramKilled => {
+                // Records that only the program has would go with it.
+                self.programs[RESTLESS_ONE].ask("flush");
+                thread::sleep(instant);
+                self.programs[RESTLESS_ONE].kill();
+                self.programs[RESTLESS_ONE] = self.start_one(RESTLESS_ONE);
+            }
+        }
+    }
+
+    fn count(&mut self, kind: Kind) {
+        *self.outcome.faults.entry(kind.name()).or_default() += 1;
+    }
+
+    /// Waits until Redis has everything, by itself. A program that had to give up is started again.
+    fn recover(&mut self) {
+        for _ in 0..3 {
+            let flushed = |program: &mut Child| program.ask("flush").as_deref() == Some("flushed");
+            let Some(which) = self.programs.iter_mut().position(|one| !flushed(one)) else {
+                return;
+            };
+            let name = ["steady", "restless"][which];
+            let fault = self.programs[which].fault();
+            let fault = fault.map(|fault| format!("the program that is {name} {fault}"));
+            self.outcome.trouble.extend(fault);
+            self.outcome.given_up[which] += 1;
+            if which == STEADY_ONE {
+                self.outcome.resident = (0, 0);
+                self.outcome.allocated = (0, 0);
+            }
+            self.programs[which] = self.start_one(which);
+        }
+    }
+
+    fn take_stock(&mut self, warm_up: Duration) {
+        self.ledger.lock().unwrap().collect(&self.subscriber);
+        let steady = &mut self.programs[STEADY_ONE];
+        let allocated = steady.ask("memory").and_then(|bytes| bytes.parse().ok());
+        if let (Some(allocated), Some(resident)) = (allocated, steady.resident()) {
+            let outcome = &mut self.outcome;
+            if outcome.resident.0 == 0 && steady.started.elapsed() >= warm_up {
+                (outcome.resident.0, outcome.allocated.0) = (resident, allocated);
+            }
+            (outcome.resident.1, outcome.allocated.1) = (resident, allocated);
+        }
+    }
+
+    fn summary(&self, elapsed: Duration) -> String {
+        let faults: usize = self.outcome.faults.values().sum();
+        let balance = self.ledger.lock().unwrap().balance();
+        let [_, lost1, lost2] = balance.lost.each_ref().map(Vec::len);
+        format!(
+            "{} min: {faults} faults, {} accepted, {} under way, {} twice at QoS 2, {} MiB resident",
+            elapsed.as_secs() / 60,
+            balance.accepted.iter().sum::<usize>(),
+            lost1 + lost2,
+            balance.twice(),
+            self.outcome.resident.1 >> 20,
+        )
+    }
+
+    fn finish(mut self) -> Outcome {
+        let outcome = &mut self.outcome;
+        for program in &mut self.programs {
+            program.ask("flush");
+            let report = program.ask("report").unwrap_or_default();
+            let numbers = report.split(' ').filter_map(|word| word.parse().ok());
+            if let [longest, lost] = numbers.collect::<Vec<u64>>()[..] {
+                outcome.longest = outcome.longest.max(Duration::from_micros(longest));
+                outcome.counted_lost += lost;
+            } else {
+                outcome.trouble.push(format!("no report: {report:?}"));
+            }
+            program.send("end");
+            let status = program.wait();
+            if !status.success() {
+                let trouble = format!("a program ended with {status}");
+                outcome.trouble.push(trouble);
+            }
+        }
+        let mut ledger = self.ledger.lock().unwrap();
+        ledger.collect_all(&self.subscriber, LIMIT, |_| true);
+        outcome.balance = ledger.balance();
+        // The rest of the dying connections' requests is read by then.
+        outcome.left = eventually(LIMIT, "Redis answers", || {
+            let mut connection = self.site.redis().connection();
+            let keys = redis::cmd("KEYS").arg("soak-*").query(&mut connection);
+            keys.ok().map(|keys: Vec<String>| keys.len())
+        });
+        drop(ledger);
+        self.outcome
+    }
+}
+
+impl Outcome {
+    pub fn accepted(&self) -> usize {
+        self.balance.accepted.iter().sum()
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.balance.is_clean()
+            && self.left == 0
+            && self.counted_lost == 0
+            && self.trouble.is_empty()
+    }
+}
+
+/// As Markdown.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "| what went wrong | times |\n|---|--:|")?;
+        for (name, times) in &self.faults {
+            writeln!(f, "| {name} | {times} |")?;
+        }
+        let total: usize = self.faults.values().sum();
+        writeln!(f, "| all | {total} |\n")?;
+        let megabytes =
+            |bytes: usize| format!("{}.{:02} MB", bytes / 1_000_000, bytes / 10_000 % 100);
+        let both = |(first, last)| format!("{}, {}", megabytes(first), megabytes(last));
+        let [lost0, lost1, lost2] = self.balance.lost.each_ref().map(Vec::len);
+        let altered = self.balance.altered.len() + self.balance.prefixed.len();
+        let longest = self.longest.as_secs_f64() * 1000.0;
+        let [steady, restless] = self.given_up;
+        writeln!(f, "| account | |\n|---|--:|")?;
+        for (what, value) in [
+            ("accepted messages", self.accepted().to_string()),
+            ("lost, QoS 1 and 2", (lost1 + lost2).to_string()),
+            ("twice, QoS 2", self.balance.twice().to_string()),
+            ("altered", altered.to_string()),
+            (
+                "again, QoS 1, where it may be",
+                self.balance.repeated[1].len().to_string(),
+            ),
+            ("lost, QoS 0, where it may be", lost0.to_string()),
+            ("hashes left in Redis", self.left.to_string()),
+            ("records counted as lost", self.counted_lost.to_string()),
+            ("longest call", format!("{longest:.0} ms")),
+            (
+                "programs that Paho made give up, the steady and the restless",
+                format!("{steady}, {restless}"),
+            ),
+            ("its resident memory, first and last", both(self.resident)),
+            ("what of it the program has asked for", both(self.allocated)),
+        ] {
+            writeln!(f, "| {what} | {value} |")?;
+        }
+        for trouble in &self.trouble {
+            writeln!(f, "\n{trouble}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Soaks and prints the account. Returns whether it is clean.
+pub fn print(minutes: u64, seed: u64) -> bool {
+    let lasting = Duration::from_secs(minutes * 60);
+    let outcome = run(lasting, seed, |line| println!("{line}"));
+    print!("{outcome}");
+    if !outcome.is_clean() {
+        eprintln!("{outcome:#?}");
+    }
+    outcome.is_clean()
+}

@@ -1,0 +1,202 @@
+//! The program: some clients that publish at a rate, and obey commands on standard input.
+
+use std::{
+    process,
+    sync::{
+        Arc, Mutex,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::{Health, PersistenceMetrics, RedisPersistence, prometheus::Registry};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    LIMIT,
+    harness::{
+        Id, kill_self,
+        program::{Publisher, client, commands, exit, orders, report, session},
+    },
+    timed::Timed,
+};
+
+/// The longest silence of an MQTT connection.
+const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// At most this many messages of one client may wait.
+const MOST_WAITING: usize = 2_000;
+
+#[derive(Serialize, Deserialize)]
+pub struct Orders {
+    pub broker: String,
+    pub redis: String,
+    /// The number of its first client, and the number of the first message of each.
+    pub first: usize,
+    pub numbers: Vec<usize>,
+    /// Between two messages.
+    pub pause: Duration,
+}
+
+/// Obeys its orders.
+pub fn run() -> ! {
+    let orders: Orders = orders();
+    let commands = commands();
+    Program::create(&orders).run(&commands, orders.pause)
+}
+
+struct Program {
+    clients: Vec<Client>,
+    longest: Arc<Mutex<Duration>>,
+    next: usize,
+    is_held: bool,
+}
+
+struct Client {
+    publisher: Publisher,
+    health: Health,
+}
+
+impl Program {
+    fn create(orders: &Orders) -> Self {
+        let longest = Arc::<Mutex<Duration>>::default();
+        let metrics = PersistenceMetrics::register(&Registry::new()).expect("a new registry");
+        let numbered = orders.numbers.iter().enumerate();
+        let clients = numbered.map(|(place, &number)| {
+            let run = orders.first + place;
+            let persistence = RedisPersistence::builder()
+                .url(&orders.redis)
+                .open_timeout(LIMIT)
+                .build()
+                .expect("good options");
+            let health = persistence.health();
+            let client = client(&orders.broker, &format!("soak-{run}"))
+                .mqtt_version(mqtt::MQTT_VERSION_5)
+                .user_persistence(Timed::new(persistence.instrument(&metrics), &longest))
+                .create_client()
+                .unwrap_or_else(|_| process::exit(exit::NOT_CREATED));
+            let link = client.clone();
+            thread::spawn(move || keep_connected(&link));
+            Client {
+                publisher: Publisher::new(client, Id { run, number }),
+                health,
+            }
+        });
+        Self {
+            clients: clients.collect(),
+            longest,
+            next: 0,
+            is_held: false,
+        }
+    }
+
+    fn run(mut self, commands: &Receiver<String>, pause: Duration) -> ! {
+        let mut due = Instant::now();
+        loop {
+            due = (due + pause).max(Instant::now());
+            match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
+                Ok(command) => self.obey(&command),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => kill_self(),
+            }
+            if !self.is_held {
+                self.publish_one();
+            }
+        }
+    }
+
+    fn obey(&mut self, command: &str) {
+        let mut healths = self.clients.iter().map(|client| &client.health);
+        match command {
+            // Nothing is on its way to a broker that is about to go.
+            "hold" => {
+                self.is_held = true;
+                self.settle();
+                report("held");
+            }
+            "go" => self.is_held = false,
+            "flush" => match healths.try_for_each(|health| health.flush(LIMIT)) {
+                Ok(()) => report("flushed"),
+                Err(error) => report(&format!("unflushed {error}")),
+            },
+            "memory" => report(&allocated().to_string()),
+            "report" => {
+                let longest = self.longest.lock().unwrap().as_micros();
+                let lost: u64 = healths.map(|health| health.snapshot().lost_records).sum();
+                report(&format!("{longest} {lost}"));
+            }
+            "end" => {
+                self.settle();
+                for client in &self.clients {
+                    // It may be without a connection at this moment.
+                    let _ = client.publisher.mqtt.disconnect(None).wait_for(LIMIT);
+                    // Records that Redis still has are found.
+                    let _ = client.health.flush(LIMIT);
+                }
+                process::exit(exit::DONE);
+            }
+            other => panic!("{other:?} is not a command"),
+        }
+    }
+
+    fn publish_one(&mut self) {
+        self.next = (self.next + 1) % self.clients.len();
+        self.look_after_tokens();
+        let publisher = &mut self.clients[self.next].publisher;
+        if publisher.waiting() < MOST_WAITING && !publisher.publish() {
+            process::exit(exit::STUCK);
+        }
+    }
+
+    /// Gives up if Paho has freed a message that it is yet to send, when Redis has everything.
+    fn look_after_tokens(&mut self) {
+        let mut is_well = true;
+        for client in &mut self.clients {
+            is_well &= client.publisher.settle();
+        }
+        if !is_well {
+            for client in &self.clients {
+                // Records that cannot be saved are found to be lost.
+                let _ = client.health.flush(LIMIT);
+            }
+            process::exit(exit::GIVEN_UP);
+        }
+    }
+
+    fn settle(&mut self) {
+        let started = Instant::now();
+        let waits = |client: &Client| client.publisher.waiting() > 0;
+        while self.clients.iter().any(waits) {
+            self.look_after_tokens();
+            if started.elapsed() > LIMIT * 2 {
+                process::exit(exit::STUCK);
+            }
+            thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Connects whenever there is no connection.
+fn keep_connected(client: &mqtt::AsyncClient) {
+    let options = session(mqtt::MQTT_VERSION_5)
+        .keep_alive_interval(KEEP_ALIVE)
+        .connect_timeout(Duration::from_secs(3))
+        .finalize();
+    loop {
+        if !client.is_connected() {
+            // It is tried again.
+            let _ = client.connect(options.clone()).wait_for(LIMIT);
+        }
+        thread::park_timeout(Duration::from_millis(50));
+    }
+}
+
+/// Bytes that the program has asked for and not given back; memory that the C library keeps for later is not counted.
+// The C library has no other interface for it.
+#[allow(unsafe_code)]
+fn allocated() -> usize {
+    // SAFETY: it touches nothing but its result.
+    let about = unsafe { libc::mallinfo2() };
+    about.uordblks + about.hblkhd
+}
