@@ -23,7 +23,7 @@ pub use inbound::Inbound;
 pub use killing::{Kill, kill_self};
 pub use ledger::{Balance, Ledger};
 pub use messages::{Id, Versions};
-pub use program::connect_options;
+pub use program::{connect_options, run_killed};
 
 /// The complete lines of a file, none if there is no such file.
 fn lines(path: &Path) -> Vec<String> {

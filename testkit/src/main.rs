@@ -2,7 +2,7 @@
 
 use std::{env, process::ExitCode};
 
-use testkit::harness::{crash_table, faults, random_kills, soak};
+use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
 
 const USAGE: &str = "\
 usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
@@ -11,7 +11,7 @@ usage: testkit crash-table [PART]            a program is killed at every point,
        testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
 
 Each prints Markdown, and fails if a promise is broken. The programs that these and the tests start take their orders from the
-variable ORDERS: crash-program, kill-program, fault-program, soak-program.";
+variable ORDERS: killed-program, fault-program, soak-program.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -26,8 +26,7 @@ fn main() -> ExitCode {
         ["soak", ref numbers @ ..] => {
             two(numbers, (20, 1)).map(|(minutes, seed)| soak::print(minutes, seed))
         }
-        ["crash-program"] => crash_table::run_program(),
-        ["kill-program"] => random_kills::run_program(),
+        ["killed-program"] => run_killed(),
         ["fault-program"] => faults::run_program(),
         ["soak-program"] => soak::run_program(),
         _ => None,

@@ -1,6 +1,7 @@
 //! A started program, as its driver sees it.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{BufRead, BufReader, Write},
     os::unix::process::ExitStatusExt,
@@ -15,17 +16,19 @@ use std::{
 };
 
 use serde::Serialize;
+use tempfile::TempDir;
 
 use super::{
-    Id, Ledger,
-    program::{MARK, ORDERS, exit},
+    Id, Inbound, Kill, Ledger, Versions,
+    inbound::End,
+    program::{MARK, ORDERS, Orders, Script, exit},
 };
-use crate::{LIMIT, eventually, process::die_with_this_thread, resident};
+use crate::{LIMIT, child::program, eventually, resident};
 
 /// Reported by the C library if memory is freed twice, as Paho does with a PUBLISH whose write to the broker is broken off.
 const FREED_TWICE: [&str; 2] = ["double free or corruption", "free(): "];
 
-/// A process that is killed when this is dropped, or when the thread ends that started it.
+/// A process that is killed when this is dropped. The programs also die with their driver.
 pub(super) struct Child {
     process: process::Child,
     /// A program that reads commands ends when this is closed.
@@ -50,7 +53,6 @@ impl Child {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(log).expect("a file"));
-        die_with_this_thread(&mut command);
         let mut process = command.spawn().expect("the program can be run");
         let output = BufReader::new(process.stdout.take().expect("piped"));
         let (accept, accepted) = mpsc::channel();
@@ -171,6 +173,73 @@ impl Drop for Child {
     fn drop(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
+    }
+}
+
+/// The runs of a program that is killed, which go on from each other.
+pub(super) struct Runs {
+    /// For the files of all runs.
+    pub folder: TempDir,
+    pub ledger: Arc<Mutex<Ledger>>,
+    pub ends: Vec<ExitStatus>,
+    /// The same for each, but for the number of the run and of the messages before it.
+    pub orders: Orders,
+}
+
+impl Runs {
+    /// Before the first run, with records in Redis.
+    pub fn new(broker: &str, redis: &str, levels: (u32, u32)) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let orders = Orders {
+            broker: broker.to_owned(),
+            store: redis.to_owned(),
+            records: redis.to_owned(),
+            pipelined: false,
+            levels,
+            kill: Kill::Never,
+            // A machine with more to do than this must not be taken for a fault.
+            operation_timeout: LIMIT,
+            folder: folder.path().to_owned(),
+            run: 0,
+            published: 0,
+            script: Script::Deterministic,
+        };
+        Self {
+            folder,
+            ledger: Arc::default(),
+            ends: Vec::new(),
+            orders,
+        }
+    }
+
+    /// Starts the next run.
+    pub fn start(&self, script: Script, kill: Kill) -> Child {
+        let run = self.ends.len();
+        let orders = Orders {
+            script,
+            kill,
+            run,
+            published: self.ledger.lock().unwrap().accepted(),
+            ..self.orders.clone()
+        };
+        let log = orders.folder.join(format!("log-{run}"));
+        Child::start(program("killed-program"), &orders, &log, &self.ledger)
+    }
+
+    /// Accounts for the messages to the program.
+    pub fn inbound(
+        &self,
+        versions: Versions,
+        kills: &[Kill],
+        sent: &[String],
+        discarded: &HashSet<String>,
+    ) -> Inbound {
+        let ends = self.ends.iter().enumerate().map(|(run, status)| End {
+            kill: kills.get(run).copied().unwrap_or(Kill::Never),
+            done: status.success(),
+        });
+        let ends: Vec<End> = ends.collect();
+        Inbound::account(versions, self.folder.path(), &ends, sent, discarded)
     }
 }
 

@@ -1,7 +1,7 @@
 //! A deterministic program with a scripted broker, killed at every call, request or packet.
 
 mod case;
-mod program;
+pub(super) mod program;
 
 use std::{
     env, fmt,
@@ -11,8 +11,6 @@ use std::{
     },
     thread,
 };
-
-pub use program::run as run_program;
 
 use super::{Kill, Versions};
 use crate::RedisServer;

@@ -26,7 +26,7 @@ pub use program::run_program;
 pub use site::Site;
 
 use super::{Ledger, child::Child};
-use crate::{LIMIT, child::program};
+use crate::{LIMIT, child::program, process::die_with_this_thread};
 
 /// The program while a fault lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,7 +124,9 @@ impl Run {
         let folder = tempfile::tempdir().expect("a folder");
         let nothing = Arc::<Mutex<Ledger>>::default();
         let log = folder.path().join("log");
-        let mut child = Child::start(program("fault-program"), &self, &log, &nothing);
+        let mut command = program("fault-program");
+        die_with_this_thread(&mut command);
+        let mut child = Child::start(command, &self, &log, &nothing);
         let started = Instant::now();
         let status = loop {
             if child.has_ended() {

@@ -1,10 +1,10 @@
 //! The parts that the programs are made of.
 
 use std::{
-    env,
+    env, fs,
     fs::{File, OpenOptions},
     io::{self, BufRead, Write},
-    path::Path,
+    path::{Path, PathBuf},
     process,
     sync::{
         Arc,
@@ -12,17 +12,21 @@ use std::{
         mpsc::{self, Receiver},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::StoreObserver;
-use serde::de::DeserializeOwned;
+use paho_mqtt_redis::{Durability, RedisPersistence, StoreObserver};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    killing::kill_self,
-    messages::{Id, LAST},
+    crash_table, cut,
+    files::Files,
+    killing::{Kill, Killing, kill_self},
+    messages::{CLIENT, INBOUND, Id, LAST},
+    random_kills,
 };
+use crate::LIMIT;
 
 /// The variable that has the orders of a program, as JSON.
 pub(super) const ORDERS: &str = "ORDERS";
@@ -100,21 +104,15 @@ pub fn connect_options(version: u32, timeout: Duration) -> mqtt::ConnectOptions 
     session(version).connect_timeout(timeout).finalize()
 }
 
-pub(super) fn append(path: &Path) -> File {
-    OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)
-        .expect("can be opened")
+fn append(folder: &Path, name: &str) -> File {
+    let path = folder.join(name);
+    let options = OpenOptions::new().create(true).append(true).open(path);
+    options.expect("can be opened")
 }
 
 /// Appends what a client receives to a file. The flag is set when the last message has come.
-pub(super) fn note_received(
-    client: &mqtt::AsyncClient,
-    folder: &Path,
-    run: usize,
-) -> Arc<AtomicBool> {
-    let mut received = append(&folder.join("received"));
+fn note_received(client: &mqtt::AsyncClient, folder: &Path, run: usize) -> Arc<AtomicBool> {
+    let mut received = append(folder, "received");
     let has_last = Arc::<AtomicBool>::default();
     let came = Arc::clone(&has_last);
     client.set_message_callback(move |_, message| {
@@ -136,15 +134,6 @@ pub(super) fn records(redis: &mut redis::Connection, client: &str, broker: &str)
         .arg(format!("{client}:{server}"))
         .query(redis)
         .expect("Redis answers")
-}
-
-/// Ends the run before Paho sends a message of an earlier run that it has damaged: such a message has no token.
-pub(super) struct GiveUpOnDamage;
-
-impl StoreObserver for GiveUpOnDamage {
-    fn on_damaged(&self, _: &str, _: &str) {
-        process::exit(exit::GIVEN_UP);
-    }
 }
 
 /// Publishes the messages of one run or client, and keeps their tokens.
@@ -197,5 +186,172 @@ impl Publisher {
         if !self.settle() {
             process::exit(exit::GIVEN_UP);
         }
+    }
+}
+
+/// Ends the run before Paho sends a message of an earlier run that it has damaged: such a message has no token.
+struct GiveUpOnDamage;
+
+impl StoreObserver for GiveUpOnDamage {
+    fn on_damaged(&self, _: &str, _: &str) {
+        process::exit(exit::GIVEN_UP);
+    }
+}
+
+/// The orders of a program that is killed.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Orders {
+    pub broker: String,
+    /// The URL of a Redis, or a folder.
+    pub store: String,
+    /// The same, or another way to that Redis, to look at the records without the persistence.
+    pub records: String,
+    /// `put` does not wait for Redis.
+    pub pipelined: bool,
+    /// The protocol levels that the client is created for and connects with, 0 for the default.
+    pub levels: (u32, u32),
+    pub kill: Kill,
+    /// The time that one exchange with Redis may take.
+    pub operation_timeout: Duration,
+    pub folder: PathBuf,
+    pub run: usize,
+    /// Messages that the runs before it had accepted.
+    pub published: usize,
+    pub script: Script,
+}
+
+/// The actions of a program that is killed.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+pub(super) enum Script {
+    /// The same in each run.
+    Deterministic,
+    /// Random, until it is killed; the last run publishes nothing any more and ends when everything is through.
+    Random {
+        seed: u64,
+        /// Messages are sent to it.
+        inbound: bool,
+        is_last: bool,
+    },
+}
+
+/// Runs a program that is killed, as it is ordered to.
+pub fn run_killed() -> ! {
+    let orders: Orders = orders();
+    // The driver closes standard input when the program is to die.
+    let _commands = commands();
+    if let Kill::Cut { request, quarters } = orders.kill {
+        cut::arm(&orders.store, request, quarters);
+    }
+    let script = orders.script;
+    let program = Killed::create(orders);
+    match script {
+        Script::Deterministic => crash_table::program::run(program),
+        Script::Random {
+            seed,
+            inbound,
+            is_last,
+        } => random_kills::program::run(program, seed, inbound, is_last),
+    }
+}
+
+/// A program that is killed.
+pub(super) struct Killed {
+    pub orders: Orders,
+    pub publisher: Publisher,
+    pub has_last: Arc<AtomicBool>,
+}
+
+impl Killed {
+    fn create(orders: Orders) -> Self {
+        let mut options = client(&orders.broker, CLIENT);
+        if orders.levels.0 != 0 {
+            options = options.mqtt_version(orders.levels.0);
+        }
+        // The account needs the calls, to keep apart errors of Paho and ours.
+        let trace = append(&orders.folder, &format!("trace-{}", orders.run));
+        let client = if orders.store.contains("://") {
+            let store = RedisPersistence::builder()
+                .url(&orders.store)
+                .durability(if orders.pipelined {
+                    Durability::Pipelined
+                } else {
+                    Durability::Confirmed
+                })
+                .operation_timeout(orders.operation_timeout)
+                .open_timeout(LIMIT);
+            let store = match orders.script {
+                Script::Deterministic => store,
+                _ => store.observer(Arc::new(GiveUpOnDamage)),
+            };
+            let store = store.build().expect("good options");
+            options.user_persistence(Killing::new(store, orders.kill, trace))
+        } else {
+            let store = Files::new(Path::new(&orders.store));
+            options.user_persistence(Killing::new(store, orders.kill, trace))
+        }
+        .create_client()
+        .unwrap_or_else(|_| process::exit(exit::NOT_CREATED));
+        let next = Id {
+            run: orders.run,
+            number: orders.published,
+        };
+        Self {
+            has_last: note_received(&client, &orders.folder, orders.run),
+            publisher: Publisher::new(client, next),
+            orders,
+        }
+    }
+
+    pub fn is_connected(&self) -> bool {
+        self.publisher.mqtt.is_connected()
+    }
+
+    /// Waits until every message is through, those to it too if it is to wait for the last of them, and goes.
+    pub fn finish(mut self, inbound: bool) -> ! {
+        let mut records = self.records();
+        let started = Instant::now();
+        loop {
+            // A token fails if a write was broken off. The records show the rest, since those of an earlier run have no token, and
+            // the token of one that Paho discards never ends.
+            self.publisher.settle_or_give_up();
+            let has_last = !inbound || self.has_last.load(Ordering::Relaxed);
+            let left = records();
+            if has_last && left.is_empty() {
+                break;
+            }
+            if started.elapsed() > LIMIT / 2 {
+                fs::write(self.orders.folder.join("left"), left.join(" ")).expect("can be written");
+                process::exit(exit::LEFT);
+            }
+            thread::park_timeout(Duration::from_millis(2));
+        }
+        let mqtt = &self.publisher.mqtt;
+        if let Script::Deterministic = self.orders.script {
+            // An error here does not matter, since every message to it is accounted for elsewhere.
+            let _ = mqtt.unsubscribe(INBOUND).wait_for(LIMIT);
+        }
+        let _ = mqtt.disconnect(None).wait_for(LIMIT);
+        process::exit(exit::DONE);
+    }
+
+    /// Asks for the keys in the store without the client.
+    fn records(&self) -> Box<dyn FnMut() -> Vec<String>> {
+        let (store, broker) = (self.orders.records.clone(), self.orders.broker.clone());
+        if store.contains("://") {
+            let redis = redis::Client::open(store).and_then(|redis| redis.get_connection());
+            let mut redis = redis.expect("Redis answers");
+            return Box::new(move || records(&mut redis, CLIENT, &broker));
+        }
+        // Paho has a folder for each client in there.
+        Box::new(move || {
+            let clients = fs::read_dir(&store).expect("a folder");
+            let files = clients.flat_map(|client| fs::read_dir(client.expect("a folder").path()));
+            let names = files
+                .flatten()
+                .map(|file| file.expect("a file").file_name());
+            names
+                .map(|name| name.to_string_lossy().into_owned())
+                .collect()
+        })
     }
 }

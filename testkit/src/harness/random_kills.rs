@@ -3,31 +3,19 @@
 pub(super) mod program;
 
 use std::{
-    collections::HashSet,
-    env, fmt, fs,
-    path::Path,
-    process::ExitStatus,
-    sync::{Arc, Mutex},
-    thread,
-    time::Duration,
+    collections::HashSet, env, fmt, fs, path::Path, process::ExitStatus, thread, time::Duration,
 };
 
 use paho_mqtt as mqtt;
 
-pub use program::run as run_program;
-
 use super::{
-    Balance, Inbound, Kill, Ledger, Versions,
-    child::{Child, was_killed},
+    Balance, Inbound, Kill, Versions,
+    child::{Child, Runs, was_killed},
     connect_options,
-    inbound::End,
     messages::{CLIENT, INBOUND, LAST, TOPIC, inbound_payload},
-    program::exit,
+    program::{Script, exit},
 };
-use crate::{
-    LIMIT, Mosquitto, Proxy, RedisServer, Subscriber, child::program, eventually, random::Random,
-};
-use program::Orders;
+use crate::{LIMIT, Mosquitto, Proxy, RedisServer, Subscriber, eventually, random::Random};
 
 /// Microseconds in which a run reads its records and connects, of which Paho waits 100,000 before it reads the CONNACK.
 const START: usize = 110_000;
@@ -69,15 +57,14 @@ impl Row {
         first.disconnect(None).wait_for(LIMIT).expect("disconnects");
         drop(first);
 
+        let proxy = Proxy::start(broker.port());
+        let redis = RedisServer::start();
         let mut world = World {
-            folder: tempfile::tempdir().expect("a folder"),
-            proxy: Proxy::start(broker.port()),
-            redis: RedisServer::start(),
+            runs: Runs::new(&proxy.url(), &redis.url(), (version, version)),
+            proxy,
+            _redis: redis,
             sender: client(&broker, "sender", mqtt::MQTT_VERSION_5),
             sent: Vec::new(),
-            version,
-            ledger: Arc::default(),
-            ends: Vec::new(),
         };
         let mut random = Random::of(seed);
         for _ in 0..rounds {
@@ -92,7 +79,7 @@ impl Row {
             let (_, last) = messages.last()?;
             (last == LAST.as_bytes()).then_some(messages)
         });
-        let folder = world.folder.path();
+        let folder = world.runs.folder.path();
         let account = world.account(self.versions, &arrived);
         if !account.is_clean()
             && let Ok(kept) = env::var("KILLS_KEEP")
@@ -101,7 +88,7 @@ impl Row {
             let arrived = arrived
                 .iter()
                 .map(|(topic, payload)| format!("{topic} {}", payload.escape_ascii()));
-            let accepted = world.ledger.lock().unwrap();
+            let accepted = world.runs.ledger.lock().unwrap();
             let accepted = accepted.ids().map(|id| id.to_string()).collect();
             fs::write(folder.join("arrived"), lines(arrived.collect())).expect("written");
             fs::write(folder.join("ledger"), lines(accepted)).expect("written");
@@ -127,15 +114,12 @@ enum Event {
 }
 
 struct World {
-    folder: tempfile::TempDir,
+    runs: Runs,
     proxy: Proxy,
-    redis: RedisServer,
+    _redis: RedisServer,
     sender: mqtt::AsyncClient,
     /// Payloads of messages to the program.
     sent: Vec<String>,
-    version: u32,
-    ledger: Arc<Mutex<Ledger>>,
-    ends: Vec<ExitStatus>,
 }
 
 impl World {
@@ -181,7 +165,7 @@ impl World {
             match event {
                 Event::Cut => self.proxy.cut(),
                 Event::Send(count) => self.send_some(count),
-                Event::Kill => self.ends.push(child.kill()),
+                Event::Kill => self.runs.ends.push(child.kill()),
             }
         }
     }
@@ -192,36 +176,26 @@ impl World {
         for _ in 0..5 {
             let mut child = self.start(random.draw(), true);
             let status = child.wait_for(LIMIT, "the last run ends");
-            self.ends.push(status);
+            self.runs.ends.push(status);
             if status.code() != Some(exit::GIVEN_UP) {
                 return;
             }
         }
     }
 
-    fn start(&self, seed: u64, last: bool) -> Child {
-        let run = self.ends.len();
-        let folder = self.folder.path();
-        let orders = Orders {
-            broker: self.proxy.url(),
-            redis: self.redis.url(),
-            version: self.version,
-            folder: folder.to_owned(),
-            run,
-            published: self.ledger.lock().unwrap().accepted(),
+    fn start(&self, seed: u64, is_last: bool) -> Child {
+        let inbound = true;
+        let script = Script::Random {
             seed,
-            last,
-            inbound: true,
-            // A machine with more to do than this must not be taken for a fault.
-            operation_timeout: LIMIT,
+            inbound,
+            is_last,
         };
-        let log = folder.join(format!("log-{run}"));
-        Child::start(program("kill-program"), &orders, &log, &self.ledger)
+        self.runs.start(script, Kill::Never)
     }
 
     fn send_some(&mut self, count: usize) {
         for _ in 0..count {
-            let text = inbound_payload(self.sent.len() + 1, self.ends.len());
+            let text = inbound_payload(self.sent.len() + 1, self.runs.ends.len());
             self.send(INBOUND, &text);
             self.sent.push(text);
         }
@@ -236,29 +210,24 @@ impl World {
     fn account(&self, versions: Versions, arrived: &[(String, Vec<u8>)]) -> Account {
         let has_given_up = |end: &&ExitStatus| end.code() == Some(exit::GIVEN_UP);
         let is_killed = |end: &&ExitStatus| was_killed(**end);
-        let (last, before) = self.ends.split_last().expect("a run");
+        let (last, before) = self.runs.ends.split_last().expect("a run");
         let wrong = before
             .iter()
             .find(|end| !is_killed(end) && !has_given_up(end))
             .or((!last.success()).then_some(last));
-        let mut ledger = self.ledger.lock().unwrap();
+        let mut ledger = self.runs.ledger.lock().unwrap();
         for (topic, payload) in arrived {
             if payload != LAST.as_bytes() {
                 ledger.arrive(topic, payload, None);
             }
         }
-        let ends = self.ends.iter().map(|status| End {
-            kill: Kill::Never,
-            done: status.success(),
-        });
-        let (folder, ends) = (self.folder.path(), ends.collect::<Vec<_>>());
         let sent = [&self.sent[..], &[LAST.to_owned()]].concat();
         Account {
-            killed: self.ends.iter().filter(is_killed).count(),
-            given_up: self.ends.iter().filter(has_given_up).count(),
+            killed: self.runs.ends.iter().filter(is_killed).count(),
+            given_up: self.runs.ends.iter().filter(has_given_up).count(),
             balance: ledger.balance(),
             sent: self.sent.len(),
-            inbound: Inbound::account(versions, folder, &ends, &sent, &HashSet::new()),
+            inbound: self.runs.inbound(versions, &[], &sent, &HashSet::new()),
             trouble: wrong.map(ToString::to_string),
         }
     }

@@ -3,7 +3,6 @@
 use std::{
     collections::{HashMap, HashSet},
     fmt::Write,
-    path::PathBuf,
     process::ExitStatus,
     sync::{
         Arc, Mutex,
@@ -11,19 +10,17 @@ use std::{
     },
 };
 
-use super::{COLUMNS, Row, Store, program::Orders};
+use super::{COLUMNS, Row, Store};
 use crate::{
     RedisServer,
     broker::{Action, Broker, Direction, Kind, Packet},
-    child::program,
     harness::{
-        Balance, Id, Inbound, Kill, Ledger,
-        child::{Child, was_killed},
-        inbound::End,
+        Balance, Id, Inbound, Kill,
+        child::{Runs, was_killed},
         ledger::named,
         lines,
         messages::{CLIENT, INBOUND, inbound_payload},
-        program::exit,
+        program::{Script, exit},
     },
 };
 
@@ -78,26 +75,15 @@ impl Outcome {
     }
 }
 
-struct Case<'a> {
+struct Case {
     row: Row,
-    redis: Option<&'a RedisServer>,
     /// One for each of the first runs.
     kills: Vec<Kill>,
-    folder: PathBuf,
     broker: Broker,
-    ledger: Arc<Mutex<Ledger>>,
-    ends: Vec<ExitStatus>,
+    runs: Runs,
 }
 
 pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
-    let folder = tempfile::tempdir().expect("a folder");
-    std::fs::create_dir(folder.path().join("files")).expect("a folder");
-    if let Some(redis) = redis {
-        // Ports come back, and with them the keys of the cases before.
-        redis::cmd("FLUSHALL")
-            .exec(&mut redis.connection())
-            .expect("Redis answers");
-    }
     let broker = Broker::start();
     broker.forget_sessions(row.forgets);
     // So that the loss of the connection finds messages in each state; it would find none without an end later on.
@@ -105,31 +91,50 @@ pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
     broker.withhold_nth(Kind::Pubrec, 2);
     broker.withhold_nth(Kind::Pubcomp, 2);
     broker.when(nth(2, |kind| kind == Kind::Connect), vec![Action::Release]);
+    let url = redis.map(RedisServer::url).unwrap_or_default();
+    let mut runs = Runs::new(&broker.url(), &url, row.versions.levels());
+    if let Some(redis) = redis {
+        // Ports come back, and with them the keys of the cases before.
+        redis::cmd("FLUSHALL")
+            .exec(&mut redis.connection())
+            .expect("Redis answers");
+    }
+    match (row.store, redis) {
+        (Store::Redis { tcp, pipelined }, Some(redis)) => {
+            runs.orders.pipelined = pipelined;
+            if tcp {
+                runs.orders.store = redis.tcp_url();
+            }
+        }
+        _ => {
+            let files = runs.folder.path().join("files");
+            std::fs::create_dir(&files).expect("a folder");
+            runs.orders.store = files.display().to_string();
+            runs.orders.records.clone_from(&runs.orders.store);
+        }
+    }
     let mut case = Case {
         row,
-        redis,
         kills,
-        folder: folder.path().to_owned(),
         broker,
-        ledger: Arc::default(),
-        ends: Vec::new(),
+        runs,
     };
     case.run()
 }
 
-impl Case<'_> {
+impl Case {
     fn run(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         let last = self.kills.len() + 5;
         for run in 0..=last {
             let status = self.run_once();
-            self.ends.push(status);
+            self.runs.ends.push(status);
             match status.code() {
                 // Messages to it may still be with the broker, which sends them to the next run.
                 Some(exit::DONE) if run == last || self.broker.has_delivered_all(CLIENT) => break,
                 Some(exit::DONE) => {}
                 Some(exit::LEFT) => {
-                    let left = std::fs::read_to_string(self.folder.join("left"));
+                    let left = std::fs::read_to_string(self.runs.folder.path().join("left"));
                     let left = left.expect("was written");
                     outcome.trouble = Some(format!("records are left: {left}"));
                     break;
@@ -140,8 +145,8 @@ impl Case<'_> {
                 _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
             }
         }
-        outcome.unharmed = !was_killed(self.ends[0]);
-        let mut ledger = self.ledger.lock().unwrap();
+        outcome.unharmed = !was_killed(self.runs.ends[0]);
+        let mut ledger = self.runs.ledger.lock().unwrap();
         for accepted in self.broker.accepted() {
             if !accepted.topic.starts_with("hang up/") {
                 ledger.arrive(&accepted.topic, &accepted.payload, Some(accepted.qos));
@@ -170,31 +175,8 @@ impl Case<'_> {
     }
 
     fn run_once(&self) -> ExitStatus {
-        let run = self.ends.len();
+        let run = self.runs.ends.len();
         let kill = self.kill(run);
-        let (tcp, pipelined) = match self.row.store {
-            Store::Redis { tcp, pipelined } => (tcp, pipelined),
-            Store::Files => (false, false),
-        };
-        let records = match self.redis {
-            Some(redis) => redis.url(),
-            None => self.folder.join("files").display().to_string(),
-        };
-        let store = match self.redis {
-            Some(redis) if tcp => redis.tcp_url(),
-            _ => records.clone(),
-        };
-        let orders = Orders {
-            broker: self.broker.url(),
-            store,
-            records,
-            pipelined,
-            levels: self.row.versions.levels(),
-            kill,
-            folder: self.folder.clone(),
-            run,
-            published: self.ledger.lock().unwrap().accepted(),
-        };
         let lifeline = Arc::new(Mutex::new(None));
         let cut_lifeline = {
             let lifeline = Arc::clone(&lifeline);
@@ -224,8 +206,7 @@ impl Case<'_> {
 
         // The lock is held until the lifeline is there, so that it cannot be cut before.
         let mut held = lifeline.lock().unwrap();
-        let log = self.folder.join(format!("log-{run}"));
-        let mut child = Child::start(program("crash-program"), &orders, &log, &self.ledger);
+        let mut child = self.runs.start(Script::Deterministic, kill);
         *held = child.input.take();
         drop(held);
         let status = child.wait();
@@ -251,16 +232,12 @@ impl Case<'_> {
                 sent.push(text);
             }
         }
-        let ends = self.ends.iter().enumerate().map(|(run, status)| End {
-            kill: self.kill(run),
-            done: status.success(),
-        });
-        let ends: Vec<End> = ends.collect();
-        Inbound::account(self.row.versions, &self.folder, &ends, &sent, &discarded)
+        self.runs
+            .inbound(self.row.versions, &self.kills, &sent, &discarded)
     }
 
     fn calls(&self, run: usize) -> Vec<String> {
-        lines(&self.folder.join(format!("trace-{run}")))
+        lines(&self.runs.folder.path().join(format!("trace-{run}")))
     }
 
     fn trace(&self) -> String {
@@ -279,10 +256,10 @@ impl Case<'_> {
                 writeln!(trace, "  {line}").unwrap();
             }
         };
-        for (run, end) in self.ends.iter().enumerate() {
+        for (run, end) in self.runs.ends.iter().enumerate() {
             section(&format!("calls of run {run}, {end}"), self.calls(run));
         }
-        let received = lines(&self.folder.join("received"));
+        let received = lines(&self.runs.folder.path().join("received"));
         section("received, each with its run", received);
         let seen = self.broker.seen().into_iter();
         let packets = seen.map(|seen| format!("{:?} {:?}", seen.direction, seen.packet));
@@ -294,7 +271,7 @@ impl Case<'_> {
     fn removed_last(&self) -> HashSet<String> {
         let mut keys = HashMap::new();
         let mut removed = HashSet::new();
-        for line in (0..self.ends.len()).flat_map(|run| self.calls(run)) {
+        for line in (0..self.runs.ends.len()).flat_map(|run| self.calls(run)) {
             let mut words = line.split(' ').skip(1);
             let (call, key, name) = (words.next(), words.next(), words.next());
             let Some(key) = key.filter(|key| key.starts_with("s-") || key.starts_with("s5-"))

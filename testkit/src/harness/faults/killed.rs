@@ -2,25 +2,19 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::Path,
-    sync::{Arc, Mutex},
+    sync::Arc,
     thread,
     time::Duration,
 };
 
-use paho_mqtt as mqtt;
-
 use super::{Fault, LONG, MESSAGES, Report, site::Site};
 use crate::{
-    LIMIT, Mosquitto, Subscriber,
-    child::program,
-    eventually,
+    LIMIT, Mosquitto, Subscriber, eventually,
     harness::{
-        Id, Ledger,
-        child::Child,
+        Id, Kill,
+        child::{Child, Runs},
         messages::{CLIENT, TOPIC},
-        program::{exit, records},
-        random_kills::program::Orders,
+        program::{Script, exit, records},
     },
 };
 
@@ -28,16 +22,16 @@ pub fn run(fault: &Fault) -> Report {
     let mut site = Site::start(fault);
     let broker = Mosquitto::start();
     let subscriber = Subscriber::start(&broker.url(), TOPIC, 2);
-    let folder = tempfile::tempdir().expect("a folder");
-    let ledger = Arc::<Mutex<Ledger>>::default();
-    let start = |site: &Site, run| start(site, &broker, folder.path(), run, &ledger);
-    let mut program = start(&site, 0);
+    let mut runs = Runs::new(&broker.url(), &site.url(), (5, 5));
+    runs.orders.operation_timeout = Duration::from_millis(250);
+    let ledger = Arc::clone(&runs.ledger);
+    let mut program = start(&runs);
     program.await_accepted(MESSAGES);
 
     let covered: HashSet<Id> = ledger.lock().unwrap().ids().collect();
     (fault.begin)(&mut site);
     thread::sleep(fault.lasts.min(LONG / 2));
-    program.kill();
+    runs.ends.push(program.kill());
     (fault.end)(&mut site);
     // Redis reads the rest of the dead program's requests when that one's connection is gone.
     eventually(LIMIT, "the program's connection is gone", || {
@@ -50,8 +44,9 @@ pub fn run(fault: &Fault) -> Report {
     });
     let stored = stored(&mut site, &broker);
 
-    for run in 1.. {
-        let status = start(&site, run).wait_for(LIMIT * 2, "the successor ends");
+    loop {
+        let status = start(&runs).wait_for(LIMIT * 2, "the successor ends");
+        runs.ends.push(status);
         // Paho frees messages that it is yet to send if a write is broken off, and then the program has to start again.
         if status.code() != Some(exit::GIVEN_UP) {
             assert!(status.success(), "the successor ended with {status}");
@@ -84,27 +79,13 @@ pub fn run(fault: &Fault) -> Report {
 }
 
 /// Starts a run: the first publishes until it is killed, and the others end when everything is through.
-fn start(
-    site: &Site,
-    broker: &Mosquitto,
-    folder: &Path,
-    run: usize,
-    ledger: &Arc<Mutex<Ledger>>,
-) -> Child {
-    let orders = Orders {
-        broker: broker.url(),
-        redis: site.url(),
-        version: mqtt::MQTT_VERSION_5,
-        folder: folder.to_owned(),
-        run,
-        published: ledger.lock().unwrap().accepted(),
+fn start(runs: &Runs) -> Child {
+    let script = Script::Random {
         seed: 1,
-        last: run > 0,
         inbound: false,
-        operation_timeout: Duration::from_millis(250),
+        is_last: !runs.ends.is_empty(),
     };
-    let log = folder.join(format!("log-{run}"));
-    Child::start(program("kill-program"), &orders, &log, ledger)
+    runs.start(script, Kill::Never)
 }
 
 /// The records in Redis.

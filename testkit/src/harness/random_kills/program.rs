@@ -1,28 +1,16 @@
 //! The program: it publishes all the time, online and offline, and receives at QoS 2, until it is killed.
 
 use std::{
-    path::PathBuf,
-    process,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
+    process, thread,
     time::{Duration, Instant},
 };
-
-use paho_mqtt_redis::RedisPersistence;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     LIMIT,
     harness::{
-        Id, connect_options,
-        killing::{Kill, Killing},
-        messages::{CLIENT, INBOUND},
-        program::{
-            GiveUpOnDamage, Publisher, append, client, exit, note_received, orders, records,
-        },
+        connect_options,
+        messages::INBOUND,
+        program::{Killed, exit},
     },
     random::Random,
 };
@@ -30,103 +18,57 @@ use crate::{
 /// At most this many messages wait for an acknowledgement.
 const WINDOW: usize = 50;
 
-#[derive(Serialize, Deserialize)]
-pub(in crate::harness) struct Orders {
-    pub broker: String,
-    pub redis: String,
-    /// The protocol level.
-    pub version: u32,
-    pub folder: PathBuf,
-    pub run: usize,
-    /// Messages that the runs before it had accepted.
-    pub published: usize,
-    pub seed: u64,
-    /// It publishes nothing any more and ends when everything is through.
-    pub last: bool,
-    /// Messages are sent to it.
-    pub inbound: bool,
-    /// The time that one exchange with Redis may take.
-    pub operation_timeout: Duration,
-}
-
-/// Obeys its orders.
-pub fn run() -> ! {
-    let orders: Orders = orders();
-    Program::create(&orders).run()
-}
-
-struct Program<'a> {
-    orders: &'a Orders,
+struct Program {
+    killed: Killed,
     random: Random,
-    publisher: Publisher,
-    has_last: Arc<AtomicBool>,
+    inbound: bool,
 }
 
-impl<'a> Program<'a> {
-    fn create(orders: &'a Orders) -> Self {
-        let store = RedisPersistence::builder()
-            .url(&orders.redis)
-            .operation_timeout(orders.operation_timeout)
-            .open_timeout(LIMIT)
-            .observer(Arc::new(GiveUpOnDamage))
-            .build()
-            .expect("good options");
-        // The account needs the calls, to keep apart errors of Paho and ours.
-        let trace = append(&orders.folder.join(format!("trace-{}", orders.run)));
-        let client = client(&orders.broker, CLIENT)
-            .mqtt_version(orders.version)
-            .user_persistence(Killing::new(store, Kill::Never, trace))
-            .create_client()
-            .unwrap_or_else(|_| process::exit(exit::NOT_CREATED));
-        let next = Id {
-            run: orders.run,
-            number: orders.published,
-        };
-        Self {
-            orders,
-            random: Random::of(orders.seed),
-            has_last: note_received(&client, &orders.folder, orders.run),
-            publisher: Publisher::new(client, next),
+pub fn run(killed: Killed, seed: u64, inbound: bool, is_last: bool) -> ! {
+    let mut program = Program {
+        killed,
+        random: Random::of(seed),
+        inbound,
+    };
+    if is_last {
+        program.connect();
+        program.killed.finish(inbound);
+    }
+    if program.random.below(4) == 0 {
+        program.publish(20);
+    }
+    loop {
+        program.connect();
+        program.publish(200);
+        if program.random.below(3) == 0 && program.killed.is_connected() {
+            // It fails if the connection is lost meanwhile.
+            let _ = program
+                .killed
+                .publisher
+                .mqtt
+                .disconnect(None)
+                .wait_for(LIMIT);
+        }
+        if !program.killed.is_connected() {
+            program.publish(30);
         }
     }
+}
 
-    fn run(mut self) -> ! {
-        if self.orders.last {
-            self.connect();
-            self.finish();
-        }
-        if self.random.below(4) == 0 {
-            self.publish(20);
-        }
-        loop {
-            self.connect();
-            self.publish(200);
-            if self.random.below(3) == 0 && self.is_connected() {
-                // It fails if the connection is lost meanwhile.
-                let _ = self.publisher.mqtt.disconnect(None).wait_for(LIMIT);
-            }
-            if !self.is_connected() {
-                self.publish(30);
-            }
-        }
-    }
-
-    fn is_connected(&self) -> bool {
-        self.publisher.mqtt.is_connected()
-    }
-
+impl Program {
     /// Publishes some messages, fewer than `end`, or fewer still when the connection is lost.
     fn publish(&mut self, end: usize) {
-        let was_connected = self.is_connected();
+        let was_connected = self.killed.is_connected();
         for _ in 0..self.random.below(end) {
-            if !self.publisher.publish() {
+            let publisher = &mut self.killed.publisher;
+            if !publisher.publish() {
                 process::exit(exit::STUCK);
             }
-            while was_connected && self.publisher.waiting() >= WINDOW && self.is_connected() {
-                self.publisher.settle_or_give_up();
+            while was_connected && publisher.waiting() >= WINDOW && publisher.mqtt.is_connected() {
+                publisher.settle_or_give_up();
                 thread::park_timeout(Duration::from_micros(200));
             }
-            if was_connected && !self.is_connected() {
+            if was_connected && !publisher.mqtt.is_connected() {
                 return;
             }
         }
@@ -134,40 +76,20 @@ impl<'a> Program<'a> {
 
     /// Connects, as often as it takes, and subscribes now and then.
     fn connect(&mut self) {
-        let options = connect_options(self.orders.version, LIMIT);
+        let options = connect_options(self.killed.orders.levels.1, LIMIT);
+        let publisher = &mut self.killed.publisher;
         let started = Instant::now();
-        while !self.is_connected() {
+        while !publisher.mqtt.is_connected() {
             // Paho fails the tokens of a write that was broken off under the lock that `is_connected` took: none is to come.
-            self.publisher.settle_or_give_up();
-            let _ = self.publisher.mqtt.connect(options.clone()).wait_for(LIMIT);
+            publisher.settle_or_give_up();
+            let _ = publisher.mqtt.connect(options.clone()).wait_for(LIMIT);
             if started.elapsed() > LIMIT {
                 process::exit(exit::STUCK);
             }
         }
-        if self.orders.inbound && self.random.below(3) == 0 {
+        if self.inbound && self.random.below(3) == 0 {
             // A connection that is lost meanwhile shows elsewhere.
-            let _ = self.publisher.mqtt.subscribe(INBOUND, 2).wait_for(LIMIT);
+            let _ = publisher.mqtt.subscribe(INBOUND, 2).wait_for(LIMIT);
         }
-    }
-
-    /// Waits until every message is through in both directions, and goes.
-    fn finish(mut self) -> ! {
-        let redis = redis::Client::open(self.orders.redis.as_str());
-        let redis = redis.and_then(|redis| redis.get_connection());
-        let mut redis = redis.expect("Redis answers");
-        let started = Instant::now();
-        loop {
-            self.publisher.settle_or_give_up();
-            let has_last = !self.orders.inbound || self.has_last.load(Ordering::Relaxed);
-            if has_last && records(&mut redis, CLIENT, &self.orders.broker).is_empty() {
-                break;
-            }
-            if started.elapsed() > LIMIT / 2 {
-                process::exit(exit::LEFT);
-            }
-            thread::park_timeout(Duration::from_millis(2));
-        }
-        let _ = self.publisher.mqtt.disconnect(None).wait_for(LIMIT);
-        process::exit(exit::DONE);
     }
 }
