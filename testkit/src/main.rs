@@ -1,7 +1,8 @@
-//! Tables of what becomes of messages, and the programs that are killed, put through faults and soaked for them.
+//! Tables for people, and the programs that the drivers and tests start.
 
 use std::{env, process::ExitCode};
 
+use testkit::fleet;
 use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
 
 const USAGE: &str = "\
@@ -9,9 +10,11 @@ usage: testkit crash-table [PART]            a program is killed at every point,
        testkit crash-random [ROUNDS [SEED]]  a program is killed at random instants, ROUNDS (100) times in each row
        testkit faults                        a program publishes during every fault of Redis
        testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
+       testkit fleet FACTOR DEVICES[:full].. fleets under one Prometheus, with all times divided by FACTOR
+       testkit fleet-sums                    the cost of a device on the wire and on disk
 
-Each prints Markdown, and fails if a promise is broken. The programs that these and the tests start take their orders from the
-variable ORDERS: killed-program, fault-program, soak-program.";
+Each prints Markdown, and the first four fail if a promise is broken. The programs that these and the tests start take their orders
+from the variable ORDERS: killed-program, fault-program, soak-program.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -25,6 +28,14 @@ fn main() -> ExitCode {
         ["faults"] => Some(faults::print()),
         ["soak", ref numbers @ ..] => {
             two(numbers, (20, 1)).map(|(minutes, seed)| soak::print(minutes, seed))
+        }
+        ["fleet", factor, ref devices @ ..] if !devices.is_empty() => {
+            let factor = factor.parse().ok().filter(|factor| *factor > 0);
+            factor.and_then(|factor| fleet::script::print(factor, devices).then_some(true))
+        }
+        ["fleet-sums"] => {
+            fleet::sums::print();
+            Some(true)
         }
         ["killed-program"] => run_killed(),
         ["fault-program"] => faults::run_program(),

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeSet,
-    env, thread,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -13,8 +13,6 @@ use testkit::{
     fleet::{
         Fleet,
         observer::{Observer, panels},
-        script::{HEADING, Plan, run},
-        sums::{Sums, measure},
     },
 };
 
@@ -94,41 +92,4 @@ fn alerts_fire_for_affected_devices_only_and_resolve() {
         let all_quiet = observer.of_devices().is_empty() && observer.of_fleet().is_empty();
         all_quiet.then_some(())
     });
-}
-
-/// For people: `scripts/fleet --sums`.
-#[test]
-#[ignore = "scripts/fleet runs it"]
-fn sums() {
-    let profiles = [true, false].map(|is_lean| thread::spawn(move || measure(is_lean)));
-    let sizes = profiles.map(|measuring| measuring.join().expect("no panic"));
-    for line in Sums(sizes.into()).to_string().lines() {
-        println!("fleet: {line}");
-    }
-}
-
-/// For people: `scripts/fleet`.
-#[test]
-#[ignore = "scripts/fleet runs it"]
-fn fleet() {
-    let list = env::var("FLEET_DEVICES").unwrap_or_else(|_| "10".to_owned());
-    let factor = env::var("FLEET_FACTOR").ok();
-    let factor = factor.and_then(|text| text.parse().ok()).unwrap_or(10);
-    let mut rows = Vec::new();
-    for word in list.split_whitespace() {
-        let (number, is_lean) = match word.strip_suffix(":full") {
-            Some(number) => (number, false),
-            None => (word, true),
-        };
-        let plan = Plan {
-            devices: number.parse().expect("a number of devices"),
-            is_lean,
-            factor,
-        };
-        rows.push(run(&plan, |line| println!("fleet: {word}: {line}")));
-    }
-    println!("fleet: \nfleet: {}", HEADING.replace('\n', "\nfleet: "));
-    for row in rows {
-        println!("fleet: {row}");
-    }
 }

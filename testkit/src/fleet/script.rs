@@ -175,3 +175,32 @@ impl fmt::Display for Outcome {
         )
     }
 }
+
+/// Runs the plan of each word, a number of devices with `:full` for the full profile, and prints the table.
+///
+/// Returns false if a word is not a plan.
+pub fn print(factor: u32, words: &[&str]) -> bool {
+    let plan = |word: &&str| {
+        let (number, is_lean) = match word.strip_suffix(":full") {
+            Some(number) => (number, false),
+            None => (*word, true),
+        };
+        Some(Plan {
+            devices: number.parse().ok()?,
+            is_lean,
+            factor,
+        })
+    };
+    let Some(plans) = words.iter().map(plan).collect::<Option<Vec<Plan>>>() else {
+        return false;
+    };
+    let mut rows = Vec::new();
+    for (word, plan) in words.iter().zip(plans) {
+        rows.push(run(&plan, |line| println!("{word}: {line}")));
+    }
+    println!("\n{HEADING}");
+    for row in rows {
+        println!("{row}");
+    }
+    true
+}

@@ -230,3 +230,10 @@ fn readable(bytes: f64) -> String {
     }
     format!("{bytes:.1} TB")
 }
+
+/// Measures both profiles and prints the sums.
+pub fn print() {
+    let profiles = [true, false].map(|is_lean| thread::spawn(move || measure(is_lean)));
+    let sizes = profiles.map(|measuring| measuring.join().expect("no panic"));
+    print!("{}", Sums(sizes.into()));
+}

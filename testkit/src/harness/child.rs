@@ -84,7 +84,7 @@ impl Child {
         }
     }
 
-    /// Waits until so many more messages are accepted. Returns early if the program ends.
+    /// Waits until this many more messages are accepted. Returns early if the program ends.
     pub fn await_accepted(&self, number: usize) {
         for _ in 0..number {
             match self.accepted.recv_timeout(LIMIT * 2) {
@@ -243,7 +243,7 @@ impl Runs {
     }
 }
 
-/// Whether a run was killed, and did not end by itself.
+/// Tests for a run that was killed, and did not end by itself.
 pub(super) fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(libc::SIGKILL)
 }

@@ -37,7 +37,7 @@ pub enum Crash {
     Twice,
     /// In the middle of a request to Redis.
     Request,
-    /// When a packet has reached the broker.
+    /// Upon a packet that has reached the broker.
     Packet,
 }
 
@@ -192,7 +192,7 @@ impl Row {
         tally.into_inner().unwrap()
     }
 
-    /// Whether something is wrong with a case that is not known.
+    /// Returns whether something is wrong with a case that is not known.
     pub fn is_unknown(self, wrong: &[String]) -> bool {
         let explains = |known: &Known, part: &String| {
             known.versions.contains(&self.versions) && part.starts_with(known.about)

@@ -1,7 +1,7 @@
 //! Dies in the middle of a request to Redis.
 //!
-//! Redis gets everything that the kernel has taken, also from a process that is dead by then. So a request is cut in two where it is
-//! handed to the kernel: by a `send` that takes the place of the C library's.
+//! Redis gets everything that the kernel has taken, also from a process that is dead by then. So a request is cut in two before the
+//! kernel gets it: by a `send` that takes the place of the C library's.
 
 // There is no safe way to stand in for a function of the C library.
 #![allow(unsafe_code)]

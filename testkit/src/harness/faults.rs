@@ -15,7 +15,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    thread,
+    thread::{self, ScopedJoinHandle},
     time::{Duration, Instant},
 };
 
@@ -73,13 +73,20 @@ pub struct Fault {
     keeps: bool,
     /// A program can be killed meanwhile, and another one be started.
     pub can_be_killed_in: bool,
-    /// The program connects over something that can break in the middle of a request or an answer, and not over a Unix socket.
-    can_break: bool,
+    way: Way,
     /// Redis is not there when the program starts, and comes this much later.
     late: Option<Duration>,
     pub lasts: Duration,
     pub begin: fn(&mut Site),
     pub end: fn(&mut Site),
+}
+
+/// The connection of the program to Redis.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Socket,
+    /// Over something that can break in the middle of a request or an answer.
+    Breaking,
 }
 
 /// The least time that a fault lasts, in which messages are published.
@@ -146,9 +153,9 @@ impl Run {
     /// The first promise that a report breaks.
     pub fn wrong(self, report: &Report) -> Option<&'static str> {
         let (fault, setting) = (self.fault(), self.setting);
-        let lives = setting != Setting::Killed;
+        let survives = setting != Setting::Killed;
         let is_reported = report.has_one_of(fault.kinds);
-        let must_report = lives
+        let must_report = survives
             && !fault.kinds.is_empty()
             && !(fault.may_pass_unnoticed && setting == Setting::Publishing);
         [
@@ -156,7 +163,7 @@ impl Run {
             (!report.lost.is_empty(), "messages are lost"),
             (!report.twice.is_empty(), "messages came twice"),
             (report.altered > 0, "payloads are altered"),
-            (report.refused > 0 && lives, "messages were refused"),
+            (report.refused > 0 && survives, "messages were refused"),
             // Far more than the deadline: the machine may be busy.
             (report.longest > LIMIT / 4, "a call took long"),
             (report.left > 0, "records are left"),
@@ -311,7 +318,7 @@ fn run_all(runs: &[Run]) -> Vec<Result<Report, String>> {
     };
     let mut ran: Vec<_> = thread::scope(|scope| {
         let workers: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
-        let ran = workers.into_iter().map(|worker| worker.join());
+        let ran = workers.into_iter().map(ScopedJoinHandle::join);
         ran.flat_map(|ran| ran.expect("no panic")).collect()
     });
     ran.sort_by_key(|(number, _)| *number);

@@ -32,7 +32,7 @@ pub struct Inbound {
     /// first, and removes the record then.
     pub twice_by_paho: Vec<String>,
     /// Twice, since the broker sent its PUBLISH again after its PUBREL, upon which the record was removed. Mosquitto 2.0.11 does so
-    /// where a connection ends before it has sent again the PUBREL that was due: `db__message_reconnect_reset_outgoing` in its
+    /// if a connection ends before it has sent again the PUBREL that was due: `db__message_reconnect_reset_outgoing` in its
     /// database.c looks for `mosq_ms_wait_for_pubcomp` alone, and has all others published.
     pub twice_by_broker: Vec<String>,
     /// The broker discarded it with the session.

@@ -17,12 +17,12 @@ pub enum Kill {
     Before(usize),
     /// After it.
     After(usize),
-    /// When Redis gets its n-th request, of which this many quarters get through.
+    /// In its n-th request to Redis, of which this many quarters get through.
     Cut {
         request: usize,
         quarters: usize,
     },
-    /// When the broker gets its n-th packet.
+    /// Upon the n-th packet that reaches the broker.
     Packet(usize),
 }
 

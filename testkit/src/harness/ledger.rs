@@ -92,7 +92,7 @@ impl Ledger {
             let is_missing = |(id, message): (&Id, &Message)| {
                 message.accepted && message.arrived == 0 && id.qos() > 0 && expected(id)
             };
-            if !self.messages.iter().any(|entry| is_missing(entry)) || started.elapsed() > limit {
+            if !self.messages.iter().any(is_missing) || started.elapsed() > limit {
                 return;
             }
             thread::park_timeout(Duration::from_millis(10));
@@ -153,7 +153,7 @@ impl Balance {
         named(kinds)
     }
 
-    /// Whether every promise is kept, and nothing at QoS 0 came twice over a connection that breaks.
+    /// Returns whether every promise is kept, and nothing at QoS 0 came twice over a connection that breaks.
     pub fn is_clean(&self) -> bool {
         self.wrong().is_empty() && self.repeated[0].is_empty()
     }

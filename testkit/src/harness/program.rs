@@ -281,7 +281,7 @@ impl Killed {
                 .open_timeout(LIMIT);
             let store = match orders.script {
                 Script::Deterministic => store,
-                _ => store.observer(Arc::new(GiveUpOnDamage)),
+                Script::Random { .. } => store.observer(Arc::new(GiveUpOnDamage)),
             };
             let store = store.build().expect("good options");
             options.user_persistence(Killing::new(store, orders.kill, trace))

@@ -271,7 +271,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Whether every promise is kept.
+    /// Returns whether every promise is kept.
     pub fn is_clean(&self) -> bool {
         self.balance.is_clean()
             && self.inbound.wrong().is_empty()

@@ -27,7 +27,7 @@ use crate::{
 /// The result of a case.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Whether its first run ended by itself, before it came to its kill.
+    /// Its first run ended by itself, before it came to its kill.
     pub unharmed: bool,
     balance: Balance,
     /// Lost too, but since Paho removed the record of its own accord when the broker had no session.
@@ -99,19 +99,16 @@ pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
             .exec(&mut redis.connection())
             .expect("Redis answers");
     }
-    match (row.store, redis) {
-        (Store::Redis { tcp, pipelined }, Some(redis)) => {
-            runs.orders.pipelined = pipelined;
-            if tcp {
-                runs.orders.store = redis.tcp_url();
-            }
+    if let (Store::Redis { tcp, pipelined }, Some(redis)) = (row.store, redis) {
+        runs.orders.pipelined = pipelined;
+        if tcp {
+            runs.orders.store = redis.tcp_url();
         }
-        _ => {
-            let files = runs.folder.path().join("files");
-            std::fs::create_dir(&files).expect("a folder");
-            runs.orders.store = files.display().to_string();
-            runs.orders.records.clone_from(&runs.orders.store);
-        }
+    } else {
+        let files = runs.folder.path().join("files");
+        std::fs::create_dir(&files).expect("a folder");
+        runs.orders.store = files.display().to_string();
+        runs.orders.records.clone_from(&runs.orders.store);
     }
     let mut case = Case {
         row,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    DURATION, Fault, LONG,
+    DURATION, Fault, LONG, Way,
     site::{Site, ask},
 };
 use crate::{LIMIT, SNAPSHOT, breaking::Direction, eventually};
@@ -23,7 +23,7 @@ const USUAL: Fault = Fault {
     may_pass_unnoticed: false,
     keeps: true,
     can_be_killed_in: true,
-    can_break: false,
+    way: Way::Socket,
     late: None,
     lasts: DURATION,
     begin: |_| {},
@@ -80,14 +80,14 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "connection reset in the middle of a command",
-        can_break: true,
+        way: Way::Breaking,
         begin: |site| breaks(site, Some(Direction::ToServer)),
         end: |site| breaks(site, None),
         ..USUAL
     },
     Fault {
         name: "connection reset in the middle of an answer",
-        can_break: true,
+        way: Way::Breaking,
         begin: |site| breaks(site, Some(Direction::FromServer)),
         end: |site| breaks(site, None),
         ..USUAL

@@ -96,7 +96,7 @@ fn stored(site: &mut Site, broker: &Mosquitto) -> HashMap<String, Vec<u8>> {
         .expect("HGETALL")
 }
 
-/// Whether Redis could not be updated about a message: it is there as one that waits although it was sent, or as one that was sent
+/// Tests for a message about which Redis could not be updated: it is there as one that waits although it was sent, or as one that was sent
 /// although the broker had answered.
 fn is_behind(stored: &HashMap<String, Vec<u8>>, text: &str) -> bool {
     let contains = |value: &[u8]| {

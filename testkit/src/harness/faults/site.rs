@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use super::{FAULTS, Fault};
+use super::{FAULTS, Fault, Way};
 use crate::{RedisServer, breaking::Breaking};
 
 /// The user as which the program connects to Redis.
@@ -35,7 +35,7 @@ enum Running {
 impl Site {
     /// A site on which Redis runs, unless it is to come late.
     pub fn start(fault: &Fault) -> Self {
-        let mut site = Self::with(fault.arguments, fault.can_break);
+        let mut site = Self::with(fault.arguments, fault.way == Way::Breaking);
         if let Some(late) = fault.late {
             site.redis().kill();
             site.restart_after(late);
