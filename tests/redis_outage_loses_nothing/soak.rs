@@ -7,7 +7,7 @@ use testkit::harness::soak;
 /// A few of the faults; `scripts/soak` goes on for as long as it is asked to.
 #[test]
 fn fault_after_fault_loses_nothing() {
-    let outcome = soak::run(Duration::from_secs(8), 1, |_| {});
+    let outcome = soak::run(Duration::from_secs(8), 3, 1, |_| {});
     assert!(outcome.faults.len() >= 3, "{outcome:#?}");
     assert!(outcome.accepted() >= 500, "{outcome:#?}");
     assert!(outcome.is_clean(), "{outcome:#?}");

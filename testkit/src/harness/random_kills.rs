@@ -43,7 +43,7 @@ impl Row {
         Self { versions, breaks }
     }
 
-    /// Kills the program once per round, and then runs it to its end.
+    /// Kills the program this many times, and then runs it to its end.
     ///
     /// Everything that is random follows from the seed, but for the things that the machine does at the same instants.
     pub fn run(self, rounds: usize, seed: u64) -> Account {
@@ -67,8 +67,10 @@ impl Row {
             sent: Vec::new(),
         };
         let mut random = Random::of(seed);
-        for _ in 0..rounds {
-            world.round(self.breaks, &mut random);
+        // A run that gives up after a cut is made up for, but not without end.
+        let mut killed = 0;
+        while killed < rounds && world.runs.ends.len() < 2 * rounds {
+            killed += usize::from(was_killed(world.round(self.breaks, &mut random)));
         }
         world.finish(&mut random);
 
@@ -127,7 +129,7 @@ impl World {
     ///
     /// An instant is a number of accepted messages and the microseconds after the last of them, so that a run on a slow machine gets as
     /// far as on a fast one.
-    fn round(&mut self, breaks: bool, random: &mut Random) {
+    fn round(&mut self, breaks: bool, random: &mut Random) -> ExitStatus {
         self.send_some(random.below(4));
         // All is drawn beforehand, so that it is the same in any case.
         let seed = random.draw();
@@ -165,9 +167,13 @@ impl World {
             match event {
                 Event::Cut => self.proxy.cut(),
                 Event::Send(count) => self.send_some(count),
-                Event::Kill => self.runs.ends.push(child.kill()),
+                // Nothing happens to one that has given up.
+                Event::Kill => {}
             }
         }
+        let status = child.kill();
+        self.runs.ends.push(status);
+        status
     }
 
     /// Runs that are not killed, until one is through.

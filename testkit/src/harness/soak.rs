@@ -88,8 +88,9 @@ impl Kind {
     }
 }
 
-/// Soaks for this long, with a summary each minute. The same seed has the same faults in the same order.
-pub fn run(lasting: Duration, seed: u64, mut summarize: impl FnMut(&str)) -> Outcome {
+/// Soaks for this long, and until this many kinds of faults have happened, with a summary each minute. The same seed has the same
+/// faults in the same order.
+pub fn run(lasting: Duration, kinds: usize, seed: u64, mut summarize: impl FnMut(&str)) -> Outcome {
     let mut world = World::start();
     // Both programs have created their clients when they have answered.
     world.recover();
@@ -98,7 +99,9 @@ pub fn run(lasting: Duration, seed: u64, mut summarize: impl FnMut(&str)) -> Out
     let mut summarized = started;
     let mut left: Vec<Kind> = Vec::new();
     let warm_up = WARM_UP.min(lasting / 4);
-    while started.elapsed() < lasting && world.outcome.trouble.is_empty() {
+    while (started.elapsed() < lasting || world.outcome.faults.len() < kinds)
+        && world.outcome.trouble.is_empty()
+    {
         if left.is_empty() {
             // Each once before one comes again.
             left = Kind::all();
@@ -367,7 +370,7 @@ impl fmt::Display for Outcome {
 /// Soaks and prints the account. Returns whether it is clean.
 pub fn print(minutes: u64, seed: u64) -> bool {
     let lasting = Duration::from_secs(minutes * 60);
-    let outcome = run(lasting, seed, |line| println!("{line}"));
+    let outcome = run(lasting, 0, seed, |line| println!("{line}"));
     print!("{outcome}");
     if !outcome.is_clean() {
         eprintln!("{outcome:#?}");
