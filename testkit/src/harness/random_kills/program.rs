@@ -17,6 +17,8 @@ use crate::{
 
 /// At most this many messages wait for an acknowledgement.
 const WINDOW: usize = 50;
+/// Paho may never complete a call whose connection is lost meanwhile, and the driver waits for further messages.
+const CALL_LIMIT: Duration = Duration::from_secs(2);
 
 struct Program {
     killed: Killed,
@@ -47,7 +49,7 @@ pub fn run(killed: Killed, seed: u64, inbound: bool, is_last: bool) -> ! {
                 .publisher
                 .mqtt
                 .disconnect(None)
-                .wait_for(LIMIT);
+                .wait_for(CALL_LIMIT);
         }
         if !program.killed.is_connected() {
             program.publish(30);
@@ -76,7 +78,7 @@ impl Program {
 
     /// Connects, as often as it takes, and subscribes now and then.
     fn connect(&mut self) {
-        let options = connect_options(self.killed.orders.levels.1, LIMIT);
+        let options = connect_options(self.killed.orders.levels.1, LIMIT / 4);
         let publisher = &mut self.killed.publisher;
         let started = Instant::now();
         while !publisher.mqtt.is_connected() {
@@ -89,7 +91,7 @@ impl Program {
         }
         if self.inbound && self.random.below(3) == 0 {
             // A connection that is lost meanwhile shows elsewhere.
-            let _ = publisher.mqtt.subscribe(INBOUND, 2).wait_for(LIMIT);
+            let _ = publisher.mqtt.subscribe(INBOUND, 2).wait_for(CALL_LIMIT);
         }
     }
 }
