@@ -77,7 +77,7 @@ fn loses_nothing(store: Store, versions: Versions, forgets: bool, crash: Crash) 
     let stride = match crash {
         Crash::Call => 13,
         Crash::Twice => 41,
-        Crash::Request => 23,
+        Crash::Request => 20,
         Crash::Packet => 2,
     };
     let tally = row.run(stride, 40, 1);
