@@ -22,11 +22,11 @@ heading() {
 
 # Runs a step, given its name and its command, and prints one line with the time that it took.
 stage() {
-    current=$1
+    local name=$1 started=$SECONDS
+    current=$name
     shift
-    local started=$SECONDS
     "$@"
-    printf '== %4d s  %s\n' "$((SECONDS - started))" "$current"
+    printf '== %4d s  %s\n' "$((SECONDS - started))" "$name"
 }
 
 # Names the step in which a script failed; for a trap on EXIT.
