@@ -258,14 +258,14 @@ impl Error {
 
     /// The same error with a reason, and what to do, that is more exact than the kind's own.
     #[must_use]
-    pub fn because(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
+    pub fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.0.reason = reason.into();
         self
     }
 
     /// The same error with the error behind it.
     #[must_use]
-    pub fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
@@ -352,7 +352,7 @@ mod tests {
         let cause = io::Error::from(io::ErrorKind::ConnectionRefused);
         let text = cause.to_string();
         let error =
-            Error::new(ErrorKind::Connection, "connect to redis://127.0.0.1:1/").caused_by(cause);
+            Error::new(ErrorKind::Connection, "connect to redis://127.0.0.1:1/").with_source(cause);
         assert!(!error.to_string().contains(&text), "{error}");
         assert_eq!(Chain(&error).to_string().matches(&text).count(), 1);
 

@@ -53,7 +53,7 @@ pub use persistence::{
     Durability, Health, HealthSnapshot, MemoryPersistence, Persistence, StoreEvent, StoreObserver,
 };
 #[cfg(feature = "redis")]
-pub use redis::{EvictionCheck, RedisOptions, RedisPersistence, RedisStore};
+pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};
 #[cfg(feature = "metrics")]
 pub use render::{render, write_textfile};
 /// The way from the bytes of a peer to those of the answer, for the fuzzer.

@@ -205,8 +205,8 @@ impl PersistenceMetricsBuilder {
         let families = Families::new(latency_buckets, size_buckets, &const_labels, clock).map_err(
             |error| {
                 Error::new(ErrorKind::InvalidOption, "make the metrics")
-                    .because("an option does not suit the prometheus crate")
-                    .caused_by(error)
+                    .with_reason("an option does not suit the prometheus crate")
+                    .with_source(error)
             },
         )?;
         families.register(registry, is_lean)?;
@@ -220,7 +220,7 @@ fn check_buckets(option: &str, buckets: &[f64]) -> Result<(), Error> {
         .all(|bound| bound.is_finite() && *bound > 0.0);
     let ascending = buckets.is_sorted_by(|one, next| one < next);
     if buckets.is_empty() || !positive || !ascending {
-        return Err(Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).because(
+        return Err(Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).with_reason(
             format!("the bounds must be positive, finite and ascending, and at least one; they are {buckets:?}"),
         ));
     }
@@ -255,7 +255,7 @@ fn check_labels(labels: &HashMap<String, String>) -> Result<(), Error> {
             ErrorKind::InvalidOption,
             format!("use the const_label {name:?}"),
         )
-        .because(reason));
+        .with_reason(reason));
     }
     Ok(())
 }

@@ -156,7 +156,7 @@ impl<S: Store> Persistence<S> {
         let name = store_name(client_id, without_scheme(server_uri))?;
         let until = deadline(self.shared.settings.open_timeout);
         let connected = self.shared.lock().connect(&name, until)?;
-        warn_if_full::<S>(client_id, connected.full.as_ref());
+        warn_if_full::<S>(client_id, connected.write_error.as_ref());
         Ok(())
     }
 
@@ -219,8 +219,8 @@ impl<S: Store> Persistence<S> {
             drop(self.end());
             let attempt = "start the thread of the persistence";
             return Err(Error::new(ErrorKind::Other, attempt)
-                .because("the system allows this process no more threads, or has no memory")
-                .caused_by(error));
+                .with_reason("the system allows this process no more threads, or has no memory")
+                .with_source(error));
         }
         Ok(found)
     }
@@ -271,8 +271,8 @@ impl<S: Store> Persistence<S> {
                     unsaved.records
                 ),
             )
-            .because("the store could not be used, and they are lost with this program")
-            .caused_by(cause)),
+            .with_reason("the store could not be used, and they are lost with this program")
+            .with_source(cause)),
             None => Ok(()),
         };
         if let Some(mut store) = open.ledger.into_store() {

@@ -25,7 +25,7 @@ use check::About;
 pub use check::EvictionCheck;
 use commands::Commands;
 use connection::Connection;
-pub use options::RedisOptions;
+pub use options::RedisPersistenceBuilder;
 use options::Settings;
 use owner::Owner;
 use reply::Failure;
@@ -56,8 +56,8 @@ impl RedisPersistence {
 
     /// The options, to be set and then built.
     #[must_use]
-    pub fn builder() -> RedisOptions {
-        RedisOptions::default()
+    pub fn builder() -> RedisPersistenceBuilder {
+        RedisPersistenceBuilder::default()
     }
 }
 
@@ -135,7 +135,7 @@ impl RedisStore {
         let mut remarks = Vec::new();
         let mut lacks = |is_there: bool, attempt: &str, reason: &'static str| {
             if !is_there {
-                remarks.push(Error::new(ErrorKind::Permission, attempt).because(reason));
+                remarks.push(Error::new(ErrorKind::Permission, attempt).with_reason(reason));
             }
         };
         lacks(
@@ -162,10 +162,10 @@ impl RedisStore {
         }
         self.connection = Some(connection);
         Ok(Connected {
-            full: full.map(failed),
-            keeps: about.life.as_ref().map(|_| about.keeps()),
-            life: about.life,
-            remarks,
+            write_error: full.map(failed),
+            durability_note: about.life.as_ref().map(|_| about.keeps()),
+            instance_id: about.life,
+            warnings: remarks,
         })
     }
 }
@@ -180,7 +180,7 @@ fn on_hash(failure: Failure, verb: &str, hash: &str, settings: &Settings) -> Err
     };
     let error = failure.named(|| format!("{verb} the Redis hash {hash:?} at {}", settings.target));
     match reason {
-        Some(reason) => error.because(reason),
+        Some(reason) => error.with_reason(reason),
         None => error,
     }
 }
@@ -244,7 +244,7 @@ impl Store for RedisStore {
         })
     }
 
-    fn read_soon(&mut self, keys: &[&str]) -> Result<(), Error> {
+    fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
         let limit = self.settings.operation_timeout;
         self.on_hash("read from", limit, |connection, hash| {
             connection.ask_ahead(hash, keys)
@@ -280,7 +280,7 @@ impl Store for RedisStore {
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         const EACH_BYTE: Duration = Duration::from_micros(1);
         let lengths = groups.iter().copied().flatten().map(|change| match change {
-            Change::Put { value, .. } | Change::SetAside { value, .. } => value.len(),
+            Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
             Change::Remove { .. } => 0,
         });
         let bytes = u32::try_from(lengths.fold(0, usize::saturating_add)).unwrap_or(u32::MAX);
@@ -385,7 +385,7 @@ fn change(commands: &mut Commands, hash: &str, groups: &[Group<'_>]) {
 fn remove(commands: &mut Commands, hash: &str, group: &[Change<'_>]) {
     let keys = group.iter().filter_map(|change| match *change {
         Change::Remove { key } => Some(key),
-        Change::Put { .. } | Change::SetAside { .. } => None,
+        Change::Put { .. } | Change::Quarantine { .. } => None,
     });
     commands.list(&["HDEL", hash], keys);
 }
@@ -395,7 +395,7 @@ fn change_one(commands: &mut Commands, hash: &str, change: &Change<'_>) {
     match *change {
         Change::Put { key, value } => commands.add(&[b"HSET", hash, key.as_bytes(), value]),
         Change::Remove { key } => commands.add(&[b"HDEL", hash, key.as_bytes()]),
-        Change::SetAside { key, value } => {
+        Change::Quarantine { key, value } => {
             let quarantine = [hash, b":quarantine"].concat();
             commands.add(&[b"HSET", &quarantine, key.as_bytes(), value]);
         }

@@ -48,7 +48,7 @@ pub fn write_textfile(registry: &Registry, path: impl AsRef<Path>) -> Result<(),
             ErrorKind::File,
             format!("write the metrics to {}", path.display()),
         )
-        .caused_by(error)
+        .with_source(error)
     })
 }
 
@@ -56,7 +56,7 @@ pub fn write_textfile(registry: &Registry, path: impl AsRef<Path>) -> Result<(),
 pub(crate) fn gather(registry: &Registry) -> Result<Vec<MetricFamily>, Error> {
     // Nothing of the registry is left half done by a collector that panics: it is only read.
     catch_unwind(AssertUnwindSafe(|| registry.gather())).map_err(|_| {
-        Error::new(ErrorKind::Render, "gather the metrics").because("a collector panicked")
+        Error::new(ErrorKind::Render, "gather the metrics").with_reason("a collector panicked")
     })
 }
 
@@ -65,7 +65,7 @@ pub(crate) fn as_text(families: &[MetricFamily]) -> Result<String, Error> {
     TextEncoder::new()
         .encode_utf8(families, &mut text)
         .map_err(|error| {
-            Error::new(ErrorKind::Render, "write the metrics as text").caused_by(error)
+            Error::new(ErrorKind::Render, "write the metrics as text").with_source(error)
         })?;
     Ok(text)
 }

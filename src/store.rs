@@ -22,7 +22,7 @@ pub enum Change<'a> {
         key: &'a str,
     },
     /// A copy of a record is put where Paho does not look and a person can.
-    SetAside {
+    Quarantine {
         /// The key of the record.
         key: &'a str,
         /// The value that it has.
@@ -37,14 +37,14 @@ pub type Group<'a> = &'a [Change<'a>];
 #[derive(Debug, Default)]
 pub struct Connected {
     /// The store is full: what is in there can be read and removed, and so make room.
-    pub full: Option<Error>,
+    pub write_error: Option<Error>,
     /// Which life of the store this is. While it stays the same, what was there still is; where
     /// there is none, nobody can tell.
-    pub life: Option<String>,
+    pub instance_id: Option<String>,
     /// What a record outlives, in a few words for the log.
-    pub keeps: Option<&'static str>,
+    pub durability_note: Option<&'static str>,
     /// What the user should know of and can mend, and what works all the same.
-    pub remarks: Vec<Error>,
+    pub warnings: Vec<Error>,
 }
 
 /// A record that was changed and not waited for.
@@ -104,11 +104,11 @@ pub trait Store: Send + 'static {
     fn read_each(
         &mut self,
         keys: &[&str],
-        each: &mut dyn FnMut(Option<Vec<u8>>),
+        on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Error> {
         const AT_A_TIME: usize = 64;
         for some in keys.chunks(AT_A_TIME) {
-            self.read(some)?.into_iter().for_each(&mut *each);
+            self.read(some)?.into_iter().for_each(&mut *on_value);
         }
         Ok(())
     }
@@ -121,7 +121,7 @@ pub trait Store: Send + 'static {
     /// # Errors
     ///
     /// Whatever keeps the store from being used from now on.
-    fn read_soon(&mut self, keys: &[&str]) -> Result<(), Error> {
+    fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
         let _ = keys;
         Ok(())
     }

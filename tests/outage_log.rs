@@ -20,7 +20,7 @@ impl StoreObserver for EventRecorder {
             StoreEvent::Status(_) | StoreEvent::StillDown { .. } => return,
             StoreEvent::Opened { .. } => "opened",
             StoreEvent::Down { .. } => "down",
-            StoreEvent::HoldAlarm { .. } => "alarm",
+            StoreEvent::BufferWarning { .. } => "alarm",
             StoreEvent::Up { .. } => "up",
             StoreEvent::Closed => "closed",
             other => panic!("{other:?}"),
@@ -37,7 +37,7 @@ fn outage_logs_client_and_pending_bytes_once() {
     log.of_the_process();
     let mut persistence = RedisPersistence::builder()
         .url(redis.url())
-        .hold_alarm(5)
+        .buffer_warn_bytes(5)
         .observer(Arc::clone(&recorder) as Arc<dyn StoreObserver>)
         .build()
         .expect("valid");

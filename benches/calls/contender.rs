@@ -2,8 +2,8 @@
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Durability, Instrumented, MemoryPersistence, Persistence, PersistenceMetrics, RedisOptions,
-    RedisPersistence, Store, prometheus::Registry,
+    Durability, Instrumented, MemoryPersistence, Persistence, PersistenceMetrics, RedisPersistence,
+    RedisPersistenceBuilder, Store, prometheus::Registry,
 };
 
 use crate::nothing::Nothing;
@@ -13,7 +13,7 @@ use testkit::RedisServer;
 pub type Measured = Box<dyn ClientPersistence>;
 
 /// The options of a `RedisPersistence`, but for where it is.
-type Builder = fn() -> RedisOptions;
+type Builder = fn() -> RedisPersistenceBuilder;
 
 /// The durabilities of `RedisPersistence`, each with a table for every transport.
 const DURABILITIES: &[(&str, Builder)] = &[

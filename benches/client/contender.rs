@@ -12,15 +12,15 @@ use std::{
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::{
-    Durability, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisOptions,
-    RedisPersistence, prometheus::Registry,
+    Durability, MemoryPersistence, MetricsServer, PersistenceMetrics, RedisPersistence,
+    RedisPersistenceBuilder, prometheus::Registry,
 };
 
 use crate::job::Addresses;
 use testkit::{direct::Direct, try_http_get};
 
 /// The options of a `RedisPersistence`, but for where it is.
-type Builder = fn() -> RedisOptions;
+type Builder = fn() -> RedisPersistenceBuilder;
 
 /// The durabilities of `RedisPersistence`, each a row for every transport.
 const DURABILITIES: &[(&str, Builder)] = &[

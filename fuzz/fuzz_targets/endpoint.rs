@@ -5,23 +5,23 @@
 use std::{collections::HashSet, sync::LazyLock};
 
 use libfuzzer_sys::fuzz_target;
-use paho_mqtt_redis::fuzzing::{Manner, TOKEN, exchange};
+use paho_mqtt_redis::fuzzing::{PeerBehavior, TOKEN, exchange};
 
 /// Every answer that there is. Nothing of a request can be in them, since they come from other requests.
 static ANSWERS: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
     let mut answers = HashSet::from([Vec::new()]);
-    for asks_for_token in [false, true] {
+    for requires_token in [false, true] {
         for max_head_bytes in [10, 8192] {
-            for ends in [false, true] {
-                let manner = Manner {
-                    read: usize::MAX,
-                    write: usize::MAX,
-                    ends,
-                    asks_for_token,
+            for closes in [false, true] {
+                let behavior = PeerBehavior {
+                    read_size: usize::MAX,
+                    write_size: usize::MAX,
+                    closes,
+                    requires_token,
                     max_head_bytes,
                 };
                 for request in requests() {
-                    answers.insert(exchange(request.as_bytes(), manner));
+                    answers.insert(exchange(request.as_bytes(), behavior));
                 }
             }
         }
@@ -47,18 +47,18 @@ fuzz_target!(|data: &[u8]| {
     let [flags, read, write, request @ ..] = data else {
         return;
     };
-    let manner = Manner {
-        read: usize::from(*read),
+    let behavior = PeerBehavior {
+        read_size: usize::from(*read),
         // Zero is as much as there is, so that most of the time goes into reading.
-        write: match write % 8 {
+        write_size: match write % 8 {
             0 => usize::from(*write) + 1,
             _ => usize::MAX,
         },
-        ends: flags & 1 == 1,
-        asks_for_token: flags & 2 == 2,
+        closes: flags & 1 == 1,
+        requires_token: flags & 2 == 2,
         max_head_bytes: [8192, 8192, 200, 40][usize::from(flags >> 2 & 3)],
     };
-    let answer = exchange(request, manner);
+    let answer = exchange(request, behavior);
     assert!(
         ANSWERS.contains(&answer),
         "{}",

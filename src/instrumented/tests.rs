@@ -496,7 +496,7 @@ fn each_store_event_changes_its_series_only() {
     let error = failed(ErrorKind::Connection);
     tell(StoreEvent::StillDown {
         error,
-        is_new: true,
+        is_new_reason: true,
     });
     assert_eq!(
         changed(),
@@ -531,8 +531,8 @@ fn each_store_event_changes_its_series_only() {
         changed(),
         ["discarded_records_total{kind=\"sent_pubrel\"} 5"]
     );
-    tell(StoreEvent::HoldAlarm { bytes: 1 });
-    tell(StoreEvent::Unknown {
+    tell(StoreEvent::BufferWarning { bytes: 1 });
+    tell(StoreEvent::ForeignRecords {
         records: 1,
         removed: true,
     });

@@ -194,11 +194,11 @@ impl Families {
                     ErrorKind::Registration,
                     format!("register the metric {name}"),
                 )
-                .because(
+                .with_reason(
                     "the registry has it already; register once and hand clones of the \
                          handle to each persistence",
                 )
-                .caused_by(error));
+                .with_source(error));
             }
         }
         Ok(())

@@ -24,7 +24,7 @@ pub enum StoreEvent {
         /// Why, this time.
         error: Arc<Error>,
         /// The reason is of another kind than before.
-        is_new: bool,
+        is_new_reason: bool,
     },
     /// The store has everything again.
     Up {
@@ -33,8 +33,8 @@ pub enum StoreEvent {
         /// How many changes were made again, or for the first time.
         rewritten: u64,
     },
-    /// What is held here has reached the `hold_alarm`.
-    HoldAlarm {
+    /// What is held here has reached the `buffer_warn_bytes`.
+    BufferWarning {
         /// How many bytes are held.
         bytes: usize,
     },
@@ -44,7 +44,7 @@ pub enum StoreEvent {
         records: usize,
     },
     /// Records in the store that were not put there by this client.
-    Unknown {
+    ForeignRecords {
         /// How many.
         records: usize,
         /// They were removed, since the store had come back with older contents. Otherwise another
@@ -105,9 +105,12 @@ impl Events {
         self.push(StoreEvent::Down { error });
     }
 
-    pub(super) fn failed_again(&mut self, error: &Arc<Error>, is_new: bool) {
+    pub(super) fn failed_again(&mut self, error: &Arc<Error>, is_new_reason: bool) {
         let error = Arc::clone(error);
-        self.push(StoreEvent::StillDown { error, is_new });
+        self.push(StoreEvent::StillDown {
+            error,
+            is_new_reason,
+        });
     }
 
     pub(super) fn up(&mut self, outage: Duration, rewritten: u64) {
@@ -130,7 +133,7 @@ impl Events {
 
     pub(super) fn unknown(&mut self, records: usize, removed: bool) {
         if records > 0 {
-            self.push(StoreEvent::Unknown { records, removed });
+            self.push(StoreEvent::ForeignRecords { records, removed });
         }
     }
 
@@ -151,7 +154,11 @@ impl Events {
     pub(super) fn push(&mut self, event: StoreEvent) {
         let is_repeated = matches!(
             event,
-            StoreEvent::Status(_) | StoreEvent::StillDown { is_new: false, .. }
+            StoreEvent::Status(_)
+                | StoreEvent::StillDown {
+                    is_new_reason: false,
+                    ..
+                }
         );
         if self.waiting.len() < WAITING || !is_repeated {
             self.waiting.push(event);

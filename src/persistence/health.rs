@@ -111,8 +111,8 @@ impl<S: Store> Source for Shared<S> {
             if Instant::now() >= until {
                 return Err(match outage {
                     Some(cause) => Error::new(cause.kind(), ATTEMPT)
-                        .because("the store cannot be used, and what it lacks is held here")
-                        .caused_by(cause),
+                        .with_reason("the store cannot be used, and what it lacks is held here")
+                        .with_source(cause),
                     None => Error::new(ErrorKind::Timeout, ATTEMPT),
                 });
             }

@@ -123,7 +123,7 @@ fn set_aside(store: &mut impl Store, key: Key) -> Result<bool, Error> {
     let [Some(value)] = &store.read(&[key])?[..] else {
         return Ok(true);
     };
-    let copied = store.confirm(&[], &[&[Change::SetAside { key, value }]]);
+    let copied = store.confirm(&[], &[&[Change::Quarantine { key, value }]]);
     match copied.and_then(|()| store.confirm(&[], &[&[Change::Remove { key }]])) {
         Err(error)
             if matches!(

@@ -89,12 +89,12 @@ impl<S: Store> Recovery<'_, S> {
         if self.is_broken {
             let connected = store.connect(&self.name)?;
             self.is_broken = false;
-            let is_same = connected.life.is_some() && connected.life == self.life;
+            let is_same = connected.instance_id.is_some() && connected.instance_id == self.life;
             if !is_same {
                 self.doubt = Some(Doubt::Older);
             }
             self.doubt.get_or_insert(Doubt::Emptied);
-            self.life = connected.life;
+            self.life = connected.instance_id;
         }
         if self.is_full {
             self.write_batch(store, true)?;
@@ -243,10 +243,10 @@ impl<S: Store> Recovery<'_, S> {
 
     fn report(&mut self, open: &mut Records<S>) {
         let status = snapshot(&open.ledger);
-        if status.held_bytes >= self.watch.shared.settings.hold_alarm && !self.is_alarmed {
+        if status.held_bytes >= self.watch.shared.settings.buffer_warn_bytes && !self.is_alarmed {
             self.is_alarmed = true;
             let bytes = status.held_bytes;
-            open.ledger.events.push(StoreEvent::HoldAlarm { bytes });
+            open.ledger.events.push(StoreEvent::BufferWarning { bytes });
         }
         open.ledger.events.push(StoreEvent::Status(status));
     }

@@ -27,7 +27,7 @@ pub(crate) struct Settings {
     /// How many bytes of values are kept.
     pub(crate) cache_limit: usize,
     /// How many bytes may be held before an alarm is raised.
-    pub(crate) hold_alarm: usize,
+    pub(crate) buffer_warn_bytes: usize,
     /// How long a call may wait for a store to come back.
     pub(crate) patience: Duration,
     /// How long opening waits for a store that is not ready yet.
@@ -40,7 +40,7 @@ impl Default for Settings {
         Self {
             durability: Durability::default(),
             cache_limit: 16 * 1024 * 1024,
-            hold_alarm: 1024 * 1024,
+            buffer_warn_bytes: 1024 * 1024,
             patience: Duration::from_millis(250),
             open_timeout: Duration::from_secs(2),
             observer: None,

@@ -151,7 +151,7 @@ impl<S: Store> State<S> {
     pub(super) fn connect(&mut self, name: &str, until: Instant) -> Result<Connected, Error> {
         let Some(store) = &mut self.store else {
             let attempt = format!("connect to the records of {name}");
-            return Err(Error::new(ErrorKind::InvalidOption, attempt).because(
+            return Err(Error::new(ErrorKind::InvalidOption, attempt).with_reason(
                 "the persistence is open already; connect it before a client is created",
             ));
         };
@@ -191,14 +191,14 @@ impl<S: Store> State<S> {
             records: opened.index.len(),
             foreign: opened.foreign,
             unreadable: (opened.unreadable, !opened.left.is_empty()),
-            full: connected.full,
-            keeps: connected.keeps,
-            remarks: connected.remarks,
+            full: connected.write_error,
+            keeps: connected.durability_note,
+            remarks: connected.warnings,
         };
         self.open = Some(Records::new(Ledger::new(
             store,
             name.to_owned(),
-            connected.life,
+            connected.instance_id,
             opened.index,
             (opened.foreign, opened.left),
             settings.durability,

@@ -47,7 +47,7 @@ impl Telling {
             ),
             StoreEvent::StillDown {
                 error,
-                is_new: true,
+                is_new_reason: true,
             } => log!(
                 warn,
                 "error.type" = error.kind().as_str(),
@@ -62,7 +62,7 @@ impl Telling {
                 "{} can be used again, and has everything",
                 self.name()
             ),
-            StoreEvent::HoldAlarm { bytes } => log!(
+            StoreEvent::BufferWarning { bytes } => log!(
                 error,
                 bytes,
                 "so much is held in memory only, since {} cannot be used: a crash of this program \
@@ -76,7 +76,7 @@ impl Telling {
                  maxmemory-policy evict?",
                 self.name()
             ),
-            StoreEvent::Unknown {
+            StoreEvent::ForeignRecords {
                 records,
                 removed: true,
             } => log!(
@@ -85,7 +85,7 @@ impl Telling {
                 "{} came back with older contents; what had been removed meanwhile is removed again",
                 self.name()
             ),
-            StoreEvent::Unknown { records, .. } => log!(
+            StoreEvent::ForeignRecords { records, .. } => log!(
                 error,
                 records,
                 "there are records in {} that this client has not written; does another program use \

@@ -21,7 +21,7 @@ use crate::{
 /// # Ok::<(), paho_mqtt_redis::Error>(())
 /// ```
 #[derive(Clone)]
-pub struct RedisOptions {
+pub struct RedisPersistenceBuilder {
     url: String,
     key_prefix: String,
     connect_timeout: Duration,
@@ -30,7 +30,7 @@ pub struct RedisOptions {
     eviction_check: EvictionCheck,
     durability: Durability,
     cache_limit: usize,
-    hold_alarm: usize,
+    buffer_warn_bytes: usize,
     observer: Option<Arc<dyn StoreObserver>>,
 }
 
@@ -47,12 +47,12 @@ pub(super) struct Settings {
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl Default for RedisOptions {
+impl Default for RedisPersistenceBuilder {
     fn default() -> Self {
         let Conduct {
             durability,
             cache_limit,
-            hold_alarm,
+            buffer_warn_bytes,
             patience,
             open_timeout,
             observer,
@@ -66,13 +66,13 @@ impl Default for RedisOptions {
             eviction_check: EvictionCheck::default(),
             durability,
             cache_limit,
-            hold_alarm,
+            buffer_warn_bytes,
             observer,
         }
     }
 }
 
-impl RedisOptions {
+impl RedisPersistenceBuilder {
     /// Where Redis is: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]` over TCP,
     /// `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]` over a Unix socket, and `rediss://`
     /// over TLS with the feature `tls`. `valkey://`, `valkeys://` and `redis+unix://` mean the same.
@@ -152,13 +152,13 @@ impl RedisOptions {
     }
 
     /// From how many bytes on, held in memory since Redis cannot be used, an alarm is raised: an
-    /// error in the log, and [`StoreEvent::HoldAlarm`](crate::StoreEvent::HoldAlarm). How much is
+    /// error in the log, and [`StoreEvent::BufferWarning`](crate::StoreEvent::BufferWarning). How much is
     /// held is bounded by Paho's `max_buffered_messages`.
     ///
     /// Defaults to 1 MiB.
     #[must_use]
-    pub fn hold_alarm(mut self, hold_alarm: usize) -> Self {
-        self.hold_alarm = hold_alarm;
+    pub fn buffer_warn_bytes(mut self, buffer_warn_bytes: usize) -> Self {
+        self.buffer_warn_bytes = buffer_warn_bytes;
         self
     }
 
@@ -188,7 +188,8 @@ impl RedisOptions {
     /// [`ErrorKind::InvalidOption`] with the option that cannot work.
     pub fn build(self) -> Result<RedisPersistence, Error> {
         let invalid = |option: &str, reason| {
-            Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).because(reason)
+            Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
+                .with_reason(reason)
         };
         let target = Target::parse(&self.url)?;
         if self.key_prefix.chars().any(char::is_control) {
@@ -224,7 +225,7 @@ impl RedisOptions {
             eviction_check,
             durability,
             cache_limit,
-            hold_alarm,
+            buffer_warn_bytes,
             observer,
         } = self;
         let store = RedisStore::new(Settings {
@@ -239,7 +240,7 @@ impl RedisOptions {
         let conduct = Conduct {
             durability,
             cache_limit,
-            hold_alarm,
+            buffer_warn_bytes,
             patience: operation_timeout,
             open_timeout,
             observer,
@@ -249,7 +250,7 @@ impl RedisOptions {
 }
 
 /// Shows the address without user and password.
-impl fmt::Debug for RedisOptions {
+impl fmt::Debug for RedisPersistenceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             url,
@@ -260,14 +261,14 @@ impl fmt::Debug for RedisOptions {
             eviction_check,
             durability,
             cache_limit,
-            hold_alarm,
+            buffer_warn_bytes,
             observer: _,
         } = self;
         let url = Target::parse(url).map_or_else(
             |_| "(not a Redis URL)".to_owned(),
             |target| target.to_string(),
         );
-        f.debug_struct("RedisOptions")
+        f.debug_struct("RedisPersistenceBuilder")
             .field("url", &url)
             .field("key_prefix", key_prefix)
             .field("connect_timeout", connect_timeout)
@@ -276,7 +277,7 @@ impl fmt::Debug for RedisOptions {
             .field("eviction_check", eviction_check)
             .field("durability", durability)
             .field("cache_limit", cache_limit)
-            .field("hold_alarm", hold_alarm)
+            .field("buffer_warn_bytes", buffer_warn_bytes)
             .finish_non_exhaustive()
     }
 }

@@ -28,14 +28,14 @@ impl Failure {
                 if let (ErrorKind::Permission, Some(reason)) =
                     (kind, rights::missing_command(&words))
                 {
-                    error = error.because(reason);
+                    error = error.with_reason(reason);
                 }
-                error.caused_by(words)
+                error.with_source(words)
             }
-            Self::Unusable(kind, source) => Error::new(kind, attempt()).caused_by(source),
+            Self::Unusable(kind, source) => Error::new(kind, attempt()).with_source(source),
             Self::Broken(reason, source) => Error::new(ErrorKind::Connection, attempt())
-                .because(reason)
-                .caused_by(source),
+                .with_reason(reason)
+                .with_source(source),
         }
     }
 

@@ -36,7 +36,7 @@ impl Target {
     /// Understands a URL. Nothing of its user or password gets into the error.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let invalid = |reason: &'static str| {
-            Error::new(ErrorKind::InvalidOption, "use the option url").because(reason)
+            Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
         };
         let (scheme, rest) = fault::split(url).map_err(invalid)?;
         let tls = matches!(scheme.as_str(), "rediss" | "valkeys");
@@ -86,7 +86,7 @@ impl Target {
         let info = plain
             .as_str()
             .into_connection_info()
-            .map_err(|error| not_understood().caused_by(error))?;
+            .map_err(|error| not_understood().with_source(error))?;
         let settings = info.redis_settings();
         if settings.db() < 0 {
             return Err(invalid("its database is negative; databases count from 0"));

@@ -125,10 +125,10 @@ impl Stamp {
     fn of(file: &Path) -> Result<Self, Error> {
         let refused = |reason: &'static str| {
             let attempt = format!("read {} again", file.display());
-            Error::new(ErrorKind::File, attempt).because(reason)
+            Error::new(ErrorKind::File, attempt).with_reason(reason)
         };
         let metadata =
-            fs::metadata(file).map_err(|error| refused("it is not there").caused_by(error))?;
+            fs::metadata(file).map_err(|error| refused("it is not there").with_source(error))?;
         if !metadata.is_file() {
             // Whoever opens a pipe may wait for ever.
             return Err(refused("it is no regular file"));

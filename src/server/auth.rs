@@ -115,8 +115,8 @@ fn refused(option: &str) -> Error {
 fn from_file(option: &str, path: &Path) -> Result<String, Error> {
     let text = fs::read_to_string(path).map_err(|error| {
         refused(option)
-            .because(format!("{} cannot be read", path.display()))
-            .caused_by(error)
+            .with_reason(format!("{} cannot be read", path.display()))
+            .with_source(error)
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
@@ -124,7 +124,7 @@ fn from_file(option: &str, path: &Path) -> Result<String, Error> {
 fn bearer(option: &str, token: &str) -> Result<Credential, Error> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(refused(option)
-            .because("a token has one printable ASCII character or more, and no space"));
+            .with_reason("a token has one printable ASCII character or more, and no space"));
     }
     Ok(Credential {
         scheme: Scheme::Bearer,
@@ -137,7 +137,7 @@ fn basic(option: &str, pair: &str) -> Result<Credential, Error> {
         .split_once(':')
         .is_some_and(|(user, password)| !user.is_empty() && !password.is_empty());
     if !is_usable || pair.contains(char::is_control) {
-        return Err(refused(option).because(
+        return Err(refused(option).with_reason(
             "it takes a user without a colon, and a password, neither of them empty; in a file \
              there is a colon between them",
         ));

@@ -20,13 +20,13 @@ use super::{
 
 /// How the bytes come and go.
 #[derive(Clone, Copy)]
-pub struct Manner {
+pub struct PeerBehavior {
     /// So many at a time, and nothing in between.
-    pub read: usize,
-    pub write: usize,
+    pub read_size: usize,
+    pub write_size: usize,
     /// Whether the peer says that it has sent everything.
-    pub ends: bool,
-    pub asks_for_token: bool,
+    pub closes: bool,
+    pub requires_token: bool,
     pub max_head_bytes: usize,
 }
 
@@ -34,9 +34,9 @@ pub struct Manner {
 pub const TOKEN: &str = "t0ken";
 
 /// Everything that is sent to a peer which sends this.
-pub fn exchange(sent: &[u8], manner: Manner) -> Vec<u8> {
-    let token = manner
-        .asks_for_token
+pub fn exchange(sent: &[u8], behavior: PeerBehavior) -> Vec<u8> {
+    let token = behavior
+        .requires_token
         .then(|| Secret::Token(TOKEN.to_owned()));
     let mut sources = Sources::default();
     sources.secrets.extend(token);
@@ -44,13 +44,13 @@ pub fn exchange(sent: &[u8], manner: Manner) -> Vec<u8> {
         return Vec::new();
     };
     let limits = Limits {
-        max_head_bytes: manner.max_head_bytes.max(1),
+        max_head_bytes: behavior.max_head_bytes.max(1),
         ..Limits::default()
     };
     let terms = Terms { limits, access };
     let peer = Peer {
         sent,
-        manner,
+        behavior,
         answer: Vec::new(),
         is_turn: false,
         is_finished: false,
@@ -91,7 +91,7 @@ fn registry() -> Registry {
 
 struct Peer<'a> {
     sent: &'a [u8],
-    manner: Manner,
+    behavior: PeerBehavior,
     answer: Vec<u8>,
     /// Each second call would have to wait.
     is_turn: bool,
@@ -112,12 +112,12 @@ impl Peer<'_> {
 impl Read for Peer<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.wait()?;
-        if self.sent.is_empty() && !self.manner.ends {
+        if self.sent.is_empty() && !self.behavior.closes {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let most = self
-            .manner
-            .read
+            .behavior
+            .read_size
             .max(1)
             .min(buffer.len())
             .min(self.sent.len());
@@ -134,7 +134,7 @@ impl Write for Peer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wait()?;
         assert!(!self.is_finished, "written behind the end");
-        let most = self.manner.write.max(1).min(bytes.len());
+        let most = self.behavior.write_size.max(1).min(bytes.len());
         self.answer
             .extend_from_slice(bytes.get(..most).unwrap_or_default());
         Ok(most)

@@ -50,13 +50,13 @@ impl Listener {
     pub(super) fn bind(addresses: impl ToSocketAddrs) -> Result<(Self, SocketAddr), Error> {
         let addresses = addresses.to_socket_addrs().map_err(|error| {
             Error::new(ErrorKind::Bind, "serve metrics")
-                .because(
+                .with_reason(
                     "the address cannot be understood; write HOST:PORT, and a port up to 65535",
                 )
-                .caused_by(error)
+                .with_source(error)
         })?;
         let mut failure =
-            Error::new(ErrorKind::Bind, "serve metrics").because("there is no address");
+            Error::new(ErrorKind::Bind, "serve metrics").with_reason("there is no address");
         for address in addresses {
             match listen_on(address) {
                 Ok((socket, address)) => return Ok((Self { socket, file: None }, address)),
@@ -76,7 +76,7 @@ impl Listener {
             Ok(found) if !found.file_type().is_socket() => {
                 return Err(
                     Error::new(ErrorKind::Bind, format!("serve metrics at {name}"))
-                        .because("there is a file that is not a socket"),
+                        .with_reason("there is a file that is not a socket"),
                 );
             }
             Ok(_) => match UnixStream::connect(path) {
@@ -127,7 +127,7 @@ impl Origin {
 }
 
 pub(super) fn bind_error(address: &str, error: io::Error) -> Error {
-    Error::new(ErrorKind::Bind, format!("serve metrics at {address}")).caused_by(error)
+    Error::new(ErrorKind::Bind, format!("serve metrics at {address}")).with_source(error)
 }
 
 fn listen_on(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {

@@ -240,7 +240,7 @@ fn check(limits: Limits) -> Result<(), Error> {
         if is_zero {
             return Err(
                 Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
-                    .because("it is zero, so that nothing could ever be served"),
+                    .with_reason("it is zero, so that nothing could ever be served"),
             );
         }
     }

@@ -45,7 +45,7 @@ impl Files {
         } = self;
         let Some((certificate, key)) = identity else {
             return match client_authority {
-                Some(_) => Err(refused("tls_client_authority").because(
+                Some(_) => Err(refused("tls_client_authority").with_reason(
                     "there are client certificates with TLS only; set the option tls too",
                 )),
                 None => Ok(None),
@@ -54,24 +54,24 @@ impl Files {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| refused("tls").caused_by(error))?;
+            .map_err(|error| refused("tls").with_source(error))?;
         let builder = match client_authority {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let unusable = || {
                     refused("tls_client_authority")
-                        .because(format!("{} cannot be used", path.display()))
+                        .with_reason(format!("{} cannot be used", path.display()))
                 };
                 let mut roots = RootCertStore::empty();
                 for root in certificates("tls_client_authority", path)? {
                     roots
                         .add(root)
-                        .map_err(|error| unusable().caused_by(error))?;
+                        .map_err(|error| unusable().with_source(error))?;
                 }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                         .build()
-                        .map_err(|error| unusable().caused_by(error))?;
+                        .map_err(|error| unusable().with_source(error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
@@ -80,12 +80,12 @@ impl Files {
             PrivateKeyDer::from_pem_file(key).map_err(|error| unread("tls", key, error))?;
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| {
             refused("tls")
-                .because(format!(
+                .with_reason(format!(
                     "{} is not the key of {}",
                     key.display(),
                     certificate.display()
                 ))
-                .caused_by(error)
+                .with_source(error)
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // Nothing is kept of a connection, however many there are.
@@ -101,8 +101,8 @@ fn refused(option: &str) -> Error {
 
 fn unread(option: &str, path: &Path, error: pem::Error) -> Error {
     refused(option)
-        .because(format!("{} cannot be read as PEM", path.display()))
-        .caused_by(error)
+        .with_reason(format!("{} cannot be read as PEM", path.display()))
+        .with_source(error)
 }
 
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
@@ -111,7 +111,7 @@ fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>
         .map_err(|error| unread(option, path, error))?;
     if certificates.is_empty() {
         let reason = format!("there is no certificate in {}", path.display());
-        return Err(refused(option).because(reason));
+        return Err(refused(option).with_reason(reason));
     }
     Ok(certificates)
 }

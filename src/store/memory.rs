@@ -67,7 +67,7 @@ impl Store for MemoryStore {
                         records.remove(key.as_bytes());
                     }
                     // Nobody can look at it here.
-                    Change::SetAside { .. } => {}
+                    Change::Quarantine { .. } => {}
                 }
             }
         })

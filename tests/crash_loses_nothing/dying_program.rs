@@ -16,7 +16,7 @@ use std::{
 };
 
 use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisOptions, RedisPersistence};
+use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisPersistence, RedisPersistenceBuilder};
 use testkit::{LIMIT, RedisServer, child::ignored_test, eventually, record};
 
 const CLIENT: &str = "device";
@@ -24,7 +24,7 @@ const SERVER: &str = "127.0.0.1:1883";
 /// Number of answers that every program exceeds before Redis blocks it.
 const ENOUGH: usize = 20;
 
-fn options(url: &str) -> RedisOptions {
+fn options(url: &str) -> RedisPersistenceBuilder {
     RedisPersistence::builder()
         .url(url)
         .connect_timeout(LIMIT)

@@ -10,7 +10,7 @@ use std::{
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
-use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisOptions, RedisPersistence};
+use paho_mqtt_redis::{Durability, Error, ErrorKind, RedisPersistence, RedisPersistenceBuilder};
 use redis::{Parser, TypedCommands, Value};
 use testkit::{
     RedisServer, eventually, publish_command_of, publish_packet, record, subscribe_command,
@@ -26,7 +26,7 @@ const AMPLE: Duration = Duration::from_secs(10);
 /// Allowance beyond a deadline for a busy machine, less than [`AMPLE`].
 const SLACK: Duration = Duration::from_secs(5);
 
-fn options(url: &str) -> RedisOptions {
+fn options(url: &str) -> RedisPersistenceBuilder {
     RedisPersistence::builder()
         .url(url)
         .connect_timeout(AMPLE)

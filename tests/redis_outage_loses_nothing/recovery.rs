@@ -7,18 +7,20 @@ use std::{
 };
 
 use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{ErrorKind, RedisOptions, RedisPersistence, StoreEvent, StoreObserver};
+use paho_mqtt_redis::{
+    ErrorKind, RedisPersistence, RedisPersistenceBuilder, StoreEvent, StoreObserver,
+};
 use testkit::{LIMIT, RedisServer, eventually, record};
 
 const CLIENT: &str = "device";
 const SERVER: &str = "127.0.0.1:1883";
 const HASH: &str = "device:127.0.0.1:1883";
 
-fn options(redis: &RedisServer) -> RedisOptions {
+fn options(redis: &RedisServer) -> RedisPersistenceBuilder {
     RedisPersistence::builder().url(redis.url())
 }
 
-fn opened(options: RedisOptions) -> RedisPersistence {
+fn opened(options: RedisPersistenceBuilder) -> RedisPersistence {
     let mut persistence = options.build().expect("good options");
     persistence.open(CLIENT, SERVER).expect("opens");
     persistence

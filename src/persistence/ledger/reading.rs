@@ -43,7 +43,7 @@ impl<S: Store> Ledger<S> {
         let next = keys.last().filter(|_| is_in_a_row);
         if let Some(next) = next.and_then(|last| self.index.next_to_read(*last)) {
             self.soon = self.index.ahead(next);
-            if let Err(error) = with_names(&self.soon, |names| store.read_soon(names)) {
+            if let Err(error) = with_names(&self.soon, |names| store.prefetch(names)) {
                 self.fail_reading(error);
             }
         }
@@ -81,8 +81,8 @@ impl<S: Store> Ledger<S> {
         let attempt = format!("read record {key}");
         match &self.outage {
             Some(outage) => Error::new(outage.error.kind(), attempt)
-                .because("its value is only in the store, which cannot be used at the moment")
-                .caused_by(Arc::clone(&outage.error)),
+                .with_reason("its value is only in the store, which cannot be used at the moment")
+                .with_source(Arc::clone(&outage.error)),
             None => Error::new(ErrorKind::Connection, attempt),
         }
     }

@@ -16,7 +16,7 @@ impl Leaving {
     fn there(&mut self) -> Result<&mut MemoryStore, Error> {
         if self.is_down.load(Ordering::Relaxed) {
             let error = Error::new(ErrorKind::Connection, "reach the simulated store");
-            return Err(error.because("it is down"));
+            return Err(error.with_reason("it is down"));
         }
         Ok(&mut self.store)
     }
