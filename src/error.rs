@@ -1,5 +1,7 @@
 //! The one error type of the crate: what was tried, on what, why it failed and what to do.
 
+pub(crate) mod log_throttle;
+
 use std::{borrow::Cow, error::Error as StdError, fmt, io};
 
 use paho_mqtt as mqtt;
@@ -313,9 +315,9 @@ impl From<Error> for mqtt::Error {
 }
 
 /// Shows an error and everything behind it in one line, for the log.
-pub(crate) struct Chain<'a>(pub(crate) &'a (dyn StdError + 'static));
+pub(crate) struct ErrorChain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
-impl fmt::Display for Chain<'_> {
+impl fmt::Display for ErrorChain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0)?;
         let mut next = self.0.source();
@@ -354,7 +356,7 @@ mod tests {
         let error =
             Error::new(ErrorKind::Connection, "connect to redis://127.0.0.1:1/").with_source(cause);
         assert!(!error.to_string().contains(&text), "{error}");
-        assert_eq!(Chain(&error).to_string().matches(&text).count(), 1);
+        assert_eq!(ErrorChain(&error).to_string().matches(&text).count(), 1);
 
         let error = mqtt::Error::from(error);
         let found = Error::in_mqtt(&error).expect("ours");

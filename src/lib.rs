@@ -22,12 +22,12 @@
     )
 )]
 
-mod deadline;
 mod error;
 #[cfg(feature = "metrics")]
 mod instrumented;
 #[cfg(feature = "metrics")]
 mod metrics;
+mod net;
 mod persistence;
 mod record;
 #[cfg(feature = "redis")]
@@ -37,8 +37,6 @@ mod render;
 #[cfg(feature = "server")]
 mod server;
 mod store;
-#[cfg(feature = "redis")]
-mod timed;
 
 pub use paho_mqtt;
 #[cfg(feature = "metrics")]

@@ -2,7 +2,6 @@
 
 mod changes;
 mod command;
-mod complaints;
 mod events;
 mod health;
 mod index;
@@ -34,8 +33,12 @@ use std::{
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use tracing::error;
 
-use crate::{Error, ErrorKind, MemoryStore, Store, deadline::deadline, error::Chain, record::Key};
-use complaints::Complaints;
+use crate::{
+    Error, ErrorKind, MemoryStore, Store,
+    error::{ErrorChain, log_throttle::LogThrottle},
+    net::deadline_after,
+    record::Key,
+};
 pub use events::{StoreEvent, StoreObserver};
 pub use health::{Health, HealthSnapshot};
 use log::warn_if_full;
@@ -70,7 +73,7 @@ pub struct Persistence<S: Store> {
     client_id: String,
     shared: Arc<Shared<S>>,
     observers: Vec<Arc<dyn StoreObserver>>,
-    complaints: Mutex<Complaints>,
+    complaints: Mutex<LogThrottle>,
 }
 
 /// The records of Paho clients in the memory of this process: what one starts with.
@@ -154,7 +157,7 @@ impl<S: Store> Persistence<S> {
     /// Whatever would keep the client from being created, with a reason to act on.
     pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
         let name = store_name(client_id, without_scheme(server_uri))?;
-        let until = deadline(self.shared.settings.open_timeout);
+        let until = deadline_after(self.shared.settings.open_timeout);
         let connected = self.shared.lock().connect(&name, until)?;
         warn_if_full::<S>(client_id, connected.write_error.as_ref());
         Ok(())
@@ -204,7 +207,7 @@ impl<S: Store> Persistence<S> {
         let name = store_name(client_id, server_uri)?;
         drop(self.end());
         let shared = &self.shared;
-        let until = deadline(shared.settings.open_timeout);
+        let until = deadline_after(shared.settings.open_timeout);
         let found = shared.lock().open(&name, &shared.settings, until)?;
         let telling = Telling {
             store: S::NAME,
@@ -236,7 +239,7 @@ impl<S: Store> Persistence<S> {
         };
         open.end();
         shared.wake(&mut state);
-        let until = deadline(shared.settings.patience);
+        let until = deadline_after(shared.settings.patience);
         let is_worth_waiting = |state: &State<S>| {
             let outage = state.open.as_ref().and_then(|open| open.ledger.outage());
             outage.is_some_and(|outage| !outage.waited_for)
@@ -252,7 +255,7 @@ impl<S: Store> Persistence<S> {
             let open = state.open.as_ref();
             open.is_some_and(|open| open.ledger.store().is_none())
         };
-        let until = deadline(shared.settings.patience);
+        let until = deadline_after(shared.settings.patience);
         is_over = false;
         while is_lent(&state) && !is_over {
             (state, is_over) = shared.wait(state, until);
@@ -299,7 +302,7 @@ impl<S: Store> ClientPersistence for Persistence<S> {
                     server_uri,
                     "error.type" = error.kind().as_str(),
                     "the persistence does not open, so the client is not created: {}",
-                    Chain(&error)
+                    ErrorChain(&error)
                 );
                 Err(error.into())
             }

@@ -19,7 +19,7 @@ use ::redis::Value;
 
 use crate::{
     Change, Connected, Durability, Error, ErrorKind, Group, Persistence, Sent, Store,
-    deadline::deadline,
+    net::deadline_after,
 };
 use check::About;
 pub use check::EvictionCheck;
@@ -102,7 +102,7 @@ impl RedisStore {
         let Some(connection) = &mut self.connection else {
             return Err(Error::new(ErrorKind::Connection, verb));
         };
-        connection.set_deadline(deadline(limit));
+        connection.set_deadline(deadline_after(limit));
         work(connection, &hash).map_err(|failure| {
             // Out of step or half written: nothing can be sent behind it.
             if !matches!(failure, Failure::Answer(..)) {
@@ -117,12 +117,12 @@ impl RedisStore {
     fn reach(&mut self, hash: &str) -> Result<Connected, Error> {
         self.connection = None;
         let settings = &self.settings;
-        let until = deadline(settings.connect_timeout);
+        let until = deadline_after(settings.connect_timeout);
         let failed = |failure| on_hash(failure, "use", hash, settings);
         let mut connection = Connection::open(&settings.target, until)?;
         let database = settings.target.database;
         // What is left must do for the rest.
-        let half = deadline(settings.connect_timeout.mul_f64(0.5));
+        let half = deadline_after(settings.connect_timeout.mul_f64(0.5));
         let alone = self.owner.take_over(&mut connection, database, hash, half);
         let alone = alone.map_err(failed)?;
         let full = check::is_usable(&mut connection, hash).map_err(failed)?;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{changes::Amount, ledger::Ledger, state::Shared};
-use crate::{Error, ErrorKind, Store, deadline::deadline};
+use crate::{Error, ErrorKind, Store, net::deadline_after};
 
 /// Answers how the store of a persistence is, also after that was handed to a client.
 ///
@@ -64,7 +64,7 @@ impl Health {
     /// That of the store where it cannot be used until then, [`ErrorKind::Timeout`] where it takes
     /// longer, and [`ErrorKind::NotOpen`] where there is no store.
     pub fn flush(&self, timeout: Duration) -> Result<(), Error> {
-        self.0.flush(deadline(timeout))
+        self.0.flush(deadline_after(timeout))
     }
 }
 

@@ -8,8 +8,12 @@ use std::{
 use paho_mqtt as mqtt;
 use tracing::{debug, info, warn};
 
-use super::{Persistence, complaints::Complaints, records::Mismatch, state::Found};
-use crate::{Error, ErrorKind, Store, error::Chain, record::Key};
+use super::{Persistence, records::Mismatch, state::Found};
+use crate::{
+    Error, ErrorKind, Store,
+    error::{ErrorChain, log_throttle::LogThrottle},
+    record::Key,
+};
 
 impl<S: Store> Persistence<S> {
     /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.
@@ -23,7 +27,7 @@ impl<S: Store> Persistence<S> {
             let kind = error.kind();
             // A record that is not there is an answer.
             let due = (kind != ErrorKind::NotFound)
-                .then(|| self.complaints().due(kind, Instant::now()))
+                .then(|| self.complaints().admit(kind, Instant::now()))
                 .flatten();
             macro_rules! log {
                 ($level:ident) => {
@@ -35,7 +39,7 @@ impl<S: Store> Persistence<S> {
                         "error.type" = kind.as_str(),
                         suppressed = due,
                         "{}",
-                        Chain(&error)
+                        ErrorChain(&error)
                     )
                 };
             }
@@ -58,7 +62,7 @@ impl<S: Store> Persistence<S> {
                 server_uri,
                 "error.type" = remark.kind().as_str(),
                 "{}",
-                Chain(remark)
+                ErrorChain(remark)
             );
         }
         info!(
@@ -125,7 +129,7 @@ impl<S: Store> Persistence<S> {
         );
     }
 
-    fn complaints(&self) -> MutexGuard<'_, Complaints> {
+    fn complaints(&self) -> MutexGuard<'_, LogThrottle> {
         self.complaints
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -139,7 +143,7 @@ pub(super) fn warn_if_full<S: Store>(client_id: &str, full: Option<&Error>) {
             "messaging.client.id" = client_id,
             "error.type" = error.kind().as_str(),
             "what waits can be sent, but nothing new can be accepted: {}",
-            Chain(error)
+            ErrorChain(error)
         );
     }
 }

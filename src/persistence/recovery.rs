@@ -16,7 +16,7 @@ use super::{
     records::{Records, renumber},
     watcher::Watch,
 };
-use crate::{Change, Error, ErrorKind, Store, deadline::deadline, record::Key};
+use crate::{Change, Error, ErrorKind, Store, net::deadline_after, record::Key};
 
 /// How many bytes are written again in one step.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -223,7 +223,7 @@ impl<S: Store> Recovery<'_, S> {
     /// Waits until the next attempt is due, and tells meanwhile what is held; there is no store where
     /// nobody needs it any more.
     fn take_after_pause(&mut self) -> Option<S> {
-        let until = deadline(with_jitter(self.pause));
+        let until = deadline_after(with_jitter(self.pause));
         self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
         loop {
             self.watch.tell();
@@ -237,7 +237,7 @@ impl<S: Store> Recovery<'_, S> {
                 return open.ledger.take_store_again();
             }
             self.report(open);
-            drop(shared.wait(state, until.min(deadline(REPORT))));
+            drop(shared.wait(state, until.min(deadline_after(REPORT))));
         }
     }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{ledger::Ledger, opening, records::Records, settings::Settings, watcher::Sleep};
-use crate::{Connected, Error, ErrorKind, Store, deadline::deadline, record::Key};
+use crate::{Connected, Error, ErrorKind, Store, net::deadline_after, record::Key};
 
 /// Behind one lock, under which nothing foreign runs.
 pub(super) struct Shared<S: Store> {
@@ -110,7 +110,7 @@ impl<S: Store> Shared<S> {
     /// only being looked at as long as that takes.
     pub(super) fn get(&self, key: Key) -> Result<Vec<u8>, Error> {
         let attempt = || format!("read record {key}");
-        let until = deadline(self.settings.patience);
+        let until = deadline_after(self.settings.patience);
         loop {
             let result = self.with_records(attempt, |open| open.get(key));
             let is_away = |error: &Error| error.kind() != ErrorKind::NotFound;

@@ -9,7 +9,7 @@ use std::{
 use tracing::{error, info, warn};
 
 use super::events::{StoreEvent, StoreObserver};
-use crate::error::Chain;
+use crate::error::ErrorChain;
 
 /// Whom to tell, and of whose store.
 pub(super) struct Telling {
@@ -43,7 +43,7 @@ impl Telling {
                 "error.type" = error.kind().as_str(),
                 "{} cannot be used; what is published is held in memory until it can: {}",
                 self.name(),
-                Chain(&**error)
+                ErrorChain(&**error)
             ),
             StoreEvent::StillDown {
                 error,
@@ -53,7 +53,7 @@ impl Telling {
                 "error.type" = error.kind().as_str(),
                 "{} still cannot be used, for another reason: {}",
                 self.name(),
-                Chain(&**error)
+                ErrorChain(&**error)
             ),
             StoreEvent::Up { outage, rewritten } => log!(
                 info,

@@ -14,7 +14,7 @@ use super::{
     state::{Shared, State},
     telling::Telling,
 };
-use crate::{HealthSnapshot, Store, deadline::deadline};
+use crate::{HealthSnapshot, Store, net::deadline_after};
 
 /// How long a remove is held, and how long what nobody waits for goes unasked.
 const TICK: Duration = Duration::from_millis(100);
@@ -85,7 +85,7 @@ impl<S: Store> Watch<'_, S> {
                 (Sleep::Idle, IDLE.saturating_sub(checked.elapsed()))
             };
             state.sleep = sleep;
-            let (mut state, is_due) = self.shared.wait(state, deadline(limit));
+            let (mut state, is_due) = self.shared.wait(state, deadline_after(limit));
             state.sleep = Sleep::No;
             if !is_due || self.is_over(&state) {
                 continue;

@@ -24,8 +24,8 @@ use super::{
 };
 use crate::{
     Error,
-    deadline::{deadline, remaining},
-    timed::TimedSocket,
+    net::DeadlineStream,
+    net::{deadline_after, time_left},
 };
 
 /// A connection, authenticated and with the database selected.
@@ -182,7 +182,7 @@ impl Connection {
         let mut refused = Ok(());
         while let Some(count) = asked.pop_front() {
             if let Some(limit) = limit {
-                self.set_deadline(deadline(limit));
+                self.set_deadline(deadline_after(limit));
             }
             let mut bytes = 0_usize;
             let read = self.read_values(&mut bulk, count, &mut |value| {
@@ -367,7 +367,7 @@ fn next_values(count: usize, bytes: usize) -> usize {
 }
 
 /// Connects to the first address that answers.
-fn connect(address: &Address, deadline: Instant) -> Result<TimedSocket, Failure> {
+fn connect(address: &Address, deadline: Instant) -> Result<DeadlineStream, Failure> {
     let addresses: Vec<(SockAddr, Domain)> = match address {
         Address::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
         Address::Tcp(host, port) => resolve(host, *port, deadline)?
@@ -379,9 +379,9 @@ fn connect(address: &Address, deadline: Instant) -> Result<TimedSocket, Failure>
     for (tried, (address, domain)) in addresses.iter().enumerate() {
         // One that never answers must leave time for the next.
         let left = u32::try_from(addresses.len().saturating_sub(tried)).unwrap_or(u32::MAX);
-        let limit = remaining(deadline)?.checked_div(left).unwrap_or_default();
+        let limit = time_left(deadline)?.checked_div(left).unwrap_or_default();
         match connect_to(address, *domain, limit.max(Duration::from_micros(1))) {
-            Ok(socket) => return Ok(TimedSocket::new(Arc::new(socket), deadline)),
+            Ok(socket) => return Ok(DeadlineStream::new(Arc::new(socket), deadline)),
             Err(error) => failure = refusal(address, error),
         }
     }
@@ -441,7 +441,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
             // Nobody listens any more where it took too long.
             drop(found.send(addresses));
         })?;
-    let found = answer.recv_timeout(remaining(deadline)?).map_err(|_| {
+    let found = answer.recv_timeout(time_left(deadline)?).map_err(|_| {
         io::Error::new(
             io::ErrorKind::TimedOut,
             "the look-up of the host name took too long",
@@ -452,7 +452,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
 
 /// What the bytes go through.
 enum Wire {
-    Plain(TimedSocket),
+    Plain(DeadlineStream),
     #[cfg(feature = "tls")]
     Tls(Box<super::tls::Stream>),
 }
@@ -462,7 +462,7 @@ impl Wire {
         not(feature = "tls"),
         expect(clippy::unnecessary_wraps, reason = "only a handshake can fail")
     )]
-    fn new(socket: TimedSocket, target: &Target) -> Result<Self, Failure> {
+    fn new(socket: DeadlineStream, target: &Target) -> Result<Self, Failure> {
         #[cfg(feature = "tls")]
         if let (true, Address::Tcp(host, _)) = (target.tls, &target.address) {
             return Ok(Self::Tls(Box::new(super::tls::connect(socket, host)?)));
@@ -471,7 +471,7 @@ impl Wire {
         Ok(Self::Plain(socket))
     }
 
-    fn socket(&mut self) -> &mut TimedSocket {
+    fn socket(&mut self) -> &mut DeadlineStream {
         match self {
             Self::Plain(socket) => socket,
             #[cfg(feature = "tls")]

@@ -5,12 +5,12 @@ use std::{error::Error as StdError, io, sync::Arc};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
 
 use super::reply::Failure;
-use crate::{ErrorKind, timed::TimedSocket};
+use crate::{ErrorKind, net::DeadlineStream};
 
-pub(super) type Stream = StreamOwned<ClientConnection, TimedSocket>;
+pub(super) type Stream = StreamOwned<ClientConnection, DeadlineStream>;
 
 /// Makes the handshake on a socket.
-pub(super) fn connect(mut socket: TimedSocket, host: &str) -> Result<Stream, Failure> {
+pub(super) fn connect(mut socket: DeadlineStream, host: &str) -> Result<Stream, Failure> {
     let mut session = session(host).map_err(|error| Failure::Unusable(ErrorKind::Tls, error))?;
     while session.is_handshaking() {
         session

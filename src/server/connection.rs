@@ -14,7 +14,7 @@ use super::{
     route::{Ask, Route, route},
     transport::Stream,
 };
-use crate::deadline::deadline;
+use crate::net::deadline_after;
 
 /// How long the peer has to close when its answer is sent, and how much it may still send.
 const LETTING_GO: Duration = Duration::from_secs(1);
@@ -87,7 +87,7 @@ impl<S: Stream> Connection<S> {
             stream,
             state: State::Reading(Head::default()),
             since: Instant::now(),
-            deadline: deadline(terms.limits.request_timeout),
+            deadline: deadline_after(terms.limits.request_timeout),
         }
     }
 
@@ -153,7 +153,7 @@ impl<S: Stream> Connection<S> {
     /// The answer to what was asked.
     pub(super) fn answer(&mut self, response: Response, terms: &Terms) {
         let (head, body) = response.into_parts();
-        self.deadline = deadline(terms.limits.response_timeout);
+        self.deadline = deadline_after(terms.limits.response_timeout);
         self.state = State::Writing(Outgoing {
             head,
             body,
@@ -216,7 +216,7 @@ impl<S: Stream> Connection<S> {
                 }
                 Route::Asked(ask) => {
                     self.state = State::Asking;
-                    self.deadline = deadline(terms.limits.response_timeout);
+                    self.deadline = deadline_after(terms.limits.response_timeout);
                     Ok(Some(Next::Ask(ask)))
                 }
             },
@@ -244,7 +244,7 @@ impl<S: Stream> Connection<S> {
         self.stream.flush()?;
         self.stream.finish()?;
         self.state = State::LettingGo { passed_over: 0 };
-        self.deadline = deadline(LETTING_GO);
+        self.deadline = deadline_after(LETTING_GO);
         Ok(None)
     }
 

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     Error,
-    error::Chain,
+    error::ErrorChain,
     render::{as_text, gather},
 };
 
@@ -163,7 +163,7 @@ impl Gathering {
     /// Says so once, rather than at each scrape.
     fn complain(&mut self, error: &Error) {
         if !mem::replace(&mut self.is_failing, true) {
-            warn!(error = %Chain(error), "the metrics cannot be served");
+            warn!(error = %ErrorChain(error), "the metrics cannot be served");
         }
     }
 }

@@ -2,21 +2,21 @@
 
 use std::time::{Duration, Instant};
 
-use crate::ErrorKind;
+use super::ErrorKind;
 
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// What the log was told last.
 #[derive(Default)]
-pub(super) struct Complaints {
+pub(crate) struct LogThrottle {
     last: Option<(ErrorKind, Instant)>,
     suppressed: u64,
 }
 
-impl Complaints {
+impl LogThrottle {
     /// How many errors the log was not told of since the last one, if it is time for this one: when
     /// it is of another kind, or after a while.
-    pub(super) fn due(&mut self, kind: ErrorKind, now: Instant) -> Option<u64> {
+    pub(crate) fn admit(&mut self, kind: ErrorKind, now: Instant) -> Option<u64> {
         let repeated = self
             .last
             .is_some_and(|(last, at)| last == kind && now.saturating_duration_since(at) < INTERVAL);
@@ -35,9 +35,9 @@ mod tests {
 
     #[test]
     fn repeated_error_is_logged_at_once_then_throttled() {
-        let mut complaints = Complaints::default();
+        let mut throttle = LogThrottle::default();
         let start = Instant::now();
-        let mut due = |kind, seconds| complaints.due(kind, start + Duration::from_secs(seconds));
+        let mut due = |kind, seconds| throttle.admit(kind, start + Duration::from_secs(seconds));
         assert_eq!(due(ErrorKind::Connection, 0), Some(0));
         assert_eq!(due(ErrorKind::Connection, 0), None);
         assert_eq!(due(ErrorKind::Connection, 9), None);

@@ -10,11 +10,11 @@ use std::{
 
 use socket2::Socket;
 
-use crate::deadline::{deadline, remaining};
+use super::deadline::{deadline_after, time_left};
 
 /// Limits on a socket apply to each system call, so that a peer which sends a byte now and then
 /// would be waited for without end; here each call has what is left of the whole.
-pub(crate) struct TimedSocket {
+pub(crate) struct DeadlineStream {
     socket: Arc<Socket>,
     deadline: Instant,
     /// As they were set last: setting one takes a system call.
@@ -47,7 +47,7 @@ fn is_passing(error: &io::Error) -> bool {
 /// take so much longer than its deadline.
 const STEP: Duration = Duration::from_millis(10);
 
-impl TimedSocket {
+impl DeadlineStream {
     pub(crate) fn new(socket: Arc<Socket>, deadline: Instant) -> Self {
         Self {
             socket,
@@ -61,7 +61,7 @@ impl TimedSocket {
 
     /// The limit for a call, and whether it is another one than was set last.
     fn limit(&self, last: Duration) -> io::Result<(Duration, bool)> {
-        let remaining = remaining(self.deadline)?;
+        let remaining = time_left(self.deadline)?;
         let steps = remaining.as_nanos().div_ceil(STEP.as_nanos());
         let limit = STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX));
         Ok((limit, limit != last))
@@ -87,7 +87,7 @@ impl TimedSocket {
             match call(&self.socket) {
                 Err(error) if is_passing(&error) => {
                     let now = Instant::now();
-                    if now >= *until.get_or_insert_with(|| deadline(SOON)) {
+                    if now >= *until.get_or_insert_with(|| deadline_after(SOON)) {
                         break;
                     }
                     thread::yield_now();
@@ -113,7 +113,7 @@ impl TimedSocket {
     }
 }
 
-impl Read for TimedSocket {
+impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(read) = self.soon(|mut socket| socket.read(buffer))? {
             return Ok(read);
@@ -129,7 +129,7 @@ impl Read for TimedSocket {
     }
 }
 
-impl Write for TimedSocket {
+impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let (eager, lazy) = FLAGS;
         let flags = if self.is_lazy { lazy } else { eager };
@@ -172,10 +172,10 @@ mod tests {
 
     use super::*;
 
-    fn pair(limit: Duration) -> (TimedSocket, UnixStream) {
+    fn pair(limit: Duration) -> (DeadlineStream, UnixStream) {
         let (one, other) = UnixStream::pair().expect("a pair of sockets");
         (
-            TimedSocket::new(Arc::new(one.into()), deadline(limit)),
+            DeadlineStream::new(Arc::new(one.into()), deadline_after(limit)),
             other,
         )
     }
@@ -231,7 +231,7 @@ mod tests {
         let (mut peer, _) = listener.accept().expect("the other end");
         let limit = Duration::from_secs(20);
         peer.set_read_timeout(Some(limit)).expect("a limit");
-        let mut socket = TimedSocket::new(Arc::new(one.into()), deadline(limit));
+        let mut socket = DeadlineStream::new(Arc::new(one.into()), deadline_after(limit));
         let mut bytes = [0; 2];
 
         let started = Instant::now();
@@ -271,8 +271,10 @@ mod tests {
             let this = unsafe { libc::pthread_self() };
             peer.write_all(&this.to_ne_bytes()).expect("sent");
             let mut answer = [0; 1];
-            let mut waiting =
-                TimedSocket::new(Arc::new(peer.into()), deadline(Duration::from_secs(20)));
+            let mut waiting = DeadlineStream::new(
+                Arc::new(peer.into()),
+                deadline_after(Duration::from_secs(20)),
+            );
             waiting.read(&mut answer).map(|_| answer)
         });
         let mut thread = [0; size_of::<libc::pthread_t>()];

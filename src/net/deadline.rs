@@ -5,7 +5,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 /// The moment so long from now.
-pub(crate) fn deadline(limit: Duration) -> Instant {
+pub(crate) fn deadline_after(limit: Duration) -> Instant {
     /// Beyond this a limit is none, and the clock may not be able to count it.
     const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     let now = Instant::now();
@@ -14,7 +14,7 @@ pub(crate) fn deadline(limit: Duration) -> Instant {
 
 /// What is left until the deadline, as long as there is something.
 #[cfg(feature = "redis")]
-pub(crate) fn remaining(deadline: Instant) -> io::Result<Duration> {
+pub(crate) fn time_left(deadline: Instant) -> io::Result<Duration> {
     let remaining = deadline.saturating_duration_since(Instant::now());
     if remaining.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());

@@ -1,0 +1,11 @@
+//! Deadlines, and a socket on which every call keeps one.
+
+mod deadline;
+#[cfg(feature = "redis")]
+mod deadline_stream;
+
+pub(crate) use deadline::deadline_after;
+#[cfg(feature = "redis")]
+pub(crate) use deadline::time_left;
+#[cfg(feature = "redis")]
+pub(crate) use deadline_stream::DeadlineStream;
