@@ -16,8 +16,8 @@ use tracing::{Level, Span, field::Empty};
 
 use crate::{
     Error, ErrorKind, Persistence, PersistenceMetrics, Store, StoreObserver,
-    metrics::{Operation, StoreWire},
-    record::{Key, Kind},
+    metrics::{OperationLabel, StoreWire},
+    paho::{Key, RecordKind},
 };
 use backlog::Backlog;
 
@@ -122,7 +122,7 @@ impl<S: Store> Persistence<S> {
     #[must_use]
     pub fn instrument(mut self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
         let wire = Arc::new(StoreWire::default());
-        self.observe(Arc::clone(&wire) as Arc<dyn StoreObserver>);
+        self.add_observer(Arc::clone(&wire) as Arc<dyn StoreObserver>);
         let mut instrumented = Instrumented::with_store(self, metrics, S::NAME);
         instrumented.wire = Some(wire);
         instrumented
@@ -134,7 +134,7 @@ impl<P: ClientPersistence> Instrumented<P> {
     /// whether the record was there.
     fn call<T>(
         &self,
-        operation: Operation,
+        operation: OperationLabel,
         key: &str,
         bytes: Option<usize>,
         work: impl FnOnce(&mut P) -> mqtt::Result<T>,
@@ -180,7 +180,7 @@ impl<P: ClientPersistence> Instrumented<P> {
         result
     }
 
-    fn span(&self, operation: Operation, key: &str, bytes: Option<usize>) -> Span {
+    fn span(&self, operation: OperationLabel, key: &str, bytes: Option<usize>) -> Span {
         macro_rules! span {
             ($level:expr) => {
                 tracing::span!(
@@ -198,7 +198,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                 )
             };
         }
-        if operation == Operation::Open {
+        if operation == OperationLabel::Open {
             span!(Level::INFO)
         } else {
             span!(Level::DEBUG)
@@ -244,14 +244,14 @@ impl Drop for InProgress<'_> {
 }
 
 impl Session {
-    fn count(&self, operation: Operation, key: &str, outcome: Outcome, took: Duration) {
+    fn count(&self, operation: OperationLabel, key: &str, outcome: Outcome, took: Duration) {
         let series = self.backlog.series().series().of_operation(operation);
         series.duration.observe(took.as_secs_f64());
         // A get can only miss with an error.
         let missed = match outcome {
             Outcome::Ok => false,
             Outcome::Miss => true,
-            Outcome::Error(_) => operation == Operation::Get && !self.backlog.contains(key),
+            Outcome::Error(_) => operation == OperationLabel::Get && !self.backlog.contains(key),
         };
         if let (true, Some(misses)) = (missed, &series.misses) {
             misses.inc();
@@ -265,16 +265,21 @@ impl Session {
 
     /// Paho reads everything when a client is created; a change, or the removal of a command, is
     /// the first thing that it does afterwards.
-    fn note_restoring(&mut self, operation: Operation, key: &str, now: Duration) {
+    fn note_restoring(&mut self, operation: OperationLabel, key: &str, now: Duration) {
         if self.stage == Stage::Running {
             return;
         }
-        let is_command = || Key::parse(key).is_some_and(|key| key.kind == Kind::Command);
+        let is_command = || Key::parse(key).is_some_and(|key| key.kind == RecordKind::Command);
         match operation {
-            Operation::Open => {}
-            Operation::Put | Operation::Close | Operation::Clear => self.stage = Stage::Running,
-            Operation::Remove if is_command() => self.stage = Stage::Running,
-            Operation::Get | Operation::Remove | Operation::Keys | Operation::ContainsKey => {
+            OperationLabel::Open => {}
+            OperationLabel::Put | OperationLabel::Close | OperationLabel::Clear => {
+                self.stage = Stage::Running
+            }
+            OperationLabel::Remove if is_command() => self.stage = Stage::Running,
+            OperationLabel::Get
+            | OperationLabel::Remove
+            | OperationLabel::Keys
+            | OperationLabel::ContainsKey => {
                 let took = now.saturating_sub(self.opened);
                 let series = self.backlog.series().series();
                 series.restore_duration.set(took.as_secs_f64());
@@ -296,18 +301,18 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         self.begin(client_id);
         let work = |inner: &mut P| inner.open(client_id, server_uri);
-        self.call(Operation::Open, "", None, work, |_, (), _| true)
+        self.call(OperationLabel::Open, "", None, work, |_, (), _| true)
     }
 
     fn close(&mut self) -> mqtt::Result<()> {
-        self.call(Operation::Close, "", None, P::close, |_, (), _| true)
+        self.call(OperationLabel::Close, "", None, P::close, |_, (), _| true)
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
         let bytes = buffers.iter().map(|buffer| buffer.len()).sum();
         let work = |inner: &mut P| inner.put(key, buffers);
         self.call(
-            Operation::Put,
+            OperationLabel::Put,
             key,
             Some(bytes),
             work,
@@ -328,7 +333,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
         let work = |inner: &mut P| inner.get(key);
         self.call(
-            Operation::Get,
+            OperationLabel::Get,
             key,
             None,
             work,
@@ -341,14 +346,14 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
         let work = |inner: &mut P| inner.remove(key);
-        self.call(Operation::Remove, key, None, work, |session, (), _| {
+        self.call(OperationLabel::Remove, key, None, work, |session, (), _| {
             session.backlog.remove(key)
         })
     }
 
     fn keys(&mut self) -> mqtt::Result<Vec<String>> {
         self.call(
-            Operation::Keys,
+            OperationLabel::Keys,
             "",
             None,
             P::keys,
@@ -360,17 +365,27 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
-        self.call(Operation::Clear, "", None, P::clear, |session, (), _| {
-            session.backlog.clear();
-            true
-        })
+        self.call(
+            OperationLabel::Clear,
+            "",
+            None,
+            P::clear,
+            |session, (), _| {
+                session.backlog.clear();
+                true
+            },
+        )
     }
 
     fn contains_key(&mut self, key: &str) -> bool {
         let work = |inner: &mut P| Ok(inner.contains_key(key));
-        self.call(Operation::ContainsKey, key, None, work, |_, _: &bool, _| {
-            true
-        })
+        self.call(
+            OperationLabel::ContainsKey,
+            key,
+            None,
+            work,
+            |_, _: &bool, _| true,
+        )
         .unwrap_or_default()
     }
 }

@@ -22,14 +22,15 @@
     )
 )]
 
+mod cache;
 mod error;
 #[cfg(feature = "metrics")]
 mod instrumented;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod net;
+mod paho;
 mod persistence;
-mod record;
 #[cfg(feature = "redis")]
 mod redis;
 #[cfg(feature = "metrics")]
@@ -47,9 +48,7 @@ pub use error::{Error, ErrorKind};
 pub use instrumented::Instrumented;
 #[cfg(feature = "metrics")]
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder};
-pub use persistence::{
-    Durability, Health, HealthSnapshot, MemoryPersistence, Persistence, StoreEvent, StoreObserver,
-};
+pub use persistence::{Health, MemoryPersistence, Persistence, StoreObserver};
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};
 #[cfg(feature = "metrics")]
@@ -60,4 +59,6 @@ pub use render::{render, write_textfile};
 pub use server::fuzzing;
 #[cfg(feature = "server")]
 pub use server::{MetricsServer, MetricsServerBuilder};
-pub use store::{Change, Connected, Group, MemoryStore, Sent, Store};
+pub use store::{
+    Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, Sent, Store, StoreEvent,
+};

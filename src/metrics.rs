@@ -15,7 +15,7 @@ use prometheus::Registry;
 use crate::{Error, ErrorKind};
 pub(crate) use clock::Clock;
 use families::Families;
-pub(crate) use labels::{Operation, RecordKind};
+pub(crate) use labels::{KindLabel, OperationLabel};
 pub(crate) use series::{KindSeries, LiveSeries};
 pub(crate) use store::{StoreSeries, StoreWire};
 

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    metrics::{KindSeries, LiveSeries, RecordKind},
-    record::{Key, KeyHasher, Kind},
+    metrics::{KindLabel, KindSeries, LiveSeries},
+    paho::{Key, KeyHasher, RecordKind},
 };
 
 /// A record by its key, which needs no allocation where Paho wrote it.
@@ -32,22 +32,22 @@ impl Id {
         Key::parse(key).map_or_else(|| Self::Other(key.into()), Self::Key)
     }
 
-    fn kind(&self) -> RecordKind {
+    fn kind(&self) -> KindLabel {
         match self {
             Self::Key(key) => match key.kind {
-                Kind::Command => RecordKind::Command,
-                Kind::SentPublish => RecordKind::SentPublish,
-                Kind::SentPubrel => RecordKind::SentPubrel,
-                Kind::ReceivedPublish => RecordKind::ReceivedPublish,
-                Kind::Undelivered => RecordKind::Undelivered,
+                RecordKind::Command => KindLabel::Command,
+                RecordKind::SentPublish => KindLabel::SentPublish,
+                RecordKind::SentPubrel => KindLabel::SentPubrel,
+                RecordKind::ReceivedPublish => KindLabel::ReceivedPublish,
+                RecordKind::Undelivered => KindLabel::Undelivered,
             },
-            Self::Other(_) => RecordKind::Other,
+            Self::Other(_) => KindLabel::Other,
         }
     }
 }
 
 /// The kind of record that a key stands for.
-pub(super) fn kind_of(key: &str) -> RecordKind {
+pub(super) fn kind_of(key: &str) -> KindLabel {
     Id::of(key).kind()
 }
 
@@ -114,10 +114,10 @@ impl Queue {
 pub(super) struct Backlog {
     series: LiveSeries,
     records: HashMap<Id, Record, BuildHasherDefault<KeyHasher>>,
-    queues: [Queue; RecordKind::ALL.len()],
+    queues: [Queue; KindLabel::ALL.len()],
     /// The record that was read last.
     just_read: Option<Key>,
-    restored: [i64; RecordKind::ALL.len()],
+    restored: [i64; KindLabel::ALL.len()],
 }
 
 impl Backlog {
@@ -127,7 +127,7 @@ impl Backlog {
             records: HashMap::default(),
             queues: Default::default(),
             just_read: None,
-            restored: [0; RecordKind::ALL.len()],
+            restored: [0; KindLabel::ALL.len()],
         }
     }
 
@@ -135,7 +135,7 @@ impl Backlog {
         &self.series
     }
 
-    fn of_kind(&self, kind: RecordKind) -> &KindSeries {
+    fn of_kind(&self, kind: KindLabel) -> &KindSeries {
         self.series.series().of_kind(kind)
     }
 
@@ -157,7 +157,7 @@ impl Backlog {
     }
 
     /// The record has that size, and is there from now on; its kind, unless it already was.
-    fn note(&mut self, key: &str, size: usize, now: Duration) -> Option<RecordKind> {
+    fn note(&mut self, key: &str, size: usize, now: Duration) -> Option<KindLabel> {
         let id = Id::of(key);
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
@@ -189,7 +189,7 @@ impl Backlog {
         let id = match Id::of(key) {
             Id::Key(key) => {
                 let is_live = |key| self.records.contains_key(&Id::Key(key));
-                Id::Key(key.meant(self.just_read, is_live))
+                Id::Key(key.resolve_removed_key(self.just_read, is_live))
             }
             other @ Id::Other(_) => other,
         };
@@ -202,7 +202,7 @@ impl Backlog {
 
     /// All records were removed.
     pub(super) fn clear(&mut self) {
-        for kind in RecordKind::ALL {
+        for kind in KindLabel::ALL {
             let live = u64::try_from(self.queue(kind).live).unwrap_or(u64::MAX);
             self.of_kind(kind).removed.inc_by(live);
         }
@@ -253,7 +253,7 @@ impl Backlog {
 
     /// What is there now is what was restored.
     pub(super) fn note_restored(&mut self) {
-        for kind in RecordKind::ALL {
+        for kind in KindLabel::ALL {
             let live = i64::try_from(self.queue(kind).live).unwrap_or(i64::MAX);
             self.set_restored(kind, live);
         }
@@ -264,14 +264,14 @@ impl Backlog {
         clippy::indexing_slicing,
         reason = "there is an element for each variant"
     )]
-    fn set_restored(&mut self, kind: RecordKind, records: i64) {
+    fn set_restored(&mut self, kind: KindLabel, records: i64) {
         let before = std::mem::replace(&mut self.restored[kind as usize], records);
         self.of_kind(kind)
             .restored
             .add(records.saturating_sub(before));
     }
 
-    fn close_up(&mut self, kind: RecordKind) {
+    fn close_up(&mut self, kind: KindLabel) {
         let Self {
             queues, records, ..
         } = self;
@@ -279,7 +279,7 @@ impl Backlog {
         queue_of(queues, kind).close_up(of_kind.map(|(_, record)| &mut record.arrival));
     }
 
-    fn queue(&mut self, kind: RecordKind) -> &mut Queue {
+    fn queue(&mut self, kind: KindLabel) -> &mut Queue {
         queue_of(&mut self.queues, kind)
     }
 }
@@ -288,7 +288,7 @@ impl Backlog {
     clippy::indexing_slicing,
     reason = "there is an element for each variant"
 )]
-fn queue_of(queues: &mut [Queue; RecordKind::ALL.len()], kind: RecordKind) -> &mut Queue {
+fn queue_of(queues: &mut [Queue; KindLabel::ALL.len()], kind: KindLabel) -> &mut Queue {
     &mut queues[kind as usize]
 }
 
@@ -296,7 +296,7 @@ fn queue_of(queues: &mut [Queue; RecordKind::ALL.len()], kind: RecordKind) -> &m
 impl Drop for Backlog {
     fn drop(&mut self) {
         self.forget_all();
-        for kind in RecordKind::ALL {
+        for kind in KindLabel::ALL {
             self.set_restored(kind, 0);
         }
     }

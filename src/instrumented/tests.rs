@@ -11,7 +11,12 @@ use std::{
 use prometheus::{Encoder, Registry, TextEncoder};
 
 use super::*;
-use crate::{HealthSnapshot, MemoryPersistence, StoreEvent, metrics::Clock, persistence::sample};
+use crate::{
+    metrics::Clock,
+    paho::sample_record,
+    persistence::MemoryPersistence,
+    store::{HealthSnapshot, StoreEvent},
+};
 
 /// A clock that stands still until it is told to go on; each look at it takes a microsecond.
 #[derive(Clone, Default)]
@@ -98,8 +103,12 @@ fn scripted_calls_give_exact_exposition() {
     let memory = MemoryPersistence::new();
     let mut before = memory.clone();
     before.open("device-1", "broker:1883").expect("opens");
-    before.put("c5-7", vec![&sample("c5-7")]).expect("puts");
-    before.put("r5-3", vec![&sample("r5-3")]).expect("puts");
+    before
+        .put("c5-7", vec![&sample_record("c5-7")])
+        .expect("puts");
+    before
+        .put("r5-3", vec![&sample_record("r5-3")])
+        .expect("puts");
     drop(before);
 
     let health = memory.health();
@@ -107,8 +116,14 @@ fn scripted_calls_give_exact_exposition() {
     persistence.open("device-1", "broker:1883").expect("opens");
     clock.advance(Duration::from_millis(2));
     assert_eq!(persistence.keys().expect("lists").len(), 2);
-    assert_eq!(persistence.get("r5-3").expect("reads"), sample("r5-3"));
-    assert_eq!(persistence.get("c5-7").expect("reads"), sample("c5-7"));
+    assert_eq!(
+        persistence.get("r5-3").expect("reads"),
+        sample_record("r5-3")
+    );
+    assert_eq!(
+        persistence.get("c5-7").expect("reads"),
+        sample_record("c5-7")
+    );
     persistence.remove("c-0").expect("is not there");
     clock.advance(Duration::from_secs(10));
     persistence
@@ -265,7 +280,7 @@ fn series_go_with_last_persistence_of_label() {
             .client_label(label);
         persistence.open("id", "uri").expect("opens");
         persistence
-            .put("c5-1", vec![&sample("c5-1")])
+            .put("c5-1", vec![&sample_record("c5-1")])
             .expect("puts");
         persistence
     };
@@ -293,7 +308,7 @@ fn reopening_starts_from_stored_records() {
         persistence.keys().expect("lists");
         assert_eq!(value(&registry, restored), Some(expected));
         persistence
-            .put("c5-1", vec![&sample("c5-1")])
+            .put("c5-1", vec![&sample_record("c5-1")])
             .expect("puts");
         persistence.close().expect("closes");
     }
@@ -314,7 +329,9 @@ fn only_records_of_this_run_are_counted() {
     };
     persistence.open("id", "uri").expect("opens");
     for key in ["c5-1", "c5-2", "s5-1", "s5-1"] {
-        persistence.put(key, vec![&sample(key)]).expect("puts");
+        persistence
+            .put(key, vec![&sample_record(key)])
+            .expect("puts");
     }
     for key in ["c5-1", "c5-1", "sc5-1"] {
         persistence.remove(key).expect("removes");

@@ -1,10 +1,10 @@
 //! The values of the labels: closed lists, each with a name for the label.
 
-use crate::record::Kind;
+use crate::paho::RecordKind;
 
 /// The calls, as the `operation` label names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation {
+pub(crate) enum OperationLabel {
     Open,
     Close,
     Put,
@@ -15,7 +15,7 @@ pub(crate) enum Operation {
     ContainsKey,
 }
 
-impl Operation {
+impl OperationLabel {
     pub(crate) const ALL: [Self; 8] = [
         Self::Open,
         Self::Close,
@@ -43,7 +43,7 @@ impl Operation {
 
 /// The kinds of records, as the `kind` label names them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum RecordKind {
+pub(crate) enum KindLabel {
     Command,
     SentPublish,
     SentPubrel,
@@ -53,7 +53,7 @@ pub(crate) enum RecordKind {
     Other,
 }
 
-impl RecordKind {
+impl KindLabel {
     pub(crate) const ALL: [Self; 6] = [
         Self::Command,
         Self::SentPublish,
@@ -65,11 +65,11 @@ impl RecordKind {
 
     pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Command => Kind::Command.label(),
-            Self::SentPublish => Kind::SentPublish.label(),
-            Self::SentPubrel => Kind::SentPubrel.label(),
-            Self::ReceivedPublish => Kind::ReceivedPublish.label(),
-            Self::Undelivered => Kind::Undelivered.label(),
+            Self::Command => RecordKind::Command.as_str(),
+            Self::SentPublish => RecordKind::SentPublish.as_str(),
+            Self::SentPubrel => RecordKind::SentPubrel.as_str(),
+            Self::ReceivedPublish => RecordKind::ReceivedPublish.as_str(),
+            Self::Undelivered => RecordKind::Undelivered.as_str(),
             Self::Other => "other",
         }
     }
@@ -84,8 +84,8 @@ mod tests {
     /// between: a free text in front of closed lists is safe if no end of the one is another's.
     #[test]
     fn client_ids_never_make_series_collide() {
-        let kinds = RecordKind::ALL.map(RecordKind::as_str);
-        let operations = Operation::ALL.map(Operation::as_str);
+        let kinds = KindLabel::ALL.map(KindLabel::as_str);
+        let operations = OperationLabel::ALL.map(OperationLabel::as_str);
         let errors = operations.iter().flat_map(|operation| {
             ErrorKind::ALL
                 .iter()

@@ -14,13 +14,13 @@ use prometheus::{
     core::{MetricVec, MetricVecBuilder},
 };
 
-use super::{Families, Operation, RecordKind};
+use super::{Families, KindLabel, OperationLabel};
 use crate::ErrorKind;
 
 /// The series of one `client_id` label, which several persistences may share.
 pub(crate) struct ClientSeries {
-    operations: [OperationSeries; Operation::ALL.len()],
-    kinds: [KindSeries; RecordKind::ALL.len()],
+    operations: [OperationSeries; OperationLabel::ALL.len()],
+    kinds: [KindSeries; KindLabel::ALL.len()],
     pub(crate) in_progress: IntGauge,
     pub(crate) value_size: Histogram,
     pub(crate) opened: Gauge,
@@ -58,7 +58,7 @@ pub(crate) struct KindSeries {
 impl ClientSeries {
     fn new(families: &Families, label: &str) -> Self {
         Self {
-            operations: Operation::ALL.map(|operation| {
+            operations: OperationLabel::ALL.map(|operation| {
                 let labels = [label, operation.as_str()];
                 OperationSeries {
                     duration: families.operation_duration.with_label_values(&labels),
@@ -72,7 +72,7 @@ impl ClientSeries {
                         .then(|| families.operation_misses.with_label_values(&labels)),
                 }
             }),
-            kinds: RecordKind::ALL.map(|kind| {
+            kinds: KindLabel::ALL.map(|kind| {
                 let labels = [label, kind.as_str()];
                 KindSeries {
                     records: families.records.with_label_values(&labels),
@@ -94,7 +94,7 @@ impl ClientSeries {
         clippy::indexing_slicing,
         reason = "there is an element for each variant"
     )]
-    pub(crate) fn of_operation(&self, operation: Operation) -> &OperationSeries {
+    pub(crate) fn of_operation(&self, operation: OperationLabel) -> &OperationSeries {
         &self.operations[operation as usize]
     }
 
@@ -102,18 +102,18 @@ impl ClientSeries {
         clippy::indexing_slicing,
         reason = "there is an element for each variant"
     )]
-    pub(crate) fn of_kind(&self, kind: RecordKind) -> &KindSeries {
+    pub(crate) fn of_kind(&self, kind: KindLabel) -> &KindSeries {
         &self.kinds[kind as usize]
     }
 }
 
-fn can_miss(operation: Operation) -> bool {
-    matches!(operation, Operation::Get | Operation::Remove)
+fn can_miss(operation: OperationLabel) -> bool {
+    matches!(operation, OperationLabel::Get | OperationLabel::Remove)
 }
 
 /// The kinds that a call can fail with, so that no series exists that can never move.
-fn errors_of(operation: Operation) -> impl Iterator<Item = ErrorKind> {
-    use Operation::{Close, ContainsKey, Get, Open, Put, Remove};
+fn errors_of(operation: OperationLabel) -> impl Iterator<Item = ErrorKind> {
+    use OperationLabel::{Close, ContainsKey, Get, Open, Put, Remove};
     ErrorKind::ALL
         .iter()
         .copied()
@@ -134,21 +134,21 @@ fn errors_of(operation: Operation) -> impl Iterator<Item = ErrorKind> {
 }
 
 /// Since when the oldest record of each kind has been there, in one persistence.
-struct Oldest([AtomicU64; RecordKind::ALL.len()]);
+struct Oldest([AtomicU64; KindLabel::ALL.len()]);
 
 /// No record is there.
 const NONE: u64 = u64::MAX;
 
 impl Oldest {
     fn new() -> Self {
-        Self([const { AtomicU64::new(NONE) }; RecordKind::ALL.len()])
+        Self([const { AtomicU64::new(NONE) }; KindLabel::ALL.len()])
     }
 
     #[expect(
         clippy::indexing_slicing,
         reason = "there is an element for each variant"
     )]
-    fn of_kind(&self, kind: RecordKind) -> &AtomicU64 {
+    fn of_kind(&self, kind: KindLabel) -> &AtomicU64 {
         &self.0[kind as usize]
     }
 }
@@ -172,7 +172,7 @@ impl Clients {
     /// Calls back for each client and kind with the moment since when its oldest record is there.
     pub(super) fn for_each_oldest(&self, mut each: impl FnMut(&KindSeriesAge<'_>)) {
         for shared in self.lock().values() {
-            for kind in RecordKind::ALL {
+            for kind in KindLabel::ALL {
                 let since = shared
                     .persistences
                     .iter()
@@ -233,7 +233,7 @@ impl LiveSeries {
     }
 
     /// Notes since when the oldest record of that kind is there.
-    pub(crate) fn set_oldest(&self, kind: RecordKind, since: Option<Duration>) {
+    pub(crate) fn set_oldest(&self, kind: KindLabel, since: Option<Duration>) {
         let nanos = since.map_or(NONE, |since| {
             u64::try_from(since.as_nanos()).unwrap_or(NONE)
         });
@@ -275,7 +275,7 @@ fn build_info<'a>(label: &'a str, store: &'a str) -> [&'a str; 3] {
 impl Families {
     /// Removes what [`ClientSeries::new`] made.
     fn forget(&self, label: &str) {
-        for operation in Operation::ALL {
+        for operation in OperationLabel::ALL {
             let labels = [label, operation.as_str()];
             forget(&self.operation_duration, &labels);
             for error in errors_of(operation) {
@@ -288,7 +288,7 @@ impl Families {
                 forget(&self.operation_misses, &labels);
             }
         }
-        for kind in RecordKind::ALL {
+        for kind in KindLabel::ALL {
             let labels = [label, kind.as_str()];
             forget(&self.records, &labels);
             forget(&self.record_bytes, &labels);

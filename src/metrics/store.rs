@@ -8,7 +8,7 @@ use std::{
 
 use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
 
-use super::{Families, PersistenceMetrics, RecordKind, series::forget};
+use super::{Families, KindLabel, PersistenceMetrics, series::forget};
 use crate::{ErrorKind, HealthSnapshot, StoreEvent, StoreObserver};
 
 /// Every metric whose name starts with `store_`.
@@ -121,7 +121,7 @@ impl StoreFamilies {
         forget(&self.unconfirmed_bytes, &of_client);
         forget(&self.held_records, &of_client);
         forget(&self.held_bytes, &of_client);
-        for kind in RecordKind::ALL {
+        for kind in KindLabel::ALL {
             forget(&self.discarded, &[label, kind.as_str()]);
         }
         forget(&self.lost, &of_client);
@@ -187,7 +187,7 @@ impl StoreSeries {
         for error in errors() {
             store.errors.with_label_values(&[label, error.as_str()]);
         }
-        for kind in RecordKind::ALL {
+        for kind in KindLabel::ALL {
             store.discarded.with_label_values(&[label, kind.as_str()]);
         }
         let shared = all.entry(label.to_owned()).or_default();

@@ -3,44 +3,25 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use super::{changes::Amount, ledger::Ledger, state::Shared};
-use crate::{Error, ErrorKind, Store, net::deadline_after};
+use super::lifecycle::PersistenceShared;
+use crate::{
+    error::{Error, ErrorKind},
+    net::deadline_after,
+    store::{HealthSnapshot, Store},
+};
 
 /// Answers how the store of a persistence is, also after that was handed to a client.
 ///
 /// Each question waits for the call that is being answered at that moment, which is no longer than
 /// one exchange with the store may take; while the persistence is being opened, until it is open.
 #[derive(Clone)]
-pub struct Health(Arc<dyn Source>);
-
-/// How the store of a client is. Later versions may have more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct HealthSnapshot {
-    /// The records are open, and the store takes what is put.
-    pub up: bool,
-    /// Since when the store cannot be used, where it cannot.
-    pub down_since: Option<SystemTime>,
-    /// Records that are held here since the store cannot be used.
-    pub held_records: usize,
-    /// Their bytes.
-    pub held_bytes: usize,
-    /// Records that were sent and that the store has not confirmed.
-    pub unconfirmed_records: usize,
-    /// Their bytes.
-    pub unconfirmed_bytes: usize,
-    /// Records that the store has lost since the persistence was opened, and of which there was no
-    /// copy here.
-    pub lost_records: u64,
-    /// When the store was last known to have everything.
-    pub last_confirmed: Option<SystemTime>,
-}
+pub struct Health(Arc<dyn HealthSource>);
 
 impl Health {
-    pub(super) fn new(source: Arc<dyn Source>) -> Self {
+    pub(super) fn new(source: Arc<dyn HealthSource>) -> Self {
         Self(source)
     }
 
@@ -75,23 +56,23 @@ impl fmt::Debug for Health {
 }
 
 /// Who knows, without the type of the store.
-pub(super) trait Source: Send + Sync {
+pub(super) trait HealthSource: Send + Sync {
     fn snapshot(&self) -> HealthSnapshot;
     fn last_error(&self) -> Option<Arc<Error>>;
     fn flush(&self, until: Instant) -> Result<(), Error>;
 }
 
-impl<S: Store> Source for Shared<S> {
+impl<S: Store> HealthSource for PersistenceShared<S> {
     fn snapshot(&self) -> HealthSnapshot {
         match &self.lock().open {
-            Some(open) => snapshot(&open.ledger),
+            Some(open) => open.cache.health_snapshot(),
             None => HealthSnapshot::default(),
         }
     }
 
     fn last_error(&self) -> Option<Arc<Error>> {
         let state = self.lock();
-        state.open.as_ref()?.ledger.last_error.clone()
+        state.open.as_ref()?.cache.last_error.clone()
     }
 
     fn flush(&self, until: Instant) -> Result<(), Error> {
@@ -101,11 +82,11 @@ impl<S: Store> Source for Shared<S> {
             let Some(open) = &mut state.open else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
-            open.ledger.flush();
+            open.cache.flush();
             // It may have lost what it had confirmed.
-            open.ledger.check();
-            let outage = open.ledger.outage().map(|outage| Arc::clone(&outage.error));
-            if outage.is_none() && !open.ledger.is_busy() {
+            open.cache.check();
+            let outage = open.cache.outage().map(|outage| Arc::clone(&outage.error));
+            if outage.is_none() && !open.cache.has_pending() {
                 return Ok(());
             }
             if Instant::now() >= until {
@@ -119,24 +100,5 @@ impl<S: Store> Source for Shared<S> {
             self.wake(&mut state);
             (state, _) = self.wait(state, until);
         }
-    }
-}
-
-pub(super) fn snapshot<S: Store>(ledger: &Ledger<S>) -> HealthSnapshot {
-    let unconfirmed = ledger.unconfirmed();
-    let outage = ledger.outage();
-    let (held, unconfirmed) = match outage {
-        Some(_) => (unconfirmed, Amount::default()),
-        None => (Amount::default(), unconfirmed),
-    };
-    HealthSnapshot {
-        up: outage.is_none(),
-        down_since: outage.map(|outage| outage.since_time),
-        held_records: held.records,
-        held_bytes: held.bytes,
-        unconfirmed_records: unconfirmed.records,
-        unconfirmed_bytes: unconfirmed.bytes,
-        lost_records: ledger.events.lost_records(),
-        last_confirmed: Some(ledger.last_confirmed()),
     }
 }

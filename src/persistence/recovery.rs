@@ -8,15 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    events::StoreEvent,
-    health::snapshot,
-    ledger::{Away, Ledger, write},
-    opening::{self, read_patiently},
-    records::{Records, renumber},
-    watcher::Watch,
+use super::{call_semantics::CallSemantics, worker_context::WorkerContext};
+use crate::{
+    cache::{LentStore, WriteBehindCache, list_keys, read_or_split, relocate_record},
+    error::{Error, ErrorKind},
+    net::deadline_after,
+    store::{Store, StoreEvent},
 };
-use crate::{Change, Error, ErrorKind, Store, net::deadline_after, record::Key};
 
 /// How many bytes are written again in one step.
 const BATCH_BYTES: usize = 256 * 1024;
@@ -29,13 +27,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const REPORT: Duration = Duration::from_millis(500);
 
 /// Goes on until the store has everything, or the records are closed.
-pub(super) fn recover<S: Store>(watch: &Watch<'_, S>, away: Away<S>) {
+pub(super) fn recover<S: Store>(context: &WorkerContext<'_, S>, away: LentStore<S>) {
     let mut recovery = Recovery {
-        watch,
+        context,
         is_broken: is_broken(away.kind),
         is_full: away.kind == ErrorKind::OutOfMemory,
         doubt: matches!(away.kind, ErrorKind::Lost | ErrorKind::Unconfirmed)
-            .then_some(Doubt::Emptied),
+            .then_some(ResyncReason::MayHaveLess),
         name: away.name,
         life: away.life,
         pause: FIRST_PAUSE,
@@ -46,7 +44,7 @@ pub(super) fn recover<S: Store>(watch: &Watch<'_, S>, away: Away<S>) {
     loop {
         let goes_on = match recovery.attempt(&mut store) {
             Ok(()) => !recovery.finish(store),
-            Err(error) => recovery.give_back(store, error),
+            Err(error) => recovery.return_store(store, error),
         };
         if !goes_on {
             return;
@@ -59,13 +57,13 @@ pub(super) fn recover<S: Store>(watch: &Watch<'_, S>, away: Away<S>) {
 }
 
 struct Recovery<'a, S: Store> {
-    watch: &'a Watch<'a, S>,
+    context: &'a WorkerContext<'a, S>,
     name: String,
     /// The connection is of no use.
     is_broken: bool,
     /// What makes room goes first.
     is_full: bool,
-    doubt: Option<Doubt>,
+    doubt: Option<ResyncReason>,
     life: Option<String>,
     pause: Duration,
     /// How much is written in one step: less where it took too long.
@@ -75,11 +73,11 @@ struct Recovery<'a, S: Store> {
 
 /// Why what the store has may not be what it was told.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Doubt {
+enum ResyncReason {
     /// It is the same, but there may be less in it.
-    Emptied,
+    MayHaveLess,
     /// It is another one, or has started anew with what it had kept.
-    Older,
+    MayBeOlder,
 }
 
 impl<S: Store> Recovery<'_, S> {
@@ -91,9 +89,9 @@ impl<S: Store> Recovery<'_, S> {
             self.is_broken = false;
             let is_same = connected.instance_id.is_some() && connected.instance_id == self.life;
             if !is_same {
-                self.doubt = Some(Doubt::Older);
+                self.doubt = Some(ResyncReason::MayBeOlder);
             }
-            self.doubt.get_or_insert(Doubt::Emptied);
+            self.doubt.get_or_insert(ResyncReason::MayHaveLess);
             self.life = connected.instance_id;
         }
         if self.is_full {
@@ -108,9 +106,9 @@ impl<S: Store> Recovery<'_, S> {
     }
 
     /// Works on the open records, as long as somebody needs them.
-    fn with_records<T>(&self, work: impl FnOnce(&mut Records<S>) -> T) -> Result<T, Error> {
-        let mut state = self.watch.shared.lock();
-        if self.watch.is_over(&state) {
+    fn with_records<T>(&self, work: impl FnOnce(&mut CallSemantics<S>) -> T) -> Result<T, Error> {
+        let mut state = self.context.shared.lock();
+        if self.context.is_over(&state) {
             return Err(closed());
         }
         state.open.as_mut().map(work).ok_or_else(closed)
@@ -118,24 +116,25 @@ impl<S: Store> Recovery<'_, S> {
 
     /// Moves records out of the way of what is to be written over them.
     fn move_records(&self, store: &mut S) -> Result<(), Error> {
-        for (old, new) in self.with_records(|open| open.ledger.moves())? {
-            let is_it = |value: &[u8]| self.with_records(|open| open.ledger.is_moving(new, value));
-            let value = move_record(store, (old, new), is_it, false)?;
-            self.with_records(|open| open.ledger.moved((old, new), value.as_deref()))?;
+        for (old, new) in self.with_records(|open| open.cache.relocation_steps())? {
+            let is_it =
+                |value: &[u8]| self.with_records(|open| open.cache.is_relocated_value(new, value));
+            let value = relocate_record(store, (old, new), is_it, false)?;
+            self.with_records(|open| open.cache.finish_relocation((old, new), value.as_deref()))?;
         }
         Ok(())
     }
 
     /// Finds out what the store has, and notes what it lacks.
-    fn compare(&self, store: &mut S, doubt: Doubt) -> Result<(), Error> {
-        let is_older = doubt == Doubt::Older;
-        let (keys, foreign) = opening::list(store)?;
-        let to_compare = self.with_records(|open| open.ledger.compare(&keys, foreign, is_older))?;
+    fn compare(&self, store: &mut S, doubt: ResyncReason) -> Result<(), Error> {
+        let is_older = doubt == ResyncReason::MayBeOlder;
+        let (keys, foreign) = list_keys(store)?;
+        let to_compare = self.with_records(|open| open.cache.resync(&keys, foreign, is_older))?;
         for keys in to_compare.chunks(COMPARED) {
-            let values = read_patiently(store, keys)?;
+            let values = read_or_split(store, keys)?;
             self.with_records(|open| {
                 for (key, value) in keys.iter().zip(values) {
-                    open.ledger.compare_value(*key, value.as_deref());
+                    open.cache.verify_value(*key, value.as_deref());
                 }
             })?;
         }
@@ -162,10 +161,10 @@ impl<S: Store> Recovery<'_, S> {
     /// Tells whether that was the last one.
     fn write_batch(&self, store: &mut S, only_removes: bool) -> Result<bool, Error> {
         let bytes = self.batch_bytes;
-        let batch = self.with_records(|open| open.ledger.batch(bytes, only_removes))?;
+        let batch = self.with_records(|open| open.cache.next_batch(bytes, only_removes))?;
         if !batch.is_empty() {
-            batch.make(store, false)?;
-            self.with_records(|open| open.ledger.settle())?;
+            batch.write(store, false)?;
+            self.with_records(|open| open.cache.confirm_batch())?;
         }
         Ok(batch.is_last)
     }
@@ -173,21 +172,21 @@ impl<S: Store> Recovery<'_, S> {
     /// Writes what calls have changed meanwhile, and gives the store back: they wait for that, since
     /// otherwise they could keep it from ever coming to an end. Tells whether it has.
     fn finish(&mut self, mut store: S) -> bool {
-        let shared = self.watch.shared;
+        let shared = self.context.shared;
         let mut state = shared.lock();
-        let is_over = self.watch.is_over(&state);
+        let is_over = self.context.is_over(&state);
         let Some(open) = state.open.as_mut().filter(|_| !is_over) else {
-            self.watch.return_store(&mut state, store);
+            self.context.return_store(&mut state, store);
             return true;
         };
-        let made = make_the_rest(&mut open.ledger, &mut store);
+        let made = make_the_rest(&mut open.cache, &mut store);
         let is_made = made.is_ok();
         match made {
-            Ok(()) => open.ledger.recovered(store, self.life.take()),
+            Ok(()) => open.cache.end_outage(store, self.life.take()),
             Err(error) => {
                 self.learn(error.kind());
-                open.ledger.failed_again(error);
-                open.ledger.give_back(store);
+                open.cache.still_down(error);
+                open.cache.return_store(store);
             }
         }
         shared.changed.notify_all();
@@ -205,17 +204,17 @@ impl<S: Store> Recovery<'_, S> {
 
     /// Lets calls read from it, where it can be read, until the next attempt; there is none where
     /// nobody needs it any more.
-    fn give_back(&mut self, store: S, error: Error) -> bool {
+    fn return_store(&mut self, store: S, error: Error) -> bool {
         self.learn(error.kind());
-        let shared = self.watch.shared;
+        let shared = self.context.shared;
         let mut state = shared.lock();
-        let is_over = self.watch.is_over(&state);
+        let is_over = self.context.is_over(&state);
         let Some(open) = state.open.as_mut().filter(|_| !is_over) else {
-            self.watch.return_store(&mut state, store);
+            self.context.return_store(&mut state, store);
             return false;
         };
-        open.ledger.failed_again(error);
-        open.ledger.give_back(store);
+        open.cache.still_down(error);
+        open.cache.return_store(store);
         shared.changed.notify_all();
         true
     }
@@ -226,70 +225,40 @@ impl<S: Store> Recovery<'_, S> {
         let until = deadline_after(with_jitter(self.pause));
         self.pause = self.pause.saturating_mul(2).min(LONGEST_PAUSE);
         loop {
-            self.watch.tell();
-            let shared = self.watch.shared;
+            self.context.deliver_events();
+            let shared = self.context.shared;
             let mut state = shared.lock();
-            if self.watch.is_over(&state) {
+            if self.context.is_over(&state) {
                 return None;
             }
             let open = state.open.as_mut()?;
             if Instant::now() >= until {
-                return open.ledger.take_store_again();
+                return open.cache.lend_store_again();
             }
             self.report(open);
             drop(shared.wait(state, until.min(deadline_after(REPORT))));
         }
     }
 
-    fn report(&mut self, open: &mut Records<S>) {
-        let status = snapshot(&open.ledger);
-        if status.held_bytes >= self.watch.shared.settings.buffer_warn_bytes && !self.is_alarmed {
+    fn report(&mut self, open: &mut CallSemantics<S>) {
+        let status = open.cache.health_snapshot();
+        if status.held_bytes >= self.context.shared.config.buffer_warn_bytes && !self.is_alarmed {
             self.is_alarmed = true;
             let bytes = status.held_bytes;
-            open.ledger.events.push(StoreEvent::BufferWarning { bytes });
+            open.cache.events.push(StoreEvent::BufferWarning { bytes });
         }
-        open.ledger.events.push(StoreEvent::Status(status));
+        open.cache.events.push(StoreEvent::Status(status));
     }
 }
 
 /// Moves and writes what is left.
-fn make_the_rest<S: Store>(ledger: &mut Ledger<S>, store: &mut S) -> Result<(), Error> {
-    for (old, new) in ledger.moves() {
-        let is_it = |value: &[u8]| Ok(ledger.is_moving(new, value));
-        let value = move_record(store, (old, new), is_it, true)?;
-        ledger.moved((old, new), value.as_deref());
+fn make_the_rest<S: Store>(cache: &mut WriteBehindCache<S>, store: &mut S) -> Result<(), Error> {
+    for (old, new) in cache.relocation_steps() {
+        let is_it = |value: &[u8]| Ok(cache.is_relocated_value(new, value));
+        let value = relocate_record(store, (old, new), is_it, true)?;
+        cache.finish_relocation((old, new), value.as_deref());
     }
-    ledger.batch(usize::MAX, false).make(store, true)
-}
-
-/// Moves a record in one step, and gives the value that it has then; nothing where it is in neither place.
-fn move_record(
-    store: &mut impl Store,
-    (old, new): (Key, Key),
-    is_it: impl Fn(&[u8]) -> Result<bool, Error>,
-    calls_wait: bool,
-) -> Result<Option<Vec<u8>>, Error> {
-    let mut values = read_patiently(store, &[old, new])?.into_iter();
-    let (before, after) = (values.next().flatten(), values.next().flatten());
-    if let Some(mut value) = before
-        && is_it(&value)?
-    {
-        renumber(new, &mut value);
-        let (old, key) = (&old.name(), &new.name());
-        let put = Change::Put { key, value: &value };
-        let step = [put, Change::Remove { key: old }];
-        write(store, &[&step], calls_wait)?;
-        return Ok(Some(value));
-    }
-    // It has been moved already where the answer to that was lost.
-    if let Some(mut value) = after {
-        renumber(old, &mut value);
-        if is_it(&value)? {
-            renumber(new, &mut value);
-            return Ok(Some(value));
-        }
-    }
-    Ok(None)
+    cache.next_batch(usize::MAX, false).write(store, true)
 }
 
 /// Nobody hears of it.

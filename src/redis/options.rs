@@ -4,7 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{EvictionCheck, RedisPersistence, RedisStore, target::Target};
 use crate::{
-    Durability, Error, ErrorKind, Persistence, StoreObserver, persistence::Settings as Conduct,
+    Durability, Error, ErrorKind, Persistence, StoreObserver, persistence::PersistenceConfig,
 };
 
 /// Where Redis is and how long to wait for it.
@@ -49,19 +49,19 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Default for RedisPersistenceBuilder {
     fn default() -> Self {
-        let Conduct {
+        let PersistenceConfig {
             durability,
             cache_limit,
             buffer_warn_bytes,
-            patience,
+            call_timeout,
             open_timeout,
             observer,
-        } = Conduct::default();
+        } = PersistenceConfig::default();
         Self {
             url: Target::default().to_string(),
             key_prefix: String::new(),
             connect_timeout: CONNECT_TIMEOUT,
-            operation_timeout: patience,
+            operation_timeout: call_timeout,
             open_timeout,
             eviction_check: EvictionCheck::default(),
             durability,
@@ -237,15 +237,15 @@ impl RedisPersistenceBuilder {
             eviction_check,
             durability,
         });
-        let conduct = Conduct {
+        let conduct = PersistenceConfig {
             durability,
             cache_limit,
             buffer_warn_bytes,
-            patience: operation_timeout,
+            call_timeout: operation_timeout,
             open_timeout,
             observer,
         };
-        Persistence::with_settings(store, conduct)
+        Persistence::with_config(store, conduct)
     }
 }
 

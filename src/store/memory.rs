@@ -5,23 +5,23 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::{Change, Connected, Group, Sent, Store};
-use crate::{Error, ErrorKind};
+use super::traits::{Change, Connected, Group, Sent, Store};
+use crate::error::{Error, ErrorKind};
 
-type Records = BTreeMap<Vec<u8>, Vec<u8>>;
+type RecordMap = BTreeMap<Vec<u8>, Vec<u8>>;
 
 /// The store of [`MemoryPersistence`](crate::MemoryPersistence). Clones share their records.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    all: Arc<Mutex<HashMap<String, Records>>>,
+    all: Arc<Mutex<HashMap<String, RecordMap>>>,
     name: Option<String>,
 }
 
 impl MemoryStore {
-    fn with_records<T>(
+    fn with_map<T>(
         &self,
         attempt: &str,
-        work: impl FnOnce(&mut Records) -> T,
+        work: impl FnOnce(&mut RecordMap) -> T,
     ) -> Result<T, Error> {
         let Some(name) = &self.name else {
             return Err(Error::new(ErrorKind::NotOpen, attempt));
@@ -40,24 +40,24 @@ impl Store for MemoryStore {
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        self.with_records("list the records in memory", |records| {
+        self.with_map("list the records in memory", |records| {
             records.keys().cloned().collect()
         })
     }
 
     fn check(&mut self) -> Result<usize, Error> {
-        self.with_records("count the records in memory", |records| records.len())
+        self.with_map("count the records in memory", |records| records.len())
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        self.with_records("read records in memory", |records| {
+        self.with_map("read records in memory", |records| {
             let values = keys.iter().map(|key| records.get(key.as_bytes()).cloned());
             values.collect()
         })
     }
 
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        self.with_records("change records in memory", |records| {
+        self.with_map("change records in memory", |records| {
             for change in groups.iter().copied().flatten() {
                 match *change {
                     Change::Put { key, value } => {

@@ -8,7 +8,10 @@ use std::{
 use paho_mqtt::ClientPersistence;
 
 use super::*;
-use crate::{Connected, Group, MemoryStore, Persistence, Sent, persistence::settings::Settings};
+use crate::{
+    persistence::{client_persistence::Persistence, config::PersistenceConfig},
+    store::{Change, Connected, Group, MemoryStore, Sent},
+};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -129,11 +132,11 @@ impl Store for Fated {
 }
 
 fn open<S: Store>(store: S) -> Persistence<S> {
-    let settings = Settings {
+    let settings = PersistenceConfig {
         cache_limit: 0,
-        ..Settings::default()
+        ..PersistenceConfig::default()
     };
-    let mut persistence = Persistence::with_settings(store, settings);
+    let mut persistence = Persistence::with_config(store, settings);
     persistence.open("device", "broker").expect("opens");
     persistence
 }

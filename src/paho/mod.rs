@@ -1,0 +1,24 @@
+//! Paho's formats and rules, without a store and without a lock.
+
+mod byte_reader;
+mod command;
+mod contains_key_abi;
+mod key;
+mod packet;
+mod properties;
+mod queued_message;
+mod sequence;
+mod store_name;
+mod validation;
+
+pub(crate) use command::Command;
+pub(crate) use contains_key_abi::to_abi;
+#[cfg(feature = "metrics")]
+pub(crate) use key::KeyHasher;
+pub(crate) use key::{Key, KeyMap, KeyName, RecordKind, with_key_names};
+pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
+pub(crate) use sequence::renumbering_plan;
+pub(crate) use store_name::{record_set_name, strip_scheme};
+pub(crate) use validation::is_valid_record;
+#[cfg(all(test, feature = "metrics"))]
+pub(crate) use validation::sample_record;

@@ -1,0 +1,11 @@
+//! The store of records: what it has to do, and the one in memory.
+
+mod durability;
+mod event;
+mod memory;
+mod traits;
+
+pub use durability::Durability;
+pub use event::{HealthSnapshot, StoreEvent};
+pub use memory::MemoryStore;
+pub use traits::{Change, Connected, Group, Sent, Store};
