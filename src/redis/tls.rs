@@ -4,20 +4,24 @@ use std::{error::Error as StdError, io, sync::Arc};
 
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
 
-use super::reply::Failure;
-use crate::{ErrorKind, net::DeadlineStream};
+use super::exchange_error::ExchangeError;
+use crate::{error::ErrorKind, net::DeadlineStream};
 
-pub(super) type Stream = StreamOwned<ClientConnection, DeadlineStream>;
+pub(super) type TlsClientStream = StreamOwned<ClientConnection, DeadlineStream>;
 
 /// Makes the handshake on a socket.
-pub(super) fn connect(mut socket: DeadlineStream, host: &str) -> Result<Stream, Failure> {
-    let mut session = session(host).map_err(|error| Failure::Unusable(ErrorKind::Tls, error))?;
+pub(super) fn handshake(
+    mut socket: DeadlineStream,
+    host: &str,
+) -> Result<TlsClientStream, ExchangeError> {
+    let mut session =
+        session(host).map_err(|error| ExchangeError::Unusable(ErrorKind::Tls, error))?;
     while session.is_handshaking() {
         session
             .complete_io(&mut socket)
             .map_err(|error| match error.kind() {
-                io::ErrorKind::InvalidData => Failure::Unusable(ErrorKind::Tls, error.into()),
-                _ => Failure::from(error),
+                io::ErrorKind::InvalidData => ExchangeError::Unusable(ErrorKind::Tls, error.into()),
+                _ => ExchangeError::from(error),
             })?;
     }
     Ok(StreamOwned::new(session, socket))

@@ -3,7 +3,7 @@
 
 use std::io::{self, Read};
 
-use super::reply::{Failure, answered};
+use super::exchange_error::{ExchangeError, answered};
 
 /// How much is read at a time.
 const PIECE: usize = 64 * 1024;
@@ -13,13 +13,13 @@ const UNSEEN: usize = 1024 * 1024;
 const LINE: usize = 4 * 1024;
 
 /// What has been read and not been looked at.
-pub(super) struct Bulk {
+pub(super) struct RespReader {
     bytes: Box<[u8]>,
     start: usize,
     end: usize,
 }
 
-impl Bulk {
+impl RespReader {
     pub(super) fn new() -> Self {
         Self {
             bytes: vec![0; PIECE].into_boxed_slice(),
@@ -33,7 +33,7 @@ impl Bulk {
     }
 
     /// How many values follow.
-    pub(super) fn list(&mut self, from: &mut impl Read) -> Result<usize, Failure> {
+    pub(super) fn list(&mut self, from: &mut impl Read) -> Result<usize, ExchangeError> {
         match self.line(from)? {
             (b'*', line) => number(line).ok_or_else(no_list),
             (b'-', line) => Err(answered(&String::from_utf8_lossy(line))),
@@ -42,16 +42,18 @@ impl Bulk {
     }
 
     /// The word that says that something is done.
-    pub(super) fn done(&mut self, from: &mut impl Read) -> Result<(), Failure> {
+    pub(super) fn done(&mut self, from: &mut impl Read) -> Result<(), ExchangeError> {
         match self.line(from)? {
             (b'+', _) => Ok(()),
             (b'-', line) => Err(answered(&String::from_utf8_lossy(line))),
-            _ => Err(Failure::protocol("something else than OK was answered")),
+            _ => Err(ExchangeError::protocol(
+                "something else than OK was answered",
+            )),
         }
     }
 
     /// The next value of a list, if there is one.
-    pub(super) fn value(&mut self, from: &mut impl Read) -> Result<Option<Vec<u8>>, Failure> {
+    pub(super) fn value(&mut self, from: &mut impl Read) -> Result<Option<Vec<u8>>, ExchangeError> {
         let length = match self.line(from)? {
             (b'$', b"-1") => return Ok(None),
             (b'$', line) => number(line).ok_or_else(no_value)?,
@@ -80,14 +82,16 @@ impl Bulk {
     }
 
     /// The mark that a line starts with, and the rest of it; what ends a value is a line of its own.
-    fn line(&mut self, from: &mut impl Read) -> Result<(u8, &[u8]), Failure> {
+    fn line(&mut self, from: &mut impl Read) -> Result<(u8, &[u8]), ExchangeError> {
         let length = loop {
             let unread = self.unread();
             if let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
                 break end;
             }
             if unread.len() > LINE {
-                return Err(Failure::protocol("a line that does not end was answered"));
+                return Err(ExchangeError::protocol(
+                    "a line that does not end was answered",
+                ));
             }
             self.fill(from)?;
         };
@@ -98,11 +102,13 @@ impl Bulk {
         match line {
             [b'\r'] => Ok((b'\r', b"")),
             [mark, line @ .., b'\r'] => Ok((*mark, line)),
-            _ => Err(Failure::protocol("something that is no line was answered")),
+            _ => Err(ExchangeError::protocol(
+                "something that is no line was answered",
+            )),
         }
     }
 
-    fn fill(&mut self, from: &mut impl Read) -> Result<(), Failure> {
+    fn fill(&mut self, from: &mut impl Read) -> Result<(), ExchangeError> {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end = self.end.saturating_sub(self.start);
         self.start = 0;
@@ -121,18 +127,18 @@ fn number(line: &[u8]) -> Option<usize> {
     str::from_utf8(line).ok()?.parse().ok()
 }
 
-fn no_list() -> Failure {
-    Failure::protocol("something else than a list was answered")
+fn no_list() -> ExchangeError {
+    ExchangeError::protocol("something else than a list was answered")
 }
 
-fn no_value() -> Failure {
-    Failure::protocol("something else than a string was answered")
+fn no_value() -> ExchangeError {
+    ExchangeError::protocol("something else than a string was answered")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     /// Gives so many bytes at a time.
     struct Slow<'a>(&'a [u8], usize);
@@ -147,9 +153,9 @@ mod tests {
         }
     }
 
-    fn read(bytes: &[u8], at_a_time: usize) -> Result<Vec<Option<Vec<u8>>>, Failure> {
+    fn read(bytes: &[u8], at_a_time: usize) -> Result<Vec<Option<Vec<u8>>>, ExchangeError> {
         let mut from = Slow(bytes, at_a_time);
-        let mut bulk = Bulk::new();
+        let mut bulk = RespReader::new();
         let count = bulk.list(&mut from)?;
         let values: Result<Vec<_>, _> = (0..count).map(|_| bulk.value(&mut from)).collect();
         if let Ok(values) = &values {
@@ -196,7 +202,7 @@ mod tests {
         ] {
             for at_a_time in [1, usize::MAX] {
                 let failure = read(answer, at_a_time).expect_err("no answer");
-                let kind = failure.named(|| "read".to_owned()).kind();
+                let kind = failure.into_error(|| "read".to_owned()).kind();
                 assert_eq!(kind, expected, "{}", String::from_utf8_lossy(answer));
             }
         }

@@ -4,36 +4,35 @@ use std::io;
 
 use ::redis::{RedisError, ServerError};
 
-use super::rights;
-use crate::{Error, ErrorKind};
+use super::acl;
+use crate::error::{Error, ErrorKind};
 
 /// Why an exchange gave no value.
-pub(super) enum Failure {
+pub(super) enum ExchangeError {
     /// Redis answered with an error, in these words; the connection is as good as before.
-    Answer(ErrorKind, String),
+    ErrorReply(ErrorKind, String),
     /// The connection is of no use any more: it broke, or it is out of step.
-    Unusable(ErrorKind, Source),
+    Unusable(ErrorKind, BoxedError),
     /// The same, with a reason, and what to do, that is more exact than the kind's own.
-    Broken(&'static str, Source),
+    Disconnected(&'static str, BoxedError),
 }
 
-type Source = Box<dyn std::error::Error + Send + Sync>;
+type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
-impl Failure {
+impl ExchangeError {
     /// The error of an attempt, which completes the sentence "cannot …".
-    pub(super) fn named(self, attempt: impl FnOnce() -> String) -> Error {
+    pub(super) fn into_error(self, attempt: impl FnOnce() -> String) -> Error {
         match self {
-            Self::Answer(kind, words) => {
+            Self::ErrorReply(kind, words) => {
                 let mut error = Error::new(kind, attempt());
-                if let (ErrorKind::Permission, Some(reason)) =
-                    (kind, rights::missing_command(&words))
+                if let (ErrorKind::Permission, Some(reason)) = (kind, acl::missing_command(&words))
                 {
                     error = error.with_reason(reason);
                 }
                 error.with_source(words)
             }
             Self::Unusable(kind, source) => Error::new(kind, attempt()).with_source(source),
-            Self::Broken(reason, source) => Error::new(ErrorKind::Connection, attempt())
+            Self::Disconnected(reason, source) => Error::new(ErrorKind::Connection, attempt())
                 .with_reason(reason)
                 .with_source(source),
         }
@@ -41,7 +40,7 @@ impl Failure {
 
     /// The connection is as good as before.
     pub(super) fn unconfirmed(what: &'static str) -> Self {
-        Self::Answer(ErrorKind::Unconfirmed, what.to_owned())
+        Self::ErrorReply(ErrorKind::Unconfirmed, what.to_owned())
     }
 
     pub(super) fn protocol(what: &'static str) -> Self {
@@ -49,24 +48,24 @@ impl Failure {
     }
 }
 
-impl From<io::Error> for Failure {
+impl From<io::Error> for ExchangeError {
     fn from(error: io::Error) -> Self {
         if is_hung_up(error.kind()) {
-            return Self::Broken(HUNG_UP, error.into());
+            return Self::Disconnected(HUNG_UP, error.into());
         }
         Self::Unusable(kind_of_io(error.kind()), error.into())
     }
 }
 
 /// The parser's errors; one that Redis answered with is a value to it.
-impl From<RedisError> for Failure {
+impl From<RedisError> for ExchangeError {
     fn from(error: RedisError) -> Self {
         // It names its own source once more, so that only its words are kept.
         let words = error.to_string().into();
         if error.is_timeout() {
             Self::Unusable(ErrorKind::Timeout, words)
         } else if error.is_connection_dropped() {
-            Self::Broken(HUNG_UP, words)
+            Self::Disconnected(HUNG_UP, words)
         } else if error.is_io_error() {
             Self::Unusable(ErrorKind::Connection, words)
         } else {
@@ -75,7 +74,7 @@ impl From<RedisError> for Failure {
     }
 }
 
-impl From<ServerError> for Failure {
+impl From<ServerError> for ExchangeError {
     fn from(error: ServerError) -> Self {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
         answered(&format!("{code} {details}"))
@@ -83,9 +82,9 @@ impl From<ServerError> for Failure {
 }
 
 /// Redis answered with an error, in these words.
-pub(super) fn answered(words: &str) -> Failure {
+pub(super) fn answered(words: &str) -> ExchangeError {
     let (code, details) = words.split_once(' ').unwrap_or((words, ""));
-    Failure::Answer(kind_of_answer(code, details), words.to_owned())
+    ExchangeError::ErrorReply(kind_of_answer(code, details), words.to_owned())
 }
 
 const HUNG_UP: &str = "the server hung up; look into its log: was it stopped, or does it expect \

@@ -2,39 +2,26 @@
 
 use ::redis::Value;
 
-use super::{connection::Connection, reply::Failure};
-use crate::{Error, ErrorKind};
-
-/// What to do about a Redis that may delete what it has when its memory is full.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum EvictionCheck {
-    /// The log is told.
-    #[default]
-    Warn,
-    /// Connecting fails with [`ErrorKind::Eviction`].
-    Refuse,
-    /// Nothing.
-    Ignore,
-}
+use super::{connection::RedisConnection, exchange_error::ExchangeError};
+use crate::error::{Error, ErrorKind};
 
 /// Asks for the type of the key, and has Redis queue one of each command that will be needed: it
 /// refuses what the user may not do, or what it cannot do now, without anything being done. A Redis
 /// that is full goes on to answer and remove, and so is only told of.
-pub(super) fn is_usable(
-    connection: &mut Connection,
+pub(super) fn check_usable(
+    connection: &mut RedisConnection,
     hash: &str,
-) -> Result<Option<Failure>, Failure> {
+) -> Result<Option<ExchangeError>, ExchangeError> {
     match connection.ask(&["TYPE", hash])? {
         Value::SimpleString(name) if name == "none" || name == "hash" => {}
         Value::SimpleString(name) => {
-            return Err(Failure::Unusable(
+            return Err(ExchangeError::Unusable(
                 ErrorKind::WrongType,
                 format!("the key holds a {name}").into(),
             ));
         }
         _ => {
-            return Err(Failure::protocol(
+            return Err(ExchangeError::protocol(
                 "TYPE answered with something else than a name",
             ));
         }
@@ -42,7 +29,7 @@ pub(super) fn is_usable(
     connection.ask(&["MULTI"])?;
     let full = match connection.ask(&["HSET", hash, "c-0", ""]) {
         Ok(_) => None,
-        Err(full @ Failure::Answer(ErrorKind::OutOfMemory, _)) => Some(full),
+        Err(full @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => Some(full),
         Err(failure) => return Err(failure),
     };
     // What is full refuses whatever is to be queued, and yet does it on its own.
@@ -66,23 +53,23 @@ pub(super) fn is_usable(
 
 /// What Redis says of itself.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct About {
+pub(super) struct ServerInfo {
     /// Its run id: another one after each start.
     pub(super) life: Option<String>,
     evicts: bool,
     aof: bool,
 }
 
-impl About {
+impl ServerInfo {
     /// Asks; nothing where the user may not.
-    pub(super) fn ask(connection: &mut Connection) -> Result<Option<Self>, Failure> {
+    pub(super) fn ask(connection: &mut RedisConnection) -> Result<Option<Self>, ExchangeError> {
         let mut about = Self::default();
         for section in ["server", "memory", "persistence"] {
             match connection.ask(&["INFO", section]) {
                 Ok(Value::BulkString(lines)) => about.read(&String::from_utf8_lossy(&lines)),
                 Ok(Value::VerbatimString { text, .. }) => about.read(&text),
-                Ok(_) => return Err(Failure::protocol("INFO answered with something else")),
-                Err(Failure::Answer(..)) => return Ok(None),
+                Ok(_) => return Err(ExchangeError::protocol("INFO answered with something else")),
+                Err(ExchangeError::ErrorReply(..)) => return Ok(None),
                 Err(failure) => return Err(failure),
             }
         }
@@ -132,7 +119,7 @@ mod tests {
             ("maxmemory:1000\r\nmaxmemory_policy:noeviction\r\n", false),
             ("maxmemory:1000\r\nmaxmemory_policy:volatile-lru\r\n", false),
         ] {
-            let mut about = About::default();
+            let mut about = ServerInfo::default();
             about.read(lines);
             assert_eq!(about.eviction().is_some(), evicts, "{lines}");
         }

@@ -14,8 +14,8 @@ use std::{
 
 use ::redis::Value;
 
-use super::{connection::Connection, reply::Failure};
-use crate::ErrorKind;
+use super::{connection::RedisConnection, exchange_error::ExchangeError};
+use crate::error::ErrorKind;
 
 /// How long until Redis is asked again.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -25,12 +25,12 @@ const SILENT: Duration = Duration::from_secs(30);
 
 /// Which object a connection belongs to.
 #[derive(Clone, Copy)]
-pub(super) struct Owner {
+pub(super) struct ClientLock {
     id: u64,
     connections: u64,
 }
 
-impl Owner {
+impl ClientLock {
     pub(super) fn new() -> Self {
         Self {
             id: RandomState::new().hash_one(std::process::id()),
@@ -42,11 +42,11 @@ impl Owner {
     /// for them.
     pub(super) fn take_over(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut RedisConnection,
         database: i64,
         hash: &str,
         deadline: Instant,
-    ) -> Result<bool, Failure> {
+    ) -> Result<bool, ExchangeError> {
         self.connections = self.connections.wrapping_add(1);
         let store = format!("{database}/{}", encoded(hash));
         let mine = format!("paho-mqtt-redis:{store}:{:016x}:", self.id);
@@ -54,8 +54,12 @@ impl Owner {
         let of_store = format!("paho-mqtt-redis:{store}:");
         match connection.ask(&["CLIENT", "SETNAME", &name]) {
             Ok(Value::Okay) => {}
-            Ok(_) => return Err(Failure::protocol("CLIENT SETNAME was not answered with OK")),
-            Err(Failure::Answer(..)) => return Ok(false),
+            Ok(_) => {
+                return Err(ExchangeError::protocol(
+                    "CLIENT SETNAME was not answered with OK",
+                ));
+            }
+            Err(ExchangeError::ErrorReply(..)) => return Ok(false),
             Err(failure) => return Err(failure),
         }
         let mut looks = 0_u32;
@@ -63,17 +67,19 @@ impl Owner {
             let list = match connection.ask(&["CLIENT", "LIST"]) {
                 Ok(Value::BulkString(list)) => String::from_utf8_lossy(&list).into_owned(),
                 Ok(Value::VerbatimString { text, .. }) => text,
-                Ok(_) => return Err(Failure::protocol("CLIENT LIST answered with no text")),
-                Err(Failure::Answer(..)) => return Ok(false),
+                Ok(_) => return Err(ExchangeError::protocol("CLIENT LIST answered with no text")),
+                Err(ExchangeError::ErrorReply(..)) => return Ok(false),
                 Err(failure) => return Err(failure),
             };
-            let peers: Vec<Peer<'_>> = list.lines().filter_map(Peer::read).collect();
+            let peers: Vec<ClientListEntry<'_>> =
+                list.lines().filter_map(ClientListEntry::read).collect();
             let own = peers.iter().find(|peer| peer.name == name);
             let own = own.map_or(u64::MAX, |peer| peer.id);
             // What Redis has not read yet ends the silence of a connection when it looks at it.
-            let is_gone = |peer: &Peer<'_>| looks > 0 && peer.idle >= SILENT;
+            let is_gone = |peer: &ClientListEntry<'_>| looks > 0 && peer.idle >= SILENT;
             // Our own that comes later is this one; another's may have been named before it.
-            let is_before = |peer: &Peer<'_>| peer.id < own || !peer.name.starts_with(&mine);
+            let is_before =
+                |peer: &ClientListEntry<'_>| peer.id < own || !peer.name.starts_with(&mine);
             let before = peers
                 .iter()
                 .find(|peer| peer.name.starts_with(&of_store) && is_before(peer) && !is_gone(peer));
@@ -82,12 +88,12 @@ impl Owner {
             };
             if Instant::now() >= deadline {
                 return Err(if before.name.starts_with(&mine) {
-                    Failure::Unusable(
+                    ExchangeError::Unusable(
                         ErrorKind::Timeout,
                         "Redis has not read yet what was sent over the connection before".into(),
                     )
                 } else {
-                    Failure::Unusable(ErrorKind::InUse, before.described().into())
+                    ExchangeError::Unusable(ErrorKind::InUse, before.described().into())
                 });
             }
             looks = looks.saturating_add(1);
@@ -97,7 +103,7 @@ impl Owner {
 }
 
 /// A line of `CLIENT LIST`.
-struct Peer<'a> {
+struct ClientListEntry<'a> {
     id: u64,
     name: &'a str,
     address: &'a str,
@@ -105,7 +111,7 @@ struct Peer<'a> {
     idle: Duration,
 }
 
-impl<'a> Peer<'a> {
+impl<'a> ClientListEntry<'a> {
     fn read(line: &'a str) -> Option<Self> {
         let value = |name: &str| {
             let pairs = line.split(' ').filter_map(|pair| pair.split_once('='));
@@ -158,9 +164,9 @@ mod tests {
     #[test]
     fn client_line_of_other_version_is_read_or_skipped() {
         let line = "id=7 addr=127.0.0.1:9 laddr=x fd=8 name=paho age=3 idle=31 flags=N";
-        let peer = Peer::read(line).expect("a client");
+        let peer = ClientListEntry::read(line).expect("a client");
         assert_eq!((peer.id, peer.name, peer.age), (7, "paho", "3"));
         assert_eq!(peer.idle, Duration::from_secs(31));
-        assert!(Peer::read("id=7 addr=127.0.0.1:9").is_none());
+        assert!(ClientListEntry::read("id=7 addr=127.0.0.1:9").is_none());
     }
 }

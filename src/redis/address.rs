@@ -4,26 +4,26 @@ use std::{fmt, path::PathBuf};
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::fault;
-use crate::{Error, ErrorKind};
+use super::url_error;
+use crate::error::{Error, ErrorKind};
 
-pub(super) enum Address {
+pub(super) enum Endpoint {
     Tcp(String, u16),
     Unix(PathBuf),
 }
 
-pub(super) struct Target {
-    pub(super) address: Address,
+pub(super) struct RedisAddress {
+    pub(super) endpoint: Endpoint,
     pub(super) tls: bool,
     pub(super) user: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: i64,
 }
 
-impl Default for Target {
+impl Default for RedisAddress {
     fn default() -> Self {
         Self {
-            address: Address::Tcp("127.0.0.1".to_owned(), 6379),
+            endpoint: Endpoint::Tcp("127.0.0.1".to_owned(), 6379),
             tls: false,
             user: None,
             password: None,
@@ -32,13 +32,13 @@ impl Default for Target {
     }
 }
 
-impl Target {
+impl RedisAddress {
     /// Understands a URL. Nothing of its user or password gets into the error.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let invalid = |reason: &'static str| {
             Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
         };
-        let (scheme, rest) = fault::split(url).map_err(invalid)?;
+        let (scheme, rest) = url_error::split(url).map_err(invalid)?;
         let tls = matches!(scheme.as_str(), "rediss" | "valkeys");
         let is_unix = scheme.ends_with("unix");
         // The handshake is none of the parser's business.
@@ -64,8 +64,8 @@ impl Target {
         };
         if !query.split('&').all(|pair| pair.is_empty() || known(pair)) {
             // What looks like parameters may be the end of a password.
-            if let (false, Some(fault)) = (is_unix, fault::of_tcp(rest)) {
-                return Err(invalid(fault));
+            if let (false, Some(reason)) = (is_unix, url_error::of_tcp(rest)) {
+                return Err(invalid(reason));
             }
             return Err(invalid(
                 "it has a parameter that is not known; unix:// takes db, user and pass, and \
@@ -73,12 +73,12 @@ impl Target {
             ));
         }
         let not_understood = || {
-            let fault = if is_unix {
-                fault::of_unix(rest)
+            let reason = if is_unix {
+                url_error::of_unix(rest)
             } else {
-                fault::of_tcp(rest)
+                url_error::of_tcp(rest)
             };
-            invalid(fault.unwrap_or(
+            invalid(reason.unwrap_or(
                 "it cannot be understood; write redis://USER:PASSWORD@HOST:PORT/DATABASE or \
                  unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD",
             ))
@@ -97,9 +97,9 @@ impl Target {
             ));
         }
         Ok(Self {
-            address: match info.addr() {
-                ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
-                ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
+            endpoint: match info.addr() {
+                ConnectionAddr::Tcp(host, port) => Endpoint::Tcp(host.clone(), *port),
+                ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
                 _ => return Err(not_understood()),
             },
             tls,
@@ -111,13 +111,13 @@ impl Target {
 }
 
 /// The address without user and password.
-impl fmt::Display for Target {
+impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let database = self.database;
-        match &self.address {
-            Address::Unix(path) if database == 0 => write!(f, "unix://{}", path.display()),
-            Address::Unix(path) => write!(f, "unix://{}?db={database}", path.display()),
-            Address::Tcp(host, port) => {
+        match &self.endpoint {
+            Endpoint::Unix(path) if database == 0 => write!(f, "unix://{}", path.display()),
+            Endpoint::Unix(path) => write!(f, "unix://{}?db={database}", path.display()),
+            Endpoint::Tcp(host, port) => {
                 let scheme = if self.tls { "rediss" } else { "redis" };
                 let (open, close) = if host.contains(':') {
                     ("[", "]")
@@ -152,14 +152,17 @@ mod tests {
             ),
             ("redis+unix:///run/redis.sock", "unix:///run/redis.sock"),
         ] {
-            assert_eq!(Target::parse(url).expect(url).to_string(), shown);
+            assert_eq!(RedisAddress::parse(url).expect(url).to_string(), shown);
         }
-        assert_eq!(Target::default().to_string(), "redis://127.0.0.1:6379/0");
+        assert_eq!(
+            RedisAddress::default().to_string(),
+            "redis://127.0.0.1:6379/0"
+        );
     }
 
     #[test]
     fn user_and_password_are_decoded() {
-        let target = Target::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
+        let target = RedisAddress::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
         assert_eq!(target.user.as_deref(), Some("us@er"));
         assert_eq!(target.password.as_deref(), Some("se/cret"));
     }
@@ -183,7 +186,7 @@ mod tests {
             "redis://user@host/",
             "unix:///run/redis.sock?user=u",
         ] {
-            let error = Target::parse(url).map(drop).expect_err(url);
+            let error = RedisAddress::parse(url).map(drop).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");
             let all = format!("{error} {error:?} {:?}", error.source());
             assert!(!all.contains("secret"), "{all}");
@@ -218,7 +221,7 @@ mod tests {
             ("redis://u:#secret@host/", "%23"),
             ("redis://host/?secret=1", "parameter"),
         ] {
-            let error = Target::parse(url).map(drop).expect_err(url);
+            let error = RedisAddress::parse(url).map(drop).expect_err(url);
             let text = error.to_string();
             assert!(text.contains(named), "{url}: {text}");
             let all = format!("{text} {error:?} {:?}", error.source());
@@ -229,14 +232,14 @@ mod tests {
     #[test]
     fn scheme_in_capitals_is_accepted() {
         for url in ["REDIS://host/", "Unix:///run/redis.sock"] {
-            Target::parse(url).map(drop).expect(url);
+            RedisAddress::parse(url).map(drop).expect(url);
         }
     }
 
     #[cfg(not(feature = "tls"))]
     #[test]
     fn tls_url_without_feature_tls_is_named() {
-        let error = Target::parse("rediss://host/")
+        let error = RedisAddress::parse("rediss://host/")
             .map(drop)
             .expect_err("no TLS");
         assert_eq!(error.kind(), ErrorKind::InvalidOption);

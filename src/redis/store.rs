@@ -1,97 +1,45 @@
-//! Records in a Redis hash.
-
-mod bulk;
-mod check;
-mod commands;
-mod connection;
-mod fault;
-mod options;
-mod owner;
-mod reply;
-mod rights;
-mod target;
-#[cfg(feature = "tls")]
-mod tls;
+//! [`RedisStore`]: records in a Redis hash.
 
 use std::{fmt, time::Duration};
 
 use ::redis::Value;
 
-use crate::{
-    Change, Connected, Durability, Error, ErrorKind, Group, Persistence, Sent, Store,
-    net::deadline_after,
+use super::{
+    acl, client_lock::ClientLock, command_buffer::CommandBuffer, config::RedisConfig,
+    connection::RedisConnection, eviction_check::EvictionCheck, exchange_error::ExchangeError,
+    preflight, preflight::ServerInfo, write_commands::encode_groups,
 };
-use check::About;
-pub use check::EvictionCheck;
-use commands::Commands;
-use connection::Connection;
-pub use options::RedisPersistenceBuilder;
-use options::Settings;
-use owner::Owner;
-use reply::Failure;
-use target::Target;
+use crate::{
+    error::{Error, ErrorKind},
+    net::deadline_after,
+    store::{Change, Connected, Durability, Group, Sent, Store},
+};
 
-/// The records of a Paho client in a Redis hash on the device.
-///
-/// ```no_run
-/// use paho_mqtt_redis::{RedisPersistence, paho_mqtt as mqtt};
-///
-/// let options = mqtt::CreateOptionsBuilder::new()
-///     .server_uri("mqtt://broker.example:1883")
-///     .client_id("device-1")
-///     .mqtt_version(mqtt::MQTT_VERSION_5)
-///     .user_persistence(RedisPersistence::new())
-///     .finalize();
-/// let client = mqtt::AsyncClient::new(options)?;
-/// # Ok::<(), mqtt::Error>(())
-/// ```
-pub type RedisPersistence = Persistence<RedisStore>;
-
-impl RedisPersistence {
-    /// A persistence on `redis://127.0.0.1:6379/0`. The network is not used yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The options, to be set and then built.
-    #[must_use]
-    pub fn builder() -> RedisPersistenceBuilder {
-        RedisPersistenceBuilder::default()
-    }
-}
-
-impl Default for RedisPersistence {
-    fn default() -> Self {
-        Self::builder().unchecked(Target::default())
-    }
-}
-
-/// The store of [`RedisPersistence`]: one hash, one field a record, the plain bytes.
+/// The store of [`RedisPersistence`](crate::RedisPersistence): one hash, one field a record, the plain bytes.
 pub struct RedisStore {
-    settings: Settings,
-    owner: Owner,
+    config: RedisConfig,
+    lock: ClientLock,
     /// The key of the hash, once connected to.
     hash: Option<String>,
-    connection: Option<Connection>,
+    connection: Option<RedisConnection>,
 }
 
 impl RedisStore {
-    fn new(settings: Settings) -> Self {
+    pub(super) fn new(config: RedisConfig) -> Self {
         Self {
-            settings,
-            owner: Owner::new(),
+            config,
+            lock: ClientLock::new(),
             hash: None,
             connection: None,
         }
     }
 
     /// Works on the hash within a limit, over a new connection where the one before broke.
-    fn on_hash<T>(
+    fn with_connection<T>(
         &mut self,
         verb: &str,
         limit: Duration,
-        work: impl FnOnce(&mut Connection, &str) -> Result<T, Failure>,
+        work: impl FnOnce(&mut RedisConnection, &str) -> Result<T, ExchangeError>,
     ) -> Result<T, Error> {
         let Some(hash) = self.hash.clone() else {
             return Err(Error::new(ErrorKind::NotOpen, verb));
@@ -105,10 +53,10 @@ impl RedisStore {
         connection.set_deadline(deadline_after(limit));
         work(connection, &hash).map_err(|failure| {
             // Out of step or half written: nothing can be sent behind it.
-            if !matches!(failure, Failure::Answer(..)) {
+            if !matches!(failure, ExchangeError::ErrorReply(..)) {
                 self.connection = None;
             }
-            on_hash(failure, verb, &hash, &self.settings)
+            hash_error(failure, verb, &hash, &self.config)
         })
     }
 
@@ -116,19 +64,19 @@ impl RedisStore {
     /// there before has arrived.
     fn reach(&mut self, hash: &str) -> Result<Connected, Error> {
         self.connection = None;
-        let settings = &self.settings;
-        let until = deadline_after(settings.connect_timeout);
-        let failed = |failure| on_hash(failure, "use", hash, settings);
-        let mut connection = Connection::open(&settings.target, until)?;
-        let database = settings.target.database;
+        let config = &self.config;
+        let until = deadline_after(config.connect_timeout);
+        let failed = |failure| hash_error(failure, "use", hash, config);
+        let mut connection = RedisConnection::open(&config.address, until)?;
+        let database = config.address.database;
         // What is left must do for the rest.
-        let half = deadline_after(settings.connect_timeout.mul_f64(0.5));
-        let alone = self.owner.take_over(&mut connection, database, hash, half);
+        let half = deadline_after(config.connect_timeout.mul_f64(0.5));
+        let alone = self.lock.take_over(&mut connection, database, hash, half);
         let alone = alone.map_err(failed)?;
-        let full = check::is_usable(&mut connection, hash).map_err(failed)?;
-        let about = About::ask(&mut connection).map_err(failed)?;
+        let full = preflight::check_usable(&mut connection, hash).map_err(failed)?;
+        let about = ServerInfo::ask(&mut connection).map_err(failed)?;
         match connection.quiet() {
-            Ok(()) | Err(Failure::Answer(..)) => {}
+            Ok(()) | Err(ExchangeError::ErrorReply(..)) => {}
             Err(failure) => return Err(failed(failure)),
         }
 
@@ -144,7 +92,7 @@ impl RedisStore {
             "the user lacks +client|setname or +client|list; the README has the ACL line",
         );
         lacks(
-            connection.is_quiet(),
+            connection.replies_off(),
             "send anything without waiting for it",
             "the user lacks +client|reply, so each change is waited for; the README has the ACL line",
         );
@@ -155,7 +103,7 @@ impl RedisStore {
              the ACL line",
         );
         let about = about.unwrap_or_default();
-        match (settings.eviction_check, about.eviction()) {
+        match (config.eviction_check, about.eviction()) {
             (EvictionCheck::Refuse, Some(evicts)) => return Err(evicts),
             (EvictionCheck::Warn, evicts) => remarks.extend(evicts),
             (EvictionCheck::Ignore, _) | (_, None) => {}
@@ -171,14 +119,15 @@ impl RedisStore {
 }
 
 /// The error of an attempt on the hash.
-fn on_hash(failure: Failure, verb: &str, hash: &str, settings: &Settings) -> Error {
+fn hash_error(failure: ExchangeError, verb: &str, hash: &str, config: &RedisConfig) -> Error {
     let reason = match &failure {
-        Failure::Answer(ErrorKind::Permission, words) => {
-            rights::missing_key(words, &settings.key_prefix, hash)
+        ExchangeError::ErrorReply(ErrorKind::Permission, words) => {
+            acl::missing_key(words, &config.key_prefix, hash)
         }
         _ => None,
     };
-    let error = failure.named(|| format!("{verb} the Redis hash {hash:?} at {}", settings.target));
+    let error =
+        failure.into_error(|| format!("{verb} the Redis hash {hash:?} at {}", config.address));
     match reason {
         Some(reason) => error.with_reason(reason),
         None => error,
@@ -189,22 +138,22 @@ impl Store for RedisStore {
     const NAME: &'static str = "redis";
 
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {
-        let hash = format!("{}{name}", self.settings.key_prefix);
+        let hash = format!("{}{name}", self.config.key_prefix);
         let connected = self.reach(&hash)?;
         self.hash = Some(hash);
         Ok(connected)
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        let limit = self.settings.open_timeout;
-        self.on_hash("list", limit, |connection, hash| {
+        let limit = self.config.open_timeout;
+        self.with_connection("list", limit, |connection, hash| {
             connection.strings(&["HKEYS", hash])
         })
     }
 
     fn check(&mut self) -> Result<usize, Error> {
-        let limit = self.settings.operation_timeout;
-        self.on_hash("use", limit, |connection, hash| {
+        let limit = self.config.operation_timeout;
+        self.with_connection("use", limit, |connection, hash| {
             connection.exchange(
                 |commands| {
                     // Redis refuses to queue what it would refuse to do. Should it refuse `MULTI` alone,
@@ -218,7 +167,7 @@ impl Store for RedisStore {
                     for _ in 0..3 {
                         answers.read()?;
                     }
-                    number(&answers.read()?)
+                    integer_reply(&answers.read()?)
                 },
             )
         })
@@ -226,8 +175,8 @@ impl Store for RedisStore {
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let mut values = Vec::with_capacity(keys.len());
-        let limit = self.settings.operation_timeout;
-        self.on_hash("read from", limit, |connection, hash| {
+        let limit = self.config.operation_timeout;
+        self.with_connection("read from", limit, |connection, hash| {
             connection.values(hash, keys, None, &mut |value| values.push(value))
         })?;
         Ok(values)
@@ -238,34 +187,34 @@ impl Store for RedisStore {
         keys: &[&str],
         each: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Error> {
-        let limit = self.settings.operation_timeout;
-        self.on_hash("read from", limit, |connection, hash| {
+        let limit = self.config.operation_timeout;
+        self.with_connection("read from", limit, |connection, hash| {
             connection.values(hash, keys, Some(limit), each)
         })
     }
 
     fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
-        let limit = self.settings.operation_timeout;
-        self.on_hash("read from", limit, |connection, hash| {
+        let limit = self.config.operation_timeout;
+        self.with_connection("read from", limit, |connection, hash| {
             connection.ask_ahead(hash, keys)
         })
     }
 
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        let limit = self.settings.operation_timeout;
-        let durability = self.settings.durability;
-        let mut is_quiet = true;
-        self.on_hash("write to", limit, |connection, hash| {
-            is_quiet = connection.is_quiet();
-            let pack = |commands: &mut Commands| change(commands, hash, groups);
+        let limit = self.config.operation_timeout;
+        let durability = self.config.durability;
+        let mut replies_off = true;
+        self.with_connection("write to", limit, |connection, hash| {
+            replies_off = connection.replies_off();
+            let pack = |commands: &mut CommandBuffer| encode_groups(commands, hash, groups);
             match durability {
-                _ if !is_quiet => Ok(()),
+                _ if !replies_off => Ok(()),
                 Durability::Pipelined => connection.send_lazily(pack),
                 // With the power gone, what Redis has not is sent twice.
                 Durability::Confirmed => connection.send(pack),
             }
         })?;
-        if is_quiet {
+        if replies_off {
             Ok(())
         } else {
             self.confirm(&[], groups)
@@ -273,7 +222,7 @@ impl Store for RedisStore {
     }
 
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
-        self.confirm_within(self.settings.operation_timeout, sent, groups)
+        self.confirm_within(self.config.operation_timeout, sent, groups)
     }
 
     /// However slow the way is, a large value must get through some time.
@@ -285,7 +234,7 @@ impl Store for RedisStore {
         });
         let bytes = u32::try_from(lengths.fold(0, usize::saturating_add)).unwrap_or(u32::MAX);
         let more = EACH_BYTE.saturating_mul(bytes);
-        let limit = self.settings.operation_timeout.saturating_add(more);
+        let limit = self.config.operation_timeout.saturating_add(more);
         self.confirm_within(limit, &[], groups)
     }
 
@@ -302,7 +251,7 @@ impl RedisStore {
         sent: &[Sent<'_>],
         groups: &[Group<'_>],
     ) -> Result<(), Error> {
-        self.on_hash("write to", limit, |connection, hash| {
+        self.with_connection("write to", limit, |connection, hash| {
             let gone = sent.iter().filter(|sent| sent.length.is_none());
             let gone = gone.map(|sent| sent.key);
             let count_gone = gone.clone().count();
@@ -316,12 +265,12 @@ impl RedisStore {
                     if count_gone > 0 {
                         commands.list(&["HMGET", hash], gone);
                     }
-                    change(commands, hash, groups);
+                    encode_groups(commands, hash, groups);
                 },
                 |answers| {
                     let mut confirmed = Ok(());
                     for length in sent.iter().filter_map(|sent| sent.length) {
-                        if number(&answers.read()?)? != length {
+                        if integer_reply(&answers.read()?)? != length {
                             confirmed = Err("a record is not there");
                         }
                     }
@@ -336,25 +285,25 @@ impl RedisStore {
                     while answers.has_more() {
                         happened(answers.read()?)?;
                     }
-                    confirmed.map_err(Failure::unconfirmed)
+                    confirmed.map_err(ExchangeError::unconfirmed)
                 },
             )
         })
     }
 }
 
-fn number(value: &Value) -> Result<usize, Failure> {
+fn integer_reply(value: &Value) -> Result<usize, ExchangeError> {
     match value {
         Value::Int(number) => usize::try_from(*number).ok(),
         _ => None,
     }
-    .ok_or(Failure::protocol(
+    .ok_or(ExchangeError::protocol(
         "something else than a number was answered",
     ))
 }
 
 /// Whether a command, or everything in a transaction, was done.
-fn happened(answer: Value) -> Result<(), Failure> {
+fn happened(answer: Value) -> Result<(), ExchangeError> {
     match answer {
         Value::Array(results) => results.into_iter().try_for_each(happened),
         Value::ServerError(error) => Err(error.into()),
@@ -362,51 +311,11 @@ fn happened(answer: Value) -> Result<(), Failure> {
     }
 }
 
-/// The commands for groups of changes.
-fn change(commands: &mut Commands, hash: &str, groups: &[Group<'_>]) {
-    for group in groups {
-        let removes = |change: &Change<'_>| matches!(change, Change::Remove { .. });
-        match group {
-            [] => {}
-            // A Redis that is full refuses whatever is in a transaction, and yet removes.
-            _ if group.iter().all(removes) => remove(commands, hash, group),
-            [change] => change_one(commands, hash, change),
-            _ => {
-                commands.say(&["MULTI"]);
-                for change in *group {
-                    change_one(commands, hash, change);
-                }
-                commands.say(&["EXEC"]);
-            }
-        }
-    }
-}
-
-fn remove(commands: &mut Commands, hash: &str, group: &[Change<'_>]) {
-    let keys = group.iter().filter_map(|change| match *change {
-        Change::Remove { key } => Some(key),
-        Change::Put { .. } | Change::Quarantine { .. } => None,
-    });
-    commands.list(&["HDEL", hash], keys);
-}
-
-fn change_one(commands: &mut Commands, hash: &str, change: &Change<'_>) {
-    let hash = hash.as_bytes();
-    match *change {
-        Change::Put { key, value } => commands.add(&[b"HSET", hash, key.as_bytes(), value]),
-        Change::Remove { key } => commands.add(&[b"HDEL", hash, key.as_bytes()]),
-        Change::Quarantine { key, value } => {
-            let quarantine = [hash, b":quarantine"].concat();
-            commands.add(&[b"HSET", &quarantine, key.as_bytes(), value]);
-        }
-    }
-}
-
 /// Shows the address without user and password.
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
-            .field("target", &format_args!("{}", self.settings.target))
+            .field("target", &format_args!("{}", self.config.address))
             .field("hash", &self.hash)
             .field("connected", &self.connection.is_some())
             .finish_non_exhaustive()

@@ -2,10 +2,50 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::{EvictionCheck, RedisPersistence, RedisStore, target::Target};
-use crate::{
-    Durability, Error, ErrorKind, Persistence, StoreObserver, persistence::PersistenceConfig,
+use super::{
+    address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, store::RedisStore,
 };
+use crate::{
+    error::{Error, ErrorKind},
+    persistence::{Persistence, PersistenceConfig, StoreObserver},
+    store::Durability,
+};
+
+/// The records of a Paho client in a Redis hash on the device.
+///
+/// ```no_run
+/// use paho_mqtt_redis::{RedisPersistence, paho_mqtt as mqtt};
+///
+/// let options = mqtt::CreateOptionsBuilder::new()
+///     .server_uri("mqtt://broker.example:1883")
+///     .client_id("device-1")
+///     .mqtt_version(mqtt::MQTT_VERSION_5)
+///     .user_persistence(RedisPersistence::new())
+///     .finalize();
+/// let client = mqtt::AsyncClient::new(options)?;
+/// # Ok::<(), mqtt::Error>(())
+/// ```
+pub type RedisPersistence = Persistence<RedisStore>;
+
+impl RedisPersistence {
+    /// A persistence on `redis://127.0.0.1:6379/0`. The network is not used yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The options, to be set and then built.
+    #[must_use]
+    pub fn builder() -> RedisPersistenceBuilder {
+        RedisPersistenceBuilder::default()
+    }
+}
+
+impl Default for RedisPersistence {
+    fn default() -> Self {
+        Self::builder().build_for(RedisAddress::default())
+    }
+}
 
 /// Where Redis is and how long to wait for it.
 ///
@@ -34,17 +74,6 @@ pub struct RedisPersistenceBuilder {
     observer: Option<Arc<dyn StoreObserver>>,
 }
 
-/// What the store works with, once the options have been checked.
-pub(super) struct Settings {
-    pub(super) target: Target,
-    pub(super) key_prefix: String,
-    pub(super) connect_timeout: Duration,
-    pub(super) operation_timeout: Duration,
-    pub(super) open_timeout: Duration,
-    pub(super) eviction_check: EvictionCheck,
-    pub(super) durability: Durability,
-}
-
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Default for RedisPersistenceBuilder {
@@ -58,7 +87,7 @@ impl Default for RedisPersistenceBuilder {
             observer,
         } = PersistenceConfig::default();
         Self {
-            url: Target::default().to_string(),
+            url: RedisAddress::default().to_string(),
             key_prefix: String::new(),
             connect_timeout: CONNECT_TIMEOUT,
             operation_timeout: call_timeout,
@@ -191,7 +220,7 @@ impl RedisPersistenceBuilder {
             Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
                 .with_reason(reason)
         };
-        let target = Target::parse(&self.url)?;
+        let target = RedisAddress::parse(&self.url)?;
         if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(
                 "key_prefix",
@@ -210,11 +239,11 @@ impl RedisPersistenceBuilder {
                 ));
             }
         }
-        Ok(self.unchecked(target))
+        Ok(self.build_for(target))
     }
 
     /// A persistence with these options, which are good, for the target of their URL.
-    pub(super) fn unchecked(self, target: Target) -> RedisPersistence {
+    fn build_for(self, target: RedisAddress) -> RedisPersistence {
         // A new option does not compile until it is passed on here.
         let Self {
             url: _,
@@ -228,8 +257,8 @@ impl RedisPersistenceBuilder {
             buffer_warn_bytes,
             observer,
         } = self;
-        let store = RedisStore::new(Settings {
-            target,
+        let store = RedisStore::new(RedisConfig {
+            address: target,
             key_prefix,
             connect_timeout,
             operation_timeout,
@@ -237,7 +266,7 @@ impl RedisPersistenceBuilder {
             eviction_check,
             durability,
         });
-        let conduct = PersistenceConfig {
+        let persistence_config = PersistenceConfig {
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -245,7 +274,7 @@ impl RedisPersistenceBuilder {
             open_timeout,
             observer,
         };
-        Persistence::with_config(store, conduct)
+        Persistence::with_config(store, persistence_config)
     }
 }
 
@@ -264,7 +293,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             buffer_warn_bytes,
             observer: _,
         } = self;
-        let url = Target::parse(url).map_or_else(
+        let url = RedisAddress::parse(url).map_or_else(
             |_| "(not a Redis URL)".to_owned(),
             |target| target.to_string(),
         );
@@ -286,7 +315,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
 mod tests {
     use std::error::Error as _;
 
-    use crate::{ErrorKind, RedisPersistence};
+    use crate::{error::ErrorKind, redis::builder::RedisPersistence};
 
     #[test]
     fn tls_url_without_feature_tls_is_refused_by_build() {

@@ -2,7 +2,7 @@
 
 /// Commands behind one another, in a buffer that is used again and again.
 #[derive(Default)]
-pub(super) struct Commands {
+pub(super) struct CommandBuffer {
     bytes: Vec<u8>,
     count: usize,
 }
@@ -10,7 +10,7 @@ pub(super) struct Commands {
 /// A buffer that a large value has made larger than this is not kept.
 const KEPT: usize = 64 * 1024;
 
-impl Commands {
+impl CommandBuffer {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn commands_are_packed_as_by_redis_crate() {
-        let mut commands = Commands::default();
+        let mut commands = CommandBuffer::default();
         commands.add(&[b"HSET", b"hash", b"c-1", b"\r\n\0"]);
         commands.say(&["MULTI"]);
         let mut expected = ::redis::cmd("HSET")
