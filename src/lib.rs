@@ -33,8 +33,6 @@ mod paho;
 mod persistence;
 #[cfg(feature = "redis")]
 mod redis;
-#[cfg(feature = "metrics")]
-mod render;
 #[cfg(feature = "server")]
 mod server;
 mod store;
@@ -47,12 +45,10 @@ pub use error::{Error, ErrorKind};
 #[cfg(feature = "metrics")]
 pub use instrumented::Instrumented;
 #[cfg(feature = "metrics")]
-pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder};
+pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
 pub use persistence::{Health, MemoryPersistence, Persistence, StoreObserver};
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};
-#[cfg(feature = "metrics")]
-pub use render::{render, write_textfile};
 /// The way from the bytes of a peer to those of the answer, for the fuzzer.
 #[cfg(all(fuzzing, feature = "server"))]
 #[doc(hidden)]

@@ -7,18 +7,18 @@ use std::{
 };
 
 use crate::{
-    metrics::{KindLabel, KindSeries, LiveSeries},
+    metrics::{ClientSeriesGuard, KindLabel, KindSeries},
     paho::{Key, KeyHasher, RecordKind},
 };
 
 /// A record by its key, which needs no allocation where Paho wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Id {
+enum RecordId {
     Key(Key),
     Other(Box<str>),
 }
 
-impl Hash for Id {
+impl Hash for RecordId {
     fn hash<H: Hasher>(&self, state: &mut H) {
         match self {
             Self::Key(key) => key.hash(state),
@@ -27,7 +27,7 @@ impl Hash for Id {
     }
 }
 
-impl Id {
+impl RecordId {
     fn of(key: &str) -> Self {
         Key::parse(key).map_or_else(|| Self::Other(key.into()), Self::Key)
     }
@@ -48,10 +48,10 @@ impl Id {
 
 /// The kind of record that a key stands for.
 pub(super) fn kind_of(key: &str) -> KindLabel {
-    Id::of(key).kind()
+    RecordId::of(key).kind()
 }
 
-struct Record {
+struct BacklogEntry {
     size: i64,
     /// Which of the arrivals of its kind this record is.
     arrival: usize,
@@ -60,14 +60,14 @@ struct Record {
 /// When the records of one kind arrived, the oldest first, which is there. Those that went meanwhile are
 /// passed over later.
 #[derive(Default)]
-struct Queue {
+struct ArrivalQueue {
     arrivals: VecDeque<Option<Duration>>,
     /// Which of the arrivals is the first of these.
     first: usize,
     live: usize,
 }
 
-impl Queue {
+impl ArrivalQueue {
     /// Tells which arrival that is.
     fn arrive(&mut self, now: Duration) -> usize {
         let arrival = self.first.wrapping_add(self.arrivals.len());
@@ -112,16 +112,16 @@ impl Queue {
 
 /// What is live, and the gauges that tell of it.
 pub(super) struct Backlog {
-    series: LiveSeries,
-    records: HashMap<Id, Record, BuildHasherDefault<KeyHasher>>,
-    queues: [Queue; KindLabel::ALL.len()],
+    series: ClientSeriesGuard,
+    records: HashMap<RecordId, BacklogEntry, BuildHasherDefault<KeyHasher>>,
+    queues: [ArrivalQueue; KindLabel::ALL.len()],
     /// The record that was read last.
     just_read: Option<Key>,
     restored: [i64; KindLabel::ALL.len()],
 }
 
 impl Backlog {
-    pub(super) fn new(series: LiveSeries) -> Self {
+    pub(super) fn new(series: ClientSeriesGuard) -> Self {
         Self {
             series,
             records: HashMap::default(),
@@ -131,12 +131,12 @@ impl Backlog {
         }
     }
 
-    pub(super) fn series(&self) -> &LiveSeries {
+    pub(super) fn series(&self) -> &ClientSeriesGuard {
         &self.series
     }
 
-    fn of_kind(&self, kind: KindLabel) -> &KindSeries {
-        self.series.series().of_kind(kind)
+    fn kind(&self, kind: KindLabel) -> &KindSeries {
+        self.series.series().kind(kind)
     }
 
     /// How many records are remembered, those that went included.
@@ -146,22 +146,22 @@ impl Backlog {
     }
 
     pub(super) fn contains(&self, key: &str) -> bool {
-        self.records.contains_key(&Id::of(key))
+        self.records.contains_key(&RecordId::of(key))
     }
 
     /// The record was written.
     pub(super) fn put(&mut self, key: &str, size: usize, now: Duration) {
         if let Some(kind) = self.note(key, size, now) {
-            self.of_kind(kind).added.inc();
+            self.kind(kind).added.inc();
         }
     }
 
     /// The record has that size, and is there from now on; its kind, unless it already was.
     fn note(&mut self, key: &str, size: usize, now: Duration) -> Option<KindLabel> {
-        let id = Id::of(key);
+        let id = RecordId::of(key);
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        let gauges = self.series.series().of_kind(kind);
+        let gauges = self.series.series().kind(kind);
         if let Some(record) = self.records.get_mut(&id) {
             gauges.bytes.add(size.saturating_sub(record.size));
             record.size = size;
@@ -174,7 +174,7 @@ impl Backlog {
         if queue.live == 1 {
             self.series.set_oldest(kind, Some(now));
         }
-        self.records.insert(id, Record { size, arrival });
+        self.records.insert(id, BacklogEntry { size, arrival });
         Some(kind)
     }
 
@@ -186,16 +186,16 @@ impl Backlog {
 
     /// Whether the record was there.
     pub(super) fn remove(&mut self, key: &str) -> bool {
-        let id = match Id::of(key) {
-            Id::Key(key) => {
-                let is_live = |key| self.records.contains_key(&Id::Key(key));
-                Id::Key(key.resolve_removed_key(self.just_read, is_live))
+        let id = match RecordId::of(key) {
+            RecordId::Key(key) => {
+                let is_live = |key| self.records.contains_key(&RecordId::Key(key));
+                RecordId::Key(key.resolve_removed_key(self.just_read, is_live))
             }
-            other @ Id::Other(_) => other,
+            other @ RecordId::Other(_) => other,
         };
         let was_there = self.take(&id);
         if was_there {
-            self.of_kind(id.kind()).removed.inc();
+            self.kind(id.kind()).removed.inc();
         }
         was_there
     }
@@ -204,7 +204,7 @@ impl Backlog {
     pub(super) fn clear(&mut self) {
         for kind in KindLabel::ALL {
             let live = u64::try_from(self.queue(kind).live).unwrap_or(u64::MAX);
-            self.of_kind(kind).removed.inc_by(live);
+            self.kind(kind).removed.inc_by(live);
         }
         self.forget_all();
     }
@@ -213,12 +213,12 @@ impl Backlog {
         self.list(&[], Duration::ZERO);
     }
 
-    fn take(&mut self, id: &Id) -> bool {
+    fn take(&mut self, id: &RecordId) -> bool {
         let Some(record) = self.records.remove(id) else {
             return false;
         };
         let kind = id.kind();
-        let gauges = self.of_kind(kind);
+        let gauges = self.kind(kind);
         gauges.records.dec();
         gauges.bytes.sub(record.size);
         let all = self.records.len();
@@ -234,8 +234,8 @@ impl Backlog {
 
     /// These are the records that are there; the sizes of those not known before come later.
     pub(super) fn list(&mut self, keys: &[String], now: Duration) {
-        let listed: HashSet<Id> = keys.iter().map(|key| Id::of(key)).collect();
-        let gone: Vec<Id> = self
+        let listed: HashSet<RecordId> = keys.iter().map(|key| RecordId::of(key)).collect();
+        let gone: Vec<RecordId> = self
             .records
             .keys()
             .filter(|id| !listed.contains(id))
@@ -266,9 +266,7 @@ impl Backlog {
     )]
     fn set_restored(&mut self, kind: KindLabel, records: i64) {
         let before = std::mem::replace(&mut self.restored[kind as usize], records);
-        self.of_kind(kind)
-            .restored
-            .add(records.saturating_sub(before));
+        self.kind(kind).restored.add(records.saturating_sub(before));
     }
 
     fn close_up(&mut self, kind: KindLabel) {
@@ -279,7 +277,7 @@ impl Backlog {
         queue_of(queues, kind).close_up(of_kind.map(|(_, record)| &mut record.arrival));
     }
 
-    fn queue(&mut self, kind: KindLabel) -> &mut Queue {
+    fn queue(&mut self, kind: KindLabel) -> &mut ArrivalQueue {
         queue_of(&mut self.queues, kind)
     }
 }
@@ -288,7 +286,10 @@ impl Backlog {
     clippy::indexing_slicing,
     reason = "there is an element for each variant"
 )]
-fn queue_of(queues: &mut [Queue; KindLabel::ALL.len()], kind: KindLabel) -> &mut Queue {
+fn queue_of(
+    queues: &mut [ArrivalQueue; KindLabel::ALL.len()],
+    kind: KindLabel,
+) -> &mut ArrivalQueue {
     &mut queues[kind as usize]
 }
 
@@ -310,7 +311,7 @@ mod tests {
 
     #[test]
     fn oldest_record_stays_known_amid_changes() {
-        let mut queue = Queue::default();
+        let mut queue = ArrivalQueue::default();
         let mut there: BTreeMap<u64, usize> = BTreeMap::new();
         let mut since: BTreeMap<u64, Duration> = BTreeMap::new();
         let mut closed_up = 0;

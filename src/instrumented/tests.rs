@@ -5,16 +5,18 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
     thread,
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use paho_mqtt::{self as mqtt, ClientPersistence};
 use prometheus::{Encoder, Registry, TextEncoder};
 
-use super::*;
+use super::wrapper::Instrumented;
 use crate::{
-    metrics::Clock,
+    error::{Error, ErrorKind},
+    metrics::{Clock, PersistenceMetrics, StoreMetricsObserver},
     paho::sample_record,
-    persistence::MemoryPersistence,
+    persistence::{MemoryPersistence, StoreObserver},
     store::{HealthSnapshot, StoreEvent},
 };
 
@@ -25,7 +27,7 @@ struct TestClock(Arc<AtomicU64>);
 impl TestClock {
     fn clock(&self) -> Clock {
         let micros = Arc::clone(&self.0);
-        Clock::of(move || Duration::from_micros(micros.fetch_add(1, Ordering::Relaxed)))
+        Clock::fixed(move || Duration::from_micros(micros.fetch_add(1, Ordering::Relaxed)))
     }
 
     fn advance(&self, by: Duration) {
@@ -593,37 +595,40 @@ fn status_event_corrects_missed_store_events() {
 fn two_stores_under_one_label_add_up() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let wires = [StoreWire::default(), StoreWire::default()];
+    let observers = [
+        StoreMetricsObserver::default(),
+        StoreMetricsObserver::default(),
+    ];
     let see = |name: &str| of_store(&registry, name, "both");
     let opened = StoreEvent::Opened { quarantined: 1 };
-    for (wire, is_up) in wires.iter().zip([true, false]) {
-        wire.connect(metrics.store("both"));
+    for (observer, is_up) in observers.iter().zip([true, false]) {
+        observer.attach(metrics.store_series("both"));
         // Down until it is known to be up.
         assert_eq!(see("up"), Some(0.0));
-        wire.on_event("id", &opened);
+        observer.on_event("id", &opened);
         assert_eq!(see("up"), Some(1.0));
         let held = if is_up { (0, 0) } else { (2, 20) };
-        wire.on_event("id", &status(is_up, (0, 0), held));
+        observer.on_event("id", &status(is_up, (0, 0), held));
     }
     assert_eq!(see("quarantined_records_total"), Some(2.0));
     assert_eq!(see("up"), Some(0.0));
-    wires[0].on_event("id", &status(false, (0, 0), (3, 30)));
+    observers[0].on_event("id", &status(false, (0, 0), (3, 30)));
     assert_eq!(see("held_records"), Some(5.0));
     assert_eq!(see("held_bytes"), Some(50.0));
-    wires[0].on_event("id", &status(true, (1, 10), (0, 0)));
+    observers[0].on_event("id", &status(true, (1, 10), (0, 0)));
     assert_eq!(see("held_records"), Some(2.0));
     assert_eq!(see("up"), Some(0.0));
 
     // The one that is down goes, with what it held; what was counted stays.
-    wires[1].cut();
+    observers[1].detach();
     assert_eq!(see("up"), Some(1.0));
     assert_eq!(see("held_bytes"), Some(0.0));
     assert_eq!(see("unconfirmed_records"), Some(1.0));
     assert_eq!(see("quarantined_records_total"), Some(2.0));
-    wires[0].cut();
+    observers[0].detach();
     assert_eq!(exposition(&registry), "");
     // What is told late makes no series.
-    wires[0].on_event("id", &opened);
+    observers[0].on_event("id", &opened);
     assert_eq!(exposition(&registry), "");
 }
 

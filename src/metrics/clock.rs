@@ -27,7 +27,7 @@ impl Clock {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+    pub(crate) fn fixed(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         let now: Time = Arc::new(now);
         Self {
             calendar: Arc::clone(&now),
@@ -41,7 +41,7 @@ impl Clock {
     }
 
     /// Time since 1970, as far as the device knows.
-    pub(crate) fn calendar(&self) -> Duration {
+    pub(crate) fn unix_time(&self) -> Duration {
         (self.calendar)()
     }
 }

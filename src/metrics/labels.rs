@@ -78,7 +78,7 @@ impl KindLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     /// The prometheus crate hashes the values of a series one behind the other, with nothing in
     /// between: a free text in front of closed lists is safe if no end of the one is another's.

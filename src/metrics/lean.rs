@@ -5,12 +5,14 @@ use prometheus::{
     proto::{Metric, MetricFamily},
 };
 
+use super::names::PREFIX;
+
 /// Bounds around what the alert about slow puts compares with, 50 ms, in seconds.
-pub(super) const LATENCY_BUCKETS: [f64; 5] = [0.000_5, 0.005, 0.05, 0.25, 1.0];
+pub(super) const LEAN_LATENCY_BUCKETS: [f64; 5] = [0.000_5, 0.005, 0.05, 0.25, 1.0];
 
 /// Which series of a family are told.
 #[derive(Clone, Copy)]
-enum Kept {
+enum SeriesFilter {
     All,
     /// Those with one of these values of the label.
     Only(&'static str, &'static [&'static str]),
@@ -19,48 +21,48 @@ enum Kept {
 }
 
 /// The messages that wait.
-const WAITING: Kept = Kept::Only("kind", &["command", "sent_publish"]);
+const WAITING_KINDS: SeriesFilter = SeriesFilter::Only("kind", &["command", "sent_publish"]);
 
 /// The families of which anything is told, without the prefix.
-const KEPT: [(&str, Kept); 20] = [
+const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
     (
         "operation_duration_seconds",
-        Kept::Only("operation", &["put"]),
+        SeriesFilter::Only("operation", &["put"]),
     ),
     (
         "operation_errors_total",
-        Kept::Moved("error", &["damaged", "lost"]),
+        SeriesFilter::Moved("error", &["damaged", "lost"]),
     ),
-    ("operations_in_progress", Kept::All),
-    ("records", WAITING),
-    ("record_bytes", WAITING),
+    ("operations_in_progress", SeriesFilter::All),
+    ("records", WAITING_KINDS),
+    ("record_bytes", WAITING_KINDS),
     (
         "oldest_record_age_seconds",
-        Kept::Only("kind", &["command", "sent_publish", "undelivered"]),
+        SeriesFilter::Only("kind", &["command", "sent_publish", "undelivered"]),
     ),
-    ("added_records_total", WAITING),
-    ("removed_records_total", WAITING),
-    ("restored_records", WAITING),
-    ("opened_timestamp_seconds", Kept::All),
-    ("build_info", Kept::All),
-    ("store_up", Kept::All),
-    ("store_changed_timestamp_seconds", Kept::All),
-    ("store_reconnects_total", Kept::All),
-    ("store_errors_total", Kept::Moved("error", &[])),
-    ("store_held_bytes", Kept::All),
+    ("added_records_total", WAITING_KINDS),
+    ("removed_records_total", WAITING_KINDS),
+    ("restored_records", WAITING_KINDS),
+    ("opened_timestamp_seconds", SeriesFilter::All),
+    ("build_info", SeriesFilter::All),
+    ("store_up", SeriesFilter::All),
+    ("store_changed_timestamp_seconds", SeriesFilter::All),
+    ("store_reconnects_total", SeriesFilter::All),
+    ("store_errors_total", SeriesFilter::Moved("error", &[])),
+    ("store_held_bytes", SeriesFilter::All),
     (
         "store_discarded_records_total",
-        Kept::Moved("kind", &["sent_publish"]),
+        SeriesFilter::Moved("kind", &["sent_publish"]),
     ),
-    ("store_lost_records_total", Kept::All),
-    ("store_quarantined_records_total", Kept::All),
-    ("store_last_confirmed_timestamp_seconds", Kept::All),
+    ("store_lost_records_total", SeriesFilter::All),
+    ("store_quarantined_records_total", SeriesFilter::All),
+    ("store_last_confirmed_timestamp_seconds", SeriesFilter::All),
 ];
 
-impl Kept {
+impl SeriesFilter {
     fn of(family: &str) -> Option<Self> {
-        let mut all = KEPT.iter();
-        let (_, kept) = all.find(|(name, _)| family.strip_prefix(super::PREFIX) == Some(name))?;
+        let mut all = LEAN_FAMILIES.iter();
+        let (_, kept) = all.find(|(name, _)| family.strip_prefix(PREFIX) == Some(name))?;
         Some(*kept)
     }
 
@@ -81,18 +83,18 @@ fn has(metric: &Metric, label: &str, values: &[&str]) -> bool {
 }
 
 /// A collector that tells of a part of its series.
-struct Narrowed {
+struct FilteredCollector {
     collector: Box<dyn Collector>,
-    kept: Kept,
+    kept: SeriesFilter,
 }
 
 /// The part of a family that the profile has, if it has any.
 pub(super) fn narrowed(collector: Box<dyn Collector>) -> Option<Box<dyn Collector>> {
-    let kept = Kept::of(&collector.desc().first()?.fq_name)?;
-    Some(Box::new(Narrowed { collector, kept }))
+    let kept = SeriesFilter::of(&collector.desc().first()?.fq_name)?;
+    Some(Box::new(FilteredCollector { collector, kept }))
 }
 
-impl Collector for Narrowed {
+impl Collector for FilteredCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.collector.desc()
     }
@@ -112,7 +114,12 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
-    use crate::{ErrorKind, Instrumented, MemoryPersistence, PersistenceMetrics, StoreObserver};
+    use crate::{
+        error::ErrorKind,
+        instrumented::Instrumented,
+        metrics::persistence_metrics::PersistenceMetrics,
+        persistence::{MemoryPersistence, StoreObserver},
+    };
 
     fn series(registry: &Registry) -> Vec<String> {
         let text = crate::render(registry).unwrap();
@@ -127,14 +134,16 @@ mod tests {
         let mut persistence = MemoryPersistence::new().instrument(&metrics);
         persistence.open("id", "uri").unwrap();
         let families = registry.gather();
-        for (name, kept) in KEPT {
+        for (name, kept) in LEAN_FAMILIES {
             let family = families
                 .iter()
-                .find(|family| family.name() == format!("{}{name}", super::super::PREFIX))
+                .find(|family| family.name() == format!("{}{name}", PREFIX))
                 .unwrap_or_else(|| panic!("{name} is no family"));
             let listed = match kept {
-                Kept::All => continue,
-                Kept::Only(label, values) | Kept::Moved(label, values) => (label, values),
+                SeriesFilter::All => continue,
+                SeriesFilter::Only(label, values) | SeriesFilter::Moved(label, values) => {
+                    (label, values)
+                }
             };
             for value in listed.1 {
                 let mut metrics = family.get_metric().iter();
@@ -198,7 +207,7 @@ mod tests {
         let metrics = lean().register(&registry).unwrap();
         let error = lean().register(&registry).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Registration);
-        metrics.on_event("id", &crate::StoreEvent::Opened { quarantined: 0 });
+        metrics.on_event("id", &crate::store::StoreEvent::Opened { quarantined: 0 });
         assert!(!series(&registry).is_empty());
     }
 }

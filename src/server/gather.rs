@@ -27,7 +27,7 @@ use super::{
 use crate::{
     Error,
     error::ErrorChain,
-    render::{as_text, gather},
+    metrics::{encode_text, gather_families},
 };
 
 /// How long the end waits for a collector. One that takes longer ends its thread when it is done.
@@ -144,7 +144,7 @@ impl Gathering {
 
     /// Reads the registry once for all of them, which were all asked before.
     fn answer(&mut self, asks: &[Ask]) -> Vec<Response> {
-        let families = match gather(&self.registry) {
+        let families = match gather_families(&self.registry) {
             Ok(families) => families,
             Err(error) => {
                 self.complain(&error);
@@ -212,7 +212,7 @@ impl<'a> Answers<'a> {
         } else if kind == Kind::Page {
             page(self.families, self.now).into_bytes()
         } else {
-            as_text(self.families)?.into_bytes()
+            encode_text(self.families)?.into_bytes()
         };
         let body = Arc::new(body);
         self.bodies.push((kind, is_compressed, Arc::clone(&body)));

@@ -7,18 +7,21 @@ use prometheus::{
     core::Collector,
 };
 
-use super::{PREFIX, age::OldestAge, clock::Clock, lean, series, store::StoreFamilies};
-use crate::{Error, ErrorKind};
+use super::{
+    client_table::ClientTable, clock::Clock, lean, names::PREFIX, oldest_age::OldestAgeCollector,
+    store_catalog::StoreCatalog,
+};
+use crate::error::{Error, ErrorKind};
 
 /// Every metric, in the order of the catalogue.
-pub(super) struct Families {
+pub(super) struct MetricCatalog {
     pub(super) operation_duration: HistogramVec,
     pub(super) operation_errors: IntCounterVec,
     pub(super) operation_misses: IntCounterVec,
     pub(super) operations_in_progress: IntGaugeVec,
     pub(super) records: IntGaugeVec,
     pub(super) record_bytes: IntGaugeVec,
-    pub(super) oldest_record_age: OldestAge,
+    pub(super) oldest_record_age: OldestAgeCollector,
     pub(super) added_records: IntCounterVec,
     pub(super) removed_records: IntCounterVec,
     pub(super) value_size: HistogramVec,
@@ -26,12 +29,12 @@ pub(super) struct Families {
     pub(super) opened: GaugeVec,
     pub(super) restore_duration: GaugeVec,
     pub(super) build_info: IntGaugeVec,
-    pub(super) store: StoreFamilies,
-    pub(super) clients: series::Clients,
+    pub(super) store: StoreCatalog,
+    pub(super) clients: ClientTable,
     pub(super) clock: Clock,
 }
 
-impl Families {
+impl MetricCatalog {
     pub(super) fn new(
         latency_buckets: Vec<f64>,
         size_buckets: Vec<f64>,
@@ -46,7 +49,7 @@ impl Families {
             buckets,
         };
         let by_kind = &["client_id", "kind"];
-        let clients = series::Clients::default();
+        let clients = ClientTable::default();
         Ok(Self {
             operation_duration: HistogramVec::new(
                 histogram(
@@ -82,7 +85,7 @@ impl Families {
                 opts("record_bytes", "Size of the records that wait"),
                 by_kind,
             )?,
-            oldest_record_age: OldestAge::new(
+            oldest_record_age: OldestAgeCollector::new(
                 GaugeVec::new(
                     opts(
                         "oldest_record_age_seconds",
@@ -130,7 +133,7 @@ impl Families {
                 opts("build_info", "Version of the crate and store of the client"),
                 &["client_id", "version", "store"],
             )?,
-            store: StoreFamilies::new(opts)?,
+            store: StoreCatalog::new(opts)?,
             clients,
             clock,
         })

@@ -1,9 +1,5 @@
 //! [`Instrumented`]: measures every call of a persistence, and changes none of its answers.
 
-mod backlog;
-#[cfg(test)]
-mod tests;
-
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
@@ -14,12 +10,14 @@ use paho_mqtt::{self as mqtt, ClientPersistence};
 use prometheus::IntGauge;
 use tracing::{Level, Span, field::Empty};
 
+use super::backlog::{Backlog, kind_of};
 use crate::{
-    Error, ErrorKind, Persistence, PersistenceMetrics, Store, StoreObserver,
-    metrics::{OperationLabel, StoreWire},
+    error::{Error, ErrorKind},
+    metrics::{OperationLabel, PersistenceMetrics, StoreMetricsObserver},
     paho::{Key, RecordKind},
+    persistence::{Persistence, StoreObserver},
+    store::Store,
 };
-use backlog::Backlog;
 
 /// Measures the calls to any persistence: metrics in a registry, and a `tracing` span a call.
 ///
@@ -46,22 +44,22 @@ pub struct Instrumented<P> {
     label: Option<String>,
     store: &'static str,
     /// Where the store tells what happens to it.
-    wire: Option<Arc<StoreWire>>,
+    store_metrics: Option<Arc<StoreMetricsObserver>>,
     client_id: String,
     /// Outside the lock, so that a call which waits for it shows too.
     in_progress: Option<IntGauge>,
-    inner: Mutex<Inner<P>>,
+    pub(super) inner: Mutex<Guarded<P>>,
 }
 
-struct Inner<P> {
+pub(super) struct Guarded<P> {
     persistence: P,
     /// From the first open on.
-    session: Option<Session>,
+    pub(super) session: Option<OpenState>,
 }
 
 /// What is known since the last open.
-struct Session {
-    backlog: Backlog,
+pub(super) struct OpenState {
+    pub(super) backlog: Backlog,
     opened: Duration,
     stage: Stage,
 }
@@ -96,10 +94,10 @@ impl<P> Instrumented<P> {
             metrics: metrics.clone(),
             label: None,
             store,
-            wire: None,
+            store_metrics: None,
             client_id: String::new(),
             in_progress: None,
-            inner: Mutex::new(Inner {
+            inner: Mutex::new(Guarded {
                 persistence,
                 session: None,
             }),
@@ -121,10 +119,10 @@ impl<S: Store> Persistence<S> {
     /// Measures the calls to this persistence, and what it tells of its store.
     #[must_use]
     pub fn instrument(mut self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
-        let wire = Arc::new(StoreWire::default());
-        self.add_observer(Arc::clone(&wire) as Arc<dyn StoreObserver>);
+        let store_metrics = Arc::new(StoreMetricsObserver::default());
+        self.add_observer(Arc::clone(&store_metrics) as Arc<dyn StoreObserver>);
         let mut instrumented = Instrumented::with_store(self, metrics, S::NAME);
-        instrumented.wire = Some(wire);
+        instrumented.store_metrics = Some(store_metrics);
         instrumented
     }
 }
@@ -138,15 +136,15 @@ impl<P: ClientPersistence> Instrumented<P> {
         key: &str,
         bytes: Option<usize>,
         work: impl FnOnce(&mut P) -> mqtt::Result<T>,
-        note: impl FnOnce(&mut Session, &T, Duration) -> bool,
+        note: impl FnOnce(&mut OpenState, &T, Duration) -> bool,
     ) -> mqtt::Result<T> {
         let clock = self.metrics.clock();
         let start = clock.now();
         let span = self.span(operation, key, bytes).entered();
-        let _in_progress = self.in_progress.as_ref().map(InProgress::new);
+        let _in_progress = self.in_progress.as_ref().map(InProgressGuard::new);
         let (result, outcome) = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let Inner {
+            let Guarded {
                 persistence,
                 session,
             } = &mut *inner;
@@ -191,7 +189,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                     "db.operation.name" = operation.as_str(),
                     "messaging.client.id" = self.client_id,
                     "record.key" = (!key.is_empty()).then_some(key),
-                    "record.kind" = (!key.is_empty()).then(|| backlog::kind_of(key).as_str()),
+                    "record.kind" = (!key.is_empty()).then(|| kind_of(key).as_str()),
                     "record.bytes" = bytes,
                     outcome = Empty,
                     "error.type" = Empty,
@@ -209,18 +207,18 @@ impl<P: ClientPersistence> Instrumented<P> {
     fn begin(&mut self, client_id: &str) {
         client_id.clone_into(&mut self.client_id);
         let label = self.label.as_deref().unwrap_or(client_id);
-        let session = Session {
-            backlog: Backlog::new(self.metrics.client(label, self.store)),
+        let session = OpenState {
+            backlog: Backlog::new(self.metrics.client_series(label, self.store)),
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
-        if let Some(wire) = &self.wire {
-            wire.connect(self.metrics.store(label));
+        if let Some(store_metrics) = &self.store_metrics {
+            store_metrics.attach(self.metrics.store_series(label));
         }
         let series = session.backlog.series().series();
         series
             .opened
-            .set(self.metrics.clock().calendar().as_secs_f64());
+            .set(self.metrics.clock().unix_time().as_secs_f64());
         self.in_progress = Some(series.in_progress.clone());
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.session = Some(session);
@@ -228,24 +226,24 @@ impl<P: ClientPersistence> Instrumented<P> {
 }
 
 /// A call that has not been answered, even if it never is.
-struct InProgress<'a>(&'a IntGauge);
+struct InProgressGuard<'a>(&'a IntGauge);
 
-impl<'a> InProgress<'a> {
+impl<'a> InProgressGuard<'a> {
     fn new(gauge: &'a IntGauge) -> Self {
         gauge.inc();
         Self(gauge)
     }
 }
 
-impl Drop for InProgress<'_> {
+impl Drop for InProgressGuard<'_> {
     fn drop(&mut self) {
         self.0.dec();
     }
 }
 
-impl Session {
+impl OpenState {
     fn count(&self, operation: OperationLabel, key: &str, outcome: Outcome, took: Duration) {
-        let series = self.backlog.series().series().of_operation(operation);
+        let series = self.backlog.series().series().operation(operation);
         series.duration.observe(took.as_secs_f64());
         // A get can only miss with an error.
         let missed = match outcome {
@@ -393,8 +391,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 /// The series go with it; the thread of the persistence may still be at its end.
 impl<P> Drop for Instrumented<P> {
     fn drop(&mut self) {
-        if let Some(wire) = &self.wire {
-            wire.cut();
+        if let Some(store_metrics) = &self.store_metrics {
+            store_metrics.detach();
         }
     }
 }

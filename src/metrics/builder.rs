@@ -1,26 +1,14 @@
-//! The catalogue of metrics, registered once and shared by all clients of the process.
+//! What can be set before the metrics are registered.
 
-mod age;
-mod clock;
-mod families;
-mod labels;
-mod lean;
-mod series;
-mod store;
-
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::collections::HashMap;
 
 use prometheus::Registry;
 
-use crate::{Error, ErrorKind};
-pub(crate) use clock::Clock;
-use families::Families;
-pub(crate) use labels::{KindLabel, OperationLabel};
-pub(crate) use series::{KindSeries, LiveSeries};
-pub(crate) use store::{StoreSeries, StoreWire};
-
-/// What the name of every metric starts with.
-pub(crate) const PREFIX: &str = "mqtt_persistence_";
+use super::{
+    catalog::MetricCatalog, clock::Clock, lean::LEAN_LATENCY_BUCKETS,
+    persistence_metrics::PersistenceMetrics,
+};
+use crate::error::{Error, ErrorKind};
 
 /// Latencies start where a Redis on the same device answers, in seconds.
 const LATENCY_BUCKETS: [f64; 12] = [
@@ -40,24 +28,6 @@ const SIZE_BUCKETS: [f64; 8] = [
     1_048_576.0,
 ];
 
-/// The metrics of all persistences of a process, registered once.
-///
-/// It is a cheap handle: each [`Instrumented`](crate::Instrumented) takes a clone. The series of a
-/// client appear, at zero, when Paho opens its persistence, and are gone when the last persistence
-/// with the same `client_id` label is dropped.
-///
-/// ```
-/// use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
-///
-/// let registry = Registry::new();
-/// let metrics = PersistenceMetrics::register(&registry)?;
-/// let one = MemoryPersistence::new().instrument(&metrics);
-/// let another = MemoryPersistence::new().instrument(&metrics).client_label("gateway");
-/// # Ok::<(), paho_mqtt_redis::Error>(())
-/// ```
-#[derive(Clone)]
-pub struct PersistenceMetrics(Arc<Families>);
-
 impl PersistenceMetrics {
     /// Registers the metrics with their defaults.
     ///
@@ -72,26 +42,6 @@ impl PersistenceMetrics {
     #[must_use]
     pub fn builder() -> PersistenceMetricsBuilder {
         PersistenceMetricsBuilder::default()
-    }
-
-    /// The series of a client that opens its persistence.
-    pub(crate) fn client(&self, label: &str, store: &'static str) -> LiveSeries {
-        LiveSeries::new(Arc::clone(&self.0), label, store)
-    }
-
-    /// Those of its store, where that tells what happens to it.
-    pub(crate) fn store(&self, label: &str) -> StoreSeries {
-        StoreSeries::new(Arc::clone(&self.0), label)
-    }
-
-    pub(crate) fn clock(&self) -> &Clock {
-        &self.0.clock
-    }
-}
-
-impl fmt::Debug for PersistenceMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PersistenceMetrics").finish_non_exhaustive()
     }
 }
 
@@ -194,7 +144,7 @@ impl PersistenceMetricsBuilder {
         } = self;
         let latency_buckets = latency_buckets.unwrap_or_else(|| {
             if is_lean {
-                lean::LATENCY_BUCKETS.to_vec()
+                LEAN_LATENCY_BUCKETS.to_vec()
             } else {
                 LATENCY_BUCKETS.to_vec()
             }
@@ -202,15 +152,14 @@ impl PersistenceMetricsBuilder {
         check_buckets("latency_buckets", &latency_buckets)?;
         check_buckets("size_buckets", &size_buckets)?;
         check_labels(&const_labels)?;
-        let families = Families::new(latency_buckets, size_buckets, &const_labels, clock).map_err(
-            |error| {
+        let families = MetricCatalog::new(latency_buckets, size_buckets, &const_labels, clock)
+            .map_err(|error| {
                 Error::new(ErrorKind::InvalidOption, "make the metrics")
                     .with_reason("an option does not suit the prometheus crate")
                     .with_source(error)
-            },
-        )?;
+            })?;
         families.register(registry, is_lean)?;
-        Ok(PersistenceMetrics(Arc::new(families)))
+        Ok(PersistenceMetrics::new(families))
     }
 }
 

@@ -8,17 +8,17 @@ use prometheus::{
     proto::MetricFamily,
 };
 
-use super::{clock::Clock, series::Clients};
+use super::{client_table::ClientTable, clock::Clock};
 
 #[derive(Clone)]
-pub(super) struct OldestAge {
+pub(super) struct OldestAgeCollector {
     pub(super) gauge: GaugeVec,
-    clients: Clients,
+    clients: ClientTable,
     clock: Clock,
 }
 
-impl OldestAge {
-    pub(super) fn new(gauge: GaugeVec, clients: Clients, clock: Clock) -> Self {
+impl OldestAgeCollector {
+    pub(super) fn new(gauge: GaugeVec, clients: ClientTable, clock: Clock) -> Self {
         Self {
             gauge,
             clients,
@@ -27,7 +27,7 @@ impl OldestAge {
     }
 }
 
-impl Collector for OldestAge {
+impl Collector for OldestAgeCollector {
     fn desc(&self) -> Vec<&Desc> {
         self.gauge.desc()
     }

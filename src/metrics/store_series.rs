@@ -1,167 +1,26 @@
 //! The metrics of what only the store knows, which it tells as events.
 
 use std::{
-    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use prometheus::{Gauge, GaugeVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts};
+use prometheus::{Gauge, IntCounter, IntGauge};
 
-use super::{Families, KindLabel, PersistenceMetrics, series::forget};
-use crate::{ErrorKind, HealthSnapshot, StoreEvent, StoreObserver};
-
-/// Every metric whose name starts with `store_`.
-pub(super) struct StoreFamilies {
-    pub(super) up: IntGaugeVec,
-    pub(super) changed: GaugeVec,
-    pub(super) reconnects: IntCounterVec,
-    pub(super) reconnect_failures: IntCounterVec,
-    pub(super) errors: IntCounterVec,
-    pub(super) unconfirmed_records: IntGaugeVec,
-    pub(super) unconfirmed_bytes: IntGaugeVec,
-    pub(super) held_records: IntGaugeVec,
-    pub(super) held_bytes: IntGaugeVec,
-    pub(super) discarded: IntCounterVec,
-    pub(super) lost: IntCounterVec,
-    pub(super) quarantined: IntCounterVec,
-    pub(super) last_confirmed: GaugeVec,
-    /// By label.
-    shared: Mutex<HashMap<String, Shared>>,
-    /// By client id, those that the handle observes itself.
-    observed: Mutex<HashMap<String, StoreSeries>>,
-}
-
-impl StoreFamilies {
-    pub(super) fn new(opts: impl Fn(&str, &str) -> Opts) -> prometheus::Result<Self> {
-        let of_client = &["client_id"];
-        let counter = |name, help| IntCounterVec::new(opts(name, help), of_client);
-        let gauge = |name, help| IntGaugeVec::new(opts(name, help), of_client);
-        Ok(Self {
-            up: gauge("store_up", "Whether the store can be used")?,
-            changed: GaugeVec::new(
-                opts(
-                    "store_changed_timestamp_seconds",
-                    "Since when the store can be used, or cannot, by the clock of the device",
-                ),
-                of_client,
-            )?,
-            reconnects: counter(
-                "store_reconnects_total",
-                "How often the store could be used again",
-            )?,
-            reconnect_failures: counter(
-                "store_reconnect_failures_total",
-                "Failed attempts to use the store again",
-            )?,
-            errors: IntCounterVec::new(
-                opts(
-                    "store_errors_total",
-                    "Errors of the store that Paho was spared",
-                ),
-                &["client_id", "error"],
-            )?,
-            unconfirmed_records: gauge(
-                "store_unconfirmed_records",
-                "Records that were sent and not confirmed yet",
-            )?,
-            unconfirmed_bytes: gauge(
-                "store_unconfirmed_bytes",
-                "Size of the records that were sent and not confirmed yet",
-            )?,
-            held_records: gauge(
-                "store_held_records",
-                "Records held in memory since the store cannot be used",
-            )?,
-            held_bytes: gauge(
-                "store_held_bytes",
-                "Size of the records held in memory since the store cannot be used",
-            )?,
-            discarded: IntCounterVec::new(
-                opts(
-                    "store_discarded_records_total",
-                    "Records in flight that Paho removed without an acknowledgement",
-                ),
-                &["client_id", "kind"],
-            )?,
-            lost: counter(
-                "store_lost_records_total",
-                "Records that the store lost and of which there was no copy",
-            )?,
-            quarantined: counter(
-                "store_quarantined_records_total",
-                "Unreadable records that were set aside at open",
-            )?,
-            last_confirmed: GaugeVec::new(
-                opts(
-                    "store_last_confirmed_timestamp_seconds",
-                    "When the store was last known to have everything, by the clock of the device",
-                ),
-                of_client,
-            )?,
-            shared: Mutex::default(),
-            observed: Mutex::default(),
-        })
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Shared>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn forget(&self, label: &str) {
-        let of_client = [label];
-        forget(&self.up, &of_client);
-        forget(&self.changed, &of_client);
-        forget(&self.reconnects, &of_client);
-        forget(&self.reconnect_failures, &of_client);
-        for error in errors() {
-            forget(&self.errors, &[label, error.as_str()]);
-        }
-        forget(&self.unconfirmed_records, &of_client);
-        forget(&self.unconfirmed_bytes, &of_client);
-        forget(&self.held_records, &of_client);
-        forget(&self.held_bytes, &of_client);
-        for kind in KindLabel::ALL {
-            forget(&self.discarded, &[label, kind.as_str()]);
-        }
-        forget(&self.lost, &of_client);
-        forget(&self.quarantined, &of_client);
-        forget(&self.last_confirmed, &of_client);
-    }
-}
-
-/// What a store can answer with.
-fn errors() -> impl Iterator<Item = ErrorKind> {
-    use ErrorKind::{
-        Bind, Damaged, File, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
-        Registration, Render,
-    };
-    ErrorKind::ALL.iter().copied().filter(|kind| {
-        !matches!(
-            kind,
-            Bind | Damaged
-                | File
-                | InvalidClientId
-                | InvalidKey
-                | InvalidOption
-                | NotFound
-                | NotOpen
-                | Registration
-                | Render
-        )
-    })
-}
-
-/// What the persistences of one label have in common.
-#[derive(Default)]
-struct Shared {
-    persistences: usize,
-    down: usize,
-}
+use super::{
+    catalog::MetricCatalog,
+    labels::KindLabel,
+    store_catalog::{LabelStores, store_error_kinds},
+};
+use crate::{
+    error::ErrorKind,
+    persistence::StoreObserver,
+    store::{HealthSnapshot, StoreEvent},
+};
 
 /// The series of the store of one persistence, until it is dropped.
 pub(crate) struct StoreSeries {
-    families: Arc<Families>,
+    families: Arc<MetricCatalog>,
     label: String,
     is_down: bool,
     last: HealthSnapshot,
@@ -179,12 +38,12 @@ pub(crate) struct StoreSeries {
 }
 
 impl StoreSeries {
-    pub(super) fn new(families: Arc<Families>, label: &str) -> Self {
+    pub(super) fn new(families: Arc<MetricCatalog>, label: &str) -> Self {
         let store = &families.store;
         let of_client = [label];
         let mut all = store.lock();
         // Under the lock, so that the end of another one does not take them away again.
-        for error in errors() {
+        for error in store_error_kinds() {
             store.errors.with_label_values(&[label, error.as_str()]);
         }
         for kind in KindLabel::ALL {
@@ -221,7 +80,7 @@ impl StoreSeries {
         }
     }
 
-    fn tell(&mut self, event: &StoreEvent) {
+    pub(super) fn apply(&mut self, event: &StoreEvent) {
         match event {
             StoreEvent::Opened { quarantined } => {
                 self.set_down(false);
@@ -288,7 +147,7 @@ impl StoreSeries {
     }
 
     /// Under the lock of what is shared.
-    fn show(&self, shared: &Shared) {
+    fn show(&self, shared: &LabelStores) {
         let up = i64::from(shared.down == 0);
         if self.up.get() != up {
             self.up.set(up);
@@ -327,7 +186,7 @@ impl StoreSeries {
 
 impl Drop for StoreSeries {
     fn drop(&mut self) {
-        self.tell(&StoreEvent::Closed);
+        self.apply(&StoreEvent::Closed);
         let mut all = self.families.store.lock();
         let Some(shared) = all.get_mut(&self.label) else {
             return;
@@ -337,22 +196,22 @@ impl Drop for StoreSeries {
         self.show(shared);
         if shared.persistences == 0 {
             all.remove(&self.label);
-            self.families.store.forget(&self.label);
+            self.families.store.remove_store_series(&self.label);
         }
     }
 }
 
 /// Brings the events of a persistence to the series of the label that it is measured under.
 #[derive(Default)]
-pub(crate) struct StoreWire(Mutex<Option<StoreSeries>>);
+pub(crate) struct StoreMetricsObserver(Mutex<Option<StoreSeries>>);
 
-impl StoreWire {
+impl StoreMetricsObserver {
     /// From now on, and until it is cut.
-    pub(crate) fn connect(&self, series: StoreSeries) {
+    pub(crate) fn attach(&self, series: StoreSeries) {
         *self.lock() = Some(series);
     }
 
-    pub(crate) fn cut(&self) {
+    pub(crate) fn detach(&self) {
         *self.lock() = None;
     }
 
@@ -361,27 +220,10 @@ impl StoreWire {
     }
 }
 
-impl StoreObserver for StoreWire {
+impl StoreObserver for StoreMetricsObserver {
     fn on_event(&self, _: &str, event: &StoreEvent) {
         if let Some(series) = &mut *self.lock() {
-            series.tell(event);
-        }
-    }
-}
-
-/// For a persistence that is not measured by [`Persistence::instrument`](crate::Persistence::instrument),
-/// which sees to it by itself. The series are there, under the client's id, while it is open.
-impl StoreObserver for PersistenceMetrics {
-    fn on_event(&self, client_id: &str, event: &StoreEvent) {
-        let observed = &self.0.store.observed;
-        let mut observed = observed.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(event, StoreEvent::Closed) {
-            observed.remove(client_id);
-        } else {
-            observed
-                .entry(client_id.to_owned())
-                .or_insert_with(|| self.store(client_id))
-                .tell(event);
+            series.apply(event);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use prometheus::{Registry, TextEncoder, proto::MetricFamily};
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// What the registry has, in Prometheus's text format, as `text/plain; version=0.0.4`.
 ///
@@ -28,7 +28,7 @@ use crate::{Error, ErrorKind};
 ///
 /// [`ErrorKind::Render`] where a collector in the registry fails or panics.
 pub fn render(registry: &Registry) -> Result<String, Error> {
-    as_text(&gather(registry)?)
+    encode_text(&gather_families(registry)?)
 }
 
 /// Writes what [`render`] gives to a file that is whole at every moment, for the textfile collector
@@ -53,14 +53,14 @@ pub fn write_textfile(registry: &Registry, path: impl AsRef<Path>) -> Result<(),
 }
 
 /// What every collector has, even where one of them panics.
-pub(crate) fn gather(registry: &Registry) -> Result<Vec<MetricFamily>, Error> {
+pub(crate) fn gather_families(registry: &Registry) -> Result<Vec<MetricFamily>, Error> {
     // Nothing of the registry is left half done by a collector that panics: it is only read.
     catch_unwind(AssertUnwindSafe(|| registry.gather())).map_err(|_| {
         Error::new(ErrorKind::Render, "gather the metrics").with_reason("a collector panicked")
     })
 }
 
-pub(crate) fn as_text(families: &[MetricFamily]) -> Result<String, Error> {
+pub(crate) fn encode_text(families: &[MetricFamily]) -> Result<String, Error> {
     let mut text = String::new();
     TextEncoder::new()
         .encode_utf8(families, &mut text)

@@ -1,0 +1,29 @@
+//! The metrics of all persistences of a process, and their text.
+
+mod builder;
+mod catalog;
+mod client_table;
+mod clock;
+mod labels;
+mod lean;
+mod live_series;
+mod names;
+mod oldest_age;
+mod persistence_metrics;
+mod render;
+mod store_catalog;
+mod store_series;
+
+pub use builder::PersistenceMetricsBuilder;
+pub(crate) use client_table::KindSeries;
+#[cfg(test)]
+pub(crate) use clock::Clock;
+pub(crate) use labels::{KindLabel, OperationLabel};
+pub(crate) use live_series::ClientSeriesGuard;
+#[cfg(feature = "server")]
+pub(crate) use names::PREFIX;
+pub use persistence_metrics::PersistenceMetrics;
+#[cfg(feature = "server")]
+pub(crate) use render::{encode_text, gather_families};
+pub use render::{render, write_textfile};
+pub(crate) use store_series::StoreMetricsObserver;

@@ -1,0 +1,79 @@
+//! [`PersistenceMetrics`]: the handle of the registered metrics.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use super::{
+    catalog::MetricCatalog, clock::Clock, live_series::ClientSeriesGuard, store_series::StoreSeries,
+};
+use crate::{persistence::StoreObserver, store::StoreEvent};
+
+/// The metrics of all persistences of a process, registered once.
+///
+/// It is a cheap handle: each [`Instrumented`](crate::Instrumented) takes a clone. The series of a
+/// client appear, at zero, when Paho opens its persistence, and are gone when the last persistence
+/// with the same `client_id` label is dropped.
+///
+/// ```
+/// use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
+///
+/// let registry = Registry::new();
+/// let metrics = PersistenceMetrics::register(&registry)?;
+/// let one = MemoryPersistence::new().instrument(&metrics);
+/// let another = MemoryPersistence::new().instrument(&metrics).client_label("gateway");
+/// # Ok::<(), paho_mqtt_redis::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct PersistenceMetrics {
+    catalog: Arc<MetricCatalog>,
+    /// By client id, those that the handle observes itself.
+    observed: Arc<Mutex<HashMap<String, StoreSeries>>>,
+}
+
+impl PersistenceMetrics {
+    pub(super) fn new(catalog: MetricCatalog) -> Self {
+        Self {
+            catalog: Arc::new(catalog),
+            observed: Arc::default(),
+        }
+    }
+
+    /// The series of a client that opens its persistence.
+    pub(crate) fn client_series(&self, label: &str, store: &'static str) -> ClientSeriesGuard {
+        ClientSeriesGuard::new(Arc::clone(&self.catalog), label, store)
+    }
+
+    /// Those of its store, where that tells what happens to it.
+    pub(crate) fn store_series(&self, label: &str) -> StoreSeries {
+        StoreSeries::new(Arc::clone(&self.catalog), label)
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.catalog.clock
+    }
+}
+
+/// For a persistence that is not measured by [`Persistence::instrument`](crate::Persistence::instrument),
+/// which sees to it by itself. The series are there, under the client's id, while it is open.
+impl StoreObserver for PersistenceMetrics {
+    fn on_event(&self, client_id: &str, event: &StoreEvent) {
+        let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);
+        if matches!(event, StoreEvent::Closed) {
+            observed.remove(client_id);
+        } else {
+            observed
+                .entry(client_id.to_owned())
+                .or_insert_with(|| self.store_series(client_id))
+                .apply(event);
+        }
+    }
+}
+
+impl fmt::Debug for PersistenceMetrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PersistenceMetrics").finish_non_exhaustive()
+    }
+}
