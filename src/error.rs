@@ -258,6 +258,12 @@ impl Error {
         }))
     }
 
+    /// An option has a value that cannot work.
+    #[cfg(any(feature = "metrics", feature = "redis"))]
+    pub(crate) fn invalid_option(option: &str) -> Self {
+        Self::new(ErrorKind::InvalidOption, format!("use the option {option}"))
+    }
+
     /// The same error with a reason, and what to do, that is more exact than the kind's own.
     #[must_use]
     pub fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {

@@ -169,7 +169,7 @@ fn check_buckets(option: &str, buckets: &[f64]) -> Result<(), Error> {
         .all(|bound| bound.is_finite() && *bound > 0.0);
     let ascending = buckets.is_sorted_by(|one, next| one < next);
     if buckets.is_empty() || !positive || !ascending {
-        return Err(Error::new(ErrorKind::InvalidOption, format!("use the option {option}")).with_reason(
+        return Err(Error::invalid_option(option).with_reason(
             format!("the bounds must be positive, finite and ascending, and at least one; they are {buckets:?}"),
         ));
     }

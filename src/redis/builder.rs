@@ -6,7 +6,7 @@ use super::{
     address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, store::RedisStore,
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     persistence::{Persistence, PersistenceConfig, StoreObserver},
     store::Durability,
 };
@@ -214,12 +214,9 @@ impl RedisPersistenceBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`] with the option that cannot work.
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) with the option that cannot work.
     pub fn build(self) -> Result<RedisPersistence, Error> {
-        let invalid = |option: &str, reason| {
-            Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
-                .with_reason(reason)
-        };
+        let invalid = |option: &str, reason| Error::invalid_option(option).with_reason(reason);
         let target = RedisAddress::parse(&self.url)?;
         if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(

@@ -6,14 +6,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Error, ErrorKind};
+use crate::error::Error;
 
 /// What a request has to bring, where something is asked for. With several, each of them does.
 #[derive(Clone, Default)]
-pub(super) struct Credentials(Vec<Credential>);
+pub(super) struct AuthPolicy(Vec<AcceptedCredential>);
 
 #[derive(Clone)]
-struct Credential {
+struct AcceptedCredential {
     scheme: Scheme,
     /// As it is behind the scheme in the header.
     value: Vec<u8>,
@@ -36,14 +36,14 @@ impl Scheme {
 
 /// Where a secret is found.
 #[derive(Clone)]
-pub(super) enum Secret {
+pub(super) enum SecretSource {
     Token(String),
     TokenFile(PathBuf),
     Basic(String),
     BasicFile(PathBuf),
 }
 
-impl Secret {
+impl SecretSource {
     /// The file that it is in, if it is in one.
     pub(super) fn file(&self) -> Option<&Path> {
         match self {
@@ -53,18 +53,18 @@ impl Secret {
     }
 }
 
-impl Credentials {
+impl AuthPolicy {
     /// Checks the secrets, and reads those that are in files.
-    pub(super) fn read(secrets: &[Secret]) -> Result<Self, Error> {
+    pub(super) fn read(secrets: &[SecretSource]) -> Result<Self, Error> {
         secrets
             .iter()
             .map(|secret| match secret {
-                Secret::Token(token) => bearer("bearer_token", token),
-                Secret::TokenFile(path) => {
+                SecretSource::Token(token) => bearer("bearer_token", token),
+                SecretSource::TokenFile(path) => {
                     bearer("bearer_token_file", &from_file("bearer_token_file", path)?)
                 }
-                Secret::Basic(pair) => basic("basic_auth", pair),
-                Secret::BasicFile(path) => {
+                SecretSource::Basic(pair) => basic("basic_auth", pair),
+                SecretSource::BasicFile(path) => {
                     basic("basic_auth_file", &from_file("basic_auth_file", path)?)
                 }
             })
@@ -108,41 +108,37 @@ fn is_same(given: &[u8], expected: &[u8]) -> bool {
     difference == 0
 }
 
-fn refused(option: &str) -> Error {
-    Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
-}
-
 fn from_file(option: &str, path: &Path) -> Result<String, Error> {
     let text = fs::read_to_string(path).map_err(|error| {
-        refused(option)
+        Error::invalid_option(option)
             .with_reason(format!("{} cannot be read", path.display()))
             .with_source(error)
     })?;
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-fn bearer(option: &str, token: &str) -> Result<Credential, Error> {
+fn bearer(option: &str, token: &str) -> Result<AcceptedCredential, Error> {
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(refused(option)
+        return Err(Error::invalid_option(option)
             .with_reason("a token has one printable ASCII character or more, and no space"));
     }
-    Ok(Credential {
+    Ok(AcceptedCredential {
         scheme: Scheme::Bearer,
         value: token.as_bytes().to_vec(),
     })
 }
 
-fn basic(option: &str, pair: &str) -> Result<Credential, Error> {
+fn basic(option: &str, pair: &str) -> Result<AcceptedCredential, Error> {
     let is_usable = pair
         .split_once(':')
         .is_some_and(|(user, password)| !user.is_empty() && !password.is_empty());
     if !is_usable || pair.contains(char::is_control) {
-        return Err(refused(option).with_reason(
+        return Err(Error::invalid_option(option).with_reason(
             "it takes a user without a colon, and a password, neither of them empty; in a file \
              there is a colon between them",
         ));
     }
-    Ok(Credential {
+    Ok(AcceptedCredential {
         scheme: Scheme::Basic,
         value: base64(pair.as_bytes()),
     })
@@ -192,9 +188,9 @@ mod tests {
 
     #[test]
     fn each_of_several_secrets_admits_and_no_other() {
-        let both = Credentials::read(&[
-            Secret::Token("t0ken".to_owned()),
-            Secret::Basic("user:pass:word".to_owned()),
+        let both = AuthPolicy::read(&[
+            SecretSource::Token("t0ken".to_owned()),
+            SecretSource::Basic("user:pass:word".to_owned()),
         ])
         .unwrap_or_else(|error| panic!("{error}"));
         for good in [
@@ -218,6 +214,6 @@ mod tests {
             assert!(!both.admit(Some(bad.as_bytes())), "{bad}");
         }
         assert!(!both.admit(None));
-        assert!(Credentials::default().admit(None));
+        assert!(AuthPolicy::default().admit(None));
     }
 }

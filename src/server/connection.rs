@@ -7,12 +7,11 @@ use std::{
 };
 
 use super::{
-    access::Access,
-    options::Limits,
-    request::Head,
+    config::Config,
+    request::RequestHead,
     response::Response,
-    route::{Ask, Route, route},
-    transport::Stream,
+    router::{CollectRequest, Route, route},
+    stream::NonblockingStream,
 };
 use crate::net::deadline_after;
 
@@ -23,35 +22,29 @@ const MOST_PASSED_OVER: usize = 64 * 1024;
 /// A peer that has not read for so long can lose its place to another.
 const STALLED: Duration = Duration::from_millis(500);
 
-/// What all connections have in common.
-pub(super) struct Terms {
-    pub(super) limits: Limits,
-    pub(super) access: Access,
-}
-
-pub(super) struct Connection<S> {
+pub(super) struct HttpConnection<S> {
     stream: S,
-    state: State,
+    state: ConnectionState,
     /// When it came.
     since: Instant,
     /// When it is to end, or its peer to be told that it is too slow.
     pub(super) deadline: Instant,
 }
 
-enum State {
+enum ConnectionState {
     /// The head is on its way.
-    Reading(Head),
+    ReadingHead(RequestHead),
     /// The answer is being looked up.
-    Asking,
-    Writing(Outgoing),
+    Collecting,
+    Writing(PendingResponse),
     /// What the peer still sends is passed over: unread, it would make it lose the answer.
-    LettingGo {
+    Draining {
         passed_over: usize,
     },
 }
 
 /// What is left of an answer.
-struct Outgoing {
+struct PendingResponse {
     head: Vec<u8>,
     body: Arc<Vec<u8>>,
     written: usize,
@@ -59,35 +52,35 @@ struct Outgoing {
 }
 
 /// What is to be done about a connection.
-pub(super) enum Next {
+pub(super) enum Action {
     /// Wait until something can be read or written.
     Wait,
-    Ask(Ask),
+    Collect(CollectRequest),
     Close,
 }
 
 /// Who can lose its place when there is none left, most easily first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Standing {
+pub(super) enum EvictionRank {
     /// It has its answer.
-    Done,
+    Draining,
     /// It has not sent its request.
-    Unasked,
+    NoRequest,
     /// It does not read.
     Stalled,
     /// It reads, as far as one can tell yet.
-    Sent,
+    Sending,
     /// Its answer is being looked up.
-    Served,
+    Collecting,
 }
 
-impl<S: Stream> Connection<S> {
-    pub(super) fn new(stream: S, terms: &Terms) -> Self {
+impl<S: NonblockingStream> HttpConnection<S> {
+    pub(super) fn new(stream: S, config: &Config) -> Self {
         Self {
             stream,
-            state: State::Reading(Head::default()),
+            state: ConnectionState::ReadingHead(RequestHead::default()),
             since: Instant::now(),
-            deadline: deadline_after(terms.limits.request_timeout),
+            deadline: deadline_after(config.limits.request_timeout),
         }
     }
 
@@ -96,29 +89,34 @@ impl<S: Stream> Connection<S> {
     }
 
     pub(super) fn wants_read(&self) -> bool {
-        matches!(self.state, State::Reading(_) | State::LettingGo { .. })
+        matches!(
+            self.state,
+            ConnectionState::ReadingHead(_) | ConnectionState::Draining { .. }
+        )
     }
 
     pub(super) fn wants_write(&self) -> bool {
-        matches!(self.state, State::Writing(_)) || self.stream.wants_write()
+        matches!(self.state, ConnectionState::Writing(_)) || self.stream.wants_write()
     }
 
-    pub(super) fn standing(&self, now: Instant) -> Standing {
+    pub(super) fn standing(&self, now: Instant) -> EvictionRank {
         match &self.state {
-            State::Reading(_) => Standing::Unasked,
-            State::Writing(outgoing) if now.duration_since(outgoing.last_written) >= STALLED => {
-                Standing::Stalled
+            ConnectionState::ReadingHead(_) => EvictionRank::NoRequest,
+            ConnectionState::Writing(outgoing)
+                if now.duration_since(outgoing.last_written) >= STALLED =>
+            {
+                EvictionRank::Stalled
             }
-            State::Writing(_) => Standing::Sent,
-            State::Asking => Standing::Served,
-            State::LettingGo { .. } => Standing::Done,
+            ConnectionState::Writing(_) => EvictionRank::Sending,
+            ConnectionState::Collecting => EvictionRank::Collecting,
+            ConnectionState::Draining { .. } => EvictionRank::Draining,
         }
     }
 
     /// Since when nothing has come of it.
     pub(super) fn idle_since(&self) -> Instant {
         match &self.state {
-            State::Writing(outgoing) => outgoing.last_written,
+            ConnectionState::Writing(outgoing) => outgoing.last_written,
             _ => self.since,
         }
     }
@@ -126,35 +124,35 @@ impl<S: Stream> Connection<S> {
     /// The memory that its answer takes, which others may share.
     pub(super) fn body(&self) -> Option<&Arc<Vec<u8>>> {
         match &self.state {
-            State::Writing(outgoing) => Some(&outgoing.body),
+            ConnectionState::Writing(outgoing) => Some(&outgoing.body),
             _ => None,
         }
     }
 
     /// Does what can be done without waiting.
-    pub(super) fn advance(&mut self, terms: &Terms) -> Next {
+    pub(super) fn advance(&mut self, config: &Config) -> Action {
         loop {
             let done = match &mut self.state {
-                State::Reading(_) => self.read(terms),
-                State::Asking => self.stream.flush().map(|()| Some(Next::Wait)),
-                State::Writing(_) => self.write(),
-                State::LettingGo { .. } => self.pass_over(),
+                ConnectionState::ReadingHead(_) => self.read(config),
+                ConnectionState::Collecting => self.stream.flush().map(|()| Some(Action::Wait)),
+                ConnectionState::Writing(_) => self.write(),
+                ConnectionState::Draining { .. } => self.pass_over(),
             };
             match done {
                 Ok(Some(next)) => return next,
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Next::Wait,
-                Err(_) => return Next::Close,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Action::Wait,
+                Err(_) => return Action::Close,
             }
         }
     }
 
     /// The answer to what was asked.
-    pub(super) fn answer(&mut self, response: Response, terms: &Terms) {
+    pub(super) fn answer(&mut self, response: Response, config: &Config) {
         let (head, body) = response.into_parts();
-        self.deadline = deadline_after(terms.limits.response_timeout);
-        self.state = State::Writing(Outgoing {
+        self.deadline = deadline_after(config.limits.response_timeout);
+        self.state = ConnectionState::Writing(PendingResponse {
             head,
             body,
             written: 0,
@@ -163,72 +161,72 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Its deadline has passed.
-    pub(super) fn expire(&mut self, terms: &Terms) -> Next {
+    pub(super) fn expire(&mut self, config: &Config) -> Action {
         let status = match &self.state {
-            State::Reading(_) => 408,
+            ConnectionState::ReadingHead(_) => 408,
             // A collector takes its time.
-            State::Asking => 503,
-            State::Writing(_) => {
+            ConnectionState::Collecting => 503,
+            ConnectionState::Writing(_) => {
                 self.stream.abandon();
-                return Next::Close;
+                return Action::Close;
             }
-            State::LettingGo { .. } => return Next::Close,
+            ConnectionState::Draining { .. } => return Action::Close,
         };
-        self.answer(Response::refusal(status), terms);
-        self.advance(terms)
+        self.answer(Response::refusal(status), config);
+        self.advance(config)
     }
 
     /// Another one gets its place. It is told so as far as that takes no waiting, unless it has an answer,
     /// which is over then.
-    pub(super) fn give_way(mut self, terms: &Terms) {
+    pub(super) fn give_way(mut self, config: &Config) {
         match self.state {
-            State::Reading(_) => self.answer(Response::refusal(503), terms),
-            State::Writing(_) => return self.stream.abandon(),
-            State::Asking | State::LettingGo { .. } => {}
+            ConnectionState::ReadingHead(_) => self.answer(Response::refusal(503), config),
+            ConnectionState::Writing(_) => return self.stream.abandon(),
+            ConnectionState::Collecting | ConnectionState::Draining { .. } => {}
         }
         // Until it would have to wait.
-        let _ = self.advance(terms);
-        if let State::Writing(_) = self.state {
+        let _ = self.advance(config);
+        if let ConnectionState::Writing(_) = self.state {
             self.stream.abandon();
         }
     }
 
-    fn read(&mut self, terms: &Terms) -> io::Result<Option<Next>> {
-        let State::Reading(head) = &mut self.state else {
+    fn read(&mut self, config: &Config) -> io::Result<Option<Action>> {
+        let ConnectionState::ReadingHead(head) = &mut self.state else {
             return Ok(None);
         };
         let mut chunk = [0; 1024];
         let read = self.stream.read(&mut chunk)?;
         if read == 0 {
             if head.is_empty() {
-                return Ok(Some(Next::Close));
+                return Ok(Some(Action::Close));
             }
-            self.answer(Response::refusal(400), terms);
+            self.answer(Response::refusal(400), config);
             return Ok(None);
         }
         let bytes = chunk.get(..read).unwrap_or_default();
-        match head.push(bytes, terms.limits.max_head_bytes) {
+        match head.push(bytes, config.limits.max_head_bytes) {
             Ok(None) => Ok(None),
-            Ok(Some(request)) => match route(&request, &terms.access.credentials) {
-                Route::Known(response) => {
-                    self.answer(response, terms);
+            Ok(Some(request)) => match route(&request, &config.credentials.auth) {
+                Route::Respond(response) => {
+                    self.answer(response, config);
                     Ok(None)
                 }
-                Route::Asked(ask) => {
-                    self.state = State::Asking;
-                    self.deadline = deadline_after(terms.limits.response_timeout);
-                    Ok(Some(Next::Ask(ask)))
+                Route::Collect(ask) => {
+                    self.state = ConnectionState::Collecting;
+                    self.deadline = deadline_after(config.limits.response_timeout);
+                    Ok(Some(Action::Collect(ask)))
                 }
             },
             Err(status) => {
-                self.answer(Response::refusal(status), terms);
+                self.answer(Response::refusal(status), config);
                 Ok(None)
             }
         }
     }
 
-    fn write(&mut self) -> io::Result<Option<Next>> {
-        let State::Writing(outgoing) = &mut self.state else {
+    fn write(&mut self) -> io::Result<Option<Action>> {
+        let ConnectionState::Writing(outgoing) = &mut self.state else {
             return Ok(None);
         };
         let rest = outgoing.rest();
@@ -243,23 +241,23 @@ impl<S: Stream> Connection<S> {
         }
         self.stream.flush()?;
         self.stream.finish()?;
-        self.state = State::LettingGo { passed_over: 0 };
+        self.state = ConnectionState::Draining { passed_over: 0 };
         self.deadline = deadline_after(LETTING_GO);
         Ok(None)
     }
 
-    fn pass_over(&mut self) -> io::Result<Option<Next>> {
-        let State::LettingGo { passed_over } = &mut self.state else {
+    fn pass_over(&mut self) -> io::Result<Option<Action>> {
+        let ConnectionState::Draining { passed_over } = &mut self.state else {
             return Ok(None);
         };
         let read = self.stream.read(&mut [0; 4096])?;
         *passed_over = passed_over.saturating_add(read);
         let is_over = read == 0 || *passed_over > MOST_PASSED_OVER;
-        Ok(is_over.then_some(Next::Close))
+        Ok(is_over.then_some(Action::Close))
     }
 }
 
-impl Outgoing {
+impl PendingResponse {
     /// What is to be written next; nothing at the end.
     fn rest(&self) -> &[u8] {
         match self.head.get(self.written..) {

@@ -10,12 +10,12 @@ use std::{
 use prometheus::{IntCounter, Registry};
 
 use super::{
-    access::{Access, Sources},
-    auth::Secret,
-    connection::{Connection, Next, Terms},
-    gather::Answers,
-    options::Limits,
-    transport::Stream,
+    auth::SecretSource,
+    collector::ResponseCache,
+    config::{Config, Limits},
+    connection::{Action, HttpConnection},
+    credentials::{CredentialSources, Credentials},
+    stream::NonblockingStream,
 };
 
 /// How the bytes come and go.
@@ -37,44 +37,47 @@ pub const TOKEN: &str = "t0ken";
 pub fn exchange(sent: &[u8], behavior: PeerBehavior) -> Vec<u8> {
     let token = behavior
         .requires_token
-        .then(|| Secret::Token(TOKEN.to_owned()));
-    let mut sources = Sources::default();
+        .then(|| SecretSource::Token(TOKEN.to_owned()));
+    let mut sources = CredentialSources::default();
     sources.secrets.extend(token);
-    let Ok(access) = Access::read(sources) else {
+    let Ok(credentials) = Credentials::read(sources) else {
         return Vec::new();
     };
     let limits = Limits {
         max_head_bytes: behavior.max_head_bytes.max(1),
         ..Limits::default()
     };
-    let terms = Terms { limits, access };
-    let peer = Peer {
+    let config = Config {
+        limits,
+        credentials,
+    };
+    let peer = ScriptedPeer {
         sent,
         behavior,
         answer: Vec::new(),
         is_turn: false,
         is_finished: false,
     };
-    let mut connection = Connection::new(peer, &terms);
+    let mut connection = HttpConnection::new(peer, &config);
     let mut is_over = false;
     loop {
         let next = if is_over {
-            connection.expire(&terms)
+            connection.expire(&config)
         } else {
-            connection.advance(&terms)
+            connection.advance(&config)
         };
         match next {
-            Next::Close => break,
-            Next::Wait => {
+            Action::Close => break,
+            Action::Wait => {
                 // All has been read, and the time passes.
                 is_over = !connection.wants_write() && connection.stream().sent.is_empty();
             }
-            Next::Ask(ask) => {
+            Action::Collect(ask) => {
                 let families = registry().gather();
-                let response = Answers::of(&families, UNIX_EPOCH)
+                let response = ResponseCache::of(&families, UNIX_EPOCH)
                     .to(ask)
                     .head_only(ask.head_only);
-                connection.answer(response, &terms);
+                connection.answer(response, &config);
             }
         }
     }
@@ -89,7 +92,7 @@ fn registry() -> Registry {
     registry
 }
 
-struct Peer<'a> {
+struct ScriptedPeer<'a> {
     sent: &'a [u8],
     behavior: PeerBehavior,
     answer: Vec<u8>,
@@ -98,7 +101,7 @@ struct Peer<'a> {
     is_finished: bool,
 }
 
-impl Peer<'_> {
+impl ScriptedPeer<'_> {
     fn wait(&mut self) -> io::Result<()> {
         self.is_turn = !self.is_turn;
         if self.is_turn {
@@ -109,7 +112,7 @@ impl Peer<'_> {
     }
 }
 
-impl Read for Peer<'_> {
+impl Read for ScriptedPeer<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.wait()?;
         if self.sent.is_empty() && !self.behavior.closes {
@@ -130,7 +133,7 @@ impl Read for Peer<'_> {
     }
 }
 
-impl Write for Peer<'_> {
+impl Write for ScriptedPeer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wait()?;
         assert!(!self.is_finished, "written behind the end");
@@ -145,7 +148,7 @@ impl Write for Peer<'_> {
     }
 }
 
-impl Stream for Peer<'_> {
+impl NonblockingStream for ScriptedPeer<'_> {
     fn finish(&mut self) -> io::Result<()> {
         self.is_finished = true;
         Ok(())

@@ -35,7 +35,7 @@ const KINDS: [(&str, &str); 6] = [
 
 /// What of a client the page shows.
 #[derive(Default)]
-struct Client<'a> {
+struct ClientView<'a> {
     /// By name and label; of several the sum.
     samples: BTreeMap<(String, &'a str), f64>,
     version: &'a str,
@@ -54,8 +54,8 @@ pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
     page
 }
 
-fn clients(families: &[MetricFamily]) -> BTreeMap<&str, Client<'_>> {
-    let mut clients: BTreeMap<&str, Client> = BTreeMap::new();
+fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
+    let mut clients: BTreeMap<&str, ClientView> = BTreeMap::new();
     for family in families {
         let Some(name) = family.name().strip_prefix(PREFIX) else {
             continue;
@@ -99,7 +99,7 @@ fn label<'a>(metric: &'a Metric, names: &[&str]) -> Option<&'a str> {
     })
 }
 
-fn write(page: &mut String, clients: &BTreeMap<&str, Client<'_>>, now: f64) -> fmt::Result {
+fn write(page: &mut String, clients: &BTreeMap<&str, ClientView<'_>>, now: f64) -> fmt::Result {
     write!(
         page,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -124,7 +124,7 @@ fn write(page: &mut String, clients: &BTreeMap<&str, Client<'_>>, now: f64) -> f
     )
 }
 
-fn write_client(page: &mut String, id: &str, client: &Client<'_>, now: f64) -> fmt::Result {
+fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) -> fmt::Result {
     let up = client.get("store_up", &[]);
     let (class, state) = match up {
         Some(up) if up >= 1.0 => ("state up", "Store up"),
@@ -207,7 +207,7 @@ fn write_client(page: &mut String, id: &str, client: &Client<'_>, now: f64) -> f
     Ok(())
 }
 
-fn write_tables(page: &mut String, client: &Client<'_>, now: f64) -> fmt::Result {
+fn write_tables(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
     let cell = |name, kinds, format| client.cell(name, kinds, format, now);
     page.push_str(
         "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"What waits\"><table><caption>What waits</caption><thead><tr><th scope=\"col\">kind</th>\
@@ -278,9 +278,9 @@ fn mean(sum: Option<f64>, count: Option<f64>) -> String {
     }
 }
 
-impl Client<'_> {
-    fn cell<'a>(&'a self, name: &'a str, kinds: &'a str, format: char, now: f64) -> Cell<'a> {
-        Cell {
+impl ClientView<'_> {
+    fn cell<'a>(&'a self, name: &'a str, kinds: &'a str, format: char, now: f64) -> MetricCell<'a> {
+        MetricCell {
             client: self,
             name,
             kinds,
@@ -305,8 +305,8 @@ impl Client<'_> {
 }
 
 /// The rest of a tag, and its text.
-struct Cell<'a> {
-    client: &'a Client<'a>,
+struct MetricCell<'a> {
+    client: &'a ClientView<'a>,
     name: &'a str,
     /// With spaces between them; all where there is none.
     kinds: &'a str,
@@ -314,7 +314,7 @@ struct Cell<'a> {
     now: f64,
 }
 
-impl Display for Cell<'_> {
+impl Display for MetricCell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let kinds: Vec<&str> = self.kinds.split_whitespace().collect();
         let found = self.client.found(self.name, &kinds);

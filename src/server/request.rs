@@ -14,9 +14,9 @@ pub(super) struct Request {
 
 /// A head as far as it has come. What comes behind it is not looked at.
 #[derive(Debug, Default)]
-pub(super) struct Head(Vec<u8>);
+pub(super) struct RequestHead(Vec<u8>);
 
-impl Head {
+impl RequestHead {
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -130,7 +130,7 @@ mod tests {
     use super::*;
 
     fn read(head: &[u8], limit: usize) -> Result<Option<Request>, u16> {
-        Head::default().push(head, limit)
+        RequestHead::default().push(head, limit)
     }
 
     fn status(head: &[u8], limit: usize) -> u16 {
@@ -162,7 +162,7 @@ mod tests {
     fn head_is_parsed_from_pieces() {
         let text = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
         let (last, rest) = text.split_last().expect("bytes");
-        let mut head = Head::default();
+        let mut head = RequestHead::default();
         for byte in rest {
             assert_eq!(head.push(&[*byte], 8192), Ok(None));
         }

@@ -6,7 +6,7 @@ use super::page;
 
 pub(super) struct Response {
     status: u16,
-    kind: Kind,
+    kind: BodyKind,
     /// A header that only this answer has.
     extra: Option<(&'static str, &'static str)>,
     is_gzip: bool,
@@ -16,13 +16,13 @@ pub(super) struct Response {
 
 /// What is in the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum BodyKind {
     Text,
     Metrics,
     Page,
 }
 
-impl Kind {
+impl BodyKind {
     const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; charset=utf-8",
@@ -41,7 +41,7 @@ impl Kind {
 }
 
 impl Response {
-    pub(super) fn new(status: u16, kind: Kind, body: Arc<Vec<u8>>) -> Self {
+    pub(super) fn new(status: u16, kind: BodyKind, body: Arc<Vec<u8>>) -> Self {
         Self {
             status,
             kind,
@@ -53,7 +53,7 @@ impl Response {
     }
 
     pub(super) fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self::new(status, Kind::Text, Arc::new(body.into()))
+        Self::new(status, BodyKind::Text, Arc::new(body.into()))
     }
 
     /// A status and its name.
@@ -90,12 +90,12 @@ impl Response {
         let mut head = format!(
             "HTTP/1.1 {status} {}\r\n\
              Server: paho-mqtt-redis\r\n\
-             Connection: close\r\n\
+             HttpConnection: close\r\n\
              Content-Type: {}\r\n\
              Content-Length: {length}\r\n\
              Content-Security-Policy: {}\r\n\
              Cache-Control: no-store\r\n\
-             Cross-Origin-Resource-Policy: same-origin\r\n\
+             Cross-PeerNetwork-Resource-Policy: same-origin\r\n\
              Referrer-Policy: no-referrer\r\n\
              Vary: Accept-Encoding\r\n\
              X-Content-Type-Options: nosniff\r\n\

@@ -13,21 +13,21 @@ use rustls::{
     server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
-use super::transport::{Plain, Stream};
-use crate::{Error, ErrorKind};
+use super::stream::{NonblockingStream, PlainStream};
+use crate::error::Error;
 
 /// How much of an answer is encrypted ahead of what the peer takes.
 const AHEAD: usize = 16 * 1024;
 
 /// The files that say who this is, and whom to let in.
 #[derive(Clone, Default)]
-pub(super) struct Files {
+pub(super) struct TlsFiles {
     /// The certificate with those between it and its authority, and its key.
     pub(super) identity: Option<(PathBuf, PathBuf)>,
     pub(super) client_authority: Option<PathBuf>,
 }
 
-impl Files {
+impl TlsFiles {
     /// Each of them.
     pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
         let identity = self
@@ -45,7 +45,7 @@ impl Files {
         } = self;
         let Some((certificate, key)) = identity else {
             return match client_authority {
-                Some(_) => Err(refused("tls_client_authority").with_reason(
+                Some(_) => Err(Error::invalid_option("tls_client_authority").with_reason(
                     "there are client certificates with TLS only; set the option tls too",
                 )),
                 None => Ok(None),
@@ -54,12 +54,12 @@ impl Files {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
-            .map_err(|error| refused("tls").with_source(error))?;
+            .map_err(|error| Error::invalid_option("tls").with_source(error))?;
         let builder = match client_authority {
             None => builder.with_no_client_auth(),
             Some(path) => {
                 let unusable = || {
-                    refused("tls_client_authority")
+                    Error::invalid_option("tls_client_authority")
                         .with_reason(format!("{} cannot be used", path.display()))
                 };
                 let mut roots = RootCertStore::empty();
@@ -79,7 +79,7 @@ impl Files {
         let secret =
             PrivateKeyDer::from_pem_file(key).map_err(|error| unread("tls", key, error))?;
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| {
-            refused("tls")
+            Error::invalid_option("tls")
                 .with_reason(format!(
                     "{} is not the key of {}",
                     key.display(),
@@ -95,12 +95,8 @@ impl Files {
     }
 }
 
-fn refused(option: &str) -> Error {
-    Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
-}
-
 fn unread(option: &str, path: &Path, error: pem::Error) -> Error {
-    refused(option)
+    Error::invalid_option(option)
         .with_reason(format!("{} cannot be read as PEM", path.display()))
         .with_source(error)
 }
@@ -111,19 +107,19 @@ fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>
         .map_err(|error| unread(option, path, error))?;
     if certificates.is_empty() {
         let reason = format!("there is no certificate in {}", path.display());
-        return Err(refused(option).with_reason(reason));
+        return Err(Error::invalid_option(option).with_reason(reason));
     }
     Ok(certificates)
 }
 
 /// A connection that is encrypted.
-pub(super) struct Tls {
+pub(super) struct TlsStream {
     session: ServerConnection,
-    socket: Plain,
+    socket: PlainStream,
 }
 
-impl Tls {
-    pub(super) fn new(config: &Arc<ServerConfig>, socket: Plain) -> io::Result<Self> {
+impl TlsStream {
+    pub(super) fn new(config: &Arc<ServerConfig>, socket: PlainStream) -> io::Result<Self> {
         let mut session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
         session.set_buffer_limit(Some(AHEAD));
         Ok(Self { session, socket })
@@ -140,13 +136,13 @@ impl Tls {
     }
 }
 
-impl AsFd for Tls {
+impl AsFd for TlsStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Read for Tls {
+impl Read for TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match self.session.reader().read(buffer) {
@@ -167,7 +163,7 @@ impl Read for Tls {
     }
 }
 
-impl Write for Tls {
+impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.send()?;
         if self.session.is_handshaking() {
@@ -186,7 +182,7 @@ impl Write for Tls {
     }
 }
 
-impl Stream for Tls {
+impl NonblockingStream for TlsStream {
     fn wants_write(&self) -> bool {
         self.session.wants_write()
     }

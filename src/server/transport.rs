@@ -1,79 +1,17 @@
-//! A connection as bytes, never waited for.
+//! Connections with TLS and without.
 
 #[cfg(feature = "server-tls")]
 use std::sync::Arc;
 use std::{
     io::{self, Read, Write},
-    net::Shutdown,
     os::fd::{AsFd, BorrowedFd},
-    time::Duration,
 };
 
-use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
+use super::stream::{NonblockingStream, PlainStream};
 #[cfg(feature = "server-tls")]
-use super::tls::Tls;
-
-/// What a connection reads from and writes to. A call that would have to wait fails with
-/// [`WouldBlock`](io::ErrorKind::WouldBlock).
-pub(super) trait Stream: Read + Write {
-    /// Whether there is something to write before more can be read.
-    fn wants_write(&self) -> bool {
-        false
-    }
-
-    /// Nothing more is written; the peer is told so.
-    fn finish(&mut self) -> io::Result<()>;
-
-    /// What has been written, and is not read, is not kept for the peer when this is closed.
-    fn abandon(&mut self) {}
-}
-
-/// A socket that does not block.
-pub(super) struct Plain(Socket);
-
-impl Plain {
-    pub(super) fn new(socket: Socket) -> io::Result<Self> {
-        socket.set_nonblocking(true)?;
-        Ok(Self(socket))
-    }
-}
-
-impl AsFd for Plain {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl Read for Plain {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (read, _) = recv(&self.0, buffer, RecvFlags::empty())?;
-        Ok(read)
-    }
-}
-
-impl Write for Plain {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A peer that is gone must not end a program that has not switched SIGPIPE off.
-        Ok(send(&self.0, bytes, SendFlags::NOSIGNAL)?)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Stream for Plain {
-    fn finish(&mut self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
-    }
-
-    fn abandon(&mut self) {
-        // Otherwise the system keeps it for minutes, of every connection of one that never reads.
-        drop(self.0.set_linger(Some(Duration::ZERO)));
-    }
-}
+use super::tls::TlsStream;
 
 /// How connections are spoken over.
 pub(super) enum Transport {
@@ -83,25 +21,25 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    pub(super) fn open(&self, socket: Socket) -> io::Result<Wire> {
-        let socket = Plain::new(socket)?;
+    pub(super) fn open(&self, socket: Socket) -> io::Result<ServerStream> {
+        let socket = PlainStream::new(socket)?;
         match self {
-            Self::Plain => Ok(Wire::Plain(socket)),
+            Self::Plain => Ok(ServerStream::Plain(socket)),
             #[cfg(feature = "server-tls")]
-            Self::Tls(config) => Ok(Wire::Tls(Box::new(Tls::new(config, socket)?))),
+            Self::Tls(config) => Ok(ServerStream::Tls(Box::new(TlsStream::new(config, socket)?))),
         }
     }
 }
 
 /// A connection of either kind.
-pub(super) enum Wire {
-    Plain(Plain),
+pub(super) enum ServerStream {
+    Plain(PlainStream),
     #[cfg(feature = "server-tls")]
-    Tls(Box<Tls>),
+    Tls(Box<TlsStream>),
 }
 
-impl Wire {
-    fn stream(&mut self) -> &mut dyn Stream {
+impl ServerStream {
+    fn stream(&mut self) -> &mut dyn NonblockingStream {
         match self {
             Self::Plain(stream) => stream,
             #[cfg(feature = "server-tls")]
@@ -110,7 +48,7 @@ impl Wire {
     }
 }
 
-impl AsFd for Wire {
+impl AsFd for ServerStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Plain(stream) => stream.as_fd(),
@@ -120,13 +58,13 @@ impl AsFd for Wire {
     }
 }
 
-impl Read for Wire {
+impl Read for ServerStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream().read(buffer)
     }
 }
 
-impl Write for Wire {
+impl Write for ServerStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.stream().write(bytes)
     }
@@ -136,7 +74,7 @@ impl Write for Wire {
     }
 }
 
-impl Stream for Wire {
+impl NonblockingStream for ServerStream {
     fn wants_write(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.wants_write(),

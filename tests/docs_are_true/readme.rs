@@ -168,15 +168,15 @@ fn option_tables_match_builder_methods() {
     for (builder, source) in [
         (
             "`RedisPersistence::builder()`",
-            include_str!("../../src/redis/options.rs"),
+            include_str!("../../src/redis/builder.rs"),
         ),
         (
             "`PersistenceMetrics::builder()`",
-            include_str!("../../src/metrics.rs"),
+            include_str!("../../src/metrics/builder.rs"),
         ),
         (
             "`MetricsServer::builder(registry)`",
-            include_str!("../../src/server/options.rs"),
+            include_str!("../../src/server/builder.rs"),
         ),
     ] {
         assert_eq!(

@@ -22,10 +22,11 @@ use socket2::Socket;
 use tracing::{debug, error, warn};
 
 use super::{
-    connection::{Connection, Next, Standing, Terms},
-    gather::Gatherer,
-    listen::{Listener, Origin},
-    transport::Wire,
+    collector::CollectorHandle,
+    config::Config,
+    connection::{Action, EvictionRank, HttpConnection},
+    listener::{Listener, PeerNetwork},
+    transport::ServerStream,
 };
 
 /// How many connections are accepted before those that are there have their turn again.
@@ -37,14 +38,14 @@ const REST: Duration = Duration::from_millis(100);
 /// What the answers of slow readers may take in memory, besides the largest of them.
 const MOST_UNREAD: usize = 2 * 1024 * 1024;
 
-pub(super) struct Serving {
+pub(super) struct EventLoop {
     listener: Listener,
-    terms: Terms,
-    gatherer: Gatherer,
+    config: Config,
+    collector: CollectorHandle,
     stopping: Arc<AtomicBool>,
     /// A byte comes when there are answers, or when it is to stop.
     wakeups: UnixStream,
-    admitted: Vec<Admitted>,
+    admitted: Vec<Slot>,
     next_id: u64,
     /// Given away for a connection when the program has no file descriptor left.
     reserve: Option<OwnedFd>,
@@ -55,31 +56,31 @@ pub(super) struct Serving {
 }
 
 /// A connection that has a place.
-struct Admitted {
+struct Slot {
     id: u64,
-    origin: Origin,
-    connection: Connection<Wire>,
+    origin: PeerNetwork,
+    connection: HttpConnection<ServerStream>,
 }
 
 /// What `poll` tells.
-struct Ready {
+struct PollResult {
     wakeups: bool,
     listener: bool,
     connections: Vec<(u64, PollFlags)>,
 }
 
-impl Serving {
+impl EventLoop {
     pub(super) fn new(
         listener: Listener,
-        terms: Terms,
-        gatherer: Gatherer,
+        config: Config,
+        collector: CollectorHandle,
         stopping: Arc<AtomicBool>,
         wakeups: UnixStream,
     ) -> Self {
         Self {
             listener,
-            terms,
-            gatherer,
+            config,
+            collector,
             stopping,
             wakeups,
             admitted: Vec::new(),
@@ -103,12 +104,12 @@ impl Serving {
         let Self {
             listener,
             admitted,
-            gatherer,
+            collector,
             ..
         } = self;
         drop(listener);
         drop(admitted);
-        gatherer.stop();
+        collector.stop();
     }
 
     fn turn(&mut self) {
@@ -140,7 +141,7 @@ impl Serving {
         }
     }
 
-    fn wait(&mut self) -> io::Result<Ready> {
+    fn wait(&mut self) -> io::Result<PollResult> {
         let now = Instant::now();
         if self.resting_until.is_some_and(|until| until <= now) {
             self.resting_until = None;
@@ -163,7 +164,7 @@ impl Serving {
         poll(&mut polled, timeout.as_ref())?;
         let mut told = polled.iter().map(PollFd::revents);
         let is_told = |flags: Option<PollFlags>| flags.is_some_and(|flags| !flags.is_empty());
-        Ok(Ready {
+        Ok(PollResult {
             wakeups: is_told(told.next()),
             connections: self
                 .admitted
@@ -177,12 +178,12 @@ impl Serving {
     }
 
     fn bring_answers(&mut self) {
-        for (id, response) in self.gatherer.take_answers() {
+        for (id, response) in self.collector.take_answers() {
             let Some(position) = self.position(id) else {
                 continue;
             };
             if let Some(one) = self.admitted.get_mut(position) {
-                one.connection.answer(response, &self.terms);
+                one.connection.answer(response, &self.config);
             }
             self.advance(position);
         }
@@ -209,29 +210,29 @@ impl Serving {
 
     fn advance(&mut self, position: usize) {
         if let Some(one) = self.admitted.get_mut(position) {
-            let next = one.connection.advance(&self.terms);
+            let next = one.connection.advance(&self.config);
             self.follow(position, &next);
         }
     }
 
-    fn follow(&mut self, position: usize, next: &Next) {
+    fn follow(&mut self, position: usize, next: &Action) {
         match next {
-            Next::Wait => {}
-            Next::Ask(ask) => {
+            Action::Wait => {}
+            Action::Collect(ask) => {
                 if let Some(one) = self.admitted.get(position) {
-                    self.gatherer.ask(one.id, *ask);
+                    self.collector.ask(one.id, *ask);
                 }
             }
-            Next::Close => drop(self.remove(position)),
+            Action::Close => drop(self.remove(position)),
         }
     }
 
-    fn remove(&mut self, position: usize) -> Option<Admitted> {
+    fn remove(&mut self, position: usize) -> Option<Slot> {
         if position >= self.admitted.len() {
             return None;
         }
         let one = self.admitted.remove(position);
-        self.gatherer.cancel(one.id);
+        self.collector.cancel(one.id);
         Some(one)
     }
 
@@ -242,8 +243,8 @@ impl Serving {
                 continue;
             };
             if one.connection.deadline <= now {
-                self.gatherer.cancel(one.id);
-                let next = one.connection.expire(&self.terms);
+                self.collector.cancel(one.id);
+                let next = one.connection.expire(&self.config);
                 self.follow(position, &next);
             }
         }
@@ -254,7 +255,7 @@ impl Serving {
             if self.is_full() && self.someone_waits() {
                 self.make_room();
             }
-            match self.listener.accept(self.terms.limits.response_timeout) {
+            match self.listener.accept(self.config.limits.response_timeout) {
                 Ok((socket, origin)) => {
                     self.is_failing = false;
                     self.admit(socket, origin);
@@ -280,7 +281,7 @@ impl Serving {
     }
 
     fn is_full(&self) -> bool {
-        self.admitted.len() >= self.terms.limits.max_connections
+        self.admitted.len() >= self.config.limits.max_connections
     }
 
     /// Whether there is a connection to accept.
@@ -289,23 +290,23 @@ impl Serving {
         poll(&mut polled, Some(&Timespec::default())).is_ok_and(|told| told > 0)
     }
 
-    fn admit(&mut self, socket: Socket, origin: Origin) {
-        self.terms.access.renew();
-        let stream = match self.terms.access.transport.open(socket) {
+    fn admit(&mut self, socket: Socket, origin: PeerNetwork) {
+        self.config.credentials.renew();
+        let stream = match self.config.credentials.transport.open(socket) {
             Ok(stream) => stream,
             Err(error) => {
                 debug!(%error, "a metrics connection cannot be used");
                 return;
             }
         };
-        let connection = Connection::new(stream, &self.terms);
+        let connection = HttpConnection::new(stream, &self.config);
         if self.is_full() {
             debug!("a metrics connection is refused");
-            connection.give_way(&self.terms);
+            connection.give_way(&self.config);
             return;
         }
         let position = self.admitted.len();
-        self.admitted.push(Admitted {
+        self.admitted.push(Slot {
             id: self.next_id,
             origin,
             connection,
@@ -336,7 +337,7 @@ impl Serving {
             }
             if let Some(one) = self.remove(position) {
                 debug!(standing = ?before, "a metrics connection gives way to another");
-                one.connection.give_way(&self.terms);
+                one.connection.give_way(&self.config);
             }
             return true;
         }
@@ -346,7 +347,7 @@ impl Serving {
     /// the one of which nothing has come for longest: nobody can drive out others with connections of
     /// his own.
     fn least_needed(&self, now: Instant) -> Option<usize> {
-        let standing = |one: &Admitted| one.connection.standing(now);
+        let standing = |one: &Slot| one.connection.standing(now);
         let lowest = self.admitted.iter().map(standing).min()?;
         let candidates = || self.admitted.iter().filter(|one| standing(one) == lowest);
         let crowd = |origin| candidates().filter(|one| one.origin == origin).count();
@@ -358,10 +359,12 @@ impl Serving {
             crowd(one.origin).cmp(&crowd(other.origin)).then(idle)
         })?;
         let can_end = match lowest {
-            Standing::Done | Standing::Unasked | Standing::Stalled => true,
+            EvictionRank::Draining | EvictionRank::NoRequest | EvictionRank::Stalled => true,
             // One that asks again and again, and never reads, would have all of them.
-            Standing::Sent => crowd(chosen.origin) > (self.terms.limits.max_connections / 2).max(1),
-            Standing::Served => false,
+            EvictionRank::Sending => {
+                crowd(chosen.origin) > (self.config.limits.max_connections / 2).max(1)
+            }
+            EvictionRank::Collecting => false,
         };
         can_end.then(|| self.position(chosen.id)).flatten()
     }
@@ -392,7 +395,7 @@ impl Serving {
                 return;
             };
             debug!("a metrics connection that reads slowly is ended");
-            one.connection.give_way(&self.terms);
+            one.connection.give_way(&self.config);
         }
     }
 }

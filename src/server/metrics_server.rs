@@ -1,27 +1,9 @@
 //! [`MetricsServer`]: a registry over HTTP, and nothing of MQTT.
 
-mod access;
-mod auth;
-mod connection;
-#[cfg(fuzzing)]
-pub mod fuzzing;
-mod gather;
-mod listen;
-mod options;
-mod page;
-mod ready;
-mod request;
-mod response;
-mod route;
-mod serving;
-#[cfg(feature = "server-tls")]
-mod tls;
-mod transport;
-
 use std::{
     fmt,
     io::Write,
-    net::{Ipv4Addr, SocketAddr, ToSocketAddrs},
+    net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{
@@ -34,14 +16,13 @@ use std::{
 use prometheus::Registry;
 use tracing::info;
 
-pub use self::options::MetricsServerBuilder;
-use self::{
-    connection::Terms,
-    gather::Gatherer,
-    listen::{Listener, bind_error},
-    serving::Serving,
+use super::{
+    collector::CollectorHandle,
+    config::Config,
+    event_loop::EventLoop,
+    listener::{Listener, bind_error},
 };
-use crate::Error;
+use crate::error::Error;
 
 /// Serves the metrics of a registry to a Prometheus, until it is dropped.
 ///
@@ -67,7 +48,7 @@ use crate::Error;
 /// ```
 #[must_use = "it serves until it is dropped"]
 pub struct MetricsServer {
-    place: Place,
+    address: ListenAddress,
     stopping: Arc<AtomicBool>,
     waker: UnixStream,
     thread: Option<JoinHandle<()>>,
@@ -75,71 +56,52 @@ pub struct MetricsServer {
 
 /// Where it listens.
 #[derive(Clone, Debug)]
-enum Place {
+pub(super) enum ListenAddress {
     Address(SocketAddr),
     Path(PathBuf),
 }
 
 impl MetricsServer {
-    /// Serves the registry on the first of the addresses that can be bound, with default options.
-    ///
-    /// Port 0 takes a free one, which [`local_addr`](Self::local_addr) tells. Nobody is asked who he
-    /// is: bind an address of the loopback interface, or let the [`builder`](Self::builder) ask for a
-    /// token, unless everybody on the network may read the metrics.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::Bind`](crate::ErrorKind::Bind) where none of the addresses can be bound.
-    pub fn bind(address: impl ToSocketAddrs, registry: Registry) -> Result<Self, Error> {
-        Self::builder(registry).bind(address)
-    }
-
-    /// The options, to be set before an address is bound.
-    #[must_use]
-    pub fn builder(registry: Registry) -> MetricsServerBuilder {
-        MetricsServerBuilder::new(registry)
-    }
-
     /// The address that is served, with the real port; `0.0.0.0:0` where that is a Unix socket.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
-        match &self.place {
-            Place::Address(address) => *address,
-            Place::Path(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        match &self.address {
+            ListenAddress::Address(address) => *address,
+            ListenAddress::Path(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
         }
     }
 
     /// The path of the Unix socket that is served, where it is one.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
-        match &self.place {
-            Place::Address(_) => None,
-            Place::Path(path) => Some(path),
+        match &self.address {
+            ListenAddress::Address(_) => None,
+            ListenAddress::Path(path) => Some(path),
         }
     }
 
-    fn start(
+    pub(super) fn start(
         listener: Listener,
-        place: Place,
+        address: ListenAddress,
         registry: Registry,
-        terms: Terms,
+        config: Config,
     ) -> Result<Self, Error> {
-        let failed = |error| bind_error(&place.to_string(), error);
+        let failed = |error| bind_error(&address.to_string(), error);
         let stopping = Arc::new(AtomicBool::new(false));
         let (waker, wakeups) = UnixStream::pair().map_err(failed)?;
         for end in [&waker, &wakeups] {
             end.set_nonblocking(true).map_err(failed)?;
         }
-        let gatherer =
-            Gatherer::start(registry, waker.try_clone().map_err(failed)?).map_err(failed)?;
-        let serving = Serving::new(listener, terms, gatherer, Arc::clone(&stopping), wakeups);
+        let collector =
+            CollectorHandle::start(registry, waker.try_clone().map_err(failed)?).map_err(failed)?;
+        let serving = EventLoop::new(listener, config, collector, Arc::clone(&stopping), wakeups);
         let thread = thread::Builder::new()
             .name("metrics-server".to_owned())
             .spawn(move || serving.run())
             .map_err(failed)?;
-        info!("metrics are served at {place}");
+        info!("metrics are served at {address}");
         Ok(Self {
-            place,
+            address,
             stopping,
             waker,
             thread: Some(thread),
@@ -159,7 +121,7 @@ impl Drop for MetricsServer {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Address(address) => write!(f, "{address}"),
@@ -171,7 +133,7 @@ impl fmt::Display for Place {
 impl fmt::Debug for MetricsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsServer")
-            .field("place", &self.place)
+            .field("place", &self.address)
             .finish_non_exhaustive()
     }
 }

@@ -1,40 +1,40 @@
 //! What is answered to which request.
 
-use super::{auth::Credentials, request::Request, response::Response};
+use super::{auth::AuthPolicy, request::Request, response::Response};
 
 /// The way to an answer.
 pub(super) enum Route {
-    Known(Response),
+    Respond(Response),
     /// It takes the registry.
-    Asked(Ask),
+    Collect(CollectRequest),
 }
 
 /// What somebody has to look up in the registry.
 #[derive(Clone, Copy)]
-pub(super) struct Ask {
-    pub(super) question: Question,
+pub(super) struct CollectRequest {
+    pub(super) question: Resource,
     pub(super) accepts_gzip: bool,
     pub(super) head_only: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Question {
+pub(super) enum Resource {
     Metrics,
     Page,
-    IsReady,
+    Readiness,
 }
 
-pub(super) fn route(request: &Request, credentials: &Credentials) -> Route {
+pub(super) fn route(request: &Request, auth: &AuthPolicy) -> Route {
     let head_only = request.method == "HEAD";
-    let known = |response: Response| Route::Known(response.head_only(head_only));
-    if !credentials.admit(request.authorization.as_deref()) {
+    let known = |response: Response| Route::Respond(response.head_only(head_only));
+    if !auth.admit(request.authorization.as_deref()) {
         let refusal = Response::refusal(401);
-        return known(refusal.with("WWW-Authenticate", credentials.challenge()));
+        return known(refusal.with("WWW-Authenticate", auth.challenge()));
     }
     let question = match request.path.as_str() {
-        "/metrics" => Some(Question::Metrics),
-        "/" => Some(Question::Page),
-        "/-/ready" => Some(Question::IsReady),
+        "/metrics" => Some(Resource::Metrics),
+        "/" => Some(Resource::Page),
+        "/-/ready" => Some(Resource::Readiness),
         "/-/healthy" => None,
         _ => {
             return known(Response::text(
@@ -47,7 +47,7 @@ pub(super) fn route(request: &Request, credentials: &Credentials) -> Route {
         return known(Response::refusal(405).with("Allow", "GET, HEAD"));
     }
     match question {
-        Some(question) => Route::Asked(Ask {
+        Some(question) => Route::Collect(CollectRequest {
             question,
             accepts_gzip: request.accepts_gzip,
             head_only,

@@ -20,13 +20,12 @@ use tracing::warn;
 
 use super::{
     page::page,
-    ready,
-    response::{Kind, Response},
-    route::{Ask, Question},
+    readiness,
+    response::{BodyKind, Response},
+    router::{CollectRequest, Resource},
 };
 use crate::{
-    Error,
-    error::ErrorChain,
+    error::{Error, ErrorChain},
     metrics::{encode_text, gather_families},
 };
 
@@ -34,38 +33,38 @@ use crate::{
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The thread, as those see it who ask.
-pub(super) struct Gatherer {
-    shared: Arc<Shared>,
+pub(super) struct CollectorHandle {
+    shared: Arc<CollectorQueue>,
     thread: JoinHandle<()>,
     /// It is disconnected when the thread ends.
     ended: Receiver<()>,
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct CollectorQueue {
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    asked: Vec<(u64, Ask)>,
+struct QueueState {
+    asked: Vec<(u64, CollectRequest)>,
     answered: Vec<(u64, Response)>,
     stopping: bool,
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl CollectorQueue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Gatherer {
+impl CollectorHandle {
     /// Starts it; `waker` gets a byte when there are answers.
     pub(super) fn start(registry: Registry, waker: UnixStream) -> io::Result<Self> {
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(CollectorQueue::default());
         let (alive, ended) = mpsc::channel::<()>();
-        let gathering = Gathering {
+        let gathering = CollectorThread {
             shared: Arc::clone(&shared),
             registry,
             waker,
@@ -84,7 +83,7 @@ impl Gatherer {
         })
     }
 
-    pub(super) fn ask(&self, id: u64, ask: Ask) {
+    pub(super) fn ask(&self, id: u64, ask: CollectRequest) {
         self.shared.lock().asked.push((id, ask));
         self.shared.changed.notify_one();
     }
@@ -108,18 +107,18 @@ impl Gatherer {
 }
 
 /// What the thread works with.
-struct Gathering {
-    shared: Arc<Shared>,
+struct CollectorThread {
+    shared: Arc<CollectorQueue>,
     registry: Registry,
     waker: UnixStream,
     /// Whether it was said that a collector fails.
     is_failing: bool,
 }
 
-impl Gathering {
+impl CollectorThread {
     fn run(mut self) {
         while let Some(asked) = self.wait() {
-            let asks: Vec<Ask> = asked.iter().map(|(_, ask)| *ask).collect();
+            let asks: Vec<CollectRequest> = asked.iter().map(|(_, ask)| *ask).collect();
             // The encoder, or a subscriber of the log, may panic too.
             let answers = catch_unwind(AssertUnwindSafe(|| self.answer(&asks)))
                 .unwrap_or_else(|_| asks.iter().map(|_| Response::refusal(500)).collect());
@@ -132,7 +131,7 @@ impl Gathering {
     }
 
     /// All that has been asked meanwhile.
-    fn wait(&self) -> Option<Vec<(u64, Ask)>> {
+    fn wait(&self) -> Option<Vec<(u64, CollectRequest)>> {
         let state = self.shared.lock();
         let mut state = self
             .shared
@@ -143,7 +142,7 @@ impl Gathering {
     }
 
     /// Reads the registry once for all of them, which were all asked before.
-    fn answer(&mut self, asks: &[Ask]) -> Vec<Response> {
+    fn answer(&mut self, asks: &[CollectRequest]) -> Vec<Response> {
         let families = match gather_families(&self.registry) {
             Ok(families) => families,
             Err(error) => {
@@ -151,7 +150,7 @@ impl Gathering {
                 return asks.iter().map(|_| Response::refusal(500)).collect();
             }
         };
-        let mut answers = Answers::of(&families, SystemTime::now());
+        let mut answers = ResponseCache::of(&families, SystemTime::now());
         let responses = asks.iter().map(|ask| answers.to(*ask)).collect();
         match answers.failure {
             Some(error) => self.complain(&error),
@@ -169,14 +168,14 @@ impl Gathering {
 }
 
 /// The answers from one reading, each body made once however many ask.
-pub(super) struct Answers<'a> {
+pub(super) struct ResponseCache<'a> {
     families: &'a [MetricFamily],
     now: SystemTime,
-    bodies: Vec<(Kind, bool, Arc<Vec<u8>>)>,
+    bodies: Vec<(BodyKind, bool, Arc<Vec<u8>>)>,
     failure: Option<Error>,
 }
 
-impl<'a> Answers<'a> {
+impl<'a> ResponseCache<'a> {
     pub(super) fn of(families: &'a [MetricFamily], now: SystemTime) -> Self {
         Self {
             families,
@@ -186,11 +185,11 @@ impl<'a> Answers<'a> {
         }
     }
 
-    pub(super) fn to(&mut self, ask: Ask) -> Response {
+    pub(super) fn to(&mut self, ask: CollectRequest) -> Response {
         let kind = match ask.question {
-            Question::IsReady => return ready::response(self.families),
-            Question::Metrics => Kind::Metrics,
-            Question::Page => Kind::Page,
+            Resource::Readiness => return readiness::response(self.families),
+            Resource::Metrics => BodyKind::Metrics,
+            Resource::Page => BodyKind::Page,
         };
         match self.body(kind, ask.accepts_gzip) {
             Ok(body) => Response::new(200, kind, body).compressed(ask.accepts_gzip),
@@ -201,7 +200,7 @@ impl<'a> Answers<'a> {
         }
     }
 
-    fn body(&mut self, kind: Kind, is_compressed: bool) -> Result<Arc<Vec<u8>>, Error> {
+    fn body(&mut self, kind: BodyKind, is_compressed: bool) -> Result<Arc<Vec<u8>>, Error> {
         let mut made = self.bodies.iter();
         let found = made.find(|(of, compressed, _)| (*of, *compressed) == (kind, is_compressed));
         if let Some((_, _, body)) = found {
@@ -209,7 +208,7 @@ impl<'a> Answers<'a> {
         }
         let body = if is_compressed {
             compress(&self.body(kind, false)?)
-        } else if kind == Kind::Page {
+        } else if kind == BodyKind::Page {
             page(self.families, self.now).into_bytes()
         } else {
             encode_text(self.families)?.into_bytes()

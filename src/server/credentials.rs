@@ -12,10 +12,10 @@ use tracing::{info, warn};
 #[cfg(feature = "server-tls")]
 use super::tls;
 use super::{
-    auth::{Credentials, Secret},
+    auth::{AuthPolicy, SecretSource},
     transport::Transport,
 };
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// How often the files are looked at, at most.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -25,18 +25,18 @@ const RECENT: Duration = Duration::from_secs(2);
 
 /// Where it comes from.
 #[derive(Clone, Default)]
-pub(super) struct Sources {
-    pub(super) secrets: Vec<Secret>,
+pub(super) struct CredentialSources {
+    pub(super) secrets: Vec<SecretSource>,
     #[cfg(feature = "server-tls")]
-    pub(super) tls: tls::Files,
+    pub(super) tls: tls::TlsFiles,
 }
 
-pub(super) struct Access {
-    pub(super) credentials: Credentials,
+pub(super) struct Credentials {
+    pub(super) auth: AuthPolicy,
     pub(super) transport: Transport,
-    sources: Sources,
+    sources: CredentialSources,
     /// The files as they were read; nothing where one of them can be read once only, such as a pipe.
-    files: Option<Vec<Stamp>>,
+    files: Option<Vec<FileStamp>>,
     looked: Instant,
     /// Whether it was said that the files cannot be used.
     is_failing: bool,
@@ -44,21 +44,21 @@ pub(super) struct Access {
 
 /// What a change of a file changes.
 #[derive(PartialEq, Eq)]
-struct Stamp {
+struct FileStamp {
     place: (u64, u64),
     size: u64,
     changed: (i64, i64),
     is_recent: bool,
 }
 
-impl Access {
+impl Credentials {
     /// Checks the sources, and reads those that are files.
-    pub(super) fn read(sources: Sources) -> Result<Self, Error> {
+    pub(super) fn read(sources: CredentialSources) -> Result<Self, Error> {
         // Before they are read, so that a change in the meantime is seen.
         let files = sources.stamps().ok();
-        let (credentials, transport) = sources.read()?;
+        let (auth, transport) = sources.read()?;
         Ok(Self {
-            credentials,
+            auth,
             transport,
             sources,
             files,
@@ -84,8 +84,8 @@ impl Access {
             found => found,
         };
         match found.and_then(|found| Ok((found, self.sources.read()?))) {
-            Ok((found, (credentials, transport))) => {
-                self.credentials = credentials;
+            Ok((found, (auth, transport))) => {
+                self.auth = auth;
                 self.transport = transport;
                 self.files = Some(found);
                 self.is_failing = false;
@@ -105,23 +105,23 @@ impl Access {
     }
 }
 
-impl Sources {
-    fn read(&self) -> Result<(Credentials, Transport), Error> {
+impl CredentialSources {
+    fn read(&self) -> Result<(AuthPolicy, Transport), Error> {
         let transport = Transport::Plain;
         #[cfg(feature = "server-tls")]
         let transport = self.tls.read()?.map_or(transport, Transport::Tls);
-        Ok((Credentials::read(&self.secrets)?, transport))
+        Ok((AuthPolicy::read(&self.secrets)?, transport))
     }
 
-    fn stamps(&self) -> Result<Vec<Stamp>, Error> {
-        let files = self.secrets.iter().filter_map(Secret::file);
+    fn stamps(&self) -> Result<Vec<FileStamp>, Error> {
+        let files = self.secrets.iter().filter_map(SecretSource::file);
         #[cfg(feature = "server-tls")]
         let files = files.chain(self.tls.all());
-        files.map(Stamp::of).collect()
+        files.map(FileStamp::of).collect()
     }
 }
 
-impl Stamp {
+impl FileStamp {
     fn of(file: &Path) -> Result<Self, Error> {
         let refused = |reason: &'static str| {
             let attempt = format!("read {} again", file.display());
@@ -155,10 +155,10 @@ mod tests {
     use super::*;
 
     /// Has the files looked at as though a while had passed.
-    fn look(access: &mut Access) {
+    fn look(credentials: &mut Credentials) {
         let before = Instant::now().checked_sub(INTERVAL);
-        access.looked = before.expect("a machine that has been up for longer");
-        access.renew();
+        credentials.looked = before.expect("a machine that has been up for longer");
+        credentials.renew();
     }
 
     #[test]
@@ -167,50 +167,50 @@ mod tests {
         let [token, pair] = ["token", "pair"].map(|name| folder.path().join(name));
         fs::write(&token, "first").expect("written");
         fs::write(&pair, "me:first").expect("written");
-        let mut sources = Sources::default();
+        let mut sources = CredentialSources::default();
         let secrets = [
-            Secret::TokenFile(token.clone()),
-            Secret::BasicFile(pair.clone()),
+            SecretSource::TokenFile(token.clone()),
+            SecretSource::BasicFile(pair.clone()),
         ];
         sources.secrets.extend(secrets);
-        let mut access = Access::read(sources).unwrap_or_else(|error| panic!("{error}"));
-        let admitted = |access: &Access| {
-            let credentials = ["first", "second", "third"].into_iter();
-            let admitted = credentials.filter(|token| {
+        let mut credentials = Credentials::read(sources).unwrap_or_else(|error| panic!("{error}"));
+        let admitted = |credentials: &Credentials| {
+            let tokens = ["first", "second", "third"].into_iter();
+            let admitted = tokens.filter(|token| {
                 let header = format!("Bearer {token}");
-                access.credentials.admit(Some(header.as_bytes()))
+                credentials.auth.admit(Some(header.as_bytes()))
             });
             admitted.collect::<Vec<_>>()
         };
-        look(&mut access);
-        assert_eq!(admitted(&access), ["first"]);
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["first"]);
 
         fs::write(&token, "second").expect("written");
-        access.renew();
-        assert_eq!(admitted(&access), ["first"], "not every time");
-        look(&mut access);
-        assert_eq!(admitted(&access), ["second"]);
+        credentials.renew();
+        assert_eq!(admitted(&credentials), ["first"], "not every time");
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["second"]);
 
         // As it is while somebody writes it.
         fs::write(&token, "").expect("written");
-        look(&mut access);
-        assert_eq!(admitted(&access), ["second"]);
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["second"]);
         fs::remove_file(&token).expect("removed");
-        look(&mut access);
-        assert_eq!(admitted(&access), ["second"]);
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["second"]);
         // Nobody ever writes to it.
         let made = Command::new("mkfifo").arg(&token).status();
         assert!(made.expect("mkfifo runs").success());
-        look(&mut access);
-        assert_eq!(admitted(&access), ["second"]);
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["second"]);
         fs::remove_file(&token).expect("removed");
 
         fs::write(&token, "third").expect("written");
         fs::write(&pair, "nonsense").expect("written");
-        look(&mut access);
-        assert_eq!(admitted(&access), ["second"], "all or nothing");
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["second"], "all or nothing");
         fs::write(&pair, "me:third").expect("written");
-        look(&mut access);
-        assert_eq!(admitted(&access), ["third"]);
+        look(&mut credentials);
+        assert_eq!(admitted(&credentials), ["third"]);
     }
 }

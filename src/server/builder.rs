@@ -10,31 +10,32 @@ use std::{
 use prometheus::Registry;
 
 use super::{
-    MetricsServer, Place,
-    access::{Access, Sources},
-    auth::Secret,
-    connection::Terms,
-    listen::Listener,
+    auth::SecretSource,
+    config::{Config, Limits},
+    credentials::{CredentialSources, Credentials},
+    listener::Listener,
+    metrics_server::{ListenAddress, MetricsServer},
 };
-use crate::{Error, ErrorKind};
+use crate::error::Error;
 
-/// What a peer can make the server wait for or keep.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    pub(super) max_connections: usize,
-    pub(super) max_head_bytes: usize,
-    pub(super) request_timeout: Duration,
-    pub(super) response_timeout: Duration,
-}
+impl MetricsServer {
+    /// Serves the registry on the first of the addresses that can be bound, with default options.
+    ///
+    /// Port 0 takes a free one, which [`local_addr`](Self::local_addr) tells. Nobody is asked who he
+    /// is: bind an address of the loopback interface, or let the [`builder`](Self::builder) ask for a
+    /// token, unless everybody on the network may read the metrics.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Bind`](crate::ErrorKind::Bind) where none of the addresses can be bound.
+    pub fn bind(address: impl ToSocketAddrs, registry: Registry) -> Result<Self, Error> {
+        Self::builder(registry).bind(address)
+    }
 
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            max_connections: 16,
-            max_head_bytes: 8 * 1024,
-            request_timeout: Duration::from_secs(5),
-            response_timeout: Duration::from_secs(5),
-        }
+    /// The options, to be set before an address is bound.
+    #[must_use]
+    pub fn builder(registry: Registry) -> MetricsServerBuilder {
+        MetricsServerBuilder::new(registry)
     }
 }
 
@@ -53,7 +54,7 @@ impl Default for Limits {
 pub struct MetricsServerBuilder {
     registry: Registry,
     limits: Limits,
-    sources: Sources,
+    sources: CredentialSources,
 }
 
 impl MetricsServerBuilder {
@@ -61,7 +62,7 @@ impl MetricsServerBuilder {
         Self {
             registry,
             limits: Limits::default(),
-            sources: Sources::default(),
+            sources: CredentialSources::default(),
         }
     }
 
@@ -111,7 +112,7 @@ impl MetricsServerBuilder {
     /// Defaults to none. An empty one, or one with a space, is refused.
     #[must_use]
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
-        self.sources.secrets.push(Secret::Token(token.into()));
+        self.sources.secrets.push(SecretSource::Token(token.into()));
         self
     }
 
@@ -122,7 +123,9 @@ impl MetricsServerBuilder {
     /// Defaults to none.
     #[must_use]
     pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources.secrets.push(Secret::TokenFile(path.into()));
+        self.sources
+            .secrets
+            .push(SecretSource::TokenFile(path.into()));
         self
     }
 
@@ -136,7 +139,7 @@ impl MetricsServerBuilder {
         } else {
             format!("{user}:{password}")
         };
-        self.sources.secrets.push(Secret::Basic(pair));
+        self.sources.secrets.push(SecretSource::Basic(pair));
         self
     }
 
@@ -146,7 +149,9 @@ impl MetricsServerBuilder {
     /// Defaults to none.
     #[must_use]
     pub fn basic_auth_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources.secrets.push(Secret::BasicFile(path.into()));
+        self.sources
+            .secrets
+            .push(SecretSource::BasicFile(path.into()));
         self
     }
 
@@ -183,9 +188,9 @@ impl MetricsServerBuilder {
     /// [`ErrorKind::InvalidOption`] for a limit of zero, for a secret or certificate that cannot be used,
     /// and for a file that cannot be read; [`ErrorKind::Bind`] where none of the addresses can be bound.
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
-        let (registry, terms) = self.check()?;
+        let (registry, config) = self.check()?;
         let (listener, address) = Listener::bind(address)?;
-        MetricsServer::start(listener, Place::Address(address), registry, terms)
+        MetricsServer::start(listener, ListenAddress::Address(address), registry, config)
     }
 
     /// The same on a Unix socket with these permissions, such as `0o660`.
@@ -198,21 +203,32 @@ impl MetricsServerBuilder {
     /// As [`bind`](Self::bind); [`ErrorKind::Bind`] also where somebody listens there, or where there is
     /// something that is not a socket.
     pub fn bind_unix(self, path: impl AsRef<Path>, mode: u32) -> Result<MetricsServer, Error> {
-        let (registry, terms) = self.check()?;
+        let (registry, config) = self.check()?;
         let path = path.as_ref();
         let listener = Listener::bind_unix(path, mode)?;
-        MetricsServer::start(listener, Place::Path(path.to_owned()), registry, terms)
+        MetricsServer::start(
+            listener,
+            ListenAddress::Path(path.to_owned()),
+            registry,
+            config,
+        )
     }
 
-    fn check(self) -> Result<(Registry, Terms), Error> {
+    fn check(self) -> Result<(Registry, Config), Error> {
         let Self {
             registry,
             limits,
             sources,
         } = self;
-        check(limits)?;
-        let access = Access::read(sources)?;
-        Ok((registry, Terms { limits, access }))
+        limits.check()?;
+        let credentials = Credentials::read(sources)?;
+        Ok((
+            registry,
+            Config {
+                limits,
+                credentials,
+            },
+        ))
     }
 }
 
@@ -222,27 +238,4 @@ impl fmt::Debug for MetricsServerBuilder {
             .field("limits", &self.limits)
             .finish_non_exhaustive()
     }
-}
-
-fn check(limits: Limits) -> Result<(), Error> {
-    let Limits {
-        max_connections,
-        max_head_bytes,
-        request_timeout,
-        response_timeout,
-    } = limits;
-    for (option, is_zero) in [
-        ("max_connections", max_connections == 0),
-        ("max_head_bytes", max_head_bytes == 0),
-        ("request_timeout", request_timeout.is_zero()),
-        ("response_timeout", response_timeout.is_zero()),
-    ] {
-        if is_zero {
-            return Err(
-                Error::new(ErrorKind::InvalidOption, format!("use the option {option}"))
-                    .with_reason("it is zero, so that nothing could ever be served"),
-            );
-        }
-    }
-    Ok(())
 }

@@ -16,7 +16,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind};
 
 /// How many connections the system holds until they are accepted. As many come within a few
 /// milliseconds when somebody opens them as fast as possible, and one that finds no room tries again
@@ -92,7 +92,7 @@ impl Listener {
     }
 
     /// One more connection, which the system gives up when its peer takes nothing for so long.
-    pub(super) fn accept(&self, patience: Duration) -> io::Result<(Socket, Origin)> {
+    pub(super) fn accept(&self, patience: Duration) -> io::Result<(Socket, PeerNetwork)> {
         let (socket, peer) = self.socket.accept()?;
         if self.file.is_none() {
             // What is written is complete, so there is nothing to wait for. It works without, too.
@@ -101,7 +101,7 @@ impl Listener {
             #[cfg(any(target_os = "android", target_os = "linux"))]
             drop(socket.set_tcp_user_timeout(Some(patience)));
         }
-        Ok((socket, Origin::of(&peer)))
+        Ok((socket, PeerNetwork::of(&peer)))
     }
 }
 
@@ -113,9 +113,9 @@ impl AsFd for Listener {
 
 /// Whose connection it is, as far as an address tells.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Origin(u128);
+pub(super) struct PeerNetwork(u128);
 
-impl Origin {
+impl PeerNetwork {
     fn of(peer: &SockAddr) -> Self {
         match peer.as_socket().map(|address| address.ip().to_canonical()) {
             None => Self::default(),

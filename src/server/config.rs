@@ -1,0 +1,55 @@
+//! What the endpoint works with, once the options have been checked.
+
+use std::time::Duration;
+
+use super::credentials::Credentials;
+use crate::error::Error;
+
+/// What a peer can make the server wait for or keep.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    pub(super) max_connections: usize,
+    pub(super) max_head_bytes: usize,
+    pub(super) request_timeout: Duration,
+    pub(super) response_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_connections: 16,
+            max_head_bytes: 8 * 1024,
+            request_timeout: Duration::from_secs(5),
+            response_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn check(self) -> Result<(), Error> {
+        let Self {
+            max_connections,
+            max_head_bytes,
+            request_timeout,
+            response_timeout,
+        } = self;
+        for (option, is_zero) in [
+            ("max_connections", max_connections == 0),
+            ("max_head_bytes", max_head_bytes == 0),
+            ("request_timeout", request_timeout.is_zero()),
+            ("response_timeout", response_timeout.is_zero()),
+        ] {
+            if is_zero {
+                return Err(Error::invalid_option(option)
+                    .with_reason("it is zero, so that nothing could ever be served"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What all connections have in common.
+pub(super) struct Config {
+    pub(super) limits: Limits,
+    pub(super) credentials: Credentials,
+}

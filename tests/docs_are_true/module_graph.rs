@@ -1,0 +1,234 @@
+//! No module of the library depends, directly or over others, on one that depends on it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
+
+use syn::{
+    Attribute, File, Item, ItemUse, UseTree, Visibility,
+    visit::{self, Visit},
+};
+
+/// The names from the root of the crate to a module or an item.
+type Names = Vec<String>;
+
+/// A crate's modules, one per file, with what each imports and re-exports.
+#[derive(Default)]
+struct Crate {
+    modules: BTreeMap<Names, Imports>,
+}
+
+#[derive(Default)]
+struct Imports {
+    /// What the module names, as it is written.
+    paths: BTreeSet<Names>,
+    /// The names that it re-exports, and what they stand for.
+    exports: BTreeMap<String, Names>,
+}
+
+impl Crate {
+    fn read(folder: &Path) -> Self {
+        let mut read = Self::default();
+        read.add_folder(folder, &[]);
+        read
+    }
+
+    fn add_folder(&mut self, folder: &Path, module: &[String]) {
+        for entry in fs::read_dir(folder).expect("a folder of sources") {
+            let path = entry.expect("a file").path();
+            let name = path.file_stem().and_then(|name| name.to_str());
+            let name = name.expect("a name").to_owned();
+            let child = [module, &[name.clone()]].concat();
+            if path.is_dir() {
+                self.add_folder(&path, &child);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(&path).expect("a source");
+                let module = if name == "lib" { Vec::new() } else { child };
+                self.add(module, &text);
+            }
+        }
+    }
+
+    fn add(&mut self, module: Names, text: &str) {
+        let file: File = syn::parse_file(text).expect("Rust");
+        let mut imports = Imports::default();
+        imports.visit_file(&file);
+        self.modules.insert(module, imports);
+    }
+
+    /// The module in which something is defined that `from` names by `path`; none for what other crates define.
+    fn module_of(&self, from: &[String], path: &[String]) -> Option<Names> {
+        let mut module = match path.first()?.as_str() {
+            "crate" => Vec::new(),
+            "self" | "super" => from.to_vec(),
+            // A child may be named without `self`.
+            first if self.modules.contains_key(&[from, &[first.to_owned()]].concat()) => {
+                return self.module_of(from, &[&["self".to_owned()], path].concat());
+            }
+            _ => return None,
+        };
+        for (index, name) in path.iter().enumerate() {
+            match name.as_str() {
+                "crate" | "self" => continue,
+                "super" => {
+                    module.pop();
+                    continue;
+                }
+                _ => {}
+            }
+            let child = [&module[..], std::slice::from_ref(name)].concat();
+            if self.modules.contains_key(&child) {
+                module = child;
+                continue;
+            }
+            let export = self.modules.get(&module)?.exports.get(name);
+            return match export {
+                Some(target) => {
+                    let rest = &path[index + 1..];
+                    self.module_of(&module, &[&target[..], rest].concat())
+                }
+                None => Some(module),
+            };
+        }
+        Some(module)
+    }
+
+    fn dependencies(&self) -> BTreeMap<String, BTreeSet<String>> {
+        let name = |module: &[String]| format!("crate::{}", module.join("::"));
+        let mut dependencies = BTreeMap::new();
+        for (module, imports) in &self.modules {
+            let paths = imports.paths.iter();
+            let on: BTreeSet<String> = paths
+                .filter_map(|path| self.module_of(module, path))
+                .filter(|other| other != module)
+                .map(|other| name(&other))
+                .collect();
+            dependencies.insert(name(module), on);
+        }
+        dependencies
+    }
+
+    /// The groups of modules that depend on one another.
+    fn cycles(&self) -> Vec<BTreeSet<String>> {
+        let dependencies = self.dependencies();
+        let reached: BTreeMap<&String, BTreeSet<String>> = dependencies
+            .keys()
+            .map(|module| (module, reachable(&dependencies, module)))
+            .collect();
+        let mut cycles = Vec::new();
+        for (module, reaches) in &reached {
+            let cycle: BTreeSet<String> = reaches
+                .iter()
+                .filter(|other| reached[other].contains(*module))
+                .cloned()
+                .collect();
+            if !cycle.is_empty() && !cycles.contains(&cycle) {
+                cycles.push(cycle);
+            }
+        }
+        cycles
+    }
+}
+
+fn reachable(dependencies: &BTreeMap<String, BTreeSet<String>>, from: &str) -> BTreeSet<String> {
+    let mut reached = BTreeSet::new();
+    let mut next: Vec<&String> = dependencies[from].iter().collect();
+    while let Some(module) = next.pop() {
+        if reached.insert(module.clone()) {
+            next.extend(&dependencies[module]);
+        }
+    }
+    reached
+}
+
+impl Imports {
+    fn add_tree(&mut self, before: &[String], tree: &UseTree, is_export: bool) {
+        let with = |name: &syn::Ident| [before, &[name.to_string()]].concat();
+        let (path, name) = match tree {
+            UseTree::Path(path) => return self.add_tree(&with(&path.ident), &path.tree, is_export),
+            UseTree::Group(group) => {
+                for tree in &group.items {
+                    self.add_tree(before, tree, is_export);
+                }
+                return;
+            }
+            UseTree::Name(name) => (with(&name.ident), name.ident.to_string()),
+            UseTree::Rename(rename) => (with(&rename.ident), rename.rename.to_string()),
+            UseTree::Glob(_) => (before.to_vec(), "*".to_owned()),
+        };
+        if is_export {
+            self.exports.insert(name, path.clone());
+        }
+        self.paths.insert(path);
+    }
+}
+
+impl<'ast> Visit<'ast> for Imports {
+    fn visit_item(&mut self, item: &'ast Item) {
+        let attributes: &[Attribute] = match item {
+            Item::Mod(module) => &module.attrs,
+            Item::Use(import) => &import.attrs,
+            Item::Fn(function) => &function.attrs,
+            Item::Impl(implementation) => &implementation.attrs,
+            _ => &[],
+        };
+        if !attributes.iter().any(is_for_tests) {
+            visit::visit_item(self, item);
+        }
+    }
+
+    fn visit_item_use(&mut self, import: &'ast ItemUse) {
+        let is_export = !matches!(import.vis, Visibility::Inherited);
+        self.add_tree(&[], &import.tree, is_export);
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        let names = path.segments.iter();
+        let names: Names = names.map(|segment| segment.ident.to_string()).collect();
+        if names.len() > 1 {
+            self.paths.insert(names);
+        }
+        visit::visit_path(self, path);
+    }
+}
+
+/// Whether an attribute leaves its item out of the library.
+fn is_for_tests(attribute: &Attribute) -> bool {
+    let text = match &attribute.meta {
+        syn::Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string(),
+        _ => return false,
+    };
+    text == "test" || text.starts_with("all (test")
+}
+
+#[test]
+fn modules_of_library_have_no_cycle() {
+    let library = Crate::read(&testkit::repository().join("src"));
+    assert!(library.modules.len() > 50, "{}", library.modules.len());
+    let cycles = library.cycles();
+    for cycle in &cycles {
+        for module in cycle {
+            let on = &library.dependencies()[module];
+            eprintln!("{module} -> {:?}", on.intersection(cycle));
+        }
+    }
+    assert!(cycles.is_empty(), "{cycles:#?}");
+}
+
+#[test]
+fn cycle_over_re_export_is_found() {
+    let mut library = Crate::default();
+    let module = |name: &str| vec![name.to_owned()];
+    library.add(Vec::new(), "mod a; mod b; mod c; pub use a::A;");
+    library.add(module("a"), "use crate::b::B; pub struct A;");
+    library.add(module("b"), "use crate::c::C; pub struct B;");
+    library.add(module("c"), "pub struct C;");
+    assert!(library.cycles().is_empty());
+    library.add(module("c"), "fn f() -> crate::A { todo!() }");
+    let cycle = ["crate::a", "crate::b", "crate::c"].map(str::to_owned);
+    assert_eq!(library.cycles(), [BTreeSet::from(cycle)]);
+    library.add(module("c"), "#[cfg(test)] mod tests { use crate::A; }");
+    assert!(library.cycles().is_empty());
+}
