@@ -271,7 +271,7 @@ impl OpenState {
         match operation {
             OperationLabel::Open => {}
             OperationLabel::Put | OperationLabel::Close | OperationLabel::Clear => {
-                self.stage = Stage::Running
+                self.stage = Stage::Running;
             }
             OperationLabel::Remove if is_command() => self.stage = Stage::Running,
             OperationLabel::Get

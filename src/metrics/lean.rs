@@ -137,7 +137,7 @@ mod tests {
         for (name, kept) in LEAN_FAMILIES {
             let family = families
                 .iter()
-                .find(|family| family.name() == format!("{}{name}", PREFIX))
+                .find(|family| family.name() == format!("{PREFIX}{name}"))
                 .unwrap_or_else(|| panic!("{name} is no family"));
             let listed = match kept {
                 SeriesFilter::All => continue,

@@ -2,6 +2,7 @@
 
 mod dashboards;
 mod examples;
+mod module_graph;
 mod provisioning;
 mod readme;
 mod rules;
