@@ -258,7 +258,7 @@ impl Error {
         }))
     }
 
-    /// An option has a value that cannot work.
+    /// An error for an option whose value cannot work.
     #[cfg(any(feature = "metrics", feature = "redis"))]
     pub(crate) fn invalid_option(option: &str) -> Self {
         Self::new(ErrorKind::InvalidOption, format!("use the option {option}"))

@@ -1,4 +1,4 @@
-//! Reads many values from the store, in smaller batches where so many take too long.
+//! Reads many values from the store, in smaller batches if they take too long.
 
 use crate::{
     error::{Error, ErrorKind},

@@ -1,4 +1,4 @@
-//! The events that have not been told of yet.
+//! The events that the worker has not delivered yet.
 
 use std::{mem, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! The write-behind cache of the records: one thread at a time, no locks.
+//! The write-behind cache of live records and pending writes: single-threaded, no locks.
 
 mod batched_read;
 mod event_queue;

@@ -1,4 +1,4 @@
-//! Moves one record to another number in the store.
+//! Relocates one record in the store.
 
 use super::{batched_read::read_or_split, resync::write_confirmed};
 use crate::{

@@ -368,7 +368,7 @@ impl<S: Store> WriteBehindCache<S> {
         self.changes.puts()
     }
 
-    /// How the store is, for whoever asks.
+    /// A snapshot for `Health` and `StoreEvent::Status`.
     pub(crate) fn health_snapshot(&self) -> HealthSnapshot {
         let unconfirmed = self.pending_totals();
         let outage = self.outage();

@@ -1,4 +1,4 @@
-//! The wrapper that measures every call of a persistence.
+//! The measuring wrapper and its backlog.
 
 mod backlog;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What can be set before the metrics are registered.
+//! [`PersistenceMetricsBuilder`]: the options of the metrics.
 
 use std::collections::HashMap;
 

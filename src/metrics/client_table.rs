@@ -1,4 +1,4 @@
-//! The series of each client by its label, and since when the oldest record of each persistence is there.
+//! The series of each client, by label, and the age of its oldest records.
 
 use std::{
     collections::HashMap,

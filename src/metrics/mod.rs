@@ -1,4 +1,4 @@
-//! The metrics of all persistences of a process, and their text.
+//! The metrics of all persistences of a process: catalog, series and rendering.
 
 mod builder;
 mod catalog;

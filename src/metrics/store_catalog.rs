@@ -1,4 +1,4 @@
-//! The metrics of what only the store knows: their names, help and labels.
+//! The `store_` metrics: name, help and labels.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! Deadlines, and a socket on which every call keeps one.
+//! Deadlines, and a socket whose calls respect one.
 
 mod deadline;
 #[cfg(feature = "redis")]

@@ -1,4 +1,4 @@
-//! The order of sequence numbers that have come round from the highest to 0.
+//! The order of sequence numbers that wrapped around to 0.
 
 use super::key::RecordKind;
 

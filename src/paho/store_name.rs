@@ -1,4 +1,4 @@
-//! The name under which the records of a client are.
+//! The name under which a store keeps the records of one client.
 
 use crate::error::{Error, ErrorKind};
 

@@ -1,4 +1,4 @@
-//! Paho's eight calls over a store, and the thread that keeps the store up to date.
+//! Paho's eight calls over a store, and the worker that keeps the store up to date.
 
 mod call_log;
 mod call_semantics;

@@ -1,4 +1,4 @@
-//! Who is told of what happens to the store.
+//! [`StoreObserver`]: receives the events of the store.
 
 use crate::store::StoreEvent;
 

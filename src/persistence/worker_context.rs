@@ -1,4 +1,4 @@
-//! What the thread of an open persistence and the recovery in it have in common.
+//! The context that the worker and its recovery share.
 
 use super::{
     lifecycle::{Lifecycle, PersistenceShared},
@@ -6,7 +6,7 @@ use super::{
 };
 use crate::store::Store;
 
-/// What the thread of one opening works with.
+/// The shared state, generation and notifier of one opening.
 pub(super) struct WorkerContext<'a, S: Store> {
     pub(super) shared: &'a PersistenceShared<S>,
     pub(super) opening: u64,

@@ -1,4 +1,4 @@
-//! The options of the Redis store, checked.
+//! The validated options of the Redis store.
 
 use std::time::Duration;
 

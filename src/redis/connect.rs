@@ -1,4 +1,4 @@
-//! Connects to Redis: looks up its host, connects a socket, and makes the handshake where there is TLS.
+//! Connects to Redis: resolves the host, connects a socket, and makes the TLS handshake if the URL asks for it.
 
 use std::{
     io::{self, Read, Write},

@@ -1,4 +1,4 @@
-//! What to do about a Redis that may evict records.
+//! The reaction to a Redis that may evict records.
 
 /// What to do about a Redis that may delete what it has when its memory is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

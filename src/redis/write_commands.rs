@@ -1,4 +1,4 @@
-//! The commands that write.
+//! Encodes groups of changes as Redis commands.
 
 use super::command_buffer::CommandBuffer;
 use crate::store::{Change, Group};

@@ -185,8 +185,8 @@ impl MetricsServerBuilder {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`] for a limit of zero, for a secret or certificate that cannot be used,
-    /// and for a file that cannot be read; [`ErrorKind::Bind`] where none of the addresses can be bound.
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a limit of zero, for a secret or certificate that cannot be used,
+    /// and for a file that cannot be read; [`ErrorKind::Bind`](crate::ErrorKind::Bind) where none of the addresses can be bound.
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
         let (registry, config) = self.check()?;
         let (listener, address) = Listener::bind(address)?;
@@ -200,7 +200,7 @@ impl MetricsServerBuilder {
     ///
     /// # Errors
     ///
-    /// As [`bind`](Self::bind); [`ErrorKind::Bind`] also where somebody listens there, or where there is
+    /// As [`bind`](Self::bind); [`ErrorKind::Bind`](crate::ErrorKind::Bind) also where somebody listens there, or where there is
     /// something that is not a socket.
     pub fn bind_unix(self, path: impl AsRef<Path>, mode: u32) -> Result<MetricsServer, Error> {
         let (registry, config) = self.check()?;

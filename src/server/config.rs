@@ -1,4 +1,4 @@
-//! What the endpoint works with, once the options have been checked.
+//! The validated options of the endpoint.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! The HTTP endpoint that serves a registry, and nothing of MQTT.
+//! The HTTP endpoint that serves a registry; it knows nothing of MQTT.
 
 mod auth;
 mod builder;

@@ -90,12 +90,12 @@ impl Response {
         let mut head = format!(
             "HTTP/1.1 {status} {}\r\n\
              Server: paho-mqtt-redis\r\n\
-             HttpConnection: close\r\n\
+             Connection: close\r\n\
              Content-Type: {}\r\n\
              Content-Length: {length}\r\n\
              Content-Security-Policy: {}\r\n\
              Cache-Control: no-store\r\n\
-             Cross-PeerNetwork-Resource-Policy: same-origin\r\n\
+             Cross-Origin-Resource-Policy: same-origin\r\n\
              Referrer-Policy: no-referrer\r\n\
              Vary: Accept-Encoding\r\n\
              X-Content-Type-Options: nosniff\r\n\

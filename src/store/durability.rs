@@ -1,4 +1,4 @@
-//! What a write waits for.
+//! The durability of a write.
 
 /// What `put` waits for, and so what a crash of the store can cost.
 ///

@@ -1,4 +1,4 @@
-//! The store of records: what it has to do, and the one in memory.
+//! The `Store` trait, its events and durability, and the store in memory.
 
 mod durability;
 mod event;
