@@ -9,8 +9,10 @@ use paho_mqtt_redis::paho_mqtt as mqtt;
 
 /// What `--help` prints.
 pub const HELP: &str = "\
-Publishes readings at a rate. Redis keeps each one until the broker has acknowledged it, so that neither an outage
-of the broker nor a crash of this program loses any. The backlog and every call to Redis are served as metrics.
+Publishes readings at a rate. At QoS 1 and 2, Redis keeps each accepted reading until the broker has acknowledged it, so
+that neither an outage of the broker nor a crash of this program loses it. Readings are lost at QoS 0, if the buffer is
+full (counted as refused), and if this program dies while Redis is unavailable. The backlog and every call to Redis are
+served as metrics.
 
 Usage: device [OPTION]...
 
@@ -29,7 +31,7 @@ Usage: device [OPTION]...
   --listen ADDRESS     where /metrics is served, such as 127.0.0.1:9464 or [::1]:9464; port 0 takes a free one,
                        'none' serves nothing (default 127.0.0.1:9464)
   --metrics full|lean  all series, or those that the fleet board and the alerts read (default full)
-  --listen-token FILE  serve it only to those who bring the token in this file, as 'Authorization: Bearer TOKEN'
+  --listen-token FILE  serve it only to requests with the token in this file, as 'Authorization: Bearer TOKEN'
   --listen-tls FILE    serve it over TLS, with the certificate and the key in this PEM file (feature server-tls)
   --buffer NUMBER      how many messages may wait to be sent, 4 to 65535; a reading that finds the buffer full
                        is dropped and counted as refused (default 10000)
@@ -44,7 +46,7 @@ A message is '<run id> <number> <value>' and dots up to the size; the run id is 
 Each second a line says how many readings this run has published and how many of them the broker has acknowledged,
 how many messages wait in all, those of earlier runs included, and for how long the oldest has been waiting;
 further, if there are any, how many readings were refused, how many failed because the broker did not take them, and
-how many records are held in memory only, since Redis cannot be used.
+how many records exist only in memory, since Redis is unavailable.
 
 RUST_LOG sets what is logged (default info); paho_mqtt_redis=debug shows every call to Redis.
 Ctrl-C and SIGTERM stop cleanly: no new readings, wait for what is waiting, disconnect. What still waits then stays
@@ -55,10 +57,10 @@ Exit codes:
   0    a clean stop, also with messages left in Redis
   1    a failure while running; a supervisor should start it again, Redis has the readings
   2    a wrong option or value
-  3    Redis cannot be used
+  3    Redis is unusable
   4    the address for /metrics cannot be used
   130  ended by a second Ctrl-C
-A broker that is away is not an error: it is tried again until it answers.
+An unreachable broker is not an error: the device tries again until it answers.
 ";
 
 /// What was asked for.
