@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use lexopt::prelude::*;
 
 use crate::{job::Version, section::Section};
@@ -20,6 +22,8 @@ pub struct Options {
     pub pin: bool,
     /// What the name of a contender is to contain.
     pub only: String,
+    /// The folder for the charts of `throughput` and `flash`.
+    pub charts: Option<PathBuf>,
 }
 
 pub const HELP: &str = "\
@@ -46,6 +50,8 @@ options:
   --mqtt V      the version of MQTT: 5 (default) or 3.1.1
   --pin         the client on the first processor, broker and Redis on the second: steadier, and slower
   --only TEXT   only contenders whose names contain it, and those that they are compared with
+  --charts FOLDER
+                write the charts of the sections throughput and flash into this folder, as throughput.svg and flash.svg
   --help        this text
 
 Files are written below the folder for temporary files: set TMPDIR to a folder on the disk to be measured.
@@ -58,6 +64,7 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
     let mut version = Version::V5;
     let mut pin = false;
     let mut only = String::new();
+    let mut charts = None;
     let mut parser = lexopt::Parser::from_args(arguments);
     let words = |error: lexopt::Error| error.to_string();
     while let Some(argument) = parser.next().map_err(words)? {
@@ -77,6 +84,9 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
             }
             Long("only") => {
                 only = parser.value().and_then(ValueExt::string).map_err(words)?;
+            }
+            Long("charts") => {
+                charts = Some(PathBuf::from(parser.value().map_err(words)?));
             }
             // cargo says so to every bench.
             Long("bench") => {}
@@ -98,5 +108,6 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
         version,
         pin,
         only,
+        charts,
     }))
 }

@@ -16,6 +16,7 @@ use crate::{
     stage::Stage,
     statistics::Series,
 };
+use testkit::charts::{self, BarChart};
 
 /// A bench under way.
 pub struct Bench {
@@ -117,6 +118,19 @@ impl Bench {
             }
         }
         results
+    }
+
+    /// Writes a chart where `--charts` asks for it.
+    pub fn draw(&mut self, name: &str, chart: &BarChart) {
+        let Some(folder) = self.options.charts.clone() else {
+            return;
+        };
+        if let Err(error) = charts::write(&folder, name, chart) {
+            self.fail(&format!(
+                "cannot write {name} to {}: {error}",
+                folder.display()
+            ));
+        }
     }
 
     /// Says aloud what went wrong: the table and the exit status say only that something did.

@@ -4,9 +4,11 @@
 //! server that is not installed fails the test with the name of its Debian package.
 
 mod alertmanager;
+pub mod bar_chart;
 pub mod breaking;
 pub mod broker;
 pub mod certificates;
+pub mod charts;
 pub mod child;
 mod chromium;
 pub mod dashboard;

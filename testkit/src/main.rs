@@ -1,8 +1,8 @@
 //! Tables for people, and the programs that the drivers and tests start.
 
-use std::{env, process::ExitCode};
+use std::{env, fs, path::Path, process::ExitCode};
 
-use testkit::fleet;
+use testkit::{charts, fleet};
 use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
 
 const USAGE: &str = "\
@@ -12,8 +12,9 @@ usage: testkit crash-table [PART]            a program is killed at every point,
        testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
        testkit fleet FACTOR DEVICES[:full].. fleets under one Prometheus, with all times divided by FACTOR
        testkit fleet-sums                    the cost of a device on the wire and on disk
+       testkit draw-charts DOCUMENT FOLDER   the charts of a document, drawn from its tables
 
-Each prints Markdown, and the first four fail if a promise is broken. The programs that these and the tests start take their orders
+All but the last print Markdown, and the first four fail if a promise is broken. The programs that these and the tests start take their orders
 from the variable ORDERS: killed-program, fault-program, soak-program.";
 
 fn main() -> ExitCode {
@@ -35,6 +36,10 @@ fn main() -> ExitCode {
         }
         ["fleet-sums"] => {
             fleet::sums::print();
+            Some(true)
+        }
+        ["draw-charts", document, folder] => {
+            draw(document, folder);
             Some(true)
         }
         ["killed-program"] => run_killed(),
@@ -60,4 +65,12 @@ fn two(arguments: &[&str], defaults: (u64, u64)) -> Option<(u64, u64)> {
     };
     let numbers = (number(0, defaults.0)?, number(1, defaults.1)?);
     (arguments.len() <= 2).then_some(numbers)
+}
+
+/// Draws the charts of a document from its tables into a folder.
+fn draw(document: &str, folder: &str) {
+    let document = fs::read_to_string(document).expect("a document with the tables of the bench");
+    for (name, chart) in charts::of_document(&document) {
+        charts::write(Path::new(folder), name, &chart).expect("a folder that can be written");
+    }
 }

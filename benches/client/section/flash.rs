@@ -12,7 +12,10 @@ use crate::{
     statistics::Series,
     table::{self, median, whole},
 };
-use testkit::RedisServer;
+use testkit::{
+    RedisServer,
+    charts::{self, Bars, STATES},
+};
 
 /// How Redis writes its append-only file.
 const POLICIES: [(&str, &[&str]); 3] = [
@@ -48,6 +51,7 @@ pub fn run(bench: &mut Bench) {
     }
     let messages = if bench.options.quick { 200 } else { 2_000 };
     let mut rows = Vec::new();
+    let mut bars: Vec<Bars> = Vec::new();
     for (policy, arguments) in POLICIES {
         let redis = RedisServer::tcp_with(arguments);
         let ordinary = mem::replace(&mut bench.stage.redis, redis);
@@ -62,13 +66,19 @@ pub fn run(bench: &mut Bench) {
             } else {
                 "–"
             };
-            for (state, work) in [
-                ("acknowledged at once", Work::Publish),
-                ("waiting", Work::Fill),
-            ] {
+            let mut values = Vec::new();
+            for (state, work) in STATES.into_iter().zip([Work::Publish, Work::Fill]) {
+                let measured = measure(bench, &contender, work, messages);
+                values.push(measured.as_ref().and_then(Medians::reached));
                 let first = [contender.name.clone(), policy.to_owned(), state.to_owned()];
-                rows.push([first.to_vec(), measure(bench, &contender, work, messages)].concat());
+                let cells =
+                    measured.map_or(vec!["failed".to_owned(); 4], |measured| measured.cells());
+                rows.push([first.to_vec(), cells].concat());
             }
+            bars.push(Bars {
+                label: charts::flash_label(&contender.name, policy),
+                values,
+            });
         }
         bench.stage.redis = ordinary;
     }
@@ -90,9 +100,42 @@ pub fn run(bench: &mut Bench) {
         .map(str::to_owned),
         &rows,
     );
+    bench.draw(charts::FLASH, &charts::flash(bars));
 }
 
-fn measure(bench: &mut Bench, contender: &Contender, work: Work, messages: usize) -> Vec<String> {
+/// The rounds of one row, in bytes per message.
+struct Medians {
+    client: Series,
+    withdrawn: Series,
+    redis: Series,
+    device: Option<f64>,
+}
+
+impl Medians {
+    fn cells(&self) -> Vec<String> {
+        vec![
+            median(&self.client, whole),
+            median(&self.withdrawn, whole),
+            median(&self.redis, whole),
+            self.device.map_or("–".to_owned(), whole),
+        ]
+    }
+
+    /// What was written and not deleted before it was written out, of the numbers that the table shows.
+    fn reached(&self) -> Option<f64> {
+        let [client, withdrawn, redis] = [&self.client, &self.withdrawn, &self.redis]
+            .map(|series| series.median().map(f64::round_ties_even));
+        Some(client? - withdrawn? + redis?)
+    }
+}
+
+/// Nothing where a round failed.
+fn measure(
+    bench: &mut Bench,
+    contender: &Contender,
+    work: Work,
+    messages: usize,
+) -> Option<Medians> {
     let rounds = bench.options.rounds.div_ceil(2);
     let name = &contender.name;
     let mut all = Vec::new();
@@ -102,28 +145,27 @@ fn measure(bench: &mut Bench, contender: &Contender, work: Work, messages: usize
             Ok(written) => all.push(written),
             Err(error) => {
                 bench.fail(&format!("flash: {name}: {error}"));
-                return vec!["failed".to_owned(); 4];
+                return None;
             }
         }
     }
     let each = |field: fn(&Written) -> f64| {
-        let series = Series(
+        Series(
             all.iter()
                 .map(|written| Some(field(written) / load_size(messages)))
                 .collect(),
-        );
-        median(&series, whole)
+        )
     };
     let device = all
         .iter()
         .filter_map(|written| written.device)
         .min_by(f64::total_cmp);
-    vec![
-        each(|written| written.client),
-        each(|written| written.withdrawn),
-        each(|written| written.redis),
-        device.map_or("–".to_owned(), |bytes| whole(bytes / load_size(messages))),
-    ]
+    Some(Medians {
+        client: each(|written| written.client),
+        withdrawn: each(|written| written.withdrawn),
+        redis: each(|written| written.redis),
+        device: device.map(|bytes| bytes / load_size(messages)),
+    })
 }
 
 fn once(

@@ -8,6 +8,7 @@ use crate::{
     rounds::{Bench, Results},
     table::{self, ratio, size, spread, whole},
 };
+use testkit::charts::{self, Bars};
 
 pub fn run(bench: &mut Bench) {
     let quick = bench.options.quick;
@@ -17,6 +18,13 @@ pub fn run(bench: &mut Bench) {
         &[100, 1024, 64 * 1024]
     };
     let contenders = bench.contenders(|contender| !contender.is_instrumented());
+    let mut bars: Vec<Bars> = contenders
+        .iter()
+        .map(|contender| Bars {
+            label: contender.name.clone(),
+            values: Vec::new(),
+        })
+        .collect();
     for qos in [1, 2, 0] {
         for in_flight in [100, 1] {
             let cells: Vec<Results> = payloads
@@ -40,8 +48,15 @@ pub fn run(bench: &mut Bench) {
                 })
                 .collect();
             print(qos, in_flight, payloads, &cells);
+            if in_flight == 100 && charts::QUALITIES.contains(&qos) {
+                // The smallest payload comes first.
+                for (bars, (_, series)) in bars.iter_mut().zip(cells[0].rows(rate)) {
+                    bars.values.push(series.median());
+                }
+            }
         }
     }
+    bench.draw(charts::THROUGHPUT, &charts::throughput(bars));
 }
 
 fn print(qos: i32, in_flight: usize, payloads: &[usize], cells: &[Results]) {
