@@ -1,7 +1,7 @@
 //! What the endpoint takes, and what becomes of scrapes, while somebody attacks it; and the same of `tiny_http`'s own accept loop.
 //!
-//! `scripts/adversaries` runs it. Each server is a process of its own, new for each adversary. The exit status is 1 where ours is not
-//! what the README promises.
+//! `scripts/adversaries` runs it. Each server is a process of its own, new for each adversary. The exit status is 1 if ours is not
+//! what docs/endpoint.md promises.
 
 mod attack;
 mod child;
