@@ -1,6 +1,6 @@
 //! Horizontal bar charts as SVG, readable on a light page and on a dark one.
 
-use std::fmt::Write;
+use std::fmt::{Arguments, Write};
 
 use crate::table::whole;
 
@@ -47,16 +47,16 @@ impl BarChart {
     pub fn svg(&self) -> String {
         let mut body = String::new();
         let mut y = MARGIN + 10;
-        text(&mut body, "title", MARGIN, y, &self.title);
+        text(&mut body, "title", MARGIN.into(), y, &self.title);
         for line in &self.about {
             y += LINE;
-            text(&mut body, "muted", MARGIN, y, line);
+            text(&mut body, "muted", MARGIN.into(), y, line);
         }
         y += LINE + 6;
         let mut x = MARGIN;
         for (index, name) in self.series.iter().enumerate() {
             rectangle(&mut body, index, x, y - 10, f64::from(BAR));
-            text(&mut body, "text", x + 18, y, name);
+            text(&mut body, "text", (x + 18).into(), y, name);
             // As wide as the widest of these letters.
             x += 40 + 7 * u32::try_from(name.chars().count()).unwrap_or(0);
         }
@@ -106,7 +106,7 @@ impl BarChart {
 
     /// Draws the bars of one contender from `y` down, and gives where the next ones start.
     fn group(&self, body: &mut String, bars: &Bars, mut y: u32) -> u32 {
-        text(body, "label", BASELINE - 10, y + 10, &bars.label);
+        text(body, "label", (BASELINE - 10).into(), y + 10, &bars.label);
         for (index, value) in bars.values.iter().enumerate() {
             let length = self.length(*value);
             if length > 0.0 {
@@ -147,9 +147,8 @@ fn shown(value: Option<f64>) -> String {
 fn style() -> String {
     let colors = |of: fn(&(&'static str, &'static str)) -> &'static str| {
         let fills = COLORS.iter().enumerate();
-        fills
-            .map(|(index, colors)| format!(".s{index}{{fill:{}}}", of(colors)))
-            .collect::<String>()
+        let fills = fills.map(|(index, colors)| format!(".s{index}{{fill:{}}}", of(colors)));
+        fills.collect::<Vec<_>>().concat()
     };
     let light = colors(|(light, _)| light);
     let dark = colors(|(_, dark)| dark);
@@ -176,7 +175,7 @@ fn rectangle(out: &mut String, series: usize, x: u32, y: u32, width: f64) {
     );
 }
 
-fn text(out: &mut String, class: &str, x: impl std::fmt::Display, y: u32, content: &str) {
+fn text(out: &mut String, class: &str, x: f64, y: u32, content: &str) {
     line(
         out,
         format_args!(
@@ -186,7 +185,7 @@ fn text(out: &mut String, class: &str, x: impl std::fmt::Display, y: u32, conten
     );
 }
 
-fn line(out: &mut String, content: std::fmt::Arguments) {
+fn line(out: &mut String, content: Arguments) {
     writeln!(out, "{content}").expect("a string takes everything");
 }
 

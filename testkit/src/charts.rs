@@ -40,9 +40,10 @@ pub fn flash(bars: Vec<Bars>) -> BarChart {
 
 /// The label of a contender in the chart of bytes written to flash.
 pub fn flash_label(contender: &str, policy: &str) -> String {
-    match policy {
-        "–" => contender.to_owned(),
-        policy => format!("{contender}, AOF {policy}"),
+    if policy == "–" {
+        contender.to_owned()
+    } else {
+        format!("{contender}, AOF {policy}")
     }
 }
 
