@@ -152,7 +152,7 @@ In bytes.
 ";
 
     #[test]
-    fn charts_have_the_numbers_of_the_tables() {
+    fn charts_have_numbers_of_tables() {
         let [(_, throughput), (_, flash)] = of_document(DOCUMENT);
         let bars = |label: &str, values: [Option<f64>; 2]| Bars {
             label: label.to_owned(),
@@ -175,7 +175,7 @@ In bytes.
     }
 
     #[test]
-    fn images_are_those_of_the_documented_tables() {
+    fn images_match_documented_tables() {
         let docs = repository().join("docs");
         let document = fs::read_to_string(docs.join("benchmarks.md")).expect("a document");
         for (name, chart) in of_document(&document) {

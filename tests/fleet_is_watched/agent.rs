@@ -194,7 +194,7 @@ fn write_late_sample(takes_late: bool) -> (String, Vec<Value>) {
 }
 
 #[test]
-fn samples_hours_late_are_taken_with_provisioned_limit() {
+fn samples_hours_late_need_provisioned_limit() {
     let (answer, found) = write_late_sample(true);
     assert!(answer.contains(" 204 "), "{answer}");
     assert_eq!(text(&found[0]["values"][0][1]), "7");

@@ -1,4 +1,4 @@
-//! The metrics as a text, and as a file for `node_exporter`, for programs with a server of their own or no port at all.
+//! Metrics as text, and as a file for `node_exporter`, for programs with a server of their own or without a port.
 
 use std::{
     fs,
@@ -56,14 +56,14 @@ fn replaced_file_is_public_and_valid_for_prometheus() {
         assert_eq!(
             names(folder.path()),
             ["mqtt.prom"],
-            "nothing is left behind"
+            "no temporary file remains"
         );
     }
     promtool_check_metrics(&fs::read_to_string(&path).unwrap()).expect("clean");
 }
 
 #[test]
-fn whoever_reads_the_file_meanwhile_finds_a_whole_one() {
+fn concurrent_reader_finds_complete_textfile() {
     let (registry, _persistence) = registry();
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("mqtt.prom");
@@ -79,7 +79,7 @@ fn whoever_reads_the_file_meanwhile_finds_a_whole_one() {
         }
         let length = fs::read(&path).unwrap().len();
         for _ in 0..500 {
-            // Numbers may differ by a few digits.
+            // Values may differ by a few digits.
             let now = fs::read(&path).unwrap();
             assert!(now.ends_with(b"\n") && now.len() + 200 > length);
         }
@@ -107,19 +107,19 @@ fn prometheus_node_exporter_serves_textfile() {
         Server::start(command, "prometheus-node-exporter", "TLS is disabled")
     });
     let samples = |text: &str| {
-        // It writes large bounds of buckets in its own way.
+        // node_exporter formats large bucket bounds differently.
         let lines = text
             .lines()
             .filter(|line| !line.starts_with('#') && !line.contains("_bucket{"));
         lines.map(str::to_owned).collect::<Vec<_>>()
     };
-    // It is ready a moment before it listens.
+    // It logs that it is ready a moment before it listens.
     eventually(LIMIT, "it serves", || {
         try_http_get(("127.0.0.1", port), "/metrics").ok()
     });
     let (status, _, text) = http_get(("127.0.0.1", port), "/metrics");
     assert_eq!(status, 200);
-    // By these the rules find out that the file is not written any more.
+    // The alerting rules detect a stale file by this metric.
     let is_of_file = |line: &str| {
         line.starts_with("node_textfile_mtime_seconds{file=\"") && line.contains("/mqtt.prom\"}")
     };
@@ -134,7 +134,7 @@ fn prometheus_node_exporter_serves_textfile() {
         if stays(&sample) {
             assert!(served.contains(&sample), "{sample} in {served:#?}");
         }
-        // Others may have moved on.
+        // Other values may have changed.
         let series = sample.rsplit_once(' ').unwrap().0;
         assert!(
             served.iter().any(|line| line.starts_with(series)),
@@ -144,7 +144,7 @@ fn prometheus_node_exporter_serves_textfile() {
 }
 
 #[test]
-fn a_file_that_cannot_be_written_is_named_and_leaves_the_old_one() {
+fn unwritable_textfile_is_named_and_old_one_stays() {
     let (registry, _persistence) = registry();
     let folder = TempDir::new().unwrap();
     let missing = folder.path().join("missing/mqtt.prom");
@@ -152,7 +152,7 @@ fn a_file_that_cannot_be_written_is_named_and_leaves_the_old_one() {
     assert_eq!(error.kind(), ErrorKind::File);
     assert!(error.to_string().contains("missing/mqtt.prom"), "{error}");
 
-    // A folder is in its place: the new file cannot take it, and goes.
+    // The new file cannot be renamed over a folder, and is removed.
     let taken = folder.path().join("taken.prom");
     fs::create_dir(&taken).unwrap();
     assert_eq!(
