@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Authorizes requests by their `Authorization` header.
 
 use std::{
     fs,
@@ -8,14 +8,14 @@ use std::{
 
 use crate::error::Error;
 
-/// What a request has to bring, where something is asked for. With several, each of them does.
+/// The credentials of which a request needs any one. An empty policy accepts every request.
 #[derive(Clone, Default)]
 pub(super) struct AuthPolicy(Vec<AcceptedCredential>);
 
 #[derive(Clone)]
 struct AcceptedCredential {
     scheme: Scheme,
-    /// As it is behind the scheme in the header.
+    /// The text behind the scheme in the header: the token, or the pair in base64.
     value: Vec<u8>,
 }
 
@@ -34,7 +34,7 @@ impl Scheme {
     }
 }
 
-/// Where a secret is found.
+/// A secret, or the file that has it.
 #[derive(Clone)]
 pub(super) enum SecretSource {
     Token(String),
@@ -44,7 +44,7 @@ pub(super) enum SecretSource {
 }
 
 impl SecretSource {
-    /// The file that it is in, if it is in one.
+    /// Returns the path of a secret that is in a file.
     pub(super) fn file(&self) -> Option<&Path> {
         match self {
             Self::Token(_) | Self::Basic(_) => None,
@@ -54,44 +54,32 @@ impl SecretSource {
 }
 
 impl AuthPolicy {
-    /// Checks the secrets, and reads those that are in files.
+    /// Validates the secrets, and reads those in files.
     pub(super) fn read(secrets: &[SecretSource]) -> Result<Self, Error> {
-        secrets
-            .iter()
-            .map(|secret| match secret {
-                SecretSource::Token(token) => bearer("bearer_token", token),
-                SecretSource::TokenFile(path) => {
-                    bearer("bearer_token_file", &from_file("bearer_token_file", path)?)
-                }
-                SecretSource::Basic(pair) => basic("basic_auth", pair),
-                SecretSource::BasicFile(path) => {
-                    basic("basic_auth_file", &from_file("basic_auth_file", path)?)
-                }
-            })
-            .collect::<Result<_, _>>()
-            .map(Self)
+        let credentials = secrets.iter().map(AcceptedCredential::read);
+        credentials.collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether a request with this header is let in.
-    pub(super) fn admit(&self, authorization: Option<&[u8]>) -> bool {
+    /// Returns true if a request with this header may be served.
+    pub(super) fn is_authorized(&self, authorization: Option<&[u8]>) -> bool {
         let given = authorization.unwrap_or_default();
         let (scheme, value) = match given.iter().position(|byte| *byte == b' ') {
             Some(end) => given.split_at(end),
             None => (given, &[][..]),
         };
         let value = value.trim_ascii();
-        // Each of them is looked at, so that the time does not tell which one it was.
-        let admitted = self.0.iter().fold(false, |admitted, credential| {
-            let is_same = is_same(value, &credential.value);
-            admitted | (is_same & scheme.eq_ignore_ascii_case(credential.scheme.name()))
+        // No early exit, so that the time does not disclose which credential matched.
+        let matches = self.0.iter().fold(false, |matches, credential| {
+            let is_equal = constant_time_eq(value, &credential.value);
+            matches | (is_equal & scheme.eq_ignore_ascii_case(credential.scheme.name()))
         });
-        admitted || self.0.is_empty()
+        matches || self.0.is_empty()
     }
 
-    /// What a request without them is told.
+    /// Returns the value of `WWW-Authenticate` for a refused request.
     pub(super) fn challenge(&self) -> &'static str {
-        let asks = |scheme| self.0.iter().any(|credential| credential.scheme == scheme);
-        match (asks(Scheme::Basic), asks(Scheme::Bearer)) {
+        let accepts = |scheme| self.0.iter().any(|credential| credential.scheme == scheme);
+        match (accepts(Scheme::Basic), accepts(Scheme::Bearer)) {
             (true, true) => r#"Basic realm="metrics", Bearer realm="metrics""#,
             (true, false) => r#"Basic realm="metrics""#,
             (false, _) => r#"Bearer realm="metrics""#,
@@ -99,48 +87,70 @@ impl AuthPolicy {
     }
 }
 
-/// Compares so that the time depends on what is given only, not on what is expected.
-fn is_same(given: &[u8], expected: &[u8]) -> bool {
+/// Compares in a time that depends on the length of `given` only, and discloses nothing about `expected`.
+fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
     let mut difference = u8::from(given.len() != expected.len());
     for (given, expected) in given.iter().zip(expected.iter().cycle()) {
+        // Keeps the optimizer from leaving the loop at the first difference.
         difference = black_box(difference | (given ^ expected));
     }
     difference == 0
 }
 
-fn from_file(option: &str, path: &Path) -> Result<String, Error> {
-    let text = fs::read_to_string(path).map_err(|error| {
-        Error::invalid_option(option)
-            .with_reason(format!("{} cannot be read", path.display()))
-            .with_source(error)
-    })?;
-    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+impl AcceptedCredential {
+    fn read(source: &SecretSource) -> Result<Self, Error> {
+        let invalid = |option| move |reason: &'static str| Error::invalid_option(option).with_reason(reason);
+        match source {
+            SecretSource::Token(token) => Self::bearer(token).map_err(invalid("bearer_token")),
+            SecretSource::TokenFile(path) => {
+                read_secret_file("bearer_token_file", path, Self::bearer)
+            }
+            SecretSource::Basic(pair) => Self::basic(pair).map_err(invalid("basic_auth")),
+            SecretSource::BasicFile(path) => read_secret_file("basic_auth_file", path, Self::basic),
+        }
+    }
+
+    /// Accepts the token, or returns the reason against it.
+    fn bearer(token: &str) -> Result<Self, &'static str> {
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("a token is one or more printable ASCII characters without spaces");
+        }
+        Ok(Self {
+            scheme: Scheme::Bearer,
+            value: token.as_bytes().to_vec(),
+        })
+    }
+
+    /// Accepts the pair `USER:PASSWORD`, or returns the reason against it.
+    fn basic(pair: &str) -> Result<Self, &'static str> {
+        let is_complete = pair
+            .split_once(':')
+            .is_some_and(|(user, password)| !user.is_empty() && !password.is_empty());
+        if !is_complete || pair.contains(char::is_control) {
+            return Err("expected USER:PASSWORD, both not empty, no colon in USER, no control characters");
+        }
+        Ok(Self {
+            scheme: Scheme::Basic,
+            value: base64(pair.as_bytes()),
+        })
+    }
 }
 
-fn bearer(option: &str, token: &str) -> Result<AcceptedCredential, Error> {
-    if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Error::invalid_option(option)
-            .with_reason("a token has one printable ASCII character or more, and no space"));
-    }
-    Ok(AcceptedCredential {
-        scheme: Scheme::Bearer,
-        value: token.as_bytes().to_vec(),
-    })
-}
-
-fn basic(option: &str, pair: &str) -> Result<AcceptedCredential, Error> {
-    let is_usable = pair
-        .split_once(':')
-        .is_some_and(|(user, password)| !user.is_empty() && !password.is_empty());
-    if !is_usable || pair.contains(char::is_control) {
-        return Err(Error::invalid_option(option).with_reason(
-            "it takes a user without a colon, and a password, neither of them empty; in a file \
-             there is a colon between them",
-        ));
-    }
-    Ok(AcceptedCredential {
-        scheme: Scheme::Basic,
-        value: base64(pair.as_bytes()),
+/// Reads a secret from a file, and names the file in each error.
+fn read_secret_file(
+    option: &str,
+    path: &Path,
+    parse: fn(&str) -> Result<AcceptedCredential, &'static str>,
+) -> Result<AcceptedCredential, Error> {
+    let name = path.display();
+    let invalid = |reason: String| Error::invalid_option(option).with_reason(reason);
+    let text = fs::read_to_string(path)
+        .map_err(|error| invalid(format!("cannot read {name}: {error}")).with_source(error))?;
+    let text = text.trim_end_matches(['\r', '\n']);
+    parse(text).map_err(|reason| {
+        // An empty file is usually one whose writer failed, so the reason says it.
+        let fault = if text.is_empty() { " is empty; " } else { ": " };
+        invalid(format!("{name}{fault}{reason}"))
     })
 }
 
@@ -164,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn base64_matches_rfc_vectors() {
+    fn base64_matches_rfc_4648() {
         for (plain, expected) in [
             ("", ""),
             ("f", "Zg=="),
@@ -179,15 +189,15 @@ mod tests {
     }
 
     #[test]
-    fn secret_equals_itself_only() {
-        assert!(is_same(b"abc", b"abc"));
+    fn constant_time_eq_compares() {
+        assert!(constant_time_eq(b"abc", b"abc"));
         for other in ["", "a", "ab", "abd", "abcabc", "abca", "xbc"] {
-            assert!(!is_same(other.as_bytes(), b"abc"), "{other}");
+            assert!(!constant_time_eq(other.as_bytes(), b"abc"), "{other}");
         }
     }
 
     #[test]
-    fn each_of_several_secrets_admits_and_no_other() {
+    fn any_one_credential_authorizes() {
         let both = AuthPolicy::read(&[
             SecretSource::Token("t0ken".to_owned()),
             SecretSource::Basic("user:pass:word".to_owned()),
@@ -198,7 +208,7 @@ mod tests {
             "bearer  t0ken",
             "Basic dXNlcjpwYXNzOndvcmQ=",
         ] {
-            assert!(both.admit(Some(good.as_bytes())), "{good}");
+            assert!(both.is_authorized(Some(good.as_bytes())), "{good}");
         }
         for bad in [
             "",
@@ -211,9 +221,36 @@ mod tests {
             "Bearer dXNlcjpwYXNzOndvcmQ=",
             "Basic user:pass:word",
         ] {
-            assert!(!both.admit(Some(bad.as_bytes())), "{bad}");
+            assert!(!both.is_authorized(Some(bad.as_bytes())), "{bad}");
         }
-        assert!(!both.admit(None));
-        assert!(AuthPolicy::default().admit(None));
+        assert!(!both.is_authorized(None));
+        assert!(AuthPolicy::default().is_authorized(None));
+    }
+
+    #[test]
+    fn unusable_secret_file_is_named_in_error() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let path = folder.path().join("secret");
+        let error = |source: SecretSource| match AuthPolicy::read(&[source]) {
+            Ok(_) => panic!("accepted"),
+            Err(error) => error.to_string(),
+        };
+        let name = path.display();
+        let missing = error(SecretSource::TokenFile(path.clone()));
+        let expected = format!("cannot use the option bearer_token_file: cannot read {name}: ");
+        assert!(missing.starts_with(&expected), "{missing}");
+        assert!(missing.contains("No such file"), "{missing}");
+        for (text, expected) in [("\n", " is empty; "), ("two words", ": a token is ")] {
+            fs::write(&path, text).expect("written");
+            let invalid = error(SecretSource::TokenFile(path.clone()));
+            assert!(invalid.contains(&format!("{name}{expected}")), "{invalid}");
+        }
+        fs::write(&path, "user").expect("written");
+        let invalid = error(SecretSource::BasicFile(path.clone()));
+        assert!(
+            invalid.contains(&format!("{name}: expected USER:PASSWORD")),
+            "{invalid}"
+        );
+        assert!(!error(SecretSource::Token(String::new())).contains("is empty"));
     }
 }

@@ -1,4 +1,4 @@
-//! What can be set before a [`MetricsServer`] binds its address.
+//! [`MetricsServerBuilder`]: the options of the endpoint.
 
 use std::{
     fmt,
@@ -21,25 +21,57 @@ use crate::error::Error;
 impl MetricsServer {
     /// Serves the registry on the first of the addresses that can be bound, with default options.
     ///
-    /// Port 0 takes a free one, which [`local_addr`](Self::local_addr) tells. Nobody is asked who he
-    /// is: bind an address of the loopback interface, or let the [`builder`](Self::builder) ask for a
-    /// token, unless everybody on the network may read the metrics.
+    /// Port 0 picks a free port, which [`local_addr`](Self::local_addr) returns.
+    ///
+    /// No request needs a credential. Bind a loopback address, or require a token through the
+    /// [`builder`](Self::builder), unless everybody on the network may read the metrics.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Bind`](crate::ErrorKind::Bind) where none of the addresses can be bound.
+    /// [`ErrorKind::Bind`](crate::ErrorKind::Bind) if no address can be bound; the reason is that of the last one.
     pub fn bind(address: impl ToSocketAddrs, registry: Registry) -> Result<Self, Error> {
         Self::builder(registry).bind(address)
     }
 
-    /// The options, to be set before an address is bound.
+    /// Returns a builder with default options for a server of this registry.
     #[must_use]
     pub fn builder(registry: Registry) -> MetricsServerBuilder {
         MetricsServerBuilder::new(registry)
     }
 }
 
-/// What can be set before a [`MetricsServer`] binds its address.
+/// Options of a [`MetricsServer`], set before it binds its address.
+///
+/// | option | unit | default | sets |
+/// |---|---|---|---|
+/// | [`max_connections`](Self::max_connections) | connections | 16 | connections at a time |
+/// | [`max_head_bytes`](Self::max_head_bytes) | bytes | 8 KiB | length of a request head, else 431 |
+/// | [`request_timeout`](Self::request_timeout) | duration | 5 s | time for the head to arrive, else 408 |
+/// | [`response_timeout`](Self::response_timeout) | duration | 5 s | time to collect, else 503, and to read the response |
+/// | [`bearer_token`](Self::bearer_token) | | none | a token that authorizes a request |
+/// | [`bearer_token_file`](Self::bearer_token_file) | | none | the same from a file |
+/// | [`basic_auth`](Self::basic_auth) | | none | a user and password that authorize a request |
+/// | [`basic_auth_file`](Self::basic_auth_file) | | none | the same from a file, as `USER:PASSWORD` |
+/// | `tls` | | none | certificate and key (feature `server-tls`) |
+/// | `tls_client_authority` | | none | authority of the client certificates (feature `server-tls`) |
+///
+/// # Credentials
+///
+/// Without a token or password the server answers every request. With one or more of the four credentials, a request
+/// needs any one of them, for every path. They may be combined, and each method may be called again to add another.
+/// Without TLS they cross the network in clear.
+///
+/// # Files
+///
+/// Tokens, passwords, certificates and keys in files are read when the address is bound. They are reloaded after a change:
+/// the server checks the files when a connection arrives, at most once per second. It takes all files or none. If one
+/// of them is unusable, it keeps the previous contents, logs a warning, and tries again. If one of them is not a regular
+/// file when the address is bound, such as a pipe, none of them is reloaded.
+///
+/// # Errors
+///
+/// The setters accept every value. [`bind`](Self::bind) and [`bind_unix`](Self::bind_unix) return an error of the kind
+/// [`InvalidOption`](crate::ErrorKind::InvalidOption) that names the option and, if there is one, the file.
 ///
 /// ```
 /// use paho_mqtt_redis::{MetricsServer, prometheus::Registry};
@@ -66,61 +98,63 @@ impl MetricsServerBuilder {
         }
     }
 
-    /// How many connections have a place at a time. For one more another loses its place, unless all
-    /// of them are being served: then it is answered with 503.
+    /// Limits the connections at a time.
     ///
-    /// Defaults to 16. Zero is refused.
+    /// One more evicts a connection that has its response, has not sent its request, or does not read. If every
+    /// connection is being served, the new one gets a 503.
+    ///
+    /// Defaults to 16. `bind` rejects zero.
     #[must_use]
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.limits.max_connections = max_connections;
         self
     }
 
-    /// How long the head of a request may be; a longer one is answered with 431.
+    /// Limits the head of a request, in bytes. A longer one gets a 431.
     ///
-    /// Defaults to 8 KiB. Zero is refused.
+    /// Defaults to 8 KiB. `bind` rejects zero.
     #[must_use]
     pub fn max_head_bytes(mut self, max_head_bytes: usize) -> Self {
         self.limits.max_head_bytes = max_head_bytes;
         self
     }
 
-    /// How long the head of a request may take to arrive; a slower one is answered with 408.
+    /// Limits the time that the head of a request may take to arrive. A slower one gets a 408.
     ///
-    /// Defaults to 5 s. Zero is refused.
+    /// Defaults to 5 s. `bind` rejects zero.
     #[must_use]
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.limits.request_timeout = request_timeout;
         self
     }
 
-    /// How long reading the registry may take, which is answered with 503 then, and how long the peer
-    /// may take to read the answer, before the connection is closed.
+    /// Limits the time for collecting the registry, and again the time that the peer may take to read the response.
     ///
-    /// Defaults to 5 s. Zero is refused.
+    /// A request whose collection takes longer gets a 503. A peer that reads more slowly is disconnected.
+    ///
+    /// Defaults to 5 s. `bind` rejects zero.
     #[must_use]
     pub fn response_timeout(mut self, response_timeout: Duration) -> Self {
         self.limits.response_timeout = response_timeout;
         self
     }
 
-    /// The token that every request has to bring, in a header `Authorization: Bearer TOKEN`.
+    /// Adds a token that a request may bring, as `Authorization: Bearer TOKEN`.
     ///
-    /// Nothing is served without it. Where several of these four options are used, a request has to
-    /// bring what one of them says. Without TLS whoever can listen on the network can read it.
+    /// If several credentials are set, any one of them is enough.
     ///
-    /// Defaults to none. An empty one, or one with a space, is refused.
+    /// Defaults to none. `bind` rejects an empty token and one with spaces or other characters than printable ASCII.
     #[must_use]
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
         self.sources.secrets.push(SecretSource::Token(token.into()));
         self
     }
 
-    /// The same from a file, without an end of line. It is read when the address is bound and, while the
-    /// server runs, again when it has changed: a token that can be used counts from the next connection on
-    /// that comes a second later.
+    /// Adds a token as [`bearer_token`](Self::bearer_token) does, from a file. Line ends behind it are ignored.
     ///
-    /// Defaults to none.
+    /// A changed file is reloaded; connections that arrive a second later need the new token.
+    ///
+    /// Defaults to none. `bind` rejects a file that it cannot read, and one without a valid token.
     #[must_use]
     pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.sources
@@ -129,11 +163,14 @@ impl MetricsServerBuilder {
         self
     }
 
-    /// The user and password that every request has to bring, as browsers ask for them.
+    /// Adds a user and password that a request may bring. Browsers prompt for them.
     ///
-    /// Defaults to none. An empty one, and a user with a colon, is refused.
+    /// If several credentials are set, any one of them is enough.
+    ///
+    /// Defaults to none. `bind` rejects an empty user or password, control characters, and a user with a colon.
     #[must_use]
     pub fn basic_auth(mut self, user: &str, password: &str) -> Self {
+        // A colon in the user would move the border to the password, so such a pair is made invalid.
         let pair = if user.contains(':') {
             String::new()
         } else {
@@ -143,10 +180,11 @@ impl MetricsServerBuilder {
         self
     }
 
-    /// The same from a file, as `USER:PASSWORD`, which is read when the address is bound, and again when
-    /// it has changed.
+    /// Adds a user and password as [`basic_auth`](Self::basic_auth) does, from a file with `USER:PASSWORD`.
     ///
-    /// Defaults to none.
+    /// A changed file is reloaded, as for [`bearer_token_file`](Self::bearer_token_file).
+    ///
+    /// Defaults to none. `bind` rejects a file that it cannot read, and one without a valid pair.
     #[must_use]
     pub fn basic_auth_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.sources
@@ -155,11 +193,12 @@ impl MetricsServerBuilder {
         self
     }
 
-    /// The certificate of this server, with those between it and its authority, and its key, both in
-    /// PEM. They are read when the address is bound and, while the server runs, again when one of them has
-    /// changed, so that a renewed certificate takes no restart. Only TLS is spoken then, 1.2 or 1.3.
+    /// Serves over TLS 1.2 or 1.3 only, with this certificate and its key, both PEM files.
     ///
-    /// Defaults to none.
+    /// Intermediate certificates follow the server's own in its file. Changed files are reloaded, so a renewed
+    /// certificate needs no restart.
+    ///
+    /// Defaults to none: plain HTTP. `bind` rejects a file that it cannot read, and a key of another certificate.
     #[cfg(feature = "server-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
     #[must_use]
@@ -169,10 +208,12 @@ impl MetricsServerBuilder {
         self
     }
 
-    /// The authorities, in PEM, of which every client has to have a certificate. It takes TLS, and is read
-    /// when that is.
+    /// Requires a client certificate of one of the authorities in this PEM file.
     ///
-    /// Defaults to none: clients need no certificate.
+    /// A changed file is reloaded.
+    ///
+    /// Defaults to none: clients need no certificate. `bind` rejects it without [`tls`](Self::tls), and a file that it
+    /// cannot read or that has no certificate.
     #[cfg(feature = "server-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
     #[must_use]
@@ -181,27 +222,29 @@ impl MetricsServerBuilder {
         self
     }
 
-    /// Binds the first of the addresses that can be bound, and serves from now on.
+    /// Binds the first of the addresses that can be bound, and starts to serve.
+    ///
+    /// Port 0 picks a free port, which [`MetricsServer::local_addr`] returns.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a limit of zero, for a secret or certificate that cannot be used,
-    /// and for a file that cannot be read; [`ErrorKind::Bind`](crate::ErrorKind::Bind) where none of the addresses can be bound.
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a limit of zero, an invalid credential or
+    /// certificate, and a file that cannot be read; [`ErrorKind::Bind`](crate::ErrorKind::Bind) if no address can be
+    /// bound, or if the process has no file descriptor or thread left.
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
         let (registry, config) = self.check()?;
         let (listener, address) = Listener::bind(address)?;
         MetricsServer::start(listener, ListenAddress::Address(address), registry, config)
     }
 
-    /// The same on a Unix socket with these permissions, such as `0o660`.
+    /// Binds a Unix socket with these permissions, such as `0o660`, and starts to serve.
     ///
-    /// A socket that is there and on which nobody listens is replaced; the server removes its own when
-    /// it is dropped.
+    /// Replaces a socket on which no program listens. The server removes its socket when it is dropped.
     ///
     /// # Errors
     ///
-    /// As [`bind`](Self::bind); [`ErrorKind::Bind`](crate::ErrorKind::Bind) also where somebody listens there, or where there is
-    /// something that is not a socket.
+    /// The same as [`bind`](Self::bind); [`ErrorKind::Bind`](crate::ErrorKind::Bind) also if a program listens on the
+    /// socket, or if the path is not a socket.
     pub fn bind_unix(self, path: impl AsRef<Path>, mode: u32) -> Result<MetricsServer, Error> {
         let (registry, config) = self.check()?;
         let path = path.as_ref();

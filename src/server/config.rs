@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::credentials::Credentials;
 use crate::error::Error;
 
-/// What a peer can make the server wait for or keep.
+/// Limits on the time and memory that one peer can claim.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) max_connections: usize,
@@ -40,15 +40,16 @@ impl Limits {
             ("response_timeout", response_timeout.is_zero()),
         ] {
             if is_zero {
-                return Err(Error::invalid_option(option)
-                    .with_reason("it is zero, so that nothing could ever be served"));
+                return Err(
+                    Error::invalid_option(option).with_reason("zero would refuse every request")
+                );
             }
         }
         Ok(())
     }
 }
 
-/// What all connections have in common.
+/// The part of the options that every connection reads.
 pub(super) struct Config {
     pub(super) limits: Limits,
     pub(super) credentials: Credentials,

@@ -1,7 +1,8 @@
-//! Who is let in, and over what: as the files say that it comes from, also when they have changed.
+//! Loads credentials and TLS configuration, and reloads them after a change of their files.
 
 use std::{
-    fs, mem,
+    borrow::Cow,
+    fs, io, mem,
     os::unix::fs::MetadataExt,
     path::Path,
     time::{Duration, Instant, UNIX_EPOCH},
@@ -17,13 +18,15 @@ use super::{
 };
 use crate::error::{Error, ErrorKind};
 
-/// How often the files are looked at, at most.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Minimum time between two checks of the files.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A file that changed so shortly before it was read can have changed again with the same stamp.
-const RECENT: Duration = Duration::from_secs(2);
+/// Age below which a file may have changed again under the same stamp.
+///
+/// File systems keep the time of a change with a granularity of up to two seconds.
+const SAME_STAMP_WINDOW: Duration = Duration::from_secs(2);
 
-/// Where it comes from.
+/// The secrets and files from which [`Credentials`] are loaded.
 #[derive(Clone, Default)]
 pub(super) struct CredentialSources {
     pub(super) secrets: Vec<SecretSource>,
@@ -31,53 +34,56 @@ pub(super) struct CredentialSources {
     pub(super) tls: tls::TlsFiles,
 }
 
+/// The policy and transport for new connections, with the state of their files.
 pub(super) struct Credentials {
     pub(super) auth: AuthPolicy,
     pub(super) transport: Transport,
     sources: CredentialSources,
-    /// The files as they were read; nothing where one of them can be read once only, such as a pipe.
-    files: Option<Vec<FileStamp>>,
-    looked: Instant,
-    /// Whether it was said that the files cannot be used.
-    is_failing: bool,
+    /// The files as they were when read; `None` if one of them can be read only once, such as a pipe.
+    stamps: Option<Vec<FileStamp>>,
+    last_checked: Instant,
+    /// Set while changed files are unusable, so that this is logged once.
+    is_stale: bool,
 }
 
-/// What a change of a file changes.
+/// The metadata that shows a change of a file.
 #[derive(PartialEq, Eq)]
 struct FileStamp {
-    place: (u64, u64),
+    inode: (u64, u64),
     size: u64,
     changed: (i64, i64),
     is_recent: bool,
 }
 
 impl Credentials {
-    /// Checks the sources, and reads those that are files.
+    /// Validates the sources, and reads those in files.
     pub(super) fn read(sources: CredentialSources) -> Result<Self, Error> {
-        // Before they are read, so that a change in the meantime is seen.
-        let files = sources.stamps().ok();
+        // Taken before reading, so that a change during the read is seen by the next check.
+        let stamps = sources.stamps().ok();
         let (auth, transport) = sources.read()?;
         Ok(Self {
             auth,
             transport,
             sources,
-            files,
-            looked: Instant::now(),
-            is_failing: false,
+            stamps,
+            last_checked: Instant::now(),
+            is_stale: false,
         })
     }
 
-    /// Reads the files again if one of them has changed. What cannot be used changes nothing, and is tried again.
-    pub(super) fn renew(&mut self) {
-        let Some(known) = &self.files else { return };
-        if known.is_empty() || self.looked.elapsed() < INTERVAL {
+    /// Reloads all files if one of them has changed. Unusable files keep the previous credentials, and are retried.
+    pub(super) fn reload_if_changed(&mut self) {
+        let Some(known) = &self.stamps else {
+            return;
+        };
+        if known.is_empty() || self.last_checked.elapsed() < RELOAD_INTERVAL {
             return;
         }
-        self.looked = Instant::now();
+        self.last_checked = Instant::now();
         let found = match self.sources.stamps() {
             Ok(found) if found == *known && !found.iter().any(|file| file.is_recent) => {
-                if mem::take(&mut self.is_failing) {
-                    info!("the files of the metrics server are as they were");
+                if mem::take(&mut self.is_stale) {
+                    info!("credentials are unchanged again");
                 }
                 return;
             }
@@ -87,18 +93,13 @@ impl Credentials {
             Ok((found, (auth, transport))) => {
                 self.auth = auth;
                 self.transport = transport;
-                self.files = Some(found);
-                self.is_failing = false;
-                info!("the metrics server has read its files again");
+                self.stamps = Some(found);
+                self.is_stale = false;
+                info!("reloaded credentials");
             }
             Err(error) => {
-                let error: &dyn std::error::Error = &error;
-                if !mem::replace(&mut self.is_failing, true) {
-                    warn!(
-                        error,
-                        "the metrics server cannot use its files, which have changed; it goes on with what was in them, and \
-                         tries again"
-                    );
+                if !mem::replace(&mut self.is_stale, true) {
+                    warn!(%error, "cannot reload credentials, keeping the previous ones");
                 }
             }
         }
@@ -123,25 +124,30 @@ impl CredentialSources {
 
 impl FileStamp {
     fn of(file: &Path) -> Result<Self, Error> {
-        let refused = |reason: &'static str| {
-            let attempt = format!("read {} again", file.display());
+        let failed = |reason: Cow<'static, str>| {
+            let attempt = format!("reload {}", file.display());
             Error::new(ErrorKind::File, attempt).with_reason(reason)
         };
-        let metadata =
-            fs::metadata(file).map_err(|error| refused("it is not there").with_source(error))?;
+        let metadata = fs::metadata(file).map_err(|error| {
+            let reason = match error.kind() {
+                io::ErrorKind::NotFound => "no such file".into(),
+                _ => error.to_string().into(),
+            };
+            failed(reason).with_source(error)
+        })?;
         if !metadata.is_file() {
-            // Whoever opens a pipe may wait for ever.
-            return Err(refused("it is no regular file"));
+            // Opening a pipe can block for ever.
+            return Err(failed("not a regular file".into()));
         }
-        let since = u64::try_from(metadata.ctime())
+        let changed_at = u64::try_from(metadata.ctime())
             .ok()
             .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-        let age = since.and_then(|since| since.elapsed().ok());
+        let age = changed_at.and_then(|changed_at| changed_at.elapsed().ok());
         Ok(Self {
-            place: (metadata.dev(), metadata.ino()),
+            inode: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
-            is_recent: age.is_some_and(|age| age <= RECENT),
+            is_recent: age.is_some_and(|age| age <= SAME_STAMP_WINDOW),
         })
     }
 }
@@ -154,15 +160,15 @@ mod tests {
 
     use super::*;
 
-    /// Has the files looked at as though a while had passed.
-    fn look(credentials: &mut Credentials) {
-        let before = Instant::now().checked_sub(INTERVAL);
-        credentials.looked = before.expect("a machine that has been up for longer");
-        credentials.renew();
+    /// Checks the files as if the interval had passed.
+    fn reload(credentials: &mut Credentials) {
+        let before = Instant::now().checked_sub(RELOAD_INTERVAL);
+        credentials.last_checked = before.expect("a machine that has been up for longer");
+        credentials.reload_if_changed();
     }
 
     #[test]
-    fn unusable_file_does_not_replace_loaded_secret() {
+    fn invalid_files_keep_previous_credentials() {
         let folder = TempDir::new().expect("a folder");
         let [token, pair] = ["token", "pair"].map(|name| folder.path().join(name));
         fs::write(&token, "first").expect("written");
@@ -174,43 +180,43 @@ mod tests {
         ];
         sources.secrets.extend(secrets);
         let mut credentials = Credentials::read(sources).unwrap_or_else(|error| panic!("{error}"));
-        let admitted = |credentials: &Credentials| {
+        let accepted = |credentials: &Credentials| {
             let tokens = ["first", "second", "third"].into_iter();
-            let admitted = tokens.filter(|token| {
+            let accepted = tokens.filter(|token| {
                 let header = format!("Bearer {token}");
-                credentials.auth.admit(Some(header.as_bytes()))
+                credentials.auth.is_authorized(Some(header.as_bytes()))
             });
-            admitted.collect::<Vec<_>>()
+            accepted.collect::<Vec<_>>()
         };
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["first"]);
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["first"]);
 
         fs::write(&token, "second").expect("written");
-        credentials.renew();
-        assert_eq!(admitted(&credentials), ["first"], "not every time");
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["second"]);
+        credentials.reload_if_changed();
+        assert_eq!(accepted(&credentials), ["first"], "checked too early");
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["second"]);
 
-        // As it is while somebody writes it.
+        // A file is empty while another program writes it.
         fs::write(&token, "").expect("written");
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["second"]);
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["second"]);
         fs::remove_file(&token).expect("removed");
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["second"]);
-        // Nobody ever writes to it.
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["second"]);
+        // No program ever writes to this pipe.
         let made = Command::new("mkfifo").arg(&token).status();
         assert!(made.expect("mkfifo runs").success());
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["second"]);
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["second"]);
         fs::remove_file(&token).expect("removed");
 
         fs::write(&token, "third").expect("written");
         fs::write(&pair, "nonsense").expect("written");
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["second"], "all or nothing");
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["second"], "all or nothing");
         fs::write(&pair, "me:third").expect("written");
-        look(&mut credentials);
-        assert_eq!(admitted(&credentials), ["third"]);
+        reload(&mut credentials);
+        assert_eq!(accepted(&credentials), ["third"]);
     }
 }

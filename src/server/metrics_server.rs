@@ -1,8 +1,8 @@
-//! [`MetricsServer`]: a registry over HTTP, and nothing of MQTT.
+//! [`MetricsServer`]: serves a registry over HTTP.
 
 use std::{
     fmt,
-    io::Write,
+    io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -20,24 +20,28 @@ use super::{
     collector::CollectorHandle,
     config::Config,
     event_loop::EventLoop,
-    listener::{Listener, bind_error},
+    listener::{Listener, serve_error},
 };
 use crate::error::Error;
 
-/// Serves the metrics of a registry to a Prometheus, until it is dropped.
+/// Serves the metrics of a registry over HTTP until it is dropped.
 ///
-/// | path | answer |
+/// | path | response |
 /// |---|---|
-/// | `/` | a page for people, which keeps itself up to date |
-/// | `/metrics` | the metrics, compressed with gzip for whoever accepts it |
-/// | `/-/ready` | 200 while the store of every client can be used, else 503 and the clients |
+/// | `/` | a page for people that updates itself |
+/// | `/metrics` | the metrics as text, compressed with gzip if the request accepts it |
+/// | `/-/ready` | 200 if every client's store is up, else 503 and the clients whose store is down |
 /// | `/-/healthy` | 200 |
 ///
-/// It takes two threads, one for all connections and one that reads the registry; a connection
-/// serves one request. Everything that a peer can make it wait for, or keep, has a limit. At most
-/// 16 connections have a place by default: when another comes, one that has its answer loses its
-/// place, or else one that has not sent its request, or does not read; and where all are being
-/// served, the new one is told 503. A collector that panics gives 500, as long as panics unwind.
+/// Any other path is a 404, and any method but GET and HEAD a 405. The [`builder`](Self::builder) sets limits,
+/// credentials and TLS.
+///
+/// The server is built for networks with hostile peers. It has two threads, one for all connections and one that collects
+/// the registry. A connection serves one request. Time and memory per connection are limited, and so is the number of
+/// connections, 16 by default. If all places are taken, the next connection evicts one that already has its response, or
+/// else one that has not sent its request or does not read. If every connection is being served, the new one gets a 503.
+///
+/// A collector that panics causes a 500. With `panic = "abort"` it ends the program.
 ///
 /// ```
 /// use paho_mqtt_redis::{MetricsServer, prometheus::Registry};
@@ -54,7 +58,7 @@ pub struct MetricsServer {
     thread: Option<JoinHandle<()>>,
 }
 
-/// Where it listens.
+/// The address of the server, as log and errors show it.
 #[derive(Clone, Debug)]
 pub(super) enum ListenAddress {
     Address(SocketAddr),
@@ -62,7 +66,7 @@ pub(super) enum ListenAddress {
 }
 
 impl MetricsServer {
-    /// The address that is served, with the real port; `0.0.0.0:0` where that is a Unix socket.
+    /// Returns the bound address with the real port; `0.0.0.0:0` for a Unix socket.
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         match &self.address {
@@ -71,7 +75,7 @@ impl MetricsServer {
         }
     }
 
-    /// The path of the Unix socket that is served, where it is one.
+    /// Returns the path of the Unix socket; `None` for a TCP address.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
         match &self.address {
@@ -86,7 +90,8 @@ impl MetricsServer {
         registry: Registry,
         config: Config,
     ) -> Result<Self, Error> {
-        let failed = |error| bind_error(&address.to_string(), error);
+        // A lack of file descriptors or threads, so the text of the error is the best reason.
+        let failed = |error: io::Error| serve_error(&address, error.to_string(), error);
         let stopping = Arc::new(AtomicBool::new(false));
         let (waker, wakeups) = UnixStream::pair().map_err(failed)?;
         for end in [&waker, &wakeups] {
@@ -94,12 +99,12 @@ impl MetricsServer {
         }
         let collector =
             CollectorHandle::start(registry, waker.try_clone().map_err(failed)?).map_err(failed)?;
-        let serving = EventLoop::new(listener, config, collector, Arc::clone(&stopping), wakeups);
+        let event_loop = EventLoop::new(listener, config, collector, Arc::clone(&stopping), wakeups);
         let thread = thread::Builder::new()
             .name("metrics-server".to_owned())
-            .spawn(move || serving.run())
+            .spawn(move || event_loop.run())
             .map_err(failed)?;
-        info!("metrics are served at {address}");
+        info!("serving metrics at {address}");
         Ok(Self {
             address,
             stopping,
@@ -109,11 +114,11 @@ impl MetricsServer {
     }
 }
 
-/// Ends every connection and frees the port, or removes the Unix socket, before it returns.
+/// Closes every connection and frees the port, or removes the Unix socket, before it returns.
 impl Drop for MetricsServer {
     fn drop(&mut self) {
         self.stopping.store(true, Ordering::Release);
-        // Where it would have to wait, there is a byte already.
+        // A full buffer is fine: its bytes wake the thread.
         drop(self.waker.write(&[1]));
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
@@ -133,7 +138,7 @@ impl fmt::Display for ListenAddress {
 impl fmt::Debug for MetricsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsServer")
-            .field("place", &self.address)
+            .field("address", &self.address)
             .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,4 @@
-//! Whether every client's store can be used.
+//! The response to `/-/ready`: readiness of every client's store.
 
 use std::fmt::Write as _;
 
@@ -8,8 +8,8 @@ use super::response::Response;
 
 const STORE_UP: &str = "mqtt_persistence_store_up";
 
-/// 200 where each store is up, or there is none; 503 with the clients whose store is not.
-pub(super) fn response(families: &[MetricFamily]) -> Response {
+/// Returns 200 if every store is up or none is observed, else 503 and the clients of the others.
+pub(super) fn readiness_response(families: &[MetricFamily]) -> Response {
     let series = families
         .iter()
         .filter(|family| family.name() == STORE_UP)
@@ -17,7 +17,7 @@ pub(super) fn response(families: &[MetricFamily]) -> Response {
     let mut text = String::new();
     for client in series.filter(|metric| !is_up(metric)).map(client_id) {
         // Writing to a string does not fail.
-        let _ = writeln!(text, "the store of the client {client:?} cannot be used");
+        let _ = writeln!(text, "store of client {client:?} is unavailable");
     }
     if text.is_empty() {
         Response::text(200, "ready\n")
@@ -26,7 +26,7 @@ pub(super) fn response(families: &[MetricFamily]) -> Response {
     }
 }
 
-/// The number is 1 or 0, and no other.
+/// Interprets the gauge, which is either 1 or 0.
 fn is_up(metric: &Metric) -> bool {
     metric.get_gauge().get_value() >= 1.0
 }

@@ -1,18 +1,18 @@
-//! The head of a request, read within a limit.
+//! Parses the head of a request within a size limit.
 
 use httparse::Header;
 
-/// What of a request decides about its answer.
+/// The parts of a request that decide the response.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Request {
     pub(super) method: String,
-    /// Without the query, and without the host that a proxy is told.
+    /// Without the query, and without the host of an absolute-form target.
     pub(super) path: String,
     pub(super) authorization: Option<Vec<u8>>,
     pub(super) accepts_gzip: bool,
 }
 
-/// A head as far as it has come. What comes behind it is not looked at.
+/// The bytes of a head received so far. A body behind it is ignored.
 #[derive(Debug, Default)]
 pub(super) struct RequestHead(Vec<u8>);
 
@@ -21,7 +21,7 @@ impl RequestHead {
         self.0.is_empty()
     }
 
-    /// The request, once its head is whole, or the status that tells what is wrong with it.
+    /// Returns the request once its head is complete, or the status for an invalid head.
     pub(super) fn push(&mut self, bytes: &[u8], limit: usize) -> Result<Option<Request>, u16> {
         self.0.extend_from_slice(bytes);
         if let Some(request) = parse(self.0.get(..limit).unwrap_or(&self.0))? {
@@ -35,8 +35,8 @@ impl RequestHead {
 }
 
 fn parse(head: &[u8]) -> Result<Option<Request>, u16> {
-    const MOST_HEADERS: usize = 64;
-    let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
+    const MAX_HEADERS: usize = 64;
+    let mut headers = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
     match request.parse(head) {
         Ok(httparse::Status::Partial) => return Ok(None),
@@ -49,9 +49,10 @@ fn parse(head: &[u8]) -> Result<Option<Request>, u16> {
     else {
         return Err(400);
     };
-    check(request.headers, version)?;
+    check_framing(request.headers, version)?;
     let mut authorizations = values(request.headers, "Authorization");
     let authorization = authorizations.next().map(<[u8]>::to_vec);
+    // A proxy may have checked the other one.
     if authorizations.next().is_some() {
         return Err(400);
     }
@@ -70,9 +71,10 @@ fn values<'a>(headers: &'a [Header<'_>], name: &'a str) -> impl Iterator<Item = 
         .map(|header| header.value)
 }
 
-/// Refuses what a proxy in front could read in another way: where the body ends, and whom it is for.
-/// That somebody leaves out whom it is for does no harm here.
-fn check(headers: &[Header<'_>], version: u8) -> Result<(), u16> {
+/// Rejects a head that a proxy in front could interpret differently: the end of the body, or the host.
+///
+/// Such a difference allows request smuggling. A missing `Host` is accepted, since one server has one host.
+fn check_framing(headers: &[Header<'_>], version: u8) -> Result<(), u16> {
     if values(headers, "Host").count() > 1 {
         return Err(400);
     }
@@ -82,6 +84,7 @@ fn check(headers: &[Header<'_>], version: u8) -> Result<(), u16> {
     if !length.is_none_or(is_number) || lengths.next().is_some() {
         return Err(400);
     }
+    // HTTP/1.0 has no chunks, and a proxy of that version would forward them as the next request.
     let mut codings = values(headers, "Transfer-Encoding");
     if let Some(coding) = codings.next() {
         let is_plain = coding.eq_ignore_ascii_case(b"chunked") && codings.next().is_none();
@@ -97,7 +100,7 @@ fn path(target: &str) -> &str {
     if target.starts_with('/') {
         return target;
     }
-    // What a proxy is asked, and a server has to understand too.
+    // Absolute form, which clients send to proxies, and which RFC 9112 requires servers to accept.
     match target.split_once("://") {
         Some(("http" | "https", rest)) => {
             rest.find('/').and_then(|at| rest.get(at..)).unwrap_or("/")
@@ -113,7 +116,7 @@ fn accepts_gzip(headers: &[Header<'_>]) -> bool {
         .any(|coding| {
             let (name, weight) = coding.split_once(';').unwrap_or((coding, ""));
             let is_gzip = name.trim().eq_ignore_ascii_case("gzip");
-            // Weights have up to three places: q=0, q=0.000.
+            // A weight has up to three decimals, so zero is also written 0.000.
             let is_refused = weight.trim().split_once('=').is_some_and(|(_, weight)| {
                 !weight.is_empty()
                     && weight
@@ -149,9 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn head_is_parsed_without_query() {
+    fn query_is_ignored() {
         let head = b"GET /metrics?name=x HTTP/1.1\r\nHost: device\r\n\r\nbody";
-        let request = read(head, 8192).expect("valid").expect("whole");
+        let request = read(head, 8192).expect("valid").expect("complete");
         assert_eq!(request.method, "GET");
         assert_eq!(request.path, "/metrics");
         assert_eq!(request.authorization, None);
@@ -159,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn head_is_parsed_from_pieces() {
+    fn split_head_parses() {
         let text = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
         let (last, rest) = text.split_last().expect("bytes");
         let mut head = RequestHead::default();
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn absolute_target_for_proxy_is_parsed() {
+    fn absolute_form_target_parses() {
         for (target, expected) in [
             ("http://device:9464/metrics?x", "/metrics"),
             ("https://device", "/"),
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_head_gets_matching_status() {
+    fn invalid_head_sets_status() {
         assert_eq!(status(b"GET / HTTP/1.1\r\nHost", 100), 0);
         assert_eq!(status(b"\x16\x03\x01\x02\x00\x01\x00", 100), 400);
         assert_eq!(status(b"GET / HTTP/1.1\r\nHost: device\r\n\r\n", 20), 431);
@@ -191,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn body_without_clear_end_is_refused() {
+    fn ambiguous_body_length_is_rejected() {
         for good in ["Content-Length: 4", "Transfer-Encoding: chunked"] {
             assert_eq!(with(good), 200, "{good}");
         }
@@ -216,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn gzip_is_used_if_named_and_not_refused() {
+    fn accept_encoding_gzip_parses() {
         for (value, expected) in [
             ("gzip", true),
             ("GZIP", true),
@@ -230,7 +233,7 @@ mod tests {
         ] {
             let head =
                 format!("GET / HTTP/1.1\r\nHost: device\r\nAccept-Encoding: {value}\r\n\r\n");
-            let request = read(head.as_bytes(), 8192).expect("valid").expect("whole");
+            let request = read(head.as_bytes(), 8192).expect("valid").expect("complete");
             assert_eq!(request.accepts_gzip, expected, "{value}");
         }
     }

@@ -1,4 +1,6 @@
-//! An answer, complete before its first byte is sent. Nothing of the request is in it.
+//! An HTTP response, complete before its first byte is sent.
+//!
+//! No byte of the request appears in it, so a peer cannot inject anything.
 
 use std::{fmt::Write as _, sync::Arc};
 
@@ -7,14 +9,14 @@ use super::page;
 pub(super) struct Response {
     status: u16,
     kind: BodyKind,
-    /// A header that only this answer has.
+    /// An additional header, such as `Allow`.
     extra: Option<(&'static str, &'static str)>,
     is_gzip: bool,
     body: Arc<Vec<u8>>,
     head_only: bool,
 }
 
-/// What is in the body.
+/// The content of a body, which decides its type and security policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BodyKind {
     Text,
@@ -56,12 +58,12 @@ impl Response {
         Self::new(status, BodyKind::Text, Arc::new(body.into()))
     }
 
-    /// A status and its name.
-    pub(super) fn refusal(status: u16) -> Self {
-        Self::text(status, format!("{status} {}\n", reason(status)))
+    /// A response whose body is the status line in words.
+    pub(super) fn status_only(status: u16) -> Self {
+        Self::text(status, format!("{status} {}\n", reason_phrase(status)))
     }
 
-    pub(super) fn with(self, name: &'static str, value: &'static str) -> Self {
+    pub(super) fn with_header(self, name: &'static str, value: &'static str) -> Self {
         Self {
             extra: Some((name, value)),
             ..self
@@ -76,7 +78,7 @@ impl Response {
         Self { head_only, ..self }
     }
 
-    /// Everything up to the body, and the body, which several answers can share.
+    /// Encodes everything up to the body, and returns it with the body, which responses share.
     pub(super) fn into_parts(self) -> (Vec<u8>, Arc<Vec<u8>>) {
         let Self {
             status,
@@ -100,7 +102,7 @@ impl Response {
              Vary: Accept-Encoding\r\n\
              X-Content-Type-Options: nosniff\r\n\
              X-Frame-Options: DENY\r\n",
-            reason(status),
+            reason_phrase(status),
             kind.content_type(),
             kind.security_policy(),
         );
@@ -117,7 +119,7 @@ impl Response {
     }
 }
 
-const fn reason(status: u16) -> &'static str {
+const fn reason_phrase(status: u16) -> &'static str {
     match status {
         200 => "OK",
         400 => "Bad Request",

@@ -1,18 +1,18 @@
-//! What is answered to which request.
+//! Authorizes a request and maps its path to a response.
 
 use super::{auth::AuthPolicy, request::Request, response::Response};
 
-/// The way to an answer.
+/// The result of routing a request.
 pub(super) enum Route {
     Respond(Response),
-    /// It takes the registry.
+    /// The response needs the contents of the registry.
     Collect(CollectRequest),
 }
 
-/// What somebody has to look up in the registry.
+/// A request that the collector thread answers.
 #[derive(Clone, Copy)]
 pub(super) struct CollectRequest {
-    pub(super) question: Resource,
+    pub(super) resource: Resource,
     pub(super) accepts_gzip: bool,
     pub(super) head_only: bool,
 }
@@ -24,34 +24,35 @@ pub(super) enum Resource {
     Readiness,
 }
 
+/// Picks the response, credentials first: without one, not even the paths are disclosed.
 pub(super) fn route(request: &Request, auth: &AuthPolicy) -> Route {
     let head_only = request.method == "HEAD";
-    let known = |response: Response| Route::Respond(response.head_only(head_only));
-    if !auth.admit(request.authorization.as_deref()) {
-        let refusal = Response::refusal(401);
-        return known(refusal.with("WWW-Authenticate", auth.challenge()));
+    let respond = |response: Response| Route::Respond(response.head_only(head_only));
+    if !auth.is_authorized(request.authorization.as_deref()) {
+        let response = Response::status_only(401);
+        return respond(response.with_header("WWW-Authenticate", auth.challenge()));
     }
-    let question = match request.path.as_str() {
+    let resource = match request.path.as_str() {
         "/metrics" => Some(Resource::Metrics),
         "/" => Some(Resource::Page),
         "/-/ready" => Some(Resource::Readiness),
         "/-/healthy" => None,
         _ => {
-            return known(Response::text(
+            return respond(Response::text(
                 404,
                 "404 Not Found\nThe metrics are at /metrics.\n",
             ));
         }
     };
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
-        return known(Response::refusal(405).with("Allow", "GET, HEAD"));
+        return respond(Response::status_only(405).with_header("Allow", "GET, HEAD"));
     }
-    match question {
-        Some(question) => Route::Collect(CollectRequest {
-            question,
+    match resource {
+        Some(resource) => Route::Collect(CollectRequest {
+            resource,
             accepts_gzip: request.accepts_gzip,
             head_only,
         }),
-        None => known(Response::text(200, "healthy\n")),
+        None => respond(Response::text(200, "healthy\n")),
     }
 }

@@ -1,4 +1,4 @@
-//! A connection as bytes, never waited for.
+//! Nonblocking byte streams: the trait, and the one without TLS.
 
 use std::{
     io::{self, Read, Write},
@@ -10,22 +10,21 @@ use std::{
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::Socket;
 
-/// What a connection reads from and writes to. A call that would have to wait fails with
-/// [`WouldBlock`](io::ErrorKind::WouldBlock).
+/// A byte stream whose calls never wait; they fail with [`WouldBlock`](io::ErrorKind::WouldBlock).
 pub(super) trait NonblockingStream: Read + Write {
-    /// Whether there is something to write before more can be read.
+    /// Returns true if the stream must write before it can read on, as during a TLS handshake.
     fn wants_write(&self) -> bool {
         false
     }
 
-    /// Nothing more is written; the peer is told so.
+    /// Ends the writing side, so that the peer reads the end of the response.
     fn finish(&mut self) -> io::Result<()>;
 
-    /// What has been written, and is not read, is not kept for the peer when this is closed.
-    fn abandon(&mut self) {}
+    /// Makes the next close a reset, which discards bytes that the peer has not read.
+    fn reset_on_close(&mut self) {}
 }
 
-/// A socket that does not block.
+/// A nonblocking socket without TLS.
 pub(super) struct PlainStream(Socket);
 
 impl PlainStream {
@@ -50,7 +49,7 @@ impl Read for PlainStream {
 
 impl Write for PlainStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A peer that is gone must not end a program that has not switched SIGPIPE off.
+        // Otherwise a closed peer would kill a program that does not ignore SIGPIPE.
         Ok(send(&self.0, bytes, SendFlags::NOSIGNAL)?)
     }
 
@@ -64,8 +63,8 @@ impl NonblockingStream for PlainStream {
         self.0.shutdown(Shutdown::Write)
     }
 
-    fn abandon(&mut self) {
-        // Otherwise the system keeps it for minutes, of every connection of one that never reads.
+    fn reset_on_close(&mut self) {
+        // Otherwise the kernel buffers the rest for minutes, for every connection that never reads.
         drop(self.0.set_linger(Some(Duration::ZERO)));
     }
 }

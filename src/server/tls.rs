@@ -1,6 +1,7 @@
-//! TLS on a connection, with a certificate from files.
+//! TLS connections, with certificate and key from files.
 
 use std::{
+    fmt::Display,
     io::{self, Read, Write},
     os::fd::{AsFd, BorrowedFd},
     path::{Path, PathBuf},
@@ -16,19 +17,19 @@ use rustls::{
 use super::stream::{NonblockingStream, PlainStream};
 use crate::error::Error;
 
-/// How much of an answer is encrypted ahead of what the peer takes.
-const AHEAD: usize = 16 * 1024;
+/// Encrypted bytes that may wait for the peer. It bounds the memory of a connection that does not read.
+const TLS_BUFFER_BYTES: usize = 16 * 1024;
 
-/// The files that say who this is, and whom to let in.
+/// The PEM files of the server's identity and of the authority of its clients.
 #[derive(Clone, Default)]
 pub(super) struct TlsFiles {
-    /// The certificate with those between it and its authority, and its key.
+    /// The certificate chain and its key.
     pub(super) identity: Option<(PathBuf, PathBuf)>,
     pub(super) client_authority: Option<PathBuf>,
 }
 
 impl TlsFiles {
-    /// Each of them.
+    /// Iterates over the paths of all files.
     pub(super) fn all(&self) -> impl Iterator<Item = &Path> {
         let identity = self
             .identity
@@ -37,7 +38,7 @@ impl TlsFiles {
         identity.chain(&self.client_authority).map(PathBuf::as_path)
     }
 
-    /// Reads them; without a certificate there is no TLS.
+    /// Builds the configuration from the files; `None` without a certificate.
     pub(super) fn read(&self) -> Result<Option<Arc<ServerConfig>>, Error> {
         let Self {
             identity,
@@ -45,9 +46,8 @@ impl TlsFiles {
         } = self;
         let Some((certificate, key)) = identity else {
             return match client_authority {
-                Some(_) => Err(Error::invalid_option("tls_client_authority").with_reason(
-                    "there are client certificates with TLS only; set the option tls too",
-                )),
+                Some(_) => Err(Error::invalid_option("tls_client_authority")
+                    .with_reason("client certificates need TLS; set the option tls too")),
                 None => Ok(None),
             };
         };
@@ -58,61 +58,68 @@ impl TlsFiles {
         let builder = match client_authority {
             None => builder.with_no_client_auth(),
             Some(path) => {
-                let unusable = || {
+                let unusable = |error: &dyn Display| {
+                    let name = path.display();
                     Error::invalid_option("tls_client_authority")
-                        .with_reason(format!("{} cannot be used", path.display()))
+                        .with_reason(format!("{name} is not a usable certificate authority: {error}"))
                 };
                 let mut roots = RootCertStore::empty();
                 for root in certificates("tls_client_authority", path)? {
                     roots
                         .add(root)
-                        .map_err(|error| unusable().with_source(error))?;
+                        .map_err(|error| unusable(&error).with_source(error))?;
                 }
                 let verifier =
                     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                         .build()
-                        .map_err(|error| unusable().with_source(error))?;
+                        .map_err(|error| unusable(&error).with_source(error))?;
                 builder.with_client_cert_verifier(verifier)
             }
         };
         let chain = certificates("tls", certificate)?;
         let secret =
-            PrivateKeyDer::from_pem_file(key).map_err(|error| unread("tls", key, error))?;
+            PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable_pem("tls", key, error))?;
         let mut config = builder.with_single_cert(chain, secret).map_err(|error| {
             Error::invalid_option("tls")
                 .with_reason(format!(
-                    "{} is not the key of {}",
+                    "{} does not match certificate {}: {error}",
                     key.display(),
                     certificate.display()
                 ))
                 .with_source(error)
         })?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // Nothing is kept of a connection, however many there are.
+        // No session state, so that memory does not grow with the number of connections.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Some(Arc::new(config)))
     }
 }
 
-fn unread(option: &str, path: &Path, error: pem::Error) -> Error {
+/// Names the file in the error, and tells one that cannot be read from one that is not PEM.
+fn unreadable_pem(option: &str, path: &Path, error: pem::Error) -> Error {
+    let name = path.display();
+    let reason = match &error {
+        pem::Error::Io(error) => format!("cannot read {name}: {error}"),
+        error => format!("{name} is not valid PEM: {error}"),
+    };
     Error::invalid_option(option)
-        .with_reason(format!("{} cannot be read as PEM", path.display()))
+        .with_reason(reason)
         .with_source(error)
 }
 
 fn certificates(option: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect)
-        .map_err(|error| unread(option, path, error))?;
+        .map_err(|error| unreadable_pem(option, path, error))?;
     if certificates.is_empty() {
-        let reason = format!("there is no certificate in {}", path.display());
+        let reason = format!("{} has no certificate", path.display());
         return Err(Error::invalid_option(option).with_reason(reason));
     }
     Ok(certificates)
 }
 
-/// A connection that is encrypted.
+/// A nonblocking TLS stream.
 pub(super) struct TlsStream {
     session: ServerConnection,
     socket: PlainStream,
@@ -121,11 +128,11 @@ pub(super) struct TlsStream {
 impl TlsStream {
     pub(super) fn new(config: &Arc<ServerConfig>, socket: PlainStream) -> io::Result<Self> {
         let mut session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
-        session.set_buffer_limit(Some(AHEAD));
+        session.set_buffer_limit(Some(TLS_BUFFER_BYTES));
         Ok(Self { session, socket })
     }
 
-    /// Writes everything that is encrypted.
+    /// Writes the encrypted bytes that wait, as far as the socket takes them.
     fn send(&mut self) -> io::Result<()> {
         while self.session.wants_write() {
             if self.session.write_tls(&mut self.socket)? == 0 {
@@ -147,15 +154,15 @@ impl Read for TlsStream {
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                // It has closed without saying so first.
+                // The peer closed without `close_notify`; HTTP shows whether its request was complete.
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
                 read => return read,
             }
-            // The peer may wait for this part of the handshake.
+            // The peer may wait for our part of the handshake before it sends its own.
             self.send()?;
             self.session.read_tls(&mut self.socket)?;
             if let Err(error) = self.session.process_new_packets() {
-                // It is told what is wrong, as far as that takes no waiting.
+                // Best effort: the alert shows the peer the reason.
                 let _ = self.send();
                 return Err(io::Error::new(io::ErrorKind::InvalidData, error));
             }
@@ -167,7 +174,7 @@ impl Write for TlsStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.send()?;
         if self.session.is_handshaking() {
-            // The peer could not read it.
+            // Early plaintext could not be decrypted by the peer.
             return Err(io::ErrorKind::NotConnected.into());
         }
         let written = self.session.writer().write(bytes)?;
@@ -189,12 +196,12 @@ impl NonblockingStream for TlsStream {
 
     fn finish(&mut self) -> io::Result<()> {
         self.session.send_close_notify();
-        // Where there is no room for it, the end of the connection says the same.
+        // Best effort: without room for it, the end of the connection serves the same purpose.
         let _ = self.send();
         self.socket.finish()
     }
 
-    fn abandon(&mut self) {
-        self.socket.abandon();
+    fn reset_on_close(&mut self) {
+        self.socket.reset_on_close();
     }
 }

@@ -1,4 +1,4 @@
-//! Connections with TLS and without.
+//! Opens connections with or without TLS.
 
 #[cfg(feature = "server-tls")]
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::stream::{NonblockingStream, PlainStream};
 #[cfg(feature = "server-tls")]
 use super::tls::TlsStream;
 
-/// How connections are spoken over.
+/// The protocol below HTTP, the same for every connection.
 pub(super) enum Transport {
     Plain,
     #[cfg(feature = "server-tls")]
@@ -31,7 +31,7 @@ impl Transport {
     }
 }
 
-/// A connection of either kind.
+/// A stream with or without TLS.
 pub(super) enum ServerStream {
     Plain(PlainStream),
     #[cfg(feature = "server-tls")]
@@ -87,7 +87,7 @@ impl NonblockingStream for ServerStream {
         self.stream().finish()
     }
 
-    fn abandon(&mut self) {
-        self.stream().abandon();
+    fn reset_on_close(&mut self) {
+        self.stream().reset_on_close();
     }
 }

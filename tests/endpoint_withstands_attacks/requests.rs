@@ -310,7 +310,7 @@ fn readiness_follows_state_of_every_store() {
     }
     let answer = ready();
     assert!(
-        body(&answer).contains(r#"the store of the client "two\n\"" cannot be used"#),
+        body(&answer).contains(r#"store of client "two\n\"" is unavailable"#),
         "{answer}"
     );
     assert!(

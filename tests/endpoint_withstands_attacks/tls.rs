@@ -205,7 +205,7 @@ fn unusable_tls_files_are_named_in_error() {
     );
     refused(
         tls("server.crt", "client.key"),
-        &["client.key is not the key of", "server.crt"],
+        &["client.key does not match certificate", "server.crt"],
     );
     let authority = |name| served(folder.path()).tls_client_authority(file(name));
     refused(

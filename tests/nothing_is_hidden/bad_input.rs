@@ -733,7 +733,7 @@ fn invalid_address_is_reported() {
     }
     let none: &[SocketAddr] = &[];
     let error = MetricsServer::bind(none, Registry::new()).unwrap_err();
-    check(&error, ErrorKind::Bind, &["there is no address"]);
+    check(&error, ErrorKind::Bind, &["no address given"]);
 }
 
 #[test]
