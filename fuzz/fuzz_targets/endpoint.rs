@@ -1,4 +1,4 @@
-//! Whatever a peer of the endpoint sends, and however it comes, the answer is one of a few, whole or none.
+//! Fuzzes the endpoint: for any bytes in any pieces, the response is complete and one of a known set, or empty.
 
 #![no_main]
 
@@ -7,9 +7,11 @@ use std::{collections::HashSet, sync::LazyLock};
 use libfuzzer_sys::fuzz_target;
 use paho_mqtt_redis::fuzzing::{PeerBehavior, TOKEN, exchange};
 
-/// Every answer that there is. Nothing of a request can be in them, since they come from other requests.
-static ANSWERS: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
-    let mut answers = HashSet::from([Vec::new()]);
+/// All possible responses, collected from well-formed requests.
+///
+/// A response with a byte of the fuzzed request is not among them, so this also finds injection.
+static RESPONSES: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
+    let mut responses = HashSet::from([Vec::new()]);
     for requires_token in [false, true] {
         for max_head_bytes in [10, 8192] {
             for closes in [false, true] {
@@ -21,12 +23,12 @@ static ANSWERS: LazyLock<HashSet<Vec<u8>>> = LazyLock::new(|| {
                     max_head_bytes,
                 };
                 for request in requests() {
-                    answers.insert(exchange(request.as_bytes(), behavior));
+                    responses.insert(exchange(request.as_bytes(), behavior));
                 }
             }
         }
     }
-    answers
+    responses
 });
 
 fn requests() -> Vec<String> {
@@ -49,7 +51,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let behavior = PeerBehavior {
         read_size: usize::from(*read),
-        // Zero is as much as there is, so that most of the time goes into reading.
+        // Mostly whole writes, so that the fuzzer spends its time on reading.
         write_size: match write % 8 {
             0 => usize::from(*write) + 1,
             _ => usize::MAX,
@@ -58,10 +60,10 @@ fuzz_target!(|data: &[u8]| {
         requires_token: flags & 2 == 2,
         max_head_bytes: [8192, 8192, 200, 40][usize::from(flags >> 2 & 3)],
     };
-    let answer = exchange(request, behavior);
+    let response = exchange(request, behavior);
     assert!(
-        ANSWERS.contains(&answer),
+        RESPONSES.contains(&response),
         "{}",
-        String::from_utf8_lossy(&answer)
+        String::from_utf8_lossy(&response)
     );
 });

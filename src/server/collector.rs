@@ -1,5 +1,6 @@
-//! The thread that reads the registry, so that a collector which takes its time, or panics, keeps
-//! nobody else from an answer.
+//! The thread that collects the registry and renders responses.
+//!
+//! A collector of the program may be slow or panic. In its own thread it holds up no other request.
 
 use std::{
     io::{self, Write},
@@ -20,7 +21,7 @@ use tracing::warn;
 
 use super::{
     page::page,
-    readiness,
+    readiness::readiness_response,
     response::{BodyKind, Response},
     router::{CollectRequest, Resource},
 };
@@ -29,17 +30,18 @@ use crate::{
     metrics::{encode_text, gather_families},
 };
 
-/// How long the end waits for a collector. One that takes longer ends its thread when it is done.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// Time that `stop` waits for a running collector. After that, the thread ends by itself when the collector returns.
+const STOP_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The thread, as those see it who ask.
+/// The event loop's side of the collector thread.
 pub(super) struct CollectorHandle {
-    shared: Arc<CollectorQueue>,
+    queue: Arc<CollectorQueue>,
     thread: JoinHandle<()>,
-    /// It is disconnected when the thread ends.
+    /// Disconnected when the thread ends, since `join` has no timeout.
     ended: Receiver<()>,
 }
 
+/// Requests and responses between the two threads.
 #[derive(Default)]
 struct CollectorQueue {
     state: Mutex<QueueState>,
@@ -48,8 +50,9 @@ struct CollectorQueue {
 
 #[derive(Default)]
 struct QueueState {
-    asked: Vec<(u64, CollectRequest)>,
-    answered: Vec<(u64, Response)>,
+    /// Requests that wait, with the ids of their connections.
+    requests: Vec<(u64, CollectRequest)>,
+    responses: Vec<(u64, Response)>,
     stopping: bool,
 }
 
@@ -60,114 +63,124 @@ impl CollectorQueue {
 }
 
 impl CollectorHandle {
-    /// Starts it; `waker` gets a byte when there are answers.
+    /// Starts the thread, which writes a byte to `waker` when it has responses.
     pub(super) fn start(registry: Registry, waker: UnixStream) -> io::Result<Self> {
-        let shared = Arc::new(CollectorQueue::default());
+        let queue = Arc::new(CollectorQueue::default());
         let (alive, ended) = mpsc::channel::<()>();
-        let gathering = CollectorThread {
-            shared: Arc::clone(&shared),
+        let collector = CollectorThread {
+            queue: Arc::clone(&queue),
             registry,
             waker,
-            is_failing: false,
+            failure_logged: false,
         };
         let thread = thread::Builder::new()
             .name("metrics-gather".to_owned())
             .spawn(move || {
-                gathering.run();
+                collector.run();
                 drop(alive);
             })?;
         Ok(Self {
-            shared,
+            queue,
             thread,
             ended,
         })
     }
 
-    pub(super) fn ask(&self, id: u64, ask: CollectRequest) {
-        self.shared.lock().asked.push((id, ask));
-        self.shared.changed.notify_one();
+    /// Queues the request of a connection.
+    pub(super) fn submit(&self, id: u64, request: CollectRequest) {
+        self.queue.lock().requests.push((id, request));
+        self.queue.changed.notify_one();
     }
 
-    /// Nobody waits for that answer any more.
+    /// Removes the request of a connection that is closed.
+    ///
+    /// If its collection runs already, the event loop drops the response.
     pub(super) fn cancel(&self, id: u64) {
-        self.shared.lock().asked.retain(|(asked, _)| *asked != id);
+        let mut queue = self.queue.lock();
+        queue.requests.retain(|(waiting, _)| *waiting != id);
     }
 
-    pub(super) fn take_answers(&self) -> Vec<(u64, Response)> {
-        mem::take(&mut self.shared.lock().answered)
+    /// Takes the responses that are ready.
+    pub(super) fn take_responses(&self) -> Vec<(u64, Response)> {
+        mem::take(&mut self.queue.lock().responses)
     }
 
+    /// Ends the thread, and waits for it up to [`STOP_TIMEOUT`].
     pub(super) fn stop(self) {
-        self.shared.lock().stopping = true;
-        self.shared.changed.notify_one();
-        if self.ended.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Disconnected) {
+        self.queue.lock().stopping = true;
+        self.queue.changed.notify_one();
+        if self.ended.recv_timeout(STOP_TIMEOUT) == Err(RecvTimeoutError::Disconnected) {
             drop(self.thread.join());
         }
     }
 }
 
-/// What the thread works with.
+/// The state of the `metrics-gather` thread.
 struct CollectorThread {
-    shared: Arc<CollectorQueue>,
+    queue: Arc<CollectorQueue>,
     registry: Registry,
     waker: UnixStream,
-    /// Whether it was said that a collector fails.
-    is_failing: bool,
+    /// Set once a failure is logged, until collecting succeeds again: one log line per failure, not per scrape.
+    failure_logged: bool,
 }
 
 impl CollectorThread {
     fn run(mut self) {
-        while let Some(asked) = self.wait() {
-            let asks: Vec<CollectRequest> = asked.iter().map(|(_, ask)| *ask).collect();
-            // The encoder, or a subscriber of the log, may panic too.
-            let answers = catch_unwind(AssertUnwindSafe(|| self.answer(&asks)))
-                .unwrap_or_else(|_| asks.iter().map(|_| Response::refusal(500)).collect());
-            let answers = asked.into_iter().zip(answers);
-            let answers = answers.map(|((id, ask), answer)| (id, answer.head_only(ask.head_only)));
-            self.shared.lock().answered.extend(answers);
-            // When nobody is there any more, nobody waits.
+        while let Some(batch) = self.wait() {
+            let requests: Vec<CollectRequest> = batch.iter().map(|(_, request)| *request).collect();
+            // Collectors are caught below; the encoder or a log subscriber may panic too.
+            let responses = catch_unwind(AssertUnwindSafe(|| self.respond(&requests)))
+                .unwrap_or_else(|_| internal_errors(&requests));
+            let responses = batch.into_iter().zip(responses);
+            let responses = responses
+                .map(|((id, request), response)| (id, response.head_only(request.head_only)));
+            self.queue.lock().responses.extend(responses);
+            // Fails if the event loop has ended, and then no connection waits.
             drop(self.waker.write(&[1]));
         }
     }
 
-    /// All that has been asked meanwhile.
+    /// Waits for requests and takes all of them; `None` when the thread must stop.
     fn wait(&self) -> Option<Vec<(u64, CollectRequest)>> {
-        let state = self.shared.lock();
+        let state = self.queue.lock();
         let mut state = self
-            .shared
+            .queue
             .changed
-            .wait_while(state, |state| state.asked.is_empty() && !state.stopping)
+            .wait_while(state, |state| state.requests.is_empty() && !state.stopping)
             .unwrap_or_else(PoisonError::into_inner);
-        (!state.stopping).then(|| mem::take(&mut state.asked))
+        (!state.stopping).then(|| mem::take(&mut state.requests))
     }
 
-    /// Reads the registry once for all of them, which were all asked before.
-    fn answer(&mut self, asks: &[CollectRequest]) -> Vec<Response> {
+    /// Collects the registry once for all requests.
+    ///
+    /// All of them arrived before, so none gets values older than its request.
+    fn respond(&mut self, requests: &[CollectRequest]) -> Vec<Response> {
         let families = match gather_families(&self.registry) {
             Ok(families) => families,
             Err(error) => {
-                self.complain(&error);
-                return asks.iter().map(|_| Response::refusal(500)).collect();
+                self.log_failure(&error);
+                return internal_errors(requests);
             }
         };
-        let mut answers = ResponseCache::of(&families, SystemTime::now());
-        let responses = asks.iter().map(|ask| answers.to(*ask)).collect();
-        match answers.failure {
-            Some(error) => self.complain(&error),
-            None => self.is_failing = false,
+        let mut cache = ResponseCache::new(&families, SystemTime::now());
+        let responses = requests.iter().map(|request| cache.response(*request));
+        let responses = responses.collect();
+        match cache.failure {
+            Some(error) => self.log_failure(&error),
+            None => self.failure_logged = false,
         }
         responses
     }
 
-    /// Says so once, rather than at each scrape.
-    fn complain(&mut self, error: &Error) {
-        if !mem::replace(&mut self.is_failing, true) {
-            warn!(error = %ErrorChain(error), "the metrics cannot be served");
+    /// Logs the first failure in a row.
+    fn log_failure(&mut self, error: &Error) {
+        if !mem::replace(&mut self.failure_logged, true) {
+            warn!(error = %ErrorChain(error), "cannot collect metrics");
         }
     }
 }
 
-/// The answers from one reading, each body made once however many ask.
+/// Responses from one collection. Each body is rendered once, for any number of requests.
 pub(super) struct ResponseCache<'a> {
     families: &'a [MetricFamily],
     now: SystemTime,
@@ -176,7 +189,7 @@ pub(super) struct ResponseCache<'a> {
 }
 
 impl<'a> ResponseCache<'a> {
-    pub(super) fn of(families: &'a [MetricFamily], now: SystemTime) -> Self {
+    pub(super) fn new(families: &'a [MetricFamily], now: SystemTime) -> Self {
         Self {
             families,
             now,
@@ -185,25 +198,26 @@ impl<'a> ResponseCache<'a> {
         }
     }
 
-    pub(super) fn to(&mut self, ask: CollectRequest) -> Response {
-        let kind = match ask.question {
-            Resource::Readiness => return readiness::response(self.families),
+    pub(super) fn response(&mut self, request: CollectRequest) -> Response {
+        let kind = match request.resource {
+            Resource::Readiness => return readiness_response(self.families),
             Resource::Metrics => BodyKind::Metrics,
             Resource::Page => BodyKind::Page,
         };
-        match self.body(kind, ask.accepts_gzip) {
-            Ok(body) => Response::new(200, kind, body).compressed(ask.accepts_gzip),
+        match self.body(kind, request.accepts_gzip) {
+            Ok(body) => Response::new(200, kind, body).compressed(request.accepts_gzip),
             Err(error) => {
                 self.failure = Some(error);
-                Response::refusal(500)
+                Response::status_only(500)
             }
         }
     }
 
     fn body(&mut self, kind: BodyKind, is_compressed: bool) -> Result<Arc<Vec<u8>>, Error> {
-        let mut made = self.bodies.iter();
-        let found = made.find(|(of, compressed, _)| (*of, *compressed) == (kind, is_compressed));
-        if let Some((_, _, body)) = found {
+        let mut bodies = self.bodies.iter();
+        let wanted = (kind, is_compressed);
+        let cached = bodies.find(|(kind, is_compressed, _)| (*kind, *is_compressed) == wanted);
+        if let Some((_, _, body)) = cached {
             return Ok(Arc::clone(body));
         }
         let body = if is_compressed {
@@ -219,9 +233,15 @@ impl<'a> ResponseCache<'a> {
     }
 }
 
+/// Returns a 500 for each request.
+fn internal_errors(requests: &[CollectRequest]) -> Vec<Response> {
+    let errors = requests.iter().map(|_| Response::status_only(500));
+    errors.collect()
+}
+
 fn compress(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Neither fails where the bytes go to memory.
+    // Writing to memory does not fail.
     drop(encoder.write_all(text));
     encoder.finish().unwrap_or_default()
 }

@@ -1,4 +1,6 @@
-//! One connection: its request, its answer and its end, whatever the peer does.
+//! The state machine of one connection: request head, response, drain.
+//!
+//! Every state has a deadline, so no peer can keep a connection for longer.
 
 use std::{
     io,
@@ -15,35 +17,37 @@ use super::{
 };
 use crate::net::deadline_after;
 
-/// How long the peer has to close when its answer is sent, and how much it may still send.
-const LETTING_GO: Duration = Duration::from_secs(1);
-const MOST_PASSED_OVER: usize = 64 * 1024;
+/// Time that the peer has to close the connection after its response.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes that the peer may still send in that time.
+const MAX_DRAINED_BYTES: usize = 64 * 1024;
 
-/// A peer that has not read for so long can lose its place to another.
-const STALLED: Duration = Duration::from_millis(500);
+/// Time without a byte written after which a peer counts as stalled.
+const STALL_TIMEOUT: Duration = Duration::from_millis(500);
 
+/// A connection that serves one request.
 pub(super) struct HttpConnection<S> {
     stream: S,
     state: ConnectionState,
-    /// When it came.
-    since: Instant,
-    /// When it is to end, or its peer to be told that it is too slow.
+    accepted_at: Instant,
+    /// End of the current state: then the peer gets an error, or the connection is closed.
     pub(super) deadline: Instant,
 }
 
 enum ConnectionState {
-    /// The head is on its way.
+    /// The head is incomplete.
     ReadingHead(RequestHead),
-    /// The answer is being looked up.
+    /// The collector thread prepares the response.
     Collecting,
     Writing(PendingResponse),
-    /// What the peer still sends is passed over: unread, it would make it lose the answer.
+    /// The response is sent, and further bytes of the peer are discarded. Closing a socket with unread bytes resets
+    /// it, which could cost the peer the response.
     Draining {
-        passed_over: usize,
+        drained_bytes: usize,
     },
 }
 
-/// What is left of an answer.
+/// A response that is being written.
 struct PendingResponse {
     head: Vec<u8>,
     body: Arc<Vec<u8>>,
@@ -51,26 +55,27 @@ struct PendingResponse {
     last_written: Instant,
 }
 
-/// What is to be done about a connection.
+/// The next step that the event loop takes for a connection.
 pub(super) enum Action {
-    /// Wait until something can be read or written.
+    /// Wait until the socket is ready.
     Wait,
+    /// Submit the request to the collector.
     Collect(CollectRequest),
     Close,
 }
 
-/// Who can lose its place when there is none left, most easily first.
+/// The order of eviction when all places are taken, first one first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum EvictionRank {
-    /// It has its answer.
+    /// The response is sent completely.
     Draining,
-    /// It has not sent its request.
+    /// The request has not arrived completely.
     NoRequest,
-    /// It does not read.
+    /// The peer does not read its response.
     Stalled,
-    /// It reads, as far as one can tell yet.
+    /// The peer reads its response, or has not stalled for long enough yet.
     Sending,
-    /// Its answer is being looked up.
+    /// The collector thread prepares the response; never evicted.
     Collecting,
 }
 
@@ -79,7 +84,7 @@ impl<S: NonblockingStream> HttpConnection<S> {
         Self {
             stream,
             state: ConnectionState::ReadingHead(RequestHead::default()),
-            since: Instant::now(),
+            accepted_at: Instant::now(),
             deadline: deadline_after(config.limits.request_timeout),
         }
     }
@@ -99,11 +104,11 @@ impl<S: NonblockingStream> HttpConnection<S> {
         matches!(self.state, ConnectionState::Writing(_)) || self.stream.wants_write()
     }
 
-    pub(super) fn standing(&self, now: Instant) -> EvictionRank {
+    pub(super) fn eviction_rank(&self, now: Instant) -> EvictionRank {
         match &self.state {
             ConnectionState::ReadingHead(_) => EvictionRank::NoRequest,
-            ConnectionState::Writing(outgoing)
-                if now.duration_since(outgoing.last_written) >= STALLED =>
+            ConnectionState::Writing(pending)
+                if now.duration_since(pending.last_written) >= STALL_TIMEOUT =>
             {
                 EvictionRank::Stalled
             }
@@ -113,33 +118,36 @@ impl<S: NonblockingStream> HttpConnection<S> {
         }
     }
 
-    /// Since when nothing has come of it.
+    /// Returns the time of the last progress.
     pub(super) fn idle_since(&self) -> Instant {
         match &self.state {
-            ConnectionState::Writing(outgoing) => outgoing.last_written,
-            _ => self.since,
+            ConnectionState::Writing(pending) => pending.last_written,
+            _ => self.accepted_at,
         }
     }
 
-    /// The memory that its answer takes, which others may share.
+    /// Returns the body that is being written, which other connections may share.
     pub(super) fn body(&self) -> Option<&Arc<Vec<u8>>> {
         match &self.state {
-            ConnectionState::Writing(outgoing) => Some(&outgoing.body),
+            ConnectionState::Writing(pending) => Some(&pending.body),
             _ => None,
         }
     }
 
-    /// Does what can be done without waiting.
+    /// Runs the state machine until it would block.
     pub(super) fn advance(&mut self, config: &Config) -> Action {
         loop {
-            let done = match &mut self.state {
-                ConnectionState::ReadingHead(_) => self.read(config),
-                ConnectionState::Collecting => self.stream.flush().map(|()| Some(Action::Wait)),
-                ConnectionState::Writing(_) => self.write(),
-                ConnectionState::Draining { .. } => self.pass_over(),
+            let step = match &mut self.state {
+                ConnectionState::ReadingHead(_) => self.read_head(config),
+                ConnectionState::Collecting => {
+                    // A TLS handshake may have bytes left to send.
+                    self.stream.flush().map(|()| Some(Action::Wait))
+                }
+                ConnectionState::Writing(_) => self.write_response(),
+                ConnectionState::Draining { .. } => self.drain(),
             };
-            match done {
-                Ok(Some(next)) => return next,
+            match step {
+                Ok(Some(action)) => return action,
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Action::Wait,
@@ -148,8 +156,8 @@ impl<S: NonblockingStream> HttpConnection<S> {
         }
     }
 
-    /// The answer to what was asked.
-    pub(super) fn answer(&mut self, response: Response, config: &Config) {
+    /// Starts to write the response.
+    pub(super) fn respond(&mut self, response: Response, config: &Config) {
         let (head, body) = response.into_parts();
         self.deadline = deadline_after(config.limits.response_timeout);
         self.state = ConnectionState::Writing(PendingResponse {
@@ -160,48 +168,50 @@ impl<S: NonblockingStream> HttpConnection<S> {
         });
     }
 
-    /// Its deadline has passed.
+    /// Ends the current state after its deadline.
     pub(super) fn expire(&mut self, config: &Config) -> Action {
         let status = match &self.state {
             ConnectionState::ReadingHead(_) => 408,
-            // A collector takes its time.
+            // A collector is slow.
             ConnectionState::Collecting => 503,
             ConnectionState::Writing(_) => {
-                self.stream.abandon();
+                self.stream.reset_on_close();
                 return Action::Close;
             }
             ConnectionState::Draining { .. } => return Action::Close,
         };
-        self.answer(Response::refusal(status), config);
+        self.respond(Response::status_only(status), config);
         self.advance(config)
     }
 
-    /// Another one gets its place. It is told so as far as that takes no waiting, unless it has an answer,
-    /// which is over then.
-    pub(super) fn give_way(mut self, config: &Config) {
+    /// Closes the connection to free its place.
+    ///
+    /// A peer without a response gets a 503 if that takes no waiting. A response that is being written is cut off.
+    pub(super) fn evict(mut self, config: &Config) {
         match self.state {
-            ConnectionState::ReadingHead(_) => self.answer(Response::refusal(503), config),
-            ConnectionState::Writing(_) => return self.stream.abandon(),
+            ConnectionState::ReadingHead(_) => self.respond(Response::status_only(503), config),
+            ConnectionState::Writing(_) => return self.stream.reset_on_close(),
             ConnectionState::Collecting | ConnectionState::Draining { .. } => {}
         }
-        // Until it would have to wait.
+        // Best effort; what the socket does not take now is dropped.
         let _ = self.advance(config);
         if let ConnectionState::Writing(_) = self.state {
-            self.stream.abandon();
+            self.stream.reset_on_close();
         }
     }
 
-    fn read(&mut self, config: &Config) -> io::Result<Option<Action>> {
+    fn read_head(&mut self, config: &Config) -> io::Result<Option<Action>> {
         let ConnectionState::ReadingHead(head) = &mut self.state else {
             return Ok(None);
         };
         let mut chunk = [0; 1024];
         let read = self.stream.read(&mut chunk)?;
+        // The peer ended its side: normal before a request, an error within one.
         if read == 0 {
             if head.is_empty() {
                 return Ok(Some(Action::Close));
             }
-            self.answer(Response::refusal(400), config);
+            self.respond(Response::status_only(400), config);
             return Ok(None);
         }
         let bytes = chunk.get(..read).unwrap_or_default();
@@ -209,56 +219,56 @@ impl<S: NonblockingStream> HttpConnection<S> {
             Ok(None) => Ok(None),
             Ok(Some(request)) => match route(&request, &config.credentials.auth) {
                 Route::Respond(response) => {
-                    self.answer(response, config);
+                    self.respond(response, config);
                     Ok(None)
                 }
-                Route::Collect(ask) => {
+                Route::Collect(request) => {
                     self.state = ConnectionState::Collecting;
                     self.deadline = deadline_after(config.limits.response_timeout);
-                    Ok(Some(Action::Collect(ask)))
+                    Ok(Some(Action::Collect(request)))
                 }
             },
             Err(status) => {
-                self.answer(Response::refusal(status), config);
+                self.respond(Response::status_only(status), config);
                 Ok(None)
             }
         }
     }
 
-    fn write(&mut self) -> io::Result<Option<Action>> {
-        let ConnectionState::Writing(outgoing) = &mut self.state else {
+    fn write_response(&mut self) -> io::Result<Option<Action>> {
+        let ConnectionState::Writing(pending) = &mut self.state else {
             return Ok(None);
         };
-        let rest = outgoing.rest();
+        let rest = pending.rest();
         if !rest.is_empty() {
             let written = self.stream.write(rest)?;
             if written == 0 {
                 return Err(io::ErrorKind::WriteZero.into());
             }
-            outgoing.written = outgoing.written.saturating_add(written);
-            outgoing.last_written = Instant::now();
+            pending.written = pending.written.saturating_add(written);
+            pending.last_written = Instant::now();
             return Ok(None);
         }
         self.stream.flush()?;
         self.stream.finish()?;
-        self.state = ConnectionState::Draining { passed_over: 0 };
-        self.deadline = deadline_after(LETTING_GO);
+        self.state = ConnectionState::Draining { drained_bytes: 0 };
+        self.deadline = deadline_after(DRAIN_TIMEOUT);
         Ok(None)
     }
 
-    fn pass_over(&mut self) -> io::Result<Option<Action>> {
-        let ConnectionState::Draining { passed_over } = &mut self.state else {
+    fn drain(&mut self) -> io::Result<Option<Action>> {
+        let ConnectionState::Draining { drained_bytes } = &mut self.state else {
             return Ok(None);
         };
         let read = self.stream.read(&mut [0; 4096])?;
-        *passed_over = passed_over.saturating_add(read);
-        let is_over = read == 0 || *passed_over > MOST_PASSED_OVER;
-        Ok(is_over.then_some(Action::Close))
+        *drained_bytes = drained_bytes.saturating_add(read);
+        let is_done = read == 0 || *drained_bytes > MAX_DRAINED_BYTES;
+        Ok(is_done.then_some(Action::Close))
     }
 }
 
 impl PendingResponse {
-    /// What is to be written next; nothing at the end.
+    /// Returns the bytes to write next, empty at the end.
     fn rest(&self) -> &[u8] {
         match self.head.get(self.written..) {
             Some(head) if !head.is_empty() => head,

@@ -1,5 +1,6 @@
-//! The loop that serves: one thread for every connection, of which there are never more than the
-//! limit.
+//! The event loop: one thread that serves every connection with `poll`.
+//!
+//! The number of connections is bounded, and so are the response bodies that wait for their readers.
 
 use std::{
     io::{self, Read},
@@ -29,40 +30,41 @@ use super::{
     transport::ServerStream,
 };
 
-/// How many connections are accepted before those that are there have their turn again.
-const BURST: usize = 64;
+/// Connections accepted per turn, so that a flood does not starve those already accepted.
+const MAX_ACCEPTS_PER_TURN: usize = 64;
 
-/// How long it takes until accepting is tried again when it fails.
-const REST: Duration = Duration::from_millis(100);
+/// Delay after a failure of `accept` or `poll`, so that the loop does not spin.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What the answers of slow readers may take in memory, besides the largest of them.
-const MOST_UNREAD: usize = 2 * 1024 * 1024;
+/// Bytes of unsent response bodies that may wait for slow readers, beside the largest body.
+const MAX_UNSENT_BODY_BYTES: usize = 2 * 1024 * 1024;
 
+/// The state of the `metrics-server` thread.
 pub(super) struct EventLoop {
     listener: Listener,
     config: Config,
     collector: CollectorHandle,
     stopping: Arc<AtomicBool>,
-    /// A byte comes when there are answers, or when it is to stop.
+    /// Readable when the collector has responses, or when the loop must stop.
     wakeups: UnixStream,
-    admitted: Vec<Slot>,
+    slots: Vec<Slot>,
     next_id: u64,
-    /// Given away for a connection when the program has no file descriptor left.
-    reserve: Option<OwnedFd>,
-    /// Until when accepting is not tried again.
-    resting_until: Option<Instant>,
-    /// Whether it was said that accepting fails.
-    is_failing: bool,
+    /// A file descriptor in reserve, closed to accept a connection when the process has none left.
+    reserve_fd: Option<OwnedFd>,
+    /// End of the delay after `accept` failed.
+    accept_after: Option<Instant>,
+    /// Set once a failure of `accept` is logged, until it succeeds again.
+    failure_logged: bool,
 }
 
-/// A connection that has a place.
+/// A connection with a place.
 struct Slot {
     id: u64,
-    origin: PeerNetwork,
+    network: PeerNetwork,
     connection: HttpConnection<ServerStream>,
 }
 
-/// What `poll` tells.
+/// The sockets that `poll` reported as ready.
 struct PollResult {
     wakeups: bool,
     listener: bool,
@@ -83,56 +85,56 @@ impl EventLoop {
             collector,
             stopping,
             wakeups,
-            admitted: Vec::new(),
+            slots: Vec::new(),
             next_id: 0,
-            reserve: None,
-            resting_until: None,
-            is_failing: false,
+            reserve_fd: None,
+            accept_after: None,
+            failure_logged: false,
         }
     }
 
-    /// Serves until told to stop, then ends every connection.
+    /// Serves until `stopping` is set, then closes every connection.
     pub(super) fn run(mut self) {
         while !self.stopping.load(Ordering::Acquire) {
-            // A fault here, or in what is built upon, must not end it for good.
+            // A panic must not end the endpoint for the life of the process.
             if catch_unwind(AssertUnwindSafe(|| self.turn())).is_err() {
-                error!("the metrics server panicked; it goes on without the connections it had");
-                self.admitted.clear();
-                thread::sleep(REST);
+                error!("metrics server panicked; its connections are closed and it continues");
+                self.slots.clear();
+                thread::sleep(RETRY_DELAY);
             }
         }
         let Self {
             listener,
-            admitted,
+            slots,
             collector,
             ..
         } = self;
         drop(listener);
-        drop(admitted);
+        drop(slots);
         collector.stop();
     }
 
     fn turn(&mut self) {
-        if self.reserve.is_none() {
-            self.reserve = self.wakeups.as_fd().try_clone_to_owned().ok();
+        if self.reserve_fd.is_none() {
+            self.reserve_fd = self.wakeups.as_fd().try_clone_to_owned().ok();
         }
         let ready = match self.wait() {
             Ok(ready) => ready,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return,
             Err(error) => {
-                warn!(%error, "the metrics server cannot wait for its connections");
-                thread::sleep(REST);
+                warn!(%error, "metrics server cannot poll its connections");
+                thread::sleep(RETRY_DELAY);
                 return;
             }
         };
         if ready.wakeups {
-            // How many bytes there are does not matter.
+            // Bytes beyond the buffer only cause another turn.
             drop(self.wakeups.read(&mut [0; 64]));
-            self.bring_answers();
+            self.deliver_responses();
         }
         for (id, flags) in ready.connections {
             if let Some(position) = self.position(id) {
-                self.react(position, flags);
+                self.on_ready(position, flags);
             }
         }
         self.expire();
@@ -143,65 +145,66 @@ impl EventLoop {
 
     fn wait(&mut self) -> io::Result<PollResult> {
         let now = Instant::now();
-        if self.resting_until.is_some_and(|until| until <= now) {
-            self.resting_until = None;
+        if self.accept_after.is_some_and(|until| until <= now) {
+            self.accept_after = None;
         }
-        let deadlines = self.admitted.iter().map(|one| one.connection.deadline);
+        let deadlines = self.slots.iter().map(|slot| slot.connection.deadline);
         let timeout = deadlines
-            .chain(self.resting_until)
+            .chain(self.accept_after)
             .min()
             .map(|deadline| timespec(deadline.saturating_duration_since(now)));
         let mut polled = vec![PollFd::new(&self.wakeups, PollFlags::IN)];
-        polled.extend(self.admitted.iter().map(|one| {
+        polled.extend(self.slots.iter().map(|slot| {
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, one.connection.wants_read());
-            flags.set(PollFlags::OUT, one.connection.wants_write());
-            PollFd::new(one.connection.stream(), flags)
+            flags.set(PollFlags::IN, slot.connection.wants_read());
+            flags.set(PollFlags::OUT, slot.connection.wants_write());
+            PollFd::new(slot.connection.stream(), flags)
         }));
-        if self.resting_until.is_none() {
+        if self.accept_after.is_none() {
             polled.push(PollFd::new(&self.listener, PollFlags::IN));
         }
         poll(&mut polled, timeout.as_ref())?;
-        let mut told = polled.iter().map(PollFd::revents);
-        let is_told = |flags: Option<PollFlags>| flags.is_some_and(|flags| !flags.is_empty());
+        // In the order in which they were pushed.
+        let mut events = polled.iter().map(PollFd::revents);
+        let is_ready = |flags: Option<PollFlags>| flags.is_some_and(|flags| !flags.is_empty());
         Ok(PollResult {
-            wakeups: is_told(told.next()),
+            wakeups: is_ready(events.next()),
             connections: self
                 .admitted
                 .iter()
-                .map(|one| one.id)
-                .zip(told.by_ref())
+                .map(|slot| slot.id)
+                .zip(events.by_ref())
                 .filter(|(_, flags)| !flags.is_empty())
                 .collect(),
-            listener: is_told(told.next()),
+            listener: is_ready(events.next()),
         })
     }
 
-    fn bring_answers(&mut self) {
-        for (id, response) in self.collector.take_answers() {
+    fn deliver_responses(&mut self) {
+        for (id, response) in self.collector.take_responses() {
             let Some(position) = self.position(id) else {
                 continue;
             };
-            if let Some(one) = self.admitted.get_mut(position) {
-                one.connection.answer(response, &self.config);
+            if let Some(slot) = self.slots.get_mut(position) {
+                slot.connection.respond(response, &self.config);
             }
             self.advance(position);
         }
-        self.limit_unread();
+        self.limit_unsent_bodies();
     }
 
     fn position(&self, id: u64) -> Option<usize> {
-        self.admitted.iter().position(|one| one.id == id)
+        self.slots.iter().position(|slot| slot.id == id)
     }
 
-    fn react(&mut self, position: usize, flags: PollFlags) {
-        let has_gone = flags.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
+    fn on_ready(&mut self, position: usize, flags: PollFlags) {
+        let is_closed = flags.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
         let is_waiting = self
             .admitted
             .get(position)
-            .is_some_and(|one| !one.connection.wants_read() && !one.connection.wants_write());
-        if has_gone && is_waiting {
-            // Nobody is there for the answer that is being looked up.
+            .is_some_and(|slot| !slot.connection.wants_read() && !slot.connection.wants_write());
+        if is_closed && is_waiting {
+            // No peer is left to read the response that is being collected.
             drop(self.remove(position));
         } else {
             self.advance(position);
@@ -209,18 +212,18 @@ impl EventLoop {
     }
 
     fn advance(&mut self, position: usize) {
-        if let Some(one) = self.admitted.get_mut(position) {
-            let next = one.connection.advance(&self.config);
-            self.follow(position, &next);
+        if let Some(slot) = self.slots.get_mut(position) {
+            let action = slot.connection.advance(&self.config);
+            self.apply_action(position, &action);
         }
     }
 
-    fn follow(&mut self, position: usize, next: &Action) {
-        match next {
+    fn apply_action(&mut self, position: usize, action: &Action) {
+        match action {
             Action::Wait => {}
-            Action::Collect(ask) => {
-                if let Some(one) = self.admitted.get(position) {
-                    self.collector.ask(one.id, *ask);
+            Action::Collect(request) => {
+                if let Some(slot) = self.slots.get(position) {
+                    self.collector.submit(slot.id, *request);
                 }
             }
             Action::Close => drop(self.remove(position)),
@@ -228,52 +231,52 @@ impl EventLoop {
     }
 
     fn remove(&mut self, position: usize) -> Option<Slot> {
-        if position >= self.admitted.len() {
+        if position >= self.slots.len() {
             return None;
         }
-        let one = self.admitted.remove(position);
-        self.collector.cancel(one.id);
-        Some(one)
+        let slot = self.slots.remove(position);
+        self.collector.cancel(slot.id);
+        Some(slot)
     }
 
     fn expire(&mut self) {
         let now = Instant::now();
-        for position in (0..self.admitted.len()).rev() {
-            let Some(one) = self.admitted.get_mut(position) else {
+        for position in (0..self.slots.len()).rev() {
+            let Some(slot) = self.slots.get_mut(position) else {
                 continue;
             };
-            if one.connection.deadline <= now {
-                self.collector.cancel(one.id);
-                let next = one.connection.expire(&self.config);
-                self.follow(position, &next);
+            if slot.connection.deadline <= now {
+                self.collector.cancel(slot.id);
+                let action = slot.connection.expire(&self.config);
+                self.apply_action(position, &action);
             }
         }
     }
 
     fn accept(&mut self) {
-        for _ in 0..BURST {
-            if self.is_full() && self.someone_waits() {
-                self.make_room();
+        for _ in 0..MAX_ACCEPTS_PER_TURN {
+            if self.is_full() && self.has_waiting_peer() {
+                self.evict_one();
             }
             match self.listener.accept(self.config.limits.response_timeout) {
-                Ok((socket, origin)) => {
-                    self.is_failing = false;
-                    self.admit(socket, origin);
+                Ok((socket, network)) => {
+                    self.failure_logged = false;
+                    self.admit(socket, network);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if is_passing(&error) => {}
+                Err(error) if is_connection_error(&error) => {}
                 Err(error) => {
-                    // Out of file descriptors, say, which is told even where nobody waits.
-                    if !self.someone_waits() {
+                    // Without a free file descriptor `accept` fails even if no connection waits.
+                    if !self.has_waiting_peer() {
                         return;
                     }
-                    if self.reserve.take().is_some() || self.make_room() {
+                    if self.reserve_fd.take().is_some() || self.evict_one() {
                         continue;
                     }
-                    if !mem::replace(&mut self.is_failing, true) {
-                        warn!(%error, "the metrics server cannot accept connections; it goes on trying");
+                    if !mem::replace(&mut self.failure_logged, true) {
+                        warn!(%error, "metrics server cannot accept connections, retrying");
                     }
-                    self.resting_until = Instant::now().checked_add(REST);
+                    self.accept_after = Instant::now().checked_add(RETRY_DELAY);
                     return;
                 }
             }
@@ -281,127 +284,130 @@ impl EventLoop {
     }
 
     fn is_full(&self) -> bool {
-        self.admitted.len() >= self.config.limits.max_connections
+        self.slots.len() >= self.config.limits.max_connections
     }
 
-    /// Whether there is a connection to accept.
-    fn someone_waits(&self) -> bool {
+    /// Returns true if a connection waits to be accepted.
+    fn has_waiting_peer(&self) -> bool {
         let mut polled = [PollFd::new(&self.listener, PollFlags::IN)];
-        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|told| told > 0)
+        poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
-    fn admit(&mut self, socket: Socket, origin: PeerNetwork) {
-        self.config.credentials.renew();
+    fn admit(&mut self, socket: Socket, network: PeerNetwork) {
+        self.config.credentials.reload_if_changed();
         let stream = match self.config.credentials.transport.open(socket) {
             Ok(stream) => stream,
             Err(error) => {
-                debug!(%error, "a metrics connection cannot be used");
+                debug!(%error, "cannot set up a metrics connection");
                 return;
             }
         };
         let connection = HttpConnection::new(stream, &self.config);
         if self.is_full() {
-            debug!("a metrics connection is refused");
-            connection.give_way(&self.config);
+            debug!("refused a metrics connection: all places are taken");
+            connection.evict(&self.config);
             return;
         }
-        let position = self.admitted.len();
-        self.admitted.push(Slot {
+        let position = self.slots.len();
+        self.slots.push(Slot {
             id: self.next_id,
-            origin,
+            network,
             connection,
         });
         self.next_id = self.next_id.wrapping_add(1);
-        // Most requests are there by now.
+        // Most requests have arrived by now, which saves a turn.
         self.advance(position);
     }
 
-    /// Ends the connection that needs its place least, if there is one that can be ended.
-    fn make_room(&mut self) -> bool {
+    /// Evicts the connection of the lowest rank. Returns false if none can be evicted.
+    fn evict_one(&mut self) -> bool {
         let now = Instant::now();
         loop {
-            let Some(position) = self.least_needed(now) else {
+            let Some(position) = self.eviction_candidate(now) else {
                 return false;
             };
-            let Some(one) = self.admitted.get_mut(position) else {
+            let Some(slot) = self.slots.get_mut(position) else {
                 return false;
             };
-            // Its request may have come meanwhile, or its peer have gone.
-            let (id, before) = (one.id, one.connection.standing(now));
+            // Its request may have arrived in the meantime, or its peer may have closed.
+            let (id, rank) = (slot.id, slot.connection.eviction_rank(now));
             self.advance(position);
-            let Some(one) = self.admitted.get(position).filter(|one| one.id == id) else {
+            let Some(slot) = self.slots.get(position).filter(|slot| slot.id == id) else {
                 return true;
             };
-            if one.connection.standing(now) != before {
+            if slot.connection.eviction_rank(now) != rank {
                 continue;
             }
-            if let Some(one) = self.remove(position) {
-                debug!(standing = ?before, "a metrics connection gives way to another");
-                one.connection.give_way(&self.config);
+            if let Some(slot) = self.remove(position) {
+                debug!(?rank, "evicted a metrics connection");
+                slot.connection.evict(&self.config);
             }
             return true;
         }
     }
 
-    /// Of those with the lowest standing one of the origin that has the most of them, and of these
-    /// the one of which nothing has come for longest: nobody can drive out others with connections of
-    /// his own.
-    fn least_needed(&self, now: Instant) -> Option<usize> {
-        let standing = |one: &Slot| one.connection.standing(now);
-        let lowest = self.admitted.iter().map(standing).min()?;
-        let candidates = || self.admitted.iter().filter(|one| standing(one) == lowest);
-        let crowd = |origin| candidates().filter(|one| one.origin == origin).count();
-        let chosen = candidates().max_by(|one, other| {
+    /// Chooses among the connections of the lowest rank.
+    ///
+    /// It is the most idle one of the network that has most of them, so no network can evict others by opening many
+    /// connections.
+    fn eviction_candidate(&self, now: Instant) -> Option<usize> {
+        let rank = |slot: &Slot| slot.connection.eviction_rank(now);
+        let lowest = self.slots.iter().map(rank).min()?;
+        let candidates = || self.slots.iter().filter(|slot| rank(slot) == lowest);
+        let same_network = |network| candidates().filter(|slot| slot.network == network).count();
+        let chosen = candidates().max_by(|slot, other| {
             let idle = other
                 .connection
                 .idle_since()
-                .cmp(&one.connection.idle_since());
-            crowd(one.origin).cmp(&crowd(other.origin)).then(idle)
+                .cmp(&slot.connection.idle_since());
+            same_network(slot.network)
+                .cmp(&same_network(other.network))
+                .then(idle)
         })?;
-        let can_end = match lowest {
+        let can_evict = match lowest {
             EvictionRank::Draining | EvictionRank::NoRequest | EvictionRank::Stalled => true,
-            // One that asks again and again, and never reads, would have all of them.
+            // Otherwise a network that requests again and again and never reads would hold every place.
             EvictionRank::Sending => {
-                crowd(chosen.origin) > (self.config.limits.max_connections / 2).max(1)
+                same_network(chosen.network) > (self.config.limits.max_connections / 2).max(1)
             }
             EvictionRank::Collecting => false,
         };
-        can_end.then(|| self.position(chosen.id)).flatten()
+        can_evict.then(|| self.position(chosen.id)).flatten()
     }
 
-    /// Ends those that have been reading for longest, as long as the answers that are kept for readers
-    /// take too much memory.
-    fn limit_unread(&mut self) {
+    /// Evicts the slowest readers while unsent response bodies take too much memory.
+    fn limit_unsent_bodies(&mut self) {
         loop {
             let mut bodies: Vec<_> = self
                 .admitted
                 .iter()
-                .filter_map(|one| one.connection.body())
+                .filter_map(|slot| slot.connection.body())
                 .collect();
+            // Responses of one collection share a body, which counts once.
             bodies.sort_by_key(|body| Arc::as_ptr(body));
             bodies.dedup_by_key(|body| Arc::as_ptr(body));
             let sizes = bodies.iter().map(|body| body.len());
             let largest = sizes.clone().max().unwrap_or_default();
             let all = sizes.fold(0, usize::saturating_add);
-            if all.saturating_sub(largest) <= MOST_UNREAD {
+            if all.saturating_sub(largest) <= MAX_UNSENT_BODY_BYTES {
                 return;
             }
-            let reading = self.admitted.iter().enumerate();
-            let longest = reading
-                .filter(|(_, one)| one.connection.body().is_some())
-                .min_by_key(|(_, one)| one.connection.deadline)
+            let slots = self.slots.iter().enumerate();
+            let slowest = slots
+                .filter(|(_, slot)| slot.connection.body().is_some())
+                .min_by_key(|(_, slot)| slot.connection.deadline)
                 .map(|(position, _)| position);
-            let Some(one) = longest.and_then(|position| self.remove(position)) else {
+            let Some(slot) = slowest.and_then(|position| self.remove(position)) else {
                 return;
             };
-            debug!("a metrics connection that reads slowly is ended");
-            one.connection.give_way(&self.config);
+            debug!("closed a slow metrics connection: unsent responses take too much memory");
+            slot.connection.evict(&self.config);
         }
     }
 }
 
-/// Whether it is about that one connection only.
-fn is_passing(error: &io::Error) -> bool {
+/// Returns true for an error of one connection, after which `accept` can go on.
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, TimedOut};
     matches!(
         error.kind(),
@@ -410,7 +416,7 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 fn timespec(duration: Duration) -> Timespec {
-    // Rounded up, so that a deadline has passed when the time is over.
+    // Rounded up, so that the deadline has passed when `poll` returns.
     let duration = duration.saturating_add(Duration::from_micros(1));
     Timespec {
         tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),

@@ -1,4 +1,4 @@
-//! A connection without a socket and without a clock, for the fuzzer.
+//! Runs a connection without a socket and without a clock, for the fuzzer.
 
 #![allow(missing_docs, missing_debug_implementations)]
 
@@ -18,22 +18,23 @@ use super::{
     stream::NonblockingStream,
 };
 
-/// How the bytes come and go.
+/// The behavior of a scripted peer.
 #[derive(Clone, Copy)]
 pub struct PeerBehavior {
-    /// So many at a time, and nothing in between.
+    /// Bytes per read; every second call would block.
     pub read_size: usize,
+    /// Bytes per write; every second call would block.
     pub write_size: usize,
-    /// Whether the peer says that it has sent everything.
+    /// Set if the peer ends its side after its last byte.
     pub closes: bool,
     pub requires_token: bool,
     pub max_head_bytes: usize,
 }
 
-/// The token that is asked for.
+/// The token of a server with `requires_token`.
 pub const TOKEN: &str = "t0ken";
 
-/// Everything that is sent to a peer which sends this.
+/// Returns all bytes that a peer receives for what it sent.
 pub fn exchange(sent: &[u8], behavior: PeerBehavior) -> Vec<u8> {
     let token = behavior
         .requires_token
@@ -54,34 +55,34 @@ pub fn exchange(sent: &[u8], behavior: PeerBehavior) -> Vec<u8> {
     let peer = ScriptedPeer {
         sent,
         behavior,
-        answer: Vec::new(),
-        is_turn: false,
+        received: Vec::new(),
+        may_proceed: false,
         is_finished: false,
     };
     let mut connection = HttpConnection::new(peer, &config);
-    let mut is_over = false;
+    let mut has_expired = false;
     loop {
-        let next = if is_over {
+        let action = if has_expired {
             connection.expire(&config)
         } else {
             connection.advance(&config)
         };
-        match next {
+        match action {
             Action::Close => break,
             Action::Wait => {
-                // All has been read, and the time passes.
-                is_over = !connection.wants_write() && connection.stream().sent.is_empty();
+                // With all bytes read and nothing to write, only the deadline is left.
+                has_expired = !connection.wants_write() && connection.stream().sent.is_empty();
             }
-            Action::Collect(ask) => {
+            Action::Collect(request) => {
                 let families = registry().gather();
-                let response = ResponseCache::of(&families, UNIX_EPOCH)
-                    .to(ask)
-                    .head_only(ask.head_only);
-                connection.answer(response, &config);
+                let response = ResponseCache::new(&families, UNIX_EPOCH)
+                    .response(request)
+                    .head_only(request.head_only);
+                connection.respond(response, &config);
             }
         }
     }
-    connection.stream().answer.clone()
+    connection.stream().received.clone()
 }
 
 fn registry() -> Registry {
@@ -92,19 +93,20 @@ fn registry() -> Registry {
     registry
 }
 
+/// A stream that plays the peer's side from memory.
 struct ScriptedPeer<'a> {
     sent: &'a [u8],
     behavior: PeerBehavior,
-    answer: Vec<u8>,
-    /// Each second call would have to wait.
-    is_turn: bool,
+    received: Vec<u8>,
+    /// Flips with each call, so that every second one would block.
+    may_proceed: bool,
     is_finished: bool,
 }
 
 impl ScriptedPeer<'_> {
     fn wait(&mut self) -> io::Result<()> {
-        self.is_turn = !self.is_turn;
-        if self.is_turn {
+        self.may_proceed = !self.may_proceed;
+        if self.may_proceed {
             Ok(())
         } else {
             Err(io::ErrorKind::WouldBlock.into())
@@ -118,29 +120,29 @@ impl Read for ScriptedPeer<'_> {
         if self.sent.is_empty() && !self.behavior.closes {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let most = self
+        let length = self
             .behavior
             .read_size
             .max(1)
             .min(buffer.len())
             .min(self.sent.len());
-        let (now, later) = self.sent.split_at(most);
-        if let Some(buffer) = buffer.get_mut(..most) {
-            buffer.copy_from_slice(now);
+        let (chunk, rest) = self.sent.split_at(length);
+        if let Some(buffer) = buffer.get_mut(..length) {
+            buffer.copy_from_slice(chunk);
         }
-        self.sent = later;
-        Ok(most)
+        self.sent = rest;
+        Ok(length)
     }
 }
 
 impl Write for ScriptedPeer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.wait()?;
-        assert!(!self.is_finished, "written behind the end");
-        let most = self.behavior.write_size.max(1).min(bytes.len());
-        self.answer
-            .extend_from_slice(bytes.get(..most).unwrap_or_default());
-        Ok(most)
+        assert!(!self.is_finished, "written after the end");
+        let length = self.behavior.write_size.max(1).min(bytes.len());
+        self.received
+            .extend_from_slice(bytes.get(..length).unwrap_or_default());
+        Ok(length)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -96,12 +96,15 @@ impl TlsFiles {
     }
 }
 
-/// Names the file in the error, and tells one that cannot be read from one that is not PEM.
+/// Names the file in the error, and distinguishes an unreadable file from an invalid one.
+///
+/// The text of a PEM error is left to the source, since it shows lines as lists of bytes.
 fn unreadable_pem(option: &str, path: &Path, error: pem::Error) -> Error {
     let name = path.display();
     let reason = match &error {
         pem::Error::Io(error) => format!("cannot read {name}: {error}"),
-        error => format!("{name} is not valid PEM: {error}"),
+        pem::Error::NoItemsFound => format!("{name} has no private key"),
+        _ => format!("{name} is not valid PEM"),
     };
     Error::invalid_option(option)
         .with_reason(reason)
