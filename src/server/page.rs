@@ -1,7 +1,7 @@
-//! The page for people: what the registry has at this moment, and a script that keeps it so.
+//! The page for people: the present contents of the registry, and a script that updates them.
 //!
-//! The script fills every element with `data-m`, the name of a metric, and `data-k`, the values of
-//! its label, as this file does when the page is written. What both of them do has to be changed in both.
+//! The script refreshes every element with `data-m`, the name of a metric, `data-k`, values of its label, and `data-f`,
+//! a format. This file renders the same elements first, so formats and names must be changed in both.
 
 use std::{
     collections::BTreeMap,
@@ -16,33 +16,34 @@ use crate::metrics::PREFIX;
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
 
-/// What a browser may load: nothing, but for the style and the script with these hashes, and the
-/// metrics.
+/// The content security policy: only the style and the script with these hashes, and requests to this server.
+///
+/// A hash per text instead of `unsafe-inline` keeps a client id with markup from running as a script.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
-     style-src 'sha256-isGPLqEa47ZcZs2vZQSlHN4CZLX8iXkkVfUY48+Fsek='; \
-     script-src 'sha256-IELEcfzfHPgiomefggSmPDBKTWrTT4pf8D+ZrBwnk34='; \
+     style-src 'sha256-Tjc1UVpRX0hqCRLnTDzf/3k8a3y/6E75mm6VoNtALJs='; \
+     script-src 'sha256-tLdHRKp73bwwFsXIucRyCHLfsJP8rjBvwl42njocYAo='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The kinds of records, as they are called in a sentence.
-const KINDS: [(&str, &str); 6] = [
-    ("command", "to be sent"),
+/// Titles of the kinds of records. The script has the kinds in the same order.
+const KIND_TITLES: [(&str, &str); 6] = [
+    ("command", "waiting to be sent"),
     ("sent_publish", "sent, not acknowledged"),
-    ("sent_pubrel", "second half of QoS 2"),
+    ("sent_pubrel", "PUBREL sent (QoS 2)"),
     ("received_publish", "received, not released"),
-    ("undelivered", "not handed over yet"),
+    ("undelivered", "not yet delivered"),
     ("other", "other"),
 ];
 
-/// What of a client the page shows.
+/// The samples of one client.
 #[derive(Default)]
 struct ClientView<'a> {
-    /// By name and label; of several the sum.
+    /// Sums by name, without the prefix, and label value.
     samples: BTreeMap<(String, &'a str), f64>,
     version: &'a str,
     store: &'a str,
 }
 
-/// The whole page.
+/// Renders the page.
 pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
     let now = now
         .duration_since(UNIX_EPOCH)
@@ -50,10 +51,11 @@ pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
         .as_secs_f64();
     let mut page = String::with_capacity(32 * 1024);
     // Writing to a string does not fail.
-    let _ = write(&mut page, &clients(families), now);
+    let _ = write_page(&mut page, &clients(families), now);
     page
 }
 
+/// Groups the samples of this crate by client id.
 fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
     let mut clients: BTreeMap<&str, ClientView> = BTreeMap::new();
     for family in families {
@@ -65,14 +67,14 @@ fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
                 continue;
             };
             let client = clients.entry(id).or_default();
-            let of = label(metric, &["operation", "kind", "error"]).unwrap_or_default();
+            let label_value = label(metric, &["operation", "kind", "error"]).unwrap_or_default();
             let mut add = |name: String, value: f64| {
-                *client.samples.entry((name, of)).or_default() += value;
+                *client.samples.entry((name, label_value)).or_default() += value;
             };
             match family.get_field_type() {
                 MetricType::HISTOGRAM => {
                     let histogram = metric.get_histogram();
-                    #[expect(clippy::cast_precision_loss, reason = "there are not that many")]
+                    #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
                     let count = histogram.get_sample_count() as f64;
                     add(format!("{name}_count"), count);
                     add(format!("{name}_sum"), histogram.get_sample_sum());
@@ -89,7 +91,7 @@ fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
     clients
 }
 
-/// The value of the first of these labels that there is.
+/// Returns the value of the first of these labels that the metric has.
 fn label<'a>(metric: &'a Metric, names: &[&str]) -> Option<&'a str> {
     names.iter().find_map(|name| {
         let mut labels = metric.get_label().iter();
@@ -99,16 +101,16 @@ fn label<'a>(metric: &'a Metric, names: &[&str]) -> Option<&'a str> {
     })
 }
 
-fn write(page: &mut String, clients: &BTreeMap<&str, ClientView<'_>>, now: f64) -> fmt::Result {
+fn write_page(page: &mut String, clients: &BTreeMap<&str, ClientView<'_>>, now: f64) -> fmt::Result {
     write!(
         page,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
          <title>MQTT persistence</title><style>{STYLE}</style></head>\n\
          <body data-now=\"{now:.3}\"><header><h1>MQTT persistence</h1>\
-         <nav aria-label=\"Elsewhere\"><a href=\"/metrics\">Metrics</a> · <a href=\"/-/ready\">Ready?</a></nav>\
+         <nav aria-label=\"Links\"><a href=\"/metrics\">Metrics</a> · <a href=\"/-/ready\">Ready?</a></nav>\
          <span class=\"dim\" id=\"live\" hidden>updates every 2 s</span>\
-         <noscript><span class=\"dim\">as it was when the page was loaded</span></noscript></header>\n\
+         <noscript><span class=\"dim\">snapshot at page load</span></noscript></header>\n\
          <main><p class=\"alert\" id=\"notice\" role=\"alert\" hidden></p>"
     )?;
     if clients.is_empty() {
@@ -131,10 +133,10 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
         Some(_) => ("state down", "Store down"),
         None => ("state", "Measured"),
     };
-    let cell = |name, kinds, format| client.cell(name, kinds, format, now);
+    let cell = |name, labels, format| client.cell(name, labels, format, now);
     write!(
         page,
-        "\n<section data-client=\"{id}\" data-tells=\"{}\" aria-label=\"{id}\">\
+        "\n<section data-client=\"{id}\" data-has-store=\"{}\" aria-label=\"{id}\">\
          <div class=\"top\"><h2>{id}</h2><p class=\"{class}\" role=\"status\" aria-live=\"polite\">{state}</p>",
         up.is_some(),
         id = Escaped(id),
@@ -156,23 +158,23 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
         ),
         ("Oldest", cell("oldest_record_age_seconds", "", 's')),
         ("Bytes waiting", cell("record_bytes", "", 'b')),
-        ("Held, only in memory", cell("store_held_records", "", 'n')),
+        ("Only in memory", cell("store_held_records", "", 'n')),
         (
-            "Not confirmed yet",
+            "Unconfirmed",
             cell("store_unconfirmed_records", "", 'n'),
         ),
         (
             "Last confirmed",
             cell("store_last_confirmed_timestamp_seconds", "", 'a'),
         ),
-        ("Errors of calls", cell("operation_errors_total", "", 'n')),
+        ("Call errors", cell("operation_errors_total", "", 'n')),
         ("Lost", cell("store_lost_records_total", "", 'n')),
         (
-            "Set aside",
+            "Quarantined",
             cell("store_quarantined_records_total", "", 'n'),
         ),
         ("Restored", cell("restored_records", "", 'n')),
-        ("Restoring took", cell("restore_duration_seconds", "", 's')),
+        ("Restore time", cell("restore_duration_seconds", "", 's')),
     ] {
         write!(page, "<div><dt>{title}</dt><dd{cell}</dd></div>")?;
     }
@@ -182,24 +184,24 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
     );
     write!(
         page,
-        "<div><dt>Calls a second</dt><dd class=\"calls\">–</dd></div>\
+        "<div><dt>Calls/s</dt><dd class=\"calls\">–</dd></div>\
          <div><dt>Mean latency</dt><dd class=\"latency\">{}</dd></div></dl>",
         mean(spent, calls)
     )?;
     write_charts(page)?;
     write_tables(page, client, now)?;
-    page.push_str("<div><h3>Last changes</h3><ol>");
-    for (what, name) in [
+    page.push_str("<div><h3>Recent changes</h3><ol>");
+    for (title, name) in [
         (state, "store_changed_timestamp_seconds"),
         ("Opened", "opened_timestamp_seconds"),
     ] {
         if client.get(name, &[]).is_some() {
-            let class = if what == state { "word" } else { "" };
-            let what = what.to_lowercase();
+            let class = if title == state { "state-word" } else { "" };
+            let title = title.to_lowercase();
             let at = cell(name, "", 'a');
             write!(
                 page,
-                "<li><span class=\"{class}\">{what}</span>, <span{at}</span></li>"
+                "<li><span class=\"{class}\">{title}</span>, <span{at}</span></li>"
             )?;
         }
     }
@@ -208,13 +210,13 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
 }
 
 fn write_tables(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
-    let cell = |name, kinds, format| client.cell(name, kinds, format, now);
+    let cell = |name, labels, format| client.cell(name, labels, format, now);
     page.push_str(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"What waits\"><table><caption>What waits</caption><thead><tr><th scope=\"col\">kind</th>\
+        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Waiting records\"><table><caption>Waiting records</caption><thead><tr><th scope=\"col\">kind</th>\
          <th scope=\"col\">records</th><th scope=\"col\">bytes</th><th scope=\"col\">oldest</th>\
          <th scope=\"col\">restored</th></tr></thead><tbody>",
     );
-    for (index, (kind, title)) in KINDS.into_iter().enumerate() {
+    for (index, (kind, title)) in KIND_TITLES.into_iter().enumerate() {
         write!(
             page,
             "<tr><th scope=\"row\"><svg class=\"key\" aria-hidden=\"true\"><rect class=\"k{index}\" width=\"99\" height=\"99\"/></svg>{title}</th>\
@@ -228,7 +230,7 @@ fn write_tables(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Re
     page.push_str("</tbody></table></div>");
     page.push_str(
         "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Calls\"><table><caption>Calls</caption><thead><tr><th scope=\"col\">operation</th>\
-         <th scope=\"col\">calls</th><th scope=\"col\">a second</th><th scope=\"col\">mean latency</th>\
+         <th scope=\"col\">calls</th><th scope=\"col\">per second</th><th scope=\"col\">mean latency</th>\
          <th scope=\"col\">errors</th></tr></thead><tbody>",
     );
     for (name, operation) in client.samples.keys() {
@@ -253,12 +255,12 @@ fn write_tables(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Re
     Ok(())
 }
 
-/// Where the script draws.
+/// Writes the empty charts, hidden until the script draws them.
 fn write_charts(page: &mut String) -> fmt::Result {
     let figure = |class, title| {
         format!(
             "<figure class=\"{class}\" data-title=\"{title}\"><figcaption><b>{title}</b>\
-             <span class=\"dim most\"></span></figcaption>\
+             <span class=\"dim max\"></span></figcaption>\
              <svg viewBox=\"0 0 300 80\" preserveAspectRatio=\"none\" role=\"img\"></svg></figure>"
         )
     };
@@ -273,81 +275,90 @@ fn write_charts(page: &mut String) -> fmt::Result {
 
 fn mean(sum: Option<f64>, count: Option<f64>) -> String {
     match (sum, count) {
-        (Some(sum), Some(count)) if count > 0.0 => time(sum / count),
+        (Some(sum), Some(count)) if count > 0.0 => format_duration(sum / count),
         _ => "–".to_owned(),
     }
 }
 
 impl ClientView<'_> {
-    fn cell<'a>(&'a self, name: &'a str, kinds: &'a str, format: char, now: f64) -> MetricCell<'a> {
+    fn cell<'a>(
+        &'a self,
+        name: &'a str,
+        labels: &'a str,
+        format: char,
+        now: f64,
+    ) -> MetricCell<'a> {
         MetricCell {
             client: self,
             name,
-            kinds,
+            labels,
             format,
             now,
         }
     }
 
-    /// The sum of what a metric has for these labels, or for all.
+    /// Returns the sum of a metric over these label values, or over all if there are none.
     fn get(&self, name: &str, labels: &[&str]) -> Option<f64> {
-        self.found(name, labels).reduce(|sum, value| sum + value)
+        self.samples_for(name, labels).reduce(|sum, value| sum + value)
     }
 
-    fn found(&self, name: &str, labels: &[&str]) -> impl Iterator<Item = f64> {
+    fn samples_for(&self, name: &str, labels: &[&str]) -> impl Iterator<Item = f64> {
         self.samples
             .iter()
-            .filter(move |((found, label), _)| {
-                found == name && (labels.is_empty() || labels.contains(label))
+            .filter(move |((sample, label), _)| {
+                sample == name && (labels.is_empty() || labels.contains(label))
             })
             .map(|(_, value)| *value)
     }
 }
 
-/// The rest of a tag, and its text.
+/// An element's attributes for the script, and its text: everything behind the name of the tag.
 struct MetricCell<'a> {
     client: &'a ClientView<'a>,
     name: &'a str,
-    /// With spaces between them; all where there is none.
-    kinds: &'a str,
+    /// Label values separated by spaces; empty for all.
+    labels: &'a str,
+    /// `n` count, `b` bytes, `s` age, `a` time ago, `e` time elapsed.
     format: char,
     now: f64,
 }
 
 impl Display for MetricCell<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kinds: Vec<&str> = self.kinds.split_whitespace().collect();
-        let found = self.client.found(self.name, &kinds);
+        let labels: Vec<&str> = self.labels.split_whitespace().collect();
+        let samples = self.client.samples_for(self.name, &labels);
+        // The oldest of several ages; ages do not add up.
         let value = if self.format == 's' {
-            found.reduce(f64::max)
+            samples.reduce(f64::max)
         } else {
-            found.reduce(|sum, value| sum + value)
+            samples.reduce(|sum, value| sum + value)
         };
         write!(f, " data-m=\"{}\" data-f=\"{}\"", self.name, self.format)?;
-        if !self.kinds.is_empty() {
-            write!(f, " data-k=\"{}\"", Escaped(self.kinds))?;
+        if !self.labels.is_empty() {
+            write!(f, " data-k=\"{}\"", Escaped(self.labels))?;
         }
         let text = match (self.format, value) {
             (_, None) => "–".to_owned(),
-            ('n', Some(value)) => whole(value),
-            ('b', Some(value)) => bytes(value),
+            ('n', Some(value)) => format_count(value),
+            ('b', Some(value)) => format_bytes(value),
             ('s', Some(age)) if age <= 0.0 => "–".to_owned(),
             ('a', Some(at)) if at <= 0.0 => "not yet".to_owned(),
             ('a', Some(at)) if self.now - at < 1.0 => "now".to_owned(),
-            ('a', Some(at)) => format!("{} ago", time(self.now - at)),
-            ('e', Some(at)) => time((self.now - at).max(0.0)),
-            (_, Some(value)) => time(value),
+            ('a', Some(at)) => format!("{} ago", format_duration(self.now - at)),
+            ('e', Some(at)) => format_duration((self.now - at).max(0.0)),
+            (_, Some(value)) => format_duration(value),
         };
         write!(f, ">{text}")
     }
 }
 
-fn whole(number: f64) -> String {
+/// Groups digits by narrow no-break spaces.
+fn format_count(number: f64) -> String {
     let digits = format!("{number:.0}");
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {
-        let left = digits.len().saturating_sub(index);
-        if index > 0 && left.is_multiple_of(3) {
+        let remaining = digits.len().saturating_sub(index);
+        if index > 0 && remaining.is_multiple_of(3) {
             text.push('\u{202f}');
         }
         text.push(digit);
@@ -355,10 +366,10 @@ fn whole(number: f64) -> String {
     text
 }
 
-fn bytes(number: f64) -> String {
+fn format_bytes(number: f64) -> String {
     const UNITS: [&str; 3] = ["KiB", "MiB", "GiB"];
     if number < 1024.0 {
-        return format!("{} B", whole(number));
+        return format!("{} B", format_count(number));
     }
     let mut number = number / 1024.0;
     let mut units = UNITS.into_iter();
@@ -372,7 +383,7 @@ fn bytes(number: f64) -> String {
     format!("{number:.1} {unit}")
 }
 
-fn time(seconds: f64) -> String {
+fn format_duration(seconds: f64) -> String {
     match seconds {
         _ if seconds < 0.001 => format!("{:.0} µs", seconds * 1e6),
         _ if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
@@ -385,7 +396,7 @@ fn time(seconds: f64) -> String {
     }
 }
 
-/// Text that can be in an element and in quotation marks.
+/// Text escaped for elements and quoted attributes.
 struct Escaped<'a>(&'a str);
 
 impl Display for Escaped<'_> {
@@ -409,14 +420,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_formatted_as_by_script() {
+    fn formats_match_script() {
         for (number, text) in [
             (0.0, "0"),
             (999.0, "999"),
             (1_234.0, "1\u{202f}234"),
             (1_234_567.0, "1\u{202f}234\u{202f}567"),
         ] {
-            assert_eq!(whole(number), text);
+            assert_eq!(format_count(number), text);
         }
         for (number, text) in [
             (0.0, "0 B"),
@@ -425,7 +436,7 @@ mod tests {
             (5.0 * 1024.0 * 1024.0, "5.0 MiB"),
             (3e13, "27939.7 GiB"),
         ] {
-            assert_eq!(bytes(number), text);
+            assert_eq!(format_bytes(number), text);
         }
         for (seconds, text) in [
             (0.000_012, "12 µs"),
@@ -437,12 +448,12 @@ mod tests {
             (7_300.0, "2 h"),
             (200_000.0, "2 d"),
         ] {
-            assert_eq!(time(seconds), text);
+            assert_eq!(format_duration(seconds), text);
         }
     }
 
     #[test]
-    fn program_text_is_escaped() {
+    fn html_is_escaped() {
         assert_eq!(
             Escaped("<b class=\"x\">'&'</b>").to_string(),
             "&lt;b class=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/b&gt;"

@@ -91,7 +91,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         eventually(LIMIT, "one more waits", || {
             (browser.text(WAITING)? == (number + 1).to_string()).then_some(())
         });
-        // Calls a second are counted from one look to the next.
+        // The rate of calls is counted from one refresh to the next.
         for turn in 0.. {
             put(&mut persistence, 1);
             let calls = browser.text("[data-client='device-1'] .calls").unwrap();
@@ -189,7 +189,7 @@ fn page_without_scripts_shows_state() {
     assert_eq!(waiting, "2");
     let state = browser.text("[data-client='other'] .state").unwrap();
     assert_eq!(state, "Store up");
-    assert!(browser.text("noscript").unwrap().contains("as it was"));
+    assert!(browser.text("noscript").unwrap().contains("snapshot at page load"));
     let hidden = "document.querySelector('.charts').hidden";
     assert_eq!(browser.evaluate(hidden), true);
     assert_eq!(browser.complaints(), [""; 0]);

@@ -1,12 +1,13 @@
 'use strict';
-const PREFIX = 'mqtt_persistence_', EVERY = 2000, KEEP = 300, KINDS = ['command', 'sent_publish', 'sent_pubrel', 'received_publish', 'undelivered', 'other'];
+const PREFIX = 'mqtt_persistence_', REFRESH_MS = 2000, MAX_POINTS = 300, KINDS = ['command', 'sent_publish', 'sent_pubrel', 'received_publish', 'undelivered', 'other'];
 const main = document.querySelector('main'), notice = document.getElementById('notice');
-// The clock of the device and that of the browser need not agree.
-let offset = Number(document.body.dataset.now) - Date.now() / 1000;
-let memory = {};
-try { memory = JSON.parse(sessionStorage.getItem('history')) || {}; } catch { /* the first visit */ }
+// Seconds from the browser's clock to the device's, since the two may differ.
+let clockOffset = Number(document.body.dataset.now) - Date.now() / 1000;
+// Points and changes per client, kept over a reload of the page.
+let histories = {};
+try { histories = JSON.parse(sessionStorage.getItem('history')) || {}; } catch { /* first visit, or storage is disabled */ }
 
-// The text format: client, then name and label, then the sum of what has both.
+// Parses the text format into a map per client, from "name|label value" to the sum of its samples.
 function parse(text) {
   const clients = new Map();
   for (const line of text.split('\n')) {
@@ -17,6 +18,7 @@ function parse(text) {
     for (const [, label, quoted] of inner.matchAll(/(\w+)="((?:\\.|[^"\\])*)"/g)) {
       labels[label] = quoted.replace(/\\(.)/g, (_, c) => c === 'n' ? '\n' : c);
     }
+    // Buckets are not shown; a sum and a count are enough for a mean.
     if ('le' in labels || !('client_id' in labels)) continue;
     if (!clients.has(labels.client_id)) clients.set(labels.client_id, new Map());
     const samples = clients.get(labels.client_id);
@@ -26,14 +28,15 @@ function parse(text) {
   return clients;
 }
 
+// The formats below match those in page.rs.
 const trim = (number, places) => number.toFixed(places).replace(/\.?0+$/, '');
-function whole(number) { return Math.round(number).toString().replace(/\B(?=(\d{3})+$)/g, '\u202f'); }
-function bytes(number) {
-  if (number < 1024) return whole(number) + ' B';
+function formatCount(number) { return Math.round(number).toString().replace(/\B(?=(\d{3})+$)/g, '\u202f'); }
+function formatBytes(number) {
+  if (number < 1024) return formatCount(number) + ' B';
   const power = Math.min(3, Math.floor(Math.log2(number) / 10));
   return (number / 1024 ** power).toFixed(1) + ' ' + ['', 'KiB', 'MiB', 'GiB'][power];
 }
-function time(seconds) {
+function formatDuration(seconds) {
   if (seconds < 0.001) return (seconds * 1e6).toFixed(0) + ' µs';
   if (seconds < 1) return (seconds * 1e3).toFixed(seconds < 0.01 ? 1 : 0) + ' ms';
   if (seconds < 120) return seconds.toFixed(seconds < 10 ? 1 : 0) + ' s';
@@ -41,32 +44,34 @@ function time(seconds) {
   if (seconds < 172800) return Math.floor(seconds / 3600) + ' h';
   return Math.floor(seconds / 86400) + ' d';
 }
-const now = () => Date.now() / 1000 + offset;
-const elapsed = at => at > 0 ? time(Math.max(0, now() - at)) : '–';
+const now = () => Date.now() / 1000 + clockOffset;
+const elapsed = at => at > 0 ? formatDuration(Math.max(0, now() - at)) : '–';
 const ago = at => at <= 0 ? 'not yet' : now() - at < 1 ? 'now' : elapsed(at) + ' ago';
-const age = seconds => seconds > 0 ? time(seconds) : '–';
-const FORMATS = { n: whole, b: bytes, s: age, a: ago, e: elapsed };
+const age = seconds => seconds > 0 ? formatDuration(seconds) : '–';
+const FORMATS = { n: formatCount, b: formatBytes, s: age, a: ago, e: elapsed };
 
-// Of ages the greatest counts, of everything else the sum.
-function look(samples, cell) {
-  let found = null;
+// Returns the maximum of ages and the sum of other samples of a cell, or null.
+function cellValue(samples, cell) {
+  let result = null;
   const { m, k = '', f } = cell.dataset, kinds = k.split(' ');
   for (const [key, value] of samples) {
     const bar = key.indexOf('|');
     if (key.slice(0, bar) !== m || (k && !kinds.includes(key.slice(bar + 1)))) continue;
-    found = found === null ? value : f === 's' ? Math.max(found, value) : found + value;
+    result = result === null ? value : f === 's' ? Math.max(result, value) : result + value;
   }
-  return found;
+  return result;
 }
 
-function set(element, text) { if (element && element.textContent !== text) element.textContent = text; }
+// Writes only changes, since screen readers announce each write to a live region.
+function setText(element, text) { if (element && element.textContent !== text) element.textContent = text; }
 
-function draw(svg, times, rows, classes) {
-  const most = Math.max(1e-9, ...rows.map(row => row.reduce((sum, value) => sum + value, 0)));
-  // A minute at least, so that the first looks are not drawn as if they were all.
+// Draws stacked areas, or a line without classes, and returns the maximum.
+function drawChart(svg, times, rows, classes) {
+  const max = Math.max(1e-9, ...rows.map(row => row.reduce((sum, value) => sum + value, 0)));
+  // At least a minute, so that the first few points do not fill the width.
   const last = times.at(-1), span = Math.max(60, last - times[0]);
   const x = index => (300 - (last - times[index]) / span * 300).toFixed(1);
-  const y = value => (79 - value / most * 76).toFixed(1);
+  const y = value => (79 - value / max * 76).toFixed(1);
   svg.replaceChildren();
   const base = rows.map(() => 0);
   for (let part = 0; part < rows[0].length; part++) {
@@ -79,11 +84,12 @@ function draw(svg, times, rows, classes) {
     shape.setAttribute('class', classes ? 'k' + part : 'stroke');
     svg.append(shape);
   }
-  return rows.some(row => row.some(Boolean)) ? most : 0;
+  return rows.some(row => row.some(Boolean)) ? max : 0;
 }
 
-function remember(client, samples) {
-  const at = now(), known = memory[client] ??= { points: [], changes: [], errors: {} };
+// Appends a point to the history of a client, and the changes since the last point.
+function recordPoint(client, samples) {
+  const at = now(), history = histories[client] ??= { points: [], changes: [], errors: {} };
   const point = {
     at, records: KINDS.map(kind => samples.get('records|' + kind) || 0),
     bytes: KINDS.reduce((sum, kind) => sum + (samples.get('record_bytes|' + kind) || 0), 0),
@@ -91,40 +97,41 @@ function remember(client, samples) {
     up: samples.get('store_up|'), opened: samples.get('opened_timestamp_seconds|'), calls: {},
   };
   for (const [key, value] of samples) {
-    const found = key.match(/^operation_duration_seconds_(count|sum)\|(.*)/);
-    if (found) (point.calls[found[2]] ??= {})[found[1]] = value;
+    const match = key.match(/^operation_duration_seconds_(count|sum)\|(.*)/);
+    if (match) (point.calls[match[2]] ??= {})[match[1]] = value;
   }
-  const last = known.points.at(-1);
+  const last = history.points.at(-1);
   const reasons = [];
   for (const [key, value] of samples) {
     if (!key.startsWith('store_errors_total|')) continue;
     const error = key.slice(19);
-    if (value > (known.errors[error] ?? value)) reasons.push(error);
-    known.errors[error] = value;
+    if (value > (history.errors[error] ?? value)) reasons.push(error);
+    history.errors[error] = value;
   }
-  const tell = what => { known.changes.unshift([at, what]); known.changes.length = Math.min(known.changes.length, 12); };
-  if (last && last.opened !== point.opened) tell('opened again');
-  if (last && last.up !== point.up) tell(point.up === 1 ? 'store up' : 'store down' + (reasons.length ? ': ' + reasons.join(', ') : ''));
-  known.points.push(point);
-  if (known.points.length > KEEP) known.points.shift();
-  // What is only needed of the last few.
-  if (known.points.length > 6) delete known.points.at(-6).calls;
-  return known;
+  const addChange = text => { history.changes.unshift([at, text]); history.changes.length = Math.min(history.changes.length, 12); };
+  if (last && last.opened !== point.opened) addChange('opened again');
+  if (last && last.up !== point.up) addChange(point.up === 1 ? 'store up' : 'store down' + (reasons.length ? ': ' + reasons.join(', ') : ''));
+  history.points.push(point);
+  if (history.points.length > MAX_POINTS) history.points.shift();
+  // Rates need the calls of the last few points only.
+  if (history.points.length > 6) delete history.points.at(-6).calls;
+  return history;
 }
 
-function show(section, samples) {
-  const client = section.dataset.client, known = remember(client, samples), points = known.points, last = points.at(-1);
+// Updates the section of a client in place.
+function updateSection(section, samples) {
+  const client = section.dataset.client, history = recordPoint(client, samples), points = history.points, last = points.at(-1);
   for (const cell of section.querySelectorAll('[data-m]')) {
-    const value = look(samples, cell);
-    set(cell, value === null ? '–' : FORMATS[cell.dataset.f](value));
+    const value = cellValue(samples, cell);
+    setText(cell, value === null ? '–' : FORMATS[cell.dataset.f](value));
   }
   const state = section.querySelector('.state');
   if (last.up !== undefined) {
-    set(state, last.up === 1 ? 'Store up' : 'Store down');
+    setText(state, last.up === 1 ? 'Store up' : 'Store down');
     state.className = 'state ' + (last.up === 1 ? 'up' : 'down');
-    set(section.querySelector('.word'), state.textContent.toLowerCase());
+    setText(section.querySelector('.state-word'), state.textContent.toLowerCase());
   }
-  // Over the last ten seconds.
+  // Rates cover the points that still have calls: the last ten seconds.
   const before = points.filter(point => point.calls)[0];
   let calls = 0, spent = 0;
   const over = last.at - before.at;
@@ -132,72 +139,72 @@ function show(section, samples) {
     const name = row.dataset.operation, to = last.calls[name] || {}, from = before.calls[name] || {};
     const count = (to.count || 0) - (from.count || 0), sum = (to.sum || 0) - (from.sum || 0);
     if (over > 0 && count >= 0) {
-      set(row.querySelector('.rate'), trim(count / over, 1));
-      if (count > 0) set(row.querySelector('.mean'), time(sum / count));
+      setText(row.querySelector('.rate'), trim(count / over, 1));
+      if (count > 0) setText(row.querySelector('.mean'), formatDuration(sum / count));
       calls += count;
       spent += sum;
     }
   }
   if (over > 0) {
-    set(section.querySelector('.calls'), trim(calls / over, 1));
-    set(section.querySelector('.latency'), calls > 0 ? time(spent / calls) : '–');
+    setText(section.querySelector('.calls'), trim(calls / over, 1));
+    setText(section.querySelector('.latency'), calls > 0 ? formatDuration(spent / calls) : '–');
   }
-  const span = time(Math.max(1, last.at - points[0].at));
+  const span = formatDuration(Math.max(1, last.at - points[0].at));
   const charts = section.querySelector('.charts');
   charts.hidden = false;
   for (const [name, rows, format] of [
-    ['records', points.map(point => point.records), whole],
-    ['bytes', points.map(point => [point.bytes]), bytes],
+    ['records', points.map(point => point.records), formatCount],
+    ['bytes', points.map(point => [point.bytes]), formatBytes],
     ['age', points.map(point => [point.age]), age],
   ]) {
-    const figure = charts.querySelector('.' + name), most = draw(figure.querySelector('svg'), points.map(point => point.at), rows, name === 'records');
-    const text = 'the most in ' + span + ': ' + format(most);
-    set(figure.querySelector('.most'), text);
+    const figure = charts.querySelector('.' + name), max = drawChart(figure.querySelector('svg'), points.map(point => point.at), rows, name === 'records');
+    const text = 'max in ' + span + ': ' + format(max);
+    setText(figure.querySelector('.max'), text);
     figure.querySelector('svg').setAttribute('aria-label', figure.dataset.title + ', ' + text);
   }
-  const list = section.querySelector('ol'), seen = known.changes.map(([at, what]) => what + ', ' + ago(at));
-  seen.forEach((text, index) => {
-    let item = list.querySelectorAll('.seen')[index];
+  const list = section.querySelector('ol'), changes = history.changes.map(([at, text]) => text + ', ' + ago(at));
+  changes.forEach((text, index) => {
+    let item = list.querySelectorAll('.change')[index];
     if (!item) {
       item = document.createElement('li');
-      item.className = 'seen';
-      list.insertBefore(item, list.querySelectorAll('.seen')[index] || list.querySelector(':not(.seen)'));
+      item.className = 'change';
+      list.insertBefore(item, list.querySelectorAll('.change')[index] || list.querySelector(':not(.change)'));
     }
-    set(item, text);
+    setText(item, text);
   });
 }
 
-// The server writes the page anew, for the clients that there are by now.
+// Fetches the page again, with sections for the present clients.
 async function rebuild() {
-  const answer = await fetch(location.origin + '/', { cache: 'no-store' });
-  if (!answer.ok) throw new Error(answer.status);
-  const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
-  offset = Number(page.body.dataset.now) - Date.now() / 1000;
+  const response = await fetch(location.origin + '/', { cache: 'no-store' });
+  if (!response.ok) throw new Error(response.status);
+  const page = new DOMParser().parseFromString(await response.text(), 'text/html');
+  clockOffset = Number(page.body.dataset.now) - Date.now() / 1000;
   main.replaceChildren(notice, ...[...page.querySelector('main').children].filter(child => child.id !== 'notice'));
 }
 
-let lastAnswer = Date.now();
+let lastResponse = Date.now();
 async function update() {
   try {
-    const answer = await fetch(location.origin + '/metrics', { cache: 'no-store' });
-    if (answer.status === 401) return location.reload();
-    if (!answer.ok) throw new Error('status ' + answer.status);
-    const clients = parse(await answer.text());
-    const shown = [...document.querySelectorAll('[data-client]')].map(section => section.dataset.client + '|' + section.dataset.tells);
-    const there = [...clients].map(([client, samples]) => client + '|' + samples.has('store_up|'));
-    if (shown.length !== there.length || there.some(client => !shown.includes(client))) await rebuild();
+    const response = await fetch(location.origin + '/metrics', { cache: 'no-store' });
+    if (response.status === 401) return location.reload();
+    if (!response.ok) throw new Error('status ' + response.status);
+    const clients = parse(await response.text());
+    const shown = [...document.querySelectorAll('[data-client]')].map(section => section.dataset.client + '|' + section.dataset.hasStore);
+    const present = [...clients].map(([client, samples]) => client + '|' + samples.has('store_up|'));
+    if (shown.length !== present.length || present.some(client => !shown.includes(client))) await rebuild();
     for (const section of document.querySelectorAll('[data-client]')) {
       const samples = clients.get(section.dataset.client);
-      if (samples) show(section, samples);
+      if (samples) updateSection(section, samples);
     }
-    for (const client of Object.keys(memory)) if (!clients.has(client)) delete memory[client];
+    for (const client of Object.keys(histories)) if (!clients.has(client)) delete histories[client];
     const down = [...clients.values()].some(samples => samples.get('store_up|') === 0);
     document.title = (down ? 'Store down – ' : '') + 'MQTT persistence';
-    lastAnswer = Date.now();
+    lastResponse = Date.now();
     notice.hidden = true;
-    try { sessionStorage.setItem('history', JSON.stringify(memory)); } catch { /* there is no room, and it can be done without */ }
+    try { sessionStorage.setItem('history', JSON.stringify(histories)); } catch { /* storage is full; the history is lost on reload only */ }
   } catch (error) {
-    set(notice, 'No answer for ' + time((Date.now() - lastAnswer) / 1000) + ' (' + error.message + '). What is shown is as old. Trying again.');
+    setText(notice, 'No answer for ' + formatDuration((Date.now() - lastResponse) / 1000) + ' (' + error.message + '). Data is stale. Retrying.');
     notice.hidden = false;
   }
   document.getElementById('live').hidden = false;
@@ -206,6 +213,6 @@ async function update() {
 (async () => {
   for (;;) {
     if (!document.hidden) await update();
-    await new Promise(done => setTimeout(done, EVERY));
+    await new Promise(done => setTimeout(done, REFRESH_MS));
   }
 })();
