@@ -62,6 +62,7 @@ impl AuthPolicy {
 
     /// Returns true if a request with this header may be served.
     pub(super) fn is_authorized(&self, authorization: Option<&[u8]>) -> bool {
+        // A missing header takes the same path as a wrong one.
         let given = authorization.unwrap_or_default();
         let (scheme, value) = match given.iter().position(|byte| *byte == b' ') {
             Some(end) => given.split_at(end),
@@ -99,7 +100,8 @@ fn constant_time_eq(given: &[u8], expected: &[u8]) -> bool {
 
 impl AcceptedCredential {
     fn read(source: &SecretSource) -> Result<Self, Error> {
-        let invalid = |option| move |reason: &'static str| Error::invalid_option(option).with_reason(reason);
+        let invalid =
+            |option| move |reason: &'static str| Error::invalid_option(option).with_reason(reason);
         match source {
             SecretSource::Token(token) => Self::bearer(token).map_err(invalid("bearer_token")),
             SecretSource::TokenFile(path) => {
@@ -127,7 +129,9 @@ impl AcceptedCredential {
             .split_once(':')
             .is_some_and(|(user, password)| !user.is_empty() && !password.is_empty());
         if !is_complete || pair.contains(char::is_control) {
-            return Err("expected USER:PASSWORD, both not empty, no colon in USER, no control characters");
+            return Err(
+                "expected USER:PASSWORD, both not empty, no colon in USER, no control characters",
+            );
         }
         Ok(Self {
             scheme: Scheme::Basic,
@@ -154,6 +158,7 @@ fn read_secret_file(
     })
 }
 
+/// Encodes bytes in base64 with padding.
 fn base64(bytes: &[u8]) -> Vec<u8> {
     const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = Vec::new();

@@ -249,6 +249,7 @@ impl<S: NonblockingStream> HttpConnection<S> {
             pending.last_written = Instant::now();
             return Ok(None);
         }
+        // TLS may still have encrypted bytes of the response.
         self.stream.flush()?;
         self.stream.finish()?;
         self.state = ConnectionState::Draining { drained_bytes: 0 };

@@ -114,6 +114,7 @@ impl EventLoop {
         collector.stop();
     }
 
+    /// Waits once, then serves every socket that is ready.
     fn turn(&mut self) {
         if self.reserve_fd.is_none() {
             self.reserve_fd = self.wakeups.as_fd().try_clone_to_owned().ok();
@@ -137,6 +138,7 @@ impl EventLoop {
                 self.on_ready(position, flags);
             }
         }
+        // Before accepting, so that expired connections cost no other one its place.
         self.expire();
         if ready.listener {
             self.accept();
@@ -148,6 +150,7 @@ impl EventLoop {
         if self.accept_after.is_some_and(|until| until <= now) {
             self.accept_after = None;
         }
+        // Without a deadline `poll` waits until a socket is ready.
         let deadlines = self.slots.iter().map(|slot| slot.connection.deadline);
         let timeout = deadlines
             .chain(self.accept_after)
@@ -203,6 +206,7 @@ impl EventLoop {
             .admitted
             .get(position)
             .is_some_and(|slot| !slot.connection.wants_read() && !slot.connection.wants_write());
+        // Otherwise the state machine meets the error itself, after the bytes before it.
         if is_closed && is_waiting {
             // No peer is left to read the response that is being collected.
             drop(self.remove(position));
@@ -211,6 +215,7 @@ impl EventLoop {
         }
     }
 
+    /// Runs the state machine of a connection, and does what it returns.
     fn advance(&mut self, position: usize) {
         if let Some(slot) = self.slots.get_mut(position) {
             let action = slot.connection.advance(&self.config);
@@ -239,8 +244,10 @@ impl EventLoop {
         Some(slot)
     }
 
+    /// Ends the states whose deadline has passed.
     fn expire(&mut self) {
         let now = Instant::now();
+        // From the end, since a removal shifts the positions behind it.
         for position in (0..self.slots.len()).rev() {
             let Some(slot) = self.slots.get_mut(position) else {
                 continue;
@@ -253,6 +260,7 @@ impl EventLoop {
         }
     }
 
+    /// Accepts the connections that wait, up to [`MAX_ACCEPTS_PER_TURN`].
     fn accept(&mut self) {
         for _ in 0..MAX_ACCEPTS_PER_TURN {
             if self.is_full() && self.has_waiting_peer() {
@@ -270,6 +278,7 @@ impl EventLoop {
                     if !self.has_waiting_peer() {
                         return;
                     }
+                    // Either one frees a file descriptor for the next attempt.
                     if self.reserve_fd.take().is_some() || self.evict_one() {
                         continue;
                     }
@@ -293,6 +302,7 @@ impl EventLoop {
         poll(&mut polled, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
+    /// Gives an accepted connection a place, or refuses it with a 503.
     fn admit(&mut self, socket: Socket, network: PeerNetwork) {
         self.config.credentials.reload_if_changed();
         let stream = match self.config.credentials.transport.open(socket) {

@@ -34,7 +34,7 @@ pub(super) struct Listener {
 
 /// The file of a Unix socket, removed on drop.
 ///
-/// The inode tells it from a file that took its place since.
+/// The inode distinguishes it from a file that replaced it since.
 struct SocketFile {
     path: PathBuf,
     inode: (u64, u64),
@@ -227,7 +227,7 @@ mod tests {
     fn nonlocal_address_is_not_reported_as_used_port() {
         // Reserved for documentation, so no machine has it.
         let Err(error) = Listener::bind("192.0.2.1:0") else {
-            panic!("bound an address of nobody");
+            panic!("bound a reserved address");
         };
         assert_eq!(
             error.to_string(),

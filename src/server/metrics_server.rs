@@ -99,7 +99,8 @@ impl MetricsServer {
         }
         let collector =
             CollectorHandle::start(registry, waker.try_clone().map_err(failed)?).map_err(failed)?;
-        let event_loop = EventLoop::new(listener, config, collector, Arc::clone(&stopping), wakeups);
+        let event_loop =
+            EventLoop::new(listener, config, collector, Arc::clone(&stopping), wakeups);
         let thread = thread::Builder::new()
             .name("metrics-server".to_owned())
             .spawn(move || event_loop.run())

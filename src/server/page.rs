@@ -101,7 +101,11 @@ fn label<'a>(metric: &'a Metric, names: &[&str]) -> Option<&'a str> {
     })
 }
 
-fn write_page(page: &mut String, clients: &BTreeMap<&str, ClientView<'_>>, now: f64) -> fmt::Result {
+fn write_page(
+    page: &mut String,
+    clients: &BTreeMap<&str, ClientView<'_>>,
+    now: f64,
+) -> fmt::Result {
     write!(
         page,
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -159,10 +163,7 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
         ("Oldest", cell("oldest_record_age_seconds", "", 's')),
         ("Bytes waiting", cell("record_bytes", "", 'b')),
         ("Only in memory", cell("store_held_records", "", 'n')),
-        (
-            "Unconfirmed",
-            cell("store_unconfirmed_records", "", 'n'),
-        ),
+        ("Unconfirmed", cell("store_unconfirmed_records", "", 'n')),
         (
             "Last confirmed",
             cell("store_last_confirmed_timestamp_seconds", "", 'a'),
@@ -299,7 +300,8 @@ impl ClientView<'_> {
 
     /// Returns the sum of a metric over these label values, or over all if there are none.
     fn get(&self, name: &str, labels: &[&str]) -> Option<f64> {
-        self.samples_for(name, labels).reduce(|sum, value| sum + value)
+        self.samples_for(name, labels)
+            .reduce(|sum, value| sum + value)
     }
 
     fn samples_for(&self, name: &str, labels: &[&str]) -> impl Iterator<Item = f64> {

@@ -233,7 +233,9 @@ mod tests {
         ] {
             let head =
                 format!("GET / HTTP/1.1\r\nHost: device\r\nAccept-Encoding: {value}\r\n\r\n");
-            let request = read(head.as_bytes(), 8192).expect("valid").expect("complete");
+            let request = read(head.as_bytes(), 8192)
+                .expect("valid")
+                .expect("complete");
             assert_eq!(request.accepts_gzip, expected, "{value}");
         }
     }

@@ -60,8 +60,9 @@ impl TlsFiles {
             Some(path) => {
                 let unusable = |error: &dyn Display| {
                     let name = path.display();
-                    Error::invalid_option("tls_client_authority")
-                        .with_reason(format!("{name} is not a usable certificate authority: {error}"))
+                    Error::invalid_option("tls_client_authority").with_reason(format!(
+                        "{name} is not a usable certificate authority: {error}"
+                    ))
                 };
                 let mut roots = RootCertStore::empty();
                 for root in certificates("tls_client_authority", path)? {
@@ -154,6 +155,7 @@ impl AsFd for TlsStream {
 
 impl Read for TlsStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // Each round feeds ciphertext to the session until it yields plaintext.
         loop {
             match self.session.reader().read(buffer) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -181,6 +183,7 @@ impl Write for TlsStream {
             return Err(io::ErrorKind::NotConnected.into());
         }
         let written = self.session.writer().write(bytes)?;
+        // The session has taken the bytes, so a full socket is no reason to report an error.
         match self.send() {
             Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
             _ => Ok(written),
