@@ -173,7 +173,7 @@ impl EventLoop {
         Ok(PollResult {
             wakeups: is_ready(events.next()),
             connections: self
-                .admitted
+                .slots
                 .iter()
                 .map(|slot| slot.id)
                 .zip(events.by_ref())
@@ -203,7 +203,7 @@ impl EventLoop {
     fn on_ready(&mut self, position: usize, flags: PollFlags) {
         let is_closed = flags.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL);
         let is_waiting = self
-            .admitted
+            .slots
             .get(position)
             .is_some_and(|slot| !slot.connection.wants_read() && !slot.connection.wants_write());
         // Otherwise the state machine meets the error itself, after the bytes before it.
@@ -389,7 +389,7 @@ impl EventLoop {
     fn limit_unsent_bodies(&mut self) {
         loop {
             let mut bodies: Vec<_> = self
-                .admitted
+                .slots
                 .iter()
                 .filter_map(|slot| slot.connection.body())
                 .collect();

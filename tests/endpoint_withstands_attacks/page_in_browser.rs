@@ -189,7 +189,12 @@ fn page_without_scripts_shows_state() {
     assert_eq!(waiting, "2");
     let state = browser.text("[data-client='other'] .state").unwrap();
     assert_eq!(state, "Store up");
-    assert!(browser.text("noscript").unwrap().contains("snapshot at page load"));
+    assert!(
+        browser
+            .text("noscript")
+            .unwrap()
+            .contains("snapshot at page load")
+    );
     let hidden = "document.querySelector('.charts').hidden";
     assert_eq!(browser.evaluate(hidden), true);
     assert_eq!(browser.complaints(), [""; 0]);
