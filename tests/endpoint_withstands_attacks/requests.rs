@@ -314,7 +314,7 @@ fn readiness_follows_state_of_every_store() {
         "{answer}"
     );
     assert!(
-        body(&answer).contains(r#"client "three" cannot"#),
+        body(&answer).contains(r#"client "three" is unavailable"#),
         "{answer}"
     );
     assert!(!body(&answer).contains("one"), "{answer}");
