@@ -1,4 +1,4 @@
-//! What the log is told, since Paho does not pass most of it on.
+//! The log of Paho's calls, since Paho passes on hardly any of their errors.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -16,22 +16,24 @@ use crate::{
 
 /// The log of one persistence.
 pub(super) struct CallLog {
-    store: &'static str,
-    /// As it was opened for, so that the log can name it.
+    store_name: &'static str,
+    /// The client id of the last `open`.
     pub(super) client_id: String,
     throttle: Mutex<LogThrottle>,
 }
 
 impl CallLog {
-    pub(super) fn new(store: &'static str) -> Self {
+    pub(super) fn new(store_name: &'static str) -> Self {
         Self {
-            store,
+            store_name,
             client_id: String::new(),
             throttle: Mutex::default(),
         }
     }
 
-    /// Turns an error into Paho's, and tells the log of it, since most of them Paho does not pass on.
+    /// Converts the error of a call into Paho's type and logs it.
+    ///
+    /// Paho drops most of these errors, so the log is the only place that has the reason.
     pub(super) fn log_error<T>(
         &self,
         operation: &str,
@@ -40,14 +42,14 @@ impl CallLog {
     ) -> mqtt::Result<T> {
         result.map_err(|error| {
             let kind = error.kind();
-            // A record that is not there is an answer.
+            // Paho asks for records that may not exist: an answer, not a failure.
             let due = (kind != ErrorKind::NotFound)
                 .then(|| self.throttle().admit(kind, Instant::now()))
                 .flatten();
             macro_rules! log {
                 ($level:ident) => {
                     $level!(
-                        "db.system.name" = self.store,
+                        "db.system.name" = self.store_name,
                         "db.operation.name" = operation,
                         "messaging.client.id" = self.client_id,
                         key,
@@ -67,40 +69,49 @@ impl CallLog {
         })
     }
 
-    /// What opening found.
-    pub(super) fn opened(&self, server_uri: &str, found: &OpenReport) {
-        warn_of_write_error(self.store, &self.client_id, found.full.as_ref());
-        for remark in &found.remarks {
+    /// Logs the findings of an opening.
+    pub(super) fn opened(&self, server_uri: &str, report: &OpenReport) {
+        warn_of_write_error(
+            self.store_name,
+            &self.client_id,
+            report.write_error.as_ref(),
+        );
+        for warning in &report.warnings {
             warn!(
-                "db.system.name" = self.store,
+                "db.system.name" = self.store_name,
                 "messaging.client.id" = self.client_id,
                 server_uri,
-                "error.type" = remark.kind().as_str(),
+                "error.type" = warning.kind().as_str(),
                 "{}",
-                ErrorChain(remark)
+                ErrorChain(warning)
             );
         }
         info!(
-            "db.system.name" = self.store,
+            "db.system.name" = self.store_name,
             "messaging.client.id" = self.client_id,
             server_uri,
-            records = found.records,
-            "the persistence is open{}{}",
-            if found.keeps.is_some() { "; " } else { "" },
-            found.keeps.unwrap_or_default()
+            records = report.records,
+            "persistence opened{}{}",
+            if report.durability_note.is_some() {
+                "; "
+            } else {
+                ""
+            },
+            report.durability_note.unwrap_or_default()
         );
-        if found.foreign > 0 {
+        if report.foreign_entries > 0 {
             warn!(
-                "db.system.name" = self.store,
+                "db.system.name" = self.store_name,
                 "messaging.client.id" = self.client_id,
                 server_uri,
-                entries = found.foreign,
-                "there are entries that Paho did not write; they are left as they are"
+                entries = report.foreign_entries,
+                "the hash has foreign entries, which Paho did not write; they are ignored"
             );
         }
-        self.quarantined(server_uri, &found.unreadable);
+        self.quarantined(server_uri, report);
     }
 
+    /// Warns, if there is a mismatch, that client and records are of different MQTT versions.
     pub(super) fn version_mismatch(&self, mismatch: Option<VersionMismatch>) {
         let (v5_records, does) = match mismatch {
             Some(VersionMismatch::Created { v5_records }) => (v5_records, "was created for"),
@@ -113,33 +124,35 @@ impl CallLog {
             ("3.1.1", "5")
         };
         warn!(
-            "db.system.name" = self.store,
+            "db.system.name" = self.store_name,
             "messaging.client.id" = self.client_id,
             records_version = records,
-            "there are records of MQTT {records}, and the client {does} MQTT {client}: \
-             Paho may refuse them, change their payloads or send them twice; call \
-             CreateOptionsBuilder::mqtt_version with the version that the client connects with"
+            "found records of MQTT {records}, but the client {does} MQTT {client}: Paho may reject \
+             them, corrupt their payloads or send them twice; set \
+             CreateOptionsBuilder::mqtt_version to the version that the client connects with"
         );
     }
 
-    /// Records that were set aside, or left where there was no room for that.
-    fn quarantined(&self, server_uri: &str, (keys, left): &(Vec<Key>, bool)) {
-        const NAMED: usize = 10;
+    /// Warns of records that were quarantined or, if the store refused that, are unmovable.
+    fn quarantined(&self, server_uri: &str, report: &OpenReport) {
+        const MAX_NAMED_KEYS: usize = 10;
+        let keys = &report.unreadable;
         if keys.is_empty() {
             return;
         }
-        let names: Vec<String> = keys.iter().take(NAMED).map(Key::to_string).collect();
+        let named = keys.iter().take(MAX_NAMED_KEYS);
+        let names: Vec<String> = named.map(Key::to_string).collect();
         warn!(
-            "db.system.name" = self.store,
+            "db.system.name" = self.store_name,
             "messaging.client.id" = self.client_id,
             server_uri,
             records = keys.len(),
             first = names.join(" "),
-            "there are records that Paho could not read; {}",
-            if *left {
-                "some stay where they are, since the store refused to move them"
+            "found records that Paho cannot read; {}",
+            if report.has_unmovable {
+                "some could not be moved to the quarantine hash and stay in place"
             } else {
-                "they are set aside"
+                "moved to the quarantine hash"
             }
         );
     }
@@ -149,13 +162,16 @@ impl CallLog {
     }
 }
 
-pub(super) fn warn_of_write_error(store: &str, client_id: &str, full: Option<&Error>) {
-    if let Some(error) = full {
+/// Warns, if there is an error, that the store can be read but takes no writes.
+///
+/// A function, since `connect` logs before the persistence has a client id.
+pub(super) fn warn_of_write_error(store_name: &str, client_id: &str, write_error: Option<&Error>) {
+    if let Some(error) = write_error {
         warn!(
-            "db.system.name" = store,
+            "db.system.name" = store_name,
             "messaging.client.id" = client_id,
             "error.type" = error.kind().as_str(),
-            "what waits can be sent, but nothing new can be accepted: {}",
+            "the store takes no writes: waiting messages can be sent, new ones cannot be stored: {}",
             ErrorChain(error)
         );
     }

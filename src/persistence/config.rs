@@ -1,21 +1,21 @@
-//! How a persistence behaves, whatever its store is.
+//! The configuration of a persistence, whatever its store is.
 
 use std::{sync::Arc, time::Duration};
 
 use super::observer::StoreObserver;
 use crate::store::Durability;
 
-/// As the options set it.
+/// The settings that do not depend on the store; the builders document their public forms.
 #[derive(Clone)]
 pub(crate) struct PersistenceConfig {
     pub(crate) durability: Durability,
-    /// How many bytes of values are kept.
+    /// Maximum size of cached values, in bytes; pending values are kept beyond it.
     pub(crate) cache_limit: usize,
-    /// How many bytes may be held before an alarm is raised.
+    /// Size of records that exist only in memory, in bytes, from which a warning is raised.
     pub(crate) buffer_warn_bytes: usize,
-    /// How long a call may wait for a store to come back.
+    /// Time that one call may wait for an unavailable store.
     pub(crate) call_timeout: Duration,
-    /// How long opening waits for a store that is not ready yet.
+    /// Time that opening waits for a store that is not ready.
     pub(crate) open_timeout: Duration,
     pub(crate) observer: Option<Arc<dyn StoreObserver>>,
 }

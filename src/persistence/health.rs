@@ -1,4 +1,4 @@
-//! How the store is, for a program that asks.
+//! [`Health`]: the state of the store, for the program.
 
 use std::{
     fmt,
@@ -13,10 +13,10 @@ use crate::{
     store::{HealthSnapshot, Store},
 };
 
-/// Answers how the store of a persistence is, also after that was handed to a client.
+/// Reports the state of a persistence's store, even after a client has taken the persistence.
 ///
-/// Each question waits for the call that is being answered at that moment, which is no longer than
-/// one exchange with the store may take; while the persistence is being opened, until it is open.
+/// Each method waits for the call in progress, so for at most one exchange with the store. While the
+/// persistence is being opened or connected, it waits until that is done.
 #[derive(Clone)]
 pub struct Health(Arc<dyn HealthSource>);
 
@@ -25,25 +25,28 @@ impl Health {
         Self(source)
     }
 
-    /// How the store is. While the persistence is not open, it is not up and nothing waits.
+    /// The current state of the store. While the persistence is not open, `up` is `false` and every
+    /// count is 0.
     #[must_use]
     pub fn snapshot(&self) -> HealthSnapshot {
         self.0.snapshot()
     }
 
-    /// Why the store cannot be used, or could not when it last could not be; nothing while the
-    /// persistence is not open.
+    /// The error of the current outage or, if the store is up, of the last one. `None` before the
+    /// first outage and while the persistence is not open.
     #[must_use]
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.0.last_error()
     }
 
-    /// Waits until the store has everything: for a program that is about to reboot the device.
+    /// Waits until the store has confirmed every pending write, for up to `timeout`.
+    ///
+    /// For a program that is about to reboot the device, or to end without closing its client.
     ///
     /// # Errors
     ///
-    /// That of the store where it cannot be used until then, [`ErrorKind::Timeout`] where it takes
-    /// longer, and [`ErrorKind::NotOpen`] where there is no store.
+    /// The error of the outage if the store is unavailable until then, [`ErrorKind::Timeout`] if the
+    /// writes take longer, and [`ErrorKind::NotOpen`] if the persistence is not open.
     pub fn flush(&self, timeout: Duration) -> Result<(), Error> {
         self.0.flush(deadline_after(timeout))
     }
@@ -55,7 +58,7 @@ impl fmt::Debug for Health {
     }
 }
 
-/// Who knows, without the type of the store.
+/// Hides the store's type from [`Health`].
 pub(super) trait HealthSource: Send + Sync {
     fn snapshot(&self) -> HealthSnapshot;
     fn last_error(&self) -> Option<Arc<Error>>;
@@ -71,19 +74,19 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
     }
 
     fn last_error(&self) -> Option<Arc<Error>> {
-        let state = self.lock();
-        state.open.as_ref()?.cache.last_error.clone()
+        let lifecycle = self.lock();
+        lifecycle.open.as_ref()?.cache.last_error.clone()
     }
 
     fn flush(&self, until: Instant) -> Result<(), Error> {
-        const ATTEMPT: &str = "have everything in the store";
-        let mut state = self.lock();
+        const ATTEMPT: &str = "flush the store";
+        let mut lifecycle = self.lock();
         loop {
-            let Some(open) = &mut state.open else {
+            let Some(open) = &mut lifecycle.open else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
             open.cache.flush();
-            // It may have lost what it had confirmed.
+            // The store may have lost records that it confirmed earlier.
             open.cache.check();
             let outage = open.cache.outage().map(|outage| Arc::clone(&outage.error));
             if outage.is_none() && !open.cache.has_pending() {
@@ -92,13 +95,13 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
             if Instant::now() >= until {
                 return Err(match outage {
                     Some(cause) => Error::new(cause.kind(), ATTEMPT)
-                        .with_reason("the store cannot be used, and what it lacks is held here")
+                        .with_reason("the store is unavailable; pending writes are kept in memory")
                         .with_source(cause),
                     None => Error::new(ErrorKind::Timeout, ATTEMPT),
                 });
             }
-            self.wake(&mut state);
-            (state, _) = self.wait(state, until);
+            self.wake_worker(&mut lifecycle);
+            (lifecycle, _) = self.wait_until(lifecycle, until);
         }
     }
 }

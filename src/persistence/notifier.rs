@@ -1,6 +1,7 @@
-//! Tells the log and the observers what happened to the store.
+//! Reports store events to the log and the observers.
 
 use std::{
+    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
     time::Duration,
@@ -11,27 +12,29 @@ use tracing::{error, info, warn};
 use super::observer::StoreObserver;
 use crate::{error::ErrorChain, store::StoreEvent};
 
-/// Whom to tell, and of whose store.
+/// Runs the log and the observers for the store of one client.
 pub(super) struct Notifier {
-    pub(super) store: &'static str,
+    pub(super) store_name: &'static str,
     pub(super) client_id: String,
     pub(super) observers: Vec<Arc<dyn StoreObserver>>,
 }
 
 impl Notifier {
-    /// What a subscriber or an observer does wrong must not end the thread that recovers the store.
+    /// Logs an event and passes it to each observer.
+    ///
+    /// A panic in a log subscriber or an observer must not end the thread that recovers the store.
     pub(super) fn notify(&self, event: &StoreEvent) {
-        catch_panic(|| self.log(event));
+        catch_panic(|| self.log_event(event));
         for observer in &self.observers {
             catch_panic(|| observer.on_event(&self.client_id, event));
         }
     }
 
-    fn log(&self, event: &StoreEvent) {
+    fn log_event(&self, event: &StoreEvent) {
         macro_rules! log {
             ($level:ident, $($rest:tt)*) => {
                 $level!(
-                    "db.system.name" = self.store,
+                    "db.system.name" = self.store_name,
                     "messaging.client.id" = self.client_id,
                     $($rest)*
                 )
@@ -41,8 +44,8 @@ impl Notifier {
             StoreEvent::Down { error } => log!(
                 warn,
                 "error.type" = error.kind().as_str(),
-                "{} cannot be used; what is published is held in memory until it can: {}",
-                self.name(),
+                "{} is unavailable; writes are kept in memory until it recovers: {}",
+                self.display_name(),
                 ErrorChain(&**error)
             ),
             StoreEvent::StillDown {
@@ -51,30 +54,33 @@ impl Notifier {
             } => log!(
                 warn,
                 "error.type" = error.kind().as_str(),
-                "{} still cannot be used, for another reason: {}",
-                self.name(),
+                "{} is still unavailable, now because: {}",
+                self.display_name(),
                 ErrorChain(&**error)
             ),
+            // Records may have been reported lost a moment ago, so this must not claim that the
+            // store has all of them.
             StoreEvent::Up { outage, rewritten } => log!(
                 info,
                 outage_seconds = seconds(*outage),
                 rewritten,
-                "{} can be used again, and has everything",
-                self.name()
+                "{} is available again and has confirmed all pending writes",
+                self.display_name()
             ),
             StoreEvent::BufferWarning { bytes } => log!(
                 error,
                 bytes,
-                "so much is held in memory only, since {} cannot be used: a crash of this program \
-                 loses it",
-                self.name()
+                "{} is unavailable; {} of records exist only in memory and are lost if this \
+                 process dies",
+                self.display_name(),
+                ByteSize(*bytes)
             ),
             StoreEvent::Lost { records } => log!(
                 error,
                 records,
-                "{} has lost records of which there was no copy here; was it emptied, or does its \
+                "{} lost records of which this process has no copy; was it flushed, or does its \
                  maxmemory-policy evict?",
-                self.name()
+                self.display_name()
             ),
             StoreEvent::ForeignRecords {
                 records,
@@ -82,16 +88,17 @@ impl Notifier {
             } => log!(
                 warn,
                 records,
-                "{} came back with older contents; what had been removed meanwhile is removed again",
-                self.name()
+                "{} came back with older data; records unknown to this process were removed",
+                self.display_name()
             ),
             StoreEvent::ForeignRecords { records, .. } => log!(
                 error,
                 records,
-                "there are records in {} that this client has not written; does another program use \
-                 its client id?",
-                self.name()
+                "{} has records that this client did not write; does another program use its \
+                 client id?",
+                self.display_name()
             ),
+            // Metrics and observers use these; in the log they would be noise.
             StoreEvent::StillDown { .. }
             | StoreEvent::Opened { .. }
             | StoreEvent::Discarded { .. }
@@ -100,21 +107,58 @@ impl Notifier {
         }
     }
 
-    /// What a person calls it.
-    fn name(&self) -> &'static str {
-        if self.store == "redis" {
+    /// The store's name as people write it.
+    fn display_name(&self) -> &'static str {
+        if self.store_name == "redis" {
             "Redis"
         } else {
-            self.store
+            self.store_name
         }
     }
 }
 
-/// What it panics with goes no further.
+/// Runs user code and drops its panic.
 pub(super) fn catch_panic(work: impl FnOnce()) {
     drop(catch_unwind(AssertUnwindSafe(work)));
 }
 
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
+}
+
+/// A number of bytes, shown in B, KiB or MiB.
+struct ByteSize(usize);
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const KIB: u64 = 1024;
+        const MIB: u64 = 1024 * KIB;
+        let bytes = u64::try_from(self.0).unwrap_or(u64::MAX);
+        let tenths = bytes.saturating_mul(10);
+        let (tenths, unit) = match bytes {
+            ..KIB => return write!(f, "{bytes} B"),
+            KIB..MIB => (tenths / KIB, "KiB"),
+            MIB.. => (tenths / MIB, "MiB"),
+        };
+        write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn byte_size_is_shown_in_largest_unit() {
+        for (bytes, shown) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (1024 * 1024 - 1, "1023.9 KiB"),
+            (1_258_292, "1.2 MiB"),
+            (3 * 1024 * 1024 * 1024, "3072.0 MiB"),
+        ] {
+            assert_eq!(ByteSize(bytes).to_string(), shown);
+        }
+    }
 }

@@ -2,25 +2,30 @@
 
 use crate::store::StoreEvent;
 
-/// Is told of what happens to the store of a client.
+/// Receives the events of a client's store.
 ///
-/// It is called on a thread of the persistence and outside its locks, and may ask
-/// [`Health`](crate::Health), but not to flush, which is the work of that thread. Recovery waits for it,
-/// so it had better hand on what takes long; what it panics with goes no further.
+/// Events are delivered on the worker thread of the persistence, outside its locks. Recovery waits
+/// for the observer, so hand long work to another thread. An observer may call
+/// [`Health::snapshot`](crate::Health::snapshot) and
+/// [`last_error`](crate::Health::last_error), but not [`flush`](crate::Health::flush), which waits
+/// for the worker. A panic in an observer is caught and dropped.
 pub trait StoreObserver: Send + Sync {
-    /// `client_id` is the one that the persistence was opened for.
+    /// Receives one event; `client_id` is the one that the persistence was opened with.
     fn on_event(&self, client_id: &str, event: &StoreEvent) {
         let _ = (client_id, event);
     }
 
-    /// Paho is about to send the message of that record from memory that it has freed, as
-    /// [`Damaged`](crate::ErrorKind::Damaged) says, and does so when this returns. A program that ends in
-    /// here does not send it, and its next start sends the message as it was. No token tells of it where
-    /// the message is of an earlier run.
+    /// Called before Paho sends the message of this record from memory that it has freed; see
+    /// [`Damaged`](crate::ErrorKind::Damaged).
     ///
-    /// Unlike the events this is told by the call of Paho itself, on one of Paho's threads and under its lock:
-    /// call nothing of the client and wait for no thread that does. [`Health::flush`](crate::Health::flush)
-    /// can be waited for. What is damaged is not known, and not told, while the record cannot be read.
+    /// Paho sends the damaged copy when this method returns. A program that exits in this method
+    /// does not send it, and its next start sends the stored message. No delivery token reports the
+    /// damage if the message is from an earlier run.
+    ///
+    /// Unlike events, this call comes from one of Paho's threads and runs under Paho's lock: call no
+    /// method of a client here, and wait for no thread that does.
+    /// [`Health::flush`](crate::Health::flush) may be called. The damage is not detected while the
+    /// stored record cannot be read.
     fn on_damaged(&self, client_id: &str, key: &str) {
         let _ = (client_id, key);
     }

@@ -1,4 +1,4 @@
-//! The thread of an open persistence: what happens without a call of Paho.
+//! The background thread of an open persistence: ticks, checks, recovery and event delivery.
 
 use std::{
     io,
@@ -18,22 +18,23 @@ use crate::{
     store::{HealthSnapshot, Store, StoreEvent},
 };
 
-/// How long a remove is held, and how long what nobody waits for goes unasked.
+/// Interval of flushes while writes are pending: the longest time that a write is deferred or goes
+/// unconfirmed.
 const TICK: Duration = Duration::from_millis(100);
-/// How often the store is asked whether it is there and still has everything.
-const IDLE: Duration = Duration::from_secs(1);
+/// Interval of checks that the store is available and still has every record.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Starts the thread, which ends when the records are closed.
+/// Spawns the worker of the current opening. It ends when the persistence is closed.
 pub(super) fn spawn_worker<S: Store>(
     shared: &Arc<PersistenceShared<S>>,
     notifier: Notifier,
 ) -> io::Result<()> {
-    let opening = shared.lock().opening;
+    let generation = shared.lock().generation;
     let shared = Arc::clone(shared);
     let work = move || {
         let context = WorkerContext {
             shared: &shared,
-            opening,
+            generation,
             notifier: &notifier,
         };
         let worker = Worker {
@@ -49,10 +50,11 @@ pub(super) fn spawn_worker<S: Store>(
     Ok(())
 }
 
-/// The thread of one opening.
+/// The worker of one opening.
 struct Worker<'a, S: Store> {
     context: WorkerContext<'a, S>,
     status: StatusThrottle,
+    /// Time of the last check.
     checked: Instant,
 }
 
@@ -60,11 +62,14 @@ impl<S: Store> Worker<'_, S> {
     fn run(mut self) {
         loop {
             self.context.deliver_events();
-            let mut state = self.context.shared.lock();
-            if self.context.is_over(&state) {
+            let mut lifecycle = self.context.shared.lock();
+            if self.context.is_stale(&lifecycle) {
                 break;
             }
-            let Some(open) = &mut state.open else { break };
+            let Some(open) = &mut lifecycle.open else {
+                break;
+            };
+            // A call may have queued an event while the mutex was released.
             if !open.cache.events.is_empty() {
                 continue;
             }
@@ -72,28 +77,32 @@ impl<S: Store> Worker<'_, S> {
                 open.cache.events.push(StoreEvent::Status(status));
                 continue;
             }
-            if let Some(away) = open.cache.lend_store() {
-                drop(state);
-                recover(&self.context, away);
+            if let Some(lent) = open.cache.lend_store() {
+                drop(lifecycle);
+                recover(&self.context, lent);
                 continue;
             }
-            let (sleep, limit) = if open.cache.has_pending() {
+            let (worker, limit) = if open.cache.has_pending() {
                 (WorkerState::Ticking, TICK)
             } else {
                 (
                     WorkerState::Idle,
-                    IDLE.saturating_sub(self.checked.elapsed()),
+                    CHECK_INTERVAL.saturating_sub(self.checked.elapsed()),
                 )
             };
-            state.sleep = sleep;
-            let (mut state, is_due) = self.context.shared.wait(state, deadline_after(limit));
-            state.sleep = WorkerState::Busy;
-            if !is_due || self.context.is_over(&state) {
+            lifecycle.worker = worker;
+            let until = deadline_after(limit);
+            let (mut lifecycle, timed_out) = self.context.shared.wait_until(lifecycle, until);
+            lifecycle.worker = WorkerState::Busy;
+            // A wake-up before the deadline is not a tick: the loop finds out what it was for.
+            if !timed_out || self.context.is_stale(&lifecycle) {
                 continue;
             }
-            let Some(open) = &mut state.open else { break };
+            let Some(open) = &mut lifecycle.open else {
+                break;
+            };
             open.cache.flush();
-            if self.checked.elapsed() >= IDLE {
+            if self.checked.elapsed() >= CHECK_INTERVAL {
                 self.checked = Instant::now();
                 open.cache.check();
             }
@@ -102,22 +111,27 @@ impl<S: Store> Worker<'_, S> {
     }
 }
 
-/// What was told last of how the store is, and when.
+/// The last reported snapshot and its time.
 #[derive(Default)]
 struct StatusThrottle(Option<(HealthSnapshot, Instant)>);
 
 impl StatusThrottle {
-    /// What is to be told of it now: at once where it is up or down or has lost something, ten times a
-    /// second what changes with every call, and once a second that nothing does.
+    /// Returns the snapshot if it is due: at once if the store went up or down or lost records, up to
+    /// ten times per second if counts changed, and once per second if only the time of the last
+    /// confirmation did.
     fn due(&mut self, status: HealthSnapshot) -> Option<HealthSnapshot> {
-        if let Some((told, at)) = self.0 {
+        if let Some((reported, at)) = self.0 {
             let age = at.elapsed();
-            let is_grave = told.up != status.up || told.lost_records != status.lost_records;
-            let is_other = HealthSnapshot {
-                last_confirmed: told.last_confirmed,
+            let is_urgent =
+                reported.up != status.up || reported.lost_records != status.lost_records;
+            // `last_confirmed` changes with nearly every call and would make each snapshot new.
+            let has_new_counts = HealthSnapshot {
+                last_confirmed: reported.last_confirmed,
                 ..status
-            } != told;
-            let is_due = is_grave || is_other && age >= TICK || told != status && age >= IDLE;
+            } != reported;
+            let is_due = is_urgent
+                || has_new_counts && age >= TICK
+                || reported != status && age >= CHECK_INTERVAL;
             if !is_due {
                 return None;
             }
