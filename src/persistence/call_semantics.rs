@@ -1,4 +1,4 @@
-//! What each of Paho's calls means for the records that are there.
+//! The meaning of Paho's calls for its records.
 
 use std::cmp::Reverse;
 
@@ -9,16 +9,19 @@ use crate::{
     store::Store,
 };
 
-/// The records of an open client, and what Paho's calls in their order mean for them.
+/// The records of an open client, changed as the sequence of Paho's calls implies.
+///
+/// Paho's calls are puts and removes of single keys. Only their order shows which of them belong to
+/// one message, and so which writes have to reach the store together.
 pub(super) struct CallSemantics<S> {
     pub(super) cache: WriteBehindCache<S>,
-    /// The command that was read last, which Paho does to send it.
-    just_read: Option<LastRead>,
-    /// A publish command that Paho removed, and the packet id of the PUBLISH that it writes next.
-    held: Option<(Key, u32)>,
-    /// Paho has listed the records and read none since: what it removes now it discards.
-    listed: bool,
-    version: VersionTracker,
+    /// The command of the last `get`; Paho reads a command in order to send it.
+    last_read: Option<LastRead>,
+    /// A publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
+    withheld: Option<(Key, u32)>,
+    /// Paho has listed the keys and not read a record since: a remove now discards a record.
+    is_listing: bool,
+    versions: VersionTracker,
 }
 
 struct LastRead {
@@ -26,29 +29,29 @@ struct LastRead {
     packet_id: Option<u32>,
 }
 
-/// What the calls say of the version that the client was created for.
+/// Detects, from the calls, a client of another MQTT version than its records.
 #[derive(Default)]
 struct VersionTracker {
-    /// A packet that was read last. After a sent one Paho asks about its PUBREL or PUBLISH next.
-    pending: Option<Key>,
+    /// The packet of the last `get`. After a sent one Paho asks for its PUBREL or PUBLISH next.
+    last_packet: Option<Key>,
     mismatch: Option<VersionMismatch>,
-    /// It is told of once.
-    told: bool,
+    /// A mismatch was found; further ones are ignored, so that it is logged once.
+    is_reported: bool,
 }
 
-/// The client is of two versions of MQTT, or of another one than its records.
+/// A client that uses two MQTT versions, or another one than its records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum VersionMismatch {
-    /// It was created for another version than wrote the records.
+    /// The client was created for another version than that of the records.
     Created { v5_records: bool },
-    /// It connects with another version than wrote the commands that wait.
+    /// The client connects with another version than that of the waiting commands.
     Connected { v5_records: bool },
 }
 
 impl VersionTracker {
     fn note(&mut self, mismatch: VersionMismatch) {
-        if !self.told {
-            self.told = true;
+        if !self.is_reported {
+            self.is_reported = true;
             self.mismatch = Some(mismatch);
         }
     }
@@ -58,79 +61,82 @@ impl<S: Store> CallSemantics<S> {
     pub(super) fn new(cache: WriteBehindCache<S>) -> Self {
         Self {
             cache,
-            just_read: None,
-            held: None,
-            listed: false,
-            version: VersionTracker::default(),
+            last_read: None,
+            withheld: None,
+            is_listing: false,
+            versions: VersionTracker::default(),
         }
     }
 
+    /// Returns `true` if Paho has put this record and not removed it.
     pub(super) fn contains(&self, key: Key) -> bool {
-        self.cache.index.contains(key) && !self.is_held(key)
+        self.cache.index.contains(key) && !self.is_withheld(key)
     }
 
-    /// It is there for a crash to find, and not for Paho.
-    fn is_held(&self, key: Key) -> bool {
-        self.held.is_some_and(|(held, _)| held == key)
+    /// Returns `true` for a command that Paho has removed, but that a restart has to find.
+    fn is_withheld(&self, key: Key) -> bool {
+        self.withheld.is_some_and(|(withheld, _)| withheld == key)
     }
 
-    /// Whether Paho is to hear that there is such a record.
+    /// Answers `contains_key` so that Paho restores its messages correctly.
     ///
-    /// It asks with the stem of the version that it was created for. A PUBLISH and its PUBREL belong
-    /// together, whichever version wrote them: told otherwise, it would send the PUBLISH again, or
-    /// delete the PUBREL.
+    /// Paho asks with the stem of the version that the client was created for. A PUBLISH and its
+    /// PUBREL belong together, whichever version wrote them. If the answer were `false` for one of
+    /// the other version, Paho would send the PUBLISH again, or delete the PUBREL.
     pub(super) fn contains_for_paho(&mut self, key: Key) -> bool {
-        if let Some(read) = self.version.pending.take()
+        if let Some(read) = self.versions.last_packet.take()
             && read.is_outbound()
             && read.v5 != key.v5
         {
-            self.version.note(VersionMismatch::Created {
+            self.versions.note(VersionMismatch::Created {
                 v5_records: read.v5,
             });
         }
-        self.listed = false;
+        self.is_listing = false;
         let in_other = key.is_outbound() && self.contains(key.other_version());
         in_other || self.contains(key)
     }
 
-    /// That the client was created for another version than its records, once.
-    pub(super) fn mismatch(&mut self) -> Option<VersionMismatch> {
-        self.version.mismatch.take()
+    /// Takes a mismatch that has not been logged yet.
+    pub(super) fn take_mismatch(&mut self) -> Option<VersionMismatch> {
+        self.versions.mismatch.take()
     }
 
     pub(super) fn put(&mut self, key: Key, value: &[&[u8]]) -> Result<(), Error> {
-        self.listed = false;
-        // The message may still be waiting under this key; what is written now must not be removed.
-        self.held.take_if(|(held, _)| *held == key);
+        self.is_listing = false;
+        // Paho reuses the key of a withheld command; the new record must not be removed with it.
+        self.withheld.take_if(|(withheld, _)| *withheld == key);
         if self.cache.index.is_unread(key) {
-            self.make_room(key);
+            self.relocate_unread(key);
         }
         let command = self
-            .held
+            .withheld
             .take_if(|(_, id)| key.kind == RecordKind::SentPublish && key.number == *id)
             .map(|(command, _)| command);
         let value = value.concat();
+        // A PUBLISH without a command is one that Paho sends again. Its buffer may be freed memory.
         let may_be_resent = key.kind == RecordKind::SentPublish && command.is_none();
-        if may_be_resent && self.is_stored(key, &value)? {
+        if may_be_resent && self.is_stored_copy(key, &value)? {
             return Ok(());
         }
-        let replaced = self.replaced_by(key);
-        // The command and the PUBLISH are one message: a crash must find one of them. At QoS 1 it may
-        // be either, since that message may be sent twice; by the next tick it is acknowledged, most
-        // often, and its PUBLISH need never be written. At QoS 2 it must be the PUBLISH, which need not
-        // be waited for: it is safe from a crash of this process, and Paho has it too.
-        let when = match (key.kind, qos_of_publish(&value)) {
+        let superseded = self.superseded_by(key);
+        // The command and the PUBLISH are one message: after a crash one of them must exist.
+        // QoS 1: either will do, since the message may be sent twice. Usually the PUBACK comes
+        // before the next tick, and the PUBLISH need not be written at all.
+        // QoS 2: it must be the PUBLISH. No wait is needed: once sent, the write survives a crash of
+        // this process, and Paho has a copy too.
+        let ack = match (key.kind, qos_of_publish(&value)) {
             (RecordKind::SentPublish, Some(1)) if command.is_some() => Ack::Deferred,
             (RecordKind::SentPublish, _) => Ack::Sent,
             _ => Ack::Confirmed,
         };
-        self.cache.put(key, value, &replaced, command, when);
+        self.cache.put(key, value, &superseded, command, ack);
         Ok(())
     }
 
-    /// The records that another one stands for from now on: those of the same message in the other
-    /// version, and what a message has left behind that had the same packet id before.
-    fn replaced_by(&self, key: Key) -> Vec<Key> {
+    /// The records that a put of `key` replaces: the same message in the other version, and
+    /// leftovers of an earlier message with the same packet id.
+    fn superseded_by(&self, key: Key) -> Vec<Key> {
         let other = key.other_version();
         let candidates = match key.kind {
             RecordKind::SentPublish => vec![
@@ -145,11 +151,14 @@ impl<S: Store> CallSemantics<S> {
         live.collect()
     }
 
-    /// Whether a PUBLISH that is sent again is stored already, but for its mark as a duplicate.
+    /// Returns `true` if a PUBLISH that Paho sends again is stored under `key` already, but for the
+    /// DUP flag. A copy of the other version is equal too, but has to be written under `key`.
     ///
-    /// Where another one is stored under its number, in either version, Paho's copy is damaged and
-    /// the stored one must stay.
-    fn is_stored(&mut self, key: Key, value: &[u8]) -> Result<bool, Error> {
+    /// # Errors
+    ///
+    /// [`ErrorKind::Damaged`] if another PUBLISH is stored under this number, in either version:
+    /// Paho's copy is damaged, and the stored one must stay.
+    fn is_stored_copy(&mut self, key: Key, value: &[u8]) -> Result<bool, Error> {
         let other = key.other_version();
         let Some(stored_key) = [key, other].into_iter().find(|key| self.contains(*key)) else {
             return Ok(false);
@@ -157,26 +166,26 @@ impl<S: Store> CallSemantics<S> {
         let stored = match self.cache.load_value(stored_key) {
             Ok(Some(stored)) => stored,
             Ok(None) => return Ok(false),
-            // What is there now is the same message, since Paho uses no id twice.
+            // Unreadable now. It is the same message, since Paho reuses no id that is in flight.
             Err(_) => return Ok(stored_key == key),
         };
-        let same = if stored_key == key {
+        let is_same = if stored_key == key {
             is_same_packet(stored, value)
         } else {
             let stored = Publish::parse(stored, stored_key.v5);
             stored.is_some() && stored == Publish::parse(value, key.v5)
         };
-        if same {
+        if is_same {
             return Ok(stored_key == key);
         }
         Err(Error::new(
             ErrorKind::Damaged,
-            format!("write record {key} again"),
+            format!("rewrite record {key}"),
         ))
     }
 
     pub(super) fn get(&mut self, key: Key) -> Result<Vec<u8>, Error> {
-        self.listed = false;
+        self.is_listing = false;
         if !self.contains(key) {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -190,7 +199,8 @@ impl<S: Store> CallSemantics<S> {
                 return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
             }
             Err(error) => {
-                // Paho goes on as if it were not there; it waits for the next start.
+                // Paho continues as if the record did not exist, and may put another one under its
+                // key. As an unread record it is relocated then, and restored at the next start.
                 self.cache.index.set_unread(key, true);
                 return Err(error);
             }
@@ -198,46 +208,48 @@ impl<S: Store> CallSemantics<S> {
         self.cache.index.set_unread(key, false);
         if key.kind == RecordKind::Command {
             let packet_id = Command::parse(&value, key.v5).and_then(Command::packet_id);
-            self.just_read = Some(LastRead { key, packet_id });
+            self.last_read = Some(LastRead { key, packet_id });
         }
-        self.version.pending = (!key.is_queue_record()).then_some(key);
+        self.versions.last_packet = (!key.is_queue_record()).then_some(key);
         Ok(value)
     }
 
     pub(super) fn remove(&mut self, key: Key) {
-        let asked = key;
-        let just_read = self.just_read.as_ref().map(|read| read.key);
-        let key = asked.resolve_removed_key(just_read, |key| self.contains(key));
-        let sending = self.just_read.take_if(|read| read.key == key);
-        if key != asked && key.kind == RecordKind::Command {
-            self.version
+        let removed = key;
+        let last_read = self.last_read.as_ref().map(|read| read.key);
+        let key = removed.resolve_removed_key(last_read, |key| self.contains(key));
+        // Some if Paho is sending the command; None if it drops it, or removes another record.
+        let sending = self.last_read.take_if(|read| read.key == key);
+        if key != removed && key.kind == RecordKind::Command {
+            self.versions
                 .note(VersionMismatch::Connected { v5_records: key.v5 });
         }
+        // Paho removes `c-0` when it starts to connect, since a connect command has no number.
         if sending.is_none() && key.is_command_zero() {
             self.cache.index.end_session();
         }
-        if !self.contains(key) || self.is_kept(key) {
+        if !self.contains(key) || self.protects_session(key) {
             return;
         }
         if let Some(packet_id) = sending.as_ref().and_then(|read| read.packet_id) {
-            // Paho sends one command after the other: what is still held gets no PUBLISH.
-            self.send_held();
-            self.held = Some((key, packet_id));
+            // Paho sends one command at a time: an earlier withheld one gets no PUBLISH any more.
+            self.release_withheld();
+            self.withheld = Some((key, packet_id));
             return;
         }
-        // At every connect Paho removes this key in vain, unless a message has just that.
+        // At a connect Paho removes `c-0` although a PUBLISH may be stored under that number.
         if sending.is_none() && key.is_command_zero() && self.may_be_publish(key) {
             return;
         }
-        // The PUBLISH could not be written, and was yet sent and acknowledged.
+        // The put of the PUBLISH failed, and yet Paho has sent it and got its acknowledgment.
         if key.is_outbound()
             && self
-                .held
+                .withheld
                 .is_some_and(|(_, packet_id)| packet_id == key.number)
         {
-            self.send_held();
+            self.release_withheld();
         }
-        if self.listed && !key.is_queue_record() {
+        if self.is_listing && !key.is_queue_record() {
             self.cache.events.discarded(key.kind);
         }
         if key.is_outbound() {
@@ -247,8 +259,10 @@ impl<S: Store> CallSemantics<S> {
         }
     }
 
-    /// With a PUBREL goes its PUBLISH: Paho removes both, but one after the other, and where they are
-    /// of different versions the PUBREL first. A crash in between would have the PUBLISH sent again.
+    /// Removes a PUBLISH, or a PUBREL together with its PUBLISH.
+    ///
+    /// Paho removes both one after the other and, if their versions differ, the PUBREL first. After
+    /// a crash between the two the PUBLISH would be sent again.
     fn remove_with_publish(&mut self, key: Key) {
         let publish = key.with_kind(RecordKind::SentPublish);
         let publishes = [publish, publish.other_version()].into_iter();
@@ -256,72 +270,77 @@ impl<S: Store> CallSemantics<S> {
             .filter(|publish| key.kind == RecordKind::SentPubrel && self.contains(*publish))
             .collect();
         keys.push(key);
-        // Late, it has an acknowledged message sent again that QoS 1 allows to be sent again, or a
-        // PUBREL that the broker answers.
+        // A crash before the next tick repeats a QoS 1 message, or a PUBREL, which the broker
+        // answers. MQTT allows both.
         self.cache.remove(&keys, Ack::Deferred);
     }
 
-    /// A client that has never tried to connect has no reason to delete what is in flight: it was not
-    /// created, since a record could not be read, or is dropped. Only a PUBREL without its PUBLISH
-    /// is of no use.
-    fn is_kept(&self, key: Key) -> bool {
+    /// Returns `true` for records of the session that was found at open, until Paho connects.
+    ///
+    /// A client that has never tried to connect has no reason to delete what is in flight: it could
+    /// not be created because a record was unreadable, or it is being dropped. Only a PUBREL without
+    /// its PUBLISH is useless.
+    fn protects_session(&self, key: Key) -> bool {
         let publish = key.with_kind(RecordKind::SentPublish);
-        let orphan = key.kind == RecordKind::SentPubrel
+        let is_orphan = key.kind == RecordKind::SentPubrel
             && !self.contains(publish)
             && !self.contains(publish.other_version());
-        self.cache.index.is_of_session(key) && !orphan
+        self.cache.index.is_of_session(key) && !is_orphan
     }
 
-    /// Paho is done with the records; what is held gets no PUBLISH.
-    pub(super) fn end(&mut self) {
-        // Paho does not go on after a record of MQTT 5 that a client of 3.1.1 cannot have.
-        if self.version.pending.is_some_and(|read| read.v5) && self.cache.index.has_session() {
-            self.version
+    /// Flushes everything before `close`; a withheld command gets no PUBLISH any more.
+    pub(super) fn finish(&mut self) {
+        // A 3.1.1 client stops restoring at a record of MQTT 5, so no later call shows the mismatch.
+        if self.versions.last_packet.is_some_and(|read| read.v5) && self.cache.index.has_session() {
+            self.versions
                 .note(VersionMismatch::Created { v5_records: true });
         }
-        self.send_held();
+        self.release_withheld();
         self.cache.flush();
     }
 
-    fn send_held(&mut self) {
-        if let Some((key, _)) = self.held.take() {
+    fn release_withheld(&mut self) {
+        if let Some((key, _)) = self.withheld.take() {
             self.cache.remove(&[key], Ack::Sent);
         }
     }
 
-    /// The keys, so that Paho inserts each of them at the start of its sorted lists.
+    /// Lists the keys in descending order, so that Paho inserts each at the head of its sorted lists.
     pub(super) fn keys(&mut self) -> Vec<String> {
-        // What is removed after a list was read to be dropped, or restored, and not to be sent.
-        self.just_read = None;
-        self.version.pending = None;
-        self.listed = true;
-        let there = self.cache.index.keys().filter(|key| !self.is_held(*key));
-        let mut keys: Vec<Key> = there.collect();
+        // After a list, Paho reads records to restore or discard them, not to send them.
+        self.last_read = None;
+        self.versions.last_packet = None;
+        self.is_listing = true;
+        let keys = self.cache.index.keys();
+        let mut keys: Vec<Key> = keys.filter(|key| !self.is_withheld(*key)).collect();
         keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
         keys.into_iter().map(|key| key.to_string()).collect()
     }
 
     pub(super) fn clear(&mut self) {
-        self.send_held();
+        const REMOVES_PER_STEP: usize = 256;
+        self.release_withheld();
         let keys: Vec<Key> = self.cache.index.keys().collect();
-        for some in keys.chunks(256) {
-            self.cache.remove(some, Ack::Sent);
+        for chunk in keys.chunks(REMOVES_PER_STEP) {
+            self.cache.remove(chunk, Ack::Sent);
         }
         self.cache.flush();
-        self.just_read = None;
-        self.version = VersionTracker::default();
+        self.last_read = None;
+        self.versions = VersionTracker::default();
     }
 
-    /// Moves a record that Paho has not read, and is about to write over, to a number that is free.
-    fn make_room(&mut self, key: Key) {
+    /// Relocates a record that Paho has not read, and is about to overwrite, to a free number.
+    ///
+    /// After an incomplete restore Paho does not know the record and reuses its number.
+    fn relocate_unread(&mut self, key: Key) {
         let Some(number) = self.free_number(key.kind) else {
             return;
         };
         let pubrels = [key, key.other_version()].map(|key| key.with_kind(RecordKind::SentPubrel));
-        let together = pubrels.into_iter().filter(|pubrel| {
+        let unread_pubrels = pubrels.into_iter().filter(|pubrel| {
             key.kind == RecordKind::SentPublish && self.cache.index.is_unread(*pubrel)
         });
-        for old in [key].into_iter().chain(together).collect::<Vec<_>>() {
+        for old in [key].into_iter().chain(unread_pubrels).collect::<Vec<_>>() {
             let new = Key { number, ..old };
             match self
                 .cache
@@ -334,35 +353,36 @@ impl<S: Store> CallSemantics<S> {
                     self.cache.index.set_unread(new, true);
                 }
                 Ok(None) => self.cache.drop_lost(old),
-                // What is put must not fail.
+                // The put that needs this number must not fail, so recovery relocates the record.
                 Err(_) => self.cache.relocate_later(old, new),
             }
         }
     }
 
-    /// A number that no record of that kind has, in either version; behind the others for what has
-    /// an order.
+    /// A number that no record of this kind uses in either version; for queue records one after the
+    /// last, if there is one, to keep their order.
     fn free_number(&self, kind: RecordKind) -> Option<u32> {
         let is_free = |number: &u32| {
-            let taken = |kind| {
+            let is_used = |kind| {
                 [false, true].iter().any(|v5| {
                     let (number, v5) = (*number, *v5);
                     self.cache.is_number_used(Key { kind, v5, number })
                 })
             };
-            !(taken(kind) || kind == RecordKind::SentPublish && taken(RecordKind::SentPubrel))
+            !(is_used(kind) || kind == RecordKind::SentPublish && is_used(RecordKind::SentPubrel))
         };
         let numbers = kind.number_range();
+        // Packet ids have no order. Paho assigns them upwards, so the highest stays free longest.
         if !matches!(kind, RecordKind::Command | RecordKind::Undelivered) {
             return numbers.rev().find(is_free);
         }
-        let last = self.cache.index.keys().filter(|key| key.kind == kind);
-        let last = last.map(|key| key.number).max().unwrap_or_default();
+        let same_kind = self.cache.index.keys().filter(|key| key.kind == kind);
+        let last = same_kind.map(|key| key.number).max().unwrap_or_default();
         let behind = last.saturating_add(1)..numbers.end;
         behind.chain(numbers).find(is_free)
     }
 
-    /// Where it cannot be told, it had better stay.
+    /// Returns `true` also if the value cannot be read: keeping a record is the safe side.
     fn may_be_publish(&mut self, key: Key) -> bool {
         match self.cache.load_value(key) {
             Ok(Some(value)) => {
@@ -374,6 +394,7 @@ impl<S: Store> CallSemantics<S> {
     }
 }
 
+/// Compares two PUBLISH packets, ignoring the DUP flag of the fixed header.
 fn is_same_packet(stored: &[u8], new: &[u8]) -> bool {
     const DUP: u8 = 0b1000;
     match (stored.split_first(), new.split_first()) {

@@ -1,4 +1,4 @@
-//! [`Persistence`]: the only place that knows what Paho asks of its records.
+//! [`Persistence`]: implements Paho's eight calls, and opens and closes the records.
 
 use std::{fmt, sync::Arc};
 
@@ -25,34 +25,38 @@ use crate::{
 
 /// The persistence of a Paho client over a [`Store`].
 ///
-/// Paho calls it; a program creates it, may [`connect`](Self::connect) it to learn of a problem
-/// early, and hands it to `CreateOptionsBuilder::user_persistence`. `S` is
-/// `RedisStore` or [`MemoryStore`], or one of the program's own.
+/// A program creates it, may [`connect`](Self::connect) it to learn of a problem early, and passes it
+/// to `CreateOptionsBuilder::user_persistence`. From then on Paho calls it. `S` is `RedisStore`,
+/// [`MemoryStore`] or a store of the program's own.
 ///
-/// Its records live under the name `client_id:server_uri`, as in paho-mqtt-redis 0.3.2, with one
-/// entry a record; the server URI is without its scheme, as in `device-1:broker.example:1883`. (With
-/// that form the client `a` of the server `b:c` and the client `a:b` of the server `c` have one
-/// name: do not put a colon into a client id.) Entries that Paho would not write are left alone and
-/// never handed to Paho.
+/// Its records are stored under the name `client_id:server_uri`, with one entry per record, as in
+/// paho-mqtt-redis 0.3.2. The server URI is without its scheme, as in
+/// `device-1:broker.example:1883`. Do not use a colon in a client id: the client `a` of the server
+/// `b:c` and the client `a:b` of the server `c` would share one name. Entries that Paho did not write
+/// are ignored and never reach Paho.
 ///
-/// Calls may overlap: everything is behind a lock of its own.
+/// Calls may overlap; one mutex serializes them.
 ///
-/// While the store cannot be used, no call waits for it and none fails: what Paho puts is held in
-/// memory, and a thread of the persistence connects again and writes what the store lacks. How it is
-/// can be asked of [`health`](Self::health), and is told to a [`StoreObserver`] and the log.
+/// While the store is unavailable, no `put` or `remove` fails for that. Writes are kept in memory,
+/// and a background thread reconnects and writes them when the store is back. One call waits for up to the
+/// call timeout per outage, the others do not wait. The call timeout is the `operation_timeout` of
+/// `RedisPersistenceBuilder`, and 250 ms with any other store. A `get` fails if only the store has
+/// the value. [`health`](Self::health), a [`StoreObserver`] and the log report the state of the
+/// store.
 ///
-/// Dropping it closes it, where Paho has not: what is held is sent, and the connection ends. Where the
-/// store is away that takes up to twice as long as any other call may. The records stay.
+/// Dropping it closes it, unless Paho has closed it before: pending writes are sent, and the
+/// connection ends. If the store is unavailable, that takes up to twice the call timeout. The records
+/// stay in the store.
 pub struct Persistence<S: Store> {
     log: CallLog,
     shared: Arc<PersistenceShared<S>>,
     observers: Vec<Arc<dyn StoreObserver>>,
 }
 
-/// The records of Paho clients in the memory of this process: what one starts with.
+/// A persistence in the memory of this process, for tests and first programs.
 ///
-/// It gives the same answers as `RedisPersistence`. Clones share their
-/// records, which outlive the client but not the process.
+/// It gives the same answers as `RedisPersistence`. Clones share their records, which survive the
+/// client but not the process.
 ///
 /// ```
 /// use paho_mqtt_redis::{MemoryPersistence, paho_mqtt as mqtt};
@@ -70,7 +74,7 @@ pub struct Persistence<S: Store> {
 pub type MemoryPersistence = Persistence<MemoryStore>;
 
 impl MemoryPersistence {
-    /// An empty store.
+    /// Creates a persistence over an empty store.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -83,26 +87,29 @@ impl Default for MemoryPersistence {
     }
 }
 
-/// The clone has the same records and is not open.
+/// Returns a persistence that shares the records and is not open.
 impl Clone for MemoryPersistence {
     fn clone(&self) -> Self {
-        let state = self.shared.lock();
-        let open = state.open.as_ref().and_then(|open| open.cache.store());
-        let mut store = state.store.as_ref().or(open).cloned().unwrap_or_default();
+        let lifecycle = self.shared.lock();
+        let open = lifecycle.open.as_ref();
+        let in_use = open.and_then(|open| open.cache.store());
+        let store = lifecycle.store.as_ref().or(in_use);
+        let mut store = store.cloned().unwrap_or_default();
         store.close();
         Self::with_store(store)
     }
 }
 
 impl<S: Store> Persistence<S> {
-    /// A persistence over that store, which is not connected yet.
+    /// Creates a persistence over a store, without connecting it.
     #[must_use]
     pub fn with_store(store: S) -> Self {
         Self::with_config(store, PersistenceConfig::default())
     }
 
     pub(crate) fn with_config(store: S, mut config: PersistenceConfig) -> Self {
-        // An observer may hold the health, and so what is shared: that must not hold the observer.
+        // An observer may own a `Health`, which owns the shared state. If that owned the observer
+        // too, neither would ever be dropped.
         let observers = config.observer.take().into_iter().collect();
         Self {
             log: CallLog::new(S::NAME),
@@ -111,22 +118,22 @@ impl<S: Store> Persistence<S> {
         }
     }
 
-    /// Has one more observer told of what happens to the store, from the next opening on.
+    /// Adds an observer, which receives events from the next opening on.
     #[cfg(feature = "metrics")]
     pub(crate) fn add_observer(&mut self, observer: Arc<dyn StoreObserver>) {
         self.observers.push(observer);
     }
 
-    /// Connects to the records of that client and checks that they can be used. A store that is
-    /// still starting is waited for.
+    /// Connects to the records of a client and checks that they can be used.
     ///
-    /// Optional and recommended: when a client cannot be created, paho-mqtt says no more than
-    /// "Persistence error", and a store that is waited for in there stops every client of the
-    /// process. `server_uri` is the one that the client is created with.
+    /// Optional and recommended. If a client cannot be created, paho-mqtt reports only "Persistence
+    /// error", and a store that is waited for during the creation stops every client of the process.
+    /// Pass the `server_uri` that the client is created with. A store that is still starting is waited
+    /// for, for up to the `open_timeout` of `RedisPersistenceBuilder`, or 2 s with any other store.
     ///
     /// # Errors
     ///
-    /// Whatever would keep the client from being created, with a reason to act on.
+    /// The error that would keep the client from being created, with its reason and what to do.
     pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
         let name = record_set_name(client_id, strip_scheme(server_uri))?;
         let until = deadline_after(self.shared.config.open_timeout);
@@ -135,30 +142,30 @@ impl<S: Store> Persistence<S> {
         Ok(())
     }
 
-    /// Whether there is a record with that key.
+    /// Returns `true` if there is a record with this key.
     ///
-    /// This is the honest answer, for programs and tests; what
-    /// [`ClientPersistence::contains_key`] returns is the one that paho-mqtt hears right, with
-    /// version 0.14 the opposite. It is `false` while the persistence is not open and for a key that
-    /// Paho would not write, and it is known from the calls since `open`, without asking the store.
+    /// This is the plain answer, for programs and tests. [`ClientPersistence::contains_key`] returns
+    /// the value that paho-mqtt passes on correctly, which with version 0.14 is the opposite. `false`
+    /// while the persistence is not open, and for a key that Paho would not write. Answered from
+    /// memory, without asking the store.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
-        let state = self.shared.lock();
-        match (&state.open, Key::parse(key)) {
+        let lifecycle = self.shared.lock();
+        match (&lifecycle.open, Key::parse(key)) {
             (Some(open), Some(key)) => open.contains(key),
             _ => false,
         }
     }
 
-    /// What answers how the store is, also when a client has the persistence.
+    /// Returns a handle to the state of the store, for use after a client has taken the persistence.
     #[must_use]
     pub fn health(&self) -> Health {
         let shared: Arc<PersistenceShared<S>> = Arc::clone(&self.shared);
         Health::new(shared)
     }
 
-    /// Works on the open records for the record under that key.
-    fn with_record<T>(
+    /// Runs `work` on the open records with the parsed key.
+    fn with_parsed_key<T>(
         &self,
         verb: &str,
         key: &str,
@@ -172,108 +179,135 @@ impl<S: Store> Persistence<S> {
             };
             return Err(Error::new(kind, attempt()));
         };
-        self.shared.with_records(attempt, |open| work(open, parsed))
+        self.shared.with_open(attempt, |open| work(open, parsed))
     }
 
     fn try_open(&mut self, client_id: &str, server_uri: &str) -> Result<OpenReport, Error> {
         let name = record_set_name(client_id, server_uri)?;
-        drop(self.end());
+        drop(self.close_records());
         let shared = &self.shared;
         let until = deadline_after(shared.config.open_timeout);
-        let found = shared.lock().open(&name, &shared.config, until)?;
+        let report = shared.lock().open(&name, &shared.config, until)?;
         let notifier = Notifier {
-            store: S::NAME,
+            store_name: S::NAME,
             client_id: client_id.to_owned(),
             observers: self.observers.clone(),
         };
         if let Some(open) = &mut shared.lock().open {
-            let quarantined = found.unreadable.0.len();
+            let quarantined = report.unreadable.len();
             open.cache.events.push(StoreEvent::Opened { quarantined });
         }
         if let Err(error) = spawn_worker(shared, notifier) {
-            drop(self.end());
-            let attempt = "start the thread of the persistence";
-            return Err(Error::new(ErrorKind::Other, attempt)
-                .with_reason("the system allows this process no more threads, or has no memory")
+            drop(self.close_records());
+            return Err(Error::new(ErrorKind::Other, "start the worker thread")
+                .with_reason("the system has no thread or memory left for this process")
                 .with_source(error));
         }
-        Ok(found)
+        Ok(report)
     }
 
-    /// Sends what is held, and waits as long as a call may where the store is away. Tells how many
-    /// records it could not send, and whether the client was created for another version than its
-    /// records.
-    fn end(&mut self) -> (Result<(), Error>, Option<VersionMismatch>) {
+    /// Flushes and closes the records, and takes a version mismatch that has not been logged.
+    ///
+    /// Waits for an unavailable store for up to the call timeout, once per outage, and as long again
+    /// for recovery to return the store.
+    ///
+    /// # Errors
+    ///
+    /// The error of the outage, if the store is unavailable.
+    fn close_records(&mut self) -> (Result<(), Error>, Option<VersionMismatch>) {
         let shared = &self.shared;
-        let mut state = shared.lock();
-        let Some(open) = &mut state.open else {
+        let mut lifecycle = shared.lock();
+        let Some(open) = &mut lifecycle.open else {
             return (Ok(()), None);
         };
-        open.end();
-        shared.wake(&mut state);
+        open.finish();
+        shared.wake_worker(&mut lifecycle);
         let until = deadline_after(shared.config.call_timeout);
-        let is_worth_waiting = |state: &Lifecycle<S>| {
-            let outage = state.open.as_ref().and_then(|open| open.cache.outage());
+        let should_wait = |lifecycle: &Lifecycle<S>| {
+            let open = lifecycle.open.as_ref();
+            let outage = open.and_then(|open| open.cache.outage());
             outage.is_some_and(|outage| !outage.was_waited_for)
         };
-        let mut is_over = false;
-        while is_worth_waiting(&state) && !is_over {
-            (state, is_over) = shared.wait(state, until);
+        let mut timed_out = false;
+        while should_wait(&lifecycle) && !timed_out {
+            (lifecycle, timed_out) = shared.wait_until(lifecycle, until);
         }
-        state.closing = true;
+        lifecycle.closing = true;
         shared.changed.notify_all();
-        // What recovers it gives it back as it is, or closes it when it comes to that.
-        let is_lent = |state: &Lifecycle<S>| {
-            let open = state.open.as_ref();
+        // Recovery returns the store at its next step. If a step takes longer than this wait, the
+        // worker finds itself stale and closes the store.
+        let is_lent = |lifecycle: &Lifecycle<S>| {
+            let open = lifecycle.open.as_ref();
             open.is_some_and(|open| open.cache.store().is_none())
         };
         let until = deadline_after(shared.config.call_timeout);
-        is_over = false;
-        while is_lent(&state) && !is_over {
-            (state, is_over) = shared.wait(state, until);
+        timed_out = false;
+        while is_lent(&lifecycle) && !timed_out {
+            (lifecycle, timed_out) = shared.wait_until(lifecycle, until);
         }
-        let Some(mut open) = state.open.take() else {
+        let Some(mut open) = lifecycle.open.take() else {
             return (Ok(()), None);
         };
-        let mismatch = open.mismatch();
-        let unsaved = open.cache.pending_totals();
+        let mismatch = open.take_mismatch();
+        let records = open.cache.pending_totals().records;
+        let has_pending = open.cache.has_pending();
         let outage = open.cache.outage().map(|outage| Arc::clone(&outage.error));
         let closed = match outage {
-            Some(cause) => Err(Error::new(
-                cause.kind(),
-                format!(
-                    "write the last changes, {} records among them",
-                    unsaved.records
-                ),
-            )
-            .with_reason("the store could not be used, and they are lost with this program")
-            .with_source(cause)),
+            Some(cause) => Err(unflushed_error(records, has_pending, cause)),
             None => Ok(()),
         };
         if let Some(mut store) = open.cache.into_store() {
             store.close();
-            state.store = Some(store);
+            lifecycle.store = Some(store);
         }
         (closed, mismatch)
     }
+}
+
+/// The error of a close during an outage.
+///
+/// It names the consequence, which depends on what is pending: records are lost, removes only make
+/// the next start send messages again.
+fn unflushed_error(records: usize, has_pending: bool, cause: Arc<Error>) -> Error {
+    let (attempt, reason) = match records {
+        0 if has_pending => (
+            "write the pending removes before closing".to_owned(),
+            "the store is unavailable, so acknowledged messages may be sent again",
+        ),
+        0 => (
+            "check the store before closing".to_owned(),
+            "the store is unavailable; no write is pending",
+        ),
+        1 => (
+            "write 1 pending record before closing".to_owned(),
+            "the store is unavailable, so it is lost with this process",
+        ),
+        _ => (
+            format!("write {records} pending records before closing"),
+            "the store is unavailable, so they are lost with this process",
+        ),
+    };
+    Error::new(cause.kind(), attempt)
+        .with_reason(reason)
+        .with_source(cause)
 }
 
 impl<S: Store> ClientPersistence for Persistence<S> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         client_id.clone_into(&mut self.log.client_id);
         match self.try_open(client_id, server_uri) {
-            Ok(found) => {
-                self.log.opened(server_uri, &found);
+            Ok(report) => {
+                self.log.opened(server_uri, &report);
                 Ok(())
             }
-            // Paho drops the error, so the log is where it can be found.
+            // Paho drops the error, so the log is the only place that has it.
             Err(error) => {
                 error!(
                     "db.system.name" = S::NAME,
                     "messaging.client.id" = client_id,
                     server_uri,
                     "error.type" = error.kind().as_str(),
-                    "the persistence does not open, so the client is not created: {}",
+                    "cannot open the persistence, so the client is not created: {}",
                     ErrorChain(&error)
                 );
                 Err(error.into())
@@ -282,18 +316,18 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn close(&mut self) -> mqtt::Result<()> {
-        let (closed, mismatch) = self.end();
+        let (closed, mismatch) = self.close_records();
         self.log.version_mismatch(mismatch);
         self.log.log_error("close", "", closed)
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
-        let put = self.with_record("write", key, |open, key| open.put(key, &buffers));
+        let put = self.with_parsed_key("write", key, |open, key| open.put(key, &buffers));
         let is_damaged = matches!(&put, Err(error) if error.kind() == ErrorKind::Damaged);
         let put = self.log.log_error("put", key, put);
         if is_damaged {
             for observer in &self.observers {
-                // Paho could not be unwound through.
+                // A panic would unwind into Paho's C code.
                 catch_panic(|| observer.on_damaged(&self.log.client_id, key));
             }
         }
@@ -301,16 +335,16 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
-        let parsed = self.with_record("read", key, |_, key| Ok(key));
+        let parsed = self.with_parsed_key("read", key, |_, key| Ok(key));
         let value = parsed.and_then(|key| self.shared.get(key));
         self.log.log_error("get", key, value)
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
         let mut mismatch = None;
-        let removed = self.with_record("remove", key, |open, key| {
+        let removed = self.with_parsed_key("remove", key, |open, key| {
             open.remove(key);
-            mismatch = open.mismatch();
+            mismatch = open.take_mismatch();
             Ok(())
         });
         self.log.version_mismatch(mismatch);
@@ -319,13 +353,13 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 
     fn keys(&mut self) -> mqtt::Result<Vec<String>> {
         let attempt = || "list the records".to_owned();
-        let keys = self.shared.with_records(attempt, |open| Ok(open.keys()));
+        let keys = self.shared.with_open(attempt, |open| Ok(open.keys()));
         self.log.log_error("keys", "", keys)
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
         let attempt = || "clear the records".to_owned();
-        let cleared = self.shared.with_records(attempt, |open| {
+        let cleared = self.shared.with_open(attempt, |open| {
             open.clear();
             Ok(())
         });
@@ -334,17 +368,18 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 
     fn contains_key(&mut self, key: &str) -> bool {
         let mut mismatch = None;
-        let stands = self.with_record("look for", key, |open, key| {
-            let stands = open.contains_for_paho(key);
-            mismatch = open.mismatch();
-            Ok(stands)
+        let present = self.with_parsed_key("look up", key, |open, key| {
+            let present = open.contains_for_paho(key);
+            mismatch = open.take_mismatch();
+            Ok(present)
         });
         self.log.version_mismatch(mismatch);
-        to_abi(stands.unwrap_or(false))
+        to_abi(present.unwrap_or(false))
     }
 }
 
-/// Without `close` what is held would be lost: a message would be sent once more.
+/// Closes the persistence. Otherwise deferred removes would be lost, and the next start would send
+/// their messages again.
 impl<S: Store> Drop for Persistence<S> {
     fn drop(&mut self) {
         drop(self.close());

@@ -1,4 +1,4 @@
-//! The state that Paho's calls, the worker and [`Health`](super::health::Health) share.
+//! The state that Paho's calls, the worker and `Health` share.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
@@ -247,7 +247,7 @@ impl<S: Store> Lifecycle<S> {
     }
 }
 
-/// Reports that a store that is starting, or a predecessor that is ending, causes such errors.
+/// Returns `true` for errors of a store that is starting or a predecessor that is ending.
 fn is_transient(kind: ErrorKind) -> bool {
     use ErrorKind::{Busy, Connection, InUse, Loading};
     matches!(kind, Busy | Connection | InUse | Loading)

@@ -15,7 +15,7 @@ pub(super) struct WorkerContext<'a, S: Store> {
 }
 
 impl<S: Store> WorkerContext<'_, S> {
-    /// Reports that this worker's opening is closed or closing. A later one may be open already.
+    /// Returns `true` if this worker's opening is closed or closing. A later one may be open already.
     pub(super) fn is_stale(&self, lifecycle: &Lifecycle<S>) -> bool {
         lifecycle.closing || lifecycle.generation != self.generation
     }

@@ -1,4 +1,4 @@
-//! Records in the way of what is put while their store is away, and what may happen to the store then.
+//! Recovery with a store that fails on demand: relocations, and the error of a close.
 
 use std::{
     mem,
@@ -18,39 +18,39 @@ const LIMIT: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Condition {
     #[default]
-    Good,
-    Away,
-    /// It takes removes only.
+    Available,
+    Unavailable,
+    /// Takes removes only.
     Full,
 }
 
-/// What happens to the store, by the test's will.
+/// The faults of a [`FaultyStore`], set by the test.
 #[derive(Default)]
-struct Fate {
-    now: Condition,
-    /// The answer to the next change gets lost.
-    loses_answer: bool,
-    /// It comes back without any record.
-    is_emptied: bool,
-    /// Before the change with that payload it waits until it is told to go on.
-    waits_before: Option<([u8; 8], mpsc::Receiver<()>)>,
+struct Faults {
+    condition: Condition,
+    /// The reply to the next write is lost, after the write.
+    loses_reply: bool,
+    /// The store is flushed before it is next used.
+    is_flushed: bool,
+    /// The write with this payload waits until the test sends to the channel.
+    blocks_before: Option<([u8; 8], mpsc::Receiver<()>)>,
 }
 
-/// A store in memory, which tells its values after each change.
-struct Fated {
+/// A store in memory that fails on demand and sends a snapshot of its values after each write.
+struct FaultyStore {
     store: MemoryStore,
-    fate: Arc<Mutex<Fate>>,
-    moments: mpsc::Sender<Vec<Vec<u8>>>,
-    is_waiting: mpsc::Sender<()>,
+    faults: Arc<Mutex<Faults>>,
+    snapshots: mpsc::Sender<Vec<Vec<u8>>>,
+    blocked: mpsc::Sender<()>,
 }
 
-impl Fated {
-    fn there(&mut self) -> Result<&mut MemoryStore, Error> {
-        let mut fate = self.fate.lock().expect("no panic");
-        if fate.now == Condition::Away {
+impl FaultyStore {
+    fn available(&mut self) -> Result<&mut MemoryStore, Error> {
+        let mut faults = self.faults.lock().expect("no panic");
+        if faults.condition == Condition::Unavailable {
             return Err(Error::new(ErrorKind::Connection, "reach the store"));
         }
-        if mem::take(&mut fate.is_emptied) {
+        if mem::take(&mut faults.is_flushed) {
             for key in self.store.keys()? {
                 let key = &String::from_utf8(key).expect("UTF-8");
                 self.store.send(&[&[Change::Remove { key }]])?;
@@ -66,55 +66,55 @@ impl Fated {
         Ok(self.store.read(&keys)?.into_iter().flatten().collect())
     }
 
-    fn change(&mut self, group: Group<'_>) -> Result<(), Error> {
+    fn write(&mut self, group: Group<'_>) -> Result<(), Error> {
         let puts = |payload: [u8; 8]| {
             let value = command(payload);
-            let is_it = |change: &Change<'_>| matches!(change, Change::Put { value: put, .. } if *put == value);
-            group.iter().any(is_it)
+            let is_put = |change: &Change<'_>| matches!(change, Change::Put { value: put, .. } if *put == value);
+            group.iter().any(is_put)
         };
         let has_puts = group
             .iter()
             .any(|change| matches!(change, Change::Put { .. }));
-        let fate = Arc::clone(&self.fate);
-        let mut fate = fate.lock().expect("no panic");
-        if let Some((_, go_on)) = fate.waits_before.take_if(|(payload, _)| puts(*payload)) {
-            drop(fate);
-            self.is_waiting.send(()).expect("somebody waits");
-            go_on.recv().expect("somebody goes on");
-            fate = self.fate.lock().expect("no panic");
+        let faults = Arc::clone(&self.faults);
+        let mut faults = faults.lock().expect("no panic");
+        if let Some((_, unblock)) = faults.blocks_before.take_if(|(payload, _)| puts(*payload)) {
+            drop(faults);
+            self.blocked.send(()).expect("the test waits");
+            unblock.recv().expect("the test unblocks it");
+            faults = self.faults.lock().expect("no panic");
         }
-        if fate.now == Condition::Full && has_puts {
+        if faults.condition == Condition::Full && has_puts {
             return Err(Error::new(ErrorKind::OutOfMemory, "change the store"));
         }
         self.store.send(&[group])?;
-        let loses_answer = mem::take(&mut fate.loses_answer);
-        drop(fate);
+        let loses_reply = mem::take(&mut faults.loses_reply);
+        drop(faults);
         let values = self.values()?;
-        self.moments.send(values).expect("somebody looks");
-        if loses_answer {
-            return Err(Error::new(ErrorKind::Connection, "hear from the store"));
+        self.snapshots.send(values).expect("the test receives");
+        if loses_reply {
+            return Err(Error::new(ErrorKind::Connection, "read the reply"));
         }
         Ok(())
     }
 }
 
-impl Store for Fated {
-    const NAME: &'static str = "fated";
+impl Store for FaultyStore {
+    const NAME: &'static str = "faulty";
 
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {
-        self.there()?.connect(name)
+        self.available()?.connect(name)
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        self.there()?.keys()
+        self.available()?.keys()
     }
 
     fn check(&mut self) -> Result<usize, Error> {
-        self.there()?.check()
+        self.available()?.check()
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        self.there()?.read(keys)
+        self.available()?.read(keys)
     }
 
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
@@ -122,8 +122,8 @@ impl Store for Fated {
     }
 
     fn confirm(&mut self, _: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
-        self.there()?;
-        groups.iter().try_for_each(|group| self.change(group))
+        self.available()?;
+        groups.iter().try_for_each(|group| self.write(group))
     }
 
     fn close(&mut self) {
@@ -132,11 +132,11 @@ impl Store for Fated {
 }
 
 fn open<S: Store>(store: S) -> Persistence<S> {
-    let settings = PersistenceConfig {
+    let config = PersistenceConfig {
         cache_limit: 0,
         ..PersistenceConfig::default()
     };
-    let mut persistence = Persistence::with_config(store, settings);
+    let mut persistence = Persistence::with_config(store, config);
     persistence.open("device", "broker").expect("opens");
     persistence
 }
@@ -148,12 +148,12 @@ fn command(payload: [u8; 8]) -> Vec<u8> {
     [&fields, &b"t\0"[..], &length, &payload, &qos, &retained].concat()
 }
 
-/// A persistence over a store with the commands 1 and 2 of an earlier run, of which Paho knows and has read none.
+/// A persistence with the commands 1 and 2 of an earlier run, listed by Paho and not read.
 struct Restored {
-    persistence: Persistence<Fated>,
-    fate: Arc<Mutex<Fate>>,
-    moments: mpsc::Receiver<Vec<Vec<u8>>>,
-    is_waiting: mpsc::Receiver<()>,
+    persistence: Persistence<FaultyStore>,
+    faults: Arc<Mutex<Faults>>,
+    snapshots: mpsc::Receiver<Vec<Vec<u8>>>,
+    blocked: mpsc::Receiver<()>,
 }
 
 const OLD: [[u8; 8]; 2] = [*b"before 1", *b"before 2"];
@@ -166,55 +166,55 @@ impl Restored {
             before.put(key, vec![&command(payload)]).expect("put");
         }
         drop(before);
-        let fate = Arc::<Mutex<Fate>>::default();
-        let (moments_told, moments) = mpsc::channel();
-        let (waiting_told, is_waiting) = mpsc::channel();
-        let mut persistence = open(Fated {
+        let faults = Arc::<Mutex<Faults>>::default();
+        let (snapshot_sender, snapshots) = mpsc::channel();
+        let (blocked_sender, blocked) = mpsc::channel();
+        let mut persistence = open(FaultyStore {
             store,
-            fate: Arc::clone(&fate),
-            moments: moments_told,
-            is_waiting: waiting_told,
+            faults: Arc::clone(&faults),
+            snapshots: snapshot_sender,
+            blocked: blocked_sender,
         });
         persistence.keys().expect("lists");
         Self {
             persistence,
-            fate,
-            moments,
-            is_waiting,
+            faults,
+            snapshots,
+            blocked,
         }
     }
 
-    fn set(&self, change: impl FnOnce(&mut Fate)) {
-        change(&mut self.fate.lock().expect("no panic"));
+    fn set(&self, change: impl FnOnce(&mut Faults)) {
+        change(&mut self.faults.lock().expect("no panic"));
     }
 
     fn put(&mut self, key: &str, payload: [u8; 8]) {
         let put = self.persistence.put(key, vec![&command(payload)]);
-        put.expect("it is held");
+        put.expect("kept in memory");
     }
 
     fn recover(&self) {
         let flushed = self.persistence.health().flush(LIMIT);
-        flushed.expect("is recovered");
+        flushed.expect("recovers");
     }
 
-    fn lost(&self) -> u64 {
+    fn lost_records(&self) -> u64 {
         self.persistence.health().snapshot().lost_records
     }
 
-    /// Fails unless the old ones were there once each at every moment, and in the end these too.
+    /// Asserts that each old record existed once in every snapshot, and the new ones in the last.
     fn check(self, new: &[[u8; 8]]) {
-        assert_eq!(self.lost(), 0);
+        assert_eq!(self.lost_records(), 0);
         drop(self.persistence);
-        let moments: Vec<_> = self.moments.iter().collect();
+        let snapshots: Vec<_> = self.snapshots.iter().collect();
         for payload in OLD {
-            let value = command(payload);
-            for values in &moments {
-                let times = values.iter().filter(|there| **there == value).count();
-                assert_eq!(times, 1, "{moments:?}");
+            let old = command(payload);
+            for values in &snapshots {
+                let times = values.iter().filter(|value| **value == old).count();
+                assert_eq!(times, 1, "{snapshots:?}");
             }
         }
-        let mut last = moments.last().expect("something has changed").clone();
+        let mut last = snapshots.last().expect("a write").clone();
         last.sort();
         let all = OLD.iter().chain(new);
         let mut all: Vec<_> = all.map(|payload| command(*payload)).collect();
@@ -224,12 +224,15 @@ impl Restored {
 }
 
 #[test]
-fn relocated_record_exists_once_at_each_moment() {
+fn relocated_record_exists_once_at_each_step() {
     let mut restored = Restored::new();
-    restored.set(|fate| fate.now = Condition::Away);
+    restored.set(|faults| faults.condition = Condition::Unavailable);
     restored.put("c-1", *b"behind 1");
     restored.put("c-2", *b"behind 2");
-    restored.set(|fate| (fate.now, fate.loses_answer) = (Condition::Good, true));
+    restored.set(|faults| {
+        faults.condition = Condition::Available;
+        faults.loses_reply = true;
+    });
     restored.recover();
     restored.check(&[*b"behind 1", *b"behind 2"]);
 }
@@ -237,17 +240,19 @@ fn relocated_record_exists_once_at_each_moment() {
 #[test]
 fn put_during_recovery_relocates_record_in_its_way() {
     let mut restored = Restored::new();
-    let (go_on, waits) = mpsc::channel();
-    restored
-        .set(|fate| (fate.now, fate.waits_before) = (Condition::Away, Some((*b"behind 1", waits))));
+    let (unblock, blocks) = mpsc::channel();
+    restored.set(|faults| {
+        faults.condition = Condition::Unavailable;
+        faults.blocks_before = Some((*b"behind 1", blocks));
+    });
     restored.put("c-1", *b"behind 1");
-    restored.set(|fate| fate.now = Condition::Good);
+    restored.set(|faults| faults.condition = Condition::Available);
     restored
-        .is_waiting
+        .blocked
         .recv_timeout(LIMIT)
-        .expect("it is being recovered");
+        .expect("recovery writes it");
     restored.put("c-2", *b"behind 2");
-    go_on.send(()).expect("it waits");
+    unblock.send(()).expect("it waits");
     restored.recover();
     restored.check(&[*b"behind 1", *b"behind 2"]);
 }
@@ -255,21 +260,24 @@ fn put_during_recovery_relocates_record_in_its_way() {
 #[test]
 fn put_at_target_of_lost_record_is_kept() {
     let mut restored = Restored::new();
-    restored.set(|fate| fate.now = Condition::Away);
+    restored.set(|faults| faults.condition = Condition::Unavailable);
     let new = [*b"behind 1", *b"behind 2", *b"behind 3"];
     for (key, payload) in ["c-1", "c-2", "c-3"].into_iter().zip(new) {
-        // The first of them is to be moved to the place of the third, and so further.
+        // `c-1` is to be relocated to `c-3`, which the third put takes, and so on.
         restored.put(key, payload);
     }
-    restored.set(|fate| (fate.now, fate.is_emptied) = (Condition::Good, true));
+    restored.set(|faults| {
+        faults.condition = Condition::Available;
+        faults.is_flushed = true;
+    });
     restored.recover();
-    assert_eq!(restored.lost(), 2);
+    assert_eq!(restored.lost_records(), 2);
     for (key, payload) in ["c-1", "c-2", "c-3"].into_iter().zip(new) {
         let value = restored.persistence.get(key);
-        assert_eq!(value.expect("is there"), command(payload), "{key}");
+        assert_eq!(value.expect("present"), command(payload), "{key}");
     }
     drop(restored.persistence);
-    let mut last = restored.moments.iter().last().expect("it was written");
+    let mut last = restored.snapshots.iter().last().expect("a write");
     last.sort();
     assert_eq!(last, new.map(command));
 }
@@ -277,20 +285,20 @@ fn put_at_target_of_lost_record_is_kept() {
 #[test]
 fn record_not_yet_relocated_is_not_reported_lost() {
     let mut restored = Restored::new();
-    restored.set(|fate| fate.now = Condition::Away);
+    restored.set(|faults| faults.condition = Condition::Unavailable);
     restored.put("c-1", *b"behind 1");
-    restored.set(|fate| fate.now = Condition::Full);
+    restored.set(|faults| faults.condition = Condition::Full);
     let health = restored.persistence.health();
     let started = Instant::now();
-    // From then on it can be read again, and not be moved.
+    // From then on the record can be read, and not be moved.
     while health.last_error().map(|error| error.kind()) != Some(ErrorKind::OutOfMemory) {
         assert!(started.elapsed() < LIMIT, "{:?}", health.last_error());
         std::thread::park_timeout(Duration::from_millis(1));
     }
-    // It would keep the store, and what that tells would not end.
+    // A `Health` keeps the store, and with it the sender of the snapshots that `check` collects.
     drop(health);
     restored.put("c-3", *b"behind 3");
-    restored.set(|fate| fate.now = Condition::Good);
+    restored.set(|faults| faults.condition = Condition::Available);
     restored.recover();
     restored.check(&[*b"behind 1", *b"behind 3"]);
 }
@@ -298,17 +306,53 @@ fn record_not_yet_relocated_is_not_reported_lost() {
 #[test]
 fn full_store_removes_first_but_no_unmoved_record() {
     let mut restored = Restored::new();
-    restored.set(|fate| fate.now = Condition::Away);
+    restored.set(|faults| faults.condition = Condition::Unavailable);
     restored.put("c-1", *b"behind 1");
     for key in ["c-1", "c-2"] {
-        restored.persistence.remove(key).expect("is held");
+        restored.persistence.remove(key).expect("kept in memory");
     }
-    restored.set(|fate| fate.now = Condition::Full);
-    let first = restored.moments.recv_timeout(LIMIT);
-    assert_eq!(first.expect("it is removed"), [command(*b"before 1")]);
-    restored.set(|fate| fate.now = Condition::Good);
+    restored.set(|faults| faults.condition = Condition::Full);
+    let first = restored.snapshots.recv_timeout(LIMIT);
+    assert_eq!(first.expect("a remove"), [command(*b"before 1")]);
+    restored.set(|faults| faults.condition = Condition::Available);
     restored.recover();
     assert_eq!(restored.persistence.keys().expect("lists"), ["c-3"]);
-    let value = restored.persistence.get("c-3").expect("is there");
+    let value = restored.persistence.get("c-3").expect("present");
     assert_eq!(value, command(*b"before 1"));
+}
+
+#[test]
+fn close_during_outage_names_what_is_lost() {
+    let closed = |calls: fn(&mut Restored)| {
+        let mut restored = Restored::new();
+        restored.set(|faults| faults.condition = Condition::Unavailable);
+        calls(&mut restored);
+        let error = restored.persistence.close().expect_err("is down");
+        Error::in_mqtt(&error).expect("ours").to_string()
+    };
+    assert_eq!(
+        closed(|restored| {
+            restored.put("c-3", *b"behind 3");
+            restored.put("c-4", *b"behind 4");
+        }),
+        "cannot write 2 pending records before closing: the store is unavailable, so they are lost \
+         with this process"
+    );
+    assert_eq!(
+        closed(|restored| restored.put("c-3", *b"behind 3")),
+        "cannot write 1 pending record before closing: the store is unavailable, so it is lost \
+         with this process"
+    );
+    assert_eq!(
+        closed(|restored| restored.persistence.remove("c-1").expect("kept in memory")),
+        "cannot write the pending removes before closing: the store is unavailable, so \
+         acknowledged messages may be sent again"
+    );
+    assert_eq!(
+        closed(|restored| {
+            let flushed = restored.persistence.health().flush(Duration::ZERO);
+            flushed.expect_err("is down");
+        }),
+        "cannot check the store before closing: the store is unavailable; no write is pending"
+    );
 }
