@@ -67,13 +67,13 @@ fn outage_logs_client_and_pending_bytes_once() {
     for (level, part, others) in [
         (
             "WARN",
-            "Redis cannot be used; what is published is held",
+            "Redis is unavailable; writes are kept in memory until it recovers",
             "error.type=\"connection\"",
         ),
-        ("ERROR", "so much is held in memory only", "bytes=5"),
+        ("ERROR", "5 B of records exist only in memory", "bytes=5"),
         (
             "INFO",
-            "Redis can be used again, and has everything",
+            "Redis is available again",
             "rewritten=1",
         ),
     ] {

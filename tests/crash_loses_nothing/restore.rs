@@ -223,7 +223,7 @@ fn log_names_unreadable_record_and_wrong_version() {
             panic!("{text}");
         };
         assert!(
-            unreadable.contains("set aside") && unreadable.contains(damaged),
+            unreadable.contains("moved to the quarantine hash") && unreadable.contains(damaged),
             "{text}"
         );
         assert!(
@@ -294,7 +294,7 @@ fn full_redis_with_wrapped_numbers_opens_unchanged() {
     let log = Log::default();
     log.during(|| drop(client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created")));
     assert!(
-        log.text().contains("some stay where they are"),
+        log.text().contains("stay in place"),
         "{}",
         log.text()
     );

@@ -146,7 +146,7 @@ fn default_log_has_no_span_end_lines() {
         let log = run.log();
         log.contains("\nstopped").then_some(log)
     });
-    assert!(log.contains("the persistence is open"), "{log}");
+    assert!(log.contains("persistence opened"), "{log}");
     assert!(!log.contains(r#""message":"close""#), "{log}");
 }
 

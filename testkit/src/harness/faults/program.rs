@@ -127,7 +127,7 @@ fn run(run: Run) -> Report {
 /// remedy.
 fn cause(log: &str) -> String {
     let cause = || {
-        let (_, cause) = log.split_once("is held in memory until it can: ")?;
+        let (_, cause) = log.split_once("writes are kept in memory until it recovers: ")?;
         let (_, reason) = cause.lines().next()?.split_once(": ")?;
         reason.split([';', ':']).next()
     };
