@@ -171,7 +171,8 @@ pub(super) fn warn_of_write_error(store_name: &str, client_id: &str, write_error
             "db.system.name" = store_name,
             "messaging.client.id" = client_id,
             "error.type" = error.kind().as_str(),
-            "the store takes no writes: waiting messages can be sent, new ones cannot be stored: {}",
+            "the store takes no writes: waiting messages can be sent, new ones cannot be stored: \
+             {}",
             ErrorChain(error)
         );
     }

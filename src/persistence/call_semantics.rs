@@ -121,10 +121,10 @@ impl<S: Store> CallSemantics<S> {
         }
         let superseded = self.superseded_by(key);
         // The command and the PUBLISH are one message: after a crash one of them must exist.
-        // QoS 1: either will do, since the message may be sent twice. Usually the PUBACK comes
-        // before the next tick, and the PUBLISH need not be written at all.
-        // QoS 2: it must be the PUBLISH. No wait is needed: once sent, the write survives a crash of
-        // this process, and Paho has a copy too.
+        // - QoS 1: either, since the message may be sent twice. Usually the PUBACK comes before the
+        //   next tick, and the PUBLISH need not be written at all.
+        // - QoS 2: the PUBLISH. The call need not wait: once sent, the write survives a crash of
+        //   this process, and Paho has a copy too.
         let ack = match (key.kind, qos_of_publish(&value)) {
             (RecordKind::SentPublish, Some(1)) if command.is_some() => Ack::Deferred,
             (RecordKind::SentPublish, _) => Ack::Sent,
@@ -278,8 +278,8 @@ impl<S: Store> CallSemantics<S> {
     /// Returns `true` for records of the session that was found at open, until Paho connects.
     ///
     /// A client that has never tried to connect has no reason to delete what is in flight: it could
-    /// not be created because a record was unreadable, or it is being dropped. Only a PUBREL without
-    /// its PUBLISH is useless.
+    /// not be created because a record was unreadable, or it is being dropped. Only a PUBREL
+    /// without its PUBLISH is useless.
     fn protects_session(&self, key: Key) -> bool {
         let publish = key.with_kind(RecordKind::SentPublish);
         let is_orphan = key.kind == RecordKind::SentPubrel
@@ -290,7 +290,7 @@ impl<S: Store> CallSemantics<S> {
 
     /// Flushes everything before `close`; a withheld command gets no PUBLISH any more.
     pub(super) fn finish(&mut self) {
-        // A 3.1.1 client stops restoring at a record of MQTT 5, so no later call shows the mismatch.
+        // A 3.1.1 client stops restoring at a record of MQTT 5: no later call shows the mismatch.
         if self.versions.last_packet.is_some_and(|read| read.v5) && self.cache.index.has_session() {
             self.versions
                 .note(VersionMismatch::Created { v5_records: true });
@@ -305,7 +305,9 @@ impl<S: Store> CallSemantics<S> {
         }
     }
 
-    /// Lists the keys in descending order, so that Paho inserts each at the head of its sorted lists.
+    /// Lists the keys in descending order.
+    ///
+    /// Paho then inserts each record at the head of a sorted list, in constant time.
     pub(super) fn keys(&mut self) -> Vec<String> {
         // After a list, Paho reads records to restore or discard them, not to send them.
         self.last_read = None;

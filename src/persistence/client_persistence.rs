@@ -25,28 +25,28 @@ use crate::{
 
 /// The persistence of a Paho client over a [`Store`].
 ///
-/// A program creates it, may [`connect`](Self::connect) it to learn of a problem early, and passes it
-/// to `CreateOptionsBuilder::user_persistence`. From then on Paho calls it. `S` is `RedisStore`,
+/// A program creates it, may [`connect`](Self::connect) it to learn of a problem early, and passes
+/// it to `CreateOptionsBuilder::user_persistence`. From then on Paho calls it. `S` is `RedisStore`,
 /// [`MemoryStore`] or a store of the program's own.
 ///
 /// Its records are stored under the name `client_id:server_uri`, with one entry per record, as in
 /// paho-mqtt-redis 0.3.2. The server URI is without its scheme, as in
 /// `device-1:broker.example:1883`. Do not use a colon in a client id: the client `a` of the server
-/// `b:c` and the client `a:b` of the server `c` would share one name. Entries that Paho did not write
-/// are ignored and never reach Paho.
+/// `b:c` and the client `a:b` of the server `c` would share one name. Entries that Paho did not
+/// write are ignored and never reach Paho.
 ///
 /// Calls may overlap; one mutex serializes them.
 ///
 /// While the store is unavailable, no `put` or `remove` fails for that. Writes are kept in memory,
-/// and a background thread reconnects and writes them when the store is back. One call waits for up to the
-/// call timeout per outage, the others do not wait. The call timeout is the `operation_timeout` of
-/// `RedisPersistenceBuilder`, and 250 ms with any other store. A `get` fails if only the store has
-/// the value. [`health`](Self::health), a [`StoreObserver`] and the log report the state of the
-/// store.
+/// and a background thread reconnects and writes them when the store is back. One call waits for up
+/// to the call timeout per outage, the others do not wait. The call timeout is the
+/// `operation_timeout` of `RedisPersistenceBuilder`, and 250 ms with any other store. A `get` fails
+/// if only the store has the value. [`health`](Self::health), a [`StoreObserver`] and the log
+/// report the state of the store.
 ///
 /// Dropping it closes it, unless Paho has closed it before: pending writes are sent, and the
-/// connection ends. If the store is unavailable, that takes up to twice the call timeout. The records
-/// stay in the store.
+/// connection ends. If the store is unavailable, that takes up to twice the call timeout. The
+/// records stay in the store.
 pub struct Persistence<S: Store> {
     log: CallLog,
     shared: Arc<PersistenceShared<S>>,
@@ -127,9 +127,9 @@ impl<S: Store> Persistence<S> {
     /// Connects to the records of a client and checks that they can be used.
     ///
     /// Optional and recommended. If a client cannot be created, paho-mqtt reports only "Persistence
-    /// error", and a store that is waited for during the creation stops every client of the process.
-    /// Pass the `server_uri` that the client is created with. A store that is still starting is waited
-    /// for, for up to the `open_timeout` of `RedisPersistenceBuilder`, or 2 s with any other store.
+    /// error", and a wait for the store during the creation blocks every client of the process.
+    /// Pass the `server_uri` that the client is created with. If the store is still starting, this
+    /// waits for up to the `open_timeout` of `RedisPersistenceBuilder`, or 2 s with any other store.
     ///
     /// # Errors
     ///
@@ -144,10 +144,10 @@ impl<S: Store> Persistence<S> {
 
     /// Returns `true` if there is a record with this key.
     ///
-    /// This is the plain answer, for programs and tests. [`ClientPersistence::contains_key`] returns
-    /// the value that paho-mqtt passes on correctly, which with version 0.14 is the opposite. `false`
-    /// while the persistence is not open, and for a key that Paho would not write. Answered from
-    /// memory, without asking the store.
+    /// This is the plain answer, for programs and tests. [`ClientPersistence::contains_key`]
+    /// returns the value that paho-mqtt passes on correctly, which with version 0.14 is the
+    /// opposite. `false` while the persistence is not open, and for a key that Paho would not
+    /// write. Answered from memory, without asking the store.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
         let lifecycle = self.shared.lock();
@@ -157,7 +157,9 @@ impl<S: Store> Persistence<S> {
         }
     }
 
-    /// Returns a handle to the state of the store, for use after a client has taken the persistence.
+    /// Returns a handle that reports the state of the store.
+    ///
+    /// It works after a client has taken the persistence, too.
     #[must_use]
     pub fn health(&self) -> Health {
         let shared: Arc<PersistenceShared<S>> = Arc::clone(&self.shared);
@@ -208,8 +210,8 @@ impl<S: Store> Persistence<S> {
 
     /// Flushes and closes the records, and takes a version mismatch that has not been logged.
     ///
-    /// Waits for an unavailable store for up to the call timeout, once per outage, and as long again
-    /// for recovery to return the store.
+    /// Waits for an unavailable store for up to the call timeout, once per outage, and as long
+    /// again for recovery to return the store.
     ///
     /// # Errors
     ///

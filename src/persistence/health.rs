@@ -15,8 +15,8 @@ use crate::{
 
 /// Reports the state of a persistence's store, even after a client has taken the persistence.
 ///
-/// Each method waits for the call in progress, so for at most one exchange with the store. While the
-/// persistence is being opened or connected, it waits until that is done.
+/// Each method waits for the call in progress, so for at most one exchange with the store. While
+/// the persistence is being opened or connected, it waits until that is done.
 #[derive(Clone)]
 pub struct Health(Arc<dyn HealthSource>);
 
@@ -45,8 +45,8 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The error of the outage if the store is unavailable until then, [`ErrorKind::Timeout`] if the
-    /// writes take longer, and [`ErrorKind::NotOpen`] if the persistence is not open.
+    /// The error of the outage if the store is unavailable until then, [`ErrorKind::Timeout`] if
+    /// the writes take longer, and [`ErrorKind::NotOpen`] if the persistence is not open.
     pub fn flush(&self, timeout: Duration) -> Result<(), Error> {
         self.0.flush(deadline_after(timeout))
     }

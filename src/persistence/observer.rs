@@ -22,8 +22,8 @@ pub trait StoreObserver: Send + Sync {
     /// does not send it, and its next start sends the stored message. No delivery token reports the
     /// damage if the message is from an earlier run.
     ///
-    /// Unlike events, this call comes from one of Paho's threads and runs under Paho's lock: call no
-    /// method of a client here, and wait for no thread that does.
+    /// Unlike events, this call comes from one of Paho's threads and runs under Paho's lock: call
+    /// no method of a client here, and wait for no thread that does.
     /// [`Health::flush`](crate::Health::flush) may be called. The damage is not detected while the
     /// stored record cannot be read.
     fn on_damaged(&self, client_id: &str, key: &str) {

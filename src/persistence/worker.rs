@@ -116,8 +116,8 @@ impl<S: Store> Worker<'_, S> {
 struct StatusThrottle(Option<(HealthSnapshot, Instant)>);
 
 impl StatusThrottle {
-    /// Returns the snapshot if it is due: at once if the store went up or down or lost records, up to
-    /// ten times per second if counts changed, and once per second if only the time of the last
+    /// Returns the snapshot if it is due: at once if the store went up or down or lost records, up
+    /// to ten times per second if counts changed, and once per second if only the time of the last
     /// confirmation did.
     fn due(&mut self, status: HealthSnapshot) -> Option<HealthSnapshot> {
         if let Some((reported, at)) = self.0 {

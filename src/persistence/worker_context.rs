@@ -15,7 +15,9 @@ pub(super) struct WorkerContext<'a, S: Store> {
 }
 
 impl<S: Store> WorkerContext<'_, S> {
-    /// Returns `true` if this worker's opening is closed or closing. A later one may be open already.
+    /// Returns `true` if this worker's opening is closed or closing.
+    ///
+    /// The next opening may have begun already.
     pub(super) fn is_stale(&self, lifecycle: &Lifecycle<S>) -> bool {
         lifecycle.closing || lifecycle.generation != self.generation
     }
