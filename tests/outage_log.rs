@@ -71,11 +71,7 @@ fn outage_logs_client_and_pending_bytes_once() {
             "error.type=\"connection\"",
         ),
         ("ERROR", "5 B of records exist only in memory", "bytes=5"),
-        (
-            "INFO",
-            "Redis is available again",
-            "rewritten=1",
-        ),
+        ("INFO", "Redis is available again", "rewritten=1"),
     ] {
         let lines = text.lines().filter(|line| line.contains(part));
         let [line] = lines.collect::<Vec<_>>()[..] else {

@@ -262,10 +262,7 @@ impl<S: Store> Recovery<'_, S> {
 }
 
 /// Relocates and writes all that is still pending, while calls wait.
-fn write_remaining<S: Store>(
-    cache: &mut WriteBehindCache<S>,
-    store: &mut S,
-) -> Result<(), Error> {
+fn write_remaining<S: Store>(cache: &mut WriteBehindCache<S>, store: &mut S) -> Result<(), Error> {
     for (old, new) in cache.relocation_steps() {
         let is_expected = |value: &[u8]| Ok(cache.is_relocated_value(new, value));
         let value = relocate_record(store, (old, new), is_expected, true)?;

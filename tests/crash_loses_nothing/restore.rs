@@ -293,11 +293,7 @@ fn full_redis_with_wrapped_numbers_opens_unchanged() {
     redis.set_maxmemory("1");
     let log = Log::default();
     log.during(|| drop(client(&redis, &broker, mqtt::MQTT_VERSION_3_1_1).expect("created")));
-    assert!(
-        log.text().contains("stay in place"),
-        "{}",
-        log.text()
-    );
+    assert!(log.text().contains("stay in place"), "{}", log.text());
     let remaining: usize = connection.hlen(hash(&broker)).expect("HLEN");
     assert_eq!(remaining, 5);
 }
