@@ -140,8 +140,8 @@ impl CallLog {
         if keys.is_empty() {
             return;
         }
-        let named = keys.iter().take(MAX_NAMED_KEYS);
-        let names: Vec<String> = named.map(Key::to_string).collect();
+        let first = keys.iter().take(MAX_NAMED_KEYS);
+        let names: Vec<String> = first.map(Key::to_string).collect();
         warn!(
             "db.system.name" = self.store_name,
             "messaging.client.id" = self.client_id,
