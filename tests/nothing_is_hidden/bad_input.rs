@@ -809,7 +809,7 @@ fn connect_of_open_persistence_is_refused() {
     let mut persistence = at(&redis.url());
     persistence.open(CLIENT, "127.0.0.1:1883").unwrap();
     let error = persistence.connect(CLIENT, BROKER).unwrap_err();
-    check(&error, ErrorKind::InvalidOption, &[HASH, "open already"]);
+    check(&error, ErrorKind::InvalidOption, &[HASH, "already open"]);
     persistence.put("c-1", vec![b"value"]).unwrap();
 }
 
