@@ -1,38 +1,45 @@
-//! Which right a user of Redis lacks, as far as the words of its `NOPERM` name it.
+//! The right that a user of Redis lacks, parsed from the text of a `NOPERM` reply.
 
-/// Why Redis refuses a command, and what to do, where the words name the command.
-pub(super) fn missing_command(words: &str) -> Option<String> {
+/// Returns the reason for an error and what to do, if the reply names the denied command.
+pub(super) fn missing_command_reason(words: &str) -> Option<String> {
     // "… has no permissions to run the 'hset' command", since Redis 6.
     let (_, rest) = words.split_once("to run the '")?;
     let (command, _) = rest.split_once("' command")?;
+    // Only what looks like a command is repeated in the error.
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || b"|-_.".contains(&byte);
     command.bytes().all(is_name).then(|| {
         format!(
-            "the user may not run the command {command}; grant it +{command}, or all of the ACL \
-             line in the README"
+            "the user may not run {command}; grant +{command}, or use the ACL line in docs/redis.md"
         )
     })
 }
 
-/// Why Redis refuses the hash, and what to do, where the words are about a key.
-pub(super) fn missing_key(words: &str, key_prefix: &str, hash: &str) -> Option<String> {
+/// Returns the reason for an error and what to do, if the reply is about the right to a key.
+///
+/// Without a `key_prefix` the user's ACL usually has a pattern for one, so the advice starts with
+/// the option and not with another pattern.
+pub(super) fn missing_key_reason(words: &str, key_prefix: &str, hash: &str) -> Option<String> {
     // "No permissions to access a key", and before Redis 7 "… to access one of the keys used …".
     if !words.contains("to access") || !words.contains("key") {
         return None;
     }
-    let (whose, pattern) = if key_prefix.is_empty() {
-        ("this key", format!("{}*", literal(hash)))
+    Some(if key_prefix.is_empty() {
+        format!(
+            "the user may not access this key, and no key_prefix is set; if the ACL line has a \
+             pattern such as ~mqtt:*, set key_prefix to mqtt:, otherwise grant ~{}*",
+            escape_pattern(hash)
+        )
     } else {
-        ("this key_prefix", format!("{}*", literal(key_prefix)))
-    };
-    Some(format!(
-        "the user may not use this key; grant it ~{pattern}, the pattern of {whose}, as in the ACL \
-         line in the README"
-    ))
+        format!(
+            "the user may not access this key; grant ~{}*, or set key_prefix to a prefix that its \
+             ACL line allows",
+            escape_pattern(key_prefix)
+        )
+    })
 }
 
-/// A pattern that stands for this text only.
-fn literal(text: &str) -> String {
+/// Escapes a text, so that as an ACL pattern it matches only itself.
+fn escape_pattern(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for character in text.chars() {
         if "*?[]^\\".contains(character) {
@@ -55,13 +62,13 @@ mod tests {
             "EXECABORT Transaction discarded because of: NOPERM User meter has no permissions to \
              run the 'hset' command",
         ] {
-            let told = missing_command(words).expect(words);
-            assert!(told.contains("the command hset;"), "{told}");
-            assert!(told.contains("+hset,"), "{told}");
-            assert_eq!(missing_key(words, "", "hash"), None);
+            let reason = missing_command_reason(words).expect(words);
+            assert!(reason.contains("may not run hset;"), "{reason}");
+            assert!(reason.contains("+hset,"), "{reason}");
+            assert_eq!(missing_key_reason(words, "", "hash"), None);
         }
-        assert_eq!(missing_command("NOPERM to run the 'a b' command"), None);
-        assert_eq!(missing_command("NOPERM"), None);
+        assert_eq!(missing_command_reason("NOPERM to run the 'a b' command"), None);
+        assert_eq!(missing_command_reason("NOPERM"), None);
     }
 
     #[test]
@@ -70,12 +77,16 @@ mod tests {
             "NOPERM No permissions to access a key",
             "NOPERM this user has no permissions to access one of the keys used as arguments",
         ] {
-            let told = missing_key(words, "mqtt:", "mqtt:a:b").expect(words);
-            assert!(told.contains("~mqtt:*,"), "{told}");
-            let told = missing_key(words, "", "a:[::1]:1883").expect(words);
-            assert!(told.contains(r"~a:\[::1\]:1883*,"), "{told}");
-            assert_eq!(missing_command(words), None);
+            let reason = missing_key_reason(words, "mqtt:", "mqtt:a:b").expect(words);
+            assert!(reason.contains("grant ~mqtt:*,"), "{reason}");
+            let reason = missing_key_reason(words, "", "a:[::1]:1883").expect(words);
+            assert!(reason.contains("no key_prefix is set"), "{reason}");
+            assert!(
+                reason.ends_with(r"otherwise grant ~a:\[::1\]:1883*"),
+                "{reason}"
+            );
+            assert_eq!(missing_command_reason(words), None);
         }
-        assert_eq!(missing_key("NOPERM", "", "a:b"), None);
+        assert_eq!(missing_key_reason("NOPERM", "", "a:b"), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Where Redis is, and as whom to go there: what a URL says.
+//! The address of Redis, with user, password and database, parsed from a URL.
 
 use std::{fmt, path::PathBuf};
 
@@ -7,11 +7,13 @@ use ::redis::{ConnectionAddr, IntoConnectionInfo};
 use super::url_error;
 use crate::error::{Error, ErrorKind};
 
+/// The place that a socket connects to.
 pub(super) enum Endpoint {
     Tcp(String, u16),
     Unix(PathBuf),
 }
 
+/// A parsed URL of Redis. Its `Display` has neither user nor password.
 pub(super) struct RedisAddress {
     pub(super) endpoint: Endpoint,
     pub(super) tls: bool,
@@ -33,15 +35,19 @@ impl Default for RedisAddress {
 }
 
 impl RedisAddress {
-    /// Understands a URL. Nothing of its user or password gets into the error.
+    /// Parses a URL.
+    ///
+    /// The `redis` crate parses it, after checks for the mistakes that it accepts or reports
+    /// without a cause. No part of the URL gets into the error, since a password that is not
+    /// percent-encoded may end up in any part.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
         let invalid = |reason: &'static str| {
             Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
         };
-        let (scheme, rest) = url_error::split(url).map_err(invalid)?;
+        let (scheme, rest) = url_error::split_scheme(url).map_err(invalid)?;
         let tls = matches!(scheme.as_str(), "rediss" | "valkeys");
         let is_unix = scheme.ends_with("unix");
-        // The handshake is none of the parser's business.
+        // The parser of the `redis` crate refuses rediss:// unless its own TLS is built in.
         let plain = if tls {
             format!("redis://{rest}")
         } else {
@@ -49,58 +55,56 @@ impl RedisAddress {
         };
         if tls && !cfg!(feature = "tls") {
             return Err(invalid(
-                "it asks for TLS, which is not built in; build with the feature `tls`, or use \
-                 redis:// or unix://",
+                "TLS needs the feature `tls`; enable it, or use redis:// or unix://",
             ));
         }
-        // The parser would pass over these, and take what is in front of them for all there is.
+        // The parser drops a fragment, and with it the rest of a password that has a # in it.
         if url.contains('#') {
-            return Err(invalid("it has a #; in a user or password write %23"));
+            return Err(invalid("it contains #; percent-encode it as %23"));
         }
         let query = url.split_once('?').map_or("", |(_, query)| query);
-        let known = |pair: &str| {
+        let is_known = |pair: &str| {
             let name = pair.split_once('=').map_or(pair, |(name, _)| name);
             is_unix && ["db", "user", "pass"].contains(&name)
         };
-        if !query.split('&').all(|pair| pair.is_empty() || known(pair)) {
-            // What looks like parameters may be the end of a password.
-            if let (false, Some(reason)) = (is_unix, url_error::of_tcp(rest)) {
+        if !query.split('&').all(|pair| pair.is_empty() || is_known(pair)) {
+            // A ? in a password makes the rest of the URL look like parameters.
+            if let (false, Some(reason)) = (is_unix, url_error::tcp_reason(rest)) {
                 return Err(invalid(reason));
             }
             return Err(invalid(
-                "it has a parameter that is not known; unix:// takes db, user and pass, and \
-                 redis:// none",
+                "unknown parameter; unix:// takes db, user and pass, redis:// takes none",
             ));
         }
-        let not_understood = || {
+        let not_valid = || {
             let reason = if is_unix {
-                url_error::of_unix(rest)
+                url_error::unix_reason(rest)
             } else {
-                url_error::of_tcp(rest)
+                url_error::tcp_reason(rest)
             };
             invalid(reason.unwrap_or(
-                "it cannot be understood; write redis://USER:PASSWORD@HOST:PORT/DATABASE or \
+                "not a valid URL; write redis://USER:PASSWORD@HOST:PORT/DATABASE or \
                  unix:///PATH?db=DATABASE&user=USER&pass=PASSWORD",
             ))
         };
         let info = plain
             .as_str()
             .into_connection_info()
-            .map_err(|error| not_understood().with_source(error))?;
+            .map_err(|error| not_valid().with_source(error))?;
         let settings = info.redis_settings();
         if settings.db() < 0 {
             return Err(invalid("its database is negative; databases count from 0"));
         }
         if settings.username().is_some() && settings.password().is_none() {
             return Err(invalid(
-                "it has a user and no password; a user is only asked for with one",
+                "it has a user but no password; add the password, or remove the user",
             ));
         }
         Ok(Self {
             endpoint: match info.addr() {
                 ConnectionAddr::Tcp(host, port) => Endpoint::Tcp(host.clone(), *port),
                 ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
-                _ => return Err(not_understood()),
+                _ => return Err(not_valid()),
             },
             tls,
             user: settings.username().map(str::to_owned),
@@ -110,7 +114,7 @@ impl RedisAddress {
     }
 }
 
-/// The address without user and password.
+/// Shows the address without user and password.
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let database = self.database;
@@ -162,9 +166,9 @@ mod tests {
 
     #[test]
     fn user_and_password_are_decoded() {
-        let target = RedisAddress::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
-        assert_eq!(target.user.as_deref(), Some("us@er"));
-        assert_eq!(target.password.as_deref(), Some("se/cret"));
+        let address = RedisAddress::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
+        assert_eq!(address.user.as_deref(), Some("us@er"));
+        assert_eq!(address.password.as_deref(), Some("se/cret"));
     }
 
     #[test]
@@ -210,8 +214,8 @@ mod tests {
             ("redis://u:secret@host:99999/", "its port"),
             ("redis://[::1]:port/", "its port"),
             ("redis://[::1/", "closing bracket"),
-            ("redis://0.0.0.0/", "every address"),
-            ("redis://[::]/", "every address"),
+            ("redis://0.0.0.0/", "unspecified"),
+            ("redis://[::]/", "unspecified"),
             ("redis://u:secret@host/zero", "its database"),
             ("redis://host:6379/0/1", "its database"),
             ("redis://host/-1", "negative"),

@@ -11,7 +11,10 @@ use crate::{
     store::Durability,
 };
 
-/// The records of a Paho client in a Redis hash on the device.
+/// A persistence that keeps the records of a Paho client in a Redis hash.
+///
+/// The key of the hash is the [`key_prefix`](RedisPersistenceBuilder::key_prefix) followed by
+/// `client_id:server_uri`. Use [`RedisPersistence::builder`] to set options.
 ///
 /// ```no_run
 /// use paho_mqtt_redis::{RedisPersistence, paho_mqtt as mqtt};
@@ -28,13 +31,16 @@ use crate::{
 pub type RedisPersistence = Persistence<RedisStore>;
 
 impl RedisPersistence {
-    /// A persistence on `redis://127.0.0.1:6379/0`. The network is not used yet.
+    /// Creates a persistence on `redis://127.0.0.1:6379/0`, with every option at its default.
+    ///
+    /// The network is not used before
+    /// [`connect`](RedisPersistence::connect) or `open`.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The options, to be set and then built.
+    /// Returns a builder with every option at its default.
     #[must_use]
     pub fn builder() -> RedisPersistenceBuilder {
         RedisPersistenceBuilder::default()
@@ -47,7 +53,22 @@ impl Default for RedisPersistence {
     }
 }
 
-/// Where Redis is and how long to wait for it.
+/// The options of a [`RedisPersistence`].
+///
+/// | option | default | unit, range |
+/// |---|---|---|
+/// | [`url`](Self::url) | `redis://127.0.0.1:6379/0` | a URL of Redis |
+/// | [`key_prefix`](Self::key_prefix) | empty | text without control characters |
+/// | [`durability`](Self::durability) | [`Durability::Confirmed`] | |
+/// | [`connect_timeout`](Self::connect_timeout) | 1 s | duration above zero |
+/// | [`operation_timeout`](Self::operation_timeout) | 250 ms | duration above zero |
+/// | [`open_timeout`](Self::open_timeout) | 2 s | duration above zero |
+/// | [`cache_limit`](Self::cache_limit) | 16,777,216 (16 MiB) | bytes of values |
+/// | [`buffer_warn_bytes`](Self::buffer_warn_bytes) | 1,048,576 (1 MiB) | bytes of records |
+/// | [`eviction_check`](Self::eviction_check) | [`EvictionCheck::Warn`] | |
+/// | [`observer`](Self::observer) | none | |
+///
+/// The setters accept every value; [`build`](Self::build) returns the error.
 ///
 /// ```
 /// use std::time::Duration;
@@ -74,7 +95,7 @@ pub struct RedisPersistenceBuilder {
     observer: Option<Arc<dyn StoreObserver>>,
 }
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Default for RedisPersistenceBuilder {
     fn default() -> Self {
@@ -89,7 +110,7 @@ impl Default for RedisPersistenceBuilder {
         Self {
             url: RedisAddress::default().to_string(),
             key_prefix: String::new(),
-            connect_timeout: CONNECT_TIMEOUT,
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             operation_timeout: call_timeout,
             open_timeout,
             eviction_check: EvictionCheck::default(),
@@ -102,10 +123,16 @@ impl Default for RedisPersistenceBuilder {
 }
 
 impl RedisPersistenceBuilder {
-    /// Where Redis is: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]` over TCP,
-    /// `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]` over a Unix socket, and `rediss://`
-    /// over TLS with the feature `tls`. `valkey://`, `valkeys://` and `redis+unix://` mean the same.
-    /// Special characters of a user or password are percent-encoded.
+    /// Sets the address of Redis, with user, password and database.
+    ///
+    /// - TCP: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`; the port defaults to 6379 and the
+    ///   database to 0. Without a user the password is that of the user `default`.
+    /// - Unix socket: `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]`.
+    /// - TLS, with the feature `tls`: `rediss://`, otherwise as over TCP.
+    ///
+    /// `valkey://`, `valkeys://` and `redis+unix://` mean the same as `redis://`, `rediss://` and
+    /// `unix://`. Special characters of a user or password are percent-encoded. Neither appears in
+    /// an error, in the log or in `Debug`.
     ///
     /// Defaults to `redis://127.0.0.1:6379/0`.
     #[must_use]
@@ -114,20 +141,23 @@ impl RedisPersistenceBuilder {
         self
     }
 
-    /// What the key of the hash starts with, before `client_id:server_uri`: keeps the records apart
-    /// from other keys, and lets an ACL name them.
+    /// Sets the text that precedes `client_id:server_uri` in the key of the hash.
     ///
-    /// The server URI is the one that the client is created with, without its scheme: with the
-    /// prefix `mqtt:` a key is `mqtt:device-1:broker.example:1883`.
+    /// It separates the records from other keys, and an ACL can grant access to it with one
+    /// pattern, such as `~mqtt:*` for the prefix `mqtt:`. The server URI is the one that the client
+    /// is created with, without its scheme: with the prefix `mqtt:` a key is
+    /// `mqtt:device-1:broker.example:1883`.
     ///
-    /// Defaults to nothing, as in paho-mqtt-redis 0.3.2. Control characters are refused.
+    /// Defaults to an empty prefix, as in paho-mqtt-redis 0.3.2. Control characters are an error.
     #[must_use]
     pub fn key_prefix(mut self, key_prefix: impl Into<String>) -> Self {
         self.key_prefix = key_prefix.into();
         self
     }
 
-    /// What `put` waits for, and so what a crash of Redis can cost.
+    /// Sets what `put` waits for, and so what a crash of Redis can cost.
+    ///
+    /// During an outage neither setting waits: records then exist only in memory.
     ///
     /// Defaults to [`Durability::Confirmed`].
     #[must_use]
@@ -136,53 +166,69 @@ impl RedisPersistenceBuilder {
         self
     }
 
-    /// How long connecting may take, until Redis is known to be usable: finding the host,
-    /// authenticating and checking rights included.
+    /// Sets the time for one attempt to connect, until Redis is known to be usable.
     ///
-    /// Defaults to 1 s. Zero is refused.
+    /// It includes resolving the host name, the TLS handshake, authenticating and checking the
+    /// user's rights. Up to half of it is spent waiting for earlier connections to the same records
+    /// to end. Opening repeats an attempt that may succeed later, for up to
+    /// [`open_timeout`](Self::open_timeout).
+    ///
+    /// Defaults to 1 s. Zero is an error.
     #[must_use]
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.connect_timeout = connect_timeout;
         self
     }
 
-    /// How long one exchange with Redis may take as a whole, however many parts its answer comes in.
-    /// A call of Paho waits for it once an outage. What is written again after one may take a
-    /// microsecond more for each byte, while no call waits.
+    /// Sets the time for one exchange with Redis as a whole, in however many parts its reply
+    /// arrives; the exchange may exceed it by 10 ms.
     ///
-    /// Defaults to 250 ms. Zero is refused.
+    /// If it passes without a reply, that is an outage. One call of Paho waits this long per
+    /// outage; further calls do not wait for Redis until it is available again. `close` waits this
+    /// long for a Redis that is unavailable. After an outage, writing records again may take 1 µs
+    /// per byte longer, while no call waits.
+    ///
+    /// Defaults to 250 ms. Zero is an error.
     #[must_use]
     pub fn operation_timeout(mut self, operation_timeout: Duration) -> Self {
         self.operation_timeout = operation_timeout;
         self
     }
 
-    /// How long opening may wait for a Redis that is starting, loading its data or busy, or for
-    /// another program to let go of the records. Listing the records has as long once more; reading
-    /// them comes after that, each batch within `operation_timeout`.
+    /// Sets the time that opening waits for a Redis that is starting, loading its data or busy, or
+    /// for another program to release the records.
     ///
-    /// Defaults to 2 s. Zero is refused. Creating a client waits for this under a lock that all
-    /// Paho clients of the process share; [`connect`](RedisPersistence::connect) before that waits
-    /// without it.
+    /// Listing the records may take as long once more. Reading them comes after that, each batch
+    /// within [`operation_timeout`](Self::operation_timeout). Creating a client waits for all of it
+    /// under a lock that every Paho client of the process shares; a call of
+    /// [`connect`](RedisPersistence::connect) before that waits without the lock.
+    ///
+    /// Defaults to 2 s. Zero is an error.
     #[must_use]
     pub fn open_timeout(mut self, open_timeout: Duration) -> Self {
         self.open_timeout = open_timeout;
         self
     }
 
-    /// How many bytes of values are kept in memory beside Redis. They spare reading them from there,
-    /// and fill a Redis again that comes back empty. What Redis has not confirmed comes on top.
+    /// Sets how many bytes of values are kept in memory beside Redis.
     ///
-    /// Defaults to 16 MiB. Beyond that the youngest are not kept.
+    /// A cached value is not read from Redis again, and is written again to a Redis that restarts
+    /// empty. Beyond the limit, values of newer records are not cached. Values that Redis has not
+    /// confirmed are kept in addition, whatever the limit.
+    ///
+    /// Defaults to 16 MiB.
     #[must_use]
     pub fn cache_limit(mut self, cache_limit: usize) -> Self {
         self.cache_limit = cache_limit;
         self
     }
 
-    /// From how many bytes on, held in memory since Redis cannot be used, an alarm is raised: an
-    /// error in the log, and [`StoreEvent::BufferWarning`](crate::StoreEvent::BufferWarning). How much is
-    /// held is bounded by Paho's `max_buffered_messages`.
+    /// Sets the number of bytes that exist only in memory, because Redis is unavailable, from which
+    /// on a warning is raised.
+    ///
+    /// The warning is an error in the log and
+    /// [`StoreEvent::BufferWarning`](crate::StoreEvent::BufferWarning). Nothing is dropped: Paho's
+    /// `max_buffered_messages` is what limits the memory.
     ///
     /// Defaults to 1 MiB.
     #[must_use]
@@ -191,7 +237,7 @@ impl RedisPersistenceBuilder {
         self
     }
 
-    /// What to do about a Redis that may delete what it has when its memory is full.
+    /// Sets the reaction to a Redis that may delete records when its memory is full.
     ///
     /// Defaults to [`EvictionCheck::Warn`].
     #[must_use]
@@ -200,24 +246,26 @@ impl RedisPersistenceBuilder {
         self
     }
 
-    /// Whom to tell what happens to Redis.
+    /// Sets the observer that receives the events of the store.
     ///
-    /// Defaults to nobody. Metrics need none:
-    /// [`instrument`](RedisPersistence::instrument) sees to it.
+    /// Defaults to none. Metrics need no observer:
+    /// [`instrument`](RedisPersistence::instrument) attaches its own.
     #[must_use]
     pub fn observer(mut self, observer: Arc<dyn StoreObserver>) -> Self {
         self.observer = Some(observer);
         self
     }
 
-    /// A persistence with these options. The network is not used.
+    /// Builds a persistence with these options. The network is not used.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) with the option that cannot work.
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption), with the option in its text: a
+    /// URL that is not one of Redis or needs the feature `tls`, a prefix with control characters, or
+    /// a timeout of zero.
     pub fn build(self) -> Result<RedisPersistence, Error> {
         let invalid = |option: &str, reason| Error::invalid_option(option).with_reason(reason);
-        let target = RedisAddress::parse(&self.url)?;
+        let address = RedisAddress::parse(&self.url)?;
         if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(
                 "key_prefix",
@@ -230,18 +278,15 @@ impl RedisPersistenceBuilder {
             ("open_timeout", self.open_timeout),
         ] {
             if timeout.is_zero() {
-                return Err(invalid(
-                    option,
-                    "it is zero, so that nothing could ever succeed",
-                ));
+                return Err(invalid(option, "zero would make every attempt fail"));
             }
         }
-        Ok(self.build_for(target))
+        Ok(self.build_for(address))
     }
 
-    /// A persistence with these options, which are good, for the target of their URL.
-    fn build_for(self, target: RedisAddress) -> RedisPersistence {
-        // A new option does not compile until it is passed on here.
+    /// Builds a persistence with options that have been validated; `address` is their parsed URL.
+    fn build_for(self, address: RedisAddress) -> RedisPersistence {
+        // Destructured, so that a new option does not compile until it is passed on.
         let Self {
             url: _,
             key_prefix,
@@ -255,7 +300,7 @@ impl RedisPersistenceBuilder {
             observer,
         } = self;
         let store = RedisStore::new(RedisConfig {
-            address: target,
+            address,
             key_prefix,
             connect_timeout,
             operation_timeout,
@@ -292,7 +337,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
         } = self;
         let url = RedisAddress::parse(url).map_or_else(
             |_| "(not a Redis URL)".to_owned(),
-            |target| target.to_string(),
+            |address| address.to_string(),
         );
         f.debug_struct("RedisPersistenceBuilder")
             .field("url", &url)

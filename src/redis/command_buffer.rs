@@ -1,19 +1,19 @@
-//! Commands in the form that Redis reads.
+//! Commands in the wire format of Redis.
 
-/// Commands behind one another, in a buffer that is used again and again.
+/// A sequence of encoded commands, in a buffer that is reused for each exchange.
 #[derive(Default)]
 pub(super) struct CommandBuffer {
     bytes: Vec<u8>,
     count: usize,
 }
 
-/// A buffer that a large value has made larger than this is not kept.
-const KEPT: usize = 64 * 1024;
+/// The capacity that `clear` keeps, so that one large value does not occupy memory forever.
+const MAX_KEPT_BYTES: usize = 64 * 1024;
 
 impl CommandBuffer {
     pub(super) fn clear(&mut self) {
         self.bytes.clear();
-        self.bytes.shrink_to(KEPT);
+        self.bytes.shrink_to(MAX_KEPT_BYTES);
         self.count = 0;
     }
 
@@ -21,54 +21,59 @@ impl CommandBuffer {
         &self.bytes
     }
 
-    /// How many commands these are, and so how many answers there will be.
+    /// The number of commands, which is the number of replies that they get.
     pub(super) fn count(&self) -> usize {
         self.count
     }
 
-    pub(super) fn add(&mut self, parts: &[&[u8]]) {
-        self.start(parts.len());
+    /// Appends a command of binary parts.
+    pub(super) fn push(&mut self, parts: &[&[u8]]) {
+        self.begin(parts.len());
         for part in parts {
-            self.part(part);
+            self.push_part(part);
         }
     }
 
-    /// The same for words.
-    pub(super) fn say(&mut self, words: &[&str]) {
-        self.start(words.len());
+    /// Appends a command of words.
+    pub(super) fn push_words(&mut self, words: &[&str]) {
+        self.begin(words.len());
         for word in words {
-            self.part(word.as_bytes());
+            self.push_part(word.as_bytes());
         }
     }
 
-    /// The same for words, and a list of more of them.
-    pub(super) fn list<'a>(&mut self, words: &[&str], list: impl Iterator<Item = &'a str> + Clone) {
-        self.start(words.len().saturating_add(list.clone().count()));
+    /// Appends a command of words, followed by a list of arguments.
+    pub(super) fn push_list<'a>(
+        &mut self,
+        words: &[&str],
+        arguments: impl Iterator<Item = &'a str> + Clone,
+    ) {
+        self.begin(words.len().saturating_add(arguments.clone().count()));
         for word in words {
-            self.part(word.as_bytes());
+            self.push_part(word.as_bytes());
         }
-        for word in list {
-            self.part(word.as_bytes());
+        for argument in arguments {
+            self.push_part(argument.as_bytes());
         }
     }
 
-    /// Starts a command of so many parts, which follow.
-    pub(super) fn start(&mut self, parts: usize) {
+    /// Begins a command; the caller appends this many parts.
+    fn begin(&mut self, parts: usize) {
         self.count = self.count.saturating_add(1);
-        self.number(b'*', parts);
+        self.push_length(b'*', parts);
     }
 
-    pub(super) fn part(&mut self, part: &[u8]) {
-        self.number(b'$', part.len());
+    fn push_part(&mut self, part: &[u8]) {
+        self.push_length(b'$', part.len());
         self.bytes.extend_from_slice(part);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
-    fn number(&mut self, mark: u8, number: usize) {
+    fn push_length(&mut self, mark: u8, length: usize) {
         self.bytes.push(mark);
         let mut digits = itoa::Buffer::new();
         self.bytes
-            .extend_from_slice(digits.format(number).as_bytes());
+            .extend_from_slice(digits.format(length).as_bytes());
         self.bytes.extend_from_slice(b"\r\n");
     }
 }
@@ -80,8 +85,8 @@ mod tests {
     #[test]
     fn commands_are_packed_as_by_redis_crate() {
         let mut commands = CommandBuffer::default();
-        commands.add(&[b"HSET", b"hash", b"c-1", b"\r\n\0"]);
-        commands.say(&["MULTI"]);
+        commands.push(&[b"HSET", b"hash", b"c-1", b"\r\n\0"]);
+        commands.push_words(&["MULTI"]);
         let mut expected = ::redis::cmd("HSET")
             .arg("hash")
             .arg("c-1")

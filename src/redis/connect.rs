@@ -1,4 +1,5 @@
-//! Connects to Redis: resolves the host, connects a socket, and makes the TLS handshake if the URL asks for it.
+//! Connects to Redis: resolves the host, connects a socket, and makes the TLS handshake if the URL
+//! has one.
 
 use std::{
     io::{self, Read, Write},
@@ -16,7 +17,7 @@ use super::{
 };
 use crate::net::{DeadlineStream, time_left};
 
-/// Connects to the first address that answers.
+/// Connects a socket to the first address of the endpoint that accepts.
 pub(super) fn connect_socket(
     endpoint: &Endpoint,
     deadline: Instant,
@@ -28,47 +29,45 @@ pub(super) fn connect_socket(
             .map(|address| (address.into(), Domain::for_address(address)))
             .collect(),
     };
-    let mut failure = ExchangeError::Disconnected(NO_HOST, "the host name has no address".into());
+    let mut failure =
+        ExchangeError::Disconnected(HOST_NOT_FOUND, "the host name has no address".into());
     for (tried, (address, domain)) in addresses.iter().enumerate() {
-        // One that never answers must leave time for the next.
-        let left = u32::try_from(addresses.len().saturating_sub(tried)).unwrap_or(u32::MAX);
-        let limit = time_left(deadline)?.checked_div(left).unwrap_or_default();
-        match connect_to(address, *domain, limit.max(Duration::from_micros(1))) {
+        // An address that never answers must leave time for the next one.
+        let untried = u32::try_from(addresses.len().saturating_sub(tried)).unwrap_or(u32::MAX);
+        let limit = time_left(deadline)?.checked_div(untried).unwrap_or_default();
+        match connect_address(address, *domain, limit.max(Duration::from_micros(1))) {
             Ok(socket) => return Ok(DeadlineStream::new(Arc::new(socket), deadline)),
-            Err(error) => failure = refusal(address, error),
+            Err(error) => failure = connect_error(address, error),
         }
     }
     Err(failure)
 }
 
-const NO_HOST: &str = "the host name is not found; check how it is written in the URL, and that \
-                       this device can look names up";
+const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
 
-/// Why there is no connection to that address, and what to do.
-fn refusal(address: &SockAddr, error: io::Error) -> ExchangeError {
+/// Converts an error of `connect` into one with a reason that fits a Redis, and what to do.
+fn connect_error(address: &SockAddr, error: io::Error) -> ExchangeError {
     let reason = match (error.kind(), address.is_unix()) {
         (io::ErrorKind::ConnectionRefused, true) => {
-            "nothing listens on this socket; check that it runs, since the file may be left from \
-             before"
+            "nothing listens on this socket; the file may be stale, check that Redis runs"
         }
         (io::ErrorKind::ConnectionRefused, false) => {
-            "nothing listens there; check that it runs, and that host and port in the URL are its \
-             own"
+            "connection refused; check that Redis runs on this host and port"
         }
         (io::ErrorKind::NotFound, true) => {
-            "there is no such socket file; check that it runs, and that `unixsocket` in its \
-             configuration is this path"
+            "no such socket; check that Redis runs and that `unixsocket` in its configuration is \
+             this path"
         }
         (io::ErrorKind::PermissionDenied, true) => {
-            "this user has no permission on the socket; make the user a member of its group, as in \
-             `usermod -aG redis USER`, and see that `unixsocketperm` is 770"
+            "permission denied on the socket; add the user to its group, as in `usermod -aG redis \
+             USER`, and set `unixsocketperm 770`"
         }
         _ => return error.into(),
     };
     ExchangeError::Disconnected(reason, error.into())
 }
 
-fn connect_to(address: &SockAddr, domain: Domain, limit: Duration) -> io::Result<Socket> {
+fn connect_address(address: &SockAddr, domain: Domain, limit: Duration) -> io::Result<Socket> {
     let socket = Socket::new(domain, Type::STREAM, None)?;
     socket.connect_timeout(address, limit)?;
     if domain != Domain::UNIX {
@@ -77,13 +76,15 @@ fn connect_to(address: &SockAddr, domain: Domain, limit: Duration) -> io::Result
     Ok(socket)
 }
 
-/// The addresses of a host. The system's look-up of a name knows no limit, so it is left behind on
-/// a thread of its own when it takes too long.
+/// Resolves a host name.
+///
+/// The system's resolver takes no timeout, so it runs on a thread of its own, which is abandoned
+/// when the deadline passes.
 fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, ExchangeError> {
     if let Ok(address) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(address, port)]);
     }
-    let (found, answer) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     let host = host.to_owned();
     thread::Builder::new()
         .name("redis-host-name".to_owned())
@@ -91,19 +92,19 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
             let addresses = (host.as_str(), port)
                 .to_socket_addrs()
                 .map(Iterator::collect);
-            // Nobody listens any more where it took too long.
-            drop(found.send(addresses));
+            // The receiver is gone if the deadline has passed.
+            drop(sender.send(addresses));
         })?;
-    let found = answer.recv_timeout(time_left(deadline)?).map_err(|_| {
+    let resolved = receiver.recv_timeout(time_left(deadline)?).map_err(|_| {
         io::Error::new(
             io::ErrorKind::TimedOut,
-            "the look-up of the host name took too long",
+            "resolving the host name timed out",
         )
     })?;
-    found.map_err(|error| ExchangeError::Disconnected(NO_HOST, error.into()))
+    resolved.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
 }
 
-/// What the bytes go through.
+/// The stream to Redis, with TLS or without.
 pub(super) enum RedisStream {
     Plain(DeadlineStream),
     #[cfg(feature = "tls")]
@@ -111,22 +112,24 @@ pub(super) enum RedisStream {
 }
 
 impl RedisStream {
+    /// Makes the TLS handshake if the URL has one.
     #[cfg_attr(
         not(feature = "tls"),
         expect(clippy::unnecessary_wraps, reason = "only a handshake can fail")
     )]
     pub(super) fn new(
         socket: DeadlineStream,
-        target: &RedisAddress,
+        address: &RedisAddress,
     ) -> Result<Self, ExchangeError> {
         #[cfg(feature = "tls")]
-        if let (true, Endpoint::Tcp(host, _)) = (target.tls, &target.endpoint) {
+        if let (true, Endpoint::Tcp(host, _)) = (address.tls, &address.endpoint) {
             return Ok(Self::Tls(Box::new(super::tls::handshake(socket, host)?)));
         }
-        debug_assert!(!target.tls, "refused when the URL was read");
+        debug_assert!(!address.tls, "parsing a URL refuses TLS without the feature");
         Ok(Self::Plain(socket))
     }
 
+    /// The socket below TLS, which has the deadline.
     pub(super) fn socket(&mut self) -> &mut DeadlineStream {
         match self {
             Self::Plain(socket) => socket,
@@ -169,17 +172,17 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// A test that runs as root has every permission, so that this can only be made up.
+    /// The error is made up, because a test that runs as root may use every socket.
     #[test]
     fn forbidden_socket_error_names_remedy() {
         let unix = SockAddr::unix("/run/redis.sock").expect("short");
         let tcp = SockAddr::from(SocketAddr::from(([127, 0, 0, 1], 6379)));
-        for (address, told) in [(unix, true), (tcp, false)] {
+        for (address, is_advised) in [(unix, true), (tcp, false)] {
             let denied = io::ErrorKind::PermissionDenied.into();
-            let error = refusal(&address, denied).into_error(|| "connect".to_owned());
+            let error = connect_error(&address, denied).into_error(|| "connect".to_owned());
             assert_eq!(error.kind(), ErrorKind::Connection);
             let text = error.to_string();
-            assert_eq!(text.contains("usermod -aG redis"), told, "{text}");
+            assert_eq!(text.contains("usermod -aG redis"), is_advised, "{text}");
         }
     }
 }

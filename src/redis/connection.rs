@@ -1,8 +1,8 @@
 //! One connection to Redis, on which every exchange has one absolute deadline.
 //!
 //! The `redis` crate's own connection limits each system call, so that a server which sends a byte
-//! now and then is waited for without end; here its parser reads from a socket that knows when the
-//! whole must be over.
+//! now and then is waited for forever. Here the crate's parser reads from a socket that has the
+//! deadline of the whole exchange.
 
 use std::{
     collections::VecDeque,
@@ -19,129 +19,151 @@ use super::{
     exchange_error::ExchangeError,
     resp::RespReader,
 };
-use crate::{error::Error, net::deadline_after};
+use crate::{
+    error::{Error, ErrorKind},
+    net::deadline_after,
+};
 
 /// A connection, authenticated and with the database selected.
 ///
-/// Once it is [`quiet`](Self::quiet), Redis answers only within an exchange. A client that dies with
-/// answers on their way to it loses what it had sent behind them: Redis finds it gone when it
-/// answers, and reads no further.
+/// After [`turn_replies_off`](Self::turn_replies_off), Redis replies only within an exchange. If a
+/// client dies while replies are on their way to it, Redis finds it gone when it writes the next one,
+/// and drops the commands that it has not read yet. Without replies it reads all of them.
 pub(super) struct RedisConnection {
-    wire: RedisStream,
+    stream: RedisStream,
     parser: Parser,
     commands: CommandBuffer,
-    /// Redis answers only when it is asked to.
+    /// Redis replies only between `CLIENT REPLY ON` and `CLIENT REPLY OFF`.
     replies_off: bool,
-    /// How many answers to the last commands have not been read.
-    unread: usize,
-    /// How many values the next command asks for, and how many such commands are on their way.
+    /// The number of replies to the last commands that have not been read.
+    replies_due: usize,
+    /// The number of values per read command, and the number of read commands in flight.
     read_window: (usize, usize),
-    ahead: Option<Prefetched>,
+    prefetched: Option<Prefetched>,
 }
 
-/// What was asked for and not read yet.
+/// Reads that were sent ahead of the call that wants them.
 struct Prefetched {
+    /// The encoded commands; a call that encodes the same ones takes the replies.
     commands: Vec<u8>,
-    /// How many values each command asks for.
-    asked: VecDeque<usize>,
+    /// The number of values that each command reads.
+    counts: VecDeque<usize>,
 }
 
 impl RedisConnection {
-    /// Connects to the target, within the deadline.
-    pub(super) fn open(target: &RedisAddress, deadline: Instant) -> Result<Self, Error> {
-        Self::introduced(target, deadline)
-            .map_err(|failure| failure.into_error(|| format!("connect to Redis at {target}")))
+    /// Connects, authenticates and selects the database before the deadline.
+    pub(super) fn open(address: &RedisAddress, deadline: Instant) -> Result<Self, Error> {
+        Self::authenticate(address, deadline).map_err(|failure| {
+            let lacks_database = lacks_database(&failure);
+            let error = failure.into_error(|| format!("connect to Redis at {address}"));
+            if lacks_database {
+                error.with_reason(format!(
+                    "this Redis has no database {}; use one that it has, such as 0, or raise \
+                     `databases` in its configuration",
+                    address.database
+                ))
+            } else {
+                error
+            }
+        })
     }
 
-    /// With `AUTH` and `SELECT`, where the URL asks for them.
-    fn introduced(target: &RedisAddress, deadline: Instant) -> Result<Self, ExchangeError> {
+    /// Connects, and sends `AUTH` and `SELECT` if the URL has a password or a database.
+    fn authenticate(address: &RedisAddress, deadline: Instant) -> Result<Self, ExchangeError> {
         let mut connection = Self {
-            wire: RedisStream::new(connect_socket(&target.endpoint, deadline)?, target)?,
+            stream: RedisStream::new(connect_socket(&address.endpoint, deadline)?, address)?,
             parser: Parser::new(),
             commands: CommandBuffer::default(),
             replies_off: false,
-            unread: 0,
-            read_window: (FIRST_VALUES, 1),
-            ahead: None,
+            replies_due: 0,
+            read_window: (INITIAL_WINDOW, 1),
+            prefetched: None,
         };
-        if let Some(password) = &target.password {
-            let user = target.user.as_deref();
+        if let Some(password) = &address.password {
+            let user = address.user.as_deref();
             let auth = ["AUTH"].into_iter().chain(user).chain([password.as_str()]);
-            connection.ask(&auth.collect::<Vec<_>>())?;
+            connection
+                .query(&auth.collect::<Vec<_>>())
+                .map_err(ExchangeError::without_secrets)?;
         }
-        if target.database != 0 {
-            connection.ask(&["SELECT", &target.database.to_string()])?;
+        if address.database != 0 {
+            connection.query(&["SELECT", &address.database.to_string()])?;
         }
         Ok(connection)
     }
 
-    /// One command and its answer.
-    pub(super) fn ask(&mut self, words: &[&str]) -> Result<Value, ExchangeError> {
-        self.exchange(|commands| commands.say(words), Self::read)
+    /// Sends one command and returns its reply.
+    pub(super) fn query(&mut self, words: &[&str]) -> Result<Value, ExchangeError> {
+        self.exchange(|commands| commands.push_words(words), Self::read_reply)
     }
 
-    /// Sends commands and reads their answers, which `read` may do in part.
+    /// Sends commands and reads their replies; `read` need not read all of them.
+    ///
+    /// Every reply is read before this returns, or the connection is no longer usable.
     pub(super) fn exchange<T>(
         &mut self,
-        pack: impl FnOnce(&mut CommandBuffer),
+        encode: impl FnOnce(&mut CommandBuffer),
         read: impl FnOnce(&mut Self) -> Result<T, ExchangeError>,
     ) -> Result<T, ExchangeError> {
-        self.pass_over()?;
+        self.discard_prefetched()?;
         self.commands.clear();
         if self.replies_off {
-            self.commands.say(&["CLIENT", "REPLY", "ON"]);
+            self.commands.push_words(&["CLIENT", "REPLY", "ON"]);
         }
-        pack(&mut self.commands);
-        self.unread = self.commands.count();
+        encode(&mut self.commands);
+        self.replies_due = self.commands.count();
         if self.replies_off {
-            // Its own answer is none.
-            self.commands.say(&["CLIENT", "REPLY", "OFF"]);
+            // Appended after the count, because it gets no reply.
+            self.commands.push_words(&["CLIENT", "REPLY", "OFF"]);
         }
-        self.write()?;
+        self.write_buffer()?;
         if self.replies_off {
-            self.read()?;
+            self.read_reply()?;
         }
-        let answer = read(self);
-        if let Err(ExchangeError::Unusable(..) | ExchangeError::Disconnected(..)) = answer {
-            return answer;
+        let result = read(self);
+        if let Err(ExchangeError::Unusable(..) | ExchangeError::Disconnected(..)) = result {
+            return result;
         }
-        while self.unread > 0 {
-            match self.read() {
+        while self.replies_due > 0 {
+            match self.read_reply() {
                 Ok(_) | Err(ExchangeError::ErrorReply(..)) => {}
                 Err(unusable) => return Err(unusable),
             }
         }
-        answer
+        result
     }
 
-    /// Sends commands that Redis does not answer.
+    /// Sends commands to which Redis does not reply, because replies are off.
     pub(super) fn send(
         &mut self,
-        pack: impl FnOnce(&mut CommandBuffer),
+        encode: impl FnOnce(&mut CommandBuffer),
     ) -> Result<(), ExchangeError> {
-        self.pass_over()?;
+        self.discard_prefetched()?;
         self.commands.clear();
-        pack(&mut self.commands);
-        self.write()
+        encode(&mut self.commands);
+        self.write_buffer()
     }
 
-    /// The same for commands that may wait, in the system, until others are sent.
+    /// Sends commands that the operating system may gather until others are sent.
     ///
-    /// There is nothing to be read then, or the system would drop them when this process dies.
-    pub(super) fn send_lazily(
+    /// No reply may be unread then: the system would drop the gathered bytes if this process died.
+    pub(super) fn send_coalesced(
         &mut self,
-        pack: impl FnOnce(&mut CommandBuffer),
+        encode: impl FnOnce(&mut CommandBuffer),
     ) -> Result<(), ExchangeError> {
-        self.wire.socket().set_lazy(true);
-        let sent = self.send(pack);
-        self.wire.socket().set_lazy(false);
+        self.stream.socket().set_lazy(true);
+        let sent = self.send(encode);
+        self.stream.socket().set_lazy(false);
         sent
     }
 
-    /// Has Redis answer only when it is asked to, from now on.
-    pub(super) fn quiet(&mut self) -> Result<(), ExchangeError> {
-        self.ask(&["CLIENT", "REPLY", "ON"])?;
-        self.send(|commands| commands.say(&["CLIENT", "REPLY", "OFF"]))?;
+    /// Turns replies off outside exchanges, from now on.
+    ///
+    /// An error reply means that the user may not run `CLIENT REPLY`, and leaves replies on.
+    pub(super) fn turn_replies_off(&mut self) -> Result<(), ExchangeError> {
+        // `ON` is sent for its reply: Redis does not reply to `OFF`, not even with an error.
+        self.query(&["CLIENT", "REPLY", "ON"])?;
+        self.send(|commands| commands.push_words(&["CLIENT", "REPLY", "OFF"]))?;
         self.replies_off = true;
         Ok(())
     }
@@ -150,151 +172,157 @@ impl RedisConnection {
         self.replies_off
     }
 
-    /// The next answer; an error that Redis answers with is a failure.
-    pub(super) fn read(&mut self) -> Result<Value, ExchangeError> {
-        let value = self.parser.parse_value(&mut self.wire)?;
-        self.unread = self.unread.saturating_sub(1);
+    /// Reads the next reply, and returns an error reply as an error.
+    pub(super) fn read_reply(&mut self) -> Result<Value, ExchangeError> {
+        let value = self.parser.parse_value(&mut self.stream)?;
+        self.replies_due = self.replies_due.saturating_sub(1);
         if let Value::ServerError(error) = value {
             return Err(error.into());
         }
         Ok(value)
     }
 
-    /// The values of these fields, in their order: several commands are on their way at a time, so that
-    /// Redis works on one while another's answer is read. Where there is a `limit`, each answer may take
-    /// that long.
+    /// Reads the values of these fields in order.
+    ///
+    /// Several commands are in flight, so that Redis works on one while the reply to another is read.
+    /// With a `limit` each reply has a deadline of its own.
     pub(super) fn values(
         &mut self,
         hash: &str,
         keys: &[&str],
         limit: Option<Duration>,
-        each: &mut dyn FnMut(Option<Vec<u8>>),
+        on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), ExchangeError> {
-        let (mut rest, mut asked) = self.pack_values(hash, keys);
-        let is_asked = |ahead: &mut Prefetched| ahead.commands == self.commands.bytes();
-        if self.ahead.take_if(is_asked).is_none() {
-            self.pass_over()?;
-            (rest, asked) = self.pack_values(hash, keys);
-            self.write()?;
+        let (mut rest, mut counts) = self.encode_reads(hash, keys);
+        let is_same = |prefetched: &mut Prefetched| prefetched.commands == self.commands.bytes();
+        if self.prefetched.take_if(is_same).is_none() {
+            // Discarding overwrites the command buffer, so the commands are encoded again.
+            self.discard_prefetched()?;
+            (rest, counts) = self.encode_reads(hash, keys);
+            self.write_buffer()?;
         }
-        let mut bulk = self.listen()?;
-        let mut refused = Ok(());
-        while let Some(count) = asked.pop_front() {
+        let mut reader = self.begin_reading()?;
+        let mut result = Ok(());
+        while let Some(count) = counts.pop_front() {
             if let Some(limit) = limit {
                 self.set_deadline(deadline_after(limit));
             }
             let mut bytes = 0_usize;
-            let read = self.read_values(&mut bulk, count, &mut |value| {
+            let read = self.read_values(&mut reader, count, &mut |value| {
                 bytes = bytes.saturating_add(value.as_ref().map_or(0, Vec::len));
-                if refused.is_ok() {
-                    each(value);
+                if result.is_ok() {
+                    on_value(value);
                 }
             });
             match read {
-                Ok(()) => self.read_window = (next_values(count, bytes), AT_A_TIME),
+                Ok(()) => self.read_window = (next_window(count, bytes), MAX_IN_FLIGHT),
                 Err(ExchangeError::ErrorReply(kind, words)) => {
-                    // What was asked besides is answered too.
-                    refused = refused.and(Err(ExchangeError::ErrorReply(kind, words)));
+                    // The first error is kept; the replies to the commands in flight are still read.
+                    result = result.and(Err(ExchangeError::ErrorReply(kind, words)));
                     rest = &[];
                 }
                 Err(failure) => return Err(failure),
             }
             if !rest.is_empty() {
                 self.commands.clear();
-                rest = self.pack_more_values(hash, rest, &mut asked);
-                self.write()?;
+                rest = self.encode_more_reads(hash, rest, &mut counts);
+                self.write_buffer()?;
             }
         }
-        self.silence(&bulk)?;
-        refused
+        self.end_replies(&reader)?;
+        result
     }
 
-    /// Sends the first commands for values that are likely to be asked for next, with these keys. Their
-    /// answers are passed over where anything else is done first.
-    pub(super) fn ask_ahead(&mut self, hash: &str, keys: &[&str]) -> Result<(), ExchangeError> {
-        self.pass_over()?;
-        let (_, asked) = self.pack_values(hash, keys);
-        self.write()?;
+    /// Sends the first commands of a call to [`values`](Self::values) that is likely to follow.
+    ///
+    /// If another exchange follows, it discards the replies.
+    pub(super) fn prefetch(&mut self, hash: &str, keys: &[&str]) -> Result<(), ExchangeError> {
+        self.discard_prefetched()?;
+        let (_, counts) = self.encode_reads(hash, keys);
+        self.write_buffer()?;
         let commands = self.commands.bytes().to_vec();
-        self.ahead = Some(Prefetched { commands, asked });
+        self.prefetched = Some(Prefetched { commands, counts });
         Ok(())
     }
 
-    /// Reads what was asked for ahead and is not wanted.
-    fn pass_over(&mut self) -> Result<(), ExchangeError> {
-        let Some(Prefetched { asked, .. }) = self.ahead.take() else {
+    /// Reads and drops the replies to prefetched commands, if there are any.
+    fn discard_prefetched(&mut self) -> Result<(), ExchangeError> {
+        let Some(Prefetched { counts, .. }) = self.prefetched.take() else {
             return Ok(());
         };
-        let mut bulk = self.listen()?;
-        for count in asked {
-            match self.read_values(&mut bulk, count, &mut drop) {
+        let mut reader = self.begin_reading()?;
+        for count in counts {
+            match self.read_values(&mut reader, count, &mut drop) {
                 Ok(()) | Err(ExchangeError::ErrorReply(..)) => {}
                 Err(failure) => return Err(failure),
             }
         }
-        self.silence(&bulk)
+        self.end_replies(&reader)
     }
 
-    /// Packs the first commands for these values, and gives what is still to be asked for and how many
-    /// values each command asks for.
-    fn pack_values<'a>(
+    /// Encodes the first read commands for these keys.
+    ///
+    /// Returns the keys that are left, and the number of values that each command reads.
+    fn encode_reads<'a>(
         &mut self,
         hash: &str,
         keys: &'a [&'a str],
     ) -> (&'a [&'a str], VecDeque<usize>) {
-        self.pack_loud();
-        let mut asked = VecDeque::new();
-        let rest = self.pack_more_values(hash, keys, &mut asked);
-        (rest, asked)
+        self.begin_replies();
+        let mut counts = VecDeque::new();
+        let rest = self.encode_more_reads(hash, keys, &mut counts);
+        (rest, counts)
     }
 
-    fn pack_more_values<'a>(
+    /// Appends read commands until the window is full, and returns the keys that are left.
+    fn encode_more_reads<'a>(
         &mut self,
         hash: &str,
         mut rest: &'a [&'a str],
-        asked: &mut VecDeque<usize>,
+        counts: &mut VecDeque<usize>,
     ) -> &'a [&'a str] {
         let (size, depth) = self.read_window;
-        while asked.len() < depth && !rest.is_empty() {
-            let (some, others) = rest.split_at(size.min(rest.len()));
-            self.commands.list(&["HMGET", hash], some.iter().copied());
-            asked.push_back(some.len());
+        while counts.len() < depth && !rest.is_empty() {
+            let (batch, others) = rest.split_at(size.min(rest.len()));
+            self.commands
+                .push_list(&["HMGET", hash], batch.iter().copied());
+            counts.push_back(batch.len());
             rest = others;
         }
         rest
     }
 
-    /// The answer to one command for so many values.
+    /// Reads the reply to one command that reads `count` values.
     fn read_values(
         &mut self,
-        bulk: &mut RespReader,
+        reader: &mut RespReader,
         count: usize,
-        each: &mut dyn FnMut(Option<Vec<u8>>),
+        on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), ExchangeError> {
-        if bulk.list(&mut self.wire)? != count {
+        if reader.array_length(&mut self.stream)? != count {
             return Err(ExchangeError::protocol(
-                "HMGET answered with another number of values",
+                "HMGET returned a wrong number of values",
             ));
         }
         for _ in 0..count {
-            each(bulk.value(&mut self.wire)?);
+            on_value(reader.bulk_string(&mut self.stream)?);
         }
         Ok(())
     }
 
-    /// One command that is answered with a list of strings.
+    /// Sends one command and reads its reply, an array of strings.
     pub(super) fn strings(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, ExchangeError> {
-        self.pass_over()?;
-        self.pack_loud();
-        self.commands.say(words);
-        self.write()?;
-        let mut bulk = self.listen()?;
-        let strings = match bulk.list(&mut self.wire) {
+        self.discard_prefetched()?;
+        self.begin_replies();
+        self.commands.push_words(words);
+        self.write_buffer()?;
+        let mut reader = self.begin_reading()?;
+        let strings = match reader.array_length(&mut self.stream) {
             Ok(count) => {
+                // The server chooses the count, so nothing is allocated for it in advance.
                 let mut strings = Vec::new();
                 for _ in 0..count {
-                    // There is a string for each.
-                    strings.push(bulk.value(&mut self.wire)?.unwrap_or_default());
+                    strings.push(reader.bulk_string(&mut self.stream)?.unwrap_or_default());
                 }
                 Ok(strings)
             }
@@ -303,66 +331,79 @@ impl RedisConnection {
             }
             Err(failure) => return Err(failure),
         };
-        self.silence(&bulk)?;
+        self.end_replies(&reader)?;
         strings
     }
 
-    /// Has Redis answer to what is packed behind this.
-    fn pack_loud(&mut self) {
+    /// Clears the command buffer, and has Redis reply to the commands that are encoded next.
+    fn begin_replies(&mut self) {
         self.commands.clear();
         if self.replies_off {
-            self.commands.say(&["CLIENT", "REPLY", "ON"]);
+            self.commands.push_words(&["CLIENT", "REPLY", "ON"]);
         }
     }
 
-    /// What reads the answers to that.
-    fn listen(&mut self) -> Result<RespReader, ExchangeError> {
-        debug_assert!(self.unread == 0, "the parser has no bytes of what follows");
-        let mut bulk = RespReader::new();
+    /// Returns a reader for the replies that [`begin_replies`](Self::begin_replies) enabled.
+    fn begin_reading(&mut self) -> Result<RespReader, ExchangeError> {
+        // Both the parser and the reader buffer bytes, so neither may start before the other is done.
+        debug_assert!(self.replies_due == 0, "the parser has bytes of the next reply");
+        let mut reader = RespReader::new();
         if self.replies_off {
-            bulk.done(&mut self.wire)?;
+            reader.simple_ok(&mut self.stream)?;
         }
-        Ok(bulk)
+        Ok(reader)
     }
 
-    /// Has it answer no more, when everything has been read.
-    fn silence(&mut self, bulk: &RespReader) -> Result<(), ExchangeError> {
-        if !bulk.is_empty() {
-            return Err(ExchangeError::protocol("more was answered than was asked"));
+    /// Turns replies off again, after every reply has been read.
+    fn end_replies(&mut self, reader: &RespReader) -> Result<(), ExchangeError> {
+        if !reader.is_empty() {
+            return Err(ExchangeError::protocol("unexpected data after the reply"));
         }
         if self.replies_off {
-            self.send(|commands| commands.say(&["CLIENT", "REPLY", "OFF"]))?;
+            self.send(|commands| commands.push_words(&["CLIENT", "REPLY", "OFF"]))?;
         }
         Ok(())
     }
 
-    /// Whether there are answers in this exchange that have not been read.
-    pub(super) fn has_more(&self) -> bool {
-        self.unread > 0
+    /// Returns whether replies in this exchange have not been read.
+    pub(super) fn has_replies_due(&self) -> bool {
+        self.replies_due > 0
     }
 
-    fn write(&mut self) -> Result<(), ExchangeError> {
-        self.wire.write_all(self.commands.bytes())?;
-        Ok(self.wire.flush()?)
+    fn write_buffer(&mut self) -> Result<(), ExchangeError> {
+        self.stream.write_all(self.commands.bytes())?;
+        Ok(self.stream.flush()?)
     }
 
-    /// Until when what follows must be over.
+    /// Sets the deadline for everything that follows.
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
-        self.wire.socket().set_deadline(deadline);
+        self.stream.socket().set_deadline(deadline);
     }
 }
 
-/// How many values are asked for by the first command, and how many bytes of them by each other one: as
-/// many as the last one would have had.
-const FIRST_VALUES: usize = 64;
-const MOST_VALUES: usize = 256;
-const VALUES_BYTES: usize = 128 * 1024;
-/// How many commands for values are on their way.
-const AT_A_TIME: usize = 4;
+/// The number of values that the first read command asks for, before their size is known.
+const INITIAL_WINDOW: usize = 64;
+/// The most values that a read command asks for.
+const MAX_WINDOW: usize = 256;
+/// The bytes of values that a read command should return, estimated from the reply before.
+const WINDOW_BYTES: usize = 128 * 1024;
+/// The number of read commands in flight, once the size of the values is known.
+const MAX_IN_FLIGHT: usize = 4;
 
-/// How many values to ask for next, where so many had so many bytes.
-fn next_values(count: usize, bytes: usize) -> usize {
-    let each = bytes.checked_div(count).unwrap_or_default().max(1);
-    let fitting = VALUES_BYTES.checked_div(each).unwrap_or_default();
-    fitting.clamp(1, MOST_VALUES)
+/// Returns the number of values to read next, if `count` values had this many bytes.
+fn next_window(count: usize, bytes: usize) -> usize {
+    let mean = bytes.checked_div(count).unwrap_or_default().max(1);
+    let fitting = WINDOW_BYTES.checked_div(mean).unwrap_or_default();
+    fitting.clamp(1, MAX_WINDOW)
+}
+
+/// Returns whether Redis refused `SELECT` because it has fewer databases.
+fn lacks_database(failure: &ExchangeError) -> bool {
+    // "DB index is out of range", and "invalid DB index" or "value is out of range" for a number
+    // beyond 32 bits.
+    matches!(
+        failure,
+        ExchangeError::ErrorReply(ErrorKind::Server, words)
+            if words.contains("out of range") || words.contains("invalid DB index")
+    )
 }

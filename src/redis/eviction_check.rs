@@ -1,14 +1,18 @@
 //! The reaction to a Redis that may evict records.
 
-/// What to do about a Redis that may delete what it has when its memory is full.
+/// The reaction to a Redis that may delete records when its memory is full.
+///
+/// Such a Redis has a `maxmemory` and a `maxmemory-policy` that starts with `allkeys-`. It evicts
+/// whole keys, so every record of a client disappears at once. The user needs the right `+info`
+/// for the check; without it a warning is logged instead.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EvictionCheck {
-    /// The log is told.
+    /// Logs a warning at open and connects. The default.
     #[default]
     Warn,
-    /// Connecting fails with [`ErrorKind::Eviction`](crate::ErrorKind::Eviction).
+    /// Fails to connect, with [`ErrorKind::Eviction`](crate::ErrorKind::Eviction).
     Refuse,
-    /// Nothing.
+    /// Connects without a warning.
     Ignore,
 }

@@ -1,4 +1,4 @@
-//! What Redis, or the way to it, answered instead of a value.
+//! The error of an exchange with Redis: an error reply, or a connection that failed.
 
 use std::io;
 
@@ -7,30 +7,35 @@ use ::redis::{RedisError, ServerError};
 use super::acl;
 use crate::error::{Error, ErrorKind};
 
-/// Why an exchange gave no value.
+/// The reason why an exchange returned no value.
 pub(super) enum ExchangeError {
-    /// Redis answered with an error, in these words; the connection is as good as before.
+    /// Redis replied with an error, which has this text; the connection stays usable.
     ErrorReply(ErrorKind, String),
-    /// The connection is of no use any more: it broke, or it is out of step.
+    /// The connection is no longer usable: it broke, or a reply is missing or malformed.
     Unusable(ErrorKind, BoxedError),
-    /// The same, with a reason, and what to do, that is more exact than the kind's own.
+    /// The connection is no longer usable, and this reason is more exact than that of the kind.
     Disconnected(&'static str, BoxedError),
 }
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
 
 impl ExchangeError {
-    /// The error of an attempt, which completes the sentence "cannot …".
+    /// Converts this into an error whose `attempt` completes the sentence "cannot …".
     pub(super) fn into_error(self, attempt: impl FnOnce() -> String) -> Error {
         match self {
-            Self::ErrorReply(kind, words) => {
+            // This kind has no explanation of its own, so the words of Redis are the reason. They
+            // are quoted with escapes: a server must not put line breaks into a log.
+            Self::ErrorReply(kind @ ErrorKind::Server, words) => {
+                Error::new(kind, attempt()).with_reason(format!("Redis answered {words:?}"))
+            }
+            Self::ErrorReply(kind @ ErrorKind::Permission, words) => {
                 let mut error = Error::new(kind, attempt());
-                if let (ErrorKind::Permission, Some(reason)) = (kind, acl::missing_command(&words))
-                {
+                if let Some(reason) = acl::missing_command_reason(&words) {
                     error = error.with_reason(reason);
                 }
                 error.with_source(words)
             }
+            Self::ErrorReply(kind, words) => Error::new(kind, attempt()).with_source(words),
             Self::Unusable(kind, source) => Error::new(kind, attempt()).with_source(source),
             Self::Disconnected(reason, source) => Error::new(ErrorKind::Connection, attempt())
                 .with_reason(reason)
@@ -38,34 +43,76 @@ impl ExchangeError {
         }
     }
 
-    /// The connection is as good as before.
-    pub(super) fn unconfirmed(what: &'static str) -> Self {
-        Self::ErrorReply(ErrorKind::Unconfirmed, what.to_owned())
+    /// The error for an unanswered write that had no effect; the connection stays usable.
+    pub(super) fn unconfirmed(reason: &'static str) -> Self {
+        Self::ErrorReply(ErrorKind::Unconfirmed, reason.to_owned())
     }
 
-    pub(super) fn protocol(what: &'static str) -> Self {
-        Self::Unusable(ErrorKind::Protocol, what.into())
+    /// The error for a reply that the protocol does not allow.
+    pub(super) fn protocol(reason: &'static str) -> Self {
+        Self::Unusable(ErrorKind::Protocol, reason.into())
+    }
+
+    /// Removes from the reply to a command that carried a password everything that the server chose.
+    ///
+    /// Redis repeats the arguments of an unknown command, and a server that is not Redis may repeat
+    /// any command. Error texts and the log never have a password in them.
+    pub(super) fn without_secrets(self) -> Self {
+        match self {
+            Self::ErrorReply(kind, words) => Self::ErrorReply(kind, known_words(kind, &words)),
+            Self::Unusable(ErrorKind::Protocol, _) => {
+                Self::protocol("the reply to AUTH is malformed")
+            }
+            other => other,
+        }
+    }
+}
+
+/// The causes that a reply to `AUTH` may name: a part of the reply, and the text shown for it.
+const AUTH_CAUSES: [(&str, &str); 4] = [
+    ("without any password", NO_PASSWORD_SET),
+    ("no password is set", NO_PASSWORD_SET),
+    ("max number of clients", "max number of clients reached"),
+    ("protected mode", "Redis is running in protected mode"),
+];
+const NO_PASSWORD_SET: &str = "AUTH called without a password configured";
+
+/// Rewrites the words of a reply to `AUTH` from constants alone.
+fn known_words(kind: ErrorKind, words: &str) -> String {
+    let code = words.split(' ').next().unwrap_or_default();
+    // A code with a kind of its own has been compared with a constant, so it is no argument.
+    let code = match kind {
+        ErrorKind::Server | ErrorKind::Authentication => ["ERR", "NOAUTH", "WRONGPASS", "DENIED"]
+            .into_iter()
+            .find(|known| *known == code)
+            .unwrap_or("an unknown error"),
+        _ => code,
+    };
+    let cause = AUTH_CAUSES.iter().find(|(part, _)| words.contains(part));
+    match cause {
+        Some((_, cause)) => format!("{code} {cause}"),
+        None => format!("{code} in reply to AUTH"),
     }
 }
 
 impl From<io::Error> for ExchangeError {
     fn from(error: io::Error) -> Self {
         if is_hung_up(error.kind()) {
-            return Self::Disconnected(HUNG_UP, error.into());
+            return Self::Disconnected(SERVER_HUNG_UP, error.into());
         }
         Self::Unusable(kind_of_io(error.kind()), error.into())
     }
 }
 
-/// The parser's errors; one that Redis answered with is a value to it.
+/// Converts the parser's errors. An error reply is a value to the parser, not an error.
 impl From<RedisError> for ExchangeError {
     fn from(error: RedisError) -> Self {
-        // It names its own source once more, so that only its words are kept.
+        // Its text already contains its source, which a chain of sources would repeat.
         let words = error.to_string().into();
         if error.is_timeout() {
             Self::Unusable(ErrorKind::Timeout, words)
         } else if error.is_connection_dropped() {
-            Self::Disconnected(HUNG_UP, words)
+            Self::Disconnected(SERVER_HUNG_UP, words)
         } else if error.is_io_error() {
             Self::Unusable(ErrorKind::Connection, words)
         } else {
@@ -77,18 +124,22 @@ impl From<RedisError> for ExchangeError {
 impl From<ServerError> for ExchangeError {
     fn from(error: ServerError) -> Self {
         let (code, details) = (error.code(), error.details().unwrap_or_default());
-        answered(&format!("{code} {details}"))
+        error_reply(&format!("{code} {details}"))
     }
 }
 
-/// Redis answered with an error, in these words.
-pub(super) fn answered(words: &str) -> ExchangeError {
+/// Classifies an error reply with this text.
+pub(super) fn error_reply(words: &str) -> ExchangeError {
+    // The arguments of an unknown command may be a payload or a password.
+    let words = words
+        .split_once(", with args")
+        .map_or(words, |(words, _arguments)| words);
     let (code, details) = words.split_once(' ').unwrap_or((words, ""));
-    ExchangeError::ErrorReply(kind_of_answer(code, details), words.to_owned())
+    ExchangeError::ErrorReply(kind_of_reply(code, details), words.to_owned())
 }
 
-const HUNG_UP: &str = "the server hung up; look into its log: was it stopped, or does it expect \
-                       TLS where the URL has none, or none where it has?";
+const SERVER_HUNG_UP: &str = "the server closed the connection; check its log: was it stopped, or \
+                              do URL and port disagree on TLS?";
 
 fn is_hung_up(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
@@ -105,8 +156,8 @@ fn kind_of_io(kind: io::ErrorKind) -> ErrorKind {
     }
 }
 
-/// The kind behind the code that every error of Redis starts with.
-fn kind_of_answer(code: &str, details: &str) -> ErrorKind {
+/// Returns the kind for the code with which every error reply starts.
+fn kind_of_reply(code: &str, details: &str) -> ErrorKind {
     match code {
         "NOAUTH" | "WRONGPASS" => ErrorKind::Authentication,
         "NOPERM" => ErrorKind::Permission,
@@ -116,16 +167,74 @@ fn kind_of_answer(code: &str, details: &str) -> ErrorKind {
         "READONLY" => ErrorKind::ReadOnly,
         "MISCONF" => ErrorKind::Misconf,
         "BUSY" => ErrorKind::Busy,
-        // The cause is told behind these words, with a code of its own.
+        // The cause of a discarded transaction follows these words, with a code of its own.
         "EXECABORT" => match details.split_once("because of: ").map(|(_, cause)| cause) {
             Some(cause) => {
                 let (code, details) = cause.split_once(' ').unwrap_or((cause, ""));
-                kind_of_answer(code, details)
+                kind_of_reply(code, details)
             }
             None => ErrorKind::Server,
         },
-        // `AUTH` on a server without a password answers with the general code.
+        // A server without a password replies to `AUTH` with the general code.
         "ERR" if details.contains("AUTH") => ErrorKind::Authentication,
         _ => ErrorKind::Server,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error as _;
+
+    use super::*;
+
+    fn text_and_source(error: ExchangeError) -> (ErrorKind, String, Option<String>) {
+        let error = error.into_error(|| "try".to_owned());
+        let source = error.source().map(ToString::to_string);
+        (error.kind(), error.to_string(), source)
+    }
+
+    #[test]
+    fn unclassified_reply_is_reason_and_not_source() {
+        let (kind, text, source) = text_and_source(error_reply("ERR no\nline"));
+        assert_eq!(kind, ErrorKind::Server);
+        assert_eq!(text, r#"cannot try: Redis answered "ERR no\nline""#);
+        assert_eq!(source, None);
+    }
+
+    #[test]
+    fn arguments_of_unknown_command_are_dropped() {
+        for words in [
+            "ERR unknown command 'HSET', with args beginning with: 'hash' 'c-1' 'Zq7xKv2w'",
+            "ERR unknown command `HSET`, with args beginning with: `hash`, `c-1`, `Zq7xKv2w`, ",
+        ] {
+            let (kind, text, source) = text_and_source(error_reply(words));
+            assert_eq!(kind, ErrorKind::Server);
+            assert!(text.contains("unknown command"), "{text}");
+            assert!(!text.contains("Zq7xKv2w") && source.is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn reply_to_auth_never_shows_its_arguments() {
+        for (words, shown) in [
+            ("ERR unknown command 'AUTH', with args beginning with: 'Zq7xKv2w'", "ERR in"),
+            ("ERR unknown command AUTH Zq7xKv2w", "ERR in reply to AUTH"),
+            ("Zq7xKv2w", "an unknown error in reply to AUTH"),
+            ("WRONGPASS Zq7xKv2w is not it", "WRONGPASS in reply to AUTH"),
+            ("LOADING Zq7xKv2w", "LOADING in reply to AUTH"),
+            ("ERR max number of clients reached", "ERR max number of clients reached"),
+            (
+                "ERR AUTH <password> called without any password configured for the default user",
+                "ERR AUTH called without a password configured",
+            ),
+        ] {
+            let (_, text, source) = text_and_source(error_reply(words).without_secrets());
+            let all = format!("{text}: {}", source.unwrap_or_default());
+            assert!(all.contains(shown), "{all}");
+            assert!(!all.contains("Zq7xKv2w"), "{all}");
+        }
+        let malformed = ExchangeError::Unusable(ErrorKind::Protocol, "Zq7xKv2w".into());
+        let (_, _, source) = text_and_source(malformed.without_secrets());
+        assert_eq!(source.as_deref(), Some("the reply to AUTH is malformed"));
     }
 }

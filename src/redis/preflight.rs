@@ -1,18 +1,20 @@
-//! What is asked of a Redis before it is trusted with records.
+//! The checks that a new connection passes before the store uses it.
 
 use ::redis::Value;
 
 use super::{connection::RedisConnection, exchange_error::ExchangeError};
 use crate::error::{Error, ErrorKind};
 
-/// Asks for the type of the key, and has Redis queue one of each command that will be needed: it
-/// refuses what the user may not do, or what it cannot do now, without anything being done. A Redis
-/// that is full goes on to answer and remove, and so is only told of.
+/// Checks the type of the key, the user's rights and the room for a write, and writes nothing.
+///
+/// It queues one of each command in a transaction that is discarded: Redis refuses a command that
+/// the user may not run, or that cannot succeed now, when it is queued. A full Redis still serves
+/// reads and removes, so its error is returned as a value.
 pub(super) fn check_usable(
     connection: &mut RedisConnection,
     hash: &str,
 ) -> Result<Option<ExchangeError>, ExchangeError> {
-    match connection.ask(&["TYPE", hash])? {
+    match connection.query(&["TYPE", hash])? {
         Value::SimpleString(name) if name == "none" || name == "hash" => {}
         Value::SimpleString(name) => {
             return Err(ExchangeError::Unusable(
@@ -21,18 +23,16 @@ pub(super) fn check_usable(
             ));
         }
         _ => {
-            return Err(ExchangeError::protocol(
-                "TYPE answered with something else than a name",
-            ));
+            return Err(ExchangeError::protocol("TYPE returned an unexpected reply"));
         }
     }
-    connection.ask(&["MULTI"])?;
-    let full = match connection.ask(&["HSET", hash, "c-0", ""]) {
+    connection.query(&["MULTI"])?;
+    let full = match connection.query(&["HSET", hash, "c-0", ""]) {
         Ok(_) => None,
         Err(full @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => Some(full),
         Err(failure) => return Err(failure),
     };
-    // What is full refuses whatever is to be queued, and yet does it on its own.
+    // A full Redis refuses to queue any command, although it executes these outside a transaction.
     if full.is_none() {
         for words in [
             &["HDEL", hash, "c-0"][..],
@@ -41,68 +41,69 @@ pub(super) fn check_usable(
             &["HKEYS", hash],
             &["HLEN", hash],
         ] {
-            connection.ask(words)?;
+            connection.query(words)?;
         }
     }
-    connection.ask(&["DISCARD"])?;
-    // `EXEC` cannot be queued.
-    connection.ask(&["MULTI"])?;
-    connection.ask(&["EXEC"])?;
+    connection.query(&["DISCARD"])?;
+    // `EXEC` cannot be queued, so an empty transaction checks the right to it.
+    connection.query(&["MULTI"])?;
+    connection.query(&["EXEC"])?;
     Ok(full)
 }
 
-/// What Redis says of itself.
+/// The properties of a Redis server, from `INFO`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ServerInfo {
-    /// Its run id: another one after each start.
-    pub(super) life: Option<String>,
-    evicts: bool,
-    aof: bool,
+    /// The `run_id`, which changes with each start of Redis.
+    pub(super) instance_id: Option<String>,
+    /// Its policy and a limit on memory let it delete the hash.
+    may_evict: bool,
+    has_aof: bool,
 }
 
 impl ServerInfo {
-    /// Asks; nothing where the user may not.
-    pub(super) fn ask(connection: &mut RedisConnection) -> Result<Option<Self>, ExchangeError> {
-        let mut about = Self::default();
+    /// Queries Redis; returns `None` if the user may not run `INFO`.
+    pub(super) fn fetch(connection: &mut RedisConnection) -> Result<Option<Self>, ExchangeError> {
+        let mut info = Self::default();
         for section in ["server", "memory", "persistence"] {
-            match connection.ask(&["INFO", section]) {
-                Ok(Value::BulkString(lines)) => about.read(&String::from_utf8_lossy(&lines)),
-                Ok(Value::VerbatimString { text, .. }) => about.read(&text),
-                Ok(_) => return Err(ExchangeError::protocol("INFO answered with something else")),
+            match connection.query(&["INFO", section]) {
+                Ok(Value::BulkString(lines)) => info.parse(&String::from_utf8_lossy(&lines)),
+                Ok(Value::VerbatimString { text, .. }) => info.parse(&text),
+                Ok(_) => return Err(ExchangeError::protocol("INFO returned an unexpected reply")),
                 Err(ExchangeError::ErrorReply(..)) => return Ok(None),
                 Err(failure) => return Err(failure),
             }
         }
-        Ok(Some(about))
+        Ok(Some(info))
     }
 
-    fn read(&mut self, lines: &str) {
+    fn parse(&mut self, lines: &str) {
         let mut policy_evicts = false;
         let mut is_limited = false;
         for (name, value) in lines.lines().filter_map(|line| line.split_once(':')) {
             match name {
-                "run_id" => self.life = Some(value.to_owned()),
+                "run_id" => self.instance_id = Some(value.to_owned()),
                 "maxmemory" => is_limited = value != "0",
                 "maxmemory_policy" => policy_evicts = value.starts_with("allkeys-"),
-                "aof_enabled" => self.aof = value == "1",
+                "aof_enabled" => self.has_aof = value == "1",
                 _ => {}
             }
         }
-        self.evicts |= policy_evicts && is_limited;
+        self.may_evict |= policy_evicts && is_limited;
     }
 
-    /// Why it is not to be trusted, if it is not.
-    pub(super) fn eviction(&self) -> Option<Error> {
-        self.evicts
+    /// Returns an error if this Redis may evict records.
+    pub(super) fn eviction_error(&self) -> Option<Error> {
+        self.may_evict
             .then(|| Error::new(ErrorKind::Eviction, "rely on this Redis"))
     }
 
-    /// What a message that Redis has outlives, in a few words for the log.
-    pub(super) fn keeps(&self) -> &'static str {
-        if self.aof {
-            "Redis keeps what waits in its AOF"
+    /// Describes for the log which crashes the records survive.
+    pub(super) fn durability_note(&self) -> &'static str {
+        if self.has_aof {
+            "Redis persists records in its AOF"
         } else {
-            "Redis has no AOF: what waits outlives this program, and not Redis"
+            "Redis has no AOF: records survive this program but not Redis"
         }
     }
 }
@@ -113,15 +114,15 @@ mod tests {
 
     #[test]
     fn only_bounded_memory_is_evicted() {
-        for (lines, evicts) in [
+        for (lines, may_evict) in [
             ("maxmemory:1000\r\nmaxmemory_policy:allkeys-lru\r\n", true),
             ("maxmemory:0\r\nmaxmemory_policy:allkeys-lru\r\n", false),
             ("maxmemory:1000\r\nmaxmemory_policy:noeviction\r\n", false),
             ("maxmemory:1000\r\nmaxmemory_policy:volatile-lru\r\n", false),
         ] {
-            let mut about = ServerInfo::default();
-            about.read(lines);
-            assert_eq!(about.eviction().is_some(), evicts, "{lines}");
+            let mut info = ServerInfo::default();
+            info.parse(lines);
+            assert_eq!(info.eviction_error().is_some(), may_evict, "{lines}");
         }
     }
 }

@@ -1,18 +1,22 @@
-//! Reads lists of strings, in which most bytes of answers are: in large pieces, and each value straight to
-//! where it stays.
+//! Reads RESP arrays of bulk strings, which are most of the bytes that Redis sends.
+//!
+//! It reads in large pieces, and a large value directly into the allocation that the caller keeps.
 
 use std::io::{self, Read};
 
-use super::exchange_error::{ExchangeError, answered};
+use super::exchange_error::{ExchangeError, error_reply};
 
-/// How much is read at a time.
-const PIECE: usize = 64 * 1024;
-/// What a value may take before its bytes are there, whatever its length is said to be.
-const UNSEEN: usize = 1024 * 1024;
-/// The longest line: a number, or the words of an error.
-const LINE: usize = 4 * 1024;
+/// The size of the buffer, which is read at once.
+const BUFFER_BYTES: usize = 64 * 1024;
+/// The most memory that is allocated for a value before its bytes arrive, whatever length the server
+/// announces.
+const MAX_PREALLOCATION: usize = 1024 * 1024;
+/// The longest line, which is a length or an error.
+const MAX_LINE_BYTES: usize = 4 * 1024;
 
-/// What has been read and not been looked at.
+/// A buffer of bytes that have been received and not been parsed.
+///
+/// It belongs to one exchange: bytes left at its end are an error.
 pub(super) struct RespReader {
     bytes: Box<[u8]>,
     start: usize,
@@ -22,7 +26,7 @@ pub(super) struct RespReader {
 impl RespReader {
     pub(super) fn new() -> Self {
         Self {
-            bytes: vec![0; PIECE].into_boxed_slice(),
+            bytes: vec![0; BUFFER_BYTES].into_boxed_slice(),
             start: 0,
             end: 0,
         }
@@ -32,37 +36,39 @@ impl RespReader {
         self.start == self.end
     }
 
-    /// How many values follow.
-    pub(super) fn list(&mut self, from: &mut impl Read) -> Result<usize, ExchangeError> {
-        match self.line(from)? {
-            (b'*', line) => number(line).ok_or_else(no_list),
-            (b'-', line) => Err(answered(&String::from_utf8_lossy(line))),
-            _ => Err(no_list()),
+    /// Reads the header of an array, and returns how many values follow.
+    pub(super) fn array_length(&mut self, from: &mut impl Read) -> Result<usize, ExchangeError> {
+        match self.read_line(from)? {
+            (b'*', line) => parse_length(line).ok_or_else(not_an_array),
+            (b'-', line) => Err(error_reply(&String::from_utf8_lossy(line))),
+            _ => Err(not_an_array()),
         }
     }
 
-    /// The word that says that something is done.
-    pub(super) fn done(&mut self, from: &mut impl Read) -> Result<(), ExchangeError> {
-        match self.line(from)? {
+    /// Reads a simple string, such as `OK`.
+    pub(super) fn simple_ok(&mut self, from: &mut impl Read) -> Result<(), ExchangeError> {
+        match self.read_line(from)? {
             (b'+', _) => Ok(()),
-            (b'-', line) => Err(answered(&String::from_utf8_lossy(line))),
-            _ => Err(ExchangeError::protocol(
-                "something else than OK was answered",
-            )),
+            (b'-', line) => Err(error_reply(&String::from_utf8_lossy(line))),
+            _ => Err(ExchangeError::protocol("expected OK")),
         }
     }
 
-    /// The next value of a list, if there is one.
-    pub(super) fn value(&mut self, from: &mut impl Read) -> Result<Option<Vec<u8>>, ExchangeError> {
-        let length = match self.line(from)? {
+    /// Reads a bulk string, which is `None` for a missing field.
+    pub(super) fn bulk_string(
+        &mut self,
+        from: &mut impl Read,
+    ) -> Result<Option<Vec<u8>>, ExchangeError> {
+        let length = match self.read_line(from)? {
             (b'$', b"-1") => return Ok(None),
-            (b'$', line) => number(line).ok_or_else(no_value)?,
-            _ => return Err(no_value()),
+            (b'$', line) => parse_length(line).ok_or_else(not_a_string)?,
+            _ => return Err(not_a_string()),
         };
-        let mut value = Vec::with_capacity(length.min(UNSEEN));
-        let there = self.unread();
-        value.extend_from_slice(there.get(..length).unwrap_or(there));
+        let mut value = Vec::with_capacity(length.min(MAX_PREALLOCATION));
+        let buffered = self.buffered();
+        value.extend_from_slice(buffered.get(..length).unwrap_or(buffered));
         self.start = self.start.saturating_add(value.len());
+        // The rest bypasses the buffer.
         let missing = length.saturating_sub(value.len());
         if missing > 0 {
             let missing = u64::try_from(missing).unwrap_or(u64::MAX);
@@ -71,27 +77,27 @@ impl RespReader {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
-        match self.line(from)? {
+        match self.read_line(from)? {
             (b'\r', b"") => Ok(Some(value)),
-            _ => Err(no_value()),
+            _ => Err(not_a_string()),
         }
     }
 
-    fn unread(&self) -> &[u8] {
+    fn buffered(&self) -> &[u8] {
         self.bytes.get(self.start..self.end).unwrap_or_default()
     }
 
-    /// The mark that a line starts with, and the rest of it; what ends a value is a line of its own.
-    fn line(&mut self, from: &mut impl Read) -> Result<(u8, &[u8]), ExchangeError> {
+    /// Reads a line, and returns its first byte, which is the type of the reply, and the rest.
+    ///
+    /// The line break after a bulk string is read as an empty line; its first byte is `\r`.
+    fn read_line(&mut self, from: &mut impl Read) -> Result<(u8, &[u8]), ExchangeError> {
         let length = loop {
-            let unread = self.unread();
-            if let Some(end) = unread.iter().position(|byte| *byte == b'\n') {
+            let buffered = self.buffered();
+            if let Some(end) = buffered.iter().position(|byte| *byte == b'\n') {
                 break end;
             }
-            if unread.len() > LINE {
-                return Err(ExchangeError::protocol(
-                    "a line that does not end was answered",
-                ));
+            if buffered.len() > MAX_LINE_BYTES {
+                return Err(ExchangeError::protocol("line too long"));
             }
             self.fill(from)?;
         };
@@ -102,12 +108,11 @@ impl RespReader {
         match line {
             [b'\r'] => Ok((b'\r', b"")),
             [mark, line @ .., b'\r'] => Ok((*mark, line)),
-            _ => Err(ExchangeError::protocol(
-                "something that is no line was answered",
-            )),
+            _ => Err(ExchangeError::protocol("expected CRLF")),
         }
     }
 
+    /// Receives more bytes, after moving the buffered ones to the front.
     fn fill(&mut self, from: &mut impl Read) -> Result<(), ExchangeError> {
         self.bytes.copy_within(self.start..self.end, 0);
         self.end = self.end.saturating_sub(self.start);
@@ -123,16 +128,16 @@ impl RespReader {
     }
 }
 
-fn number(line: &[u8]) -> Option<usize> {
+fn parse_length(line: &[u8]) -> Option<usize> {
     str::from_utf8(line).ok()?.parse().ok()
 }
 
-fn no_list() -> ExchangeError {
-    ExchangeError::protocol("something else than a list was answered")
+fn not_an_array() -> ExchangeError {
+    ExchangeError::protocol("expected an array")
 }
 
-fn no_value() -> ExchangeError {
-    ExchangeError::protocol("something else than a string was answered")
+fn not_a_string() -> ExchangeError {
+    ExchangeError::protocol("expected a bulk string")
 }
 
 #[cfg(test)]
@@ -140,33 +145,33 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// Gives so many bytes at a time.
-    struct Slow<'a>(&'a [u8], usize);
+    /// A reader that returns at most this many bytes at a time.
+    struct ChunkedReader<'a>(&'a [u8], usize);
 
-    impl Read for Slow<'_> {
+    impl Read for ChunkedReader<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             let most = self.1.min(buffer.len());
-            let (now, later) = self.0.split_at(most.min(self.0.len()));
-            buffer[..now.len()].copy_from_slice(now);
-            self.0 = later;
-            Ok(now.len())
+            let (chunk, rest) = self.0.split_at(most.min(self.0.len()));
+            buffer[..now.len()].copy_from_slice(chunk);
+            self.0 = rest;
+            Ok(chunk.len())
         }
     }
 
     fn read(bytes: &[u8], at_a_time: usize) -> Result<Vec<Option<Vec<u8>>>, ExchangeError> {
-        let mut from = Slow(bytes, at_a_time);
-        let mut bulk = RespReader::new();
-        let count = bulk.list(&mut from)?;
-        let values: Result<Vec<_>, _> = (0..count).map(|_| bulk.value(&mut from)).collect();
+        let mut from = ChunkedReader(bytes, at_a_time);
+        let mut reader = RespReader::new();
+        let count = reader.array_length(&mut from)?;
+        let values: Result<Vec<_>, _> = (0..count).map(|_| reader.bulk_string(&mut from)).collect();
         if let Ok(values) = &values {
-            assert!(bulk.is_empty(), "{} values", values.len());
+            assert!(reader.is_empty(), "{} values", values.len());
         }
         values
     }
 
     #[test]
     fn values_are_read_from_pieces_of_any_size() {
-        let large = vec![b'\n'; 3 * PIECE];
+        let large = vec![b'\n'; 3 * BUFFER_BYTES];
         let answer = [
             b"*4\r\n$3\r\na\r\n\r\n$-1\r\n$0\r\n\r\n$196608\r\n",
             &large[..],
@@ -174,7 +179,7 @@ mod tests {
         ]
         .concat();
         let expected = [Some(b"a\r\n".to_vec()), None, Some(Vec::new()), Some(large)];
-        for at_a_time in [1, 2, 3, 7, 4096, PIECE, usize::MAX] {
+        for at_a_time in [1, 2, 3, 7, 4096, BUFFER_BYTES, usize::MAX] {
             let values = read(&answer, at_a_time).unwrap_or_else(|_| panic!("{at_a_time}"));
             assert!(values == expected, "{at_a_time}");
         }
@@ -198,7 +203,7 @@ mod tests {
             (b"*1\r\n", ErrorKind::Connection),
             (b"*", ErrorKind::Connection),
             (b"", ErrorKind::Connection),
-            (&[b'*'; 2 * LINE], ErrorKind::Protocol),
+            (&[b'*'; 2 * MAX_LINE_BYTES], ErrorKind::Protocol),
         ] {
             for at_a_time in [1, usize::MAX] {
                 let failure = read(answer, at_a_time).expect_err("no answer");

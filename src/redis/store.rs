@@ -15,12 +15,16 @@ use crate::{
     store::{Change, Connected, Durability, Group, Sent, Store},
 };
 
-/// The store of [`RedisPersistence`](crate::RedisPersistence): one hash, one field a record, the plain bytes.
+/// The store of a [`RedisPersistence`](crate::RedisPersistence).
+///
+/// The records of a client are the fields of one hash, with Paho's key as the field and its plain
+/// bytes as the value, as in paho-mqtt-redis 0.3.2.
 pub struct RedisStore {
     config: RedisConfig,
     lock: ClientLock,
-    /// The key of the hash, once connected to.
+    /// The key of the hash, from a successful `connect` until `close`.
     hash: Option<String>,
+    /// `None` after a failure that leaves a connection unusable; the next call reconnects.
     connection: Option<RedisConnection>,
 }
 
@@ -34,7 +38,9 @@ impl RedisStore {
         }
     }
 
-    /// Works on the hash within a limit, over a new connection where the one before broke.
+    /// Runs `work` on the hash within a time limit, reconnecting first if the connection broke.
+    ///
+    /// `verb` completes the sentence "cannot … the Redis hash".
     fn with_connection<T>(
         &mut self,
         verb: &str,
@@ -42,17 +48,17 @@ impl RedisStore {
         work: impl FnOnce(&mut RedisConnection, &str) -> Result<T, ExchangeError>,
     ) -> Result<T, Error> {
         let Some(hash) = self.hash.clone() else {
-            return Err(Error::new(ErrorKind::NotOpen, verb));
+            return Err(Error::new(ErrorKind::NotOpen, format!("{verb} the Redis hash")));
         };
         if self.connection.is_none() {
-            self.reach(&hash)?;
+            self.open_connection(&hash)?;
         }
         let Some(connection) = &mut self.connection else {
-            return Err(Error::new(ErrorKind::Connection, verb));
+            return Err(Error::new(ErrorKind::Connection, format!("{verb} the Redis hash")));
         };
         connection.set_deadline(deadline_after(limit));
         work(connection, &hash).map_err(|failure| {
-            // Out of step or half written: nothing can be sent behind it.
+            // A command may be half written or a reply unread, so nothing can follow on it.
             if !matches!(failure, ExchangeError::ErrorReply(..)) {
                 self.connection = None;
             }
@@ -60,69 +66,76 @@ impl RedisStore {
         })
     }
 
-    /// Connects and checks that the hash can be read and written, when everything that was sent
-    /// there before has arrived.
-    fn reach(&mut self, hash: &str) -> Result<Connected, Error> {
+    /// Connects, waits for earlier connections to the hash, and checks that it can be read and
+    /// written.
+    ///
+    /// The order matters: what an earlier connection sent must have arrived before the first read,
+    /// and the preflight needs its replies, so replies are turned off last.
+    fn open_connection(&mut self, hash: &str) -> Result<Connected, Error> {
         self.connection = None;
         let config = &self.config;
-        let until = deadline_after(config.connect_timeout);
-        let failed = |failure| hash_error(failure, "use", hash, config);
-        let mut connection = RedisConnection::open(&config.address, until)?;
+        let deadline = deadline_after(config.connect_timeout);
+        let to_error = |failure| hash_error(failure, "use", hash, config);
+        let mut connection = RedisConnection::open(&config.address, deadline)?;
         let database = config.address.database;
-        // What is left must do for the rest.
+        // Half of the time is left for the checks that follow.
         let half = deadline_after(config.connect_timeout.mul_f64(0.5));
-        let alone = self.lock.take_over(&mut connection, database, hash, half);
-        let alone = alone.map_err(failed)?;
-        let full = preflight::check_usable(&mut connection, hash).map_err(failed)?;
-        let about = ServerInfo::ask(&mut connection).map_err(failed)?;
-        match connection.quiet() {
+        let ownership_checked = self
+            .lock
+            .acquire(&mut connection, database, hash, half)
+            .map_err(to_error)?;
+        let full = preflight::check_usable(&mut connection, hash).map_err(to_error)?;
+        let info = ServerInfo::fetch(&mut connection).map_err(to_error)?;
+        match connection.turn_replies_off() {
             Ok(()) | Err(ExchangeError::ErrorReply(..)) => {}
-            Err(failure) => return Err(failed(failure)),
+            Err(failure) => return Err(to_error(failure)),
         }
 
-        let mut remarks = Vec::new();
-        let mut lacks = |is_there: bool, attempt: &str, reason: &'static str| {
-            if !is_there {
-                remarks.push(Error::new(ErrorKind::Permission, attempt).with_reason(reason));
+        let mut warnings = Vec::new();
+        let mut warn_missing = |has_right: bool, attempt: &str, reason: &'static str| {
+            if !has_right {
+                warnings.push(Error::new(ErrorKind::Permission, attempt).with_reason(reason));
             }
         };
-        lacks(
-            alone,
-            "see whether another program uses the same records",
-            "the user lacks +client|setname or +client|list; the README has the ACL line",
+        warn_missing(
+            ownership_checked,
+            "check for another program with the same records",
+            "the user lacks +client|setname or +client|list; docs/redis.md has the ACL line",
         );
-        lacks(
+        warn_missing(
             connection.replies_off(),
-            "send anything without waiting for it",
-            "the user lacks +client|reply, so each change is waited for; the README has the ACL line",
+            "send writes without waiting for replies",
+            "the user lacks +client|reply, so every write waits for its reply; docs/redis.md has the \
+             ACL line",
         );
-        lacks(
-            about.is_some(),
-            "learn whether Redis has started anew, or evicts",
-            "the user lacks +info, so everything is written again after each outage; the README has \
-             the ACL line",
+        warn_missing(
+            info.is_some(),
+            "detect a restart or eviction of Redis",
+            "the user lacks +info, so every record is written again after each outage; docs/redis.md \
+             has the ACL line",
         );
-        let about = about.unwrap_or_default();
-        match (config.eviction_check, about.eviction()) {
-            (EvictionCheck::Refuse, Some(evicts)) => return Err(evicts),
-            (EvictionCheck::Warn, evicts) => remarks.extend(evicts),
+        let info = info.unwrap_or_default();
+        match (config.eviction_check, info.eviction_error()) {
+            (EvictionCheck::Refuse, Some(error)) => return Err(error),
+            (EvictionCheck::Warn, error) => warnings.extend(error),
             (EvictionCheck::Ignore, _) | (_, None) => {}
         }
         self.connection = Some(connection);
         Ok(Connected {
-            write_error: full.map(failed),
-            durability_note: about.life.as_ref().map(|_| about.keeps()),
-            instance_id: about.life,
-            warnings: remarks,
+            write_error: full.map(to_error),
+            // Without an instance id `INFO` was not available, and the AOF is unknown too.
+            durability_note: info.instance_id.as_ref().map(|_| info.durability_note()),
+            instance_id: info.instance_id,
+            warnings,
         })
     }
 }
 
-/// The error of an attempt on the hash.
+/// Converts an error of an exchange about the hash, with the reason for a missing right to its key.
 fn hash_error(failure: ExchangeError, verb: &str, hash: &str, config: &RedisConfig) -> Error {
     let reason = match &failure {
         ExchangeError::ErrorReply(ErrorKind::Permission, words) => {
-            acl::missing_key(words, &config.key_prefix, hash)
+            acl::missing_key_reason(words, &config.key_prefix, hash)
         }
         _ => None,
     };
@@ -139,7 +152,7 @@ impl Store for RedisStore {
 
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {
         let hash = format!("{}{name}", self.config.key_prefix);
-        let connected = self.reach(&hash)?;
+        let connected = self.open_connection(&hash)?;
         self.hash = Some(hash);
         Ok(connected)
     }
@@ -156,18 +169,18 @@ impl Store for RedisStore {
         self.with_connection("use", limit, |connection, hash| {
             connection.exchange(
                 |commands| {
-                    // Redis refuses to queue what it would refuse to do. Should it refuse `MULTI` alone,
-                    // this is a field that Paho does not look at.
-                    commands.say(&["MULTI"]);
-                    commands.say(&["HSET", hash, "check", ""]);
-                    commands.say(&["DISCARD"]);
-                    commands.say(&["HLEN", hash]);
+                    // Redis refuses to queue a write that it would refuse to execute. If it refused
+                    // only `MULTI`, the field would be written; Paho never reads one of this name.
+                    commands.push_words(&["MULTI"]);
+                    commands.push_words(&["HSET", hash, "check", ""]);
+                    commands.push_words(&["DISCARD"]);
+                    commands.push_words(&["HLEN", hash]);
                 },
-                |answers| {
+                |replies| {
                     for _ in 0..3 {
-                        answers.read()?;
+                        replies.read_reply()?;
                     }
-                    integer_reply(&answers.read()?)
+                    integer_reply(&replies.read_reply()?)
                 },
             )
         })
@@ -185,18 +198,18 @@ impl Store for RedisStore {
     fn read_each(
         &mut self,
         keys: &[&str],
-        each: &mut dyn FnMut(Option<Vec<u8>>),
+        on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Error> {
         let limit = self.config.operation_timeout;
         self.with_connection("read from", limit, |connection, hash| {
-            connection.values(hash, keys, Some(limit), each)
+            connection.values(hash, keys, Some(limit), on_value)
         })
     }
 
     fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
         let limit = self.config.operation_timeout;
         self.with_connection("read from", limit, |connection, hash| {
-            connection.ask_ahead(hash, keys)
+            connection.prefetch(hash, keys)
         })
     }
 
@@ -206,12 +219,14 @@ impl Store for RedisStore {
         let mut replies_off = true;
         self.with_connection("write to", limit, |connection, hash| {
             replies_off = connection.replies_off();
-            let pack = |commands: &mut CommandBuffer| encode_groups(commands, hash, groups);
+            let encode = |commands: &mut CommandBuffer| encode_groups(commands, hash, groups);
             match durability {
+                // Redis would reply, so the write is confirmed below instead.
                 _ if !replies_off => Ok(()),
-                Durability::Pipelined => connection.send_lazily(pack),
-                // With the power gone, what Redis has not is sent twice.
-                Durability::Confirmed => connection.send(pack),
+                Durability::Pipelined => connection.send_coalesced(encode),
+                // Not gathered: a write that Redis lacks after a power cut is a message that is sent
+                // twice.
+                Durability::Confirmed => connection.send(encode),
             }
         })?;
         if replies_off {
@@ -225,16 +240,18 @@ impl Store for RedisStore {
         self.confirm_within(self.config.operation_timeout, sent, groups)
     }
 
-    /// However slow the way is, a large value must get through some time.
+    /// Confirms the groups within a time that grows with their bytes.
+    ///
+    /// Otherwise a value that is too large for the timeout on a slow network would fail forever.
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        const EACH_BYTE: Duration = Duration::from_micros(1);
+        const TIME_PER_BYTE: Duration = Duration::from_micros(1);
         let lengths = groups.iter().copied().flatten().map(|change| match change {
             Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
             Change::Remove { .. } => 0,
         });
         let bytes = u32::try_from(lengths.fold(0, usize::saturating_add)).unwrap_or(u32::MAX);
-        let more = EACH_BYTE.saturating_mul(bytes);
-        let limit = self.config.operation_timeout.saturating_add(more);
+        let extra = TIME_PER_BYTE.saturating_mul(bytes);
+        let limit = self.config.operation_timeout.saturating_add(extra);
         self.confirm_within(limit, &[], groups)
     }
 
@@ -245,6 +262,10 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
+    /// Checks that the unanswered writes in `sent` had their effect, and executes `groups`.
+    ///
+    /// Redis did not reply to those writes, so their effect is read back: the length of each value
+    /// that was put, and the absence of each record that was removed.
     fn confirm_within(
         &mut self,
         limit: Duration,
@@ -252,38 +273,39 @@ impl RedisStore {
         groups: &[Group<'_>],
     ) -> Result<(), Error> {
         self.with_connection("write to", limit, |connection, hash| {
-            let gone = sent.iter().filter(|sent| sent.length.is_none());
-            let gone = gone.map(|sent| sent.key);
-            let count_gone = gone.clone().count();
+            let removed_keys = sent.iter().filter(|sent| sent.length.is_none());
+            let removed_keys = removed_keys.map(|sent| sent.key);
+            let has_removed = removed_keys.clone().next().is_some();
             connection.exchange(
                 |commands| {
                     for Sent { key, length } in sent {
                         if length.is_some() {
-                            commands.say(&["HSTRLEN", hash, key]);
+                            commands.push_words(&["HSTRLEN", hash, key]);
                         }
                     }
-                    if count_gone > 0 {
-                        commands.list(&["HMGET", hash], gone);
+                    if has_removed {
+                        commands.push_list(&["HMGET", hash], removed_keys);
                     }
                     encode_groups(commands, hash, groups);
                 },
-                |answers| {
+                |replies| {
                     let mut confirmed = Ok(());
                     for length in sent.iter().filter_map(|sent| sent.length) {
-                        if integer_reply(&answers.read()?)? != length {
-                            confirmed = Err("a record is not there");
+                        if integer_reply(&replies.read_reply()?)? != length {
+                            confirmed = Err("an unconfirmed record is missing");
                         }
                     }
-                    if count_gone > 0 {
-                        match answers.read()? {
+                    if has_removed {
+                        match replies.read_reply()? {
                             Value::Array(values)
                                 if values.iter().all(|value| *value == Value::Nil) => {}
-                            _ => confirmed = Err("a record is still there"),
+                            _ => confirmed = Err("a removed record still exists"),
                         }
                     }
-                    // Why Redis refuses these is why it did not do the others.
-                    while answers.has_more() {
-                        happened(answers.read()?)?;
+                    // An error reply here has the reason why the unanswered writes failed too, so it
+                    // takes precedence.
+                    while replies.has_replies_due() {
+                        check_reply(replies.read_reply()?)?;
                     }
                     confirmed.map_err(ExchangeError::unconfirmed)
                 },
@@ -297,15 +319,13 @@ fn integer_reply(value: &Value) -> Result<usize, ExchangeError> {
         Value::Int(number) => usize::try_from(*number).ok(),
         _ => None,
     }
-    .ok_or(ExchangeError::protocol(
-        "something else than a number was answered",
-    ))
+    .ok_or(ExchangeError::protocol("expected an integer"))
 }
 
-/// Whether a command, or everything in a transaction, was done.
-fn happened(answer: Value) -> Result<(), ExchangeError> {
-    match answer {
-        Value::Array(results) => results.into_iter().try_for_each(happened),
+/// Returns an error if a command, or one inside a transaction, was not executed.
+fn check_reply(reply: Value) -> Result<(), ExchangeError> {
+    match reply {
+        Value::Array(results) => results.into_iter().try_for_each(check_reply),
         Value::ServerError(error) => Err(error.into()),
         _ => Ok(()),
     }
@@ -315,7 +335,7 @@ fn happened(answer: Value) -> Result<(), ExchangeError> {
 impl fmt::Debug for RedisStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RedisStore")
-            .field("target", &format_args!("{}", self.config.address))
+            .field("address", &format_args!("{}", self.config.address))
             .field("hash", &self.hash)
             .field("connected", &self.connection.is_some())
             .finish_non_exhaustive()

@@ -9,7 +9,7 @@ use crate::{error::ErrorKind, net::DeadlineStream};
 
 pub(super) type TlsClientStream = StreamOwned<ClientConnection, DeadlineStream>;
 
-/// Makes the handshake on a socket.
+/// Makes the TLS handshake on a connected socket, within the socket's deadline.
 pub(super) fn handshake(
     mut socket: DeadlineStream,
     host: &str,
@@ -20,6 +20,7 @@ pub(super) fn handshake(
         session
             .complete_io(&mut socket)
             .map_err(|error| match error.kind() {
+                // rustls reports its own errors, such as an untrusted issuer, with this kind.
                 io::ErrorKind::InvalidData => ExchangeError::Unusable(ErrorKind::Tls, error.into()),
                 _ => ExchangeError::from(error),
             })?;
@@ -27,15 +28,17 @@ pub(super) fn handshake(
     Ok(StreamOwned::new(session, socket))
 }
 
+/// Prepares a client session that trusts the issuers of the system, or of `SSL_CERT_FILE`.
 fn session(host: &str) -> Result<ClientConnection, Box<dyn StdError + Send + Sync>> {
-    let found = rustls_native_certs::load_native_certs();
+    let loaded = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
+    roots.add_parsable_certificates(loaded.certs);
     if roots.is_empty() {
-        let reason = found.errors.first().map(ToString::to_string);
+        let reason = loaded.errors.first().map(ToString::to_string);
         let reason = reason.unwrap_or_else(|| "none is installed".to_owned());
-        return Err(format!("the system has no certificates to trust: {reason}").into());
+        return Err(format!("no trusted certificates found: {reason}").into());
     }
+    // The provider is named, so that one that the application installs process-wide is not needed.
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?

@@ -1,9 +1,12 @@
-//! What is wrong with a URL that cannot be understood, told without any part of it, since a password
-//! that is not percent-encoded may end up in each of them.
+//! The reason why a URL is invalid.
+//!
+//! A reason never has a part of the URL in it: a password that is not percent-encoded may end up in
+//! any of them.
 
 use std::net::IpAddr;
 
-const SCHEMES: [&str; 7] = [
+/// The schemes that name Redis; the suffix `s` means TLS, and `unix` a Unix socket.
+const URL_SCHEMES: [&str; 7] = [
     "redis",
     "rediss",
     "valkey",
@@ -13,48 +16,50 @@ const SCHEMES: [&str; 7] = [
     "valkey+unix",
 ];
 
-const SLASHES: &str =
-    "the path of a Unix socket is absolute, and has three slashes in front; write unix:///PATH";
+const UNIX_PATH_REASON: &str = "a Unix socket path is absolute; write unix:///PATH";
 
-/// The scheme and what is behind `://`, or why there is none.
-pub(super) fn split(url: &str) -> Result<(String, &str), &'static str> {
+/// Splits a URL into its scheme, in lower case, and the part after `://`.
+///
+/// The error is the reason why there is no known scheme.
+pub(super) fn split_scheme(url: &str) -> Result<(String, &str), &'static str> {
     let Some((scheme, rest)) = url.split_once("://") else {
         let scheme = url.split_once(':').map_or("", |(scheme, _)| scheme);
-        return Err(match known(scheme) {
-            Some(scheme) if scheme.ends_with("unix") => SLASHES,
+        return Err(match known_scheme(scheme) {
+            Some(scheme) if scheme.ends_with("unix") => UNIX_PATH_REASON,
             Some(_) => "its scheme lacks the two slashes; write redis://HOST:PORT/",
             None => "it has no scheme; write redis://HOST:PORT/ or unix:///PATH",
         });
     };
-    let scheme = known(scheme).ok_or(
-        "its scheme, in front of ://, is not known; it is redis, unix, or rediss for TLS, or the \
-         same with valkey",
+    let scheme = known_scheme(scheme).ok_or(
+        "unknown scheme; use redis, rediss (TLS) or unix, or the same with valkey",
     )?;
     Ok((scheme, rest))
 }
 
-fn known(scheme: &str) -> Option<String> {
+fn known_scheme(scheme: &str) -> Option<String> {
     let scheme = scheme.to_ascii_lowercase();
-    SCHEMES.contains(&scheme.as_str()).then_some(scheme)
+    URL_SCHEMES.contains(&scheme.as_str()).then_some(scheme)
 }
 
-/// Why what is behind `redis://` and the like cannot be understood.
-pub(super) fn of_tcp(rest: &str) -> Option<&'static str> {
+/// Returns why the part after `redis://` and the like is invalid, if this function can tell.
+///
+/// The checks follow the order of the parts, so that the first mistake is the one reported.
+pub(super) fn tcp_reason(rest: &str) -> Option<&'static str> {
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
-    let (authority, behind) = rest.split_at_checked(end)?;
-    if behind.contains('@') {
+    let (authority, path_and_query) = rest.split_at_checked(end)?;
+    if path_and_query.contains('@') {
         return Some(
-            "it has an @ behind the host; in a user or password write / as %2F, ? as %3F and @ as \
-             %40",
+            "an @ follows the host; percent-encode / as %2F, ? as %3F and @ as %40 in user and \
+             password",
         );
     }
     let host_and_port = authority
         .rsplit_once('@')
-        .map_or(authority, |(_, behind)| behind);
-    // The brackets of an IPv6 address hold colons that start no port.
+        .map_or(authority, |(_, host_and_port)| host_and_port);
+    // The colons inside the brackets of an IPv6 address do not start a port.
     let (host, port) = match host_and_port.strip_prefix('[') {
         Some(bracketed) => match bracketed.split_once(']') {
-            Some((host, behind)) => (host, behind.strip_prefix(':')),
+            Some((host, rest)) => (host, rest.strip_prefix(':')),
             None => return Some("its host lacks the closing bracket; write [::1]:PORT"),
         },
         None => match host_and_port.split_once(':') {
@@ -70,27 +75,26 @@ pub(super) fn of_tcp(rest: &str) -> Option<&'static str> {
         .is_ok_and(|address| address.is_unspecified())
     {
         return Some(
-            "its host stands for every address, and only a server can listen on that; write one \
-             to connect to, such as 127.0.0.1",
+            "an unspecified address cannot be connected to; use one such as 127.0.0.1",
         );
     }
     if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
-        return Some("its port, behind the last colon, is not a number up to 65535");
+        return Some("its port is not a number up to 65535");
     }
-    let path = behind.split('?').next().unwrap_or_default();
-    of_database(path.trim_matches('/'))
+    let path = path_and_query.split('?').next().unwrap_or_default();
+    database_reason(path.trim_matches('/'))
 }
 
-/// Why what is behind `unix://` cannot be understood.
-pub(super) fn of_unix(rest: &str) -> Option<&'static str> {
+/// Returns why the part after `unix://` is invalid, if this function can tell.
+pub(super) fn unix_reason(rest: &str) -> Option<&'static str> {
     if !rest.starts_with('/') {
-        return Some(SLASHES);
+        return Some(UNIX_PATH_REASON);
     }
     let (_, query) = rest.split_once('?')?;
-    of_database(query.split('&').find_map(|pair| pair.strip_prefix("db="))?)
+    database_reason(query.split('&').find_map(|pair| pair.strip_prefix("db="))?)
 }
 
-fn of_database(database: &str) -> Option<&'static str> {
+fn database_reason(database: &str) -> Option<&'static str> {
     let is_number = database.is_empty() || database.parse::<i64>().is_ok();
     (!is_number).then_some("its database is not a number, such as 0")
 }

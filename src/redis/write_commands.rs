@@ -3,42 +3,45 @@
 use super::command_buffer::CommandBuffer;
 use crate::store::{Change, Group};
 
-/// The commands for groups of changes.
+/// Appends the commands for groups of changes, each group all or nothing.
 pub(super) fn encode_groups(commands: &mut CommandBuffer, hash: &str, groups: &[Group<'_>]) {
     for group in groups {
-        let removes = |change: &Change<'_>| matches!(change, Change::Remove { .. });
+        let is_remove = |change: &Change<'_>| matches!(change, Change::Remove { .. });
         match group {
             [] => {}
-            // A Redis that is full refuses whatever is in a transaction, and yet removes.
-            _ if group.iter().all(removes) => encode_removes(commands, hash, group),
+            // One HDEL, which is atomic too: a full Redis refuses every command inside a
+            // transaction, but executes an HDEL on its own.
+            _ if group.iter().all(is_remove) => encode_removes(commands, hash, group),
             [change] => encode_change(commands, hash, change),
             _ => {
-                commands.say(&["MULTI"]);
+                commands.push_words(&["MULTI"]);
                 for change in *group {
                     encode_change(commands, hash, change);
                 }
-                commands.say(&["EXEC"]);
+                commands.push_words(&["EXEC"]);
             }
         }
     }
 }
 
+/// Appends one `HDEL` for all removes of a group.
 fn encode_removes(commands: &mut CommandBuffer, hash: &str, group: &[Change<'_>]) {
     let keys = group.iter().filter_map(|change| match *change {
         Change::Remove { key } => Some(key),
         Change::Put { .. } | Change::Quarantine { .. } => None,
     });
-    commands.list(&["HDEL", hash], keys);
+    commands.push_list(&["HDEL", hash], keys);
 }
 
 fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) {
     let hash = hash.as_bytes();
     match *change {
-        Change::Put { key, value } => commands.add(&[b"HSET", hash, key.as_bytes(), value]),
-        Change::Remove { key } => commands.add(&[b"HDEL", hash, key.as_bytes()]),
+        Change::Put { key, value } => commands.push(&[b"HSET", hash, key.as_bytes(), value]),
+        Change::Remove { key } => commands.push(&[b"HDEL", hash, key.as_bytes()]),
         Change::Quarantine { key, value } => {
+            // A hash of its own, with the same prefix, so that an ACL pattern covers both.
             let quarantine = [hash, b":quarantine"].concat();
-            commands.add(&[b"HSET", &quarantine, key.as_bytes(), value]);
+            commands.push(&[b"HSET", &quarantine, key.as_bytes(), value]);
         }
     }
 }

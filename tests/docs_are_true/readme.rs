@@ -287,7 +287,7 @@ fn acl_rights_are_sufficient_and_minimal() {
         let log = Log::default();
         let done = log.during(|| everything(&redis, rights, &password));
         // The persistence works without some rights, and logs the consequence.
-        done.is_err() || log.text().contains("the README has the ACL line")
+        done.is_err() || log.text().contains("docs/redis.md has the ACL line")
     };
     assert!(!lacks_something(&all), "these rights are not enough");
     everything(&redis, &all, &password).expect("these rights are enough");
