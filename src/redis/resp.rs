@@ -152,7 +152,7 @@ mod tests {
         fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
             let most = self.1.min(buffer.len());
             let (chunk, rest) = self.0.split_at(most.min(self.0.len()));
-            buffer[..now.len()].copy_from_slice(chunk);
+            buffer[..chunk.len()].copy_from_slice(chunk);
             self.0 = rest;
             Ok(chunk.len())
         }
@@ -172,7 +172,7 @@ mod tests {
     #[test]
     fn values_are_read_from_pieces_of_any_size() {
         let large = vec![b'\n'; 3 * BUFFER_BYTES];
-        let answer = [
+        let reply = [
             b"*4\r\n$3\r\na\r\n\r\n$-1\r\n$0\r\n\r\n$196608\r\n",
             &large[..],
             b"\r\n",
@@ -180,14 +180,14 @@ mod tests {
         .concat();
         let expected = [Some(b"a\r\n".to_vec()), None, Some(Vec::new()), Some(large)];
         for at_a_time in [1, 2, 3, 7, 4096, BUFFER_BYTES, usize::MAX] {
-            let values = read(&answer, at_a_time).unwrap_or_else(|_| panic!("{at_a_time}"));
+            let values = read(&reply, at_a_time).unwrap_or_else(|_| panic!("{at_a_time}"));
             assert!(values == expected, "{at_a_time}");
         }
     }
 
     #[test]
     fn malformed_reply_is_error_and_never_value() {
-        for (answer, expected) in [
+        for (reply, expected) in [
             (&b"-NOPERM no\r\n"[..], ErrorKind::Permission),
             (b"-OOM full\r\n", ErrorKind::OutOfMemory),
             (b"$1\r\na\r\n", ErrorKind::Protocol),
@@ -206,9 +206,9 @@ mod tests {
             (&[b'*'; 2 * MAX_LINE_BYTES], ErrorKind::Protocol),
         ] {
             for at_a_time in [1, usize::MAX] {
-                let failure = read(answer, at_a_time).expect_err("no answer");
+                let failure = read(reply, at_a_time).expect_err("an invalid reply");
                 let kind = failure.into_error(|| "read".to_owned()).kind();
-                assert_eq!(kind, expected, "{}", String::from_utf8_lossy(answer));
+                assert_eq!(kind, expected, "{}", String::from_utf8_lossy(reply));
             }
         }
     }

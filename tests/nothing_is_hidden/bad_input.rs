@@ -243,7 +243,7 @@ fn unknown_host_name_is_reported_by_connect() {
     // Too long for a label, so that no name server is asked.
     let host = "x".repeat(64);
     let error = refused(&format!("redis://{host}/"));
-    let named = [host.as_str(), "the host name is not found"];
+    let named = [host.as_str(), "host name not found"];
     check(&error, ErrorKind::Connection, &named);
 }
 
