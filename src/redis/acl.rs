@@ -67,7 +67,10 @@ mod tests {
             assert!(reason.contains("+hset,"), "{reason}");
             assert_eq!(missing_key_reason(words, "", "hash"), None);
         }
-        assert_eq!(missing_command_reason("NOPERM to run the 'a b' command"), None);
+        assert_eq!(
+            missing_command_reason("NOPERM to run the 'a b' command"),
+            None
+        );
         assert_eq!(missing_command_reason("NOPERM"), None);
     }
 

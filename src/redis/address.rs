@@ -67,7 +67,10 @@ impl RedisAddress {
             let name = pair.split_once('=').map_or(pair, |(name, _)| name);
             is_unix && ["db", "user", "pass"].contains(&name)
         };
-        if !query.split('&').all(|pair| pair.is_empty() || is_known(pair)) {
+        if !query
+            .split('&')
+            .all(|pair| pair.is_empty() || is_known(pair))
+        {
             // A ? in a password makes the rest of the URL look like parameters.
             if let (false, Some(reason)) = (is_unix, url_error::tcp_reason(rest)) {
                 return Err(invalid(reason));

@@ -33,8 +33,7 @@ pub type RedisPersistence = Persistence<RedisStore>;
 impl RedisPersistence {
     /// Creates a persistence on `redis://127.0.0.1:6379/0`, with every option at its default.
     ///
-    /// The network is not used before
-    /// [`connect`](RedisPersistence::connect) or `open`.
+    /// The network is not used before [`connect`](RedisPersistence::connect) or `open`.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -131,8 +130,8 @@ impl RedisPersistenceBuilder {
     /// - TLS, with the feature `tls`: `rediss://`, otherwise as over TCP.
     ///
     /// `valkey://`, `valkeys://` and `redis+unix://` mean the same as `redis://`, `rediss://` and
-    /// `unix://`. Special characters of a user or password are percent-encoded. Neither appears in
-    /// an error, in the log or in `Debug`.
+    /// `unix://`. Special characters of a user or password are percent-encoded. The password
+    /// never appears in an error, in the log or in `Debug`.
     ///
     /// Defaults to `redis://127.0.0.1:6379/0`.
     #[must_use]

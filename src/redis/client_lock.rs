@@ -73,7 +73,9 @@ impl ClientLock {
                 Ok(Value::BulkString(list)) => String::from_utf8_lossy(&list).into_owned(),
                 Ok(Value::VerbatimString { text, .. }) => text,
                 Ok(_) => {
-                    return Err(ExchangeError::protocol("CLIENT LIST returned an unexpected reply"));
+                    return Err(ExchangeError::protocol(
+                        "CLIENT LIST returned an unexpected reply",
+                    ));
                 }
                 Err(ExchangeError::ErrorReply(..)) => return Ok(false),
                 Err(failure) => return Err(failure),
@@ -89,9 +91,9 @@ impl ClientLock {
             // it may have been named first.
             let is_predecessor =
                 |peer: &ClientListEntry<'_>| peer.id < own || !peer.name.starts_with(&own_prefix);
-            let predecessor = peers
-                .iter()
-                .find(|peer| peer.name.starts_with(&store_prefix) && is_predecessor(peer) && !is_gone(peer));
+            let predecessor = peers.iter().find(|peer| {
+                peer.name.starts_with(&store_prefix) && is_predecessor(peer) && !is_gone(peer)
+            });
             let Some(predecessor) = predecessor else {
                 return Ok(true);
             };
@@ -99,7 +101,8 @@ impl ClientLock {
                 return Err(if predecessor.name.starts_with(&own_prefix) {
                     ExchangeError::Unusable(
                         ErrorKind::Timeout,
-                        "Redis has not yet processed the previous connection of this program".into(),
+                        "Redis has not yet processed the previous connection of this program"
+                            .into(),
                     )
                 } else {
                     ExchangeError::Unusable(ErrorKind::InUse, predecessor.describe().into())

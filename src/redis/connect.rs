@@ -34,7 +34,9 @@ pub(super) fn connect_socket(
     for (tried, (address, domain)) in addresses.iter().enumerate() {
         // An address that never answers must leave time for the next one.
         let untried = u32::try_from(addresses.len().saturating_sub(tried)).unwrap_or(u32::MAX);
-        let limit = time_left(deadline)?.checked_div(untried).unwrap_or_default();
+        let limit = time_left(deadline)?
+            .checked_div(untried)
+            .unwrap_or_default();
         match connect_address(address, *domain, limit.max(Duration::from_micros(1))) {
             Ok(socket) => return Ok(DeadlineStream::new(Arc::new(socket), deadline)),
             Err(error) => failure = connect_error(address, error),
@@ -96,10 +98,7 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
             drop(sender.send(addresses));
         })?;
     let resolved = receiver.recv_timeout(time_left(deadline)?).map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::TimedOut,
-            "resolving the host name timed out",
-        )
+        io::Error::new(io::ErrorKind::TimedOut, "resolving the host name timed out")
     })?;
     resolved.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
 }
@@ -125,7 +124,10 @@ impl RedisStream {
         if let (true, Endpoint::Tcp(host, _)) = (address.tls, &address.endpoint) {
             return Ok(Self::Tls(Box::new(super::tls::handshake(socket, host)?)));
         }
-        debug_assert!(!address.tls, "parsing a URL refuses TLS without the feature");
+        debug_assert!(
+            !address.tls,
+            "parsing a URL refuses TLS without the feature"
+        );
         Ok(Self::Plain(socket))
     }
 

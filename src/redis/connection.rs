@@ -346,7 +346,10 @@ impl RedisConnection {
     /// Returns a reader for the replies that [`begin_replies`](Self::begin_replies) enabled.
     fn begin_reading(&mut self) -> Result<RespReader, ExchangeError> {
         // Both the parser and the reader buffer bytes, so neither may start before the other is done.
-        debug_assert!(self.replies_due == 0, "the parser has bytes of the next reply");
+        debug_assert!(
+            self.replies_due == 0,
+            "the parser has bytes of the next reply"
+        );
         let mut reader = RespReader::new();
         if self.replies_off {
             reader.simple_ok(&mut self.stream)?;

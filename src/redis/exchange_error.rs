@@ -217,12 +217,18 @@ mod tests {
     #[test]
     fn reply_to_auth_never_shows_its_arguments() {
         for (words, shown) in [
-            ("ERR unknown command 'AUTH', with args beginning with: 'Zq7xKv2w'", "ERR in"),
+            (
+                "ERR unknown command 'AUTH', with args beginning with: 'Zq7xKv2w'",
+                "ERR in",
+            ),
             ("ERR unknown command AUTH Zq7xKv2w", "ERR in reply to AUTH"),
             ("Zq7xKv2w", "an unknown error in reply to AUTH"),
             ("WRONGPASS Zq7xKv2w is not it", "WRONGPASS in reply to AUTH"),
             ("LOADING Zq7xKv2w", "LOADING in reply to AUTH"),
-            ("ERR max number of clients reached", "ERR max number of clients reached"),
+            (
+                "ERR max number of clients reached",
+                "ERR max number of clients reached",
+            ),
             (
                 "ERR AUTH <password> called without any password configured for the default user",
                 "ERR AUTH called without a password configured",

@@ -48,13 +48,19 @@ impl RedisStore {
         work: impl FnOnce(&mut RedisConnection, &str) -> Result<T, ExchangeError>,
     ) -> Result<T, Error> {
         let Some(hash) = self.hash.clone() else {
-            return Err(Error::new(ErrorKind::NotOpen, format!("{verb} the Redis hash")));
+            return Err(Error::new(
+                ErrorKind::NotOpen,
+                format!("{verb} the Redis hash"),
+            ));
         };
         if self.connection.is_none() {
             self.open_connection(&hash)?;
         }
         let Some(connection) = &mut self.connection else {
-            return Err(Error::new(ErrorKind::Connection, format!("{verb} the Redis hash")));
+            return Err(Error::new(
+                ErrorKind::Connection,
+                format!("{verb} the Redis hash"),
+            ));
         };
         connection.set_deadline(deadline_after(limit));
         work(connection, &hash).map_err(|failure| {

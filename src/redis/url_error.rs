@@ -30,9 +30,8 @@ pub(super) fn split_scheme(url: &str) -> Result<(String, &str), &'static str> {
             None => "it has no scheme; write redis://HOST:PORT/ or unix:///PATH",
         });
     };
-    let scheme = known_scheme(scheme).ok_or(
-        "unknown scheme; use redis, rediss (TLS) or unix, or the same with valkey",
-    )?;
+    let scheme = known_scheme(scheme)
+        .ok_or("unknown scheme; use redis, rediss (TLS) or unix, or the same with valkey")?;
     Ok((scheme, rest))
 }
 
@@ -74,9 +73,7 @@ pub(super) fn tcp_reason(rest: &str) -> Option<&'static str> {
         .parse::<IpAddr>()
         .is_ok_and(|address| address.is_unspecified())
     {
-        return Some(
-            "an unspecified address cannot be connected to; use one such as 127.0.0.1",
-        );
+        return Some("an unspecified address cannot be connected to; use one such as 127.0.0.1");
     }
     if port.is_some_and(|port| !port.is_empty() && port.parse::<u16>().is_err()) {
         return Some("its port is not a number up to 65535");
