@@ -1,4 +1,4 @@
-//! Reads many values from the store, in smaller batches if they take too long.
+//! Batched reads from the store, with smaller batches after a timeout.
 
 use crate::{
     error::{Error, ErrorKind},
@@ -6,30 +6,32 @@ use crate::{
     store::Store,
 };
 
-/// How many values are asked for at a time, and how many where so many take too long.
+/// Number of values per read, and after a timeout.
 pub(crate) const READ_BATCH: usize = 8 * 1024;
-const SMALL_BATCH: usize = 64;
+const RETRY_READ_BATCH: usize = 64;
 
-/// The keys of the records, and how many entries are none.
+/// Lists the keys of the records, and counts the foreign entries.
 pub(crate) fn list_keys(store: &mut impl Store) -> Result<(Vec<Key>, usize), Error> {
     let entries = store.keys()?;
     let parsed = |entry: &Vec<u8>| Key::parse(str::from_utf8(entry).ok()?);
     let keys: Vec<Key> = entries.iter().filter_map(parsed).collect();
-    let foreign = entries.len().saturating_sub(keys.len());
-    Ok((keys, foreign))
+    let foreign_entries = entries.len().saturating_sub(keys.len());
+    Ok((keys, foreign_entries))
 }
 
-/// Hands over the values one after the other, in smaller batches where so many take too long.
-pub(crate) fn read_each(
+/// Reads values in the order of `keys` and passes each to `on_value`, in smaller batches after a
+/// timeout.
+pub(crate) fn read_each_or_split(
     store: &mut impl Store,
     keys: &[Key],
-    mut each: impl FnMut(Key, Option<Vec<u8>>),
+    mut on_value: impl FnMut(Key, Option<Vec<u8>>),
 ) -> Result<(), Error> {
+    // Advances with each value, so that after a timeout only the missing ones are read again.
     let mut rest = keys.iter();
     let read = with_key_names(keys, |names| {
         store.read_each(names, &mut |value| {
             if let Some(key) = rest.next() {
-                each(*key, value);
+                on_value(*key, value);
             }
         })
     });
@@ -37,15 +39,18 @@ pub(crate) fn read_each(
         Err(error) if error.kind() == ErrorKind::Timeout => {}
         done => return done,
     }
-    for some in rest.as_slice().chunks(SMALL_BATCH) {
-        for (key, value) in some.iter().zip(read_or_split(store, some)?) {
-            each(*key, value);
+    for batch in rest.as_slice().chunks(RETRY_READ_BATCH) {
+        for (key, value) in batch.iter().zip(read_or_split(store, batch)?) {
+            on_value(*key, value);
         }
     }
     Ok(())
 }
 
-/// Asks for fewer values at a time where so many take too long.
+/// Reads values in the order of `keys`, and halves the batch after each timeout.
+///
+/// The time limit is per exchange, so a smaller batch may succeed over a slow connection. A timeout
+/// of a single value is returned.
 pub(crate) fn read_or_split(
     store: &mut impl Store,
     keys: &[Key],

@@ -4,15 +4,16 @@ use std::{mem, sync::Arc, time::Duration};
 
 use crate::{error::Error, paho::RecordKind, store::StoreEvent};
 
-/// Those that have not been told of yet.
+/// Collects events during calls and recovery, for delivery by the worker.
 #[derive(Default)]
 pub(crate) struct EventQueue {
-    waiting: Vec<StoreEvent>,
-    lost: u64,
+    queue: Vec<StoreEvent>,
+    /// Number of records lost since open.
+    lost_records: u64,
 }
 
-/// So many wait at most of those that come again, where the observer is slower than what happens.
-const WAITING: usize = 1024;
+/// Length of the queue above which repeating events are dropped, for an observer that is too slow.
+const MAX_QUEUED: usize = 1024;
 
 impl EventQueue {
     pub(crate) fn down(&mut self, error: &Arc<Error>) {
@@ -32,32 +33,37 @@ impl EventQueue {
         self.push(StoreEvent::Up { outage, rewritten });
     }
 
+    /// Queues an event about lost records and counts them; ignores 0.
     pub(crate) fn lost(&mut self, records: usize) {
         if records > 0 {
-            self.lost = self
-                .lost
+            self.lost_records = self
+                .lost_records
                 .saturating_add(u64::try_from(records).unwrap_or(u64::MAX));
             self.push(StoreEvent::Lost { records });
         }
     }
 
-    /// How many records were lost since the records were opened.
+    /// Number of records lost since open.
     pub(crate) fn lost_records(&self) -> u64 {
-        self.lost
+        self.lost_records
     }
 
-    pub(crate) fn unknown(&mut self, records: usize, removed: bool) {
+    /// Queues an event about foreign records; ignores 0.
+    pub(crate) fn foreign_records(&mut self, records: usize, removed: bool) {
         if records > 0 {
             self.push(StoreEvent::ForeignRecords { records, removed });
         }
     }
 
+    /// Queues an event about a discarded record, or counts it in the last event.
+    ///
+    /// Paho discards a session record by record.
     pub(crate) fn discarded(&mut self, kind: RecordKind) {
         let kind = kind.as_str();
         if let Some(StoreEvent::Discarded {
             kind: last,
             records,
-        }) = self.waiting.last_mut()
+        }) = self.queue.last_mut()
             && *last == kind
         {
             *records = records.saturating_add(1);
@@ -67,6 +73,7 @@ impl EventQueue {
     }
 
     pub(crate) fn push(&mut self, event: StoreEvent) {
+        // A later event of these kinds brings the same again; any other one must not be dropped.
         let is_repeated = matches!(
             event,
             StoreEvent::Status(_)
@@ -75,16 +82,16 @@ impl EventQueue {
                     ..
                 }
         );
-        if self.waiting.len() < WAITING || !is_repeated {
-            self.waiting.push(event);
+        if self.queue.len() < MAX_QUEUED || !is_repeated {
+            self.queue.push(event);
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.queue.is_empty()
     }
 
     pub(crate) fn take(&mut self) -> Vec<StoreEvent> {
-        mem::take(&mut self.waiting)
+        mem::take(&mut self.queue)
     }
 }

@@ -1,48 +1,53 @@
-//! The records that there are, and the values of those that fit.
+//! The index of live records, with the values that fit into memory.
 
 use std::hash::BuildHasherDefault;
 
 use crate::paho::{Key, KeyMap, RecordKind};
 
 /// Every record that Paho has not removed.
+///
+/// Keys are always in memory, so that `keys` and `contains` need no store. Values may be evicted
+/// once the store has them; a hash stays, so that a later read can be verified.
 pub(crate) struct RecordIndex {
     records: KeyMap<IndexEntry>,
-    /// The bytes of the values that are kept here, and how many those may be.
-    kept: usize,
-    limit: usize,
-    /// Paho has tried to connect, and what it does to the session since then is what the program
-    /// wants.
-    session_is_over: bool,
+    /// Sum of the cached values' lengths, in bytes.
+    cached_bytes: usize,
+    /// Bytes above which confirmed values are evicted.
+    cache_limit: usize,
+    /// Set once Paho has tried to connect: from then on it removes session records on purpose.
+    session_ended: bool,
 }
 
-/// What is known of one.
+/// The state of one record.
 struct IndexEntry {
     value: CachedValue,
+    /// Length of the value in bytes, cached or not.
     length: usize,
-    /// It was found at open, and Paho has not read it yet.
-    unread: bool,
-    /// It belongs to the session that was found at open.
-    session: bool,
+    /// Found at open, and not read by Paho yet.
+    is_unread: bool,
+    /// Part of the session that was found at open.
+    is_session_record: bool,
 }
 
+/// The value of a record, or what is needed to recognize it.
 enum CachedValue {
-    Here(Box<[u8]>),
-    /// It is in the store only, with this hash.
-    There(u64),
+    Cached(Box<[u8]>),
+    /// Only the store has the value; this is its [`content_hash`].
+    StoreOnly(u64),
 }
 
-/// How many commands, and how many bytes of them, are read along with the one that Paho asks for.
-const AHEAD: u32 = 512;
-const AHEAD_BYTES: usize = 512 * 1024;
+/// Limits of one prefetch: records, the requested one included, and bytes of values.
+const PREFETCH_RECORDS: u32 = 512;
+const PREFETCH_BYTES: usize = 512 * 1024;
 
 impl RecordIndex {
-    /// With room for so many records, and so many bytes of values that are kept.
-    pub(crate) fn with_capacity(records: usize, limit: usize) -> Self {
+    /// Creates an empty index with room for `records` and a limit in bytes for cached values.
+    pub(crate) fn with_capacity(records: usize, cache_limit: usize) -> Self {
         Self {
             records: KeyMap::with_capacity_and_hasher(records, BuildHasherDefault::default()),
-            kept: 0,
-            limit,
-            session_is_over: false,
+            cached_bytes: 0,
+            cache_limit,
+            session_ended: false,
         }
     }
 
@@ -58,62 +63,65 @@ impl RecordIndex {
         self.records.keys().copied()
     }
 
-    /// One that was found at open, with its value where there is room for it.
-    pub(crate) fn found(&mut self, key: Key, value: Vec<u8>) {
+    /// Inserts a record that was found at open, and caches its value if the limit allows it.
+    pub(crate) fn insert_loaded(&mut self, key: Key, value: Vec<u8>) {
         let length = value.len();
-        let fits = self.kept.saturating_add(length) <= self.limit;
+        let fits = self.cached_bytes.saturating_add(length) <= self.cache_limit;
         let value = if fits {
-            CachedValue::Here(value.into_boxed_slice())
+            CachedValue::Cached(value.into_boxed_slice())
         } else {
-            CachedValue::There(hash(&value))
+            CachedValue::StoreOnly(content_hash(&value))
         };
         self.insert(
             key,
             IndexEntry {
                 value,
                 length,
-                unread: true,
-                session: !key.is_queue_record(),
+                is_unread: true,
+                is_session_record: !key.is_queue_record(),
             },
         );
     }
 
-    /// Gives a record, of which nothing else changes, another key.
-    pub(crate) fn rename(&mut self, old: Key, new: Key) {
+    /// Moves an entry to another key and keeps everything else of it.
+    pub(crate) fn rekey(&mut self, old: Key, new: Key) {
         if let Some(record) = self.records.remove(&old) {
             self.records.insert(new, record);
         }
     }
 
+    /// Inserts or replaces a record, and caches its value even above the limit.
+    ///
+    /// Until the store confirms the write, this is the only copy.
     pub(crate) fn put(&mut self, key: Key, value: Vec<u8>) {
-        let session = self.is_of_session(key);
+        let is_session_record = self.is_of_session(key);
         self.insert(
             key,
             IndexEntry {
                 length: value.len(),
-                value: CachedValue::Here(value.into_boxed_slice()),
-                unread: false,
-                session,
+                value: CachedValue::Cached(value.into_boxed_slice()),
+                is_unread: false,
+                is_session_record,
             },
         );
     }
 
     fn insert(&mut self, key: Key, record: IndexEntry) {
-        self.kept = self.kept.saturating_add(record.value.kept());
-        let before = self.records.insert(key, record);
-        self.uncount(before.map(|before| before.value));
+        self.cached_bytes = self.cached_bytes.saturating_add(record.value.cached_len());
+        let replaced = self.records.insert(key, record);
+        self.release(replaced.map(|replaced| replaced.value));
     }
 
     pub(crate) fn remove(&mut self, key: Key) {
         let removed = self.records.remove(&key);
-        self.uncount(removed.map(|removed| removed.value));
+        self.release(removed.map(|removed| removed.value));
     }
 
-    /// The value, where it is kept here.
+    /// Returns the value if it is cached.
     pub(crate) fn value(&self, key: Key) -> Option<&[u8]> {
         match &self.records.get(&key)?.value {
-            CachedValue::Here(value) => Some(value),
-            CachedValue::There(_) => None,
+            CachedValue::Cached(value) => Some(value),
+            CachedValue::StoreOnly(_) => None,
         }
     }
 
@@ -121,136 +129,156 @@ impl RecordIndex {
         Some(self.records.get(&key)?.length)
     }
 
-    /// Whether a value that is in the store only is this one.
-    pub(crate) fn is_value(&self, key: Key, value: &[u8]) -> bool {
-        self.records.get(&key).is_some_and(
-            |record| matches!(record.value, CachedValue::There(known) if known == hash(value)),
-        )
+    /// Returns true if `value` has the hash of the record's value, which only the store has.
+    pub(crate) fn matches_hash(&self, key: Key, value: &[u8]) -> bool {
+        self.records.get(&key).is_some_and(|record| {
+            matches!(record.value, CachedValue::StoreOnly(hash) if hash == content_hash(value))
+        })
     }
 
-    /// A value that is in the store only is this one from now on.
-    pub(crate) fn altered(&mut self, key: Key, value: &[u8]) {
+    /// Replaces the hash of a value that only the store has, after it was changed there.
+    pub(crate) fn update_hash(&mut self, key: Key, value: &[u8]) {
         if let Some(record) = self.records.get_mut(&key)
-            && let CachedValue::There(known) = &mut record.value
+            && let CachedValue::StoreOnly(hash) = &mut record.value
         {
-            *known = hash(value);
+            *hash = content_hash(value);
         }
     }
 
-    /// Keeps a value that was read from the store, where there is none here that is newer.
-    pub(crate) fn keep(&mut self, key: Key, value: Vec<u8>) {
+    /// Caches a value that was read from the store, unless a value is cached already.
+    ///
+    /// A cached value may be newer than what was read.
+    pub(crate) fn cache_value(&mut self, key: Key, value: Vec<u8>) {
         if let Some(record) = self.records.get_mut(&key)
-            && let CachedValue::There(_) = record.value
+            && let CachedValue::StoreOnly(_) = record.value
         {
             record.length = value.len();
-            self.kept = self.kept.saturating_add(record.length);
-            record.value = CachedValue::Here(value.into_boxed_slice());
+            self.cached_bytes = self.cached_bytes.saturating_add(record.length);
+            record.value = CachedValue::Cached(value.into_boxed_slice());
         }
     }
 
-    /// There is no room for what the store has too.
-    pub(crate) fn is_full(&self) -> bool {
-        self.kept > self.limit
+    /// Returns true if the cached values exceed the limit, so confirmed ones should be evicted.
+    pub(crate) fn is_over_limit(&self) -> bool {
+        self.cached_bytes > self.cache_limit
     }
 
-    /// Gives away the value, which the store has, and keeps it no longer.
-    pub(crate) fn take_value(&mut self, key: Key) -> Option<Vec<u8>> {
+    /// Evicts the cached value of a record and returns it; the store must have confirmed it.
+    pub(crate) fn evict_value(&mut self, key: Key) -> Option<Vec<u8>> {
         let record = self.records.get_mut(&key)?;
-        let CachedValue::Here(value) = &record.value else {
+        let CachedValue::Cached(value) = &record.value else {
             return None;
         };
-        let there = CachedValue::There(hash(value));
-        match std::mem::replace(&mut record.value, there) {
-            CachedValue::Here(value) => {
-                self.kept = self.kept.saturating_sub(value.len());
+        let store_only = CachedValue::StoreOnly(content_hash(value));
+        match std::mem::replace(&mut record.value, store_only) {
+            CachedValue::Cached(value) => {
+                self.cached_bytes = self.cached_bytes.saturating_sub(value.len());
                 Some(value.into_vec())
             }
-            CachedValue::There(_) => None,
+            CachedValue::StoreOnly(_) => None,
         }
     }
 
-    /// What to read when this value is asked for: with a command those that Paho reads next.
-    pub(crate) fn ahead(&self, key: Key) -> Vec<Key> {
+    /// Keys to read together with `key`: for a command, the uncached commands behind it too.
+    ///
+    /// Paho restores and sends commands in the order of their numbers.
+    pub(crate) fn prefetch_keys(&self, key: Key) -> Vec<Key> {
         let mut bytes = self.length(key).unwrap_or_default();
-        let others = self.after(key).map_while(|(key, length)| {
+        let others = self.uncached_behind(key).map_while(|(key, length)| {
             bytes = bytes.saturating_add(length);
-            (bytes <= AHEAD_BYTES).then_some(key)
+            (bytes <= PREFETCH_BYTES).then_some(key)
         });
         [key].into_iter().chain(others).collect()
     }
 
-    /// What Paho reads next of what is not kept here, unless that is large.
-    pub(crate) fn next_to_read(&self, key: Key) -> Option<Key> {
-        let (next, length) = self.after(key).next()?;
-        (length <= AHEAD_BYTES).then_some(next)
+    /// Returns the uncached command behind `key` with which the next prefetch starts.
+    ///
+    /// A value of more than [`PREFETCH_BYTES`] is read only when Paho asks for it.
+    pub(crate) fn next_prefetch(&self, key: Key) -> Option<Key> {
+        let (next, length) = self.uncached_behind(key).next()?;
+        (length <= PREFETCH_BYTES).then_some(next)
     }
 
-    /// The commands behind this one whose values are in the store only, and their lengths.
-    fn after(&self, key: Key) -> impl Iterator<Item = (Key, usize)> {
+    /// Commands behind `key` whose values only the store has, with the lengths of the values.
+    ///
+    /// Looks at the next [`PREFETCH_RECORDS`] numbers, so that a large gap costs no long search.
+    fn uncached_behind(&self, key: Key) -> impl Iterator<Item = (Key, usize)> {
         let is_command = key.kind == RecordKind::Command;
-        let distances = (1..AHEAD).filter(move |_| is_command);
+        let distances = (1..PREFETCH_RECORDS).filter(move |_| is_command);
         distances.filter_map(move |distance| {
             let number = key.number.saturating_add(distance);
             let next = Key { number, ..key };
             let record = self.records.get(&next)?;
-            matches!(record.value, CachedValue::There(_)).then_some((next, record.length))
+            matches!(record.value, CachedValue::StoreOnly(_)).then_some((next, record.length))
         })
     }
 
     pub(crate) fn is_unread(&self, key: Key) -> bool {
-        self.records.get(&key).is_some_and(|record| record.unread)
+        self.records
+            .get(&key)
+            .is_some_and(|record| record.is_unread)
     }
 
-    /// Whether Paho has read it.
-    pub(crate) fn set_unread(&mut self, key: Key, unread: bool) {
+    pub(crate) fn set_unread(&mut self, key: Key, is_unread: bool) {
         if let Some(record) = self.records.get_mut(&key) {
-            record.unread = unread;
+            record.is_unread = is_unread;
         }
     }
 
+    /// Returns true for a record in flight that was found at open, until Paho tries to connect.
     pub(crate) fn is_of_session(&self, key: Key) -> bool {
-        !self.session_is_over && self.records.get(&key).is_some_and(|record| record.session)
+        !self.session_ended
+            && self
+                .records
+                .get(&key)
+                .is_some_and(|record| record.is_session_record)
     }
 
     pub(crate) fn has_session(&self) -> bool {
-        !self.session_is_over && self.records.values().any(|record| record.session)
+        !self.session_ended && self.records.values().any(|record| record.is_session_record)
     }
 
+    /// Ends the protection of session records, since Paho has tried to connect.
     pub(crate) fn end_session(&mut self) {
-        self.session_is_over = true;
+        self.session_ended = true;
     }
 
-    fn uncount(&mut self, value: Option<CachedValue>) {
-        let length = value.map_or(0, |value| value.kept());
-        self.kept = self.kept.saturating_sub(length);
+    /// Subtracts a value that is cached no longer.
+    fn release(&mut self, value: Option<CachedValue>) {
+        let length = value.map_or(0, |value| value.cached_len());
+        self.cached_bytes = self.cached_bytes.saturating_sub(length);
     }
 }
 
 impl CachedValue {
-    fn kept(&self) -> usize {
+    fn cached_len(&self) -> usize {
         match self {
-            Self::Here(value) => value.len(),
-            Self::There(_) => 0,
+            Self::Cached(value) => value.len(),
+            Self::StoreOnly(_) => 0,
         }
     }
 }
 
-/// The same for the same value, and most likely another one for another: it stands against what Redis
-/// may have kept of the past, and not against somebody who looks for such a value.
-fn hash(value: &[u8]) -> u64 {
+/// Hashes a value, to recognize it when it is read from the store again.
+///
+/// It detects older contents of the store. It is not cryptographic: somebody who can write to the
+/// store could construct a collision, but could as well damage the records directly.
+fn content_hash(value: &[u8]) -> u64 {
     // 2^64 divided by the golden ratio.
-    const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mixed = |hash: u64, word: u64| (hash ^ word).wrapping_mul(SPREAD).rotate_left(29);
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix =
+        |hash: u64, word: u64| (hash ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
     let (words, rest) = value.as_chunks::<8>();
+    // The fold starts with 1, so that leading zeros of the rest change the hash.
     let rest = rest
         .iter()
         .fold(1, |rest, byte| rest << 8 | u64::from(*byte));
-    // In four lanes, none of which waits for another.
+    // Four independent lanes, so that the CPU can multiply in parallel.
     let (fours, others) = words.as_chunks::<4>();
-    let mut lanes = [SPREAD, !SPREAD, SPREAD << 1, !SPREAD << 1];
+    let mut lanes = [MULTIPLIER, !MULTIPLIER, MULTIPLIER << 1, !MULTIPLIER << 1];
     for four in fours {
         for (lane, word) in lanes.iter_mut().zip(four) {
-            *lane = mixed(*lane, u64::from_le_bytes(*word));
+            *lane = mix(*lane, u64::from_le_bytes(*word));
         }
     }
     let others = others.iter().map(|word| u64::from_le_bytes(*word));
@@ -258,5 +286,5 @@ fn hash(value: &[u8]) -> u64 {
         .into_iter()
         .chain(others)
         .chain([rest])
-        .fold(SPREAD, mixed)
+        .fold(MULTIPLIER, mix)
 }

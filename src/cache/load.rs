@@ -1,9 +1,9 @@
-//! What opening does with what it finds: reads it, and sets aside what Paho could not read.
+//! Loads the records at open, and quarantines those that Paho could not read.
 
 use std::collections::HashSet;
 
 use super::{
-    batched_read::{READ_BATCH, list_keys, read_each, read_or_split},
+    batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
     index::RecordIndex,
     renumber::renumber_wrapped_commands,
 };
@@ -13,65 +13,76 @@ use crate::{
     store::{Change, Store},
 };
 
-/// What was found.
+/// The contents of the store at open.
 pub(crate) struct LoadedRecords {
     pub(crate) index: RecordIndex,
-    /// Entries that Paho did not write.
-    pub(crate) foreign: usize,
-    /// Records that Paho could not read.
+    /// Number of entries that Paho did not write.
+    pub(crate) foreign_entries: usize,
+    /// Records that Paho could not read, whether or not the quarantine took them.
     pub(crate) unreadable: Vec<Key>,
-    /// Those of them that are where Paho left them, since the store refused to move them.
-    pub(crate) left: HashSet<Key>,
+    /// The unreadable records that stay in place, since the store refused to move them.
+    pub(crate) unmovable: HashSet<Key>,
 }
 
-/// Reads what is in the store, and keeps as many bytes of values.
-pub(crate) fn load_records(store: &mut impl Store, limit: usize) -> Result<LoadedRecords, Error> {
-    match read_and_mend(store, limit, true) {
-        // What waits can be sent all the same, which makes room.
-        Err(error) if error.kind() == ErrorKind::OutOfMemory => read_and_mend(store, limit, false),
+/// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would misread.
+///
+/// Only renumbering is skipped if the store is out of memory: waiting messages can be sent all the
+/// same, and that frees memory.
+pub(crate) fn load_records(
+    store: &mut impl Store,
+    cache_limit: usize,
+) -> Result<LoadedRecords, Error> {
+    match load_and_repair(store, cache_limit, true) {
+        Err(error) if error.kind() == ErrorKind::OutOfMemory => {
+            load_and_repair(store, cache_limit, false)
+        }
         done => done,
     }
 }
 
-fn read_and_mend(
+fn load_and_repair(
     store: &mut impl Store,
-    limit: usize,
-    has_room: bool,
+    cache_limit: usize,
+    may_renumber: bool,
 ) -> Result<LoadedRecords, Error> {
-    let (mut keys, foreign) = list_keys(store)?;
-    // Of the commands, those are kept that Paho reads first.
+    let (mut keys, foreign_entries) = list_keys(store)?;
+    // Values are cached in this order, and Paho reads the lowest command numbers first.
     keys.sort_unstable();
 
-    let mut found = LoadedRecords {
-        index: RecordIndex::with_capacity(keys.len(), limit),
-        foreign,
+    let mut loaded = LoadedRecords {
+        index: RecordIndex::with_capacity(keys.len(), cache_limit),
+        foreign_entries,
         unreadable: Vec::new(),
-        left: HashSet::new(),
+        unmovable: HashSet::new(),
     };
-    for some in keys.chunks(READ_BATCH) {
-        let before = found.unreadable.len();
-        read_each(store, some, |key, value| match value {
-            Some(value) if is_valid_record(key, &value) => found.index.found(key, value),
-            Some(_) => found.unreadable.push(key),
-            // One that has gone since it was listed.
+    for batch in keys.chunks(READ_BATCH) {
+        let known_unreadable = loaded.unreadable.len();
+        read_each_or_split(store, batch, |key, value| match value {
+            Some(value) if is_valid_record(key, &value) => loaded.index.insert_loaded(key, value),
+            Some(_) => loaded.unreadable.push(key),
+            // Removed since it was listed.
             None => {}
         })?;
-        for &key in found.unreadable.get(before..).unwrap_or_default() {
-            if !set_aside(store, key)? {
-                found.left.insert(key);
+        let unreadable = loaded.unreadable.get(known_unreadable..);
+        for &key in unreadable.unwrap_or_default() {
+            if !quarantine(store, key)? {
+                loaded.unmovable.insert(key);
             }
         }
     }
-    drop_doubles(store, &mut found.index)?;
-    if has_room {
-        renumber_wrapped_commands(store, &mut found.index)?;
+    drop_cross_version_duplicates(store, &mut loaded.index)?;
+    if may_renumber {
+        renumber_wrapped_commands(store, &mut loaded.index)?;
     }
-    Ok(found)
+    Ok(loaded)
 }
 
-/// Whether the store could do it. In two steps, since one that fails must not undo what the other is
-/// for: a crash between them leaves the record in both places.
-fn set_aside(store: &mut impl Store, key: Key) -> Result<bool, Error> {
+/// Moves a record to the quarantine hash; returns false if the store refuses.
+///
+/// The copy is confirmed before the remove is sent: a store may apply the remove of a group although
+/// it refused the copy in it, and then the record would be gone. A crash between the two leaves the
+/// record in both places.
+fn quarantine(store: &mut impl Store, key: Key) -> Result<bool, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
     let key = &key.to_name();
     let [Some(value)] = &store.read(&[key])?[..] else {
@@ -91,22 +102,27 @@ fn set_aside(store: &mut impl Store, key: Key) -> Result<bool, Error> {
     }
 }
 
-/// A PUBLISH that is there in both versions, as paho-mqtt-redis 0.3.2 leaves it where a client was
-/// created for another version than before, would be sent as two.
-fn drop_doubles(store: &mut impl Store, index: &mut RecordIndex) -> Result<(), Error> {
-    let is_older = |key: &Key| key.kind == RecordKind::SentPublish && !key.v5;
-    let older = index.keys().filter(is_older);
-    let both: Vec<Key> = older
+/// Removes a 3.1.1 PUBLISH whose MQTT 5 twin has the same content.
+///
+/// paho-mqtt-redis 0.3.2 leaves both if a client was created for another version than before, and
+/// Paho would send the message twice.
+fn drop_cross_version_duplicates(
+    store: &mut impl Store,
+    index: &mut RecordIndex,
+) -> Result<(), Error> {
+    let is_v3_publish = |key: &Key| key.kind == RecordKind::SentPublish && !key.v5;
+    let v3_publishes = index.keys().filter(is_v3_publish);
+    let duplicates: Vec<Key> = v3_publishes
         .filter(|key| index.contains(key.other_version()))
         .collect();
-    for older in both {
-        let values = read_or_split(store, &[older.other_version(), older])?;
-        if let [Some(value), Some(older_value)] = &values[..]
-            && Publish::parse(value, true) == Publish::parse(older_value, false)
+    for v3_key in duplicates {
+        let values = read_or_split(store, &[v3_key.other_version(), v3_key])?;
+        if let [Some(v5_value), Some(v3_value)] = &values[..]
+            && Publish::parse(v5_value, true) == Publish::parse(v3_value, false)
         {
-            let key = &older.to_name();
+            let key = &v3_key.to_name();
             store.confirm(&[], &[&[Change::Remove { key }]])?;
-            index.remove(older);
+            index.remove(v3_key);
         }
     }
     Ok(())

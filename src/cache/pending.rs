@@ -1,38 +1,44 @@
-//! The changes that the store has not confirmed, in the order of the calls.
+//! Writes that the store has not confirmed, in the order of the calls.
 
 use std::collections::{BTreeMap, HashSet};
 
 use crate::paho::{Key, KeyMap};
 
-/// What may be other in the store than here: one change a record, the last one.
+/// The latest unconfirmed write per record.
+///
+/// A write is *unsent*, then *sent*, and removed once the store has confirmed it. Lists other than
+/// `writes` hold a key with its sequence number; if a later call has replaced the write, the numbers
+/// differ and the list entry is stale. So no list needs to be searched when a record changes.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
-    by_key: KeyMap<PendingWrite>,
-    /// Counts the changes.
-    stamp: u64,
-    /// Of these, those that have not been sent.
+    writes: KeyMap<PendingWrite>,
+    /// Sequence number of the latest write.
+    last_sequence: u64,
+    /// Writes that have not been sent, by sequence number.
     unsent: BTreeMap<u64, Key>,
-    /// The removes among them that go with the next change that is sent now or waited for.
-    riding: Vec<(Key, u64)>,
-    /// Those that were sent, and not asked for.
-    sent: Vec<(Key, u64)>,
-    puts: Totals,
+    /// Unsent removes that go along with the next `Ack::Confirmed` write or fence.
+    piggybacked: Vec<(Key, u64)>,
+    /// Writes that were sent and that no fence has confirmed.
+    unconfirmed: Vec<(Key, u64)>,
+    put_totals: Totals,
+    /// Bytes of the values in `unsent`.
     unsent_bytes: usize,
 }
 
 #[derive(Clone, Copy)]
 struct PendingWrite {
-    stamp: u64,
+    /// Position in the order of the calls.
+    sequence: u64,
     is_sent: bool,
-    /// The store may have something under the key, which a remove is to remove.
-    is_stored: bool,
-    /// How long the value is that was put; nothing where the record was removed.
-    length: Option<usize>,
-    /// The other key of the same message: one comes when the other goes.
-    with: Option<Key>,
+    /// The store may have a value under the key, so a remove must be sent.
+    may_be_in_store: bool,
+    /// Length of the value that was put, in bytes; `None` for a remove.
+    put_length: Option<usize>,
+    /// The other key of the same message: a put of one and a remove of the other happen together.
+    partner: Option<Key>,
 }
 
-/// How much is where.
+/// A number of records and the bytes of their values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) records: usize,
@@ -40,118 +46,124 @@ pub(crate) struct Totals {
 }
 
 impl PendingWrites {
-    /// Notes that a record has a value of that length now, or is gone. The store `may_have` one
-    /// under that key, as far as is not noted here.
-    pub(crate) fn note(
+    /// Records a put of that length, or a remove, and replaces an earlier write of the same key.
+    ///
+    /// `may_be_stored` is whether the store may have a value under the key; it counts only if no
+    /// write of the key is pending, which knows better. A record that is put and removed before it
+    /// was sent leaves no write at all.
+    pub(crate) fn record(
         &mut self,
         key: Key,
-        length: Option<usize>,
-        with: Option<Key>,
-        may_have: bool,
+        put_length: Option<usize>,
+        partner: Option<Key>,
+        may_be_stored: bool,
     ) {
-        let before = self.forget(key);
-        let is_stored = before.map_or(may_have, |before| before.is_stored || before.is_sent);
-        let unsent = before.filter(|before| !before.is_sent);
-        let partner = unsent.and_then(|before| before.with);
-        if length.is_none() {
-            // What it took the place of is still to go.
-            if let Some(partner) = partner {
-                self.ride(partner);
+        let replaced = self.take(key);
+        let may_be_in_store = replaced.map_or(may_be_stored, |replaced| {
+            replaced.may_be_in_store || replaced.is_sent
+        });
+        let unsent = replaced.filter(|replaced| !replaced.is_sent);
+        let inherited = unsent.and_then(|unsent| unsent.partner);
+        if put_length.is_none() {
+            // The remove of the partner has no put to go with any more, and is still due.
+            if let Some(partner) = inherited {
+                self.piggyback(partner);
             }
-            if !is_stored {
-                // It came and went.
+            if !may_be_in_store {
                 return;
             }
         }
-        self.stamp = self.stamp.wrapping_add(1);
-        let change = PendingWrite {
-            stamp: self.stamp,
+        self.last_sequence = self.last_sequence.wrapping_add(1);
+        let write = PendingWrite {
+            sequence: self.last_sequence,
             is_sent: false,
-            is_stored,
-            length,
-            with: with.or(partner),
+            may_be_in_store,
+            put_length,
+            partner: partner.or(inherited),
         };
-        self.by_key.insert(key, change);
-        self.unsent.insert(self.stamp, key);
-        self.count_in(change);
+        self.writes.insert(key, write);
+        self.unsent.insert(self.last_sequence, key);
+        self.add_totals(write);
     }
 
-    /// A change of which nothing more is to be known.
-    fn forget(&mut self, key: Key) -> Option<PendingWrite> {
-        let change = self.by_key.remove(&key)?;
-        if !change.is_sent {
-            self.unsent.remove(&change.stamp);
+    /// Takes out the write of a key; its entries in `unconfirmed` and `piggybacked` become stale.
+    fn take(&mut self, key: Key) -> Option<PendingWrite> {
+        let write = self.writes.remove(&key)?;
+        if !write.is_sent {
+            self.unsent.remove(&write.sequence);
         }
-        self.count_out(change);
-        Some(change)
+        self.subtract_totals(write);
+        Some(write)
     }
 
-    fn count_in(&mut self, change: PendingWrite) {
-        if let Some(length) = change.length {
-            self.puts.records = self.puts.records.saturating_add(1);
-            self.puts.bytes = self.puts.bytes.saturating_add(length);
-            if !change.is_sent {
+    fn add_totals(&mut self, write: PendingWrite) {
+        if let Some(length) = write.put_length {
+            self.put_totals.records = self.put_totals.records.saturating_add(1);
+            self.put_totals.bytes = self.put_totals.bytes.saturating_add(length);
+            if !write.is_sent {
                 self.unsent_bytes = self.unsent_bytes.saturating_add(length);
             }
         }
     }
 
-    fn count_out(&mut self, change: PendingWrite) {
-        if let Some(length) = change.length {
-            self.puts.records = self.puts.records.saturating_sub(1);
-            self.puts.bytes = self.puts.bytes.saturating_sub(length);
-            if !change.is_sent {
+    fn subtract_totals(&mut self, write: PendingWrite) {
+        if let Some(length) = write.put_length {
+            self.put_totals.records = self.put_totals.records.saturating_sub(1);
+            self.put_totals.bytes = self.put_totals.bytes.saturating_sub(length);
+            if !write.is_sent {
                 self.unsent_bytes = self.unsent_bytes.saturating_sub(length);
             }
         }
     }
 
-    /// The other key of the message that is to be put under this one and has not been sent.
+    /// Returns the other key of the message, if the write of this one has not been sent.
     pub(crate) fn partner(&self, key: Key) -> Option<Key> {
-        self.unsent_change(key)?.with
+        self.unsent_write(key)?.partner
     }
 
-    /// Has a change go with another one that belongs to the same message.
-    pub(crate) fn link(&mut self, key: Key, with: Key) {
-        if let Some(change) = self.by_key.get_mut(&key) {
-            change.with = Some(with);
+    /// Makes a write go together with that of another key of the same message.
+    pub(crate) fn set_partner(&mut self, key: Key, partner: Key) {
+        if let Some(write) = self.writes.get_mut(&key) {
+            write.partner = Some(partner);
         }
     }
 
-    /// A remove goes with the next change that is sent now or waited for.
-    pub(crate) fn ride(&mut self, key: Key) {
-        if let Some(change) = self.unsent_change(key)
-            && change.length.is_none()
+    /// Piggybacks an unsent remove on the next `Ack::Confirmed` write or fence.
+    pub(crate) fn piggyback(&mut self, key: Key) {
+        if let Some(write) = self.unsent_write(key)
+            && write.put_length.is_none()
         {
-            self.riding.push((key, change.stamp));
+            self.piggybacked.push((key, write.sequence));
         }
     }
 
-    /// The removes that go with a change that is sent now or waited for.
-    pub(crate) fn take_riding(&mut self) -> Vec<Key> {
-        let riding = std::mem::take(&mut self.riding);
-        let is_current = |(key, stamp): &(Key, u64)| {
-            self.unsent_change(*key)
-                .is_some_and(|change| change.stamp == *stamp)
+    /// Takes the piggybacked removes that are still due.
+    pub(crate) fn take_piggybacked(&mut self) -> Vec<Key> {
+        let piggybacked = std::mem::take(&mut self.piggybacked);
+        let is_current = |(key, sequence): &(Key, u64)| {
+            self.unsent_write(*key)
+                .is_some_and(|write| write.sequence == *sequence)
         };
-        riding
+        piggybacked
             .iter()
-            .filter(|riding| is_current(riding))
+            .filter(|entry| is_current(entry))
             .map(|(key, _)| *key)
             .collect()
     }
 
-    fn unsent_change(&self, key: Key) -> Option<&PendingWrite> {
-        self.by_key.get(&key).filter(|change| !change.is_sent)
+    fn unsent_write(&self, key: Key) -> Option<&PendingWrite> {
+        self.writes.get(&key).filter(|write| !write.is_sent)
     }
 
-    /// Adds the keys of the message of this one of which a change has not been sent: they change in
-    /// one step.
-    pub(crate) fn group(&self, key: Key, group: &mut Vec<Key>) {
+    /// Appends the keys of this message whose writes have not been sent.
+    ///
+    /// They are written in one step, so that a crash neither loses nor doubles the message. Keys
+    /// that `group` already has belong to other messages.
+    pub(crate) fn message_group(&self, key: Key, group: &mut Vec<Key>) {
         let first = group.len();
         let add = |key: Key, group: &mut Vec<Key>| {
             let is_new = !group.iter().skip(first).any(|other| *other == key);
-            if is_new && self.unsent_change(key).is_some() {
+            if is_new && self.unsent_write(key).is_some() {
                 group.push(key);
             }
         };
@@ -161,50 +173,53 @@ impl PendingWrites {
             }
         };
         add_siblings(key, group);
-        let mut place = first;
-        while let Some(key) = group.get(place).copied() {
-            if let Some(with) = self.partner(key) {
-                add_siblings(with, group);
+        // A partner has siblings and they have partners, so the group grows while it is walked.
+        let mut position = first;
+        while let Some(key) = group.get(position).copied() {
+            if let Some(partner) = self.partner(key) {
+                add_siblings(partner, group);
             }
-            place = place.saturating_add(1);
+            position = position.saturating_add(1);
         }
     }
 
-    /// Groups from the start of what has not been sent, up to so many bytes but one at least; the
-    /// first is of all those that only remove. Where it is asked for, they are the only ones. Those with
-    /// a key that is kept back stay.
-    pub(crate) fn groups(
+    /// Groups unsent writes by message, oldest first, up to `bytes` but at least one group.
+    ///
+    /// All groups that only remove become one and go first: they make room, and removing a record
+    /// early is safe, since Paho is done with it. With `only_removes`, groups that put are left out.
+    /// Groups with a key for which `is_blocked` returns true stay pending.
+    pub(crate) fn next_groups(
         &self,
         bytes: usize,
         only_removes: bool,
-        is_kept_back: impl Fn(Key) -> bool,
+        is_blocked: impl Fn(Key) -> bool,
     ) -> Vec<Vec<Key>> {
-        /// What a change takes beside its value, roughly.
+        /// Bytes of key and protocol per write, roughly.
         const OVERHEAD: usize = 64;
         let mut removes = Vec::new();
         let mut groups = Vec::new();
-        let mut taken = HashSet::new();
+        let mut grouped = HashSet::new();
         let mut size = 0_usize;
         for key in self.unsent.values() {
             if size >= bytes {
                 break;
             }
-            if taken.contains(key) {
+            if grouped.contains(key) {
                 continue;
             }
             let mut group = Vec::new();
-            self.group(*key, &mut group);
-            let lengths = group.iter().map(|key| self.length(*key));
-            let is_put = lengths.clone().any(|length| length.is_some());
-            if is_put && only_removes || group.iter().any(|key| is_kept_back(*key)) {
+            self.message_group(*key, &mut group);
+            let lengths = group.iter().map(|key| self.put_length(*key));
+            let has_put = lengths.clone().any(|length| length.is_some());
+            if has_put && only_removes || group.iter().any(|key| is_blocked(*key)) {
                 continue;
             }
             size = lengths.fold(size, |size, length| {
                 size.saturating_add(length.unwrap_or_default())
                     .saturating_add(OVERHEAD)
             });
-            taken.extend(group.iter().copied());
-            if is_put {
+            grouped.extend(group.iter().copied());
+            if has_put {
                 groups.push(group);
             } else {
                 removes.append(&mut group);
@@ -216,86 +231,92 @@ impl PendingWrites {
         groups
     }
 
-    fn length(&self, key: Key) -> Option<usize> {
-        self.by_key.get(&key)?.length
+    fn put_length(&self, key: Key) -> Option<usize> {
+        self.writes.get(&key)?.put_length
     }
 
-    /// These are being sent.
+    /// Marks writes as sent; called before they go out, so that a failure can undo it.
     pub(crate) fn mark_sent(&mut self, keys: &[Key]) {
         for key in keys {
-            if let Some(change) = self.by_key.get_mut(key)
-                && !change.is_sent
+            if let Some(write) = self.writes.get_mut(key)
+                && !write.is_sent
             {
-                change.is_sent = true;
-                self.unsent.remove(&change.stamp);
-                self.sent.push((*key, change.stamp));
-                let length = change.length.unwrap_or_default();
+                write.is_sent = true;
+                self.unsent.remove(&write.sequence);
+                self.unconfirmed.push((*key, write.sequence));
+                let length = write.put_length.unwrap_or_default();
                 self.unsent_bytes = self.unsent_bytes.saturating_sub(length);
             }
         }
     }
 
-    /// What was sent and not asked for, with the lengths that it is to have.
-    pub(crate) fn sent(&self) -> impl Iterator<Item = (Key, Option<usize>)> {
-        self.sent.iter().filter_map(|(key, stamp)| {
-            let change = self.by_key.get(key)?;
-            (change.stamp == *stamp).then_some((*key, change.length))
+    /// Writes that were sent and not confirmed, with the length that each value must have.
+    ///
+    /// Writes that a later call has replaced are left out: the store need not have them.
+    pub(crate) fn unconfirmed(&self) -> impl Iterator<Item = (Key, Option<usize>)> {
+        self.unconfirmed.iter().filter_map(|(key, sequence)| {
+            let write = self.writes.get(key)?;
+            (write.sequence == *sequence).then_some((*key, write.put_length))
         })
     }
 
-    /// The store has what was sent.
-    pub(crate) fn confirm(&mut self, mut confirmed: impl FnMut(Key)) {
-        let mut sent = std::mem::take(&mut self.sent);
-        for (key, stamp) in sent.drain(..) {
-            let change = self.by_key.get(&key);
-            if change.is_some_and(|change| change.stamp == stamp) {
-                self.forget(key);
-                confirmed(key);
+    /// Drops the writes that were sent, since the store has them, and passes on their keys.
+    ///
+    /// A record that changed again in the meantime stays pending.
+    pub(crate) fn confirm(&mut self, mut on_confirmed: impl FnMut(Key)) {
+        let mut unconfirmed = std::mem::take(&mut self.unconfirmed);
+        for (key, sequence) in unconfirmed.drain(..) {
+            let write = self.writes.get(&key);
+            if write.is_some_and(|write| write.sequence == sequence) {
+                self.take(key);
+                on_confirmed(key);
             }
         }
-        // Its memory is used again.
-        self.sent = sent;
+        // Reuses the allocation.
+        self.unconfirmed = unconfirmed;
     }
 
-    /// What was sent may not have arrived, and is to be sent once more in its place.
-    pub(crate) fn unsend(&mut self) {
-        for (key, stamp) in std::mem::take(&mut self.sent) {
-            if let Some(change) = self.by_key.get_mut(&key)
-                && change.stamp == stamp
+    /// Marks every sent write as unsent, in its old position: it may not have arrived.
+    pub(crate) fn mark_unsent(&mut self) {
+        for (key, sequence) in std::mem::take(&mut self.unconfirmed) {
+            if let Some(write) = self.writes.get_mut(&key)
+                && write.sequence == sequence
             {
-                change.is_sent = false;
-                change.is_stored = true;
-                self.unsent.insert(stamp, key);
-                let length = change.length.unwrap_or_default();
+                write.is_sent = false;
+                // It may also have arrived: removing the record now needs a write.
+                write.may_be_in_store = true;
+                self.unsent.insert(sequence, key);
+                let length = write.put_length.unwrap_or_default();
                 self.unsent_bytes = self.unsent_bytes.saturating_add(length);
             }
         }
-        self.riding.clear();
+        // Recovery writes everything that is unsent, removes included.
+        self.piggybacked.clear();
     }
 
     pub(crate) fn contains(&self, key: Key) -> bool {
-        self.by_key.contains_key(&key)
+        self.writes.contains_key(&key)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.by_key.is_empty()
+        self.writes.is_empty()
     }
 
     pub(crate) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty()
     }
 
-    /// How many changes have not been sent, and how long the values are that they put.
-    pub(crate) fn unsent(&self) -> Totals {
+    /// Number of unsent writes, removes included, and bytes of the values that they put.
+    pub(crate) fn unsent_totals(&self) -> Totals {
         Totals {
             records: self.unsent.len(),
             bytes: self.unsent_bytes,
         }
     }
 
-    /// The records that were put.
-    pub(crate) fn puts(&self) -> Totals {
-        self.puts
+    /// Number and bytes of the puts that are not confirmed, sent or not.
+    pub(crate) fn put_totals(&self) -> Totals {
+        self.put_totals
     }
 }
 
@@ -304,7 +325,7 @@ mod tests {
     use super::*;
 
     fn key(name: &str) -> Key {
-        Key::parse(name).expect("a key of Paho")
+        Key::parse(name).expect("valid key")
     }
 
     fn names(groups: &[Vec<Key>]) -> Vec<Vec<String>> {
@@ -314,26 +335,26 @@ mod tests {
 
     #[test]
     fn put_and_remove_cancel_out() {
-        let mut changes = PendingWrites::default();
-        changes.note(key("c-1"), Some(5), None, false);
-        changes.note(key("c-1"), None, None, false);
-        assert!(changes.is_empty());
-        assert_eq!(changes.puts(), Totals::default());
-        // Where the store may have it, it is to go.
-        changes.note(key("c-1"), Some(5), None, false);
-        changes.mark_sent(&[key("c-1")]);
-        changes.note(key("c-1"), None, None, false);
-        assert_eq!(names(&changes.groups(1000, false, |_| false)), [["c-1"]]);
+        let mut pending = PendingWrites::default();
+        pending.record(key("c-1"), Some(5), None, false);
+        pending.record(key("c-1"), None, None, false);
+        assert!(pending.is_empty());
+        assert_eq!(pending.put_totals(), Totals::default());
+        // Once sent, the store may have the record, so the remove stays pending.
+        pending.record(key("c-1"), Some(5), None, false);
+        pending.mark_sent(&[key("c-1")]);
+        pending.record(key("c-1"), None, None, false);
+        assert_eq!(names(&pending.next_groups(1000, false, |_| false)), [["c-1"]]);
     }
 
     #[test]
     fn moved_message_is_written_in_one_group() {
-        let mut changes = PendingWrites::default();
-        changes.note(key("c-1"), None, Some(key("s-7")), true);
-        changes.note(key("s-7"), Some(5), Some(key("c-1")), false);
-        changes.note(key("q-1"), Some(5), None, false);
+        let mut pending = PendingWrites::default();
+        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
+        pending.record(key("q-1"), Some(5), None, false);
         assert_eq!(
-            names(&changes.groups(1000, false, |_| false)),
+            names(&pending.next_groups(1000, false, |_| false)),
             [vec!["s-7", "c-1"], vec!["q-1"]].map(|names| {
                 let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
                 if names.len() > 1 {
@@ -342,39 +363,39 @@ mod tests {
                 names
             })
         );
-        // Acknowledged before it was written: only the command is there, and goes.
-        changes.note(key("s-7"), None, None, false);
-        assert_eq!(changes.take_riding(), [key("c-1")]);
+        // Acknowledged before it was written: only the remove of the command is left.
+        pending.record(key("s-7"), None, None, false);
+        assert_eq!(pending.take_piggybacked(), [key("c-1")]);
     }
 
     #[test]
     fn replacing_key_takes_over_partner() {
-        let mut changes = PendingWrites::default();
-        changes.note(key("c-1"), None, Some(key("s-7")), true);
-        changes.note(key("s-7"), Some(5), Some(key("c-1")), false);
-        let partner = changes.partner(key("s-7"));
-        changes.note(key("s-7"), None, None, false);
-        changes.note(key("s5-7"), Some(5), partner, false);
-        changes.link(key("c-1"), key("s5-7"));
+        let mut pending = PendingWrites::default();
+        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
+        let partner = pending.partner(key("s-7"));
+        pending.record(key("s-7"), None, None, false);
+        pending.record(key("s5-7"), Some(5), partner, false);
+        pending.set_partner(key("c-1"), key("s5-7"));
         let mut group = Vec::new();
-        changes.group(key("c-1"), &mut group);
+        pending.message_group(key("c-1"), &mut group);
         group.sort_unstable();
         assert_eq!(group, [key("c-1"), key("s5-7")]);
     }
 
     #[test]
-    fn changes_keep_call_order_after_failure() {
-        let mut changes = PendingWrites::default();
+    fn writes_keep_call_order_after_failure() {
+        let mut pending = PendingWrites::default();
         for number in [3, 1, 2] {
-            changes.note(key(&format!("q-{number}")), Some(100), None, false);
+            pending.record(key(&format!("q-{number}")), Some(100), None, false);
         }
-        assert_eq!(names(&changes.groups(1, false, |_| false)), [["q-3"]]);
-        changes.mark_sent(&[key("q-3")]);
-        changes.unsend();
-        let all = names(&changes.groups(usize::MAX, false, |_| false));
+        assert_eq!(names(&pending.next_groups(1, false, |_| false)), [["q-3"]]);
+        pending.mark_sent(&[key("q-3")]);
+        pending.mark_unsent();
+        let all = names(&pending.next_groups(usize::MAX, false, |_| false));
         assert_eq!(all, [["q-3"], ["q-1"], ["q-2"]]);
         assert_eq!(
-            changes.unsent(),
+            pending.unsent_totals(),
             Totals {
                 records: 3,
                 bytes: 300
@@ -383,17 +404,17 @@ mod tests {
     }
 
     #[test]
-    fn change_during_confirmation_stays_pending() {
-        let mut changes = PendingWrites::default();
-        changes.note(key("q-1"), Some(1), None, false);
-        changes.note(key("q-2"), Some(1), None, false);
-        changes.mark_sent(&[key("q-1"), key("q-2")]);
-        changes.note(key("q-1"), Some(2), None, false);
+    fn write_during_confirmation_stays_pending() {
+        let mut pending = PendingWrites::default();
+        pending.record(key("q-1"), Some(1), None, false);
+        pending.record(key("q-2"), Some(1), None, false);
+        pending.mark_sent(&[key("q-1"), key("q-2")]);
+        pending.record(key("q-1"), Some(2), None, false);
         let mut confirmed = Vec::new();
-        changes.confirm(|key| confirmed.push(key));
+        pending.confirm(|key| confirmed.push(key));
         assert_eq!(confirmed, [key("q-2")]);
         assert_eq!(
-            changes.puts(),
+            pending.put_totals(),
             Totals {
                 records: 1,
                 bytes: 2
@@ -403,15 +424,15 @@ mod tests {
 
     #[test]
     fn removes_go_first_and_alone_in_full_store() {
-        let mut changes = PendingWrites::default();
-        changes.note(key("q-1"), Some(1), None, false);
-        changes.note(key("c-1"), None, None, true);
-        changes.note(key("c-2"), None, None, true);
+        let mut pending = PendingWrites::default();
+        pending.record(key("q-1"), Some(1), None, false);
+        pending.record(key("c-1"), None, None, true);
+        pending.record(key("c-2"), None, None, true);
         assert_eq!(
-            names(&changes.groups(1000, true, |_| false)),
+            names(&pending.next_groups(1000, true, |_| false)),
             [["c-1", "c-2"]]
         );
-        let all = names(&changes.groups(1000, false, |_| false));
+        let all = names(&pending.next_groups(1000, false, |_| false));
         assert_eq!(all, [vec!["c-1", "c-2"], vec!["q-1"]]);
     }
 }

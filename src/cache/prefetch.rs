@@ -1,4 +1,4 @@
-//! Values that are in the store only, and those that Paho asks for next.
+//! Reads of values that only the store has, with prefetching.
 
 use std::sync::Arc;
 
@@ -10,78 +10,87 @@ use crate::{
 };
 
 impl<S: Store> WriteBehindCache<S> {
-    /// The value of a record, with those that are likely to be asked for next, where it is not kept
-    /// here.
+    /// Returns the value of a record; reads it from the store if it is not cached.
+    ///
+    /// Returns `None` if there is no such record, or the store lost it. An error means that the value
+    /// cannot be read now.
     pub(crate) fn load_value(&mut self, key: Key) -> Result<Option<&[u8]>, Error> {
         if self.index.value(key).is_none() && self.index.contains(key) {
-            self.read_ahead(key)?;
+            self.read_with_prefetch(key)?;
         }
         Ok(self.index.value(key))
     }
 
-    fn read_ahead(&mut self, key: Key) -> Result<(), Error> {
+    /// Reads a value and the commands behind it, and asks the store for the next batch.
+    ///
+    /// While Paho restores its queues it reads one command after the other: an exchange for each
+    /// would cost most of the time.
+    fn read_with_prefetch(&mut self, key: Key) -> Result<(), Error> {
         let is_readable = self.outage.as_ref().is_none_or(Outage::is_readable);
         let Some(store) = self.store.as_mut().filter(|_| is_readable) else {
-            return Err(self.away(key));
+            return Err(self.unavailable_error(key));
         };
-        // It is still where it was.
-        if self.moves.lead_to(key) {
-            return Err(self.away(key));
+        // Until the relocation is made, the value is still under another key in the store.
+        if self.relocations.is_target(key) {
+            return Err(self.unavailable_error(key));
         }
-        let keys = match std::mem::take(&mut self.soon) {
-            soon if soon.first() == Some(&key) => soon,
-            _ => self.index.ahead(key),
+        // The store has this batch in flight and returns it only for exactly the same keys.
+        let keys = match std::mem::take(&mut self.prefetching) {
+            prefetching if prefetching.first() == Some(&key) => prefetching,
+            _ => self.index.prefetch_keys(key),
         };
         let values = match with_key_names(&keys, |names| store.read(names)) {
             Ok(values) => values,
             Err(error) => {
-                self.fail_reading(error);
-                return Err(self.away(key));
+                self.begin_read_outage(error);
+                return Err(self.unavailable_error(key));
             }
         };
-        let is_in_a_row = std::mem::replace(&mut self.is_reading, true);
-        let next = keys.last().filter(|_| is_in_a_row);
-        if let Some(next) = next.and_then(|last| self.index.next_to_read(*last)) {
-            self.soon = self.index.ahead(next);
-            if let Err(error) = with_key_names(&self.soon, |names| store.prefetch(names)) {
-                self.fail_reading(error);
+        // A single read is no pattern: the second one in a row without a write starts prefetching.
+        let was_sequential = std::mem::replace(&mut self.is_sequential_read, true);
+        let last = keys.last().filter(|_| was_sequential);
+        if let Some(next) = last.and_then(|last| self.index.next_prefetch(*last)) {
+            self.prefetching = self.index.prefetch_keys(next);
+            if let Err(error) = with_key_names(&self.prefetching, |names| store.prefetch(names)) {
+                self.begin_read_outage(error);
             }
         }
         for (key, value) in keys.into_iter().zip(values) {
-            // What somebody else has put there could end the program.
+            // Another program may have damaged the value since open, and Paho would crash on it.
             let is_usable =
-                |value: &Vec<u8>| is_valid_record(key, value) && !self.moves.lead_to(key);
+                |value: &Vec<u8>| is_valid_record(key, value) && !self.relocations.is_target(key);
             if let Some(value) = value.filter(is_usable) {
-                self.index.keep(key, value);
+                self.index.cache_value(key, value);
             }
         }
         Ok(())
     }
 
-    fn fail_reading(&mut self, error: Error) {
+    /// Begins an outage, or replaces the reason of one in which reads worked so far.
+    fn begin_read_outage(&mut self, error: Error) {
         match &mut self.outage {
-            // It cannot be read either.
             Some(outage) => outage.error = Arc::new(error),
-            None => self.fail(error),
+            None => self.begin_outage(error),
         }
     }
 
-    /// The same for Paho, which reads a record once: the value is kept no longer where there is no room
-    /// for it.
+    /// Returns the value of a record for Paho, and evicts it if the cache exceeds its limit.
+    ///
+    /// Paho reads a record once, so the cache is better used for others.
     pub(crate) fn take_for_paho(&mut self, key: Key) -> Result<Option<Vec<u8>>, Error> {
         self.load_value(key)?;
-        if self.is_to_be_forgotten(key) {
-            return Ok(self.index.take_value(key));
+        if self.may_evict(key) {
+            return Ok(self.index.evict_value(key));
         }
         Ok(self.index.value(key).map(<[u8]>::to_vec))
     }
 
-    /// Why a record cannot be read now.
-    fn away(&self, key: Key) -> Error {
+    /// Creates the error for a value that cannot be read during this outage.
+    fn unavailable_error(&self, key: Key) -> Error {
         let attempt = format!("read record {key}");
         match &self.outage {
             Some(outage) => Error::new(outage.error.kind(), attempt)
-                .with_reason("its value is only in the store, which cannot be used at the moment")
+                .with_reason("its value is only in the store, which is unavailable")
                 .with_source(Arc::clone(&outage.error)),
             None => Error::new(ErrorKind::Connection, attempt),
         }

@@ -1,56 +1,59 @@
-//! Records that wait to be moved out of the way of what is to be written over them.
+//! The queue of relocations that the store has not made yet.
 
 use std::collections::{HashSet, VecDeque};
 
 use crate::paho::{Key, KeyMap};
 
-/// Each from one key to another that was free, which may be where a later one starts.
+/// Relocations in the order in which they must be made.
+///
+/// Each leads from one key to another that was free. The target of one may be the source of a later
+/// one, if Paho reused that number too; so the order matters.
 #[derive(Default)]
 pub(crate) struct Relocations {
     order: VecDeque<(Key, Key)>,
-    to: KeyMap<Key>,
+    by_source: KeyMap<Key>,
     targets: HashSet<Key>,
 }
 
 impl Relocations {
     pub(crate) fn add(&mut self, old: Key, new: Key) {
         self.order.push_back((old, new));
-        self.to.insert(old, new);
+        self.by_source.insert(old, new);
         self.targets.insert(new);
     }
 
-    /// It has been made, or there is nothing to move.
-    pub(crate) fn done(&mut self, (old, new): (Key, Key)) {
-        // They are made in their order.
+    /// Drops a relocation that was made, or whose record is lost.
+    pub(crate) fn finish(&mut self, (old, new): (Key, Key)) {
+        // They are made in order, so it is the first one, and a search of the queue is rare.
         match self.order.front() {
             Some(first) if *first == (old, new) => drop(self.order.pop_front()),
-            _ => self.order.retain(|one| *one != (old, new)),
+            _ => self.order.retain(|step| *step != (old, new)),
         }
-        self.to.remove(&old);
+        self.by_source.remove(&old);
         self.targets.remove(&new);
     }
 
-    /// In the order in which they are to be made.
-    pub(crate) fn all(&self) -> Vec<(Key, Key)> {
+    /// Returns all relocations in their order.
+    pub(crate) fn steps(&self) -> Vec<(Key, Key)> {
         self.order.iter().copied().collect()
     }
 
-    /// Whether a record is to be moved from there, or to there.
-    pub(crate) fn concern(&self, key: Key) -> bool {
-        self.to.contains_key(&key) || self.targets.contains(&key)
+    /// Returns true if the key is the source or the target of a relocation.
+    pub(crate) fn involves(&self, key: Key) -> bool {
+        self.by_source.contains_key(&key) || self.targets.contains(&key)
     }
 
-    /// Whether a record is to be moved to there.
-    pub(crate) fn lead_to(&self, key: Key) -> bool {
+    /// Returns true if the key is the target of a relocation.
+    pub(crate) fn is_target(&self, key: Key) -> bool {
         self.targets.contains(&key)
     }
 
-    /// Where a record is in the end that is to be moved to there, and perhaps further.
-    pub(crate) fn destination(&self, new: Key) -> Key {
+    /// Follows later relocations from the target of one to the record's final key.
+    pub(crate) fn final_target(&self, new: Key) -> Key {
         let mut key = new;
-        // As often as there are moves at most.
+        // Bounded by the number of relocations, so that a cycle could not hang a call.
         for _ in &self.order {
-            match self.to.get(&key) {
+            match self.by_source.get(&key) {
                 Some(further) => key = *further,
                 None => break,
             }

@@ -1,4 +1,4 @@
-//! Puts the waiting commands into an order of numbers that Paho understands.
+//! Renumbers waiting commands whose sequence wrapped, at open.
 
 use super::{batched_read::read_or_split, index::RecordIndex};
 use crate::{
@@ -7,15 +7,16 @@ use crate::{
     store::{Change, Store},
 };
 
-/// How much is moved before it is waited for.
-const BATCH: usize = 64;
-const BATCH_BYTES: usize = 256 * 1024;
+/// Limits of the moves per confirmed write: their number, and bytes of their values.
+const MOVES_PER_BATCH: usize = 64;
+const MOVE_BATCH_BYTES: usize = 256 * 1024;
 
-/// Moves the commands together where their numbers have come round from 999,999 to 0.
+/// Moves commands into one ascending sequence if their numbers wrapped from 999,999 to 0.
 ///
-/// Paho takes the highest number for the last, and would give the next command one that is in use;
-/// and it removes number 0 whenever it connects. The last command is moved first, to the end of what
-/// is free: a crash at any point leaves numbers that still say in which order the commands came.
+/// Paho takes the highest number for the last one, and would give the next command a number that is
+/// in use; it also removes number 0 whenever it connects. The last command moves first, to the end
+/// of the free range, so that after a crash at any point the numbers still give the order in which
+/// the commands came.
 pub(crate) fn renumber_wrapped_commands(
     store: &mut impl Store,
     index: &mut RecordIndex,
@@ -27,17 +28,17 @@ pub(crate) fn renumber_wrapped_commands(
     let Some((first, free)) = renumbering_plan(&numbers) else {
         return Ok(());
     };
-    // Those behind the wrap follow those before it.
+    // Commands numbered after the wrap are newer than those before it.
     commands.rotate_left(first);
     let numbered: Vec<(Key, u32)> = commands.into_iter().zip(free..).collect();
-    for some in numbered.rchunks(BATCH) {
-        move_some(store, index, some)?;
+    for batch in numbered.rchunks(MOVES_PER_BATCH) {
+        renumber_batch(store, index, batch)?;
     }
     Ok(())
 }
 
-/// Gives some commands other numbers, the last one first, each in a step of its own.
-fn move_some(
+/// Gives commands their new numbers, the last one first, each in a step of its own.
+fn renumber_batch(
     store: &mut impl Store,
     index: &mut RecordIndex,
     numbered: &[(Key, u32)],
@@ -51,22 +52,25 @@ fn move_some(
             number: *number,
             ..*old
         };
-        index.rename(*old, new);
-        // One that has gone since it was listed.
+        index.rekey(*old, new);
+        // Removed since it was listed.
         let Some(value) = value else { continue };
         bytes = bytes.saturating_add(value.len());
         moves.push((old.to_name(), new.to_name(), value));
-        if bytes >= BATCH_BYTES {
-            make(store, &moves)?;
+        if bytes >= MOVE_BATCH_BYTES {
+            write_moves(store, &moves)?;
             moves.clear();
             bytes = 0;
         }
     }
-    make(store, &moves)
+    write_moves(store, &moves)
 }
 
-/// Waits once for all.
-fn make(store: &mut impl Store, moves: &[(KeyName, KeyName, Vec<u8>)]) -> Result<(), Error> {
+/// Writes moves in order, each all or nothing, and waits once for all of them.
+fn write_moves(
+    store: &mut impl Store,
+    moves: &[(KeyName, KeyName, Vec<u8>)],
+) -> Result<(), Error> {
     let groups: Vec<[Change<'_>; 2]> = moves
         .iter()
         .map(|(old, new, value)| [Change::Put { key: new, value }, Change::Remove { key: old }])

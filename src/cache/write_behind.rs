@@ -1,4 +1,4 @@
-//! What there is, what the store has of it, and whether the store can be used.
+//! The write-behind cache: live records, pending writes, and the state of the store behind them.
 
 use std::{
     collections::HashSet,
@@ -18,230 +18,254 @@ use crate::{
     store::{Change, Durability, HealthSnapshot, Sent, Store},
 };
 
-/// After so many changes that nobody waits for, or so many bytes, the store is asked what became of
-/// them.
-const UNASKED: usize = 256;
-const UNASKED_BYTES: usize = 256 * 1024;
-/// No more changes than these, and bytes of them, are held.
-const HELD: usize = 1024;
-const HELD_BYTES: usize = 256 * 1024;
+/// Limits of what is sent without an answer: after this many sends or bytes, a fence asks the store
+/// what became of them.
+const MAX_SENDS_BETWEEN_FENCES: usize = 256;
+const MAX_BYTES_BETWEEN_FENCES: usize = 256 * 1024;
+/// Limits of deferred writes: at this many, or this many bytes, they are flushed before the tick.
+const MAX_DEFERRED: usize = 1024;
+const MAX_DEFERRED_BYTES: usize = 256 * 1024;
 
-/// The records of an open client, written through to a store that may be away.
+/// The records of an open client, written through to a store that may be unavailable.
 ///
-/// A change never fails: it is noted here, sent where the store can be used, and noted no longer once
-/// that has confirmed it. What went wrong is an outage, which recovery ends.
+/// A write never fails: it becomes pending, is sent if the store is available, and stops being
+/// pending once the store has confirmed it. A store error becomes an [`Outage`], which recovery
+/// ends. During an outage writes stay pending and no exchange is tried, but for reads that the store
+/// still answers.
 pub(crate) struct WriteBehindCache<S> {
     pub(crate) index: RecordIndex,
     durability: Durability,
-    pub(super) changes: PendingWrites,
-    /// Its memory is used again and again.
-    group: Vec<Key>,
-    /// How much was sent since the store was last asked.
-    unasked: usize,
-    unasked_bytes: usize,
-    /// The record that was put last: Paho is about to read it.
-    pub(super) newest: Option<Key>,
-    /// The records that the store was asked for ahead.
-    pub(super) soon: Vec<Key>,
-    /// Nothing was written since values were read last: Paho reads everything to restore it.
-    pub(super) is_reading: bool,
-    /// Entries that Paho did not write.
-    pub(super) foreign: usize,
-    /// Records that Paho could not read and the store refused to move: they count as foreign.
-    pub(super) left: HashSet<Key>,
-    /// Records that are to be moved from the other key before that is written over.
-    pub(super) moves: Relocations,
+    pub(super) pending: PendingWrites,
+    /// Scratch memory of `send_groups`, kept so that a call allocates none.
+    group_buffer: Vec<Key>,
+    sends_since_fence: usize,
+    bytes_since_fence: usize,
+    /// The record that was put last; its value stays cached, since Paho reads it back at once.
+    pub(super) last_put: Option<Key>,
+    /// Keys that the store was asked to prefetch, empty if none.
+    pub(super) prefetching: Vec<Key>,
+    /// Values were read and nothing was written since, as while Paho restores its queues.
+    pub(super) is_sequential_read: bool,
+    /// Number of entries in the store that Paho did not write, unmovable records included.
+    pub(super) foreign_entries: usize,
+    /// Unreadable records that the store refused to quarantine.
+    pub(super) unmovable: HashSet<Key>,
+    /// Relocations that must happen in the store before their keys are written.
+    pub(super) relocations: Relocations,
     last_confirmed: SystemTime,
-    /// It is not here while it is being recovered.
+    /// `None` while recovery has it.
     pub(super) store: Option<S>,
-    /// What it was opened for.
-    pub(super) name: String,
-    /// The life of the store in which it was last used.
-    pub(super) life: Option<String>,
+    /// Name under which the store has the records.
+    pub(super) store_name: String,
+    /// Instance id of the store process when it was last in sync with this cache.
+    pub(super) instance_id: Option<String>,
     pub(super) outage: Option<Outage>,
-    /// How many changes were made again in this outage.
+    /// Number of pending writes that recovery has written in this outage.
     pub(super) rewritten: u64,
-    /// How many unknown records were told of last.
-    pub(super) unknown: usize,
-    /// Why the store could not be used, the last time.
+    /// Number of foreign records in the last event, so that each resync does not repeat it.
+    pub(super) last_foreign_records: usize,
+    /// Cause of the last outage; it stays after the outage, for `Health`.
     pub(crate) last_error: Option<Arc<Error>>,
     pub(crate) events: EventQueue,
 }
 
-/// Since when the store cannot be used, and why.
+/// The time since which the store is unavailable, and the reason.
 #[derive(Clone)]
 pub(crate) struct Outage {
     pub(crate) since: Instant,
     pub(crate) since_time: SystemTime,
     pub(crate) error: Arc<Error>,
-    /// A call has waited already, for the store or for its return.
+    /// A call has already waited for the store in this outage; no other one does.
     pub(crate) was_waited_for: bool,
 }
 
-/// When the store is to have a change.
+/// The acknowledgment of a write. In an outage no write waits; it stays pending.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ack {
-    /// Before the call is answered.
+    /// The call returns once the store has confirmed the write; with `Durability::Pipelined`, once
+    /// the operating system has it.
     Confirmed,
-    /// It is on its way there when the call is answered.
+    /// The call returns once the write is on its way to the store.
     Sent,
-    /// With the next tick, or before that, where it is a remove, with another change; if it is still to be
-    /// made by then. A crash before that has a message sent again that may be.
+    /// The write waits for the next tick. A remove may piggyback on an earlier write. A later call can
+    /// make the write obsolete before it is sent.
+    ///
+    /// A crash before the tick makes Paho repeat a packet, so only writes for which MQTT allows that
+    /// are deferred.
     Deferred,
 }
 
 impl<S: Store> WriteBehindCache<S> {
     pub(crate) fn new(
         store: S,
-        name: String,
-        life: Option<String>,
+        store_name: String,
+        instance_id: Option<String>,
         index: RecordIndex,
-        (foreign, left): (usize, HashSet<Key>),
+        (foreign_entries, unmovable): (usize, HashSet<Key>),
         durability: Durability,
     ) -> Self {
         Self {
             index,
             durability,
-            changes: PendingWrites::default(),
-            group: Vec::new(),
-            unasked: 0,
-            unasked_bytes: 0,
-            newest: None,
-            soon: Vec::new(),
-            is_reading: false,
-            foreign: foreign.saturating_add(left.len()),
-            left,
-            moves: Relocations::default(),
+            pending: PendingWrites::default(),
+            group_buffer: Vec::new(),
+            sends_since_fence: 0,
+            bytes_since_fence: 0,
+            last_put: None,
+            prefetching: Vec::new(),
+            is_sequential_read: false,
+            foreign_entries: foreign_entries.saturating_add(unmovable.len()),
+            unmovable,
+            relocations: Relocations::default(),
             last_confirmed: SystemTime::now(),
             store: Some(store),
-            name,
-            life,
+            store_name,
+            instance_id,
             outage: None,
             rewritten: 0,
-            unknown: 0,
+            last_foreign_records: 0,
             last_error: None,
             events: EventQueue::default(),
         }
     }
 
-    /// Writes a record and, in the same step, removes others, of which `instead_of` is the same
-    /// message under another key.
+    /// Writes a record and, in the same step, removes those that it replaces.
+    ///
+    /// `partner` is the same message under another key, which is removed too. The two must change
+    /// together: a crash must find the message under exactly one of them.
     pub(crate) fn put(
         &mut self,
         key: Key,
         value: Vec<u8>,
-        removed: &[Key],
-        instead_of: Option<Key>,
-        when: Ack,
+        replaced: &[Key],
+        partner: Option<Key>,
+        ack: Ack,
     ) {
-        let replaced = removed.iter().find_map(|key| self.changes.partner(*key));
-        let partner = instead_of.or(replaced);
-        for &removed in removed {
-            self.note_removed(removed, None);
+        // A replaced PUBLISH that was never sent still has its command to remove.
+        let inherited = replaced.iter().find_map(|key| self.pending.partner(*key));
+        for &old in replaced {
+            self.record_removed(old, None);
         }
-        if let Some(other) = instead_of {
-            self.note_removed(other, Some(key));
-        } else if let Some(other) = replaced {
-            self.changes.link(other, key);
+        if let Some(partner) = partner {
+            self.record_removed(partner, Some(key));
+        } else if let Some(inherited) = inherited {
+            self.pending.set_partner(inherited, key);
         }
         let length = value.len();
         let is_known = self.index.contains(key);
         self.index.put(key, value);
-        self.changes.note(key, Some(length), partner, is_known);
-        if let Some(before) = self.newest.replace(key)
-            && before != key
-            && self.is_to_be_forgotten(before)
+        self.pending
+            .record(key, Some(length), partner.or(inherited), is_known);
+        // Confirming the previous put did not evict it; nobody is about to read it now.
+        if let Some(previous) = self.last_put.replace(key)
+            && previous != key
+            && self.may_evict(previous)
         {
-            self.index.take_value(before);
+            self.index.evict_value(previous);
         }
-        match when {
-            Ack::Confirmed => self.send(&[key], length, true),
-            Ack::Sent => self.send(&[key], length, false),
-            Ack::Deferred => self.limit_held(),
+        match ack {
+            Ack::Confirmed => self.send_groups(&[key], length, true),
+            Ack::Sent => self.send_groups(&[key], length, false),
+            Ack::Deferred => self.flush_if_deferred_full(),
         }
     }
 
     /// Removes records in one step.
-    pub(crate) fn remove(&mut self, keys: &[Key], when: Ack) {
+    pub(crate) fn remove(&mut self, keys: &[Key], ack: Ack) {
         for &key in keys {
-            self.note_removed(key, None);
+            self.record_removed(key, None);
         }
-        match when {
-            Ack::Confirmed | Ack::Sent => self.send(keys, 0, when == Ack::Confirmed),
+        match ack {
+            Ack::Confirmed | Ack::Sent => self.send_groups(keys, 0, ack == Ack::Confirmed),
             Ack::Deferred => {
                 for &key in keys {
-                    self.changes.ride(key);
+                    self.pending.piggyback(key);
                 }
-                self.limit_held();
+                self.flush_if_deferred_full();
             }
         }
     }
 
-    fn note_removed(&mut self, key: Key, with: Option<Key>) {
+    fn record_removed(&mut self, key: Key, partner: Option<Key>) {
         let is_known = self.index.contains(key);
         self.index.remove(key);
-        self.changes.note(key, None, with, is_known);
+        self.pending.record(key, None, partner, is_known);
     }
 
-    fn limit_held(&mut self) {
-        let held = self.changes.unsent();
-        if self.outage.is_none() && (held.records >= HELD || held.bytes >= HELD_BYTES) {
+    fn flush_if_deferred_full(&mut self) {
+        let deferred = self.pending.unsent_totals();
+        let is_full = deferred.records >= MAX_DEFERRED || deferred.bytes >= MAX_DEFERRED_BYTES;
+        // In an outage everything is unsent, and a flush would do nothing.
+        if self.outage.is_none() && is_full {
             self.flush();
         }
     }
 
-    /// Sends the changes of these keys, and of what belongs to the same messages, in one step, where
-    /// the store can be used. What is sent now, or waited for, takes the removes along that ride: a new
-    /// message may have the packet id of one that is gone, and Paho, which restored both, could not tell
-    /// them apart.
-    fn send(&mut self, keys: &[Key], bytes: usize, now: bool) {
+    /// Sends the pending writes of these keys and of the rest of their messages, one step per message.
+    ///
+    /// Does nothing in an outage. A write that wants confirmation, or gets a fence, takes the
+    /// piggybacked removes along and puts them first: a new message may reuse the packet id of a
+    /// finished one, and Paho could not tell them apart if a crash made it restore both.
+    fn send_groups(&mut self, keys: &[Key], bytes: usize, wants_confirm: bool) {
         if self.outage.is_some() {
             return;
         }
-        let waits = self.is_to_be_waited_for(now, bytes);
-        let (mut asked, mut riding) = (Vec::new(), Vec::new());
+        let waits = self.needs_fence(wants_confirm, bytes);
+        let (mut unconfirmed, mut piggybacked) = (Vec::new(), Vec::new());
         if waits {
-            asked.extend(self.changes.sent());
+            unconfirmed.extend(self.pending.unconfirmed());
         }
-        if now || waits {
-            riding = self.changes.take_riding();
+        if wants_confirm || waits {
+            piggybacked = self.pending.take_piggybacked();
         }
-        let mut group = std::mem::take(&mut self.group);
+        let mut group = std::mem::take(&mut self.group_buffer);
         for &key in keys {
             if !group.contains(&key) {
-                self.changes.group(key, &mut group);
+                self.pending.message_group(key, &mut group);
             }
         }
-        riding.retain(|key| !group.contains(key));
-        self.write(&asked, &[&riding, &group], waits);
+        piggybacked.retain(|key| !group.contains(key));
+        self.flush_groups(&unconfirmed, &[&piggybacked, &group], waits);
         group.clear();
-        self.group = group;
+        self.group_buffer = group;
     }
 
-    /// Sends groups of changes, and asks for those that were sent before, where it waits.
-    fn write(&mut self, asked: &[(Key, Option<usize>)], groups: &[&[Key]], waits: bool) {
+    /// Sends groups of writes and, if it waits, confirms them and the `unconfirmed` ones before them.
+    fn flush_groups(
+        &mut self,
+        unconfirmed: &[(Key, Option<usize>)],
+        groups: &[&[Key]],
+        waits: bool,
+    ) {
         let Self {
             store: Some(store),
             outage: None,
             index,
-            changes,
+            pending,
             ..
         } = self
         else {
             return;
         };
-        self.is_reading = false;
+        self.is_sequential_read = false;
+        // Before sending: if that fails, `begin_outage` makes them unsent again.
         for keys in groups {
-            changes.mark_sent(keys);
+            pending.mark_sent(keys);
         }
         let mut keys = groups.iter().copied().flatten();
-        let changed = if let (Some(key), None) = (keys.next(), keys.next()) {
+        // Most calls write a single record, which needs no lists on the heap.
+        let result = if let (Some(key), None) = (keys.next(), keys.next()) {
             let name = key.to_name();
-            transmit(store, asked, &[&[change(index, *key, &name)]], waits)
+            transmit(
+                store,
+                unconfirmed,
+                &[&[change_for(index, *key, &name)]],
+                waits,
+            )
         } else {
             let keys = groups.iter().copied().flatten();
             let names: Vec<(Key, KeyName)> = keys.map(|key| (*key, key.to_name())).collect();
-            let changes = names.iter().map(|(key, name)| change(index, *key, name));
+            let changes = names.iter().map(|(key, name)| change_for(index, *key, name));
             let changes: Vec<Change<'_>> = changes.collect();
             let mut rest = &changes[..];
             let groups: Vec<&[Change<'_>]> = groups
@@ -252,28 +276,29 @@ impl<S: Store> WriteBehindCache<S> {
                     Some(group)
                 })
                 .collect();
-            transmit(store, asked, &groups, waits)
+            transmit(store, unconfirmed, &groups, waits)
         };
-        match changed {
-            Ok(()) if waits => self.confirmed(),
+        match result {
+            Ok(()) if waits => self.mark_confirmed(),
             Ok(()) => {}
-            Err(error) => self.fail(error),
+            Err(error) => self.begin_outage(error),
         }
     }
 
-    /// Sends what is held and waits until the store has everything. Does nothing where it cannot be
-    /// used, or has everything.
+    /// Sends every pending write and waits until the store has confirmed all.
+    ///
+    /// Does nothing if nothing is pending, or in an outage.
     pub(crate) fn flush(&mut self) {
-        if self.changes.is_empty() || self.outage.is_some() {
+        if self.pending.is_empty() || self.outage.is_some() {
             return;
         }
-        let asked: Vec<_> = self.changes.sent().collect();
-        let groups = self.groups(usize::MAX, false);
+        let unconfirmed: Vec<_> = self.pending.unconfirmed().collect();
+        let groups = self.next_groups(usize::MAX, false);
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
-        self.write(&asked, &groups, true);
+        self.flush_groups(&unconfirmed, &groups, true);
     }
 
-    /// Asks a store of which nothing has been heard whether it takes changes, and still has everything.
+    /// Checks that an idle store takes writes and still has all records; if not, an outage begins.
     pub(crate) fn check(&mut self) {
         let Self {
             store: Some(store),
@@ -283,56 +308,58 @@ impl<S: Store> WriteBehindCache<S> {
         else {
             return;
         };
-        let expected = self.index.len().saturating_add(self.foreign);
+        let expected = self.index.len().saturating_add(self.foreign_entries);
         match store.check() {
-            // What is not confirmed may be there or not.
-            Ok(_) if !self.changes.is_empty() => {}
+            // The store may or may not have applied pending writes, so a count proves nothing.
+            Ok(_) if !self.pending.is_empty() => {}
             Ok(count) if count < expected => {
-                let attempt = format!("find {expected} records, of which {count} are there");
-                self.fail(Error::new(ErrorKind::Lost, attempt));
+                let attempt = format!("find all {expected} records, only {count} are left");
+                self.begin_outage(Error::new(ErrorKind::Lost, attempt));
             }
             Ok(count) => {
-                let unknown = count.saturating_sub(expected);
-                self.foreign = self.foreign.saturating_add(unknown);
-                self.events.unknown(unknown, false);
+                let added = count.saturating_sub(expected);
+                self.foreign_entries = self.foreign_entries.saturating_add(added);
+                self.events.foreign_records(added, false);
                 self.last_confirmed = SystemTime::now();
             }
-            Err(error) => self.fail(error),
+            Err(error) => self.begin_outage(error),
         }
     }
 
-    /// There is no room for the value, and the store has it.
-    pub(super) fn is_to_be_forgotten(&self, key: Key) -> bool {
-        self.index.is_full() && !self.changes.contains(key)
+    /// Returns true if the cache exceeds its limit and the store has confirmed the record's value.
+    pub(super) fn may_evict(&self, key: Key) -> bool {
+        self.index.is_over_limit() && !self.pending.contains(key)
     }
 
-    /// Moves a record that is about to be written over, if its value cannot be read now: before that, or
-    /// whatever else becomes of the two keys, is written.
+    /// Queues the relocation of a record whose value cannot be read now.
+    ///
+    /// The number is about to be reused. Recovery makes the relocation before it writes either key.
     pub(crate) fn relocate_later(&mut self, old: Key, new: Key) {
-        self.index.rename(old, new);
-        self.moves.add(old, new);
-        // The store has it there until then.
-        self.changes.note(old, None, None, true);
+        self.index.rekey(old, new);
+        self.relocations.add(old, new);
+        // The store still has `old`: a put and a remove of it must not cancel out, or resync would
+        // find a foreign record.
+        self.pending.record(old, None, None, true);
     }
 
-    /// What is unconfirmed, as [`PendingWrites::groups`], but for what waits for a move.
-    pub(super) fn groups(&self, bytes: usize, only_removes: bool) -> Vec<Vec<Key>> {
-        let is_kept_back = |key| self.moves.concern(key);
-        self.changes.groups(bytes, only_removes, is_kept_back)
+    /// Returns groups as [`PendingWrites::next_groups`], without those that wait for a relocation.
+    pub(super) fn next_groups(&self, bytes: usize, only_removes: bool) -> Vec<Vec<Key>> {
+        let is_blocked = |key| self.relocations.involves(key);
+        self.pending.next_groups(bytes, only_removes, is_blocked)
     }
 
-    /// Whether the store has something else under that key, or is to have it.
+    /// Returns true if a live record, a pending write or a relocation uses the key.
     pub(crate) fn is_number_used(&self, key: Key) -> bool {
-        self.index.contains(key) || self.changes.contains(key) || self.moves.concern(key)
+        self.index.contains(key) || self.pending.contains(key) || self.relocations.involves(key)
     }
 
-    /// A record is gone that nobody removed.
+    /// Drops a record that the store lost and of which there is no copy.
     pub(crate) fn drop_lost(&mut self, key: Key) {
         self.index.remove(key);
         self.events.lost(1);
     }
 
-    /// Ends what is known of records, and leaves those in the store alone.
+    /// Drops the cache and returns the store, unless recovery has it; the records stay in the store.
     pub(crate) fn into_store(self) -> Option<S> {
         self.store
     }
@@ -341,12 +368,12 @@ impl<S: Store> WriteBehindCache<S> {
         self.store.as_ref()
     }
 
-    /// Whether something has not been sent or not been asked for.
+    /// Returns true if a write has not been sent, or not been confirmed.
     pub(crate) fn has_pending(&self) -> bool {
-        !self.changes.is_empty()
+        !self.pending.is_empty()
     }
 
-    /// Whether the store is being recovered at this moment, and could be read otherwise.
+    /// Returns true if recovery has the store, and reads will work as soon as it returns it.
     pub(crate) fn is_lent_but_readable(&self) -> bool {
         self.store.is_none() && self.outage.as_ref().is_some_and(Outage::is_readable)
     }
@@ -363,18 +390,20 @@ impl<S: Store> WriteBehindCache<S> {
         self.last_confirmed
     }
 
-    /// What the store has not confirmed.
+    /// Number and bytes of the puts that the store has not confirmed.
     pub(crate) fn pending_totals(&self) -> Totals {
-        self.changes.puts()
+        self.pending.put_totals()
     }
 
-    /// A snapshot for `Health` and `StoreEvent::Status`.
+    /// Takes a snapshot for `Health` and `StoreEvent::Status`.
+    ///
+    /// Pending puts count as held during an outage, and as unconfirmed otherwise.
     pub(crate) fn health_snapshot(&self) -> HealthSnapshot {
-        let unconfirmed = self.pending_totals();
+        let pending = self.pending_totals();
         let outage = self.outage();
         let (held, unconfirmed) = match outage {
-            Some(_) => (unconfirmed, Totals::default()),
-            None => (Totals::default(), unconfirmed),
+            Some(_) => (pending, Totals::default()),
+            None => (Totals::default(), pending),
         };
         HealthSnapshot {
             up: outage.is_none(),
@@ -388,69 +417,73 @@ impl<S: Store> WriteBehindCache<S> {
         }
     }
 
-    /// Whether the store is to be waited for with a change of so many bytes.
-    fn is_to_be_waited_for(&mut self, now: bool, bytes: usize) -> bool {
-        self.unasked = self.unasked.saturating_add(1);
-        self.unasked_bytes = self.unasked_bytes.saturating_add(bytes);
-        let is_due = self.unasked >= UNASKED || self.unasked_bytes >= UNASKED_BYTES;
-        is_due || now && self.durability == Durability::Confirmed
+    /// Counts a send of that many bytes, and returns true if the call must wait for a fence.
+    fn needs_fence(&mut self, wants_confirm: bool, bytes: usize) -> bool {
+        self.sends_since_fence = self.sends_since_fence.saturating_add(1);
+        self.bytes_since_fence = self.bytes_since_fence.saturating_add(bytes);
+        let is_due = self.sends_since_fence >= MAX_SENDS_BETWEEN_FENCES
+            || self.bytes_since_fence >= MAX_BYTES_BETWEEN_FENCES;
+        is_due || wants_confirm && self.durability == Durability::Confirmed
     }
 
-    /// The store has what was sent.
-    pub(super) fn confirmed(&mut self) {
+    /// Marks every sent write as confirmed, and evicts values above the cache limit.
+    pub(super) fn mark_confirmed(&mut self) {
         let Self {
             index,
-            changes,
-            newest,
+            pending,
+            last_put,
             ..
         } = self;
-        changes.confirm(|key| {
-            if index.is_full() && *newest != Some(key) {
-                index.take_value(key);
+        pending.confirm(|key| {
+            if index.is_over_limit() && *last_put != Some(key) {
+                index.evict_value(key);
             }
         });
-        self.unasked = 0;
-        self.unasked_bytes = 0;
+        self.sends_since_fence = 0;
+        self.bytes_since_fence = 0;
         self.last_confirmed = SystemTime::now();
     }
 
-    pub(super) fn fail(&mut self, error: Error) {
+    /// Begins an outage; every sent write becomes unsent again.
+    pub(super) fn begin_outage(&mut self, error: Error) {
         let error = Arc::new(error);
-        self.changes.unsend();
+        self.pending.mark_unsent();
         self.events.down(&error);
         self.last_error = Some(Arc::clone(&error));
         self.outage = Some(Outage {
             since: Instant::now(),
             since_time: SystemTime::now(),
-            // That took as long as a call may wait.
+            // The call that timed out has already waited as long as one may per outage.
             was_waited_for: error.kind() == ErrorKind::Timeout,
             error,
         });
     }
 }
 
-/// What the store is to be told of a record.
-fn change<'a>(index: &'a RecordIndex, key: Key, name: &'a KeyName) -> Change<'a> {
+/// Creates the change that brings the store to the record's current value, or removes the record.
+fn change_for<'a>(index: &'a RecordIndex, key: Key, name: &'a KeyName) -> Change<'a> {
+    // The value of a pending put is always cached.
     match index.value(key) {
         Some(value) => Change::Put { key: name, value },
         None => Change::Remove { key: name },
     }
 }
 
+/// Hands groups of changes to the store, and waits for the confirmation if asked to.
 fn transmit(
     store: &mut impl Store,
-    asked: &[(Key, Option<usize>)],
+    unconfirmed: &[(Key, Option<usize>)],
     groups: &[&[Change<'_>]],
     waits: bool,
 ) -> Result<(), Error> {
     if !waits {
         return store.send(groups);
     }
-    let asked: Vec<(KeyName, Option<usize>)> = asked
+    let unconfirmed: Vec<(KeyName, Option<usize>)> = unconfirmed
         .iter()
         .map(|(key, length)| (key.to_name(), *length))
         .collect();
-    let sent = asked.iter().map(|(key, length)| Sent {
+    let sent = unconfirmed.iter().map(|(key, length)| Sent {
         key,
         length: *length,
     });
@@ -458,7 +491,7 @@ fn transmit(
 }
 
 impl Outage {
-    /// Whether the store only takes nothing, and answers what it has.
+    /// Returns true if the store refuses writes but can still be read.
     pub(super) fn is_readable(&self) -> bool {
         matches!(
             self.error.kind(),
