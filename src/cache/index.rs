@@ -266,8 +266,7 @@ impl CachedValue {
 fn content_hash(value: &[u8]) -> u64 {
     // 2^64 divided by the golden ratio.
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mix =
-        |hash: u64, word: u64| (hash ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
+    let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
     let (words, rest) = value.as_chunks::<8>();
     // The fold starts with 1, so that leading zeros of the rest change the hash.
     let rest = rest

@@ -24,7 +24,8 @@ pub(crate) struct LoadedRecords {
     pub(crate) unmovable: HashSet<Key>,
 }
 
-/// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would misread.
+/// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would
+/// misread.
 ///
 /// Only renumbering is skipped if the store is out of memory: waiting messages can be sent all the
 /// same, and that frees memory.
@@ -79,9 +80,9 @@ fn load_and_repair(
 
 /// Moves a record to the quarantine hash; returns false if the store refuses.
 ///
-/// The copy is confirmed before the remove is sent: a store may apply the remove of a group although
-/// it refused the copy in it, and then the record would be gone. A crash between the two leaves the
-/// record in both places.
+/// The copy is confirmed before the remove is sent: a store may apply the remove of a group
+/// although it refused the copy in it, and then the record would be gone. A crash between the two
+/// leaves the record in both places.
 fn quarantine(store: &mut impl Store, key: Key) -> Result<bool, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
     let key = &key.to_name();

@@ -7,8 +7,9 @@ use crate::paho::{Key, KeyMap};
 /// The latest unconfirmed write per record.
 ///
 /// A write is *unsent*, then *sent*, and removed once the store has confirmed it. Lists other than
-/// `writes` hold a key with its sequence number; if a later call has replaced the write, the numbers
-/// differ and the list entry is stale. So no list needs to be searched when a record changes.
+/// `writes` hold a key with its sequence number; if a later call has replaced the write, the
+/// numbers differ and the list entry is stale. So no list needs to be searched when a record
+/// changes.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
     writes: KeyMap<PendingWrite>,
@@ -186,8 +187,8 @@ impl PendingWrites {
     /// Groups unsent writes by message, oldest first, up to `bytes` but at least one group.
     ///
     /// All groups that only remove become one and go first: they make room, and removing a record
-    /// early is safe, since Paho is done with it. With `only_removes`, groups that put are left out.
-    /// Groups with a key for which `is_blocked` returns true stay pending.
+    /// early is safe, since Paho is done with it. With `only_removes`, groups that put are left
+    /// out. Groups with a key for which `is_blocked` returns true stay pending.
     pub(crate) fn next_groups(
         &self,
         bytes: usize,
@@ -344,7 +345,10 @@ mod tests {
         pending.record(key("c-1"), Some(5), None, false);
         pending.mark_sent(&[key("c-1")]);
         pending.record(key("c-1"), None, None, false);
-        assert_eq!(names(&pending.next_groups(1000, false, |_| false)), [["c-1"]]);
+        assert_eq!(
+            names(&pending.next_groups(1000, false, |_| false)),
+            [["c-1"]]
+        );
     }
 
     #[test]

@@ -12,8 +12,8 @@ use crate::{
 impl<S: Store> WriteBehindCache<S> {
     /// Returns the value of a record; reads it from the store if it is not cached.
     ///
-    /// Returns `None` if there is no such record, or the store lost it. An error means that the value
-    /// cannot be read now.
+    /// Returns `None` if there is no such record, or the store lost it. An error means that the
+    /// value cannot be read now.
     pub(crate) fn load_value(&mut self, key: Key) -> Result<Option<&[u8]>, Error> {
         if self.index.value(key).is_none() && self.index.contains(key) {
             self.read_with_prefetch(key)?;

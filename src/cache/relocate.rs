@@ -9,8 +9,8 @@ use crate::{
 
 /// Moves a record from one key to another in one step, and returns the value with its new number.
 ///
-/// Returns `None` if the record is under neither key: it is lost. `is_expected` recognizes its value
-/// with the old number. `calls_wait` is passed to [`write_confirmed`].
+/// Returns `None` if the record is under neither key: it is lost. `is_expected` recognizes its
+/// value with the old number. `calls_wait` is passed to [`write_confirmed`].
 pub(crate) fn relocate_record(
     store: &mut impl Store,
     (old, new): (Key, Key),

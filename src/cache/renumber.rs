@@ -67,10 +67,7 @@ fn renumber_batch(
 }
 
 /// Writes moves in order, each all or nothing, and waits once for all of them.
-fn write_moves(
-    store: &mut impl Store,
-    moves: &[(KeyName, KeyName, Vec<u8>)],
-) -> Result<(), Error> {
+fn write_moves(store: &mut impl Store, moves: &[(KeyName, KeyName, Vec<u8>)]) -> Result<(), Error> {
     let groups: Vec<[Change<'_>; 2]> = moves
         .iter()
         .map(|(old, new, value)| [Change::Put { key: new, value }, Change::Remove { key: old }])

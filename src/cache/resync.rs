@@ -80,12 +80,13 @@ impl<S: Store> WriteBehindCache<S> {
         }
     }
 
-    /// Compares the keys in the store with the cache, and records the differences as pending writes.
+    /// Compares the keys in the store with the cache, and records the differences as pending
+    /// writes.
     ///
-    /// If the contents may be older than the cache, every cached record is written again and unknown
-    /// records are removed. Otherwise only missing records are written, and unknown ones count as
-    /// foreign. Records that exist in neither place are dropped as lost. Returns the records of
-    /// which only the store has a value that may be older: pass each to
+    /// If the contents may be older than the cache, every cached record is written again and
+    /// unknown records are removed. Otherwise only missing records are written, and unknown ones
+    /// count as foreign. Records that exist in neither place are dropped as lost. Returns the
+    /// records of which only the store has a value that may be older: pass each to
     /// [`verify_value`](Self::verify_value).
     pub(crate) fn resync(
         &mut self,
@@ -215,8 +216,8 @@ impl<S: Store> WriteBehindCache<S> {
 
 /// Writes groups and waits for the confirmation.
 ///
-/// If calls wait meanwhile, it must be done within their time limit; if none does, a large batch may
-/// take longer.
+/// If calls wait meanwhile, it must be done within their time limit; if none does, a large batch
+/// may take longer.
 pub(crate) fn write_confirmed(
     store: &mut impl Store,
     groups: &[Group<'_>],

@@ -30,8 +30,8 @@ const MAX_DEFERRED_BYTES: usize = 256 * 1024;
 ///
 /// A write never fails: it becomes pending, is sent if the store is available, and stops being
 /// pending once the store has confirmed it. A store error becomes an [`Outage`], which recovery
-/// ends. During an outage writes stay pending and no exchange is tried, but for reads that the store
-/// still answers.
+/// ends. During an outage writes stay pending and no exchange is tried, but for reads that the
+/// store still answers.
 pub(crate) struct WriteBehindCache<S> {
     pub(crate) index: RecordIndex,
     durability: Durability,
@@ -87,11 +87,11 @@ pub(crate) enum Ack {
     Confirmed,
     /// The call returns once the write is on its way to the store.
     Sent,
-    /// The write waits for the next tick. A remove may piggyback on an earlier write. A later call can
-    /// make the write obsolete before it is sent.
+    /// The write waits for the next tick. A remove may piggyback on an earlier write. A later call
+    /// can make the write obsolete before it is sent.
     ///
-    /// A crash before the tick makes Paho repeat a packet, so only writes for which MQTT allows that
-    /// are deferred.
+    /// A crash before the tick makes Paho repeat a packet, so only writes for which MQTT allows
+    /// that are deferred.
     Deferred,
 }
 
@@ -201,7 +201,8 @@ impl<S: Store> WriteBehindCache<S> {
         }
     }
 
-    /// Sends the pending writes of these keys and of the rest of their messages, one step per message.
+    /// Sends the pending writes of these keys and of the rest of their messages, one step per
+    /// message.
     ///
     /// Does nothing in an outage. A write that wants confirmation, or gets a fence, takes the
     /// piggybacked removes along and puts them first: a new message may reuse the packet id of a
@@ -230,7 +231,8 @@ impl<S: Store> WriteBehindCache<S> {
         self.group_buffer = group;
     }
 
-    /// Sends groups of writes and, if it waits, confirms them and the `unconfirmed` ones before them.
+    /// Sends groups of writes and, if it waits, confirms them and the `unconfirmed` ones before
+    /// them.
     fn flush_groups(
         &mut self,
         unconfirmed: &[(Key, Option<usize>)],
@@ -265,7 +267,9 @@ impl<S: Store> WriteBehindCache<S> {
         } else {
             let keys = groups.iter().copied().flatten();
             let names: Vec<(Key, KeyName)> = keys.map(|key| (*key, key.to_name())).collect();
-            let changes = names.iter().map(|(key, name)| change_for(index, *key, name));
+            let changes = names
+                .iter()
+                .map(|(key, name)| change_for(index, *key, name));
             let changes: Vec<Change<'_>> = changes.collect();
             let mut rest = &changes[..];
             let groups: Vec<&[Change<'_>]> = groups
@@ -359,7 +363,8 @@ impl<S: Store> WriteBehindCache<S> {
         self.events.lost(1);
     }
 
-    /// Drops the cache and returns the store, unless recovery has it; the records stay in the store.
+    /// Drops the cache and returns the store, unless recovery has it; the records stay in the
+    /// store.
     pub(crate) fn into_store(self) -> Option<S> {
         self.store
     }
