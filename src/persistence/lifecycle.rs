@@ -219,9 +219,9 @@ impl<S: Store> Lifecycle<S> {
         };
         let report = OpenReport {
             records: loaded.index.len(),
-            foreign_entries: loaded.foreign,
+            foreign_entries: loaded.foreign_entries,
             unreadable: loaded.unreadable,
-            has_unmovable: !loaded.left.is_empty(),
+            has_unmovable: !loaded.unmovable.is_empty(),
             write_error: connected.write_error,
             durability_note: connected.durability_note,
             warnings: connected.warnings,
@@ -231,7 +231,7 @@ impl<S: Store> Lifecycle<S> {
             name.to_owned(),
             connected.instance_id,
             loaded.index,
-            (loaded.foreign, loaded.left),
+            (loaded.foreign_entries, loaded.unmovable),
             config.durability,
         )));
         self.generation = self.generation.wrapping_add(1);

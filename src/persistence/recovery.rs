@@ -35,7 +35,7 @@ pub(super) fn recover<S: Store>(context: &WorkerContext<'_, S>, lent: LentStore<
         resync_reason: matches!(lent.kind, ErrorKind::Lost | ErrorKind::Unconfirmed)
             .then_some(ResyncReason::MayHaveLess),
         name: lent.name,
-        instance_id: lent.life,
+        instance_id: lent.instance_id,
         backoff: MIN_BACKOFF,
         batch_bytes: WRITE_BATCH_BYTES,
         has_warned: false,
