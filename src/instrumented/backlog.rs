@@ -1,4 +1,4 @@
-//! What waits in a persistence, counted from the calls alone.
+//! [`Backlog`]: the waiting records of a persistence, counted from its calls alone.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -11,7 +11,7 @@ use crate::{
     paho::{Key, KeyHasher, RecordKind},
 };
 
-/// A record by its key, which needs no allocation where Paho wrote it.
+/// The identity of a record. A key that Paho writes needs no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum RecordId {
     Key(Key),
@@ -46,29 +46,33 @@ impl RecordId {
     }
 }
 
-/// The kind of record that a key stands for.
+/// Returns the kind of record that a key stands for.
 pub(super) fn kind_of(key: &str) -> KindLabel {
     RecordId::of(key).kind()
 }
 
+/// A waiting record.
 struct BacklogEntry {
     size: i64,
-    /// Which of the arrivals of its kind this record is.
+    /// The number of its arrival in the [`ArrivalQueue`] of its kind.
     arrival: usize,
 }
 
-/// When the records of one kind arrived, the oldest first, which is there. Those that went meanwhile are
-/// passed over later.
+/// The arrival times of the records of one kind, oldest first.
+///
+/// Gives the oldest record in constant time per call, without a sorted structure. Records leave in any
+/// order: the place of a departed one becomes `None` and is dropped once it reaches the front.
 #[derive(Default)]
 struct ArrivalQueue {
+    /// `None` for a departed record. The front, if any, is the oldest live record.
     arrivals: VecDeque<Option<Duration>>,
-    /// Which of the arrivals is the first of these.
+    /// The number of the arrival at the front.
     first: usize,
     live: usize,
 }
 
 impl ArrivalQueue {
-    /// Tells which arrival that is.
+    /// Appends an arrival and returns its number.
     fn arrive(&mut self, now: Duration) -> usize {
         let arrival = self.first.wrapping_add(self.arrivals.len());
         self.arrivals.push_back(Some(now));
@@ -76,9 +80,11 @@ impl ArrivalQueue {
         arrival
     }
 
+    /// Removes the arrival with this number.
     fn leave(&mut self, arrival: usize) {
-        let place = arrival.wrapping_sub(self.first);
-        if let Some(since) = self.arrivals.get_mut(place) {
+        // Numbers may wrap; the distance to the front does not.
+        let index = arrival.wrapping_sub(self.first);
+        if let Some(since) = self.arrivals.get_mut(index) {
             *since = None;
         }
         self.live = self.live.saturating_sub(1);
@@ -88,35 +94,42 @@ impl ArrivalQueue {
         }
     }
 
+    /// Returns the arrival time of the oldest live record.
     fn oldest(&self) -> Option<Duration> {
         self.arrivals.front().copied().flatten()
     }
 
-    /// Whether so much of it went that it is worth looking at all records, which are so many.
-    fn is_hollow(&self, all: usize) -> bool {
+    /// Returns true if vacant places outnumber `all` the records that a compaction visits.
+    ///
+    /// One old record at the front would otherwise keep the places of all departed ones behind it. With
+    /// this bound a compaction costs constant time per record, amortized.
+    fn needs_compaction(&self, all: usize) -> bool {
         const SLACK: usize = 64;
-        let gone = self.arrivals.len().saturating_sub(self.live);
-        gone > all.saturating_add(SLACK)
+        let vacant = self.arrivals.len().saturating_sub(self.live);
+        vacant > all.saturating_add(SLACK)
     }
 
-    /// Forgets what went; the arrivals of what is there, which are given, are others afterwards.
-    fn close_up<'a>(&mut self, there: impl Iterator<Item = &'a mut usize>) {
-        let mut there: Vec<&mut usize> = there.collect();
-        there.sort_unstable_by_key(|arrival| arrival.wrapping_sub(self.first));
+    /// Drops the places of departed records and renumbers `live`, the arrivals of all live records.
+    fn compact<'a>(&mut self, live: impl Iterator<Item = &'a mut usize>) {
+        let mut live: Vec<&mut usize> = live.collect();
+        live.sort_unstable_by_key(|arrival| arrival.wrapping_sub(self.first));
         self.arrivals.retain(Option::is_some);
-        for (place, arrival) in there.into_iter().enumerate() {
-            *arrival = self.first.wrapping_add(place);
+        for (index, arrival) in live.into_iter().enumerate() {
+            *arrival = self.first.wrapping_add(index);
         }
     }
 }
 
-/// What is live, and the gauges that tell of it.
+/// The waiting records of one persistence, and the gauges that show them.
+///
+/// Counts from the calls alone, so that it works with any persistence.
 pub(super) struct Backlog {
     series: ClientSeriesGuard,
     records: HashMap<RecordId, BacklogEntry, BuildHasherDefault<KeyHasher>>,
     queues: [ArrivalQueue; KindLabel::ALL.len()],
-    /// The record that was read last.
-    just_read: Option<Key>,
+    /// The key of the last `get`; Paho may remove that record under the key of the other MQTT version.
+    last_read: Option<Key>,
+    /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
 }
 
@@ -126,7 +139,7 @@ impl Backlog {
             series,
             records: HashMap::default(),
             queues: Default::default(),
-            just_read: None,
+            last_read: None,
             restored: [0; KindLabel::ALL.len()],
         }
     }
@@ -139,9 +152,9 @@ impl Backlog {
         self.series.series().kind(kind)
     }
 
-    /// How many records are remembered, those that went included.
+    /// Returns the number of queued arrivals, including those of departed records.
     #[cfg(test)]
-    pub(super) fn remembered(&self) -> usize {
+    pub(super) fn queued_arrivals(&self) -> usize {
         self.queues.iter().map(|queue| queue.arrivals.len()).sum()
     }
 
@@ -149,15 +162,15 @@ impl Backlog {
         self.records.contains_key(&RecordId::of(key))
     }
 
-    /// The record was written.
+    /// Updates the backlog after a `put`.
     pub(super) fn put(&mut self, key: &str, size: usize, now: Duration) {
-        if let Some(kind) = self.note(key, size, now) {
+        if let Some(kind) = self.upsert(key, size, now) {
             self.kind(kind).added.inc();
         }
     }
 
-    /// The record has that size, and is there from now on; its kind, unless it already was.
-    fn note(&mut self, key: &str, size: usize, now: Duration) -> Option<KindLabel> {
+    /// Sets the size of a record. Adds the record if it is new, and then returns its kind.
+    fn upsert(&mut self, key: &str, size: usize, now: Duration) -> Option<KindLabel> {
         let id = RecordId::of(key);
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
@@ -171,6 +184,7 @@ impl Backlog {
         gauges.bytes.add(size);
         let queue = self.queue(kind);
         let arrival = queue.arrive(now);
+        // Otherwise an older record is at the front, and the published time stays.
         if queue.live == 1 {
             self.series.set_oldest(kind, Some(now));
         }
@@ -178,42 +192,44 @@ impl Backlog {
         Some(kind)
     }
 
-    /// The record has that size; Paho may be about to send it.
+    /// Updates the backlog after a `get`, which gives the size of a listed record.
     pub(super) fn get(&mut self, key: &str, size: usize, now: Duration) {
-        self.note(key, size, now);
-        self.just_read = Key::parse(key);
+        self.upsert(key, size, now);
+        self.last_read = Key::parse(key);
     }
 
-    /// Whether the record was there.
+    /// Updates the backlog after a `remove` and returns true if the record existed.
     pub(super) fn remove(&mut self, key: &str) -> bool {
         let id = match RecordId::of(key) {
             RecordId::Key(key) => {
+                // Mirrors the persistence, which resolves the key in the same way.
                 let is_live = |key| self.records.contains_key(&RecordId::Key(key));
-                RecordId::Key(key.resolve_removed_key(self.just_read, is_live))
+                RecordId::Key(key.resolve_removed_key(self.last_read, is_live))
             }
             other @ RecordId::Other(_) => other,
         };
-        let was_there = self.take(&id);
-        if was_there {
+        let existed = self.remove_entry(&id);
+        if existed {
             self.kind(id.kind()).removed.inc();
         }
-        was_there
+        existed
     }
 
-    /// All records were removed.
+    /// Updates the backlog after a `clear`.
     pub(super) fn clear(&mut self) {
         for kind in KindLabel::ALL {
             let live = u64::try_from(self.queue(kind).live).unwrap_or(u64::MAX);
             self.kind(kind).removed.inc_by(live);
         }
-        self.forget_all();
+        self.remove_all();
     }
 
-    fn forget_all(&mut self) {
-        self.list(&[], Duration::ZERO);
+    /// Removes every record without counting it as removed.
+    fn remove_all(&mut self) {
+        self.reconcile(&[], Duration::ZERO);
     }
 
-    fn take(&mut self, id: &RecordId) -> bool {
+    fn remove_entry(&mut self, id: &RecordId) -> bool {
         let Some(record) = self.records.remove(id) else {
             return false;
         };
@@ -221,37 +237,40 @@ impl Backlog {
         let gauges = self.kind(kind);
         gauges.records.dec();
         gauges.bytes.sub(record.size);
+        // Compaction visits the records of every kind, not only of this one.
         let all = self.records.len();
         let queue = self.queue(kind);
         queue.leave(record.arrival);
         let oldest = queue.oldest();
-        if queue.is_hollow(all) {
-            self.close_up(kind);
+        if queue.needs_compaction(all) {
+            self.compact(kind);
         }
         self.series.set_oldest(kind, oldest);
         true
     }
 
-    /// These are the records that are there; the sizes of those not known before come later.
-    pub(super) fn list(&mut self, keys: &[String], now: Duration) {
+    /// Reconciles the records with the listed keys. New ones have size 0 until they are read.
+    ///
+    /// Such records count neither as added nor as removed, since no call of this run did it.
+    pub(super) fn reconcile(&mut self, keys: &[String], now: Duration) {
         let listed: HashSet<RecordId> = keys.iter().map(|key| RecordId::of(key)).collect();
-        let gone: Vec<RecordId> = self
+        let missing: Vec<RecordId> = self
             .records
             .keys()
             .filter(|id| !listed.contains(id))
             .cloned()
             .collect();
-        for id in &gone {
-            self.take(id);
+        for id in &missing {
+            self.remove_entry(id);
         }
         for key in keys {
             if !self.contains(key) {
-                self.note(key, 0, now);
+                self.upsert(key, 0, now);
             }
         }
     }
 
-    /// What is there now is what was restored.
+    /// Publishes the current records as the restored ones.
     pub(super) fn note_restored(&mut self) {
         for kind in KindLabel::ALL {
             let live = i64::try_from(self.queue(kind).live).unwrap_or(i64::MAX);
@@ -259,7 +278,7 @@ impl Backlog {
         }
     }
 
-    /// Several persistences with one label add up.
+    /// Adds the difference to the last value, so that persistences with one label add up.
     #[expect(
         clippy::indexing_slicing,
         reason = "there is an element for each variant"
@@ -269,12 +288,12 @@ impl Backlog {
         self.kind(kind).restored.add(records.saturating_sub(before));
     }
 
-    fn close_up(&mut self, kind: KindLabel) {
+    fn compact(&mut self, kind: KindLabel) {
         let Self {
             queues, records, ..
         } = self;
         let of_kind = records.iter_mut().filter(|(id, _)| id.kind() == kind);
-        queue_of(queues, kind).close_up(of_kind.map(|(_, record)| &mut record.arrival));
+        queue_of(queues, kind).compact(of_kind.map(|(_, record)| &mut record.arrival));
     }
 
     fn queue(&mut self, kind: KindLabel) -> &mut ArrivalQueue {
@@ -293,10 +312,10 @@ fn queue_of(
     &mut queues[kind as usize]
 }
 
-/// Another persistence may have the same label and go on.
+/// Takes the share of this persistence out of the gauges, which others with the same label go on using.
 impl Drop for Backlog {
     fn drop(&mut self) {
-        self.forget_all();
+        self.remove_all();
         for kind in KindLabel::ALL {
             self.set_restored(kind, 0);
         }
@@ -310,34 +329,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn oldest_record_stays_known_amid_changes() {
+    fn oldest_arrival_survives_random_churn() {
         let mut queue = ArrivalQueue::default();
-        let mut there: BTreeMap<u64, usize> = BTreeMap::new();
+        let mut live: BTreeMap<u64, usize> = BTreeMap::new();
         let mut since: BTreeMap<u64, Duration> = BTreeMap::new();
-        let mut closed_up = 0;
+        let mut compactions = 0;
         let mut random = 1_u64;
         for second in 0..50_000 {
             random = random
                 .wrapping_mul(6_364_136_223_846_793_005)
                 .wrapping_add(1);
-            // The oldest stays for a while, and goes then.
+            // The window of numbers moves, so that some old records stay.
             let number = (random >> 33) % 400 + second / 10_000;
-            if let Some(arrival) = there.remove(&number) {
+            if let Some(arrival) = live.remove(&number) {
                 queue.leave(arrival);
                 since.remove(&number);
             } else {
                 let now = Duration::from_secs(second);
-                there.insert(number, queue.arrive(now));
+                live.insert(number, queue.arrive(now));
                 since.insert(number, now);
             }
-            if queue.is_hollow(there.len()) {
-                queue.close_up(there.values_mut());
-                closed_up += 1;
-                assert_eq!(queue.arrivals.len(), there.len());
+            if queue.needs_compaction(live.len()) {
+                queue.compact(live.values_mut());
+                compactions += 1;
+                assert_eq!(queue.arrivals.len(), live.len());
             }
             assert_eq!(queue.oldest(), since.values().min().copied(), "{second}");
-            assert_eq!(queue.live, there.len());
+            assert_eq!(queue.live, live.len());
         }
-        assert!(closed_up > 0);
+        assert!(compactions > 0);
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     store::{HealthSnapshot, StoreEvent},
 };
 
-/// A clock that stands still until it is told to go on; each look at it takes a microsecond.
+/// A clock that stands still until it is advanced; each reading takes a microsecond.
 #[derive(Clone, Default)]
 struct TestClock(Arc<AtomicU64>);
 
@@ -40,7 +40,7 @@ fn exposition(registry: &Registry) -> String {
     let mut text = Vec::new();
     TextEncoder::new()
         .encode(&registry.gather(), &mut text)
-        .expect("encodable");
+        .expect("encodes");
     String::from_utf8(text).expect("text")
 }
 
@@ -52,18 +52,18 @@ fn value(registry: &Registry, series: &str) -> Option<f64> {
     Some(line.parse().expect("a number"))
 }
 
-/// Waits for what the thread of a persistence is about to tell.
+/// Waits for a condition that the worker thread of a persistence brings about.
 #[track_caller]
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+fn eventually(condition: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(20), "{what}");
+        assert!(start.elapsed() < Duration::from_secs(20), "{condition}");
         thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// A series of the store whose only label is the client's.
-fn of_store(registry: &Registry, name: &str, label: &str) -> Option<f64> {
+/// Returns the value of a store series whose only label is `client_id`.
+fn store_value(registry: &Registry, name: &str, label: &str) -> Option<f64> {
     value(
         registry,
         &format!("mqtt_persistence_store_{name}{{client_id=\"{label}\"}}"),
@@ -86,11 +86,11 @@ fn measured(label: &str) -> (Registry, Instrumented<MemoryPersistence>, TestCloc
     )
 }
 
-fn since_1970(at: SystemTime) -> f64 {
+fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH).expect("later").as_secs_f64()
 }
 
-/// A stored exposition is compared with, and read by promtool in the tests of the real Prometheus.
+/// Compares with the stored exposition, which the tests of a real Prometheus also pass to promtool.
 #[test]
 fn scripted_calls_give_exact_exposition() {
     let registry = Registry::new();
@@ -126,7 +126,7 @@ fn scripted_calls_give_exact_exposition() {
         persistence.get("c5-7").expect("reads"),
         sample_record("c5-7")
     );
-    persistence.remove("c-0").expect("is not there");
+    persistence.remove("c-0").expect("does not exist");
     clock.advance(Duration::from_secs(10));
     persistence
         .put("c5-8", vec![b"read", b"ing"])
@@ -136,29 +136,29 @@ fn scripted_calls_give_exact_exposition() {
     persistence.put("s5-1", vec![b"a PUBLISH"]).expect("puts");
     persistence.put("sc5-1", vec![b"a PUBREL"]).expect("puts");
     persistence.remove("sc5-1").expect("removes");
-    persistence.get("c5-9").expect_err("is not there");
+    persistence.get("c5-9").expect_err("does not exist");
     persistence
         .put("nonsense", vec![b""])
-        .expect_err("is no key");
+        .expect_err("is not a key");
     clock.advance(Duration::from_secs(30));
     persistence.put("s5-2", vec![b"discarded"]).expect("puts");
     persistence.keys().expect("lists");
     persistence.remove("s5-2").expect("removes");
 
-    health.flush(Duration::from_secs(20)).expect("in the store");
+    health.flush(Duration::from_secs(20)).expect("flushes");
     let confirmed = "mqtt_persistence_store_last_confirmed_timestamp_seconds";
     let labels = "{client_id=\"device-1\",site=\"north\"}";
     let discarded = "mqtt_persistence_store_discarded_records_total{client_id=\"device-1\",\
                      kind=\"sent_publish\",site=\"north\"}";
-    // The age is computed at each look.
+    // Each scrape reads the clock for the ages, so the scrapes of the wait are undone.
     let now = clock.0.load(Ordering::Relaxed);
-    eventually("all is told", || {
-        let at = health.snapshot().last_confirmed.map(since_1970);
+    eventually("every event is delivered", || {
+        let at = health.snapshot().last_confirmed.map(unix_seconds);
         at == value(&registry, &format!("{confirmed}{labels}"))
             && value(&registry, discarded) == Some(1.0)
     });
     clock.0.store(now, Ordering::Relaxed);
-    // Those are times of day.
+    // Real times differ in each run.
     let times = [
         confirmed,
         "mqtt_persistence_store_changed_timestamp_seconds",
@@ -179,7 +179,7 @@ fn scripted_calls_give_exact_exposition() {
     let expected = fs::read_to_string(stored).expect("tests/exposition.txt");
     assert_eq!(
         text, expected,
-        "UPDATE_EXPOSITION=1 writes it anew, to be looked at"
+        "UPDATE_EXPOSITION=1 writes the file again; review the difference"
     );
 }
 
@@ -193,8 +193,8 @@ fn opened_client_has_every_series_at_zero() {
         .lines()
         .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
         .filter(|line| {
-            // The last three are told by the thread of the persistence, at any moment.
-            let of_opening = [
+            // The worker thread sets the last three at any moment.
+            let set_by_open = [
                 "operation=\"open\"",
                 "build_info",
                 "opened_timestamp",
@@ -202,7 +202,7 @@ fn opened_client_has_every_series_at_zero() {
                 "store_changed",
                 "store_last_confirmed",
             ];
-            !of_opening.iter().any(|part| line.contains(part))
+            !set_by_open.iter().any(|part| line.contains(part))
         })
         .collect();
     assert!(moved.is_empty(), "{moved:?}");
@@ -225,7 +225,7 @@ fn opened_client_has_every_series_at_zero() {
 }
 
 #[test]
-fn age_is_of_oldest_remaining_record() {
+fn age_follows_oldest_record() {
     let (registry, mut persistence, clock) = measured("device");
     persistence.open("id", "uri").expect("opens");
     let age = || {
@@ -244,7 +244,7 @@ fn age_is_of_oldest_remaining_record() {
         persistence.remove(removed).expect("removes");
         assert!((age() - oldest).abs() < f64::EPSILON, "{removed} {}", age());
     }
-    // A record that is written again is as old as it was.
+    // Writing a record again keeps its age.
     persistence.put("c5-4", vec![b"x"]).expect("puts");
     clock.advance(Duration::from_secs(10));
     persistence.put("c5-4", vec![b"y"]).expect("puts");
@@ -269,7 +269,7 @@ fn backlog_stays_exact_and_bounded_over_many_changes() {
     assert_eq!(value(&registry, bytes), Some(5.0));
     let inner = persistence.inner.lock().expect("not poisoned");
     let backlog = &inner.session.as_ref().expect("open").backlog;
-    assert!(backlog.remembered() < 100, "{}", backlog.remembered());
+    assert!(backlog.queued_arrivals() < 100, "{}", backlog.queued_arrivals());
 }
 
 #[test]
@@ -320,10 +320,10 @@ fn reopening_starts_from_stored_records() {
 fn only_records_of_this_run_are_counted() {
     let (registry, mut persistence, _) = measured("device");
     let counted = |registry: &Registry| {
-        ["added", "removed"].map(|what| {
+        ["added", "removed"].map(|change| {
             ["command", "sent_publish"].map(|kind| {
                 let series = format!(
-                    "mqtt_persistence_{what}_records_total{{client_id=\"device\",kind=\"{kind}\"}}"
+                    "mqtt_persistence_{change}_records_total{{client_id=\"device\",kind=\"{kind}\"}}"
                 );
                 value(registry, &series)
             })
@@ -352,10 +352,10 @@ fn only_records_of_this_run_are_counted() {
     assert_eq!(counted(&registry), cleared);
 }
 
-/// A persistence of someone else, which fails in a way of its own.
-struct Foreign;
+/// A persistence of another crate, with errors of its own.
+struct CustomPersistence;
 
-impl ClientPersistence for Foreign {
+impl ClientPersistence for CustomPersistence {
     fn open(&mut self, _: &str, _: &str) -> mqtt::Result<()> {
         Ok(())
     }
@@ -390,10 +390,10 @@ impl ClientPersistence for Foreign {
 }
 
 #[test]
-fn other_persistence_is_measured_without_changes() {
+fn custom_persistence_results_unchanged() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let mut persistence = Instrumented::new(Foreign, &metrics);
+    let mut persistence = Instrumented::new(CustomPersistence, &metrics);
     persistence
         .put("c-1", vec![])
         .expect_err("fails before open too");
@@ -426,7 +426,7 @@ fn other_persistence_is_measured_without_changes() {
         ),
         Some(1.0)
     );
-    // A kind that remove does not fail with here counts as another's.
+    // This crate never returns that kind from `remove`, so there is no series for it.
     assert_eq!(
         count(
             "operation_errors_total",
@@ -445,7 +445,7 @@ fn other_persistence_is_measured_without_changes() {
     assert!(!exposition(&registry).contains("mqtt_persistence_store_"));
 }
 
-/// How a store is, with the given amounts of what is unconfirmed and held, in records and bytes.
+/// Returns a status event; `unconfirmed` and `held` are records and bytes.
 fn status(up: bool, unconfirmed: (usize, usize), held: (usize, usize)) -> StoreEvent {
     StoreEvent::Status(HealthSnapshot {
         up,
@@ -462,25 +462,25 @@ fn failed(kind: ErrorKind) -> Arc<Error> {
     Arc::new(Error::new(kind, "write"))
 }
 
-/// A registry, and what tells the series of the store of a client `id` there.
-fn told() -> (Registry, impl Fn(StoreEvent)) {
+/// Returns a registry and a function that delivers store events of the client `id` to its series.
+fn observed_store() -> (Registry, impl Fn(StoreEvent)) {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let tell = move |event| metrics.on_event("id", &event);
-    (registry, tell)
+    let send = move |event| metrics.on_event("id", &event);
+    (registry, send)
 }
 
 #[test]
 fn each_store_event_changes_its_series_only() {
-    let (registry, tell) = told();
-    // What has changed since it was last asked, without the name that all have in common.
+    let (registry, send) = observed_store();
+    // Returns the lines that differ from the last call, without the common prefix.
     let mut before: Vec<String> = Vec::new();
     let mut changed = || {
         let text = exposition(&registry);
         let now: Vec<String> = text
             .lines()
             .filter_map(|line| line.strip_prefix("mqtt_persistence_store_"))
-            // That is the time of day, at which `up` was changed.
+            // A real time, which differs in each run.
             .filter(|line| !line.starts_with("changed_timestamp_seconds"))
             .map(|line| line.replace("client_id=\"id\"", "").replace("{,", "{"))
             .collect();
@@ -490,7 +490,7 @@ fn each_store_event_changes_its_series_only() {
         new
     };
 
-    tell(StoreEvent::Opened { quarantined: 2 });
+    send(StoreEvent::Opened { quarantined: 2 });
     let moved = changed().into_iter().filter(|line| !line.ends_with(" 0"));
     assert_eq!(
         moved.collect::<Vec<_>>(),
@@ -498,12 +498,12 @@ fn each_store_event_changes_its_series_only() {
     );
 
     let error = failed(ErrorKind::OutOfMemory);
-    tell(StoreEvent::Down { error });
+    send(StoreEvent::Down { error });
     assert_eq!(
         changed(),
         ["errors_total{error=\"out_of_memory\"} 1", "up{} 0"]
     );
-    tell(status(false, (0, 0), (3, 300)));
+    send(status(false, (0, 0), (3, 300)));
     assert_eq!(
         changed(),
         [
@@ -513,7 +513,7 @@ fn each_store_event_changes_its_series_only() {
         ]
     );
     let error = failed(ErrorKind::Connection);
-    tell(StoreEvent::StillDown {
+    send(StoreEvent::StillDown {
         error,
         is_new_reason: true,
     });
@@ -524,15 +524,15 @@ fn each_store_event_changes_its_series_only() {
             "reconnect_failures_total{} 1"
         ]
     );
-    tell(StoreEvent::Lost { records: 4 });
+    send(StoreEvent::Lost { records: 4 });
     assert_eq!(changed(), ["lost_records_total{} 4"]);
     let outage = Duration::from_secs(1);
-    tell(StoreEvent::Up {
+    send(StoreEvent::Up {
         outage,
         rewritten: 3,
     });
     assert_eq!(changed(), ["reconnects_total{} 1", "up{} 1"]);
-    tell(status(true, (2, 200), (0, 0)));
+    send(status(true, (2, 200), (0, 0)));
     assert_eq!(
         changed(),
         [
@@ -542,7 +542,7 @@ fn each_store_event_changes_its_series_only() {
             "unconfirmed_records{} 2"
         ]
     );
-    tell(StoreEvent::Discarded {
+    send(StoreEvent::Discarded {
         kind: "sent_pubrel",
         records: 5,
     });
@@ -550,47 +550,46 @@ fn each_store_event_changes_its_series_only() {
         changed(),
         ["discarded_records_total{kind=\"sent_pubrel\"} 5"]
     );
-    tell(StoreEvent::BufferWarning { bytes: 1 });
-    tell(StoreEvent::ForeignRecords {
+    send(StoreEvent::BufferWarning { bytes: 1 });
+    send(StoreEvent::ForeignRecords {
         records: 1,
         removed: true,
     });
     assert_eq!(changed(), [""; 0]);
 
-    tell(StoreEvent::Closed);
+    send(StoreEvent::Closed);
     assert_eq!(exposition(&registry), "");
 }
 
 #[test]
 fn store_change_time_moves_with_state_only() {
-    let (registry, tell) = told();
-    let changed = || of_store(&registry, "changed_timestamp_seconds", "id");
-    let before = since_1970(SystemTime::now());
-    tell(StoreEvent::Opened { quarantined: 0 });
+    let (registry, send) = observed_store();
+    let changed = || store_value(&registry, "changed_timestamp_seconds", "id");
+    let before = unix_seconds(SystemTime::now());
+    send(StoreEvent::Opened { quarantined: 0 });
     let opened = changed().expect("a series");
     assert!(opened >= before, "{opened}");
-    tell(status(true, (1, 10), (0, 0)));
-    tell(status(true, (0, 0), (0, 0)));
+    send(status(true, (1, 10), (0, 0)));
+    send(status(true, (0, 0), (0, 0)));
     assert_eq!(changed(), Some(opened));
-    eventually("the clock goes on", || {
-        since_1970(SystemTime::now()) > opened
+    eventually("the clock advances", || {
+        unix_seconds(SystemTime::now()) > opened
     });
-    tell(status(false, (0, 0), (1, 10)));
+    send(status(false, (0, 0), (1, 10)));
     assert!(changed() > Some(opened));
 }
 
 #[test]
 fn status_event_corrects_missed_store_events() {
-    let (registry, tell) = told();
-    let up = || of_store(&registry, "up", "id");
-    tell(StoreEvent::Opened { quarantined: 0 });
-    tell(status(false, (0, 0), (0, 0)));
+    let (registry, send) = observed_store();
+    let up = || store_value(&registry, "up", "id");
+    send(StoreEvent::Opened { quarantined: 0 });
+    send(status(false, (0, 0), (0, 0)));
     assert_eq!(up(), Some(0.0));
-    tell(status(true, (0, 0), (0, 0)));
+    send(status(true, (0, 0), (0, 0)));
     assert_eq!(up(), Some(1.0));
 }
 
-/// Two persistences under one label, each told of its store as it is.
 #[test]
 fn two_stores_under_one_label_add_up() {
     let registry = Registry::new();
@@ -599,35 +598,35 @@ fn two_stores_under_one_label_add_up() {
         StoreMetricsObserver::default(),
         StoreMetricsObserver::default(),
     ];
-    let see = |name: &str| of_store(&registry, name, "both");
+    let read = |name: &str| store_value(&registry, name, "both");
     let opened = StoreEvent::Opened { quarantined: 1 };
     for (observer, is_up) in observers.iter().zip([true, false]) {
         observer.attach(metrics.store_series("both"));
-        // Down until it is known to be up.
-        assert_eq!(see("up"), Some(0.0));
+        // Down until its first event.
+        assert_eq!(read("up"), Some(0.0));
         observer.on_event("id", &opened);
-        assert_eq!(see("up"), Some(1.0));
+        assert_eq!(read("up"), Some(1.0));
         let held = if is_up { (0, 0) } else { (2, 20) };
         observer.on_event("id", &status(is_up, (0, 0), held));
     }
-    assert_eq!(see("quarantined_records_total"), Some(2.0));
-    assert_eq!(see("up"), Some(0.0));
+    assert_eq!(read("quarantined_records_total"), Some(2.0));
+    assert_eq!(read("up"), Some(0.0));
     observers[0].on_event("id", &status(false, (0, 0), (3, 30)));
-    assert_eq!(see("held_records"), Some(5.0));
-    assert_eq!(see("held_bytes"), Some(50.0));
+    assert_eq!(read("held_records"), Some(5.0));
+    assert_eq!(read("held_bytes"), Some(50.0));
     observers[0].on_event("id", &status(true, (1, 10), (0, 0)));
-    assert_eq!(see("held_records"), Some(2.0));
-    assert_eq!(see("up"), Some(0.0));
+    assert_eq!(read("held_records"), Some(2.0));
+    assert_eq!(read("up"), Some(0.0));
 
-    // The one that is down goes, with what it held; what was counted stays.
+    // The gauges lose the share of the detached store; the counters keep it.
     observers[1].detach();
-    assert_eq!(see("up"), Some(1.0));
-    assert_eq!(see("held_bytes"), Some(0.0));
-    assert_eq!(see("unconfirmed_records"), Some(1.0));
-    assert_eq!(see("quarantined_records_total"), Some(2.0));
+    assert_eq!(read("up"), Some(1.0));
+    assert_eq!(read("held_bytes"), Some(0.0));
+    assert_eq!(read("unconfirmed_records"), Some(1.0));
+    assert_eq!(read("quarantined_records_total"), Some(2.0));
     observers[0].detach();
     assert_eq!(exposition(&registry), "");
-    // What is told late makes no series.
+    // A late event creates no series.
     observers[0].on_event("id", &opened);
     assert_eq!(exposition(&registry), "");
 }
@@ -635,11 +634,11 @@ fn two_stores_under_one_label_add_up() {
 #[test]
 fn store_series_live_until_persistence_is_dropped() {
     let (registry, mut persistence, _) = measured("device");
-    let up = || of_store(&registry, "up", "device");
+    let up = || store_value(&registry, "up", "device");
     for _ in 0..2 {
         persistence.open("id", "uri").expect("opens");
         eventually("it is up", || up() == Some(1.0));
-        let confirmed = of_store(&registry, "last_confirmed_timestamp_seconds", "device");
+        let confirmed = store_value(&registry, "last_confirmed_timestamp_seconds", "device");
         assert!(confirmed.is_some());
         persistence.close().expect("closes");
         eventually("it is closed", || up() == Some(0.0));

@@ -1,4 +1,4 @@
-//! [`Instrumented`]: measures every call of a persistence, and changes none of its answers.
+//! [`Instrumented`]: measures every call to a persistence without changing its results.
 
 use std::{
     fmt,
@@ -19,16 +19,16 @@ use crate::{
     store::Store,
 };
 
-/// Measures the calls to any persistence: metrics in a registry, and a `tracing` span a call.
+/// Measures the calls to any persistence: metrics in a registry, and one `tracing` span per call.
 ///
-/// It keeps its own count of what waits, from the calls alone, so it works on every
-/// [`ClientPersistence`]. It lets one call at a time through to it, which also makes calls of Paho
-/// that overlap safe for a persistence that is not prepared for them.
+/// Counts the waiting records from the calls alone, so it works with every [`ClientPersistence`]. Lets one
+/// call at a time through to the persistence, which also makes overlapping calls of Paho safe for a
+/// custom persistence that is not prepared for them.
 ///
 /// The spans have the target `paho_mqtt_redis` and the name `persistence_call`, at level INFO for
 /// open and DEBUG for the others, with the fields `db.system.name`, `db.operation.name`,
 /// `messaging.client.id`, `record.key`, `record.kind`, `record.bytes`, `outcome` (`ok`, `miss` or
-/// `error`) and, where it is an error, `error.type`. Payloads are never in them.
+/// `error`) and, for an error, `error.type`. They never contain payloads.
 ///
 /// A `tracing` subscriber must not publish over MQTT: a call runs under Paho's own lock.
 ///
@@ -41,38 +41,42 @@ use crate::{
 /// ```
 pub struct Instrumented<P> {
     metrics: PersistenceMetrics,
-    label: Option<String>,
+    client_label: Option<String>,
     store: &'static str,
-    /// Where the store tells what happens to it.
+    /// The receiver of the store's events, if the persistence reports any.
     store_metrics: Option<Arc<StoreMetricsObserver>>,
     client_id: String,
-    /// Outside the lock, so that a call which waits for it shows too.
+    /// Outside the mutex, so that a call that waits for it counts too.
     in_progress: Option<IntGauge>,
     pub(super) inner: Mutex<Guarded<P>>,
 }
 
+/// The parts that only one call at a time may use.
 pub(super) struct Guarded<P> {
     persistence: P,
-    /// From the first open on.
+    /// Present from the first open on.
     pub(super) session: Option<OpenState>,
 }
 
-/// What is known since the last open.
+/// The measurements since the last open.
 pub(super) struct OpenState {
     pub(super) backlog: Backlog,
     opened: Duration,
     stage: Stage,
 }
 
-/// How far Paho has come with reading what was left from before.
+/// The progress of Paho in restoring the records of an earlier run.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// Opened; Paho has not listed the keys yet.
     Opened,
+    /// Paho lists and reads records.
     Restoring,
+    /// Paho has made its first call that is not part of restoring.
     Running,
 }
 
-/// What is said of a call in its span.
+/// The outcome of a call, as its span and the counters have it.
 #[derive(Clone, Copy)]
 enum Outcome {
     Ok,
@@ -83,7 +87,8 @@ enum Outcome {
 impl<P> Instrumented<P> {
     /// Measures the calls to `persistence`.
     ///
-    /// The `store` label says `custom`; [`Persistence::instrument`] knows it better.
+    /// The label `store` has the value `custom`. For a [`Persistence`] use [`Persistence::instrument`], which
+    /// sets the name of its store and adds the `store_` metrics.
     #[must_use]
     pub fn new(persistence: P, metrics: &PersistenceMetrics) -> Self {
         Self::with_store(persistence, metrics, "custom")
@@ -92,7 +97,7 @@ impl<P> Instrumented<P> {
     fn with_store(persistence: P, metrics: &PersistenceMetrics, store: &'static str) -> Self {
         Self {
             metrics: metrics.clone(),
-            label: None,
+            client_label: None,
             store,
             store_metrics: None,
             client_id: String::new(),
@@ -104,19 +109,20 @@ impl<P> Instrumented<P> {
         }
     }
 
-    /// The value of the `client_id` label, for client ids that change at each start: each of them
-    /// would leave series behind.
+    /// Sets the value of the `client_id` label.
+    ///
+    /// For client ids that change at each start: each of them would leave series behind in Prometheus.
     ///
     /// Defaults to the client id.
     #[must_use]
     pub fn client_label(mut self, client_label: impl Into<String>) -> Self {
-        self.label = Some(client_label.into());
+        self.client_label = Some(client_label.into());
         self
     }
 }
 
 impl<S: Store> Persistence<S> {
-    /// Measures the calls to this persistence, and what it tells of its store.
+    /// Measures the calls to this persistence and the events of its store.
     #[must_use]
     pub fn instrument(mut self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
         let store_metrics = Arc::new(StoreMetricsObserver::default());
@@ -128,17 +134,19 @@ impl<S: Store> Persistence<S> {
 }
 
 impl<P: ClientPersistence> Instrumented<P> {
-    /// The only place where anything is measured. `note` tells the backlog of a success, and
-    /// whether the record was there.
+    /// Makes and measures one call; every call goes through it.
+    ///
+    /// `on_success` updates the backlog and returns true if the record existed.
     fn call<T>(
         &self,
         operation: OperationLabel,
         key: &str,
         bytes: Option<usize>,
         work: impl FnOnce(&mut P) -> mqtt::Result<T>,
-        note: impl FnOnce(&mut OpenState, &T, Duration) -> bool,
+        on_success: impl FnOnce(&mut OpenState, &T, Duration) -> bool,
     ) -> mqtt::Result<T> {
         let clock = self.metrics.clock();
+        // Duration and span include the wait for the mutex, during which Paho waits too.
         let start = clock.now();
         let span = self.span(operation, key, bytes).entered();
         let _in_progress = self.in_progress.as_ref().map(InProgressGuard::new);
@@ -148,23 +156,23 @@ impl<P: ClientPersistence> Instrumented<P> {
                 persistence,
                 session,
             } = &mut *inner;
-            // Calls before open have no client that they could be counted for.
             let result = work(persistence);
             let now = clock.now();
-            let noted = match (&result, &mut *session) {
-                (Ok(value), Some(session)) => note(session, value, now),
+            // Calls before the first open have no client to be counted for.
+            let existed = match (&result, &mut *session) {
+                (Ok(value), Some(session)) => on_success(session, value, now),
                 _ => true,
             };
             let outcome = match &result {
-                Ok(_) if noted => Outcome::Ok,
+                Ok(_) if existed => Outcome::Ok,
                 Ok(_) => Outcome::Miss,
                 Err(error) => {
                     Outcome::Error(Error::in_mqtt(error).map_or(ErrorKind::Other, Error::kind))
                 }
             };
             if let Some(session) = session {
-                session.count(operation, key, outcome, now.saturating_sub(start));
-                session.note_restoring(operation, key, now);
+                session.record_call(operation, key, outcome, now.saturating_sub(start));
+                session.update_restore(operation, key, now);
             }
             (result, outcome)
         };
@@ -179,6 +187,7 @@ impl<P: ClientPersistence> Instrumented<P> {
     }
 
     fn span(&self, operation: OperationLabel, key: &str, bytes: Option<usize>) -> Span {
+        // A macro, since the level of a span must be a constant.
         macro_rules! span {
             ($level:expr) => {
                 tracing::span!(
@@ -203,10 +212,11 @@ impl<P: ClientPersistence> Instrumented<P> {
         }
     }
 
-    /// The series exist, at zero, before the persistence is asked for the first time.
-    fn begin(&mut self, client_id: &str) {
+    /// Creates the series of the client, at zero, before the first call reaches the persistence.
+    fn start_session(&mut self, client_id: &str) {
         client_id.clone_into(&mut self.client_id);
-        let label = self.label.as_deref().unwrap_or(client_id);
+        let label = self.client_label.as_deref().unwrap_or(client_id);
+        // On a reopen the old session is dropped only below, so that the counters of the label survive.
         let session = OpenState {
             backlog: Backlog::new(self.metrics.client_series(label, self.store)),
             opened: self.metrics.clock().now(),
@@ -225,7 +235,7 @@ impl<P: ClientPersistence> Instrumented<P> {
     }
 }
 
-/// A call that has not been answered, even if it never is.
+/// Counts a call as in progress until it is dropped, even if the call panics.
 struct InProgressGuard<'a>(&'a IntGauge);
 
 impl<'a> InProgressGuard<'a> {
@@ -242,10 +252,11 @@ impl Drop for InProgressGuard<'_> {
 }
 
 impl OpenState {
-    fn count(&self, operation: OperationLabel, key: &str, outcome: Outcome, took: Duration) {
+    /// Updates the counters and the histogram of the operation.
+    fn record_call(&self, operation: OperationLabel, key: &str, outcome: Outcome, took: Duration) {
         let series = self.backlog.series().series().operation(operation);
         series.duration.observe(took.as_secs_f64());
-        // A get can only miss with an error.
+        // `get` reports a missing record as an error, so the backlog distinguishes a miss from a failure.
         let missed = match outcome {
             Outcome::Ok => false,
             Outcome::Miss => true,
@@ -261,9 +272,11 @@ impl OpenState {
         }
     }
 
-    /// Paho reads everything when a client is created; a change, or the removal of a command, is
-    /// the first thing that it does afterwards.
-    fn note_restoring(&mut self, operation: OperationLabel, key: &str, now: Duration) {
+    /// Extends the restore duration to this call, unless restoring is over.
+    ///
+    /// Paho reads every record when a client is created. The first call afterwards is a change, or the
+    /// removal of a command.
+    fn update_restore(&mut self, operation: OperationLabel, key: &str, now: Duration) {
         if self.stage == Stage::Running {
             return;
         }
@@ -285,8 +298,9 @@ impl OpenState {
         }
     }
 
-    fn list(&mut self, keys: &[String], now: Duration) {
-        self.backlog.list(keys, now);
+    /// Reconciles the backlog with the listed keys; the first list after an open gives the restored records.
+    fn reconcile(&mut self, keys: &[String], now: Duration) {
+        self.backlog.reconcile(keys, now);
         if self.stage == Stage::Opened {
             self.backlog.note_restored();
             self.stage = Stage::Restoring;
@@ -297,7 +311,7 @@ impl OpenState {
 #[deny(clippy::missing_trait_methods)]
 impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
-        self.begin(client_id);
+        self.start_session(client_id);
         let work = |inner: &mut P| inner.open(client_id, server_uri);
         self.call(OperationLabel::Open, "", None, work, |_, (), _| true)
     }
@@ -356,7 +370,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             None,
             P::keys,
             |session, keys: &Vec<String>, now| {
-                session.list(keys, now);
+                session.reconcile(keys, now);
                 true
             },
         )
@@ -388,7 +402,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     }
 }
 
-/// The series go with it; the thread of the persistence may still be at its end.
+/// Removes the store series at once. The worker thread of the persistence may outlive this drop and
+/// still deliver events.
 impl<P> Drop for Instrumented<P> {
     fn drop(&mut self) {
         if let Some(store_metrics) = &self.store_metrics {

@@ -10,13 +10,13 @@ use super::{
 };
 use crate::error::{Error, ErrorKind};
 
-/// Latencies start where a Redis on the same device answers, in seconds.
+/// Default latency bounds in seconds. The lowest are latencies of a Redis on the same device.
 const LATENCY_BUCKETS: [f64; 12] = [
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.01, 0.05, 0.25,
     1.0,
 ];
 
-/// From a bare reading to a file in one message, in bytes.
+/// Default size bounds in bytes, from one reading to a file in one message.
 const SIZE_BUCKETS: [f64; 8] = [
     64.0,
     256.0,
@@ -29,23 +29,23 @@ const SIZE_BUCKETS: [f64; 8] = [
 ];
 
 impl PersistenceMetrics {
-    /// Registers the metrics with their defaults.
+    /// Registers the metrics with the default options.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Registration`] where the registry has a metric of one of these names.
+    /// [`ErrorKind::Registration`] if the registry already has a metric with one of the names.
     pub fn register(registry: &Registry) -> Result<Self, Error> {
         Self::builder().register(registry)
     }
 
-    /// The options, to be set before the metrics are registered.
+    /// Returns a builder, for options other than the defaults.
     #[must_use]
     pub fn builder() -> PersistenceMetricsBuilder {
         PersistenceMetricsBuilder::default()
     }
 }
 
-/// What can be set before the metrics are registered.
+/// Options of the metrics, set before they are registered.
 ///
 /// ```
 /// use paho_mqtt_redis::{PersistenceMetrics, prometheus::Registry};
@@ -59,7 +59,7 @@ impl PersistenceMetrics {
 /// ```
 #[derive(Clone, Debug)]
 pub struct PersistenceMetricsBuilder {
-    /// Those of the profile, where there are none.
+    /// `None` selects the bounds of the profile, which [`lean`](Self::lean) decides later.
     latency_buckets: Option<Vec<f64>>,
     size_buckets: Vec<f64>,
     const_labels: HashMap<String, String>,
@@ -80,7 +80,7 @@ impl Default for PersistenceMetricsBuilder {
 }
 
 impl PersistenceMetricsBuilder {
-    /// The upper bounds of the buckets of `mqtt_persistence_operation_duration_seconds`, in seconds.
+    /// Sets the upper bounds of the buckets of `mqtt_persistence_operation_duration_seconds`, in seconds.
     ///
     /// Defaults to 12 bounds from 10 µs to 1 s, and with [`lean`](Self::lean) to 5 from 0.5 ms to 1 s.
     #[must_use]
@@ -89,7 +89,7 @@ impl PersistenceMetricsBuilder {
         self
     }
 
-    /// The upper bounds of the buckets of `mqtt_persistence_value_size_bytes`, in bytes.
+    /// Sets the upper bounds of the buckets of `mqtt_persistence_value_size_bytes`, in bytes.
     ///
     /// Defaults to 8 bounds from 64 B to 1 MiB.
     #[must_use]
@@ -98,20 +98,20 @@ impl PersistenceMetricsBuilder {
         self
     }
 
-    /// A label that every series gets.
+    /// Adds a label with a fixed value to every series. Several calls add several labels.
     ///
-    /// Defaults to none.
+    /// Defaults to no label.
     #[must_use]
     pub fn const_label(mut self, name: &str, value: &str) -> Self {
         self.const_labels.insert(name.to_owned(), value.to_owned());
         self
     }
 
-    /// The smaller set of series for a fleet of many devices: what the fleet board, the recording rules and the
-    /// alerts of this crate read. The README lists them, and the panels of the device board that stay empty.
+    /// Exposes only the series that the fleet board, the recording rules and the alerts of this crate read.
     ///
-    /// Everything is measured all the same; less of it is told. An error other than `lost` and `damaged` has a series
-    /// from the moment when it has happened, not at zero before.
+    /// Meant for fleets of many devices: 34 series per client instead of 339. `docs/metrics.md` lists them, and the
+    /// panels of the device board that stay empty. Everything is still measured; less of it is exposed. Series of
+    /// errors other than `lost` and `damaged` appear with the first such error, not at zero before.
     ///
     /// Defaults to every series.
     #[must_use]
@@ -128,12 +128,13 @@ impl PersistenceMetricsBuilder {
 
     /// Registers the metrics.
     ///
+    /// After an error the registry is as it was before.
+    ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`] for bounds that are none, not finite, not positive or not
-    /// ascending, and for a label that is not a label or is used by the metrics themselves;
-    /// [`ErrorKind::Registration`] where the registry has a metric of one of these names. In
-    /// either case nothing is registered.
+    /// - [`ErrorKind::InvalidOption`] if bounds are missing, not finite, not positive or not ascending, or if a
+    ///   constant label has an invalid name or one that the metrics use themselves.
+    /// - [`ErrorKind::Registration`] if the registry already has a metric with one of the names.
     pub fn register(self, registry: &Registry) -> Result<PersistenceMetrics, Error> {
         let Self {
             latency_buckets,
@@ -152,14 +153,14 @@ impl PersistenceMetricsBuilder {
         check_buckets("latency_buckets", &latency_buckets)?;
         check_buckets("size_buckets", &size_buckets)?;
         check_labels(&const_labels)?;
-        let families = MetricCatalog::new(latency_buckets, size_buckets, &const_labels, clock)
+        let catalog = MetricCatalog::new(latency_buckets, size_buckets, &const_labels, clock)
             .map_err(|error| {
-                Error::new(ErrorKind::InvalidOption, "make the metrics")
-                    .with_reason("an option does not suit the prometheus crate")
+                Error::new(ErrorKind::InvalidOption, "create the metrics")
+                    .with_reason("the prometheus crate rejects an option")
                     .with_source(error)
             })?;
-        families.register(registry, is_lean)?;
-        Ok(PersistenceMetrics::new(families))
+        catalog.register(registry, is_lean)?;
+        Ok(PersistenceMetrics::new(catalog))
     }
 }
 
@@ -169,15 +170,16 @@ fn check_buckets(option: &str, buckets: &[f64]) -> Result<(), Error> {
         .all(|bound| bound.is_finite() && *bound > 0.0);
     let ascending = buckets.is_sorted_by(|one, next| one < next);
     if buckets.is_empty() || !positive || !ascending {
-        return Err(Error::invalid_option(option).with_reason(
-            format!("the bounds must be positive, finite and ascending, and at least one; they are {buckets:?}"),
-        ));
+        return Err(Error::invalid_option(option).with_reason(format!(
+            "bounds must be positive, finite and ascending, and at least one; got {buckets:?}"
+        )));
     }
     Ok(())
 }
 
 fn check_labels(labels: &HashMap<String, String>) -> Result<(), Error> {
-    const TAKEN: [&str; 7] = [
+    // `le` is the label that the text format gives to the buckets of a histogram.
+    const RESERVED_LABELS: [&str; 7] = [
         "client_id",
         "operation",
         "error",
@@ -188,14 +190,14 @@ fn check_labels(labels: &HashMap<String, String>) -> Result<(), Error> {
     ];
     for name in labels.keys() {
         let mut characters = name.chars();
-        let starts = characters
+        let valid_start = characters
             .next()
             .is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
-        let goes_on = characters.all(|other| other.is_ascii_alphanumeric() || other == '_');
-        let reason = if TAKEN.contains(&name.as_str()) {
-            "the metrics use that label themselves; choose another name"
-        } else if !starts || !goes_on || name.starts_with("__") {
-            "a label has letters, digits and underscores, does not start with a digit or with two \
+        let valid_rest = characters.all(|other| other.is_ascii_alphanumeric() || other == '_');
+        let reason = if RESERVED_LABELS.contains(&name.as_str()) {
+            "reserved label; choose another name"
+        } else if !valid_start || !valid_rest || name.starts_with("__") {
+            "invalid label name; use letters, digits and underscores, not starting with a digit or two \
              underscores"
         } else {
             continue;

@@ -1,4 +1,4 @@
-//! Every metric of the catalogue: its name, help and labels.
+//! [`MetricCatalog`]: every metric with its name, help and labels.
 
 use std::collections::HashMap;
 
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind};
 
-/// Every metric, in the order of the catalogue.
+/// Every metric, in the order of the catalog in `docs/metrics.md`.
 pub(super) struct MetricCatalog {
     pub(super) operation_duration: HistogramVec,
     pub(super) operation_errors: IntCounterVec,
@@ -30,7 +30,7 @@ pub(super) struct MetricCatalog {
     pub(super) restore_duration: GaugeVec,
     pub(super) build_info: IntGaugeVec,
     pub(super) store: StoreCatalog,
-    pub(super) clients: ClientTable,
+    pub(super) client_table: ClientTable,
     pub(super) clock: Clock,
 }
 
@@ -48,13 +48,14 @@ impl MetricCatalog {
             common_opts: opts(name, help),
             buckets,
         };
+        // The client id comes first: `labels.rs` tests that series cannot collide in this order.
         let by_kind = &["client_id", "kind"];
-        let clients = ClientTable::default();
+        let client_table = ClientTable::default();
         Ok(Self {
             operation_duration: HistogramVec::new(
                 histogram(
                     "operation_duration_seconds",
-                    "How long each call of Paho to its persistence took",
+                    "Duration of Paho's calls to the persistence, in seconds",
                     latency_buckets,
                 ),
                 &["client_id", "operation"],
@@ -62,79 +63,79 @@ impl MetricCatalog {
             operation_errors: IntCounterVec::new(
                 opts(
                     "operation_errors_total",
-                    "Calls that were answered with an error",
+                    "Calls that returned an error",
                 ),
                 &["client_id", "operation", "error"],
             )?,
             operation_misses: IntCounterVec::new(
                 opts(
                     "operation_misses_total",
-                    "Calls for a record that is not there, normal for remove",
+                    "Calls for a missing record; normal for remove",
                 ),
                 &["client_id", "operation"],
             )?,
             operations_in_progress: IntGaugeVec::new(
                 opts(
                     "operations_in_progress",
-                    "Calls that have not been answered yet",
+                    "Calls in progress",
                 ),
                 &["client_id"],
             )?,
-            records: IntGaugeVec::new(opts("records", "Records that wait"), by_kind)?,
+            records: IntGaugeVec::new(opts("records", "Records waiting, by kind"), by_kind)?,
             record_bytes: IntGaugeVec::new(
-                opts("record_bytes", "Size of the records that wait"),
+                opts("record_bytes", "Size of waiting records in bytes"),
                 by_kind,
             )?,
             oldest_record_age: OldestAgeCollector::new(
                 GaugeVec::new(
                     opts(
                         "oldest_record_age_seconds",
-                        "How long the oldest record has been waiting, at least",
+                        "Minimum age of the oldest waiting record, in seconds",
                     ),
                     by_kind,
                 )?,
-                clients.clone(),
+                client_table.clone(),
                 clock.clone(),
             ),
             added_records: IntCounterVec::new(
                 opts(
                     "added_records_total",
-                    "Records that were put and not there before",
+                    "New records put",
                 ),
                 by_kind,
             )?,
             removed_records: IntCounterVec::new(
-                opts("removed_records_total", "Records that were removed"),
+                opts("removed_records_total", "Records removed"),
                 by_kind,
             )?,
             value_size: HistogramVec::new(
-                histogram("value_size_bytes", "Size of what was put", size_buckets),
+                histogram("value_size_bytes", "Size of put values in bytes", size_buckets),
                 &["client_id"],
             )?,
             restored_records: IntGaugeVec::new(
-                opts("restored_records", "Records found at the last open"),
+                opts("restored_records", "Records restored at the last open"),
                 by_kind,
             )?,
             opened: GaugeVec::new(
                 opts(
                     "opened_timestamp_seconds",
-                    "When the persistence was last opened, by the clock of the device",
+                    "Unix time of the last open, by the device's clock",
                 ),
                 &["client_id"],
             )?,
             restore_duration: GaugeVec::new(
                 opts(
                     "restore_duration_seconds",
-                    "From the last open to the end of the last call that belongs to restoring",
+                    "Time from the last open to the last call that restores, in seconds",
                 ),
                 &["client_id"],
             )?,
             build_info: IntGaugeVec::new(
-                opts("build_info", "Version of the crate and store of the client"),
+                opts("build_info", "Crate version and store of the client"),
                 &["client_id", "version", "store"],
             )?,
             store: StoreCatalog::new(opts)?,
-            clients,
+            client_table,
             clock,
         })
     }
@@ -171,36 +172,34 @@ impl MetricCatalog {
         ]
     }
 
-    /// What a registry is to tell of.
-    fn told(&self, is_lean: bool) -> Vec<Box<dyn Collector>> {
+    /// Returns the collectors that a registry gets: all, or those of the lean profile.
+    fn exported(&self, is_lean: bool) -> Vec<Box<dyn Collector>> {
         let all = self.collectors().into_iter();
         if is_lean {
-            all.filter_map(lean::narrowed).collect()
+            all.filter_map(lean::filtered).collect()
         } else {
             all.collect()
         }
     }
 
-    /// All of them or none.
+    /// Registers every metric, or none if one of them fails.
     pub(super) fn register(&self, registry: &Registry, is_lean: bool) -> Result<(), Error> {
-        for (position, collector) in self.told(is_lean).into_iter().enumerate() {
+        for (position, collector) in self.exported(is_lean).into_iter().enumerate() {
             let name = collector
                 .desc()
                 .first()
                 .map(|desc| desc.fq_name.clone())
                 .unwrap_or_default();
             if let Err(error) = registry.register(collector) {
-                for registered in self.told(is_lean).into_iter().take(position) {
+                // Unregistering goes by descriptor, so a second set of clones will do.
+                for registered in self.exported(is_lean).into_iter().take(position) {
                     drop(registry.unregister(registered));
                 }
                 return Err(Error::new(
                     ErrorKind::Registration,
                     format!("register the metric {name}"),
                 )
-                .with_reason(
-                    "the registry has it already; register once and hand clones of the \
-                         handle to each persistence",
-                )
+                .with_reason("already registered; register once and clone the handle")
                 .with_source(error));
             }
         }

@@ -1,4 +1,4 @@
-//! The series of each client, by label, and the age of its oldest records.
+//! The series of each client by label, and the arrival times of its oldest records.
 
 use std::{
     collections::HashMap,
@@ -18,6 +18,8 @@ use super::labels::{KindLabel, OperationLabel};
 use crate::error::ErrorKind;
 
 /// The series of one `client_id` label, which several persistences may share.
+///
+/// Each series is looked up once, so that a call costs no lookup by label values.
 pub(crate) struct ClientSeries {
     pub(super) operations: [OperationSeries; OperationLabel::ALL.len()],
     pub(super) kinds: [KindSeries; KindLabel::ALL.len()],
@@ -27,25 +29,28 @@ pub(crate) struct ClientSeries {
     pub(crate) restore_duration: Gauge,
 }
 
+/// The series of one operation of a client.
 pub(crate) struct OperationSeries {
     pub(crate) duration: Histogram,
-    /// One for each kind that the call can fail with.
+    /// One counter per kind of error that the call can return.
     pub(super) errors: Vec<(ErrorKind, IntCounter)>,
-    /// Only get and remove can miss.
+    /// Present for `get` and `remove`; no other call can miss.
     pub(crate) misses: Option<IntCounter>,
 }
 
 impl OperationSeries {
-    /// The counter of that kind, or of [`ErrorKind::Other`] where another's persistence answers
-    /// with one that this call cannot fail with here.
+    /// Returns the counter of the kind, or that of [`ErrorKind::Other`] if there is no such counter.
+    ///
+    /// A custom persistence may return a kind that this crate never returns from the call.
     pub(crate) fn error(&self, kind: ErrorKind) -> Option<&IntCounter> {
-        let of = |wanted| self.errors.iter().find(|(kind, _)| *kind == wanted);
-        of(kind)
-            .or_else(|| of(ErrorKind::Other))
+        let find = |wanted| self.errors.iter().find(|(kind, _)| *kind == wanted);
+        find(kind)
+            .or_else(|| find(ErrorKind::Other))
             .map(|(_, counter)| counter)
     }
 }
 
+/// The series of one kind of record of a client.
 pub(crate) struct KindSeries {
     pub(crate) records: IntGauge,
     pub(crate) bytes: IntGauge,
@@ -73,10 +78,12 @@ impl ClientSeries {
     }
 }
 
-/// Since when the oldest record of each kind has been there, in one persistence.
+/// The arrival time of the oldest record of each kind in one persistence, in nanoseconds of the monotonic clock.
+///
+/// Atomics, so that a scrape never waits for a call, which may be waiting for the store.
 pub(super) struct OldestTimes([AtomicU64; KindLabel::ALL.len()]);
 
-/// No record is there.
+/// The time that stands for a kind without records. It is the largest, so that `min` ignores it.
 pub(super) const NO_RECORD: u64 = u64::MAX;
 
 impl OldestTimes {
@@ -93,34 +100,35 @@ impl OldestTimes {
     }
 }
 
-/// What one label stands for at the moment.
+/// The series of one label and the persistences that use them.
 pub(super) struct LabelSeries {
     pub(super) series: Arc<ClientSeries>,
-    /// One for each persistence that is alive, with its store.
+    /// The oldest times and the store name of each live persistence.
     pub(super) persistences: Vec<(Arc<OldestTimes>, &'static str)>,
 }
 
-/// All clients with their series, by label.
+/// The series of all clients, by label.
 #[derive(Clone, Default)]
 pub(super) struct ClientTable(Arc<Mutex<HashMap<String, LabelSeries>>>);
 
 impl ClientTable {
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<String, LabelSeries>> {
+        // Counters and gauges are valid after a panic of any holder.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Calls back for each client and kind with the moment since when its oldest record is there.
-    pub(super) fn for_each_oldest(&self, mut each: impl FnMut(&OldestSample<'_>)) {
-        for shared in self.lock().values() {
+    /// Calls `on_sample` for each client and kind with the arrival time of the oldest record.
+    pub(super) fn for_each_oldest(&self, mut on_sample: impl FnMut(&OldestSample<'_>)) {
+        for label_series in self.lock().values() {
             for kind in KindLabel::ALL {
-                let since = shared
+                let since = label_series
                     .persistences
                     .iter()
                     .map(|(oldest, _)| oldest.kind(kind).load(Ordering::Relaxed))
                     .min()
                     .filter(|since| *since != NO_RECORD);
-                each(&OldestSample {
-                    gauge: &shared.series.kind(kind).oldest_age,
+                on_sample(&OldestSample {
+                    gauge: &label_series.series.kind(kind).oldest_age,
                     since: since.map(Duration::from_nanos),
                 });
             }
@@ -128,13 +136,14 @@ impl ClientTable {
     }
 }
 
-/// One gauge of an age, and what it is computed from.
+/// One age gauge and the arrival time that its value is computed from.
 pub(super) struct OldestSample<'a> {
     pub(super) gauge: &'a Gauge,
     pub(super) since: Option<Duration>,
 }
 
+/// Removes the series with these label values, if it exists.
 pub(super) fn remove_series<T: MetricVecBuilder>(family: &MetricVec<T>, labels: &[&str]) {
-    // It fails only where there is no such series, and that is what is wanted.
+    // The only error is that the series does not exist, which is the wanted state.
     drop(family.remove_label_values(labels));
 }

@@ -1,4 +1,4 @@
-//! The clock that ages and durations are measured with, and that of the calendar.
+//! The clocks of the metrics: monotonic time for ages and durations, Unix time for timestamps.
 
 use std::{
     fmt,
@@ -6,43 +6,45 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// Two clocks.
+/// A monotonic clock and a Unix clock, which tests replace.
 #[derive(Clone)]
 pub(crate) struct Clock {
-    now: Time,
-    calendar: Time,
+    monotonic: TimeSource,
+    unix_time: TimeSource,
 }
 
-type Time = Arc<dyn Fn() -> Duration + Send + Sync>;
+type TimeSource = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 impl Clock {
+    /// Returns the clocks of the system.
     pub(crate) fn monotonic() -> Self {
         let start = Instant::now();
-        // A device without a real-time clock can be set to the time before 1970.
+        // A device without a real-time clock can be set to a time before 1970.
         let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
-            now: Arc::new(move || start.elapsed()),
-            calendar: Arc::new(move || since_1970().unwrap_or_default()),
+            monotonic: Arc::new(move || start.elapsed()),
+            unix_time: Arc::new(move || since_1970().unwrap_or_default()),
         }
     }
 
+    /// Returns clocks that both read `now`.
     #[cfg(test)]
     pub(crate) fn fixed(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        let now: Time = Arc::new(now);
+        let now: TimeSource = Arc::new(now);
         Self {
-            calendar: Arc::clone(&now),
-            now,
+            unix_time: Arc::clone(&now),
+            monotonic: now,
         }
     }
 
-    /// Time since some moment, which never goes backwards.
+    /// Returns the time since an arbitrary start, which never goes backwards.
     pub(crate) fn now(&self) -> Duration {
-        (self.now)()
+        (self.monotonic)()
     }
 
-    /// Time since 1970, as far as the device knows.
+    /// Returns the time since 1970 by the device's clock, or zero before 1970.
     pub(crate) fn unix_time(&self) -> Duration {
-        (self.calendar)()
+        (self.unix_time)()
     }
 }
 

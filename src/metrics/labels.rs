@@ -1,8 +1,8 @@
-//! The values of the labels: closed lists, each with a name for the label.
+//! Label values: closed lists, each value with its text.
 
 use crate::paho::RecordKind;
 
-/// The calls, as the `operation` label names them.
+/// Values of the `operation` label, one per call of Paho.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OperationLabel {
     Open,
@@ -41,7 +41,7 @@ impl OperationLabel {
     }
 }
 
-/// The kinds of records, as the `kind` label names them.
+/// Values of the `kind` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum KindLabel {
     Command,
@@ -49,7 +49,7 @@ pub(crate) enum KindLabel {
     SentPubrel,
     ReceivedPublish,
     Undelivered,
-    /// One that Paho would not write.
+    /// A record under a key that Paho does not write.
     Other,
 }
 
@@ -80,8 +80,8 @@ mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// The prometheus crate hashes the values of a series one behind the other, with nothing in
-    /// between: a free text in front of closed lists is safe if no end of the one is another's.
+    /// The prometheus crate hashes the concatenated label values without a separator. A free text
+    /// before values of closed lists is safe only if no value is a suffix of another.
     #[test]
     fn client_ids_never_make_series_collide() {
         let kinds = KindLabel::ALL.map(KindLabel::as_str);

@@ -1,4 +1,4 @@
-//! The lean profile: the series that the fleet board, the recording rules and the alerts read, and no others.
+//! The lean profile: only the series that the fleet board, the recording rules and the alerts read.
 
 use prometheus::{
     core::{Collector, Desc},
@@ -7,23 +7,24 @@ use prometheus::{
 
 use super::names::PREFIX;
 
-/// Bounds around what the alert about slow puts compares with, 50 ms, in seconds.
+/// Default latency bounds of the profile in seconds, around the 50 ms of the alert about slow puts.
 pub(super) const LEAN_LATENCY_BUCKETS: [f64; 5] = [0.000_5, 0.005, 0.05, 0.25, 1.0];
 
-/// Which series of a family are told.
+/// A rule that selects the exposed series of a family.
 #[derive(Clone, Copy)]
 enum SeriesFilter {
     All,
-    /// Those with one of these values of the label.
+    /// Series with one of these values of the label.
     Only(&'static str, &'static [&'static str]),
-    /// The same from the start, so that an increase from zero shows; the others once they are not zero.
-    Moved(&'static str, &'static [&'static str]),
+    /// Series with one of these values from the start, so that `increase` sees the step from zero;
+    /// others once they are not zero.
+    NonZeroOr(&'static str, &'static [&'static str]),
 }
 
-/// The messages that wait.
+/// The kinds of waiting outbound messages.
 const WAITING_KINDS: SeriesFilter = SeriesFilter::Only("kind", &["command", "sent_publish"]);
 
-/// The families of which anything is told, without the prefix.
+/// The families of the profile without the prefix, each with its filter.
 const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
     (
         "operation_duration_seconds",
@@ -31,7 +32,7 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
     ),
     (
         "operation_errors_total",
-        SeriesFilter::Moved("error", &["damaged", "lost"]),
+        SeriesFilter::NonZeroOr("error", &["damaged", "lost"]),
     ),
     ("operations_in_progress", SeriesFilter::All),
     ("records", WAITING_KINDS),
@@ -48,11 +49,11 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
     ("store_up", SeriesFilter::All),
     ("store_changed_timestamp_seconds", SeriesFilter::All),
     ("store_reconnects_total", SeriesFilter::All),
-    ("store_errors_total", SeriesFilter::Moved("error", &[])),
+    ("store_errors_total", SeriesFilter::NonZeroOr("error", &[])),
     ("store_held_bytes", SeriesFilter::All),
     (
         "store_discarded_records_total",
-        SeriesFilter::Moved("kind", &["sent_publish"]),
+        SeriesFilter::NonZeroOr("kind", &["sent_publish"]),
     ),
     ("store_lost_records_total", SeriesFilter::All),
     ("store_quarantined_records_total", SeriesFilter::All),
@@ -60,38 +61,41 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
 ];
 
 impl SeriesFilter {
+    /// Returns the filter of a family by its full name.
     fn of(family: &str) -> Option<Self> {
         let mut all = LEAN_FAMILIES.iter();
-        let (_, kept) = all.find(|(name, _)| family.strip_prefix(PREFIX) == Some(name))?;
-        Some(*kept)
+        let (_, filter) = all.find(|(name, _)| family.strip_prefix(PREFIX) == Some(name))?;
+        Some(*filter)
     }
 
-    fn keeps(self, metric: &Metric) -> bool {
+    fn admits(self, metric: &Metric) -> bool {
         match self {
             Self::All => true,
-            Self::Only(label, values) => has(metric, label, values),
-            Self::Moved(label, values) => {
-                has(metric, label, values) || metric.get_counter().get_value() != 0.0
+            Self::Only(label, values) => has_label(metric, label, values),
+            Self::NonZeroOr(label, values) => {
+                has_label(metric, label, values) || metric.get_counter().get_value() != 0.0
             }
         }
     }
 }
 
-fn has(metric: &Metric, label: &str, values: &[&str]) -> bool {
+fn has_label(metric: &Metric, label: &str, values: &[&str]) -> bool {
     let mut labels = metric.get_label().iter();
     labels.any(|pair| pair.name() == label && values.contains(&pair.value()))
 }
 
-/// A collector that tells of a part of its series.
+/// A collector that exposes only some series of another.
+///
+/// Filters at each collection, so counting stays complete and costs the same in both profiles.
 struct FilteredCollector {
     collector: Box<dyn Collector>,
-    kept: SeriesFilter,
+    filter: SeriesFilter,
 }
 
-/// The part of a family that the profile has, if it has any.
-pub(super) fn narrowed(collector: Box<dyn Collector>) -> Option<Box<dyn Collector>> {
-    let kept = SeriesFilter::of(&collector.desc().first()?.fq_name)?;
-    Some(Box::new(FilteredCollector { collector, kept }))
+/// Returns the collector restricted to the profile, or `None` if its family is not part of it.
+pub(super) fn filtered(collector: Box<dyn Collector>) -> Option<Box<dyn Collector>> {
+    let filter = SeriesFilter::of(&collector.desc().first()?.fq_name)?;
+    Some(Box::new(FilteredCollector { collector, filter }))
 }
 
 impl Collector for FilteredCollector {
@@ -102,7 +106,7 @@ impl Collector for FilteredCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = self.collector.collect();
         for family in &mut families {
-            family.mut_metric().retain(|metric| self.kept.keeps(metric));
+            family.mut_metric().retain(|metric| self.filter.admits(metric));
         }
         families
     }
@@ -122,7 +126,7 @@ mod tests {
     };
 
     fn series(registry: &Registry) -> Vec<String> {
-        let text = crate::render(registry).unwrap();
+        let text = crate::metrics::render(registry).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
         lines.map(str::to_owned).collect()
     }
@@ -134,21 +138,21 @@ mod tests {
         let mut persistence = MemoryPersistence::new().instrument(&metrics);
         persistence.open("id", "uri").unwrap();
         let families = registry.gather();
-        for (name, kept) in LEAN_FAMILIES {
+        for (name, filter) in LEAN_FAMILIES {
             let family = families
                 .iter()
                 .find(|family| family.name() == format!("{PREFIX}{name}"))
-                .unwrap_or_else(|| panic!("{name} is no family"));
-            let listed = match kept {
+                .unwrap_or_else(|| panic!("{name} is not a family"));
+            let (label, values) = match filter {
                 SeriesFilter::All => continue,
-                SeriesFilter::Only(label, values) | SeriesFilter::Moved(label, values) => {
+                SeriesFilter::Only(label, values) | SeriesFilter::NonZeroOr(label, values) => {
                     (label, values)
                 }
             };
-            for value in listed.1 {
+            for value in values {
                 let mut metrics = family.get_metric().iter();
                 assert!(
-                    metrics.any(|metric| has(metric, listed.0, &[value])),
+                    metrics.any(|metric| has_label(metric, label, &[value])),
                     "{name} {value}"
                 );
             }

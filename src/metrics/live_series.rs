@@ -1,4 +1,4 @@
-//! The series of each client, looked up once and alive as long as one of its persistences.
+//! [`ClientSeriesGuard`]: the series of a client, for as long as one of its persistences lives.
 
 use std::{
     collections::hash_map::Entry,
@@ -17,37 +17,37 @@ use super::{
 use crate::error::ErrorKind;
 
 impl ClientSeries {
-    fn new(families: &MetricCatalog, label: &str) -> Self {
+    fn new(catalog: &MetricCatalog, label: &str) -> Self {
         Self {
             operations: OperationLabel::ALL.map(|operation| {
                 let labels = [label, operation.as_str()];
                 OperationSeries {
-                    duration: families.operation_duration.with_label_values(&labels),
-                    errors: errors_of(operation)
+                    duration: catalog.operation_duration.with_label_values(&labels),
+                    errors: possible_errors(operation)
                         .map(|error| {
                             let labels = [label, operation.as_str(), error.as_str()];
-                            (error, families.operation_errors.with_label_values(&labels))
+                            (error, catalog.operation_errors.with_label_values(&labels))
                         })
                         .collect(),
                     misses: can_miss(operation)
-                        .then(|| families.operation_misses.with_label_values(&labels)),
+                        .then(|| catalog.operation_misses.with_label_values(&labels)),
                 }
             }),
             kinds: KindLabel::ALL.map(|kind| {
                 let labels = [label, kind.as_str()];
                 KindSeries {
-                    records: families.records.with_label_values(&labels),
-                    bytes: families.record_bytes.with_label_values(&labels),
-                    restored: families.restored_records.with_label_values(&labels),
-                    added: families.added_records.with_label_values(&labels),
-                    removed: families.removed_records.with_label_values(&labels),
-                    oldest_age: families.oldest_record_age.gauge.with_label_values(&labels),
+                    records: catalog.records.with_label_values(&labels),
+                    bytes: catalog.record_bytes.with_label_values(&labels),
+                    restored: catalog.restored_records.with_label_values(&labels),
+                    added: catalog.added_records.with_label_values(&labels),
+                    removed: catalog.removed_records.with_label_values(&labels),
+                    oldest_age: catalog.oldest_record_age.gauge.with_label_values(&labels),
                 }
             }),
-            in_progress: families.operations_in_progress.with_label_values(&[label]),
-            value_size: families.value_size.with_label_values(&[label]),
-            opened: families.opened.with_label_values(&[label]),
-            restore_duration: families.restore_duration.with_label_values(&[label]),
+            in_progress: catalog.operations_in_progress.with_label_values(&[label]),
+            value_size: catalog.value_size.with_label_values(&[label]),
+            opened: catalog.opened.with_label_values(&[label]),
+            restore_duration: catalog.restore_duration.with_label_values(&[label]),
         }
     }
 }
@@ -56,8 +56,8 @@ fn can_miss(operation: OperationLabel) -> bool {
     matches!(operation, OperationLabel::Get | OperationLabel::Remove)
 }
 
-/// The kinds that a call can fail with, so that no series exists that can never move.
-fn errors_of(operation: OperationLabel) -> impl Iterator<Item = ErrorKind> {
+/// Returns the kinds of error that the call can return, so that no series exists that can never move.
+fn possible_errors(operation: OperationLabel) -> impl Iterator<Item = ErrorKind> {
     use OperationLabel::{Close, ContainsKey, Get, Open, Put, Remove};
     ErrorKind::ALL
         .iter()
@@ -78,34 +78,36 @@ fn errors_of(operation: OperationLabel) -> impl Iterator<Item = ErrorKind> {
         })
 }
 
-/// One persistence's hold on the series of its client, which go when the last hold goes.
+/// The share of one persistence in the series of its client.
+///
+/// Creates the series with the first share of a label and removes them with the last.
 pub(crate) struct ClientSeriesGuard {
-    families: Arc<MetricCatalog>,
+    catalog: Arc<MetricCatalog>,
     label: String,
     oldest: Arc<OldestTimes>,
     series: Arc<ClientSeries>,
 }
 
 impl ClientSeriesGuard {
-    pub(super) fn new(families: Arc<MetricCatalog>, label: &str, store: &'static str) -> Self {
+    pub(super) fn new(catalog: Arc<MetricCatalog>, label: &str, store: &'static str) -> Self {
         let oldest = Arc::new(OldestTimes::new());
-        let mut clients = families.clients.lock();
-        let shared = match clients.entry(label.to_owned()) {
-            Entry::Occupied(shared) => shared.into_mut(),
-            Entry::Vacant(place) => place.insert(LabelSeries {
-                series: Arc::new(ClientSeries::new(&families, label)),
+        let mut clients = catalog.client_table.lock();
+        let label_series = match clients.entry(label.to_owned()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(LabelSeries {
+                series: Arc::new(ClientSeries::new(&catalog, label)),
                 persistences: Vec::new(),
             }),
         };
-        shared.persistences.push((Arc::clone(&oldest), store));
-        families
+        label_series.persistences.push((Arc::clone(&oldest), store));
+        catalog
             .build_info
             .with_label_values(&build_info(label, store))
             .set(1);
-        let series = Arc::clone(&shared.series);
+        let series = Arc::clone(&label_series.series);
         drop(clients);
         Self {
-            families,
+            catalog,
             label: label.to_owned(),
             oldest,
             series,
@@ -116,7 +118,7 @@ impl ClientSeriesGuard {
         &self.series
     }
 
-    /// Notes since when the oldest record of that kind is there.
+    /// Sets the arrival time of the oldest record of the kind, or that there is none.
     pub(crate) fn set_oldest(&self, kind: KindLabel, since: Option<Duration>) {
         let nanos = since.map_or(NO_RECORD, |since| {
             u64::try_from(since.as_nanos()).unwrap_or(NO_RECORD)
@@ -128,26 +130,29 @@ impl ClientSeriesGuard {
 impl Drop for ClientSeriesGuard {
     fn drop(&mut self) {
         let Self {
-            families,
+            catalog,
             label,
             oldest,
             ..
         } = self;
-        let mut clients = families.clients.lock();
-        let Some(shared) = clients.get_mut(label) else {
+        let mut clients = catalog.client_table.lock();
+        let Some(label_series) = clients.get_mut(label) else {
             return;
         };
+        // Persistences have no name of their own; the address of their times tells them apart.
         let is_own = |(other, _): &(Arc<OldestTimes>, _)| Arc::ptr_eq(other, oldest);
-        let Some(own) = shared.persistences.iter().position(is_own) else {
+        let Some(own) = label_series.persistences.iter().position(is_own) else {
             return;
         };
-        let (_, store) = shared.persistences.swap_remove(own);
-        if !shared.persistences.iter().any(|(_, other)| *other == store) {
-            remove_series(&families.build_info, &build_info(label, store));
+        let (_, store) = label_series.persistences.swap_remove(own);
+        // Two stores under one label have a `build_info` each.
+        if !label_series.persistences.iter().any(|(_, other)| *other == store) {
+            remove_series(&catalog.build_info, &build_info(label, store));
         }
-        if shared.persistences.is_empty() {
+        if label_series.persistences.is_empty() {
+            // Under the lock, so that a client that opens meanwhile does not lose its new series.
             clients.remove(label);
-            families.remove_client_series(label);
+            catalog.remove_client_series(label);
         }
     }
 }
@@ -157,12 +162,12 @@ fn build_info<'a>(label: &'a str, store: &'a str) -> [&'a str; 3] {
 }
 
 impl MetricCatalog {
-    /// Removes what [`ClientSeries::new`] made.
+    /// Removes the series that [`ClientSeries::new`] created.
     fn remove_client_series(&self, label: &str) {
         for operation in OperationLabel::ALL {
             let labels = [label, operation.as_str()];
             remove_series(&self.operation_duration, &labels);
-            for error in errors_of(operation) {
+            for error in possible_errors(operation) {
                 remove_series(
                     &self.operation_errors,
                     &[label, operation.as_str(), error.as_str()],

@@ -1,4 +1,4 @@
-//! The names of the metrics.
+//! [`PREFIX`]: the prefix of all metric names.
 
-/// What the name of every metric starts with.
+/// The prefix of every metric name.
 pub(crate) const PREFIX: &str = "mqtt_persistence_";

@@ -1,4 +1,4 @@
-//! `oldest_record_age_seconds`, which grows by itself: it is computed when it is read.
+//! [`OldestAgeCollector`]: the `oldest_record_age_seconds` metric.
 
 use std::time::Duration;
 
@@ -10,18 +10,21 @@ use prometheus::{
 
 use super::{client_table::ClientTable, clock::Clock};
 
+/// The collector of `oldest_record_age_seconds`.
+///
+/// Ages grow without any call, so they are computed at each scrape.
 #[derive(Clone)]
 pub(super) struct OldestAgeCollector {
     pub(super) gauge: GaugeVec,
-    clients: ClientTable,
+    client_table: ClientTable,
     clock: Clock,
 }
 
 impl OldestAgeCollector {
-    pub(super) fn new(gauge: GaugeVec, clients: ClientTable, clock: Clock) -> Self {
+    pub(super) fn new(gauge: GaugeVec, client_table: ClientTable, clock: Clock) -> Self {
         Self {
             gauge,
-            clients,
+            client_table,
             clock,
         }
     }
@@ -34,11 +37,11 @@ impl Collector for OldestAgeCollector {
 
     fn collect(&self) -> Vec<MetricFamily> {
         let now = self.clock.now();
-        self.clients.for_each_oldest(|kind| {
-            let age = kind
+        self.client_table.for_each_oldest(|sample| {
+            let age = sample
                 .since
                 .map_or(Duration::ZERO, |since| now.saturating_sub(since));
-            kind.gauge.set(age.as_secs_f64());
+            sample.gauge.set(age.as_secs_f64());
         });
         self.gauge.collect()
     }

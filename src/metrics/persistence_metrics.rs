@@ -1,4 +1,4 @@
-//! [`PersistenceMetrics`]: the handle of the registered metrics.
+//! [`PersistenceMetrics`]: the handle to the registered metrics.
 
 use std::{
     collections::HashMap,
@@ -13,8 +13,8 @@ use crate::{persistence::StoreObserver, store::StoreEvent};
 
 /// The metrics of all persistences of a process, registered once.
 ///
-/// It is a cheap handle: each [`Instrumented`](crate::Instrumented) takes a clone. The series of a
-/// client appear, at zero, when Paho opens its persistence, and are gone when the last persistence
+/// A handle that is cheap to clone: each [`Instrumented`](crate::Instrumented) takes a clone. The series
+/// of a client appear at zero when Paho opens its persistence, and disappear when the last persistence
 /// with the same `client_id` label is dropped.
 ///
 /// ```
@@ -29,7 +29,7 @@ use crate::{persistence::StoreObserver, store::StoreEvent};
 #[derive(Clone)]
 pub struct PersistenceMetrics {
     catalog: Arc<MetricCatalog>,
-    /// By client id, those that the handle observes itself.
+    /// The series of the clients that the handle observes itself, by client id.
     observed: Arc<Mutex<HashMap<String, StoreSeries>>>,
 }
 
@@ -41,12 +41,12 @@ impl PersistenceMetrics {
         }
     }
 
-    /// The series of a client that opens its persistence.
+    /// Returns a share in the series of a client, which opens its persistence.
     pub(crate) fn client_series(&self, label: &str, store: &'static str) -> ClientSeriesGuard {
         ClientSeriesGuard::new(Arc::clone(&self.catalog), label, store)
     }
 
-    /// Those of its store, where that tells what happens to it.
+    /// Returns a share in the store series of a client, whose store reports events.
     pub(crate) fn store_series(&self, label: &str) -> StoreSeries {
         StoreSeries::new(Arc::clone(&self.catalog), label)
     }
@@ -56,8 +56,10 @@ impl PersistenceMetrics {
     }
 }
 
-/// For a persistence that is not measured by [`Persistence::instrument`](crate::Persistence::instrument),
-/// which sees to it by itself. The series are there, under the client's id, while it is open.
+/// Feeds the `store_` series of a persistence that is not measured by
+/// [`Persistence::instrument`](crate::Persistence::instrument), which observes the store itself.
+///
+/// The series have the client id as their label and exist while the persistence is open.
 impl StoreObserver for PersistenceMetrics {
     fn on_event(&self, client_id: &str, event: &StoreEvent) {
         let mut observed = self.observed.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The metrics as text, for programs that serve them in a way of their own.
+//! The metrics as text: for the endpoint, for custom servers and for `node_exporter`.
 
 use std::{
     fs::{self, File},
@@ -13,7 +13,9 @@ use prometheus::{Registry, TextEncoder, proto::MetricFamily};
 
 use crate::error::{Error, ErrorKind};
 
-/// What the registry has, in Prometheus's text format, as `text/plain; version=0.0.4`.
+/// Returns the metrics of the registry in the Prometheus text format (`text/plain; version=0.0.4`).
+///
+/// For programs that serve metrics by their own HTTP server.
 ///
 /// ```
 /// use paho_mqtt_redis::{PersistenceMetrics, prometheus::Registry, render};
@@ -26,24 +28,25 @@ use crate::error::{Error, ErrorKind};
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Render`] where a collector in the registry fails or panics.
+/// [`ErrorKind::Render`] if a collector in the registry fails or panics.
 pub fn render(registry: &Registry) -> Result<String, Error> {
     encode_text(&gather_families(registry)?)
 }
 
-/// Writes what [`render`] gives to a file that is whole at every moment, for the textfile collector
-/// of `node_exporter`.
+/// Writes the text of [`render`] to a file atomically, for the textfile collector of `node_exporter`.
 ///
-/// The text is written beside it, to a name that does not end in `.prom`, and renamed. Everybody
-/// can read it. The name of the file itself has to end in `.prom` for that collector to take it.
+/// Writes a temporary file in the same directory, whose name does not end in `.prom`, and renames it, so
+/// that the collector never reads half a file. The file is world-readable (mode 0644). The collector
+/// reads only files whose names end in `.prom`.
 ///
 /// # Errors
 ///
-/// [`ErrorKind::Render`] as [`render`], [`ErrorKind::File`] where the file cannot be written.
+/// - [`ErrorKind::Render`] if a collector in the registry fails or panics.
+/// - [`ErrorKind::File`] if the file cannot be written.
 pub fn write_textfile(registry: &Registry, path: impl AsRef<Path>) -> Result<(), Error> {
     let path = path.as_ref();
     let text = render(registry)?;
-    replace(path, text.as_bytes()).map_err(|error| {
+    replace_file(path, text.as_bytes()).map_err(|error| {
         Error::new(
             ErrorKind::File,
             format!("write the metrics to {}", path.display()),
@@ -52,31 +55,33 @@ pub fn write_textfile(registry: &Registry, path: impl AsRef<Path>) -> Result<(),
     })
 }
 
-/// What every collector has, even where one of them panics.
+/// Collects every metric family, and turns the panic of a collector into an error.
 pub(crate) fn gather_families(registry: &Registry) -> Result<Vec<MetricFamily>, Error> {
-    // Nothing of the registry is left half done by a collector that panics: it is only read.
+    // Unwind-safe: collecting only reads the registry, so a panic leaves nothing half done.
     catch_unwind(AssertUnwindSafe(|| registry.gather())).map_err(|_| {
-        Error::new(ErrorKind::Render, "gather the metrics").with_reason("a collector panicked")
+        Error::new(ErrorKind::Render, "collect the metrics").with_reason("a collector panicked")
     })
 }
 
+/// Encodes the families in the Prometheus text format.
 pub(crate) fn encode_text(families: &[MetricFamily]) -> Result<String, Error> {
     let mut text = String::new();
     TextEncoder::new()
         .encode_utf8(families, &mut text)
         .map_err(|error| {
-            Error::new(ErrorKind::Render, "write the metrics as text").with_source(error)
+            Error::new(ErrorKind::Render, "encode the metrics").with_source(error)
         })?;
     Ok(text)
 }
 
-fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+/// Replaces the contents of the file atomically.
+fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let Some(name) = path.file_name() else {
         return Err(io::ErrorKind::IsADirectory.into());
     };
     let mut temporary = name.to_owned();
-    // Other programs, and other threads of this one, may write to the same folder.
+    // Other processes and other threads of this one may write to the same directory.
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     temporary.push(format!(".{}-{number}.tmp", process::id()));
     let temporary = path.with_file_name(temporary);
@@ -85,12 +90,13 @@ fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
         .and_then(|()| make_readable(&temporary))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
-        // It may not even be there.
+        // The file may not exist; the first error is the one to report.
         drop(fs::remove_file(&temporary));
     }
     written
 }
 
+/// Makes the file readable for `node_exporter`, which runs as another user, whatever the umask.
 #[cfg(unix)]
 fn make_readable(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;

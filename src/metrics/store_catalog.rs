@@ -1,4 +1,4 @@
-//! The `store_` metrics: name, help and labels.
+//! [`StoreCatalog`]: the `store_` metrics with their names, help and labels.
 
 use std::{
     collections::HashMap,
@@ -10,7 +10,7 @@ use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 use super::{client_table::remove_series, labels::KindLabel};
 use crate::error::ErrorKind;
 
-/// Every metric whose name starts with `store_`.
+/// The metrics of what only the store knows, which `StoreEvent`s feed.
 pub(super) struct StoreCatalog {
     pub(super) up: IntGaugeVec,
     pub(super) changed: GaugeVec,
@@ -25,8 +25,7 @@ pub(super) struct StoreCatalog {
     pub(super) lost: IntCounterVec,
     pub(super) quarantined: IntCounterVec,
     pub(super) last_confirmed: GaugeVec,
-    /// By label.
-    shared: Mutex<HashMap<String, LabelStores>>,
+    by_label: Mutex<HashMap<String, LabelStores>>,
 }
 
 impl StoreCatalog {
@@ -35,75 +34,77 @@ impl StoreCatalog {
         let counter = |name, help| IntCounterVec::new(opts(name, help), of_client);
         let gauge = |name, help| IntGaugeVec::new(opts(name, help), of_client);
         Ok(Self {
-            up: gauge("store_up", "Whether the store can be used")?,
+            up: gauge("store_up", "Store is available (1) or unavailable (0)")?,
             changed: GaugeVec::new(
                 opts(
                     "store_changed_timestamp_seconds",
-                    "Since when the store can be used, or cannot, by the clock of the device",
+                    "Unix time of the last change of store_up, by the device's clock",
                 ),
                 of_client,
             )?,
             reconnects: counter(
                 "store_reconnects_total",
-                "How often the store could be used again",
+                "Recoveries of the store after an outage",
             )?,
             reconnect_failures: counter(
                 "store_reconnect_failures_total",
-                "Failed attempts to use the store again",
+                "Failed recovery attempts",
             )?,
             errors: IntCounterVec::new(
                 opts(
                     "store_errors_total",
-                    "Errors of the store that Paho was spared",
+                    "Store errors that were not passed to Paho",
                 ),
                 &["client_id", "error"],
             )?,
             unconfirmed_records: gauge(
                 "store_unconfirmed_records",
-                "Records that were sent and not confirmed yet",
+                "Records sent but not yet confirmed",
             )?,
             unconfirmed_bytes: gauge(
                 "store_unconfirmed_bytes",
-                "Size of the records that were sent and not confirmed yet",
+                "Size of records sent but not yet confirmed, in bytes",
             )?,
             held_records: gauge(
                 "store_held_records",
-                "Records held in memory since the store cannot be used",
+                "Records only in memory while the store is unavailable",
             )?,
             held_bytes: gauge(
                 "store_held_bytes",
-                "Size of the records held in memory since the store cannot be used",
+                "Size of records only in memory while the store is unavailable, in bytes",
             )?,
             discarded: IntCounterVec::new(
                 opts(
                     "store_discarded_records_total",
-                    "Records in flight that Paho removed without an acknowledgement",
+                    "In-flight records that Paho removed without an acknowledgment",
                 ),
                 &["client_id", "kind"],
             )?,
             lost: counter(
                 "store_lost_records_total",
-                "Records that the store lost and of which there was no copy",
+                "Records lost by the store without a copy in memory",
             )?,
             quarantined: counter(
                 "store_quarantined_records_total",
-                "Unreadable records that were set aside at open",
+                "Unreadable records found at open: quarantined, or unmovable",
             )?,
             last_confirmed: GaugeVec::new(
                 opts(
                     "store_last_confirmed_timestamp_seconds",
-                    "When the store was last known to have everything, by the clock of the device",
+                    "Unix time at which the store last had every record, by the device's clock",
                 ),
                 of_client,
             )?,
-            shared: Mutex::default(),
+            by_label: Mutex::default(),
         })
     }
 
     pub(super) fn lock(&self) -> MutexGuard<'_, HashMap<String, LabelStores>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        // The counts are plain integers, which no panic leaves half written.
+        self.by_label.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Removes every store series of the label. The caller holds the lock.
     pub(super) fn remove_store_series(&self, label: &str) {
         let of_client = [label];
         remove_series(&self.up, &of_client);
@@ -126,7 +127,7 @@ impl StoreCatalog {
     }
 }
 
-/// What a store can answer with.
+/// Returns the kinds of error that a store can return, so that no series exists that can never move.
 pub(super) fn store_error_kinds() -> impl Iterator<Item = ErrorKind> {
     use ErrorKind::{
         Bind, Damaged, File, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
@@ -148,7 +149,7 @@ pub(super) fn store_error_kinds() -> impl Iterator<Item = ErrorKind> {
     })
 }
 
-/// What the persistences of one label have in common.
+/// The numbers of persistences that share one label, and of those whose store is down.
 #[derive(Default)]
 pub(super) struct LabelStores {
     pub(super) persistences: usize,

@@ -1,4 +1,4 @@
-//! The metrics of what only the store knows, which it tells as events.
+//! [`StoreSeries`]: the `store_` series of one persistence, updated from its `StoreEvent`s.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -18,9 +18,11 @@ use crate::{
     store::{HealthSnapshot, StoreEvent},
 };
 
-/// The series of the store of one persistence, until it is dropped.
+/// The share of one persistence in the store series of its label.
+///
+/// Removes the series when the last share of the label is dropped.
 pub(crate) struct StoreSeries {
-    families: Arc<MetricCatalog>,
+    catalog: Arc<MetricCatalog>,
     label: String,
     is_down: bool,
     last: HealthSnapshot,
@@ -38,29 +40,30 @@ pub(crate) struct StoreSeries {
 }
 
 impl StoreSeries {
-    pub(super) fn new(families: Arc<MetricCatalog>, label: &str) -> Self {
-        let store = &families.store;
+    pub(super) fn new(catalog: Arc<MetricCatalog>, label: &str) -> Self {
+        let store = &catalog.store;
         let of_client = [label];
-        let mut all = store.lock();
-        // Under the lock, so that the end of another one does not take them away again.
+        let mut by_label = store.lock();
+        // Under the lock, so that the last share of another persistence does not remove them again.
         for error in store_error_kinds() {
             store.errors.with_label_values(&[label, error.as_str()]);
         }
         for kind in KindLabel::ALL {
             store.discarded.with_label_values(&[label, kind.as_str()]);
         }
-        let shared = all.entry(label.to_owned()).or_default();
-        shared.persistences = shared.persistences.saturating_add(1);
-        shared.down = shared.down.saturating_add(1);
+        let stores = by_label.entry(label.to_owned()).or_default();
+        stores.persistences = stores.persistences.saturating_add(1);
+        stores.down = stores.down.saturating_add(1);
         let (up, changed) = (
             store.up.with_label_values(&of_client),
             store.changed.with_label_values(&of_client),
         );
-        if shared.persistences == 1 || up.get() == 1 {
+        // A store counts as down until its first event. `changed` moves only with `up`.
+        if stores.persistences == 1 || up.get() == 1 {
             up.set(0);
-            changed.set(seconds(SystemTime::now()));
+            changed.set(unix_seconds(SystemTime::now()));
         }
-        drop(all);
+        drop(by_label);
         Self {
             label: label.to_owned(),
             is_down: true,
@@ -76,15 +79,16 @@ impl StoreSeries {
             lost: store.lost.with_label_values(&of_client),
             quarantined: store.quarantined.with_label_values(&of_client),
             last_confirmed: store.last_confirmed.with_label_values(&of_client),
-            families,
+            catalog,
         }
     }
 
+    /// Updates the series from an event.
     pub(super) fn apply(&mut self, event: &StoreEvent) {
         match event {
             StoreEvent::Opened { quarantined } => {
                 self.set_down(false);
-                self.quarantined.inc_by(count(*quarantined));
+                self.quarantined.inc_by(to_counter(*quarantined));
             }
             StoreEvent::Down { error } => {
                 self.set_down(true);
@@ -98,22 +102,23 @@ impl StoreSeries {
                 self.set_down(false);
                 self.reconnects.inc();
             }
-            StoreEvent::Lost { records } => self.lost.inc_by(count(*records)),
+            StoreEvent::Lost { records } => self.lost.inc_by(to_counter(*records)),
             StoreEvent::Discarded { kind, records } => self
-                .families
+                .catalog
                 .store
                 .discarded
                 .with_label_values(&[self.label.as_str(), kind])
-                .inc_by(count(*records)),
-            // It says too whether the store can be used: what told of that can have come before the
-            // end of an earlier opening, or not have been told.
+                .inc_by(to_counter(*records)),
+            // The status has `up` too: an earlier `Up` or `Down` may have been dropped, or have come
+            // before the end of the previous opening.
             StoreEvent::Status(status) => {
                 self.set_down(!status.up);
-                self.set(*status);
+                self.set_status(*status);
             }
             StoreEvent::Closed => {
                 self.set_down(true);
-                self.set(HealthSnapshot {
+                // A closed store has nothing held; the time of the last confirmation stays true.
+                self.set_status(HealthSnapshot {
                     last_confirmed: self.last.last_confirmed,
                     ..HealthSnapshot::default()
                 });
@@ -123,40 +128,40 @@ impl StoreSeries {
     }
 
     fn count_error(&self, kind: ErrorKind) {
-        let errors = &self.families.store.errors;
+        let errors = &self.catalog.store.errors;
         errors
             .with_label_values(&[self.label.as_str(), kind.as_str()])
             .inc();
     }
 
-    /// With another persistence under the same label, all must be up for it to be.
+    /// Sets the state of this persistence. The label is up if all of its persistences are.
     fn set_down(&mut self, is_down: bool) {
         if self.is_down == is_down {
             return;
         }
         self.is_down = is_down;
-        let mut all = self.families.store.lock();
-        if let Some(shared) = all.get_mut(&self.label) {
-            shared.down = if is_down {
-                shared.down.saturating_add(1)
+        let mut by_label = self.catalog.store.lock();
+        if let Some(stores) = by_label.get_mut(&self.label) {
+            stores.down = if is_down {
+                stores.down.saturating_add(1)
             } else {
-                shared.down.saturating_sub(1)
+                stores.down.saturating_sub(1)
             };
-            self.show(shared);
+            self.publish_up(stores);
         }
     }
 
-    /// Under the lock of what is shared.
-    fn show(&self, shared: &LabelStores) {
-        let up = i64::from(shared.down == 0);
+    /// Publishes `store_up` of the label. The caller holds the lock, so that `changed` matches `up`.
+    fn publish_up(&self, stores: &LabelStores) {
+        let up = i64::from(stores.down == 0);
         if self.up.get() != up {
             self.up.set(up);
-            self.changed.set(seconds(SystemTime::now()));
+            self.changed.set(unix_seconds(SystemTime::now()));
         }
     }
 
-    /// What others under the same label have adds up.
-    fn set(&mut self, status: HealthSnapshot) {
+    /// Adds the difference to the last status, so that the persistences of a label add up.
+    fn set_status(&mut self, status: HealthSnapshot) {
         for (gauge, before, now) in [
             (
                 &self.unconfirmed_records,
@@ -175,10 +180,10 @@ impl StoreSeries {
             ),
             (&self.held_bytes, self.last.held_bytes, status.held_bytes),
         ] {
-            gauge.add(signed(now).saturating_sub(signed(before)));
+            gauge.add(to_gauge(now).saturating_sub(to_gauge(before)));
         }
         if let Some(at) = status.last_confirmed {
-            self.last_confirmed.set(seconds(at));
+            self.last_confirmed.set(unix_seconds(at));
         }
         self.last = status;
     }
@@ -187,30 +192,33 @@ impl StoreSeries {
 impl Drop for StoreSeries {
     fn drop(&mut self) {
         self.apply(&StoreEvent::Closed);
-        let mut all = self.families.store.lock();
-        let Some(shared) = all.get_mut(&self.label) else {
+        let mut by_label = self.catalog.store.lock();
+        let Some(stores) = by_label.get_mut(&self.label) else {
             return;
         };
-        shared.persistences = shared.persistences.saturating_sub(1);
-        shared.down = shared.down.saturating_sub(1);
-        self.show(shared);
-        if shared.persistences == 0 {
-            all.remove(&self.label);
-            self.families.store.remove_store_series(&self.label);
+        stores.persistences = stores.persistences.saturating_sub(1);
+        stores.down = stores.down.saturating_sub(1);
+        self.publish_up(stores);
+        if stores.persistences == 0 {
+            by_label.remove(&self.label);
+            self.catalog.store.remove_store_series(&self.label);
         }
     }
 }
 
-/// Brings the events of a persistence to the series of the label that it is measured under.
+/// An observer that passes the events of a persistence to the series of its label.
+///
+/// It is empty before the first open, when the label is not known yet, and after a detach.
 #[derive(Default)]
 pub(crate) struct StoreMetricsObserver(Mutex<Option<StoreSeries>>);
 
 impl StoreMetricsObserver {
-    /// From now on, and until it is cut.
+    /// Directs events to these series, until the next `attach` or `detach`.
     pub(crate) fn attach(&self, series: StoreSeries) {
         *self.lock() = Some(series);
     }
 
+    /// Drops the series; later events are ignored.
     pub(crate) fn detach(&self) {
         *self.lock() = None;
     }
@@ -228,15 +236,15 @@ impl StoreObserver for StoreMetricsObserver {
     }
 }
 
-fn count(records: usize) -> u64 {
+fn to_counter(records: usize) -> u64 {
     u64::try_from(records).unwrap_or(u64::MAX)
 }
 
-fn signed(amount: usize) -> i64 {
+fn to_gauge(amount: usize) -> i64 {
     i64::try_from(amount).unwrap_or(i64::MAX)
 }
 
-fn seconds(at: SystemTime) -> f64 {
+fn unix_seconds(at: SystemTime) -> f64 {
     at.duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs_f64()

@@ -294,7 +294,7 @@ fn readiness_follows_state_of_every_store() {
     assert_eq!(status(&ready()), "200", "there is no store");
 
     let up = IntGaugeVec::new(
-        Opts::new("mqtt_persistence_store_up", "Whether the store can be used"),
+        Opts::new("mqtt_persistence_store_up", "Store is available"),
         &["client_id", "site"],
     )
     .unwrap();

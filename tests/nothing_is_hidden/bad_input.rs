@@ -681,7 +681,7 @@ fn foreign_metric_is_named_and_nothing_is_registered() {
         // A leftover of the first attempt would be named by the second.
         for _ in 0..2 {
             let error = PersistenceMetrics::register(&registry).unwrap_err();
-            let named = ["register the metric", &name, "has it already"];
+            let named = ["register the metric", &name, "already registered"];
             check(&error, ErrorKind::Registration, &named);
         }
         assert!(registry.gather().is_empty());
