@@ -269,7 +269,11 @@ fn backlog_stays_exact_and_bounded_over_many_changes() {
     assert_eq!(value(&registry, bytes), Some(5.0));
     let inner = persistence.inner.lock().expect("not poisoned");
     let backlog = &inner.session.as_ref().expect("open").backlog;
-    assert!(backlog.queued_arrivals() < 100, "{}", backlog.queued_arrivals());
+    assert!(
+        backlog.queued_arrivals() < 100,
+        "{}",
+        backlog.queued_arrivals()
+    );
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl PersistenceMetricsBuilder {
 
     /// Exposes only the series that the fleet board, the recording rules and the alerts of this crate read.
     ///
-    /// Meant for fleets of many devices: 34 series per client instead of 339. `docs/metrics.md` lists them, and the
+    /// Meant for fleets of many devices: about a tenth of the series per client. `docs/metrics.md` lists them, and the
     /// panels of the device board that stay empty. Everything is still measured; less of it is exposed. Series of
     /// errors other than `lost` and `damaged` appear with the first such error, not at zero before.
     ///

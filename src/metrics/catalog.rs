@@ -61,10 +61,7 @@ impl MetricCatalog {
                 &["client_id", "operation"],
             )?,
             operation_errors: IntCounterVec::new(
-                opts(
-                    "operation_errors_total",
-                    "Calls that returned an error",
-                ),
+                opts("operation_errors_total", "Calls that returned an error"),
                 &["client_id", "operation", "error"],
             )?,
             operation_misses: IntCounterVec::new(
@@ -75,10 +72,7 @@ impl MetricCatalog {
                 &["client_id", "operation"],
             )?,
             operations_in_progress: IntGaugeVec::new(
-                opts(
-                    "operations_in_progress",
-                    "Calls in progress",
-                ),
+                opts("operations_in_progress", "Calls in progress"),
                 &["client_id"],
             )?,
             records: IntGaugeVec::new(opts("records", "Records waiting, by kind"), by_kind)?,
@@ -98,10 +92,7 @@ impl MetricCatalog {
                 clock.clone(),
             ),
             added_records: IntCounterVec::new(
-                opts(
-                    "added_records_total",
-                    "New records put",
-                ),
+                opts("added_records_total", "New records put"),
                 by_kind,
             )?,
             removed_records: IntCounterVec::new(
@@ -109,7 +100,11 @@ impl MetricCatalog {
                 by_kind,
             )?,
             value_size: HistogramVec::new(
-                histogram("value_size_bytes", "Size of put values in bytes", size_buckets),
+                histogram(
+                    "value_size_bytes",
+                    "Size of put values in bytes",
+                    size_buckets,
+                ),
                 &["client_id"],
             )?,
             restored_records: IntGaugeVec::new(

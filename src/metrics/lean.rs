@@ -106,7 +106,9 @@ impl Collector for FilteredCollector {
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = self.collector.collect();
         for family in &mut families {
-            family.mut_metric().retain(|metric| self.filter.admits(metric));
+            family
+                .mut_metric()
+                .retain(|metric| self.filter.admits(metric));
         }
         families
     }

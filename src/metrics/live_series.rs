@@ -146,7 +146,11 @@ impl Drop for ClientSeriesGuard {
         };
         let (_, store) = label_series.persistences.swap_remove(own);
         // Two stores under one label have a `build_info` each.
-        if !label_series.persistences.iter().any(|(_, other)| *other == store) {
+        if !label_series
+            .persistences
+            .iter()
+            .any(|(_, other)| *other == store)
+        {
             remove_series(&catalog.build_info, &build_info(label, store));
         }
         if label_series.persistences.is_empty() {

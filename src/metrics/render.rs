@@ -68,9 +68,7 @@ pub(crate) fn encode_text(families: &[MetricFamily]) -> Result<String, Error> {
     let mut text = String::new();
     TextEncoder::new()
         .encode_utf8(families, &mut text)
-        .map_err(|error| {
-            Error::new(ErrorKind::Render, "encode the metrics").with_source(error)
-        })?;
+        .map_err(|error| Error::new(ErrorKind::Render, "encode the metrics").with_source(error))?;
     Ok(text)
 }
 
