@@ -139,7 +139,7 @@ impl Drop for ClientSeriesGuard {
         let Some(label_series) = clients.get_mut(label) else {
             return;
         };
-        // Persistences have no name of their own; the address of their times tells them apart.
+        // Persistences have no name of their own; they are identified by the address of their times.
         let is_own = |(other, _): &(Arc<OldestTimes>, _)| Arc::ptr_eq(other, oldest);
         let Some(own) = label_series.persistences.iter().position(is_own) else {
             return;
