@@ -1,24 +1,24 @@
-//! Points in time until which something must be over.
+//! Absolute deadlines.
 
 #[cfg(feature = "redis")]
 use std::io;
 use std::time::{Duration, Instant};
 
-/// The moment so long from now.
-pub(crate) fn deadline_after(limit: Duration) -> Instant {
-    /// Beyond this a limit is none, and the clock may not be able to count it.
-    const A_YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Returns the instant that is `timeout` from now, or a year from now for a longer timeout.
+pub(crate) fn deadline_after(timeout: Duration) -> Instant {
+    // `Instant` may not be able to represent a time far in the future.
+    const MAX_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
     let now = Instant::now();
-    now.checked_add(limit.min(A_YEAR)).unwrap_or(now)
+    now.checked_add(timeout.min(MAX_TIMEOUT)).unwrap_or(now)
 }
 
-/// What is left until the deadline, as long as there is something.
+/// Returns the time until the deadline, or `TimedOut` after it.
 #[cfg(feature = "redis")]
 pub(crate) fn time_left(deadline: Instant) -> io::Result<Duration> {
     let remaining = deadline.saturating_duration_since(Instant::now());
     if remaining.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    // A socket takes a limit in whole microseconds, and none of them for no limit.
+    // Socket timeouts are rounded down to microseconds, and 0 means that there is no timeout.
     Ok(remaining.max(Duration::from_micros(1)))
 }

@@ -1,4 +1,4 @@
-//! A socket on which everything that is done has one absolute deadline.
+//! A socket whose reads and writes share one absolute deadline.
 
 use std::{
     ffi::c_int,
@@ -12,59 +12,65 @@ use socket2::Socket;
 
 use super::deadline::{deadline_after, time_left};
 
-/// Limits on a socket apply to each system call, so that a peer which sends a byte now and then
-/// would be waited for without end; here each call has what is left of the whole.
+/// A socket whose calls end at an absolute deadline, with an error of the kind `TimedOut` or
+/// `WouldBlock`.
+///
+/// The timeouts of a socket apply to each system call, so a peer that sends one byte now and then
+/// could keep the caller waiting forever. Here each call gets only the time that remains.
 pub(crate) struct DeadlineStream {
     socket: Arc<Socket>,
     deadline: Instant,
-    /// As they were set last: setting one takes a system call.
-    read_limit: Duration,
-    write_limit: Duration,
-    /// Calls wait, where there is nothing to be read or no room.
+    /// The timeouts as last set on the socket, to save the system call if they are still right.
+    read_timeout: Duration,
+    write_timeout: Duration,
+    /// The mode of the socket as last set.
     is_blocking: bool,
-    /// What is written may wait for more.
-    is_lazy: bool,
+    /// The kernel may hold written bytes back until more follow.
+    may_coalesce: bool,
 }
 
-/// Of every call that writes, and of one whose bytes may wait for more; where the system has no such flags,
-/// they do nothing. A peer that is gone must not end a program that has not switched SIGPIPE off.
+/// Flags of send(2): for a write that goes out at once, and for one that may be coalesced.
+///
+/// Without `MSG_NOSIGNAL`, writing to a closed peer would end a program that does not ignore
+/// SIGPIPE. Systems without these flags send at once.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-const FLAGS: (c_int, c_int) = (libc::MSG_NOSIGNAL, libc::MSG_NOSIGNAL | libc::MSG_MORE);
+const SEND_FLAGS: (c_int, c_int) = (libc::MSG_NOSIGNAL, libc::MSG_NOSIGNAL | libc::MSG_MORE);
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
-const FLAGS: (c_int, c_int) = (0, 0);
+const SEND_FLAGS: (c_int, c_int) = (0, 0);
 
-/// How long an answer is looked for before it is waited for.
-const SOON: Duration = Duration::from_micros(50);
+/// Time for which a call polls before it blocks.
+const SPIN_TIME: Duration = Duration::from_micros(50);
 
-fn is_passing(error: &io::Error) -> bool {
+fn is_retryable(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
 }
 
-/// Limits are set in steps of so much, so that most are those that are set already. Something may
-/// take so much longer than its deadline.
-const STEP: Duration = Duration::from_millis(10);
+/// Granularity of the socket timeouts, so that most calls find theirs already set.
+///
+/// Timeouts are rounded up to it, so a call may overrun its deadline by up to this much.
+const TIMEOUT_STEP: Duration = Duration::from_millis(10);
 
 impl DeadlineStream {
     pub(crate) fn new(socket: Arc<Socket>, deadline: Instant) -> Self {
         Self {
             socket,
             deadline,
-            read_limit: Duration::ZERO,
-            write_limit: Duration::ZERO,
+            read_timeout: Duration::ZERO,
+            write_timeout: Duration::ZERO,
             is_blocking: true,
-            is_lazy: false,
+            may_coalesce: false,
         }
     }
 
-    /// The limit for a call, and whether it is another one than was set last.
-    fn limit(&self, last: Duration) -> io::Result<(Duration, bool)> {
+    /// Returns the timeout for the next call, and whether it differs from `last`.
+    fn next_timeout(&self, last: Duration) -> io::Result<(Duration, bool)> {
         let remaining = time_left(self.deadline)?;
-        let steps = remaining.as_nanos().div_ceil(STEP.as_nanos());
-        let limit = STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX));
-        Ok((limit, limit != last))
+        let steps = remaining.as_nanos().div_ceil(TIMEOUT_STEP.as_nanos());
+        let timeout = TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX));
+        Ok((timeout, timeout != last))
     }
 
     fn set_blocking(&mut self, is_blocking: bool) -> io::Result<()> {
@@ -75,9 +81,10 @@ impl DeadlineStream {
         Ok(())
     }
 
-    /// Tries for a moment, in which others may have the processor: to fall asleep and be woken up takes
-    /// longer than most answers.
-    fn soon(
+    /// Polls for [`SPIN_TIME`] without blocking; returns `None` if the call still cannot proceed.
+    ///
+    /// Most replies of a local Redis arrive sooner than a sleeping thread is woken up.
+    fn try_briefly(
         &mut self,
         mut call: impl FnMut(&Socket) -> io::Result<usize>,
     ) -> io::Result<Option<usize>> {
@@ -85,11 +92,12 @@ impl DeadlineStream {
         let mut until = None;
         loop {
             match call(&self.socket) {
-                Err(error) if is_passing(&error) => {
+                Err(error) if is_retryable(&error) => {
                     let now = Instant::now();
-                    if now >= *until.get_or_insert_with(|| deadline_after(SOON)) {
+                    if now >= *until.get_or_insert_with(|| deadline_after(SPIN_TIME)) {
                         break;
                     }
+                    // The peer may need this very processor to reply.
                     thread::yield_now();
                 }
                 done => return done.map(Some),
@@ -99,15 +107,16 @@ impl DeadlineStream {
         Ok(None)
     }
 
-    /// Whether what is written from now on may stay in the system, over TCP, until something is written
-    /// that may not, the peer acknowledges something, or 0.2 s are over (`MSG_MORE` in send(2)). When the
-    /// socket is closed or this process dies it is sent too, unless something has not been read that was
-    /// received: then the system drops it.
-    pub(crate) fn set_lazy(&mut self, is_lazy: bool) {
-        self.is_lazy = is_lazy;
+    /// Lets the kernel coalesce later writes over TCP (`MSG_MORE` in send(2)).
+    ///
+    /// The bytes stay in the kernel until a write without coalescing, an acknowledgment of the peer, or
+    /// 0.2 s later. The kernel also sends them when the socket is closed or this process dies, but drops
+    /// them if received bytes are still unread.
+    pub(crate) fn set_coalescing(&mut self, may_coalesce: bool) {
+        self.may_coalesce = may_coalesce;
     }
 
-    /// Until when what follows must be over.
+    /// Sets the deadline of all later calls.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
     }
@@ -115,14 +124,14 @@ impl DeadlineStream {
 
 impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if let Some(read) = self.soon(|mut socket| socket.read(buffer))? {
+        if let Some(read) = self.try_briefly(|mut socket| socket.read(buffer))? {
             return Ok(read);
         }
-        uninterrupted(|| {
-            let (limit, is_new) = self.limit(self.read_limit)?;
+        retry_interrupted(|| {
+            let (timeout, is_new) = self.next_timeout(self.read_timeout)?;
             if is_new {
-                self.socket.set_read_timeout(Some(limit))?;
-                self.read_limit = limit;
+                self.socket.set_read_timeout(Some(timeout))?;
+                self.read_timeout = timeout;
             }
             (&*self.socket).read(buffer)
         })
@@ -131,29 +140,36 @@ impl Read for DeadlineStream {
 
 impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (eager, lazy) = FLAGS;
-        let flags = if self.is_lazy { lazy } else { eager };
+        let (at_once, coalesced) = SEND_FLAGS;
+        let flags = if self.may_coalesce {
+            coalesced
+        } else {
+            at_once
+        };
         let send = |socket: &Socket| socket.send_with_flags(bytes, flags);
-        if let Some(written) = self.soon(send)? {
+        if let Some(written) = self.try_briefly(send)? {
             return Ok(written);
         }
-        uninterrupted(|| {
-            let (limit, is_new) = self.limit(self.write_limit)?;
+        retry_interrupted(|| {
+            let (timeout, is_new) = self.next_timeout(self.write_timeout)?;
             if is_new {
-                self.socket.set_write_timeout(Some(limit))?;
-                self.write_limit = limit;
+                self.socket.set_write_timeout(Some(timeout))?;
+                self.write_timeout = timeout;
             }
             send(&self.socket)
         })
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        // Nothing is buffered here; coalesced bytes wait in the kernel on purpose.
         Ok(())
     }
 }
 
-/// A signal interrupts a call on a socket that has a limit, even where others are restarted.
-fn uninterrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
+/// Repeats a call that a signal interrupted.
+///
+/// Calls on a socket with a timeout fail with `EINTR` even under `SA_RESTART` (signal(7)).
+fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
     loop {
         match call() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -172,10 +188,10 @@ mod tests {
 
     use super::*;
 
-    fn pair(limit: Duration) -> (DeadlineStream, UnixStream) {
+    fn pair(timeout: Duration) -> (DeadlineStream, UnixStream) {
         let (one, other) = UnixStream::pair().expect("a pair of sockets");
         (
-            DeadlineStream::new(Arc::new(one.into()), deadline_after(limit)),
+            DeadlineStream::new(Arc::new(one.into()), deadline_after(timeout)),
             other,
         )
     }
@@ -193,7 +209,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(started.elapsed() < Duration::from_secs(5));
         drop(socket);
-        sender.join().expect("ends with the socket");
+        sender.join().expect("no panic");
     }
 
     #[cfg(any(target_os = "android", target_os = "linux"))]
@@ -202,17 +218,17 @@ mod tests {
     fn write_to_closed_peer_fails_without_signal() {
         let (mut socket, peer) = pair(Duration::from_secs(20));
         drop(peer);
-        // SAFETY: a set of signals may be all zeros; it is of this thread, which the test alone has.
+        // SAFETY: an all-zero signal set is valid, and the mask is that of this test's own thread.
         let mut signals = unsafe {
             let mut signals: libc::sigset_t = std::mem::zeroed();
             libc::sigaddset(&raw mut signals, libc::SIGPIPE);
-            // A signal that is ignored, as in this process, is kept for a thread that blocks it.
+            // Rust ignores SIGPIPE. A blocked signal becomes pending even then, so it can be seen.
             libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());
             signals
         };
-        let error = socket.write_all(b"x").expect_err("nobody reads it");
+        let error = socket.write_all(b"x").expect_err("the peer is closed");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
-        // SAFETY: the set is written, and then read.
+        // SAFETY: `sigpending` initializes the set that `sigismember` reads.
         let is_pending = unsafe {
             libc::sigpending(&raw mut signals);
             libc::sigismember(&raw const signals, libc::SIGPIPE)
@@ -223,39 +239,39 @@ mod tests {
     #[cfg(any(target_os = "android", target_os = "linux"))]
     #[test]
     fn deferred_bytes_go_with_next_write_or_after_delay() {
-        /// The system's own limit is longer.
+        /// Less than the 0.2 s after which the kernel sends by itself.
         const SHORT: Duration = Duration::from_millis(100);
         let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port");
-        let one = TcpStream::connect(listener.local_addr().expect("its own")).expect("connects");
-        one.set_nodelay(true).expect("over TCP");
+        let one = TcpStream::connect(listener.local_addr().expect("an address")).expect("connects");
+        one.set_nodelay(true).expect("TCP");
         let (mut peer, _) = listener.accept().expect("the other end");
-        let limit = Duration::from_secs(20);
-        peer.set_read_timeout(Some(limit)).expect("a limit");
-        let mut socket = DeadlineStream::new(Arc::new(one.into()), deadline_after(limit));
+        let timeout = Duration::from_secs(20);
+        peer.set_read_timeout(Some(timeout)).expect("a timeout");
+        let mut socket = DeadlineStream::new(Arc::new(one.into()), deadline_after(timeout));
         let mut bytes = [0; 2];
 
         let started = Instant::now();
-        socket.set_lazy(true);
-        socket.write_all(b"a").expect("taken");
-        peer.set_nonblocking(true).expect("looks only");
-        let come = peer.read(&mut bytes).unwrap_or_default();
-        // A machine with more to do may have let that time pass.
-        assert!(come == 0 || started.elapsed() > SHORT);
-        peer.set_nonblocking(false).expect("waits again");
-        socket.set_lazy(false);
-        socket.write_all(b"b").expect("taken");
-        peer.read_exact(&mut bytes[come..]).expect("both have come");
+        socket.set_coalescing(true);
+        socket.write_all(b"a").expect("written");
+        peer.set_nonblocking(true).expect("nonblocking");
+        let received = peer.read(&mut bytes).unwrap_or_default();
+        // On a busy machine the kernel may have sent it by now.
+        assert!(received == 0 || started.elapsed() > SHORT);
+        peer.set_nonblocking(false).expect("blocking");
+        socket.set_coalescing(false);
+        socket.write_all(b"b").expect("written");
+        peer.read_exact(&mut bytes[received..]).expect("both bytes");
         assert_eq!(bytes, *b"ab");
 
-        socket.set_lazy(true);
-        socket.write_all(b"cd").expect("taken");
-        peer.read_exact(&mut bytes).expect("comes by itself");
+        socket.set_coalescing(true);
+        socket.write_all(b"cd").expect("written");
+        peer.read_exact(&mut bytes).expect("sent after the delay");
         assert_eq!(bytes, *b"cd");
 
-        socket.write_all(b"e").expect("taken");
+        socket.write_all(b"e").expect("written");
         drop(socket);
         let mut rest = Vec::new();
-        peer.read_to_end(&mut rest).expect("comes, and the end");
+        peer.read_to_end(&mut rest).expect("the byte, then the end");
         assert_eq!(rest, b"e");
     }
 
@@ -263,24 +279,24 @@ mod tests {
     #[allow(unsafe_code)]
     fn signal_does_not_interrupt_wait() {
         extern "C" fn handle(_: c_int) {}
-        // SAFETY: the handler does nothing at all.
+        // SAFETY: the handler does nothing.
         unsafe { libc::signal(libc::SIGUSR1, handle as *const () as libc::sighandler_t) };
         let (mut socket, mut peer) = pair(Duration::from_secs(20));
         let reader = thread::spawn(move || {
-            // SAFETY: it only tells which thread this is.
+            // SAFETY: it only returns the id of this thread.
             let this = unsafe { libc::pthread_self() };
             peer.write_all(&this.to_ne_bytes()).expect("sent");
-            let mut answer = [0; 1];
+            let mut reply = [0; 1];
             let mut waiting = DeadlineStream::new(
                 Arc::new(peer.into()),
                 deadline_after(Duration::from_secs(20)),
             );
-            waiting.read(&mut answer).map(|_| answer)
+            waiting.read(&mut reply).map(|_| reply)
         });
         let mut thread = [0; size_of::<libc::pthread_t>()];
         socket.read_exact(&mut thread).expect("received");
         for _ in 0..1_000 {
-            // SAFETY: the thread waits for the byte that is sent only after this.
+            // SAFETY: the thread is alive: it waits for the byte that is sent after this loop.
             unsafe { libc::pthread_kill(libc::pthread_t::from_ne_bytes(thread), libc::SIGUSR1) };
             thread::yield_now();
         }

@@ -1,4 +1,4 @@
-//! Deadlines, and a socket whose calls respect one.
+//! Absolute deadlines, and a socket that obeys one.
 
 mod deadline;
 #[cfg(feature = "redis")]

@@ -151,9 +151,9 @@ impl RedisConnection {
         &mut self,
         encode: impl FnOnce(&mut CommandBuffer),
     ) -> Result<(), ExchangeError> {
-        self.stream.socket().set_lazy(true);
+        self.stream.socket().set_coalescing(true);
         let sent = self.send(encode);
-        self.stream.socket().set_lazy(false);
+        self.stream.socket().set_coalescing(false);
         sent
     }
 
