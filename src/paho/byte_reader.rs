@@ -1,5 +1,6 @@
-//! Takes a value apart from its front; whatever is not there is `None`.
+//! Parses a value front to back; every method returns `None` if the value is too short.
 
+/// The bytes that have not been read yet.
 #[derive(Clone, Copy)]
 pub(super) struct ByteReader<'a>(&'a [u8]);
 
@@ -12,12 +13,12 @@ impl<'a> ByteReader<'a> {
         self.0.is_empty()
     }
 
-    /// Everything that is left.
-    pub(super) fn rest(self) -> &'a [u8] {
+    /// Returns the unread bytes.
+    pub(super) fn remaining(self) -> &'a [u8] {
         self.0
     }
 
-    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(super) fn take_bytes(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
@@ -29,36 +30,36 @@ impl<'a> ByteReader<'a> {
         Some(*byte)
     }
 
-    /// A C `int` of this machine, as Paho keeps it.
-    pub(super) fn int(&mut self) -> Option<i32> {
+    /// Reads a C `int` in this machine's byte order, as Paho writes it.
+    pub(super) fn c_int(&mut self) -> Option<i32> {
         let (int, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(i32::from_ne_bytes(*int))
     }
 
-    /// A C string, without the NUL behind it.
+    /// Reads a C string, and returns it without its NUL.
     pub(super) fn c_string(&mut self) -> Option<&'a [u8]> {
         let end = self.0.iter().position(|&byte| byte == 0)?;
-        let string = self.take(end)?;
+        let string = self.take_bytes(end)?;
         self.byte()?;
         Some(string)
     }
 
-    /// A two byte integer of MQTT.
-    pub(super) fn two_bytes(&mut self) -> Option<u16> {
+    /// Reads MQTT's two byte integer.
+    pub(super) fn u16_be(&mut self) -> Option<u16> {
         let (integer, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(u16::from_be_bytes(*integer))
     }
 
-    /// A string or binary data of MQTT, with its length in front.
-    pub(super) fn string(&mut self) -> Option<&'a [u8]> {
-        let length = self.two_bytes()?;
-        self.take(length.into())
+    /// Reads MQTT's string or binary data, which has its length in front.
+    pub(super) fn mqtt_string(&mut self) -> Option<&'a [u8]> {
+        let length = self.u16_be()?;
+        self.take_bytes(length.into())
     }
 
-    /// A variable byte integer of MQTT.
-    pub(super) fn variable(&mut self) -> Option<usize> {
+    /// Reads MQTT's variable byte integer: up to four groups of 7 bits, lowest first.
+    pub(super) fn variable_int(&mut self) -> Option<usize> {
         let mut value = 0_usize;
         for shift in [0, 7, 14, 21] {
             let byte = self.byte()?;

@@ -1,74 +1,74 @@
-//! What a stored command says of itself, as `MQTTAsync_persistCommand` of Paho C writes it.
+//! Stored commands, as `MQTTAsync_persistCommand` of Paho C writes them.
 
 use super::{byte_reader::ByteReader, properties};
 
-// MQTT's types of packets, with which Paho marks its commands.
+// MQTT's packet types, by which Paho marks its commands.
 const PUBLISH: i32 = 3;
 const SUBSCRIBE: i32 = 8;
 const UNSUBSCRIBE: i32 = 10;
 
-/// The size of a `MQTTSubscribe_options`: four characters, an `int`, and three characters and a
-/// gap.
-const SUBSCRIBE_OPTIONS: usize = 12;
+/// Size in bytes of C's `MQTTSubscribe_options`: four `char`, an `int`, three `char` and padding.
+const SUBSCRIBE_OPTIONS_SIZE: usize = 12;
 
-/// A command that waits to be sent.
+/// A command waiting to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Command {
-    /// Its packet id, at QoS 1 and 2.
+    /// A PUBLISH, with its packet id at QoS 1 and 2.
     Publish(Option<u32>),
     /// A SUBSCRIBE or UNSUBSCRIBE.
-    Other,
+    Subscription,
 }
 
 impl Command {
-    /// Reads one; nothing where Paho could not, or would read beyond its end.
+    /// Parses a command; returns `None` if Paho cannot, or would read beyond the end of the value.
     pub(crate) fn parse(value: &[u8], v5: bool) -> Option<Self> {
         let mut reader = ByteReader::new(value);
-        let kind = reader.int()?;
-        let token = reader.int()?;
+        let kind = reader.c_int()?;
+        // The packet id, if the command has one.
+        let token = reader.c_int()?;
         let command = match kind {
-            PUBLISH => publish(&mut reader, token)?,
+            PUBLISH => parse_publish(&mut reader, token)?,
             SUBSCRIBE => {
-                for _ in 0..topics(&mut reader)? {
+                for _ in 0..topic_count(&mut reader)? {
                     reader.c_string()?;
-                    (0..=2).contains(&reader.int()?).then_some(())?;
+                    (0..=2).contains(&reader.c_int()?).then_some(())?;
                     if v5 {
-                        reader.take(SUBSCRIBE_OPTIONS)?;
+                        reader.take_bytes(SUBSCRIBE_OPTIONS_SIZE)?;
                     }
                 }
-                Self::Other
+                Self::Subscription
             }
-            // Paho 1.3.16 takes the NUL at the end of the last topic for none where nothing
-            // follows, as with MQTT 3.1.1, and never gets rid of such a record.
+            // With MQTT 3.1.1 nothing follows the last topic. Paho 1.3.16 then misses its NUL, fails to
+            // read the record, and never removes it.
             UNSUBSCRIBE if v5 => {
-                for _ in 0..topics(&mut reader)? {
+                for _ in 0..topic_count(&mut reader)? {
                     reader.c_string()?;
                 }
-                Self::Other
+                Self::Subscription
             }
             _ => return None,
         };
         if v5 {
-            properties::take(&mut reader)?;
+            properties::skip_properties(&mut reader)?;
         }
         reader.is_empty().then_some(command)
     }
 
-    /// What it will be sent under, where it is a PUBLISH that is acknowledged.
+    /// Returns the packet id under which the command will be sent, for a PUBLISH at QoS 1 or 2.
     pub(crate) fn packet_id(self) -> Option<u32> {
         match self {
             Self::Publish(packet_id) => packet_id,
-            Self::Other => None,
+            Self::Subscription => None,
         }
     }
 }
 
-fn publish(reader: &mut ByteReader<'_>, token: i32) -> Option<Command> {
+fn parse_publish(reader: &mut ByteReader<'_>, token: i32) -> Option<Command> {
     reader.c_string()?;
-    let payload = usize::try_from(reader.int()?).ok()?;
-    reader.take(payload)?;
-    let qos = reader.int()?;
-    let retained = reader.int()?;
+    let payload = usize::try_from(reader.c_int()?).ok()?;
+    reader.take_bytes(payload)?;
+    let qos = reader.c_int()?;
+    let retained = reader.c_int()?;
     if !((0..=2).contains(&qos) && (0..=1).contains(&retained)) {
         return None;
     }
@@ -79,18 +79,22 @@ fn publish(reader: &mut ByteReader<'_>, token: i32) -> Option<Command> {
     Some(Command::Publish(Some(packet_id.into())))
 }
 
-/// How many topics follow; Paho takes memory for as many before it has seen one.
-fn topics(reader: &mut ByteReader<'_>) -> Option<usize> {
-    let count = usize::try_from(reader.int()?).ok()?;
-    (1..=reader.rest().len()).contains(&count).then_some(count)
+/// Reads the number of topics, and rejects one for which the value is too short.
+///
+/// Paho allocates memory for this many topics before it reads the first one.
+fn topic_count(reader: &mut ByteReader<'_>) -> Option<usize> {
+    let count = usize::try_from(reader.c_int()?).ok()?;
+    (1..=reader.remaining().len())
+        .contains(&count)
+        .then_some(count)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A publish command as Paho C 1.3.16 writes it for MQTT 3.1.1.
-    fn stored(token: i32, qos: i32, payload: &[u8]) -> Vec<u8> {
+    /// A publish command, as Paho C 1.3.16 writes it for MQTT 3.1.1.
+    fn stored_publish(token: i32, qos: i32, payload: &[u8]) -> Vec<u8> {
         let length = i32::try_from(payload.len()).expect("short");
         [
             &PUBLISH.to_ne_bytes()[..],
@@ -106,23 +110,23 @@ mod tests {
 
     #[test]
     fn only_acknowledged_publish_has_packet_id() {
-        let read = |token, qos| Command::parse(&stored(token, qos, b"payload"), false);
-        assert_eq!(read(7, 1), Some(Command::Publish(Some(7))));
-        assert_eq!(read(65_535, 2), Some(Command::Publish(Some(65_535))));
-        assert_eq!(read(7, 0), Some(Command::Publish(None)));
+        let parse = |token, qos| Command::parse(&stored_publish(token, qos, b"payload"), false);
+        assert_eq!(parse(7, 1), Some(Command::Publish(Some(7))));
+        assert_eq!(parse(65_535, 2), Some(Command::Publish(Some(65_535))));
+        assert_eq!(parse(7, 0), Some(Command::Publish(None)));
         for (token, qos) in [(0, 1), (65_536, 1), (-1, 2), (7, 3), (7, -1)] {
-            assert_eq!(read(token, qos), None, "{token} {qos}");
+            assert_eq!(parse(token, qos), None, "{token} {qos}");
         }
     }
 
     #[test]
     fn cut_or_overlong_command_is_rejected() {
-        let whole = stored(7, 1, b"payload");
+        let whole = stored_publish(7, 1, b"payload");
         for length in 0..whole.len() {
             assert_eq!(Command::parse(&whole[..length], false), None, "{length}");
         }
         assert_eq!(Command::parse(&[&whole[..], b"x"].concat(), false), None);
-        // Without its properties it is none of MQTT 5.
+        // A command of MQTT 5 has properties.
         assert_eq!(Command::parse(&whole, true), None);
         assert!(Command::parse(&[&whole[..], b"\0"].concat(), true).is_some());
         let mut wrong = whole.clone();
@@ -130,14 +134,14 @@ mod tests {
         assert_eq!(Command::parse(&wrong, false), None);
     }
 
-    /// A SUBSCRIBE or UNSUBSCRIBE of one topic.
-    fn subscription(kind: i32, count: i32, behind_topic: &[u8]) -> Vec<u8> {
+    /// A SUBSCRIBE or UNSUBSCRIBE with one topic.
+    fn subscription(kind: i32, count: i32, after_topic: &[u8]) -> Vec<u8> {
         [
             &kind.to_ne_bytes()[..],
             &7_i32.to_ne_bytes(),
             &count.to_ne_bytes(),
             b"a/#\0",
-            behind_topic,
+            after_topic,
         ]
         .concat()
     }
@@ -146,16 +150,25 @@ mod tests {
     fn subscriptions_of_each_version_are_read() {
         let qos = 1_i32.to_ne_bytes();
         let options = [&qos[..], b"MQSO\0\0\0\0\0\0\0\0", b"\0"].concat();
-        let read =
-            |kind, count, behind: &[u8], v5| Command::parse(&subscription(kind, count, behind), v5);
-        assert_eq!(read(SUBSCRIBE, 1, &qos, false), Some(Command::Other));
-        assert_eq!(read(SUBSCRIBE, 1, &options, true), Some(Command::Other));
-        assert_eq!(read(UNSUBSCRIBE, 1, b"\0", true), Some(Command::Other));
-        assert_eq!(read(UNSUBSCRIBE, 1, b"", false), None);
+        let parse =
+            |kind, count, after: &[u8], v5| Command::parse(&subscription(kind, count, after), v5);
+        assert_eq!(
+            parse(SUBSCRIBE, 1, &qos, false),
+            Some(Command::Subscription)
+        );
+        assert_eq!(
+            parse(SUBSCRIBE, 1, &options, true),
+            Some(Command::Subscription)
+        );
+        assert_eq!(
+            parse(UNSUBSCRIBE, 1, b"\0", true),
+            Some(Command::Subscription)
+        );
+        assert_eq!(parse(UNSUBSCRIBE, 1, b"", false), None);
         for count in [0, 2, -1, i32::MAX] {
-            assert_eq!(read(SUBSCRIBE, count, &qos, false), None, "{count}");
+            assert_eq!(parse(SUBSCRIBE, count, &qos, false), None, "{count}");
         }
-        assert_eq!(read(SUBSCRIBE, 1, &options, false), None);
-        assert_eq!(read(9, 1, &qos, false), None);
+        assert_eq!(parse(SUBSCRIBE, 1, &options, false), None);
+        assert_eq!(parse(9, 1, &qos, false), None);
     }
 }

@@ -1,35 +1,35 @@
-//! Which way round the linked paho-mqtt hears `contains_key`.
+//! Probes how the linked paho-mqtt passes the result of `contains_key` to C.
 
 use std::{ffi::c_void, sync::OnceLock};
 
 use paho_mqtt::{ClientPersistence, Result, UserPersistence};
 
-/// What `contains_key` must return for Paho to hear that the record is there, or is not.
+/// Returns the `bool` that makes Paho C understand whether the record is present.
 ///
-/// The C library takes 0 for "it is there". The wrapper of paho-mqtt 0.14 hands it 1 for `true`,
-/// so that an honest answer makes Paho lose a QoS 2 message at a restart. The wrapper itself is
-/// asked, once, so that a repair there does not become a defect here.
-pub(crate) fn to_abi(there: bool) -> bool {
-    there == true_means_there()
+/// C takes 0 for "present", but the wrapper of paho-mqtt 0.14 passes 1 for `true`, so an honest result
+/// makes Paho lose a QoS 2 message at a restart. The wrapper itself is probed, once, so that a fix in
+/// paho-mqtt does not become a defect here.
+pub(crate) fn to_abi(is_present: bool) -> bool {
+    is_present == true_means_present()
 }
 
-fn true_means_there() -> bool {
-    static HEARD: OnceLock<bool> = OnceLock::new();
-    *HEARD.get_or_init(|| c_hears(true) == 0)
+fn true_means_present() -> bool {
+    static PROBED: OnceLock<bool> = OnceLock::new();
+    *PROBED.get_or_init(|| c_return_value(true) == 0)
 }
 
-/// What the C library is given when a persistence answers `contains_key` with `answer`.
+/// Returns what C receives when `contains_key` of a persistence returns `result`.
 #[allow(unsafe_code)]
-fn c_hears(answer: bool) -> i32 {
-    let mut persistence: Box<dyn ClientPersistence> = Box::new(ConstantPersistence(answer));
+fn c_return_value(result: bool) -> i32 {
+    let mut persistence: Box<dyn ClientPersistence> = Box::new(ConstantPersistence(result));
     let handle: *mut Box<dyn ClientPersistence> = &raw mut persistence;
     let key = c"s-1".as_ptr().cast_mut();
-    // SAFETY: the callback takes its handle for the address of such a box, which lives until the
-    // end of this function, and only reads the key, which ends in NUL.
+    // SAFETY: the callback casts its handle to a pointer to such a box, which lives until the end of
+    // this function. It only reads the key, which ends in NUL.
     unsafe { UserPersistence::on_contains_key(handle.cast::<c_void>(), key) }
 }
 
-/// Answers every `contains_key` alike.
+/// Returns the same result for every `contains_key`.
 struct ConstantPersistence(bool);
 
 impl ClientPersistence for ConstantPersistence {
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn paho_gets_zero_for_present_key_only() {
-        assert_eq!(c_hears(to_abi(true)), 0);
-        assert_ne!(c_hears(to_abi(false)), 0);
+        assert_eq!(c_return_value(to_abi(true)), 0);
+        assert_ne!(c_return_value(to_abi(false)), 0);
     }
 }

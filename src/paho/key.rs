@@ -1,4 +1,4 @@
-//! The keys that Paho gives its records, and what their names say.
+//! The keys of Paho's records: kind, MQTT version and number.
 
 use std::{
     collections::HashMap,
@@ -8,23 +8,23 @@ use std::{
     ops::{Deref, Range},
 };
 
-/// What a record is, by the stem of its key.
+/// The kind of a record, which the stem of its key encodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum RecordKind {
-    /// `c`: a publish, subscribe or unsubscribe that waits to be processed.
+    /// `c`: a publish, subscribe or unsubscribe command waiting to be sent.
     Command,
     /// `s`: a PUBLISH sent at QoS 1 or 2, not yet acknowledged.
     SentPublish,
     /// `sc`: the PUBREL sent for a QoS 2 PUBLISH.
     SentPubrel,
-    /// `r`: an inbound QoS 2 PUBLISH, not yet released.
+    /// `r`: an inbound QoS 2 PUBLISH, not yet released by a PUBREL.
     ReceivedPublish,
     /// `q`: an inbound message, not yet handed to the application.
     Undelivered,
 }
 
 impl RecordKind {
-    /// What it is called where people look.
+    /// Returns the value of the label `kind` of the metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Command => "command",
@@ -35,7 +35,7 @@ impl RecordKind {
         }
     }
 
-    /// The numbers that records of this kind can have.
+    /// Returns the numbers that records of this kind can have: sequence numbers, or packet ids.
     pub(crate) fn number_range(self) -> Range<u32> {
         match self {
             Self::Command | Self::Undelivered => 0..SEQUENCE_LIMIT,
@@ -44,21 +44,21 @@ impl RecordKind {
     }
 }
 
-/// A key as Paho writes it: a stem, which tells the kind and the MQTT version, and a number.
+/// A key as Paho writes it: a stem for kind and MQTT version, and a number, as in `sc5-7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Key {
     pub(crate) kind: RecordKind,
-    /// Written by a client of MQTT 5, whose records carry properties.
+    /// The record is in the form of MQTT 5, which has properties.
     pub(crate) v5: bool,
-    /// A sequence number or a packet id, by the kind.
+    /// A sequence number or a packet id, depending on the kind.
     pub(crate) number: u32,
 }
 
-/// Paho's `PERSISTENCE_SEQNO_LIMIT`: sequence numbers go up to one less.
+/// Paho's `PERSISTENCE_SEQNO_LIMIT`, which sequence numbers stay below.
 const SEQUENCE_LIMIT: u32 = 1_000_000;
 
 impl Key {
-    /// The key behind a name, or nothing where Paho would not have written that name.
+    /// Parses a name; returns `None` if Paho does not write such a name.
     pub(crate) fn parse(name: &str) -> Option<Self> {
         let (stem, digits) = name.split_once('-')?;
         let (kind, v5) = match stem {
@@ -74,57 +74,60 @@ impl Key {
             "q5" => (RecordKind::Undelivered, true),
             _ => return None,
         };
-        let canonical = digits.bytes().all(|digit| digit.is_ascii_digit())
+        let is_canonical = digits.bytes().all(|digit| digit.is_ascii_digit())
             && (digits == "0" || !digits.starts_with('0'));
-        let number = digits.parse().ok().filter(|_| canonical)?;
+        let number = digits.parse().ok().filter(|_| is_canonical)?;
         kind.number_range()
             .contains(&number)
             .then_some(Self { kind, v5, number })
     }
 
-    /// The key of the record that Paho means when it removes this one after it has read `read`.
+    /// Returns `last_read` if it is the same command as this key, possibly in the other MQTT version.
     ///
-    /// It reads a command under the key that the command has and removes it, sent, under that of
-    /// the version that it is connected with: after a change of version these are two.
-    fn as_last_read(self, read: Option<Self>) -> Self {
-        match read {
-            Some(read)
+    /// Paho reads a command under its stored key. Once sent, it removes the command under the key of the
+    /// version that it is connected with. After a change of version these two differ.
+    fn as_last_read(self, last_read: Option<Self>) -> Self {
+        match last_read {
+            Some(last_read)
                 if self.kind == RecordKind::Command
-                    && read.kind == RecordKind::Command
-                    && read.number == self.number =>
+                    && last_read.kind == RecordKind::Command
+                    && last_read.number == self.number =>
             {
-                read
+                last_read
             }
             _ => self,
         }
     }
 
-    /// The key of the record that Paho means when it removes this one: what waits in its queues it
-    /// removes under the version that it has by then, whichever wrote it.
+    /// Returns the stored key of the record that Paho removes with this key.
+    ///
+    /// Paho removes commands and queued messages under the version that it is connected with, whichever
+    /// version wrote them.
     pub(crate) fn resolve_removed_key(
         self,
-        read: Option<Self>,
+        last_read: Option<Self>,
         is_live: impl Fn(Self) -> bool,
     ) -> Self {
-        let key = self.as_last_read(read);
+        let key = self.as_last_read(last_read);
         let other = key.other_version();
+        // `c-0` is removed at each connect and stands for no record, so it must not reach `c5-0`.
         if key.is_queue_record() && !key.is_command_zero() && !is_live(key) && is_live(other) {
             return other;
         }
         key
     }
 
-    /// A PUBLISH or PUBREL that was sent.
+    /// Returns whether the record is a PUBLISH or PUBREL that was sent.
     pub(crate) fn is_outbound(self) -> bool {
         matches!(self.kind, RecordKind::SentPublish | RecordKind::SentPubrel)
     }
 
-    /// What waits in one of Paho's queues, and is not part of the session with the broker.
+    /// Returns whether the record waits in one of Paho's queues, outside the session with the broker.
     pub(crate) fn is_queue_record(self) -> bool {
         matches!(self.kind, RecordKind::Command | RecordKind::Undelivered)
     }
 
-    /// The same record as a client of the other version writes it.
+    /// Returns the key under which a client of the other MQTT version writes this record.
     pub(crate) fn other_version(self) -> Self {
         Self {
             v5: !self.v5,
@@ -132,7 +135,7 @@ impl Key {
         }
     }
 
-    /// The keys under which Paho may have what is of one message in flight, this one included.
+    /// Returns all keys that records of the same message in flight may have, this key included.
     pub(crate) fn message_keys(self) -> impl Iterator<Item = Self> {
         let kinds: &[RecordKind] = match self.kind {
             RecordKind::SentPublish | RecordKind::SentPubrel => {
@@ -142,6 +145,7 @@ impl Key {
             RecordKind::Undelivered => &[RecordKind::Undelivered],
             RecordKind::ReceivedPublish => &[RecordKind::ReceivedPublish],
         };
+        // After a change of version a message in flight may have records of both.
         let versions = if self.is_queue_record() { 1 } else { 2 };
         let keys = kinds.iter().map(move |kind| self.with_kind(*kind));
         keys.flat_map(move |key| [key, key.other_version()].into_iter().take(versions))
@@ -151,7 +155,9 @@ impl Key {
         Self { kind, ..self }
     }
 
-    /// What Paho removes when it connects, since a connect has no number.
+    /// Returns whether Paho removes this key at each connect.
+    ///
+    /// A connect command is never stored and has the number 0, but Paho removes it like others.
     pub(crate) fn is_command_zero(self) -> bool {
         self.kind == RecordKind::Command && self.number == 0
     }
@@ -178,10 +184,10 @@ impl fmt::Display for Key {
     }
 }
 
-/// What is looked up at every call.
+/// A map with a cheap hash, since every call of Paho looks its key up.
 pub(crate) type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<KeyHasher>>;
 
-/// A key is one number.
+/// Packs the whole key into one `u64`, for [`KeyHasher`].
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let stem = (self.kind as u32) << 1 | u32::from(self.v5);
@@ -189,15 +195,18 @@ impl Hash for Key {
     }
 }
 
-/// Spreads the number of a key, which nobody from outside can choose.
+/// A multiplicative hash of one `u64`.
+///
+/// It does not resist chosen keys and need not: Paho chooses sequence numbers, and a packet id of the
+/// broker has 16 bits.
 #[derive(Default)]
 pub(crate) struct KeyHasher(u64);
 
 impl Hasher for KeyHasher {
     fn write_u64(&mut self, number: u64) {
-        // 2^64 divided by the golden ratio. A map looks at the highest bits and at the lowest.
-        let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        self.0 = spread ^ spread >> 32;
+        // 2^64 divided by the golden ratio. `HashMap` uses the highest and the lowest bits.
+        let product = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = product ^ product >> 32;
     }
 
     fn write(&mut self, bytes: &[u8]) {
@@ -211,23 +220,24 @@ impl Hasher for KeyHasher {
     }
 }
 
-/// A key as text, on the stack.
+/// The text of a key, without an allocation.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyName {
     bytes: [u8; MAX_KEY_LENGTH],
     length: usize,
 }
 
-/// Of `sc5-65535` and `c5-999999`.
+/// The length of `sc5-65535` and `c5-999999`.
 const MAX_KEY_LENGTH: usize = 9;
 
 impl Key {
+    /// Returns the text of the key.
     pub(crate) fn to_name(self) -> KeyName {
         let mut bytes = [0; MAX_KEY_LENGTH];
         let mut rest = &mut bytes[..];
         let mut number = itoa::Buffer::new();
         for part in [self.stem(), "-", number.format(self.number)] {
-            // Every key has room, by the numbers that its kind can have.
+            // `number_range` bounds the digits, so every key fits.
             let written = rest.write(part.as_bytes());
             debug_assert!(
                 written.is_ok_and(|written| written == part.len()),
@@ -248,7 +258,7 @@ impl Deref for KeyName {
     }
 }
 
-/// Works with the names of these keys, in their order.
+/// Passes the names of these keys to `work`, in the same order.
 pub(crate) fn with_key_names<T>(keys: &[Key], work: impl FnOnce(&[&str]) -> T) -> T {
     let names: Vec<KeyName> = keys.iter().map(|key| key.to_name()).collect();
     let names: Vec<&str> = names.iter().map(|name| &**name).collect();

@@ -1,4 +1,4 @@
-//! Paho's formats and rules, without a store and without a lock.
+//! Paho's formats and rules: pure functions without a store or a lock.
 
 mod byte_reader;
 mod command;

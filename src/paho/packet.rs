@@ -1,4 +1,4 @@
-//! The packets that Paho stores as they go over the network: PUBLISH, sent or received, and PUBREL.
+//! MQTT packets that Paho stores as they go over the network: PUBLISH, in either direction, and PUBREL.
 
 use super::{byte_reader::ByteReader, key::Key, properties};
 
@@ -15,69 +15,73 @@ pub(crate) struct Publish<'a> {
 }
 
 impl<'a> Publish<'a> {
-    /// Reads one; nothing where Paho could not, or would read beyond its end.
+    /// Parses a packet; returns `None` if Paho cannot, or would read beyond the end of the value.
     pub(crate) fn parse(value: &'a [u8], v5: bool) -> Option<Self> {
-        let (header, mut body) = body(value, PUBLISH)?;
+        let (header, mut body) = split_packet(value, PUBLISH)?;
         let qos = (header >> 1) & 3;
-        let topic = body.string()?;
-        let packet_id = body.two_bytes()?;
+        let topic = body.mqtt_string()?;
+        let packet_id = body.u16_be()?;
         if v5 {
-            properties::take(&mut body)?;
+            properties::skip_properties(&mut body)?;
         }
-        let allowed = matches!(qos, 1 | 2) && packet_id != 0;
-        allowed.then(|| Self {
+        let is_allowed = matches!(qos, 1 | 2) && packet_id != 0;
+        is_allowed.then(|| Self {
             qos,
             packet_id,
             topic,
-            payload: body.rest(),
+            payload: body.remaining(),
         })
     }
 }
 
-/// The packet id of a PUBREL.
-pub(crate) fn pubrel(value: &[u8], v5: bool) -> Option<u16> {
-    let (_, mut body) = body(value, PUBREL)?;
-    let packet_id = body.two_bytes()?;
-    // A reason and properties may follow with MQTT 5.
+/// Returns the packet id of a PUBREL.
+pub(crate) fn pubrel_packet_id(value: &[u8], v5: bool) -> Option<u16> {
+    let (_, mut body) = split_packet(value, PUBREL)?;
+    let packet_id = body.u16_be()?;
+    // With MQTT 5 a reason code may follow, and then properties.
     if v5 && body.byte().is_some() && !body.is_empty() {
-        properties::take(&mut body)?;
+        properties::skip_properties(&mut body)?;
     }
     (packet_id != 0 && body.is_empty()).then_some(packet_id)
 }
 
-/// Gives a PUBLISH or PUBREL that can be read another packet id.
+/// Overwrites the packet id of a PUBLISH or PUBREL; returns `None` if the value is neither.
 pub(crate) fn set_packet_id(value: &mut [u8], packet_id: u16) -> Option<()> {
     let length = value.len();
-    let (header, mut body) = body(value, PUBLISH).or_else(|| body(value, PUBREL))?;
+    let (header, mut body) =
+        split_packet(value, PUBLISH).or_else(|| split_packet(value, PUBREL))?;
     if header >> 4 == PUBLISH {
-        body.string()?;
+        body.mqtt_string()?;
     }
-    let place = length.checked_sub(body.rest().len())?;
-    let id = value.get_mut(place..place.checked_add(2)?)?;
+    // The id is the next unread field.
+    let offset = length.checked_sub(body.remaining().len())?;
+    let id = value.get_mut(offset..offset.checked_add(2)?)?;
     id.copy_from_slice(&packet_id.to_be_bytes());
     Some(())
 }
 
-/// Has a value say the number that its key has.
+/// Writes the number of the key into the value, after the record got another key.
+///
+/// Commands and queued messages do not contain their sequence number.
 pub(crate) fn set_record_number(key: Key, value: &mut [u8]) {
     if let (false, Ok(id)) = (key.is_queue_record(), u16::try_from(key.number)) {
-        // One that cannot be read has no number.
+        // An unreadable value contains no packet id.
         let _ = set_packet_id(value, id);
     }
 }
 
-/// The QoS of a packet that starts with this, if it is a PUBLISH.
+/// Returns the QoS of a packet of which `value` is at least the first byte, if it is a PUBLISH.
 pub(crate) fn qos_of_publish(value: &[u8]) -> Option<u8> {
     let header = value.first()?;
     (header >> 4 == PUBLISH).then_some((header >> 1) & 3)
 }
 
-/// The first byte of a packet of that type, and what its length says is the rest of it.
-fn body(value: &[u8], kind: u8) -> Option<(u8, ByteReader<'_>)> {
+/// Splits a packet of this type into its first byte and its body; `None` if the length does not match.
+fn split_packet(value: &[u8], kind: u8) -> Option<(u8, ByteReader<'_>)> {
     let mut reader = ByteReader::new(value);
     let header = reader.byte()?;
-    let length = reader.variable()?;
-    (header >> 4 == kind && length == reader.rest().len()).then_some((header, reader))
+    let length = reader.variable_int()?;
+    (header >> 4 == kind && length == reader.remaining().len()).then_some((header, reader))
 }
 
 #[cfg(test)]
@@ -97,8 +101,11 @@ mod tests {
             Some(expected)
         );
         let v5 = b"\x3d\x0c\x00\x03a/b\x00\x07\x0021.5";
-        assert_eq!(Publish::parse(v5, true).expect("read").qos, 2);
-        assert_eq!(Publish::parse(v5, true).expect("read").payload, b"21.5");
+        assert_eq!(Publish::parse(v5, true).expect("a PUBLISH").qos, 2);
+        assert_eq!(
+            Publish::parse(v5, true).expect("a PUBLISH").payload,
+            b"21.5"
+        );
     }
 
     #[test]
@@ -118,7 +125,7 @@ mod tests {
         ] {
             assert_eq!(Publish::parse(value, false), None, "{value:?}");
         }
-        // Its properties would be the payload.
+        // MQTT 5 takes the start of the payload for the properties.
         assert_eq!(
             Publish::parse(b"\x32\x0b\x00\x03a/b\x00\x0721.5", true),
             None
@@ -139,10 +146,10 @@ mod tests {
 
     #[test]
     fn pubrel_is_parsed() {
-        assert_eq!(pubrel(b"\x62\x02\x00\x07", false), Some(7));
-        assert_eq!(pubrel(b"\x62\x02\x00\x07", true), Some(7));
-        assert_eq!(pubrel(b"\x62\x03\x00\x07\x92", true), Some(7));
-        assert_eq!(pubrel(b"\x62\x04\x00\x07\x00\x00", true), Some(7));
+        assert_eq!(pubrel_packet_id(b"\x62\x02\x00\x07", false), Some(7));
+        assert_eq!(pubrel_packet_id(b"\x62\x02\x00\x07", true), Some(7));
+        assert_eq!(pubrel_packet_id(b"\x62\x03\x00\x07\x92", true), Some(7));
+        assert_eq!(pubrel_packet_id(b"\x62\x04\x00\x07\x00\x00", true), Some(7));
         for value in [
             &b""[..],
             b"\x62",
@@ -151,7 +158,7 @@ mod tests {
             b"\x62\x03\x00\x07\x92",
             b"\x32\x02\x00\x07",
         ] {
-            assert_eq!(pubrel(value, false), None, "{value:?}");
+            assert_eq!(pubrel_packet_id(value, false), None, "{value:?}");
         }
     }
 }

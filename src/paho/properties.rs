@@ -1,28 +1,34 @@
-//! The properties of MQTT 5, as far as it takes to know that Paho can read them back.
+//! MQTT 5 properties, parsed only far enough to know that Paho can read them back.
 
 use super::byte_reader::ByteReader;
 
-/// Takes a whole list of properties; Paho reads beyond its end where its length is wrong.
-pub(super) fn take(reader: &mut ByteReader<'_>) -> Option<()> {
-    let length = reader.variable()?;
-    let mut list = ByteReader::new(reader.take(length)?);
+/// Skips a whole list of properties.
+///
+/// Paho trusts the length of the list and reads beyond the value if it is wrong.
+pub(super) fn skip_properties(reader: &mut ByteReader<'_>) -> Option<()> {
+    let length = reader.variable_int()?;
+    let mut list = ByteReader::new(reader.take_bytes(length)?);
     while !list.is_empty() {
-        property(&mut list)?;
+        skip_property(&mut list)?;
     }
     Some(())
 }
 
-/// By its identifier, MQTT 5, section 2.2.2.2.
-fn property(list: &mut ByteReader<'_>) -> Option<()> {
+/// Skips one property, whose identifier decides its type (MQTT 5, section 2.2.2.2).
+fn skip_property(list: &mut ByteReader<'_>) -> Option<()> {
     match list.byte()? {
+        // One byte.
         1 | 23 | 25 | 36 | 37 | 40 | 41 | 42 => list.byte().map(drop),
-        19 | 33 | 34 | 35 => list.two_bytes().map(drop),
-        2 | 17 | 24 | 39 => list.take(4).map(drop),
-        11 => list.variable().map(drop),
-        3 | 8 | 9 | 18 | 21 | 22 | 26 | 28 | 31 => list.string().map(drop),
+        // Two and four byte integers, then the variable byte integer.
+        19 | 33 | 34 | 35 => list.u16_be().map(drop),
+        2 | 17 | 24 | 39 => list.take_bytes(4).map(drop),
+        11 => list.variable_int().map(drop),
+        // Strings and binary data.
+        3 | 8 | 9 | 18 | 21 | 22 | 26 | 28 | 31 => list.mqtt_string().map(drop),
+        // A user property: name and value.
         38 => {
-            list.string()?;
-            list.string().map(drop)
+            list.mqtt_string()?;
+            list.mqtt_string().map(drop)
         }
         _ => None,
     }
@@ -32,18 +38,18 @@ fn property(list: &mut ByteReader<'_>) -> Option<()> {
 mod tests {
     use super::*;
 
-    fn taken(bytes: &[u8]) -> Option<usize> {
+    fn skipped(bytes: &[u8]) -> Option<usize> {
         let mut reader = ByteReader::new(bytes);
-        take(&mut reader)?;
-        Some(bytes.len() - reader.rest().len())
+        skip_properties(&mut reader)?;
+        Some(bytes.len() - reader.remaining().len())
     }
 
     #[test]
-    fn property_list_is_taken_whole() {
-        assert_eq!(taken(&[0]), Some(1));
-        assert_eq!(taken(b"\x02\x01\x00behind"), Some(3));
-        assert_eq!(taken(b"\x05\x02\x00\x00\x00\x3c"), Some(6));
-        assert_eq!(taken(b"\x07\x26\x00\x01a\x00\x01b"), Some(8));
+    fn property_list_is_skipped_whole() {
+        assert_eq!(skipped(&[0]), Some(1));
+        assert_eq!(skipped(b"\x02\x01\x00behind"), Some(3));
+        assert_eq!(skipped(b"\x05\x02\x00\x00\x00\x3c"), Some(6));
+        assert_eq!(skipped(b"\x07\x26\x00\x01a\x00\x01b"), Some(8));
     }
 
     #[test]
@@ -56,7 +62,7 @@ mod tests {
             b"\x03\x26\x00\x05",
             b"\xff\xff\xff\xff\x01",
         ] {
-            assert_eq!(taken(bytes), None, "{bytes:?}");
+            assert_eq!(skipped(bytes), None, "{bytes:?}");
         }
     }
 }

@@ -1,13 +1,16 @@
-//! The order of sequence numbers that wrapped around to 0.
+//! Sequence numbers that wrapped around to 0, and how to renumber them in order.
 
 use super::key::RecordKind;
 
-/// Which of these sorted numbers comes first, and where there is room for all; nothing where they
-/// can stay.
+/// Plans the renumbering of these sorted numbers, or returns `None` if they can stay.
+///
+/// Returns the position of the number that comes first in Paho's order, and the first of the free
+/// numbers for all. Paho restores commands by ascending number, so wrapped ones would come first. It
+/// also removes command 0 at each connect, so a record must not keep that number.
 pub(crate) fn renumbering_plan(numbers: &[u32]) -> Option<(usize, u32)> {
     let (lowest, highest) = (numbers.first()?, numbers.last()?);
     let limit = RecordKind::Command.number_range().end;
-    let (first, last, end) = match first_behind_widest_gap(numbers) {
+    let (first, last, end) = match wrap_position(numbers) {
         Some(first) => (
             first,
             numbers.get(first.saturating_sub(1))?,
@@ -17,22 +20,25 @@ pub(crate) fn renumbering_plan(numbers: &[u32]) -> Option<(usize, u32)> {
         None => return None,
     };
     let free = last.saturating_add(1);
-    // Numbers that are all over the place are none that Paho gave.
+    // Paho numbers consecutively, so scattered numbers without a gap for all are not Paho's.
     let room = usize::try_from(end.saturating_sub(free)).unwrap_or(usize::MAX);
     (room >= numbers.len()).then_some((first, free))
 }
 
-/// Where the sequence starts in these sorted numbers, if that is not at their start.
-fn first_behind_widest_gap(numbers: &[u32]) -> Option<usize> {
+/// Returns the position at which a wrapped sequence starts in these sorted numbers.
+///
+/// The sequence starts after the widest gap between two numbers. `None` if the gap around the limit is
+/// at least as wide, since then nothing wrapped.
+fn wrap_position(numbers: &[u32]) -> Option<usize> {
     let (lowest, highest) = (numbers.first()?, numbers.last()?);
     let limit = RecordKind::Command.number_range().end;
-    let around = limit.saturating_sub(*highest).saturating_add(*lowest);
+    let wrap_gap = limit.saturating_sub(*highest).saturating_add(*lowest);
     let gaps = numbers.iter().zip(numbers.iter().skip(1));
     let (widest, position) = gaps
-        .map(|(before, behind)| behind.saturating_sub(*before))
+        .map(|(before, after)| after.saturating_sub(*before))
         .zip(1..)
         .max_by_key(|(gap, _)| *gap)?;
-    (widest > around).then_some(position)
+    (widest > wrap_gap).then_some(position)
 }
 
 #[cfg(test)]
@@ -51,7 +57,7 @@ mod tests {
             (&[0, 1, 2, 999_998, 999_999], Some(3)),
             (&[5, 999_000], Some(1)),
         ] {
-            assert_eq!(first_behind_widest_gap(numbers), first, "{numbers:?}");
+            assert_eq!(wrap_position(numbers), first, "{numbers:?}");
         }
     }
 

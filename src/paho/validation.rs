@@ -1,4 +1,4 @@
-//! Whether a value may be handed to Paho, which crashes on some that it did not write.
+//! Validation of stored values: Paho crashes on some values that it did not write.
 
 use super::{
     command::Command,
@@ -8,24 +8,27 @@ use super::{
     queued_message,
 };
 
-/// Whether the value is one that Paho writes under that key, and can read back.
+/// Returns whether Paho writes such a value under this key, and can read it back.
+///
+/// Paho reads some values without checking their bounds.
 pub(crate) fn is_valid_record(key: Key, value: &[u8]) -> bool {
     let has_number = |id: Option<u16>| id.is_some_and(|id| u32::from(id) == key.number);
     let publish = || Publish::parse(value, key.v5);
     match key.kind {
         RecordKind::Command => Command::parse(value, key.v5).is_some(),
         RecordKind::SentPublish => has_number(publish().map(|publish| publish.packet_id)),
+        // Paho stores inbound messages at QoS 2 only.
         RecordKind::ReceivedPublish => has_number(
             publish()
                 .filter(|publish| publish.qos == 2)
                 .map(|publish| publish.packet_id),
         ),
-        RecordKind::SentPubrel => has_number(packet::pubrel(value, key.v5)),
+        RecordKind::SentPubrel => has_number(packet::pubrel_packet_id(value, key.v5)),
         RecordKind::Undelivered => queued_message::is_valid_queued_message(value, key.v5),
     }
 }
 
-/// A value as Paho writes it under that key, with a payload of `x`.
+/// Returns a value as Paho writes it under this key, with the payload `x`.
 #[cfg(test)]
 pub(crate) fn sample_record(key: &str) -> Vec<u8> {
     let key = Key::parse(key).expect("a key of Paho");
@@ -76,38 +79,38 @@ mod tests {
         "c-7", "c5-7", "s-7", "s5-7", "sc-7", "sc5-7", "r-7", "r5-7", "q-7", "q5-7",
     ];
 
-    fn readable(key: &str, value: &[u8]) -> bool {
+    fn is_valid(key: &str, value: &[u8]) -> bool {
         is_valid_record(Key::parse(key).expect("a key"), value)
     }
 
     #[test]
-    fn values_written_by_paho_are_read() {
+    fn sample_records_are_valid() {
         for key in KEYS {
-            assert!(readable(key, &sample_record(key)), "{key}");
+            assert!(is_valid(key, &sample_record(key)), "{key}");
         }
     }
 
     #[test]
-    fn empty_cut_or_misnumbered_value_is_unreadable() {
+    fn truncated_or_misnumbered_record_is_invalid() {
         for key in KEYS {
             let value = sample_record(key);
             for length in 0..value.len() {
-                // A PUBLISH without its payload is shorter than its header says, and so is none.
-                assert!(!readable(key, &value[..length]), "{key} {length}");
+                // A PUBLISH without its payload is shorter than the length in its header.
+                assert!(!is_valid(key, &value[..length]), "{key} {length}");
             }
             let number = Key::parse(key).expect("a key").number;
             let another = key.replace(&number.to_string(), "8");
             let is_packet = key.starts_with('s') || key.starts_with('r');
-            assert_eq!(readable(&another, &value), !is_packet, "{key}");
+            assert_eq!(is_valid(&another, &value), !is_packet, "{key}");
         }
     }
 
     #[test]
-    fn record_of_one_kind_is_unreadable_as_other() {
+    fn record_is_invalid_under_other_kind() {
         for key in ["c-7", "s-7", "sc-7", "q-7"] {
             for other in ["c-7", "s-7", "sc-7", "q-7"] {
                 assert_eq!(
-                    readable(key, &sample_record(other)),
+                    is_valid(key, &sample_record(other)),
                     key == other,
                     "{key} {other}"
                 );
