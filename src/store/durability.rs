@@ -1,17 +1,20 @@
-//! The durability of a write.
+//! [`Durability`]: what `put` waits for.
 
-/// What `put` waits for, and so what a crash of the store can cost.
+/// Decides what `put` waits for, and so which records a crash of the store can cost.
 ///
-/// A crash of the program costs nothing with either.
+/// While the store is available, a crash of the program alone loses no record with either.
+/// During an outage of the store new records exist only in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Durability {
-    /// Until the store has said that it has the record.
+    /// Waits until the store has confirmed the record.
     #[default]
     Confirmed,
-    /// Until the operating system has taken it on its way to the store, which is asked for it after
-    /// at most 256 changes, 256 KiB or a tenth of a second. A crash of the store *and* of the
-    /// program within that time loses it, and so does a power cut. Over TCP the system gathers until
-    /// then what is small, which spares Redis most of its work; it sends it when the program dies.
+    /// Waits until the operating system has accepted the record for the store.
+    ///
+    /// The store is asked for confirmation after at most 256 writes, 256 KiB or 0.1 s. A crash of the
+    /// store *and* of the program within that time loses the record, and so does a power cut. Over
+    /// TCP the kernel coalesces small writes until then, which saves Redis most of its work. It still
+    /// sends them if the program dies.
     Pipelined,
 }

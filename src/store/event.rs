@@ -1,4 +1,4 @@
-//! What happens to the store, told outside every lock.
+//! [`StoreEvent`] and [`HealthSnapshot`]: what observers, log and metrics learn about a store.
 
 use std::{
     sync::Arc,
@@ -7,86 +7,90 @@ use std::{
 
 use crate::error::Error;
 
-/// Something that happened to the store of a client, beside the calls of Paho. Later versions may
-/// have more.
+/// An event of the store of one client.
+///
+/// The worker thread delivers it outside every lock of the persistence. Later versions may add
+/// events.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreEvent {
-    /// The records are open.
+    /// Paho opened the persistence.
     Opened {
-        /// Unreadable records that were set aside, or could not be.
+        /// Number of unreadable records: quarantined, or unmovable.
         quarantined: usize,
     },
-    /// The store cannot be used: what is put is held here until it can.
+    /// The store became unavailable. New writes stay in memory until it recovers.
     Down {
-        /// Why.
+        /// The cause.
         error: Arc<Error>,
     },
-    /// Another attempt to use it has failed.
+    /// Another attempt to recover the store failed.
     StillDown {
-        /// Why, this time.
+        /// The cause of this failure.
         error: Arc<Error>,
-        /// The reason is of another kind than before.
+        /// The kind of the error differs from that of the attempt before.
         is_new_reason: bool,
     },
-    /// The store has everything again.
+    /// The store is available again and has every record that this process knows.
     Up {
-        /// How long it could not be used.
+        /// Duration of the outage.
         outage: Duration,
-        /// How many changes were made again, or for the first time.
+        /// Number of writes that the recovery made, some of them for the second time.
         rewritten: u64,
     },
-    /// What is held here has reached the `buffer_warn_bytes`.
+    /// The records that exist only in memory have reached `buffer_warn_bytes`.
     BufferWarning {
-        /// How many bytes are held.
+        /// Their size in bytes.
         bytes: usize,
     },
-    /// Records that the store has lost, and of which there was no copy here.
+    /// The store lost records of which this process has no copy.
     Lost {
-        /// How many.
+        /// Their number.
         records: usize,
     },
-    /// Records in the store that were not put there by this client.
+    /// The store has records that this client did not write.
     ForeignRecords {
-        /// How many.
+        /// Their number.
         records: usize,
-        /// They were removed, since the store had come back with older contents. Otherwise another
-        /// program has written them, and they are left.
+        /// `true` if they were removed, since the store came back with older data. `false` if they
+        /// stay, since another program wrote them.
         removed: bool,
     },
-    /// Paho has removed records in flight without an acknowledgement: the session is gone.
+    /// Paho removed records in flight without an acknowledgment, because the session is gone.
     Discarded {
-        /// The value of the `kind` label of the metrics.
+        /// The value of the label `kind` of the metrics.
         kind: &'static str,
-        /// How many.
+        /// Their number.
         records: usize,
     },
-    /// How the store is, told when it is up or down, ten times a second while more or less waits, and
-    /// twice a second while it is down.
+    /// The state of the store.
+    ///
+    /// Sent at once if the store went up or down or lost records. Otherwise at most ten times per
+    /// second while counts change, and twice per second during an outage.
     Status(HealthSnapshot),
-    /// The records are closed.
+    /// Paho closed the persistence.
     Closed,
 }
 
-/// How the store of a client is. Later versions may have more.
+/// The state of the store of one client. Later versions may add fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthSnapshot {
-    /// The records are open, and the store takes what is put.
+    /// The persistence is open and the store accepts writes.
     pub up: bool,
-    /// Since when the store cannot be used, where it cannot.
+    /// Start of the outage, by the device's clock; `None` if there is no outage.
     pub down_since: Option<SystemTime>,
-    /// Records that are held here since the store cannot be used.
+    /// Number of records that exist only in memory because the store is unavailable.
     pub held_records: usize,
-    /// Their bytes.
+    /// Their size in bytes.
     pub held_bytes: usize,
-    /// Records that were sent and that the store has not confirmed.
+    /// Number of records that were sent and that the store has not confirmed yet.
     pub unconfirmed_records: usize,
-    /// Their bytes.
+    /// Their size in bytes.
     pub unconfirmed_bytes: usize,
-    /// Records that the store has lost since the persistence was opened, and of which there was no
-    /// copy here.
+    /// Number of records that the store lost since the persistence was opened, and of which this
+    /// process had no copy.
     pub lost_records: u64,
-    /// When the store was last known to have everything.
+    /// Time at which the store last had every record, by the device's clock; `None` before that.
     pub last_confirmed: Option<SystemTime>,
 }

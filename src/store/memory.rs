@@ -1,4 +1,4 @@
-//! Records in the memory of this process.
+//! [`MemoryStore`]: a store in the memory of this process.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -10,10 +10,14 @@ use crate::error::{Error, ErrorKind};
 
 type RecordMap = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// The store of [`MemoryPersistence`](crate::MemoryPersistence). Clones share their records.
+/// The store of [`MemoryPersistence`](crate::MemoryPersistence).
+///
+/// Clones share their records, so that a persistence can be reopened, as after a restart. Nothing
+/// survives the process.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    all: Arc<Mutex<HashMap<String, RecordMap>>>,
+    by_name: Arc<Mutex<HashMap<String, RecordMap>>>,
+    /// The name that this clone is connected to.
     name: Option<String>,
 }
 
@@ -26,8 +30,8 @@ impl MemoryStore {
         let Some(name) = &self.name else {
             return Err(Error::new(ErrorKind::NotOpen, attempt));
         };
-        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(work(all.entry(name.clone()).or_default()))
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(work(by_name.entry(name.clone()).or_default()))
     }
 }
 
@@ -66,7 +70,7 @@ impl Store for MemoryStore {
                     Change::Remove { key } => {
                         records.remove(key.as_bytes());
                     }
-                    // Nobody can look at it here.
+                    // Nobody could inspect a quarantine in memory.
                     Change::Quarantine { .. } => {}
                 }
             }
@@ -74,6 +78,7 @@ impl Store for MemoryStore {
     }
 
     fn confirm(&mut self, _: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+        // A change in memory cannot fail unnoticed, so nothing needs to be verified.
         self.send(groups)
     }
 

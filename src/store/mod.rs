@@ -1,4 +1,4 @@
-//! The `Store` trait, its events and durability, and the store in memory.
+//! The `Store` trait, its events and durability, and `MemoryStore`.
 
 mod durability;
 mod event;

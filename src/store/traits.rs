@@ -1,155 +1,175 @@
-//! What [`Persistence`](crate::Persistence) asks of the place where records are kept.
+//! The [`Store`] trait: what [`Persistence`](crate::Persistence) needs of a backend.
 
 use crate::error::Error;
 
-/// One change of one record.
+/// A change of one record.
 #[derive(Clone, Copy, Debug)]
 pub enum Change<'a> {
-    /// The record is written, or written over.
+    /// Writes a record, and overwrites an existing one.
     Put {
         /// The key of the record.
         key: &'a str,
-        /// The value that it gets.
+        /// The new value.
         value: &'a [u8],
     },
-    /// The record is removed; it need not be there.
+    /// Removes a record; a missing one is not an error.
     Remove {
         /// The key of the record.
         key: &'a str,
     },
-    /// A copy of a record is put where Paho does not look and a person can.
+    /// Copies a record to the quarantine, which Paho never reads but a person can inspect.
+    ///
+    /// The record itself stays.
     Quarantine {
         /// The key of the record.
         key: &'a str,
-        /// The value that it has.
+        /// Its value.
         value: &'a [u8],
     },
 }
 
-/// Changes of which all happen or none, in this order.
+/// Changes that are applied in order, all or none.
 pub type Group<'a> = &'a [Change<'a>];
 
-/// What connecting found.
+/// The properties of a new connection to a store.
 #[derive(Debug, Default)]
 pub struct Connected {
-    /// The store is full: what is in there can be read and removed, and so make room.
+    /// Why the store accepts no new records at present, if so; for example, it is full.
+    ///
+    /// Its records can be read and removed all the same, which may make room.
     pub write_error: Option<Error>,
-    /// Which life of the store this is. While it stays the same, what was there still is; where
-    /// there is none, nobody can tell.
+    /// Identity of the running store, such as the `run_id` of a Redis process.
+    ///
+    /// If it is the same after a reconnect, the store did not restart, so writes that it had confirmed
+    /// are still there unless somebody removed them. Without one, every record is written again after
+    /// an outage.
     pub instance_id: Option<String>,
-    /// What a record outlives, in a few words for the log.
+    /// The crashes that records survive, in a few words for the log; for example, if Redis has an AOF.
     pub durability_note: Option<&'static str>,
-    /// What the user should know of and can mend, and what works all the same.
+    /// Faults that the user can correct and that do not prevent operation, for the log.
     pub warnings: Vec<Error>,
 }
 
-/// A record that was changed and not waited for.
+/// A record that was changed with [`Store::send`] and is not confirmed yet.
 #[derive(Clone, Copy, Debug)]
 pub struct Sent<'a> {
     /// The key of the record.
     pub key: &'a str,
-    /// How long its value is; nothing where it was removed.
+    /// Length of its value in bytes; `None` if the record was removed.
     pub length: Option<usize>,
 }
 
-/// A place for records, which knows its backend and nothing of Paho.
+/// A backend for records, which need not know Paho.
 ///
-/// The records of one client live under one name. Sending and confirming are apart from one
-/// another, so that a change need not be waited for. Whatever goes wrong, the persistence keeps what
-/// has not been confirmed, connects again, and makes those changes once more.
+/// The records of one client are stored under one name. Sending and confirming are separate calls, so
+/// that not every change is waited for. After any error the persistence keeps all unconfirmed changes,
+/// connects again, and repeats them.
+///
+/// Methods run on Paho's threads and on the worker thread. Except in a recovery, the persistence holds
+/// a lock during them that all calls of Paho need, so each must return within a bounded time.
 pub trait Store: Send + 'static {
-    /// The value of the `store` label of the metrics and of `db.system.name` in spans.
+    /// The value of the label `store` of the metrics and of `db.system.name` in spans.
     const NAME: &'static str;
 
-    /// Connects to the records under `name` and checks that they can be read and written. Everything
-    /// that an earlier connection has sent there has arrived, or never will.
+    /// Connects to the records under `name`, and checks that they can be read and written.
+    ///
+    /// Once it has returned, nothing that an earlier connection sent there may still arrive. Otherwise an old
+    /// write could overwrite a new one.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the records from being used, at the earliest moment: another program that uses
-    /// them at this moment too.
+    /// Any reason why the records cannot be used, including another program that uses them at the same
+    /// time.
     fn connect(&mut self, name: &str) -> Result<Connected, Error>;
 
-    /// The keys of everything under the name, other programs' included, in any order.
+    /// Returns all keys under the name, foreign entries included, in any order.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the keys from being read; never an incomplete list.
+    /// Any reason why a key cannot be read. An incomplete list is never returned.
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error>;
 
-    /// Checks that a record could be written at this moment, and counts the keys.
+    /// Checks that a record could be written now, and returns the number of keys.
     ///
     /// # Errors
     ///
-    /// Whatever would keep a record from being written, or the keys from being counted.
+    /// Any reason why a record could not be written or the keys could not be counted.
     fn check(&mut self) -> Result<usize, Error>;
 
-    /// The values of these records in their order, and nothing for those that are not there.
+    /// Returns the values of these records, in the same order; `None` for a missing record.
     ///
     /// # Errors
     ///
-    /// Whatever keeps one of them from being read.
+    /// Any reason why one of them cannot be read.
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error>;
 
-    /// The values of many records, one after the other in their order, each as soon as it is there, and
-    /// nothing for those that are not there. It may take longer than a call of Paho may wait.
+    /// Passes the values of many records to `on_value`, in the same order; `None` for a missing record.
+    ///
+    /// Each value is passed as soon as it has been read. Unlike [`read`](Self::read), the whole may take
+    /// longer than a call of Paho may wait. By default it reads 64 records at a time.
     ///
     /// # Errors
     ///
-    /// Whatever keeps one of them from being read; those before it have been handed over.
+    /// Any reason why one of them cannot be read. The values before it have been passed.
     fn read_each(
         &mut self,
         keys: &[&str],
         on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), Error> {
-        const AT_A_TIME: usize = 64;
-        for some in keys.chunks(AT_A_TIME) {
-            self.read(some)?.into_iter().for_each(&mut *on_value);
+        const READ_CHUNK: usize = 64;
+        for chunk in keys.chunks(READ_CHUNK) {
+            self.read(chunk)?.into_iter().for_each(&mut *on_value);
         }
         Ok(())
     }
 
-    /// Asks for records that are likely to be read next, by one [`read`](Self::read) with these keys, and
-    /// waits for nothing. A store that cannot do that ahead does nothing.
+    /// Requests records in advance that the next [`read`](Self::read) will probably ask for with the same
+    /// keys, and does not wait for them. By default it does nothing.
     ///
-    /// What that reads must be no older than what was sent before it.
+    /// That read must return nothing older than what was sent before the prefetch.
     ///
     /// # Errors
     ///
-    /// Whatever keeps the store from being used from now on.
+    /// Any reason why the store cannot be used any more.
     fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
         let _ = keys;
         Ok(())
     }
 
-    /// Sends groups of changes behind everything that was sent before. They are safe from the death
-    /// of this process, and whether they happen is told by the next [`confirm`](Self::confirm).
+    /// Sends groups of changes, which are applied after everything sent before.
+    ///
+    /// Once it has returned, the changes survive the death of this process. Only the next
+    /// [`confirm`](Self::confirm) shows whether they were applied.
     ///
     /// # Errors
     ///
-    /// Whatever keeps them from being sent. Whether they happened is then unknown.
+    /// Any reason why they cannot be sent. It is then unknown which of them are applied.
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error>;
 
-    /// Sends groups of changes, of which there may be none, and waits until they have happened and
-    /// everything that was [sent](Self::send) before. `sent` is what came of that, for a store that
-    /// was not told when it was refused, and so has to look.
+    /// Sends groups of changes, possibly none, and waits until these and all that were [sent](Self::send)
+    /// before have been applied.
+    ///
+    /// `sent` lists the records that have been sent since the last `confirm`, in their final state. A
+    /// store that receives no replies to `send` verifies its records against it.
     ///
     /// # Errors
     ///
-    /// The first answer that is an error, or whatever kept the answers from being read; a record that
-    /// is not as it was sent. Which of the changes happened is then unknown.
+    /// The first reply that is an error, any reason why the replies cannot be read, or a record that
+    /// differs from `sent`. It is then unknown which of the changes were applied.
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error>;
 
-    /// Makes groups of changes again, and waits until they have happened, while no call waits for
-    /// the store: the more they are, the longer it may take.
+    /// Repeats groups of changes after an outage, and waits until they have been applied.
+    ///
+    /// No call of Paho waits for it, so it may take longer if there is more to write. By default it calls
+    /// [`confirm`](Self::confirm).
     ///
     /// # Errors
     ///
-    /// As those of [`confirm`](Self::confirm).
+    /// The same as [`confirm`](Self::confirm).
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         self.confirm(&[], groups)
     }
 
-    /// Ends the connection. The records stay.
+    /// Closes the connection. The records stay.
     fn close(&mut self);
 }
