@@ -1,4 +1,4 @@
-//! The one error type of the crate: what was tried, on what, why it failed and what to do.
+//! The error type of the crate.
 
 pub(crate) mod log_throttle;
 
@@ -6,75 +6,143 @@ use std::{borrow::Cow, error::Error as StdError, fmt, io};
 
 use paho_mqtt as mqtt;
 
-/// What went wrong: the value of the `error` label of the metrics. Later versions may have more.
+/// The kind of an [`Error`], and the value of the label `error` of the metrics.
+///
+/// Each kind states what it means and what to do. When Paho's client is created, and in
+/// [`Persistence::connect`](crate::Persistence::connect), every kind is an error. While a client runs, a
+/// failure of the store is not: writes are kept in memory and retried, and the persistence recovers
+/// without a restart once the cause is gone. Then the kind appears in the log, in the metrics, in
+/// [`Health::last_error`](crate::Health::last_error) and in
+/// [`StoreEvent::Down`](crate::StoreEvent::Down).
+///
+/// Later versions may add kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// An option has a value that cannot work.
+    ///
+    /// Correct the option that the error names.
     InvalidOption,
-    /// The client id is empty: records of several programs would share one place.
+    /// The client id is empty, so programs without an id would share their records.
+    ///
+    /// Give the client an id that is unique and stays the same across restarts.
     InvalidClientId,
-    /// The key is none that Paho writes.
+    /// Paho does not write such a key.
+    ///
+    /// Only a program that calls the persistence itself can cause it: pass keys that Paho has passed.
     InvalidKey,
     /// A call came before `open` or after `close`.
-    NotOpen,
-    /// There is no record with that key.
-    NotFound,
-    /// There was a record with that key, and it is gone without having been removed here.
-    Lost,
-    /// What is to be written over a record of the same message is not that message.
     ///
-    /// Paho sends the message again, and its copy in memory is not the one that it sent before. The
-    /// record keeps the first one, so a program that ends now has it sent at its next start, as in
-    /// [`StoreObserver::on_damaged`](crate::StoreObserver::on_damaged); one that goes on sends the damaged
-    /// copy.
+    /// Paho opens the persistence when a client is created. A program that calls the persistence itself
+    /// has to do so too.
+    NotOpen,
+    /// The store has no record with this key.
+    ///
+    /// Normal for `remove`: Paho also removes records that it never put.
+    NotFound,
+    /// The record disappeared from the store, and this process neither removed it nor has a copy.
+    ///
+    /// Find out who flushed Redis or deletes from it, or whether its `maxmemory-policy` evicts.
+    Lost,
+    /// Paho sends a message again, but its copy in memory has changed.
+    ///
+    /// A write to the broker failed before, and Paho freed the message. The stored record is intact. A
+    /// program that ends now has its next start send that record; one that goes on sends the damaged
+    /// copy. Flush and restart, as in
+    /// [`StoreObserver::on_damaged`](crate::StoreObserver::on_damaged).
     Damaged,
-    /// What was sent, and not waited for, has not happened.
+    /// The store did not apply a write that was sent without waiting for its reply.
+    ///
+    /// The persistence writes it again, so a single one needs no action. If it repeats, check whether
+    /// another program writes to the records.
     Unconfirmed,
-    /// Another program uses the records at this moment.
+    /// Another program uses these records.
+    ///
+    /// Give each client an id of its own, or stop the other program. The error names its connection.
     InUse,
-    /// Redis may delete every record when its memory is full.
+    /// Redis may evict the hash, with every record, when its memory is full.
+    ///
+    /// Set `maxmemory-policy noeviction`. The option `eviction_check` decides whether this is an
+    /// error.
     Eviction,
-    /// The store cannot be reached, or the connection broke.
+    /// The store is unreachable, or the connection broke.
+    ///
+    /// Check that Redis runs, that the socket or port in the URL is its own, and that the user of the
+    /// program may connect: for a Unix socket it must be in Redis's group.
     Connection,
-    /// The store did not answer in time.
+    /// The store did not reply in time.
+    ///
+    /// Check whether Redis is stopped, swapping, out of CPU or waiting for its disk. Relieve it, or raise
+    /// `operation_timeout` and `connect_timeout`.
     Timeout,
     /// The TLS handshake with the store failed.
+    ///
+    /// Check that the port speaks TLS, that the certificate is for this host name, and that its issuer is
+    /// trusted by the system or by the file that `SSL_CERT_FILE` names.
     Tls,
-    /// Redis answered `NOAUTH`, `WRONGPASS` or refused the password.
+    /// Redis rejected the user or password (`NOAUTH`, `WRONGPASS`).
+    ///
+    /// Check both in the URL, and the ACL of the user.
     Authentication,
-    /// Redis answered `NOPERM`: the user lacks a right.
+    /// The user lacks a permission (`NOPERM`).
+    ///
+    /// Grant it: docs/redis.md has the ACL line. Check `key_prefix` if the ACL grants a pattern of keys.
     Permission,
-    /// Redis answered `WRONGTYPE`: the key is no hash.
+    /// The key does not hold a hash (`WRONGTYPE`).
+    ///
+    /// Choose another `key_prefix`, or delete that key.
     WrongType,
-    /// Redis answered `LOADING`: it is still reading its data.
+    /// Redis is still loading its data (`LOADING`).
+    ///
+    /// Wait. If the start of the program meets it, raise `open_timeout`.
     Loading,
-    /// Redis answered `OOM`: its `maxmemory` is reached.
+    /// Redis has reached its `maxmemory` (`OOM`).
+    ///
+    /// Raise it, bring the link to the broker back, or publish less.
     OutOfMemory,
-    /// Redis answered `READONLY`: it is a replica.
+    /// This Redis is a read-only replica (`READONLY`).
+    ///
+    /// Connect to the primary.
     ReadOnly,
-    /// Redis answered `MISCONF`: it cannot write its snapshot and takes no changes.
+    /// Redis cannot save its snapshot and refuses writes (`MISCONF`).
+    ///
+    /// Check its log and free its disk, or disable snapshots with `save ""`.
     Misconf,
-    /// Redis answered `BUSY`: a script blocks it.
+    /// A script blocks Redis (`BUSY`).
+    ///
+    /// End it with `SCRIPT KILL`.
     Busy,
-    /// Redis answered with another error.
+    /// Redis returned another error.
+    ///
+    /// The text contains Redis's words; for example, it has no database with this number.
     Server,
-    /// The answer is none that the protocol allows.
+    /// The reply is not valid in the protocol of Redis (RESP).
+    ///
+    /// Check that the URL leads to a Redis.
     Protocol,
-    /// A metric of the same name is registered already.
+    /// A metric with the same name is already registered.
+    ///
+    /// Register `PersistenceMetrics` once per registry, and clone it.
     Registration,
     /// The address of the metrics server cannot be bound.
+    ///
+    /// The [`source`](StdError::source) is the cause: the port is in use, or this host does not have the
+    /// address.
     Bind,
-    /// The metrics cannot be gathered, or written as text.
+    /// The metrics cannot be collected, or encoded as text.
+    ///
+    /// A collector in the registry fails or panics: correct it.
     Render,
     /// A file cannot be written.
+    ///
+    /// Check that its directory exists, has space and is writable.
     File,
-    /// An error of a persistence that is not of this crate.
+    /// A persistence or store that is not of this crate returned an error.
     Other,
 }
 
 impl ErrorKind {
-    /// Every kind, in the order of their declaration.
+    /// All kinds, in declaration order.
     pub const ALL: &'static [Self] = &[
         Self::InvalidOption,
         Self::InvalidClientId,
@@ -106,7 +174,7 @@ impl ErrorKind {
         Self::Other,
     ];
 
-    /// The value of the `error` label.
+    /// Returns the value of the label `error`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -141,75 +209,65 @@ impl ErrorKind {
         }
     }
 
-    /// Why, and what to do about it, for an error that brings no reason of its own.
-    const fn explanation(self) -> &'static str {
+    /// Returns the cause and the remedy for an error that is given no reason of its own.
+    const fn default_reason(self) -> &'static str {
         match self {
             Self::InvalidOption => "an option is invalid",
             Self::InvalidClientId => {
-                "the client id is empty; give the MQTT client an id of its own that stays the same \
-                 over restarts"
+                "the client id is empty; set one that is unique and stable across restarts"
             }
-            Self::InvalidKey => "the key is none that Paho writes",
+            Self::InvalidKey => "Paho does not write such a key",
             Self::NotOpen => "the persistence is not open; Paho opens it when a client is created",
             Self::NotFound => "there is no such record",
             Self::Lost => {
-                "it was there and is gone, and nobody removed it here; does another program write \
-                 there, was Redis emptied, or does its maxmemory-policy evict?"
+                "the record disappeared from the store; does another program write there, was Redis \
+                 flushed, or does its maxmemory-policy evict?"
             }
             Self::Damaged => {
-                "Paho sends a message again that is not the one it sent before, as it does after a \
-                 write to the broker failed; the record stays as it was, so restart the program to \
-                 have it sent"
+                "Paho's copy of the message changed after a failed write to the broker; the stored \
+                 record is intact, so restart the program to send it"
             }
-            Self::Unconfirmed => {
-                "the store did not do what it was sent; it is sent again, and waited for"
-            }
+            Self::Unconfirmed => "the store did not apply a write; it is written again",
             Self::InUse => {
-                "another program uses these records; give each client an id of its own, or end \
-                 the other program"
+                "another program uses these records; give each client its own id, or stop the other \
+                 program"
             }
             Self::Eviction => {
-                "its maxmemory-policy has it delete the hash, with every message, when its memory is \
-                 full; set maxmemory-policy noeviction"
+                "its maxmemory-policy may delete the hash, with every message, when memory is full; \
+                 set maxmemory-policy noeviction"
             }
             Self::Connection => {
-                "it cannot be reached; check that it runs there and that this user may connect"
+                "it is unreachable; check that it runs and that this user may connect"
             }
             Self::Timeout => {
-                "it did not answer in time; check its load, or allow more time with \
-                 connect_timeout and operation_timeout"
+                "no reply in time; check its load, or raise connect_timeout and operation_timeout"
             }
             Self::Tls => {
                 "the TLS handshake failed; check that this port speaks TLS, that its certificate \
                  is for this host name, and that the system, or the file that SSL_CERT_FILE names, \
                  trusts the issuer"
             }
-            Self::Authentication => "it refused the user or password; check those in the URL",
-            Self::Permission => "the user lacks a right; the README has the ACL line that it needs",
+            Self::Authentication => "Redis rejected the user or password in the URL",
+            Self::Permission => "the user lacks a permission; docs/redis.md has the ACL line",
             Self::WrongType => {
-                "the key holds something that is not a hash; choose another key_prefix, or \
-                 remove that key"
+                "the key does not hold a hash; choose another key_prefix, or delete that key"
             }
             Self::Loading => "Redis is still loading its data; try again when it is done",
-            Self::OutOfMemory => {
-                "Redis has reached its maxmemory; raise it, or free what else is in there"
-            }
-            Self::ReadOnly => "this Redis is a replica; connect to the one that takes writes",
+            Self::OutOfMemory => "Redis reached maxmemory; raise it, or free memory",
+            Self::ReadOnly => "this Redis is a read-only replica; connect to the primary",
             Self::Misconf => {
-                "Redis takes no writes since it cannot save its snapshot; look at its log and \
-                 its disk"
+                "Redis refuses writes because it cannot save its snapshot; check its log and its disk"
             }
             Self::Busy => "a script blocks Redis; end it with SCRIPT KILL",
-            Self::Server => "Redis answered with an error",
-            Self::Protocol => "the answer is not one of a Redis server",
-            Self::Registration => "a metric of that name is registered already",
-            Self::Bind => "the address cannot be bound; another program may use that port",
-            Self::Render => "a collector in the registry fails, or panics",
+            Self::Server => "Redis returned an error",
+            Self::Protocol => "the reply is not valid RESP; is this a Redis server?",
+            Self::Registration => "a metric with that name is already registered",
+            Self::Bind => "the address cannot be bound",
+            Self::Render => "a collector in the registry failed or panicked",
             Self::File => {
-                "the file cannot be written; check that its folder exists, has room and lets this \
-                 user write"
+                "the file cannot be written; check that its directory exists, has space and is writable"
             }
-            Self::Other => "the persistence answered with an error",
+            Self::Other => "the persistence returned an error",
         }
     }
 }
@@ -222,10 +280,12 @@ impl fmt::Display for ErrorKind {
 
 /// An error of this crate.
 ///
-/// `Display` says what was tried, on what, why it failed and what to do; the raw answer of Redis
-/// or of the operating system, where there is one, is the [`source`](StdError::source). Neither
-/// holds a password. Inside the [`mqtt::Error`] of a call that a program makes on the persistence
-/// itself it is found with [`Error::in_mqtt`].
+/// `Display` has the form `cannot <what was tried>: <why, and what to do>`. The words of Redis or of the
+/// operating system are mostly in the [`source`](StdError::source), so print both. Neither contains a
+/// password. [`ErrorKind`] explains each kind.
+///
+/// If a program calls the persistence itself, [`Error::in_mqtt`] finds this error in the
+/// [`mqtt::Error`].
 ///
 /// ```
 /// use paho_mqtt_redis::{Error, ErrorKind};
@@ -236,66 +296,70 @@ impl fmt::Display for ErrorKind {
 /// assert_eq!(Error::in_mqtt(&error).unwrap().kind(), ErrorKind::NotFound);
 /// ```
 #[derive(Debug)]
-pub struct Error(Box<Inner>);
+// Boxed, so that a `Result` with it stays small.
+pub struct Error(Box<ErrorInner>);
 
 #[derive(Debug)]
-struct Inner {
+struct ErrorInner {
     kind: ErrorKind,
+    /// Completes the sentence "cannot …".
     attempt: String,
     reason: Cow<'static, str>,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
 impl Error {
-    /// An error of that kind; `attempt` completes the sentence "cannot …".
+    /// Creates an error of this kind; `attempt` completes the sentence "cannot …".
+    ///
+    /// The reason is that of the kind until [`with_reason`](Self::with_reason) replaces it.
     #[must_use]
     pub fn new(kind: ErrorKind, attempt: impl Into<String>) -> Self {
-        Self(Box::new(Inner {
+        Self(Box::new(ErrorInner {
             kind,
             attempt: attempt.into(),
-            reason: Cow::Borrowed(kind.explanation()),
+            reason: Cow::Borrowed(kind.default_reason()),
             source: None,
         }))
     }
 
-    /// An error for an option whose value cannot work.
+    /// Creates an error for an option whose value cannot work.
     #[cfg(any(feature = "metrics", feature = "redis"))]
     pub(crate) fn invalid_option(option: &str) -> Self {
         Self::new(ErrorKind::InvalidOption, format!("use the option {option}"))
     }
 
-    /// The same error with a reason, and what to do, that is more exact than the kind's own.
+    /// Replaces the reason of the kind by a more exact cause and remedy.
     #[must_use]
     pub fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.0.reason = reason.into();
         self
     }
 
-    /// The same error with the error behind it.
+    /// Sets the underlying error, which `Display` does not repeat.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
         self
     }
 
-    /// What went wrong.
+    /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind
     }
 
-    /// The error of this crate inside one of Paho's, where there is one: in what a call of
-    /// [`ClientPersistence`](mqtt::ClientPersistence) returns to whoever makes it, such as a
-    /// persistence around this one.
+    /// Returns the error of this crate inside an error of Paho, if there is one.
     ///
-    /// It is never in what a client returns. Paho passes on no more than that its persistence
-    /// failed, so that `create_client` answers with [`mqtt::Error::PersistenceError`] and `publish`
-    /// with [`mqtt::Error::Publish`] and a number. To learn why, call
-    /// [`Persistence::connect`](crate::Persistence::connect) before the client is created, and
-    /// read the log.
+    /// A direct call of [`ClientPersistence`](mqtt::ClientPersistence) returns such an error, for example
+    /// to another persistence that wraps this one. A client never does: Paho drops the reason, so
+    /// `create_client` returns [`mqtt::Error::PersistenceError`], and `publish` returns
+    /// [`mqtt::Error::Publish`] with a number. To get the reason, call
+    /// [`Persistence::connect`](crate::Persistence::connect) before the client is created, and read the
+    /// log.
     #[must_use]
     pub fn in_mqtt(error: &mqtt::Error) -> Option<&Self> {
         match error {
+            // The conversion below wraps it in an `io::Error`.
             mqtt::Error::Io(error) => error.get_ref()?.downcast_ref(),
             _ => None,
         }
@@ -320,7 +384,7 @@ impl From<Error> for mqtt::Error {
     }
 }
 
-/// Shows an error and everything behind it in one line, for the log.
+/// Displays an error and all its sources in one line, for the log.
 pub(crate) struct ErrorChain<'a>(pub(crate) &'a (dyn StdError + 'static));
 
 impl fmt::Display for ErrorChain<'_> {
@@ -365,7 +429,7 @@ mod tests {
         assert_eq!(ErrorChain(&error).to_string().matches(&text).count(), 1);
 
         let error = mqtt::Error::from(error);
-        let found = Error::in_mqtt(&error).expect("ours");
+        let found = Error::in_mqtt(&error).expect("an error of this crate");
         assert_eq!(found.kind(), ErrorKind::Connection);
         assert!(found.source().is_some());
         assert!(Error::in_mqtt(&mqtt::Error::PersistenceError).is_none());

@@ -1,12 +1,15 @@
-//! How often the log is told of errors that calls are answered with.
+//! Limits how often a repeated error is logged.
 
 use std::time::{Duration, Instant};
 
 use super::ErrorKind;
 
-const INTERVAL: Duration = Duration::from_secs(10);
+/// Time after which an error of the same kind is logged again.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the log was told last.
+/// Admits one log line per error kind and 10 s, and counts the suppressed ones.
+///
+/// A store that is down may fail thousands of calls per second, for one reason.
 #[derive(Default)]
 pub(crate) struct LogThrottle {
     last: Option<(ErrorKind, Instant)>,
@@ -14,13 +17,14 @@ pub(crate) struct LogThrottle {
 }
 
 impl LogThrottle {
-    /// How many errors the log was not told of since the last one, if it is time for this one: when
-    /// it is of another kind, or after a while.
+    /// Returns how many errors were suppressed since the last line, or `None` to suppress this one.
+    ///
+    /// An error is admitted if its kind differs from that of the last line, or 10 s after that line.
     pub(crate) fn admit(&mut self, kind: ErrorKind, now: Instant) -> Option<u64> {
-        let repeated = self
-            .last
-            .is_some_and(|(last, at)| last == kind && now.saturating_duration_since(at) < INTERVAL);
-        if repeated {
+        let is_repeated = self.last.is_some_and(|(last, at)| {
+            last == kind && now.saturating_duration_since(at) < LOG_INTERVAL
+        });
+        if is_repeated {
             self.suppressed = self.suppressed.saturating_add(1);
             return None;
         }
@@ -37,12 +41,12 @@ mod tests {
     fn repeated_error_is_logged_at_once_then_throttled() {
         let mut throttle = LogThrottle::default();
         let start = Instant::now();
-        let mut due = |kind, seconds| throttle.admit(kind, start + Duration::from_secs(seconds));
-        assert_eq!(due(ErrorKind::Connection, 0), Some(0));
-        assert_eq!(due(ErrorKind::Connection, 0), None);
-        assert_eq!(due(ErrorKind::Connection, 9), None);
-        assert_eq!(due(ErrorKind::Connection, 10), Some(2));
-        assert_eq!(due(ErrorKind::Loading, 11), Some(0));
-        assert_eq!(due(ErrorKind::Connection, 12), Some(0));
+        let mut admit = |kind, seconds| throttle.admit(kind, start + Duration::from_secs(seconds));
+        assert_eq!(admit(ErrorKind::Connection, 0), Some(0));
+        assert_eq!(admit(ErrorKind::Connection, 0), None);
+        assert_eq!(admit(ErrorKind::Connection, 9), None);
+        assert_eq!(admit(ErrorKind::Connection, 10), Some(2));
+        assert_eq!(admit(ErrorKind::Loading, 11), Some(0));
+        assert_eq!(admit(ErrorKind::Connection, 12), Some(0));
     }
 }

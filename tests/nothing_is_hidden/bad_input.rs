@@ -308,7 +308,7 @@ fn missing_or_wrong_password_is_reported_by_connect() {
         check(
             &refused(&url),
             ErrorKind::Authentication,
-            &[answer, &shown, "check those in the URL"],
+            &[answer, &shown, "user or password in the URL"],
         );
     }
     for url in [
@@ -526,7 +526,7 @@ fn redis_that_cannot_save_is_reported_by_connect() {
     check(
         &refused(&redis.url()),
         ErrorKind::Misconf,
-        &[HASH, &redis.url(), "MISCONF", "look at its log"],
+        &[HASH, &redis.url(), "MISCONF", "check its log"],
     );
 }
 
@@ -556,7 +556,7 @@ fn redis_blocked_by_script_is_reported_by_connect() {
 fn server_other_than_redis_is_reported_by_connect() {
     let answer = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n";
     let (url, error) = refused_after(answer);
-    check(&error, ErrorKind::Protocol, &[&url, "not one of a Redis"]);
+    check(&error, ErrorKind::Protocol, &[&url, "not valid RESP"]);
 }
 
 #[test]
