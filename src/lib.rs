@@ -1,11 +1,83 @@
-// The README's examples are doc tests, for which its features are needed.
-#![cfg_attr(all(feature = "redis", feature = "server"), doc = include_str!("../README.md"))]
-#![cfg_attr(
-    not(all(feature = "redis", feature = "server")),
-    doc = "Redis persistence, metrics and a metrics endpoint for the Eclipse Paho MQTT client; see the README."
-)]
+//! Crash-safe store-and-forward for [Paho MQTT] on embedded Linux: messages in flight live in a local
+//! Redis, not on flash, with metrics, dashboards and alerts.
+//!
+//! Pass a persistence to the client. From then on messages at QoS 1 and 2 that `publish` has accepted
+//! survive a crash of the program, and a failure of Redis never makes `publish` fail. During an outage of
+//! Redis new messages exist only in memory; they are written when it is back.
+//!
+#![cfg_attr(feature = "redis", doc = "```rust,no_run")]
+#![cfg_attr(not(feature = "redis"), doc = "```rust,ignore")]
+//! # use paho_mqtt_redis::{RedisPersistence, paho_mqtt as mqtt};
+//! # fn main() -> mqtt::Result<()> {
+//! let persistence = RedisPersistence::new(); // Redis on 127.0.0.1:6379
+//! let client = mqtt::CreateOptionsBuilder::new().client_id("device-1").user_persistence(persistence).create_client()?;
+//! # drop(client);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The client id, the server URI, the MQTT version and a session that outlives the connection have to be
+//! right: see [a reliable client].
+//!
+//! # Three types to know
+//!
+//! - [`RedisPersistence`] is what the client gets. `RedisPersistence::builder()` sets the URL, the
+//!   durability and the timeouts; [`MemoryPersistence`] behaves the same without a Redis.
+//! - [`PersistenceMetrics`] measures it: register it once per process, and wrap each persistence with
+//!   `instrument`.
+//! - [`MetricsServer`] serves the metrics to Prometheus, and a page to people.
+//!
+//! [`Error`] is the one error type; [`ErrorKind`] explains each kind and what to do. [`Health`] and
+//! [`StoreObserver`] report the state of the store to the program. To use another backend than Redis,
+//! implement [`Store`] and wrap it in [`Persistence`].
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `redis` | yes | [`RedisPersistence`] |
+//! | `metrics` | yes | [`PersistenceMetrics`] and `Instrumented` |
+//! | `server` | no | [`MetricsServer`]; implies `metrics` |
+//! | `server-tls` | no | TLS for [`MetricsServer`]; implies `server` |
+//! | `log` | no | events also go to the `log` crate, if no `tracing` subscriber is set |
+//! | `tls` | no | `rediss://`, with the certificates that the system trusts; implies `redis` |
+//! | `bundled` | yes | builds Paho C from the sources in paho-mqtt; needs cmake and a C compiler |
+//! | `ssl` | no | MQTT over TLS with the system's OpenSSL |
+//! | `vendored-ssl` | no | MQTT over TLS with an OpenSSL that is built from source |
+//!
+//! # Documentation
+//!
+//! The repository and the package have the whole documentation as `README.md` and in `docs/`:
+//!
+//! - [README]: a first program, the three settings that cost messages, performance
+//! - [Guarantees]: what survives which crash, and the proof
+//! - [A reliable client]: what a program has to do
+//! - [Redis]: configuration, users and rights, systemd
+//! - [Metrics] and [the endpoint]: what is measured, and how it is served
+//! - [Monitoring]: dashboards, recording rules and alerts
+//! - [Errors] and [logging]: where an error shows, and which events are logged
+//! - [Migrating from 0.3] and [the changelog][CHANGELOG]
+//! - [Design]: how it works, and the glossary
+//!
+//! [Paho MQTT]: https://github.com/eclipse-paho/paho.mqtt.rust
+//!
+//! [README]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/README.md
+//! [Guarantees]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/guarantees.md
+//! [a reliable client]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/reliable-client.md
+//! [Redis]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/redis.md
+//! [Metrics]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/metrics.md
+//! [the endpoint]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/endpoint.md
+//! [Monitoring]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/monitoring.md
+//! [Errors]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/errors.md
+//! [logging]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/logging.md
+//! [Migrating from 0.3]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/migrating-from-0.3.md
+//! [CHANGELOG]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/CHANGELOG.md
+//! [Design]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/design.md
+#![cfg_attr(not(feature = "redis"), doc = "[`RedisPersistence`]: #features")]
+#![cfg_attr(not(feature = "metrics"), doc = "[`PersistenceMetrics`]: #features")]
+#![cfg_attr(not(feature = "server"), doc = "[`MetricsServer`]: #features")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
-// A panic here would cross Paho's C callbacks and end the program.
+// A panic would cross Paho's C callbacks and end the program.
 #![cfg_attr(
     not(test),
     deny(
@@ -49,7 +121,7 @@ pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_t
 pub use persistence::{Health, MemoryPersistence, Persistence, StoreObserver};
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};
-/// The way from the bytes of a peer to those of the answer, for the fuzzer.
+/// The endpoint from the bytes of a request to those of the response, for the fuzzer.
 #[cfg(all(fuzzing, feature = "server"))]
 #[doc(hidden)]
 pub use server::fuzzing;
@@ -58,3 +130,76 @@ pub use server::{MetricsServer, MetricsServerBuilder};
 pub use store::{
     Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, Sent, Store, StoreEvent,
 };
+
+/// Compiles the examples of the README and of `docs/` as doc tests.
+#[cfg(all(doctest, feature = "redis", feature = "server"))]
+mod documentation {
+    #[doc = include_str!("../README.md")]
+    mod readme {}
+    #[doc = include_str!("../docs/endpoint.md")]
+    mod endpoint {}
+    #[doc = include_str!("../docs/logging.md")]
+    mod logging {}
+    #[doc = include_str!("../docs/metrics.md")]
+    mod metrics {}
+    #[doc = include_str!("../docs/redis.md")]
+    mod redis {}
+    #[doc = include_str!("../docs/reliable-client.md")]
+    mod reliable_client {}
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    const FRONT_PAGE: &str = include_str!("lib.rs");
+
+    #[test]
+    fn front_page_links_lead_into_this_package() {
+        let root = concat!(
+            "https://docs.rs/crate/paho-mqtt-redis/",
+            env!("CARGO_PKG_VERSION"),
+            "/source/"
+        );
+        let links = FRONT_PAGE
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! [")?.split_once("]: "));
+        let links = links.filter(|(name, _)| *name != "Paho MQTT");
+        let paths: Vec<&str> = links
+            .map(|(name, link)| {
+                link.strip_prefix(root)
+                    .unwrap_or_else(|| panic!("{name}: {link}"))
+            })
+            .collect();
+        assert!(paths.len() > 5, "{paths:?}");
+        for path in paths {
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+            assert!(file.is_file(), "{path}");
+        }
+    }
+
+    #[test]
+    fn front_page_features_match_manifest() {
+        let manifest = include_str!("../Cargo.toml");
+        let (_, features) = manifest.split_once("\n[features]\n").expect("features");
+        let (features, _) = features.split_once("\n[").expect("a next section");
+        let (_, default) = features.split_once("default = [").expect("a default");
+        let (default, _) = default.split_once(']').expect("its end");
+        let names = features
+            .lines()
+            .filter_map(|line| Some(line.split_once(" = [")?.0));
+        let mut expected: Vec<(&str, bool)> = names
+            .filter(|name| *name != "default")
+            .map(|name| (name, default.contains(&format!("\"{name}\""))))
+            .collect();
+        expected.sort_unstable();
+        let rows = FRONT_PAGE
+            .lines()
+            .filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "));
+        let mut documented: Vec<(&str, bool)> = rows
+            .map(|(name, rest)| (name, rest.starts_with("yes")))
+            .collect();
+        documented.sort_unstable();
+        assert_eq!(documented, expected);
+    }
+}
