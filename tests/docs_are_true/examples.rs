@@ -7,6 +7,8 @@ use std::{
 
 use testkit::{LIMIT, Mosquitto, RedisServer, Server, Subscriber, child::example, device::Device};
 
+use super::page::ENDPOINT;
+
 fn device(options: &[&str]) -> Output {
     Command::new(example("device"))
         .args(options)
@@ -202,12 +204,7 @@ fn prometheus_scrapes_device_over_tls_with_token() {
     let address = address_of(&run);
     let target = address.strip_prefix("https://").expect("TLS");
 
-    // The configuration of the README.
-    let readme = include_str!("../../README.md");
-    let (_, config) = readme
-        .split_once("```yaml\nscrape_configs:")
-        .expect("a configuration");
-    let (config, _) = config.split_once("```").expect("its end");
+    let config = ENDPOINT.between("```yaml\nscrape_configs:", "```");
     let config = format!("scrape_configs:{config}")
         .replace("device-1.example:9464", target)
         .replace("/etc/prometheus/mqtt-devices.token", &token)

@@ -1,9 +1,16 @@
-//! README, examples, units, dashboards, rules and their provisioning match the code.
+//! README, docs, examples, units, dashboards, rules and their provisioning match the code.
 
 mod dashboards;
+mod endpoint_page;
+mod errors_page;
 mod examples;
+mod links;
+mod metrics_page;
 mod module_graph;
+mod page;
 mod provisioning;
 mod readme;
+mod redis_page;
 mod rules;
 mod systemd;
+mod wording;

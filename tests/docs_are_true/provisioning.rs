@@ -1,4 +1,4 @@
-//! The commands of the README install everything for Prometheus, Alertmanager and Grafana to find. `scripts/test --quick` skips
+//! The commands of docs/monitoring.md install everything for Prometheus, Alertmanager and Grafana to find. `scripts/test --quick` skips
 //! the tests with `prometheus` in their names, which need its Debian packages.
 
 use std::{fs, path::Path, process::Command, time::Duration};
@@ -13,7 +13,8 @@ use testkit::{
     serving::serve,
 };
 
-const README: &str = include_str!("../../README.md");
+use super::page::MONITORING;
+
 const BEFORE: &str = "# Contents from before.\n";
 
 /// Runs a program, which must succeed, and returns its output.
@@ -28,7 +29,7 @@ fn run(command: &mut Command) -> String {
     text
 }
 
-/// A folder in which the commands of the README were carried out as if it were the root of the system.
+/// A folder in which the commands of docs/monitoring.md were carried out as if it were the root of the system.
 fn provisioned() -> TempDir {
     let root = tempfile::tempdir().expect("a folder");
     for folder in ["etc/prometheus", "etc/grafana/provisioning", "var/lib"] {
@@ -39,10 +40,7 @@ fn provisioned() -> TempDir {
 }
 
 fn provision(root: &TempDir) {
-    let (_, commands) = README
-        .split_once("```sh\nsudo install")
-        .expect("the commands of the README");
-    let (commands, _) = commands.split_once("```").expect("their end");
+    let commands = MONITORING.between("```sh\nsudo install", "```");
     let root_path = root.path().to_str().expect("UTF-8");
     let commands = format!("install{commands}")
         .replace("sudo ", "")

@@ -9,10 +9,12 @@ use std::{
 use paho_mqtt_redis::prometheus::proto::MetricFamily;
 use serde_json::Value;
 use testkit::{
-    dashboard::{Dashboard, Query, array, path, read, text},
+    dashboard::{Dashboard, array, path, read, text},
     promql::{Selector, selectors},
     rules::{FILES, alerts, families, load, name, recorded, registered, yaml},
 };
+
+use super::page::documents;
 
 const ALERT_TESTS: &str = "rules/tests/mqtt-persistence.alerts.test.yml";
 /// Series of others that rules read: of Prometheus itself, and of `node_exporter`.
@@ -105,14 +107,12 @@ fn recorded_series_are_named_level_metric_operations() {
 
 #[test]
 fn documents_and_rules_name_known_metrics_only() {
-    let readme = include_str!("../../README.md").to_owned();
-    for (what, text) in [
-        ("README.md", readme),
-        ("runbooks.md", read("runbooks.md")),
-        (FILES[0], read(FILES[0])),
-        (FILES[1], read(FILES[1])),
-    ] {
-        assert_eq!(unknown_names(&text), BTreeSet::new(), "{what}");
+    let mut texts = documents();
+    for file in &FILES[..2] {
+        texts.push(((*file).to_owned(), read(file)));
+    }
+    for (file, text) in texts {
+        assert_eq!(unknown_names(&text), BTreeSet::new(), "{file}");
     }
 }
 
@@ -287,12 +287,12 @@ fn selected(selector: &Selector, is_lean: bool) -> BTreeSet<BTreeMap<String, Str
         .collect()
 }
 
-/// Whether the lean profile has a series that a selector could match.
-fn lean_has(selector: &Selector) -> bool {
+/// Returns true if the lean profile has a series that a selector could match.
+pub fn lean_has(selector: &Selector) -> bool {
     !selected(selector, true).is_empty()
 }
 
-/// Whether a series with these labels is selected, as far as they are labels of ours.
+/// Returns true if a selector with these matchers takes a series with these labels; labels that are not ours match.
 fn matches(matchers: &str, labels: &BTreeMap<String, String>) -> bool {
     matchers.split(", ").all(|matcher| {
         let Some((label, value)) = matcher.split_once('=') else {
@@ -327,25 +327,4 @@ fn lean_profile_has_series_that_rules_read() {
             );
         }
     }
-}
-
-#[test]
-fn readme_names_panels_incomplete_in_lean_profile() {
-    let board = Dashboard::load("device");
-    let lacks = |query: &Query| {
-        let mut selectors = selectors(&query.expression).into_iter();
-        selectors.any(|selector| {
-            selector.metric.starts_with("mqtt_persistence_") && !lean_has(&selector)
-        })
-    };
-    let queries = board.queries();
-    let lacking = queries.iter().filter(|query| lacks(query));
-    let lacking: BTreeSet<&str> = lacking.map(|query| query.of.as_str()).collect();
-    let readme = include_str!("../../README.md");
-    let (_, rest) = readme
-        .split_once("the lean profile leaves these panels empty, or a part of them:")
-        .expect("the list");
-    let (list, _) = rest.split_once('.').expect("its end");
-    let named = list.split('*').skip(1).step_by(2);
-    assert_eq!(named.collect::<BTreeSet<_>>(), lacking);
 }
