@@ -1,4 +1,4 @@
-//! The first program of the README: one message that Redis keeps until the broker has acknowledged it.
+//! First program of the README: publishes one message, which Redis keeps until the broker has acknowledged it.
 //!
 //! `cargo run --example publish [BROKER [REDIS]]`, by default `mqtt://127.0.0.1:1883 redis://127.0.0.1:6379/0`.
 
@@ -18,7 +18,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         Some(redis) => RedisPersistence::builder().url(redis).build()?,
         None => RedisPersistence::new(),
     };
-    // Paho would only return "Persistence error"; this returns why Redis is unusable.
+    // Paho reports only "persistence error"; connect() returns the reason.
     persistence.connect(CLIENT_ID, &broker)?;
 
     let client = mqtt::CreateOptionsBuilder::new()

@@ -7,63 +7,61 @@ use std::{
 use lexopt::Arg;
 use paho_mqtt_redis::paho_mqtt as mqtt;
 
-/// What `--help` prints.
+/// Text that `--help` prints.
 pub const HELP: &str = "\
-Publishes readings at a rate. At QoS 1 and 2, Redis keeps each accepted reading until the broker has acknowledged it, so
-that neither an outage of the broker nor a crash of this program loses it. Readings are lost at QoS 0, if the buffer is
-full (counted as refused), and if this program dies while Redis is unavailable. The backlog and every call to Redis are
-served as metrics.
+Publishes readings at a fixed rate. At QoS 1 and 2 each reading that the client accepts stays in Redis until the broker
+acknowledges it, across broker outages and crashes of this program. Readings are lost at QoS 0, if the buffer is full
+(counted as refused), and if this program dies while Redis is unavailable. The backlog and every call to Redis are served
+as metrics.
 
 Usage: device [OPTION]...
 
-  --broker URI         the MQTT broker: mqtt://HOST[:PORT] or tcp://HOST[:PORT] (default mqtt://127.0.0.1:1883)
+  --broker URI         MQTT broker: mqtt://HOST[:PORT] or tcp://HOST[:PORT] (default mqtt://127.0.0.1:1883)
   --redis URL          redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE] or
                        unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD] (default redis://127.0.0.1:6379/0)
-  --key-prefix TEXT    what the key in Redis starts with, in front of the client id and the broker (default: nothing)
-  --client-id ID       the MQTT client id, under which Redis and the broker know this device
-                       (default example-device)
-  --topic TOPIC        where the readings go (default example/readings)
+  --key-prefix TEXT    prefix of the Redis key, before client id and broker (default: none)
+  --client-id ID       MQTT client id, also part of the Redis key (default example-device)
+  --topic TOPIC        topic of the readings (default example/readings)
   --qos 0|1|2          0: at most once, 1: at least once, 2: exactly once (default 1)
-  --mqtt 3.1.1|5       the version of MQTT (default 5)
-  --rate NUMBER        readings a second, 0.001 to 1000000 (default 1)
-  --payload BYTES      the size of a message, 0 to 16777216; never less than the reading needs (default 64)
-  --count NUMBER       stop once that many readings are published (default: go on)
-  --listen ADDRESS     where /metrics is served, such as 127.0.0.1:9464 or [::1]:9464; port 0 takes a free one,
-                       'none' serves nothing (default 127.0.0.1:9464)
-  --metrics full|lean  all series, or those that the fleet board and the alerts read (default full)
-  --listen-token FILE  serve it only to requests with the token in this file, as 'Authorization: Bearer TOKEN'
-  --listen-tls FILE    serve it over TLS, with the certificate and the key in this PEM file (feature server-tls)
-  --buffer NUMBER      how many messages may wait to be sent, 4 to 65535; a reading that finds the buffer full
-                       is dropped and counted as refused (default 10000)
+  --mqtt 3.1.1|5       MQTT version (default 5)
+  --rate NUMBER        readings per second, 0.001 to 1000000 (default 1)
+  --payload BYTES      message size in bytes, 0 to 16777216, at least what the reading needs (default 64)
+  --count NUMBER       stop after NUMBER readings (default: run until stopped)
+  --listen ADDRESS     address for /metrics, such as 127.0.0.1:9464 or [::1]:9464; port 0 picks a free port,
+                       'none' disables it (default 127.0.0.1:9464)
+  --metrics full|lean  all series, or only those that the fleet board, recording rules and alerts use (default full)
+  --listen-token FILE  require the bearer token in this file
+  --listen-tls FILE    serve over TLS with certificate and key from this PEM file (feature server-tls)
+  --buffer NUMBER      max_buffered_messages, 4 to 65535; readings beyond it are dropped and counted as refused
+                       (default 10000)
   --stop-timeout SECONDS
-                       how long a clean stop waits for acknowledgements, 0 to 86400 (default 10)
-  --ledger FILE        append the id of each reading, a line each, as soon as it is accepted
-  --log text|json      the form of the log on standard error, and of the error that ends the device (default text)
-  -h, --help           print this
+                       time that a clean stop waits for acknowledgments, 0 to 86400 (default 10)
+  --ledger FILE        append the id of each accepted reading to FILE, one per line
+  --log text|json      log format on stderr, final error included (default text)
+  -h, --help           print this help
   -V, --version        print the version
 
 A message is '<run id> <number> <value>' and dots up to the size; the run id is new at each start.
-Each second a line says how many readings this run has published and how many of them the broker has acknowledged,
-how many messages wait in all, those of earlier runs included, and for how long the oldest has been waiting;
-further, if there are any, how many readings were refused, how many failed because the broker did not take them, and
-how many records exist only in memory, since Redis is unavailable.
+Once per second a status line shows how many readings this run has published, how many of them the broker has
+acknowledged, how many messages wait in all, those of earlier runs included, and the age of the oldest one; and, if not
+zero, how many readings were refused, how many deliveries failed, and how many records exist only in memory because
+Redis is unavailable.
 
-RUST_LOG sets what is logged (default info); paho_mqtt_redis=debug shows every call to Redis.
-Ctrl-C and SIGTERM stop cleanly: no new readings, wait for what is waiting, disconnect. What still waits then stays
-in Redis, and the next start with the same --client-id, --broker and --key-prefix sends it. A second Ctrl-C ends
-at once.
+RUST_LOG sets what is logged (default info); paho_mqtt_redis=debug logs every call to Redis.
+Ctrl-C and SIGTERM stop cleanly: no new readings, wait for acknowledgments, disconnect. What still waits then stays in
+Redis, and the next start with the same --client-id, --broker and --key-prefix sends it. A second Ctrl-C ends at once.
 
 Exit codes:
-  0    a clean stop, also with messages left in Redis
-  1    a failure while running; a supervisor should start it again, Redis has the readings
-  2    a wrong option or value
-  3    Redis is unusable
-  4    the address for /metrics cannot be used
+  0    clean stop, also with messages waiting in Redis
+  1    runtime failure; a supervisor should restart it, stored readings are kept
+  2    wrong option or value
+  3    Redis is unavailable
+  4    cannot listen on the /metrics address
   130  ended by a second Ctrl-C
-An unreachable broker is not an error: the device tries again until it answers.
+An unreachable broker is not an error: the device retries.
 ";
 
-/// What was asked for.
+/// Action that the command line selects.
 pub enum Command {
     /// Publish.
     Run(Box<Args>),
@@ -82,7 +80,7 @@ pub struct Args {
     pub topic: String,
     pub qos: mqtt::QoS,
     pub mqtt: mqtt::MqttVersion,
-    /// The time from one reading to the next.
+    /// Time from one reading to the next.
     pub interval: Duration,
     pub payload: usize,
     pub count: Option<u64>,
@@ -96,19 +94,19 @@ pub struct Args {
     pub log: LogFormat,
 }
 
-/// Which series are served.
+/// Series that are served.
 #[derive(Clone, Copy)]
 pub enum Metrics {
     Full,
     Lean,
 }
 
-/// The form of the log.
+/// Format of the log.
 #[derive(Clone, Copy)]
 pub enum LogFormat {
     /// Lines for people.
     Text,
-    /// An object a line.
+    /// One object per line.
     Json,
 }
 
@@ -206,13 +204,13 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
             }
             "help" => return Ok(Command::Help),
             "version" => return Ok(Command::Version),
-            _ => return Err(format!("there is no option --{option}")),
+            _ => return Err(format!("unknown option --{option}")),
         }
     }
     Ok(Command::Run(Box::new(args)))
 }
 
-/// A value and the option that it was given for.
+/// Value of an option, with the name of the option for error messages.
 struct Value {
     option: String,
     text: String,
@@ -232,9 +230,9 @@ impl Value {
         }
     }
 
-    fn refused(&self, allowed: impl Display) -> String {
+    fn invalid(&self, allowed: impl Display) -> String {
         format!(
-            "--{}: '{}' is not allowed; it takes {allowed}",
+            "--{}: '{}' is not valid; expected {allowed}",
             self.option,
             self.text.escape_debug()
         )
@@ -246,7 +244,7 @@ impl Value {
     ) -> Result<T, String> {
         match self.text.parse() {
             Ok(number) if range.contains(&number) => Ok(number),
-            _ => Err(self.refused(format_args!(
+            _ => Err(self.invalid(format_args!(
                 "a number from {} to {}",
                 range.start(),
                 range.end()
@@ -258,24 +256,24 @@ impl Value {
         let chosen = choices.iter().find(|(name, _)| *name == self.text);
         chosen.map(|(_, choice)| *choice).ok_or_else(|| {
             let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
-            self.refused(format_args!("one of {}", names.join(", ")))
+            self.invalid(format_args!("one of {}", names.join(", ")))
         })
     }
 
-    /// A text that MQTT can carry.
+    /// Returns a text that MQTT can carry.
     fn text(self, allowed: &str) -> Result<String, String> {
         let fits = (1..=65_535).contains(&self.text.len());
         if fits && !self.text.contains(char::is_control) {
             Ok(self.text)
         } else {
-            Err(self.refused(allowed))
+            Err(self.invalid(allowed))
         }
     }
 
     fn topic(self) -> Result<String, String> {
         const ALLOWED: &str = "a topic of 1 to 65535 bytes without +, # and control characters";
         if self.text.contains(['+', '#']) {
-            return Err(self.refused(ALLOWED));
+            return Err(self.invalid(ALLOWED));
         }
         self.text(ALLOWED)
     }
@@ -287,7 +285,7 @@ impl Value {
             .iter()
             .find_map(|scheme| self.text.strip_prefix(scheme));
         // The brackets of an IPv6 address hold colons that start no port.
-        let usable = address.is_some_and(|address| {
+        let is_usable = address.is_some_and(|address| {
             let host_end = address.rfind(']').unwrap_or(0);
             match address[host_end..].split_once(':') {
                 Some((host, port)) => {
@@ -296,10 +294,10 @@ impl Value {
                 None => !address.is_empty(),
             }
         });
-        if usable {
+        if is_usable {
             self.text(ALLOWED)
         } else {
-            Err(self.refused(ALLOWED))
+            Err(self.invalid(ALLOWED))
         }
     }
 
@@ -308,7 +306,7 @@ impl Value {
             return Ok(None);
         }
         self.text.parse().map(Some).map_err(|_| {
-            self.refused("an address and a port such as 127.0.0.1:9464 or [::1]:9464, or none")
+            self.invalid("an address and a port such as 127.0.0.1:9464 or [::1]:9464, or none")
         })
     }
 }

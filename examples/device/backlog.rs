@@ -1,24 +1,24 @@
-//! What the metrics say about the messages that wait.
+//! Number and age of the waiting messages, read from the metrics.
 
 use std::ops::Add;
 
 use paho_mqtt_redis::prometheus::{Registry, proto::MetricFamily};
 
-/// The kinds of record that stand for a message: one that is to be sent, and one that is not yet acknowledged.
+/// Kinds of record that count as a message: one that waits to be sent, and one that is not yet acknowledged.
 ///
-/// Its release at QoS 2 has a record of its own, with which a message would be counted twice.
+/// The PUBREL of QoS 2 has a record of its own, so counting it would count the message twice.
 const WAITING: [&str; 2] = ["command", "sent_publish"];
 
-/// The messages that wait.
+/// Waiting messages.
 pub struct Backlog {
-    /// How many.
+    /// Number of messages.
     pub waiting: f64,
-    /// For how many seconds the oldest has been waiting.
+    /// Age of the oldest one, in seconds.
     pub oldest: f64,
 }
 
 impl Backlog {
-    /// As the metrics of `client` have it now.
+    /// Reads the current metrics of `client`.
     pub fn read(registry: &Registry, client: &str) -> Self {
         let families = registry.gather();
         let waiting =
@@ -34,7 +34,7 @@ impl Backlog {
     }
 }
 
-/// How many messages were found in Redis at the start.
+/// Number of messages that were found in Redis at the start.
 pub fn restored(registry: &Registry, client: &str) -> f64 {
     let families = registry.gather();
     gauges(

@@ -1,27 +1,27 @@
-//! The messages of this run that the broker has not acknowledged yet.
+//! Messages of this run that the broker has not acknowledged yet.
 
 use paho_mqtt_redis::paho_mqtt as mqtt;
 use tracing::warn;
 
-/// The tokens of what is under way; Paho bounds their number by its buffer and by the packet ids.
+/// Tokens of the pending deliveries. Their number is bounded by Paho's buffer and the packet ids.
 #[derive(Default)]
 pub struct Deliveries {
-    under_way: Vec<mqtt::Token>,
+    pending: Vec<mqtt::Token>,
     acknowledged: u64,
     failed: u64,
-    broken_off: bool,
+    has_broken_write: bool,
 }
 
 impl Deliveries {
-    /// Follows one more message.
+    /// Adds a message that Paho has accepted.
     pub fn add(&mut self, token: mqtt::DeliveryToken) {
         // A delivery token holds the message as well, which would keep every payload in memory.
-        self.under_way.push(token.into());
+        self.pending.push(token.into());
     }
 
-    /// Looks which ones are done; does not wait.
+    /// Counts the deliveries that have completed; does not wait.
     pub fn poll(&mut self) {
-        self.under_way.retain_mut(|token| match token.try_wait() {
+        self.pending.retain_mut(|token| match token.try_wait() {
             None => true,
             Some(Ok(_)) => {
                 self.acknowledged += 1;
@@ -29,32 +29,32 @@ impl Deliveries {
             }
             Some(Err(error)) => {
                 if self.failed == 0 {
-                    warn!(%error, "a reading has failed, further ones are only counted");
+                    warn!(%error, "a delivery failed; further failures are only counted");
                 }
                 self.failed += 1;
-                self.broken_off |= matches!(error, mqtt::Error::Failure);
+                self.has_broken_write |= matches!(error, mqtt::Error::Failure);
                 false
             }
         });
     }
 
-    /// Whether the fate of each message is known.
+    /// Returns true if no delivery is pending.
     pub fn are_done(&self) -> bool {
-        self.under_way.is_empty()
+        self.pending.is_empty()
     }
 
-    /// How many the broker has acknowledged.
+    /// Number of messages that the broker has acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
-    /// How many the broker has refused or Paho has given up.
+    /// Number of messages that the broker has refused or Paho has given up.
     pub fn failed(&self) -> u64 {
         self.failed
     }
 
-    /// Whether writing one to the broker was broken off by an error.
-    pub fn was_broken_off(&self) -> bool {
-        self.broken_off
+    /// Returns true if a write to the broker has failed midway.
+    pub fn has_broken_write(&self) -> bool {
+        self.has_broken_write
     }
 }

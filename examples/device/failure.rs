@@ -1,8 +1,8 @@
-//! What ends the program, with its exit code.
+//! Failures that end the program, with their exit codes.
 
 use std::{error::Error, fmt, process::ExitCode};
 
-/// The exit codes, as `--help` lists them.
+/// Exit codes, as `--help` lists them.
 #[derive(Clone, Copy)]
 pub enum Exit {
     Runtime = 1,
@@ -11,48 +11,48 @@ pub enum Exit {
     Listen = 4,
 }
 
-/// A failure; its `Display` is the whole story, causes included.
+/// Failure that ends the program. Its `Display` includes the causes.
 pub struct Failure {
     exit: Exit,
-    story: String,
+    message: String,
 }
 
 impl Failure {
-    /// A failure that `error` tells about, with its causes.
-    pub fn because(exit: Exit, error: &dyn Error) -> Self {
-        let mut story = error.to_string();
+    /// Creates a failure from an error and its causes.
+    pub fn from_error(exit: Exit, error: &dyn Error) -> Self {
+        let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
-            story.push_str(": ");
-            story.push_str(&error.to_string());
+            message.push_str(": ");
+            message.push_str(&error.to_string());
             cause = error.source();
         }
-        Self { exit, story }
+        Self { exit, message }
     }
 
-    /// The same for an error that does not say what was tried.
-    pub fn of(exit: Exit, what: &str, error: &dyn Error) -> Self {
-        let Self { exit, story } = Self::because(exit, error);
+    /// Does the same for an error that does not name what was attempted.
+    pub fn of(exit: Exit, attempt: &str, error: &dyn Error) -> Self {
+        let Self { exit, message } = Self::from_error(exit, error);
         Self {
             exit,
-            story: format!("{what}: {story}"),
+            message: format!("{attempt}: {message}"),
         }
     }
 
-    /// A failure that has no further cause.
-    pub fn plain(exit: Exit, story: impl Into<String>) -> Self {
+    /// Creates a failure that has no further cause.
+    pub fn plain(exit: Exit, message: impl Into<String>) -> Self {
         Self {
             exit,
-            story: story.into(),
+            message: message.into(),
         }
     }
 
-    /// The code for the shell.
+    /// Exit code for the shell.
     pub fn exit_code(&self) -> ExitCode {
         self.code().into()
     }
 
-    /// The same as a number.
+    /// Exit code as a number.
     pub fn code(&self) -> u8 {
         self.exit as u8
     }
@@ -60,7 +60,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.story)?;
+        f.write_str(&self.message)?;
         if matches!(self.exit, Exit::Usage) {
             f.write_str("\nTry 'device --help'.")?;
         }

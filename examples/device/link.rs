@@ -1,4 +1,4 @@
-//! The connection to the broker: tried until it answers, and again when it is lost.
+//! Connection to the broker: retried with backoff until it succeeds, and again after it is lost.
 
 use std::{
     mem,
@@ -8,25 +8,25 @@ use std::{
 use paho_mqtt_redis::paho_mqtt as mqtt;
 use tracing::{info, warn};
 
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const MIN_BACKOFF: Duration = Duration::from_secs(1);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Longer than a night without a connection, so that the broker still knows what it has received before it.
+/// Longer than a night without a connection, so that the broker still knows which messages it has received.
 const SESSION_EXPIRY_SECONDS: u32 = 24 * 60 * 60;
 
-/// The connection of one client.
+/// Connection of one client.
 ///
-/// Paho's own `automatic_reconnect` is not used: when a name cannot be resolved or a network not be reached before
-/// the first success, Paho completes the token of that first `connect` again at each attempt, after it was freed.
+/// Does not use Paho's `automatic_reconnect`: until the first success, each attempt that fails because a name cannot be
+/// resolved or a network is unreachable completes the token of that first `connect` again, after it was freed.
 pub struct Link {
     client: mqtt::AsyncClient,
     options: mqtt::ConnectOptions,
-    state: State,
-    /// How long to wait after the next failure.
-    pause: Duration,
+    state: LinkState,
+    /// Wait after the next failure.
+    backoff: Duration,
 }
 
-enum State {
+enum LinkState {
     Connecting(mqtt::ConnectToken),
     Up,
     DownUntil(Instant),
@@ -35,59 +35,59 @@ enum State {
 impl Link {
     /// Starts to connect.
     ///
-    /// To be called right after the client was created: until `connect` has told Paho that the session is to be
-    /// kept, dropping the client would delete what is in flight.
+    /// Call it right after the client was created: until `connect` has requested a session that is kept, dropping the
+    /// client would delete the messages in flight.
     pub fn start(client: &mqtt::AsyncClient, version: mqtt::MqttVersion) -> mqtt::Result<Self> {
         let options = options(version)?;
         Ok(Self {
             client: client.clone(),
-            state: State::Connecting(client.connect(options.clone())),
+            state: LinkLinkState::Connecting(client.connect(options.clone())),
             options,
-            pause: FIRST_PAUSE,
+            backoff: MIN_BACKOFF,
         })
     }
 
-    /// Whether the broker can be reached.
+    /// Returns true while the client is connected.
     pub fn is_up(&self) -> bool {
         self.client.is_connected()
     }
 
-    /// Looks at the connection and tries again if it is time; does not wait.
+    /// Polls the connection and reconnects when the backoff is over; does not wait.
     pub fn tick(&mut self) {
         let now = Instant::now();
-        self.state = match mem::replace(&mut self.state, State::Up) {
-            State::Connecting(mut token) => match token.try_wait() {
-                None => State::Connecting(token),
+        self.state = match mem::replace(&mut self.state, LinkState::Up) {
+            LinkState::Connecting(mut token) => match token.try_wait() {
+                None => LinkState::Connecting(token),
                 Some(Ok(_)) => {
                     info!("connected to the broker");
-                    self.pause = FIRST_PAUSE;
-                    State::Up
+                    self.backoff = MIN_BACKOFF;
+                    LinkState::Up
                 }
                 Some(Err(error)) => {
-                    warn!(%error, "the broker cannot be reached, trying again in {:?}", self.pause);
-                    let retry = now + self.pause;
-                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-                    State::DownUntil(retry)
+                    warn!(%error, "broker unreachable, retrying in {:?}", self.backoff);
+                    let retry = now + self.backoff;
+                    self.backoff = (self.backoff * 2).min(MAX_BACKOFF);
+                    LinkState::DownUntil(retry)
                 }
             },
-            State::Up if !self.client.is_connected() => {
-                warn!("the connection to the broker is lost, readings are kept in Redis");
-                State::DownUntil(now + FIRST_PAUSE)
+            LinkState::Up if !self.client.is_connected() => {
+                warn!("lost the broker connection; readings are kept in Redis");
+                LinkState::DownUntil(now + MIN_BACKOFF)
             }
-            State::DownUntil(retry) if retry <= now => {
-                State::Connecting(self.client.connect(self.options.clone()))
+            LinkState::DownUntil(retry) if retry <= now => {
+                LinkState::Connecting(self.client.connect(self.options.clone()))
             }
             unchanged => unchanged,
         };
     }
 
-    /// Says goodbye to the broker, so that it does not take the end for a crash.
+    /// Disconnects from the broker, so that it does not take the end for a crash.
     pub fn close(&self) {
         const LIMIT: Duration = Duration::from_secs(2);
         if self.client.is_connected()
             && let Err(error) = self.client.disconnect(None).wait_for(LIMIT)
         {
-            warn!(%error, "the broker did not take the goodbye");
+            warn!(%error, "cannot disconnect from the broker cleanly");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The log on standard error.
+//! Log on standard error.
 
 use std::{
     env,
@@ -15,12 +15,12 @@ use crate::{
 
 /// Sends events and spans of this program, of the persistence and of Paho to standard error.
 ///
-/// A subscriber of one's own must not publish: Paho holds its lock during every call of the persistence.
+/// A custom subscriber must not publish: Paho holds its lock during every call of the persistence.
 pub fn init(format: LogFormat) -> Result<(), Failure> {
     let directives = env::var("RUST_LOG").unwrap_or_else(|_| "info".to_owned());
     let filter = EnvFilter::try_new(&directives)
         .map_err(|error| Failure::of(Exit::Usage, &format!("RUST_LOG: '{directives}'"), &error))?;
-    // A call is a line of its own when it ends, with the time that it took, where calls are asked for.
+    // At debug level each call is a line with its duration, written when its span closes.
     let spans = match filter.max_level_hint() {
         Some(level) if level < LevelFilter::DEBUG => FmtSpan::NONE,
         _ => FmtSpan::CLOSE,
@@ -37,7 +37,7 @@ pub fn init(format: LogFormat) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Says why the program ends: in JSON like everything else in such a log, unless the log is off or not begun.
+/// Reports the failure that ends the program: as JSON if the log is JSON, unless it is off or not yet set up.
 pub fn end(format: LogFormat, failure: &Failure) {
     if matches!(format, LogFormat::Json) && enabled!(target: "device", Level::ERROR) {
         error!(target: "device", exit_code = failure.code(), "{failure}");

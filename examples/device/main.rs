@@ -1,4 +1,4 @@
-//! The main job: a device that publishes readings through Redis, with metrics, a log and a clean stop.
+//! Device that publishes readings with Redis as the persistence, with metrics, a log and a clean stop.
 //!
 //! `cargo run --example device --features server -- --help` lists the options and exit codes.
 
@@ -38,14 +38,14 @@ use crate::{
     readings::{Ledger, Readings},
 };
 
-/// How often the connection and the acknowledgements are looked at.
+/// Interval at which the connection and the acknowledgments are polled.
 const TICK: Duration = Duration::from_millis(100);
 const STATUS_INTERVAL: Duration = Duration::from_secs(1);
 /// Readings that are further behind than this, after a suspend for example, are skipped rather than sent in a burst.
 const CATCH_UP_LIMIT: Duration = Duration::from_secs(1);
-/// At a high rate, readings that are due within this time go together, rather than with a sleep between any two.
+/// At a high rate, readings that are due within this time are published together, without a sleep between them.
 const SHORTEST_SLEEP: Duration = Duration::from_millis(1);
-/// How long a Redis that is away is waited for at the end.
+/// Time that the end waits for a Redis that is unavailable.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
@@ -99,8 +99,8 @@ fn run(args: &Args) -> Result<(), Failure> {
     };
     let metrics = metrics
         .register(&registry)
-        .map_err(|error| Failure::because(Exit::Runtime, &error))?;
-    // Before anything else that may take time, so that even a device that waits for Redis can be looked at.
+        .map_err(|error| Failure::from_error(Exit::Runtime, &error))?;
+    // The server starts first, so that the metrics of a device that waits for Redis can be read.
     let server = args
         .listen
         .map(|address| serve(args, address, &registry))
@@ -136,12 +136,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         deliveries: Deliveries::default(),
         published: 0,
         refused: 0,
-        full: false,
+        has_reported_full: false,
     };
     device.run(&stop)
 }
 
-/// Serves the metrics, and a page for people, to whom the options say.
+/// Serves the metrics and a page for people, with the access that the options set.
 fn serve(args: &Args, address: SocketAddr, registry: &Registry) -> Result<MetricsServer, Failure> {
     let mut server = MetricsServer::builder(registry.clone());
     if let Some(file) = &args.listen_token {
@@ -156,11 +156,11 @@ fn serve(args: &Args, address: SocketAddr, registry: &Registry) -> Result<Metric
             ErrorKind::InvalidOption => Exit::Usage,
             _ => Exit::Listen,
         };
-        Failure::because(exit, &error)
+        Failure::from_error(exit, &error)
     })
 }
 
-/// A client whose messages live in Redis, each call measured, and what tells how Redis is.
+/// Creates a client that keeps its messages in Redis, with every call measured, and the health of its store.
 fn create_client(
     args: &Args,
     metrics: &PersistenceMetrics,
@@ -175,10 +175,10 @@ fn create_client(
         .observer(guard.clone())
         .build()
         .map_err(|error| Failure::of(Exit::Usage, "--redis", &error))?;
-    // When it creates a client, Paho drops the reason why a persistence could not be opened; here it can be shown.
+    // Creating a client reports only "persistence error"; connect() returns the reason.
     persistence
         .connect(&args.client_id, &args.broker)
-        .map_err(|error| Failure::because(Exit::Redis, &error))?;
+        .map_err(|error| Failure::from_error(Exit::Redis, &error))?;
 
     let health = guard.health.get_or_init(|| persistence.health()).clone();
     let client = mqtt::CreateOptionsBuilder::new()
@@ -187,7 +187,7 @@ fn create_client(
         // Paho restores records in the form of this version, so it must be the one that the client connects with.
         .mqtt_version(args.mqtt)
         .max_buffered_messages(args.buffer)
-        // Readings are accepted while the broker is away, and before it was ever reached.
+        // Readings are accepted while the broker is unreachable, and before the first connection.
         .send_while_disconnected(true)
         .allow_disconnected_send_at_anytime(true)
         .user_persistence(persistence.instrument(metrics))
@@ -202,7 +202,9 @@ fn create_client(
     Ok((client, health))
 }
 
-/// Ends the program before Paho sends a message that it has damaged: no token tells of one that was restored.
+/// Ends the program before Paho sends a damaged message.
+///
+/// `Deliveries` cannot detect this for a restored message, which has no token.
 struct Guard {
     format: LogFormat,
     health: OnceLock<Health>,
@@ -210,31 +212,34 @@ struct Guard {
 
 impl StoreObserver for Guard {
     fn on_damaged(&self, _client_id: &str, _key: &str) {
-        let written = self.health.get().map_or(Ok(()), write_everything);
-        let failure = written.err().unwrap_or_else(broken_off);
+        let flushed = self.health.get().map_or(Ok(()), flush);
+        let failure = flushed.err().unwrap_or_else(broken_write);
         log::end(self.format, &failure);
         process::exit(failure.code().into());
     }
 }
 
-/// Waits until Redis has what only this program has.
-fn write_everything(health: &Health) -> Result<(), Failure> {
+/// Waits until Redis has every record that exists only in memory.
+fn flush(health: &Health) -> Result<(), Failure> {
     health.flush(FLUSH_LIMIT).map_err(|error| {
-        let held = health.snapshot().held_records;
-        let what = format!("{held} records are lost with this program");
-        Failure::of(Exit::Runtime, &what, &error)
+        let consequence = match health.snapshot().held_records {
+            0 => return Failure::from_error(Exit::Runtime, &error),
+            1 => "1 record is lost with this process".to_owned(),
+            in_memory => format!("{in_memory} records are lost with this process"),
+        };
+        Failure::of(Exit::Runtime, &consequence, &error)
     })
 }
 
-fn broken_off() -> Failure {
+fn broken_write() -> Failure {
     Failure::plain(
         Exit::Runtime,
-        "a write to the broker was broken off, after which Paho would send damaged messages; every \
-         reading is in Redis, and the next start sends it",
+        "a write to the broker failed midway, and Paho would send damaged messages; all readings are in Redis and are \
+         sent at the next start",
     )
 }
 
-/// A device that runs.
+/// Running device.
 struct Device<'a> {
     args: &'a Args,
     registry: Registry,
@@ -246,15 +251,15 @@ struct Device<'a> {
     deliveries: Deliveries,
     published: u64,
     refused: u64,
-    /// Whether it was said that the buffer is full.
-    full: bool,
+    /// Set once the log reports that the buffer is full, so that it is reported once.
+    has_reported_full: bool,
 }
 
 impl Device<'_> {
     fn run(mut self, stop: &Receiver<()>) -> Result<(), Failure> {
         let start = Instant::now();
         let (mut next_reading, mut next_tick, mut next_status) = (start, start, start);
-        // Once it is set no more readings are taken.
+        // No more readings are taken once this is set.
         let mut stop_at = None;
         loop {
             let now = Instant::now();
@@ -262,12 +267,12 @@ impl Device<'_> {
                 if now > next_reading + CATCH_UP_LIMIT {
                     next_reading = now;
                 }
-                // More than can be published is never caught up with; signals and the status must have their turn.
+                // A rate that cannot be met must not starve signals and the status line.
                 let burst_end = now + TICK;
                 while next_reading <= now && Instant::now() < burst_end && !self.is_complete() {
                     if let Err(failure) = self.publish() {
-                        // Paho has the message all the same, with a token that paho-mqtt has freed, and
-                        // would come back to it when it is closed.
+                        // Paho keeps the message although `try_publish` failed, with a token that paho-mqtt has freed; closing
+                        // the client would use that token.
                         mem::forget(self);
                         return Err(failure);
                     }
@@ -302,7 +307,7 @@ impl Device<'_> {
             }
             let sleep = wake_at.saturating_duration_since(Instant::now());
             if stop.recv_timeout(sleep.max(SHORTEST_SLEEP)).is_ok() {
-                info!("stopping, waiting for acknowledgements");
+                info!("stopping, waiting for acknowledgments");
                 stop_at.get_or_insert(Instant::now() + self.args.stop_timeout);
             }
         }
@@ -337,9 +342,9 @@ impl Device<'_> {
             }
             Err(mqtt::Error::Publish(code, _)) if is_full(code) => {
                 self.refused += 1;
-                if !self.full {
-                    warn!("the buffer is full, readings are dropped until the broker takes some");
-                    self.full = true;
+                if !self.has_reported_full {
+                    warn!("buffer full: dropping readings until the broker takes some");
+                    self.has_reported_full = true;
                 }
                 Ok(())
             }
@@ -347,20 +352,20 @@ impl Device<'_> {
         }
     }
 
-    /// Whether Paho's memory is damaged.
+    /// Returns true if Paho's memory is damaged.
     ///
-    /// When writing a message is broken off by an error, Paho 1.3.16 frees topic and payload and yet keeps the message
-    /// to send it again, unless at QoS 0: after the next connect it would send what happens to be there by then.
+    /// If a write of a message fails midway, Paho 1.3.16 frees topic and payload but keeps the message to send it again,
+    /// unless at QoS 0. After the next connect it would send whatever that memory contains by then.
     fn is_damaged(&self) -> bool {
-        self.args.qos != mqtt::QoS::AtMostOnce && self.deliveries.was_broken_off()
+        self.args.qos != mqtt::QoS::AtMostOnce && self.deliveries.has_broken_write()
     }
 
-    /// Gives Paho up without closing it, which would free the same memory twice.
+    /// Ends without closing Paho, which would free the same memory twice.
     fn abandon(mut self) -> Failure {
         self.print_status();
-        let written = write_everything(&self.health);
+        let flushed = flush(&self.health);
         mem::forget(self);
-        written.err().unwrap_or_else(broken_off)
+        flushed.err().unwrap_or_else(broken_write)
     }
 
     fn backlog(&self) -> Backlog {
@@ -371,9 +376,9 @@ impl Device<'_> {
         self.deliveries.poll();
         let Backlog { waiting, oldest } = self.backlog();
         if waiting < f64::from(self.args.buffer) / 2.0 {
-            self.full = false;
+            self.has_reported_full = false;
         }
-        let held = self.health.snapshot().held_records;
+        let in_memory = self.health.snapshot().held_records;
         let count_of = |name: &str, count: u64| match count {
             0 => String::new(),
             count => format!(", {name} {count}"),
@@ -386,8 +391,8 @@ impl Device<'_> {
             count_of("refused", self.refused),
             count_of("failed", self.deliveries.failed()),
             count_of(
-                "held without Redis",
-                u64::try_from(held).unwrap_or(u64::MAX)
+                "only in memory",
+                u64::try_from(in_memory).unwrap_or(u64::MAX)
             ),
         ));
     }
@@ -396,7 +401,7 @@ impl Device<'_> {
         self.print_status();
         let waiting = self.backlog().waiting;
         self.link.close();
-        write_everything(&self.health)?;
+        flush(&self.health)?;
         say(&if waiting > 0.0 {
             format!("stopped, {waiting:.0} messages stay in Redis for the next start")
         } else {
@@ -406,7 +411,7 @@ impl Device<'_> {
     }
 }
 
-/// Whether Paho refused a message for want of room, which passes.
+/// Returns true if Paho refused a message because a buffer is full, which is temporary.
 fn is_full(code: i32) -> bool {
     matches!(
         mqtt::Error::from(code),
@@ -414,22 +419,22 @@ fn is_full(code: i32) -> bool {
     )
 }
 
-/// Ctrl-C and SIGTERM: the first one arrives at the receiver, the second one ends the program.
+/// Catches Ctrl-C and SIGTERM: the first one is sent to the receiver, the second one ends the program.
 fn stop_signals() -> Result<Receiver<()>, Failure> {
-    static ASKED: AtomicBool = AtomicBool::new(false);
+    static STOP_REQUESTED: AtomicBool = AtomicBool::new(false);
     let (sender, receiver) = mpsc::channel();
     ctrlc::set_handler(move || {
-        if ASKED.swap(true, Ordering::Relaxed) {
+        if STOP_REQUESTED.swap(true, Ordering::Relaxed) {
             process::exit(130);
         }
-        // The receiver is gone when the program is about to end anyway.
+        // Sending fails only if the receiver is gone, and then the program is ending anyway.
         let _ = sender.send(());
     })
     .map_err(|error| Failure::of(Exit::Runtime, "cannot catch signals", &error))?;
     Ok(receiver)
 }
 
-/// Prints a line; `println!` would end the device when nobody reads its output any more.
+/// Prints a line. `println!` would panic once nobody reads the output any more.
 fn say(line: &str) {
     let _ = writeln!(io::stdout(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! The readings and the ledger of those that were accepted.
+//! Readings, and the ledger of those that were accepted.
 
 use std::{
     fs::{File, OpenOptions},
@@ -7,7 +7,7 @@ use std::{
     path::Path,
 };
 
-/// Makes readings up.
+/// Generates readings.
 pub struct Readings {
     run: String,
     number: u64,
@@ -16,14 +16,14 @@ pub struct Readings {
 
 /// One reading.
 pub struct Reading {
-    /// The run and the number within it.
+    /// Run id and number within the run.
     pub id: String,
-    /// The message.
+    /// Text of the message.
     pub payload: String,
 }
 
 impl Readings {
-    /// The first reading of a new run; messages are filled up to `payload` bytes.
+    /// Starts a new run, whose messages are padded to `payload` bytes.
     pub fn new(payload: usize) -> Self {
         // Clock and process id may be the same at every start of a device without a real-time clock.
         let random = RandomState::new().build_hasher().finish();
@@ -34,7 +34,7 @@ impl Readings {
         }
     }
 
-    /// The run's id.
+    /// Id of the run.
     pub fn run(&self) -> &str {
         &self.run
     }
@@ -52,7 +52,7 @@ impl Readings {
     }
 }
 
-/// A file that has a line for each reading that was accepted.
+/// File with a line for each accepted reading.
 pub struct Ledger(File);
 
 impl Ledger {
@@ -62,7 +62,7 @@ impl Ledger {
         Ok(Self(file))
     }
 
-    /// Writes a line, in one piece and unbuffered, so that it is there even if the program is killed right after.
+    /// Writes a line with a single unbuffered write, so that it survives a kill right after.
     pub fn write(&mut self, reading: &Reading) -> io::Result<()> {
         self.0.write_all(format!("{}\n", reading.id).as_bytes())
     }

@@ -106,7 +106,7 @@ impl Device {
             if !is_done && run.has_ended() {
                 let log = run.log();
                 assert!(
-                    log.contains("a write to the broker was broken off"),
+                    log.contains("a write to the broker failed midway"),
                     "{log}"
                 );
                 *run = self.start(options);
