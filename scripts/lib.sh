@@ -1,26 +1,26 @@
 # shellcheck shell=bash
-# What the scripts share; sourced, not run.
+# Functions that the scripts share; sourced, not run.
 
-# The repository, whatever folder a script is called from.
+# Root of the repository, whatever folder a script is called from.
 # shellcheck disable=SC2034
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
-# Debian puts servers where an ordinary user's path may not look, and rustup puts cargo where a fresh shell may not.
+# Debian installs servers in /usr/sbin, which may not be in a user's path; a fresh shell may not have cargo in its path.
 PATH=$PATH:/usr/sbin:${CARGO_HOME:-${HOME:-}/.cargo}/bin
 export PATH
 
-# Whether a program can be run.
+# Succeeds if a program is installed.
 has() {
     command -v "$1" >/dev/null 2>&1
 }
 
-# Announces a step, and remembers it for report_failure.
+# Prints the name of a step, and keeps it for report_failure.
 heading() {
     current=$1
     printf '\n== %s\n' "$current"
 }
 
-# Runs a step, given its name and its command, and prints one line with the time that it took.
+# Runs a step, given its name and its command, and prints one line with its duration.
 stage() {
     local name=$1 started=$SECONDS
     current=$name
