@@ -7,9 +7,9 @@ use crate::table::whole;
 /// Sizes in pixels.
 const WIDTH: u32 = 800;
 const MARGIN: u32 = 20;
-/// The x of the baseline, from which bars start; labels end before it.
+/// X of the baseline, at which labels end and bars start.
 const BASELINE: u32 = 260;
-/// The length of the longest bar. The value is written behind it.
+/// Length of the longest bar. Its value is written to the right of it.
 const LONGEST: f64 = 440.0;
 const BAR: u32 = 12;
 const LINE: u32 = 18;
@@ -21,11 +21,11 @@ const COLORS: [(&str, &str); 3] = [
     ("#8250df", "#bc8cff"),
 ];
 
-/// Bars that belong together: those of one contender.
+/// Bars of one contender.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Bars {
     pub label: String,
-    /// One for each series of the chart, nothing for a measurement that failed.
+    /// One value per series of the chart; `None` for a measurement that failed.
     pub values: Vec<Option<f64>>,
 }
 
@@ -35,15 +35,15 @@ pub struct BarChart {
     pub title: String,
     /// Unit, conditions and source, in lines below the title.
     pub about: Vec<String>,
-    /// The names of the series, at most three.
+    /// Names of the series, at most three.
     pub series: Vec<String>,
     pub bars: Vec<Bars>,
 }
 
 impl BarChart {
-    /// The chart as an SVG document.
+    /// Renders the chart as an SVG document.
     ///
-    /// It has a background of its own: a page may be dark while the browser asks for light pictures.
+    /// It sets its own background: a page may be dark while the browser asks for light pictures.
     pub fn svg(&self) -> String {
         let mut body = String::new();
         let mut y = MARGIN + 10;
@@ -57,7 +57,7 @@ impl BarChart {
         for (index, name) in self.series.iter().enumerate() {
             rectangle(&mut body, index, x, y - 10, f64::from(BAR));
             text(&mut body, "text", (x + 18).into(), y, name);
-            // As wide as the widest of these letters.
+            // Width of the widest of these letters.
             x += 40 + 7 * u32::try_from(name.chars().count()).unwrap_or(0);
         }
         y += 16;
@@ -104,7 +104,7 @@ impl BarChart {
         svg
     }
 
-    /// Draws the bars of one contender from `y` down, and gives where the next ones start.
+    /// Draws the bars of one contender from `y` down, and returns the y of the next ones.
     fn group(&self, body: &mut String, bars: &Bars, mut y: u32) -> u32 {
         text(body, "label", (BASELINE - 10).into(), y + 10, &bars.label);
         for (index, value) in bars.values.iter().enumerate() {
@@ -119,7 +119,7 @@ impl BarChart {
         y + 10
     }
 
-    /// The length of a bar in whole pixels: what is not zero can be seen.
+    /// Length of a bar in whole pixels, at least one if the value is not zero.
     fn length(&self, value: Option<f64>) -> f64 {
         let values = self.bars.iter().flat_map(|bars| &bars.values);
         let most = values.copied().flatten().fold(0.0, f64::max);
@@ -129,7 +129,7 @@ impl BarChart {
         }
     }
 
-    /// The same in words, for whoever cannot see it.
+    /// Describes the chart in words, for screen readers.
     fn data(&self) -> String {
         let groups = self.bars.iter().map(|bars| {
             let values = self.series.iter().zip(&bars.values);
@@ -213,7 +213,7 @@ mod tests {
         }
     }
 
-    /// The widths of the bars of a series, without the square of the legend.
+    /// Widths of the bars of a series, without the square of the legend.
     fn widths(svg: &str, series: usize) -> Vec<&str> {
         let start = format!(r#"<rect class="s{series}" x="{BASELINE}""#);
         let bars = svg.lines().filter(|line| line.starts_with(&start));
@@ -229,7 +229,7 @@ mod tests {
         ])
         .svg();
         assert_eq!(widths(&svg, 0), ["440", "110"]);
-        // What is not zero can be seen.
+        // A value that is not zero stays visible.
         assert_eq!(widths(&svg, 1), ["220", "1"]);
         assert!(svg.contains(">1,000</text>"), "{svg}");
     }

@@ -1,4 +1,4 @@
-//! A way to a server that breaks in the middle of what is sent over it.
+//! Forwarder to a server that breaks in the middle of a request or an answer.
 
 use std::{
     io::{Read, Write},
@@ -13,21 +13,21 @@ use std::{
 
 use socket2::SockRef;
 
-/// Which way what is sent goes.
+/// Direction of the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     ToServer,
     FromServer,
 }
 
-/// Forwards bytes between a program and a server of this machine until it is told to break.
+/// Forwards bytes between a program and a server of this machine, and breaks on request.
 pub struct Breaking {
     port: u16,
     breaks: Arc<Mutex<Option<Direction>>>,
     passed: Arc<Passed>,
 }
 
-/// What has come this way, in both directions.
+/// Counters of both directions.
 #[derive(Default)]
 pub struct Passed {
     connections: AtomicU64,
@@ -42,7 +42,7 @@ impl Breaking {
         let shared = Arc::clone(&breaks);
         let passed = Arc::<Passed>::default();
         let counted = Arc::clone(&passed);
-        // It ends with the process.
+        // The thread ends with the process.
         thread::spawn(move || {
             for program in listener.incoming() {
                 let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server));
@@ -61,12 +61,12 @@ impl Breaking {
         }
     }
 
-    /// Where the program finds it.
+    /// Address for the program.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// How many connections and bytes there were.
+    /// Number of connections and bytes so far.
     pub fn passed(&self) -> (u64, u64) {
         let Passed { connections, bytes } = &*self.passed;
         (
@@ -75,7 +75,7 @@ impl Breaking {
         )
     }
 
-    /// From now on half of what is sent in this direction gets through, and then the connection is reset.
+    /// Makes every connection forward half of the next bytes in this direction and then reset.
     pub fn set(&self, breaks: Option<Direction>) {
         *self.breaks.lock().unwrap() = breaks;
     }
@@ -104,7 +104,7 @@ fn forward(
                 break;
             }
         }
-        // With no time to linger they are reset when the other direction has ended too, which this has it do.
+        // Without linger time the sockets are reset once the other direction has ended too, which this shutdown causes.
         for end in [&from, &to] {
             let _ = SockRef::from(end).set_linger(Some(Duration::ZERO));
             let _ = end.shutdown(Shutdown::Read);

@@ -1,4 +1,4 @@
-//! A broker in the test's own process that does as the test says and tells everything that it saw.
+//! Scripted broker in the test's own process, which records every packet.
 
 mod script;
 mod session;
@@ -20,16 +20,16 @@ use session::Session;
 pub use script::Action;
 pub use wire::{Kind, Packet, Version};
 
-/// Where a packet went.
+/// Direction of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     FromClient,
     ToClient,
-    /// It was due to the client, and did not go out since the test said so.
+    /// Due to the client, and withheld by the script.
     Withheld,
 }
 
-/// A packet that the broker saw.
+/// Packet that the broker has received, sent or withheld.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     pub client: String,
@@ -37,7 +37,7 @@ pub struct Seen {
     pub packet: Packet,
 }
 
-/// A message that the broker passes on.
+/// Message that the broker has accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     pub client: String,
@@ -46,10 +46,9 @@ pub struct Accepted {
     pub qos: u8,
 }
 
-/// An MQTT broker for 3.1.1 and 5 on a free port of 127.0.0.1, until it is dropped.
+/// MQTT broker for 3.1.1 and 5 on a free port of 127.0.0.1, until it is dropped.
 ///
-/// It takes messages and accounts for them as a correct broker does, and passes none on: what goes to a client is what the test
-/// delivers.
+/// It accepts messages like a correct broker but forwards none: a client receives only the messages that the test delivers.
 pub struct Broker {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -81,7 +80,7 @@ struct Connection {
 }
 
 impl Broker {
-    /// Starts one.
+    /// Starts a broker.
     pub fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("bound");
@@ -105,27 +104,27 @@ impl Broker {
         }
     }
 
-    /// What a client connects to.
+    /// URL for a client.
     pub fn url(&self) -> String {
         format!("mqtt://{}", self.address)
     }
 
-    /// From now on packets of this kind do not go out.
+    /// Withholds packets of this kind from now on.
     pub fn withhold(&self, kind: Kind) {
         self.shared.lock().script.withhold(kind);
     }
 
-    /// The n-th packet of this kind, counted from 1 and from the start of the broker, does not go out.
+    /// Withholds the n-th packet of this kind, counted from 1 since the start of the broker.
     pub fn withhold_nth(&self, kind: Kind, nth: usize) {
         self.shared.lock().script.withhold_nth(kind, nth);
     }
 
-    /// From now on packets of this kind go out; what was withheld is due again when the client connects again.
+    /// Sends packets of this kind again. Withheld ones are due again when the client reconnects.
     pub fn release(&self, kind: Kind) {
         self.shared.lock().script.release(kind);
     }
 
-    /// Once a packet has arrived for which `condition` holds, `actions` happen, after it was answered; a rule holds once.
+    /// Executes `actions` after answering the first packet for which `condition` holds.
     pub fn when(
         &self,
         condition: impl FnMut(&Packet) -> bool + Send + 'static,
@@ -135,7 +134,7 @@ impl Broker {
         script.when(Box::new(condition), actions);
     }
 
-    /// The n-th packet of this kind from now on ends its connection and is not answered.
+    /// Ends the connection at the n-th packet of this kind from now on, without an answer.
     pub fn drop_at(&self, kind: Kind, nth: usize) {
         let mut arrived = 0;
         let is_it = move |packet: &Packet| {
@@ -150,63 +149,62 @@ impl Broker {
         self.shared.lock().drop_connections();
     }
 
-    /// The next so many CONNECTs are refused with 'server unavailable'.
+    /// Refuses the next `times` CONNECTs with 'server unavailable'.
     pub fn refuse(&self, times: usize) {
         self.shared.lock().script.refuse = times;
     }
 
-    /// Whether each CONNECT finds that there was no session.
-    pub fn forget_sessions(&self, forgets: bool) {
-        self.shared.lock().script.forgets = forgets;
+    /// Sets whether each CONNECT discards the session.
+    pub fn discard_sessions(&self, discards: bool) {
+        self.shared.lock().script.discards_sessions = discards;
     }
 
-    /// Has a session of this client, as if it had been here before.
-    pub fn remember(&self, client: &str) {
+    /// Creates a session of this client, as if it had connected before.
+    pub fn create_session(&self, client: &str) {
         let mut session = Session::default();
-        session.keeps = true;
+        session.is_kept = true;
         let sessions = &mut self.shared.lock().sessions;
         sessions.insert(client.to_owned(), session);
     }
 
-    /// Sends a message to a client, again at each reconnect until it has acknowledged it.
+    /// Sends a message to a client, and repeats it at each reconnect until the client has acknowledged it.
     pub fn deliver(&self, client: &str, topic: &str, payload: &[u8], qos: u8) {
         self.shared.lock().deliver(client, topic, payload, qos);
     }
 
-    /// Sends a packet that is due to nothing.
+    /// Sends a packet that the protocol does not call for.
     pub fn send(&self, client: &str, packet: Packet) {
         self.shared.lock().send(client, packet);
     }
 
-    /// Every packet in its order.
+    /// All packets, in order.
     pub fn seen(&self) -> Vec<Seen> {
         self.shared.lock().seen.clone()
     }
 
-    /// How many packets of that kind went that way.
+    /// Number of packets of this kind and direction.
     pub fn count(&self, direction: Direction, kind: Kind) -> usize {
         count(&self.shared.lock().seen, direction, kind)
     }
 
-    /// The messages that a correct broker passes on: those at QoS 0 and 1 with each PUBLISH, those at QoS 2 once for each packet
-    /// id until its PUBREL.
+    /// Messages that a correct broker accepts: at QoS 0 and 1 with each PUBLISH, at QoS 2 once per packet id until its PUBREL.
     pub fn accepted(&self) -> Vec<Accepted> {
         self.shared.lock().accepted.clone()
     }
 
-    /// What clients sent that no client may send.
+    /// Protocol violations of clients.
     pub fn faults(&self) -> Vec<String> {
         self.shared.lock().faults.clone()
     }
 
-    /// Waits until that many packets of that kind went that way.
+    /// Waits for this many packets of this kind and direction.
     #[track_caller]
     pub fn wait_for(&self, direction: Direction, kind: Kind, times: usize) {
         let what = format!("{times} times {kind:?} {direction:?}");
         self.wait(&what, |state| count(&state.seen, direction, kind) >= times);
     }
 
-    /// Waits until a client that was delivered messages has acknowledged all of them.
+    /// Waits until a client has acknowledged every message that was delivered to it.
     #[track_caller]
     pub fn wait_acknowledged(&self, client: &str) {
         self.wait("everything is acknowledged", |state| {
@@ -214,7 +212,7 @@ impl Broker {
         });
     }
 
-    /// Whether a client has acknowledged everything that was delivered to it.
+    /// Returns true if a client has acknowledged every message that was delivered to it.
     pub fn has_delivered_all(&self, client: &str) -> bool {
         let state = self.shared.lock();
         state.sessions.get(client).is_none_or(Session::is_idle)
@@ -237,7 +235,7 @@ impl Broker {
             .wait_timeout_while(state, LIMIT, |state| !holds(state))
             .unwrap();
         let seen = state.seen.clone();
-        // A panic under the lock would poison it for the broker's own threads.
+        // A panic under the lock would poison it for the broker's threads.
         drop(state);
         assert!(
             !waited.timed_out(),
@@ -252,7 +250,7 @@ impl Drop for Broker {
         state.ended = true;
         state.drop_connections();
         drop(state);
-        // It wakes the thread that listens; where that fails, the thread has ended.
+        // This wakes the listening thread; if it fails, the thread has ended.
         let _ = TcpStream::connect(self.address);
         let _ = self.listening.take().map(JoinHandle::join);
     }
@@ -269,7 +267,7 @@ fn count(seen: &[Seen], direction: Direction, kind: Kind) -> usize {
     seen.iter().filter(is_it).count()
 }
 
-/// Whether the connection goes on.
+/// Next step of a connection.
 #[derive(PartialEq, Eq)]
 enum Next {
     Read,
@@ -278,7 +276,7 @@ enum Next {
 
 /// Answers a client until its connection ends.
 fn serve(shared: &Shared, stream: &TcpStream) {
-    // Answers are small and each is waited for.
+    // Answers are small and awaited.
     let _ = stream.set_nodelay(true);
     let mut reader = BufReader::new(stream);
     let Ok(connect) = wire::read_connect(&mut reader) else {
@@ -293,7 +291,7 @@ fn serve(shared: &Shared, stream: &TcpStream) {
     loop {
         let packet = wire::read(&mut reader, connect.version);
         let mut state = shared.lock();
-        // Another connection of the same client has taken its place.
+        // Another connection of the same client has replaced this one.
         let replaced = state
             .connections
             .get(&connect.client)
@@ -321,7 +319,7 @@ fn serve(shared: &Shared, stream: &TcpStream) {
 }
 
 impl State {
-    /// Answers a CONNECT and gives the number of the connection, or none where it does not come about.
+    /// Answers a CONNECT and returns the number of the connection, or `None` if it is refused.
     fn connect(&mut self, connect: &wire::Connect, stream: &TcpStream) -> Option<usize> {
         let client = &connect.client;
         let packet = Packet::new(Kind::Connect, 0);
@@ -338,21 +336,21 @@ impl State {
                 Version::V5 => 0x88,
             };
             self.saw(client, Direction::ToClient, connack.clone());
-            // A client that has gone needs no answer.
+            // Fails if the client is gone.
             let _ = (&*stream).write_all(&connack.bytes(connect.version));
             self.act(client, actions);
             return None;
         }
         if let Some(old) = self.connections.remove(client) {
-            // One that has ended already cannot be ended.
+            // Fails if it has already ended.
             let _ = old.stream.shutdown(Shutdown::Both);
             self.disconnected(client);
         }
-        if connect.clean || self.script.forgets {
+        if connect.clean || self.script.discards_sessions {
             self.sessions.remove(client);
         }
         connack.session_present = self.sessions.contains_key(client);
-        self.sessions.entry(client.clone()).or_default().keeps = connect.keeps;
+        self.sessions.entry(client.clone()).or_default().is_kept = connect.keeps_session;
         self.connected += 1;
         let number = self.connected;
         self.connections.insert(
@@ -364,8 +362,8 @@ impl State {
             },
         );
         self.send(client, connack);
-        for again in self.sessions[client].redeliveries() {
-            self.send(client, again);
+        for packet in self.sessions[client].redeliveries() {
+            self.send(client, packet);
         }
         self.act(client, actions);
         Some(number)
@@ -459,7 +457,7 @@ impl State {
             self.saw(client, Direction::Withheld, packet);
             return;
         }
-        // The thread that reads notices a connection that is gone.
+        // Fails if the connection is gone, which the reading thread notices.
         let _ = (&connection.stream).write_all(&packet.bytes(connection.version));
         self.saw(client, Direction::ToClient, packet);
     }
@@ -477,7 +475,7 @@ impl State {
         if self
             .sessions
             .get(client)
-            .is_some_and(|session| !session.keeps)
+            .is_some_and(|session| !session.is_kept)
         {
             self.sessions.remove(client);
         }
@@ -485,7 +483,7 @@ impl State {
 
     fn drop_connections(&mut self) {
         for (client, connection) in mem::take(&mut self.connections) {
-            // One that has ended already cannot be ended.
+            // Fails if it has already ended.
             let _ = connection.stream.shutdown(Shutdown::Both);
             self.disconnected(&client);
         }

@@ -1,4 +1,4 @@
-//! Certificates for tests, made by openssl.
+//! Certificates for tests, created by openssl.
 
 use std::{fs, path::Path, process::Command};
 
@@ -14,7 +14,7 @@ fn openssl(dir: &Path, arguments: &str) {
     assert!(output.status.success(), "openssl {arguments}:\n{log}");
 }
 
-/// An authority with that name, as `NAME.crt` and `NAME.key`.
+/// Creates an authority with that name, as `NAME.crt` and `NAME.key`.
 pub fn make_authority(dir: &Path, name: &str) {
     fs::write(
         dir.join("authority.cnf"),
@@ -32,7 +32,7 @@ pub fn make_authority(dir: &Path, name: &str) {
     );
 }
 
-/// A certificate of that authority for this machine, as `NAME.crt` and `NAME.key`.
+/// Creates a certificate of that authority for this machine, as `NAME.crt` and `NAME.key`.
 pub fn make_certificate(dir: &Path, authority: &str, name: &str) {
     let extensions = "subjectAltName = DNS:localhost, IP:127.0.0.1\n";
     fs::write(dir.join("names.cnf"), extensions).expect("written");

@@ -1,4 +1,4 @@
-//! Programs that a test starts and may kill: those of this crate, the examples, and tests that run themselves once more.
+//! Programs that a test starts and may kill: those of this crate, the examples, and ignored tests in a process of their own.
 
 use std::{
     env,
@@ -6,19 +6,19 @@ use std::{
     process::Command,
 };
 
-/// One of the programs in `main.rs`.
+/// Command that runs one of the programs in `main.rs`.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(built("testkit"));
     command.arg(name);
     command
 }
 
-/// An example of the library.
+/// Path of an example of the library.
 pub fn example(name: &str) -> PathBuf {
     built(&format!("examples/{name}"))
 }
 
-/// The ignored test `name` of the module that calls, in a process of its own; pass `module_path!()`.
+/// Command that runs the ignored test `name` of the calling module in a process of its own; pass `module_path!()`.
 pub fn ignored_test(module: &str, name: &str) -> Command {
     let test = match module.split_once("::") {
         Some((_, module)) => format!("{module}::{name}"),
@@ -29,7 +29,7 @@ pub fn ignored_test(module: &str, name: &str) -> Command {
     command
 }
 
-/// What cargo built beside the running test or program.
+/// Path of a file that cargo built beside the running test or program.
 fn built(name: &str) -> PathBuf {
     let own = env::current_exe().expect("the program's own path");
     let folder = own.parent().expect("a file is in a folder");

@@ -1,39 +1,39 @@
-//! The Grafana dashboards as a model, and what Grafana itself does with their variables.
+//! Model of the Grafana dashboards, and the way in which Grafana fills in their variables.
 
 use std::{fs, path::PathBuf};
 
 use serde_json::Value;
 
-/// The dashboards, by their file names.
+/// File names of the dashboards.
 pub const DASHBOARDS: [&str; 2] = ["fleet", "device"];
 
-/// A file below `dashboards/`.
+/// Path of a file below `dashboards/`.
 pub fn path(file: &str) -> PathBuf {
     crate::repository().join("dashboards").join(file)
 }
 
-/// The text of a file below `dashboards/`.
+/// Text of a file below `dashboards/`.
 pub fn read(file: &str) -> String {
     fs::read_to_string(path(file)).unwrap_or_else(|error| panic!("dashboards/{file}: {error}"))
 }
 
-/// A dashboard.
+/// Dashboard.
 pub struct Dashboard {
     pub file: &'static str,
     pub json: Value,
 }
 
-/// A query of a panel or an annotation.
+/// Query of a panel or an annotation.
 pub struct Query {
-    /// The title of the panel, or the name of the annotation.
+    /// Title of the panel, or name of the annotation.
     pub of: String,
     pub expression: String,
-    /// Whether it is asked for the last moment only, or for all the time that is shown.
+    /// Set if the query returns only the last value instead of the whole range.
     pub instant: bool,
 }
 
 impl Dashboard {
-    /// Reads one.
+    /// Reads a dashboard.
     pub fn load(file: &'static str) -> Self {
         let text = read(&format!("{file}.json"));
         let json =
@@ -41,18 +41,18 @@ impl Dashboard {
         Self { file, json }
     }
 
-    /// Both.
+    /// Reads all dashboards.
     pub fn all() -> Vec<Self> {
         DASHBOARDS.map(Self::load).into()
     }
 
-    /// Its panels, without the headings between them.
+    /// Panels, without the row headings.
     pub fn panels(&self) -> Vec<&Value> {
         let panels = array(&self.json["panels"]).iter();
         panels.filter(|panel| panel["type"] != "row").collect()
     }
 
-    /// The queries of its panels and of its annotations.
+    /// Queries of the panels and annotations.
     pub fn queries(&self) -> Vec<Query> {
         let mut queries = Vec::new();
         for panel in self.panels() {
@@ -66,7 +66,7 @@ impl Dashboard {
         queries
     }
 
-    /// Its variables.
+    /// Variables.
     pub fn variables(&self) -> &[Value] {
         array(&self.json["templating"]["list"])
     }
@@ -80,12 +80,12 @@ fn query(of: &Value, target: &Value) -> Query {
     }
 }
 
-/// The elements of an array; none, if it is not there.
+/// Elements of an array; empty if it is missing.
 pub fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-/// A text; empty, if it is not there.
+/// Text of a string; empty if it is missing.
 pub fn text(value: &Value) -> &str {
     value.as_str().unwrap_or_default()
 }
@@ -113,7 +113,7 @@ pub fn fill(
         };
         filled = filled.replace(&format!("\"${name}\""), &format!("\"{value}\""));
     }
-    assert!(!filled.contains('$'), "a variable is left in {filled}");
+    assert!(!filled.contains('$'), "unknown variable in {filled}");
     filled
 }
 

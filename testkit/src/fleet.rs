@@ -1,5 +1,5 @@
-//! A fleet of simulated devices: each a real persistence over memory, measured by `Instrumented`, behind an endpoint of its own;
-//! Paho's calls are made here, and stores and links go away when they are told to.
+//! Fleet of simulated devices. Each one is a real persistence over memory, measured by `Instrumented`, behind an endpoint of its own.
+//! The fleet makes Paho's calls, and takes stores and links down on request.
 
 pub mod agent;
 pub mod device;
@@ -24,7 +24,7 @@ use serde_json::json;
 use super::{random::Random, serving::serve};
 use device::Device;
 
-/// What goes wrong, by the names of the devices.
+/// Outages, by the names of the devices.
 #[derive(Debug, Default)]
 pub struct Outages {
     pub stores: BTreeSet<String>,
@@ -34,13 +34,13 @@ pub struct Outages {
 pub struct Fleet {
     switches: Vec<Switches>,
     pub addresses: Vec<SocketAddr>,
-    /// Where Prometheus asks for its targets.
+    /// URL at which Prometheus asks for its targets.
     pub targets: String,
     stop: Arc<AtomicBool>,
     work: Option<JoinHandle<()>>,
 }
 
-/// What can be wrong with a device.
+/// Switches that take the store and the link of a device down.
 #[derive(Clone)]
 pub struct Switches {
     pub name: String,
@@ -49,7 +49,7 @@ pub struct Switches {
 }
 
 impl Fleet {
-    /// Starts that many devices, each of which accepts a message every `pause`.
+    /// Starts this many devices, each of which accepts a message every `interval`.
     pub fn start(devices: usize, is_lean: bool, pause: Duration) -> Self {
         let names = (1..=devices).map(|number| format!("device-{number:04}"));
         let devices: Vec<Device> = names.map(|name| Device::start(&name, is_lean)).collect();
@@ -71,7 +71,7 @@ impl Fleet {
             let mut due = Instant::now();
             while !stopped.load(Ordering::Relaxed) {
                 devices.iter_mut().for_each(Device::step);
-                // What was late is not made up for.
+                // Missed messages are not made up for.
                 due = (due + pause).max(Instant::now());
                 thread::park_timeout(due.saturating_duration_since(Instant::now()));
             }
@@ -89,8 +89,8 @@ impl Fleet {
         self.switches.len()
     }
 
-    /// Takes away the stores of some devices, and the links of others: of each more than the share at which the alerts speak of
-    /// the fleet, and at least two. The same for the same seed.
+    /// Takes down the stores of some devices and the links of others: of each more than the share that makes the alerts for the fleet
+    /// fire, and at least two. The same seed gives the same devices.
     pub fn begin_outages(&self, seed: u64) -> Outages {
         let mut random = Random::of(seed);
         let many = (self.size() * 6 / 100 + 1).max(2);

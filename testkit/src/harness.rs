@@ -1,7 +1,7 @@
-//! Programs that are killed at chosen points, killed at random, put through faults of Redis and soaked, and one ledger for all.
+//! Programs that are killed at chosen points or at random, exposed to faults of Redis or soaked, and one ledger for all.
 //!
-//! The parts that every driver needs are said once here: payloads that name themselves, the ledger of accepted and arrived messages,
-//! the process of a started program, and what such a program is made of. The drivers are `crash_table`, `random_kills`, `faults` and
+//! The drivers share payloads that name themselves, the ledger of accepted and arrived messages, the process of a started program,
+//! and the parts of such a program. The drivers are `crash_table`, `random_kills`, `faults` and
 //! `soak`; each has its program in `program.rs`, which `main.rs` runs.
 
 mod child;
@@ -25,7 +25,7 @@ pub use ledger::{Balance, Ledger};
 pub use messages::{Id, Versions};
 pub use program::{connect_options, run_killed};
 
-/// The complete lines of a file, none if there is no such file.
+/// Complete lines of a file; empty if there is no such file.
 fn lines(path: &Path) -> Vec<String> {
     let text = match fs::read(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),

@@ -2,9 +2,9 @@
 
 use paho_mqtt::{ClientPersistence, Result};
 
-/// Runs a hook with the name of each call before passing it on; an error of the hook is the answer.
+/// Runs a hook with the name of each call before passing the call on; an error of the hook is returned instead.
 ///
-/// `contains_key` has no error to return and is passed on directly.
+/// `contains_key` cannot return an error and is passed on directly.
 pub struct Intercepted<P, H> {
     inner: P,
     hook: H,

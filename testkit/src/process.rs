@@ -1,6 +1,6 @@
-//! A server process, its log, and the certainty that it ends with the test.
+//! Server process with its log, which ends with the test.
 
-// Signals, and the tie between the life of a server and that of its test, have no safe interface in the standard library.
+// Signals, and killing a server together with its test, have no safe interface in the standard library.
 #![allow(unsafe_code)]
 
 use std::{
@@ -21,16 +21,16 @@ use std::{
 
 use super::{LIMIT, eventually};
 
-/// A running server.
+/// Running server.
 ///
-/// It is killed when this value is dropped, which includes a panic of the test. It also dies when the *thread* that started it
-/// ends, however that comes about, so that a killed test binary leaves nothing behind: start it, and restart it, on a thread that
-/// lives as long as it is needed, and don't share it between tests.
+/// It is killed when this value is dropped, also if the test panics. It also dies when the *thread* that started it ends for any
+/// reason, so that a killed test binary leaves no servers running. So start and restart it on a thread that lives as long as it is
+/// needed, and do not share it between tests.
 pub struct Server {
     name: String,
     child: Child,
     log: Arc<Mutex<String>>,
-    /// What collects the log; nothing where its end has been waited for.
+    /// Thread that collects the log; `None` after it was joined.
     collector: Option<JoinHandle<()>>,
     reaped: bool,
 }
@@ -38,8 +38,8 @@ pub struct Server {
 impl Server {
     /// Runs `command` and waits until a line of its log contains `ready`.
     ///
-    /// Gives the log when the server ends before that. Panics when the program is missing, naming the Debian `package` that has
-    /// it, and when the server is not ready in time.
+    /// Returns the log if the server ends before that. Panics if the program is missing, with the name of its Debian `package`, and
+    /// if the server is not ready in time.
     pub fn start(mut command: Command, package: &str, ready: &str) -> Result<Self, String> {
         let name = command.get_program().to_string_lossy().into_owned();
         let (reader, writer) = io::pipe().expect("a pipe for the server's log");
@@ -52,7 +52,7 @@ impl Server {
         let child = command
             .spawn()
             .unwrap_or_else(|error| panic!("{}", cannot_run(&name, package, &error)));
-        // It holds the write ends of the pipe, which would keep the log from ever ending.
+        // The command has the write ends of the pipe, so the log would never end.
         drop(command);
 
         let log = Arc::default();
@@ -77,7 +77,7 @@ impl Server {
                     return Err(server.log());
                 }
                 Err(RecvTimeoutError::Timeout) => panic!(
-                    "{} did not say '{ready}' within {LIMIT:?}; its log:\n{}",
+                    "{} did not log '{ready}' within {LIMIT:?}; its log:\n{}",
                     server.name,
                     server.log()
                 ),
@@ -85,19 +85,19 @@ impl Server {
         }
     }
 
-    /// The process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has written to its standard output and standard error so far.
+    /// Standard output and standard error so far.
     pub fn log(&self) -> String {
         self.log.lock().unwrap().clone()
     }
 
     /// Sends it `signal`.
     pub fn signal(&self, signal: libc::c_int) {
-        // Once the process has been waited for, its id may be another's.
+        // After a wait, the id may belong to another process.
         assert!(!self.reaped, "{} has already ended", self.name);
         let pid = libc::pid_t::try_from(self.pid()).expect("a process id");
         // SAFETY: kill touches no memory, and the process is a child that has not been waited for.
@@ -111,7 +111,7 @@ impl Server {
         );
     }
 
-    /// Ends it without warning, as a loss of power would, even when it is paused.
+    /// Kills it, as a loss of power would, even if it is paused.
     pub fn kill(&mut self) {
         if !self.reaped {
             self.child.kill().expect("a child can be killed");
@@ -120,13 +120,13 @@ impl Server {
         }
     }
 
-    /// Asks it to end and waits until it has.
+    /// Stops it with SIGTERM and waits for its end.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(libc::SIGTERM);
         self.wait()
     }
 
-    /// Whether it has ended by itself. The log is whole then.
+    /// Returns true if it has ended by itself. The log is complete then.
     pub fn has_ended(&mut self) -> bool {
         let ended = self.reaped
             || self
@@ -140,7 +140,7 @@ impl Server {
         ended
     }
 
-    /// Waits until it has ended. The log is whole then.
+    /// Waits until it has ended. The log is complete then.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let status = eventually(LIMIT, &format!("{} ends", self.name), || {
@@ -150,7 +150,7 @@ impl Server {
         status
     }
 
-    /// Once it has ended: waits for what is left of its log in the pipe.
+    /// Waits for the rest of the log in the pipe, after the process has ended.
     fn finish(&mut self) {
         self.reaped = true;
         if let Some(collector) = self.collector.take() {
@@ -161,13 +161,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // A second panic while a test unwinds would hide the first, so failures are left alone here.
+        // Failures are ignored here: a second panic while a test unwinds would abort and hide the first.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Starts a server on a free port of 127.0.0.1, and on another when the port is taken in the meantime.
+/// Starts a server on a free port of 127.0.0.1, and on another one if that port is taken in the meantime.
 pub fn on_free_port(mut start: impl FnMut(u16) -> Result<Server, String>) -> (u16, Server) {
     for _ in 0..10 {
         let port = free_port();
@@ -180,7 +180,7 @@ pub fn on_free_port(mut start: impl FnMut(u16) -> Result<Server, String>) -> (u1
     panic!("ten free ports in a row were taken before the server could listen");
 }
 
-/// Starts a server on the port that it had before, waiting while a passing connection holds it.
+/// Starts a server on the port that it had before, retrying while a passing connection uses it.
 pub fn on_same_port(mut start: impl FnMut() -> Result<Server, String>) -> Server {
     eventually(LIMIT, "the server's port is free again", || match start() {
         Ok(server) => Some(server),
@@ -189,7 +189,7 @@ pub fn on_same_port(mut start: impl FnMut() -> Result<Server, String>) -> Server
     })
 }
 
-/// What to tell somebody on whose machine `program` did not run.
+/// Message for a machine on which `program` does not run.
 pub fn cannot_run(program: &str, package: &str, error: &io::Error) -> String {
     if error.kind() == io::ErrorKind::NotFound {
         format!(
@@ -200,7 +200,7 @@ pub fn cannot_run(program: &str, package: &str, error: &io::Error) -> String {
     }
 }
 
-/// The search path with the folder in which Debian puts servers, which an ordinary user's path may lack.
+/// Search path with Debian's folder of servers, which the path of an ordinary user may lack.
 fn server_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin");
@@ -218,7 +218,7 @@ fn port_is_taken(log: &str) -> bool {
     log.to_lowercase().contains("address already in use")
 }
 
-/// Has the kernel kill the child when the thread that starts it ends.
+/// Makes the kernel kill the child when the thread that starts it ends.
 pub(crate) fn die_with_this_thread(command: &mut Command) {
     let parent = libc::pid_t::try_from(std::process::id()).expect("a process id");
     let tie = move || {
@@ -227,7 +227,7 @@ pub(crate) fn die_with_this_thread(command: &mut Command) {
             if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) != 0 {
                 return Err(io::Error::last_os_error());
             }
-            // A parent that died before the call sends no signal any more.
+            // If the parent died before the call, no signal comes.
             if libc::getppid() != parent {
                 return Err(io::Error::from_raw_os_error(libc::ESRCH));
             }
@@ -238,7 +238,7 @@ pub(crate) fn die_with_this_thread(command: &mut Command) {
     unsafe { command.pre_exec(tie) };
 }
 
-/// Appends the server's output to `log`, and passes each line on to whoever waits for one.
+/// Appends the server's output to `log`, and sends each line to the channel.
 fn collect(output: PipeReader, log: &Mutex<String>, lines: &Sender<String>) {
     let mut output = BufReader::new(output);
     let mut line = Vec::new();
@@ -246,12 +246,12 @@ fn collect(output: PipeReader, log: &Mutex<String>, lines: &Sender<String>) {
         let text = String::from_utf8_lossy(&line).into_owned();
         line.clear();
         log.lock().unwrap().push_str(&text);
-        // Nobody waits once the server is ready, and the log is still to be collected.
+        // Fails once the server is ready; the log is still collected.
         let _ = lines.send(text);
     }
 }
 
-/// The resident memory of a process in bytes; none where it has ended.
+/// Resident memory of a process in bytes; `None` if it has ended.
 pub fn resident(pid: u32) -> Option<usize> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status

@@ -1,4 +1,4 @@
-//! A minimal persistence in memory that records the calls of Paho, and a client over it.
+//! Minimal persistence in memory that records the calls of Paho, and a client over it.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use super::{LIMIT, broker::Broker, eventually, harness::connect_options, record}
 /// Client id of every [`Client`].
 pub const CLIENT: &str = "client";
 
-/// Keeps records in memory and the calls that Paho made; clones share both.
+/// Records in memory, and the calls that Paho made; clones share both.
 #[derive(Clone, Default)]
 pub struct Recording(Arc<Mutex<State>>);
 
@@ -56,7 +56,7 @@ impl Recording {
         self.state().descending = true;
     }
 
-    /// Returns from `contains_key` what its name says, which paho-mqtt 0.14 inverts on its way to the C library.
+    /// Makes `contains_key` return what its name suggests, which paho-mqtt 0.14 inverts on its way to the C library.
     pub fn answer_by_name(&self) {
         self.state().answers_by_name = true;
     }
@@ -80,7 +80,7 @@ impl Recording {
         self.state().calls.clear();
     }
 
-    /// Waits for as many calls, and asserts that they are these.
+    /// Waits for as many calls as given, and asserts that they are equal.
     #[track_caller]
     pub fn expect(&self, calls: &[&str]) {
         let called = eventually(LIMIT, &format!("{calls:?} are called"), || {
@@ -168,7 +168,7 @@ impl mqtt::ClientPersistence for Recording {
     }
 }
 
-/// Admits one test at a time, since the reconnect of a client makes Paho resend the messages of every client in the process.
+/// Admits one test at a time: the reconnect of a client makes Paho resend the messages of every client in the process.
 pub fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     static ANOTHER: OnceLock<(Broker, mqtt::AsyncClient)> = OnceLock::new();
@@ -190,7 +190,7 @@ pub fn alone() -> MutexGuard<'static, ()> {
     alone
 }
 
-/// Client that is disconnected before it is dropped: paho-mqtt deadlocks if a callback runs meanwhile.
+/// Client that disconnects before it is dropped: paho-mqtt deadlocks if a callback runs meanwhile.
 pub struct Client(mqtt::AsyncClient);
 
 impl Client {

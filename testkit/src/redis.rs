@@ -1,4 +1,4 @@
-//! A private Redis server.
+//! Private Redis server.
 
 use std::{
     fs,
@@ -10,18 +10,18 @@ use tempfile::TempDir;
 
 use super::process::{Server, on_free_port, on_same_port};
 
-/// Where it saves.
+/// Name of its snapshot file.
 pub const SNAPSHOT: &str = "dump.rdb";
 const AOF: &str = "appendonlydir";
 const KEPT: &str = "kept";
 
-/// A Redis server on a Unix socket, and on a TCP port of 127.0.0.1 when asked for, that keeps nothing on the disk.
+/// Redis server on a Unix socket and optionally on a TCP port of 127.0.0.1, which keeps nothing on the disk by default.
 pub struct RedisServer {
     server: Server,
     arguments: Vec<String>,
     port: u16,
     socket: PathBuf,
-    // After the server, so that the folder is removed when nothing writes to it any more.
+    // Dropped after the server, so that nothing writes to the folder when it is removed.
     dir: TempDir,
 }
 
@@ -31,7 +31,7 @@ impl RedisServer {
         Self::with(&[])
     }
 
-    /// Starts one on a Unix socket, with further arguments, which override those that it has anyway.
+    /// Starts one on a Unix socket, with further arguments, which override the default ones.
     pub fn with(arguments: &[&str]) -> Self {
         Self::launch(arguments, false)
     }
@@ -41,12 +41,12 @@ impl RedisServer {
         Self::tcp_with(&[])
     }
 
-    /// Starts one on a Unix socket and on a TCP port, with further arguments, which override those that it has anyway.
+    /// Starts one on a Unix socket and on a TCP port, with further arguments, which override the default ones.
     pub fn tcp_with(arguments: &[&str]) -> Self {
         Self::launch(arguments, true)
     }
 
-    /// Starts one with a configuration file, of which only the folder and the Unix socket are overridden.
+    /// Starts one with a configuration file; only the folder and the Unix socket are overridden.
     pub fn configured(file: &Path) -> Self {
         Self::run_with(vec![file.to_str().expect("UTF-8").to_owned()], false)
     }
@@ -85,43 +85,43 @@ impl RedisServer {
         }
     }
 
-    /// The URL of its Unix socket.
+    /// URL of its Unix socket.
     pub fn url(&self) -> String {
         format!("unix://{}", self.socket.display())
     }
 
-    /// The URL of its TCP port.
+    /// URL of its TCP port.
     pub fn tcp_url(&self) -> String {
         format!("redis://127.0.0.1:{}/", self.port())
     }
 
-    /// Its Unix socket.
+    /// Path of its Unix socket.
     pub fn socket(&self) -> &Path {
         &self.socket
     }
 
-    /// Its TCP port.
+    /// TCP port.
     pub fn port(&self) -> u16 {
         assert_ne!(self.port, 0, "this Redis has no TCP port");
         self.port
     }
 
-    /// Its folder.
+    /// Folder of the server.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.server.pid()
     }
 
-    /// Its log since it was last started.
+    /// Log since the last start.
     pub fn log(&self) -> String {
         self.server.log()
     }
 
-    /// A connection of the test's own, over the Unix socket and without a password.
+    /// Opens a connection for the test, over the Unix socket and without a password.
     pub fn connection(&self) -> redis::Connection {
         redis::Client::open(self.url())
             .and_then(|client| client.get_connection())
@@ -136,20 +136,20 @@ impl RedisServer {
             .expect("CONFIG SET");
     }
 
-    /// Ends it without warning.
+    /// Kills it.
     pub fn kill(&mut self) {
         self.server.kill();
     }
 
-    /// Removes everything that it has on the disk, while it does not run.
-    pub fn forget(&self) {
-        // There may be neither.
+    /// Removes its AOF and snapshot while it does not run.
+    pub fn delete_files(&self) {
+        // Either may be missing.
         drop(fs::remove_dir_all(self.dir().join(AOF)));
         drop(fs::remove_file(self.dir().join(SNAPSHOT)));
     }
 
-    /// Copies its AOF, for it to [`go_back`](Self::go_back) to.
-    pub fn remember(&self) {
+    /// Copies its AOF for [`restore_aof`](Self::restore_aof).
+    pub fn save_aof(&self) {
         let kept = self.dir().join(KEPT);
         fs::create_dir_all(&kept).expect("a folder");
         for file in fs::read_dir(self.dir().join(AOF)).expect("it has an AOF") {
@@ -158,25 +158,25 @@ impl RedisServer {
         }
     }
 
-    /// Puts the copy in the place of its AOF, while it does not run.
-    pub fn go_back(&self) {
-        self.forget();
+    /// Replaces its AOF by the copy while it does not run.
+    pub fn restore_aof(&self) {
+        self.delete_files();
         fs::rename(self.dir().join(KEPT), self.dir().join(AOF)).expect("the copy is there");
     }
 
-    /// Starts it again, killing it first if it runs: same socket, port and arguments, and what it has on the disk.
+    /// Restarts it, killing it first if it runs, with the same socket, port, arguments and files.
     pub fn restart(&mut self) {
         self.kill();
         self.server =
             on_same_port(|| run(self.dir.path(), &self.socket, self.port, &self.arguments));
     }
 
-    /// Stops it from answering while its connections stay open.
+    /// Pauses it: it answers nothing, and its connections stay open.
     pub fn pause(&self) {
         self.server.signal(libc::SIGSTOP);
     }
 
-    /// Lets it answer again.
+    /// Resumes it after `pause`.
     pub fn resume(&self) {
         self.server.signal(libc::SIGCONT);
     }
@@ -193,6 +193,6 @@ fn run(dir: &Path, socket: &Path, port: u16, arguments: &[String]) -> Result<Ser
     if port != 0 {
         command.args(["--port", &port.to_string()]);
     }
-    // The capital of 'Ready' differs between the two kinds of listener and between versions.
+    // "Ready" or "ready": that depends on the kind of listener and the version.
     Server::start(command, "redis-server", "eady to accept connections")
 }

@@ -7,10 +7,10 @@ use std::{
     time::Duration,
 };
 
-/// Limit on the arrival of a request.
+/// Timeout for the arrival of a request.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Answers each request with the present result of `body` until the process ends; returns the address.
+/// Answers each request with the current result of `body` until the process ends; returns the address.
 pub fn serve(
     content_type: &'static str,
     mut body: impl FnMut() -> String + Send + 'static,
@@ -33,7 +33,7 @@ pub fn serve(
                 "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\
                  Connection: close\r\n\r\n{body}"
             );
-            // The client may have gone.
+            // Fails if the client is gone.
             let _ = stream.write_all(answer.as_bytes());
         }
     });

@@ -1,11 +1,11 @@
-//! Medians, ranges and ratios of what the rounds gave.
+//! Medians, ranges and ratios of the rounds of a measurement.
 
-/// One number for each round, in their order. A round that failed makes the whole a failure.
+/// One number per round, in order. If a round has failed, so has the whole.
 #[derive(Clone, Default)]
 pub struct Series(pub Vec<Option<f64>>);
 
 impl Series {
-    /// The numbers, unless one is missing.
+    /// Numbers, unless one is missing.
     fn numbers(&self) -> Option<Vec<f64>> {
         let mut numbers: Vec<f64> = self.0.iter().copied().collect::<Option<_>>()?;
         numbers.sort_by(f64::total_cmp);
@@ -27,7 +27,7 @@ impl Series {
         Some((*numbers.first()?, *numbers.last()?))
     }
 
-    /// The ratios within each round: what the machine did in one of them met both.
+    /// Ratios within each round, since the load of the machine affects both numbers of a round.
     pub fn ratios(&self, to: &Self) -> Self {
         let pairs = self.0.iter().zip(&to.0);
         Self(

@@ -9,7 +9,7 @@ use crate::{
 use paho_mqtt as mqtt;
 use redis::TypedCommands;
 
-/// Returns whether a process exists. A dropped server has been waited for, and so is not even a zombie.
+/// Returns true if a process exists. A dropped server was waited for, so it is not even a zombie.
 fn exists(pid: u32) -> bool {
     Path::new("/proc").join(pid.to_string()).exists()
 }
@@ -106,7 +106,7 @@ fn prometheus_scrapes_prometheus() {
     let scraped = Prometheus::scraping(&[]);
     let target = scraped.address();
     let prometheus = Prometheus::scraping(&[&target]);
-    // A busy machine may have some scrapes time out.
+    // On a busy machine some scrapes time out.
     let up = format!(r#"up{{job="device",instance="{target}"}} == 1"#);
     eventually_queried(LIMIT, &up, || prometheus.value(&up));
     assert_eq!(prometheus.value("nothing_of_the_kind"), None);

@@ -1,4 +1,4 @@
-//! Notes how long the longest call of a persistence takes.
+//! Measures the longest call of a persistence.
 
 use std::{
     sync::{Arc, Mutex},
@@ -29,7 +29,7 @@ impl<P> Timed<P> {
     }
 }
 
-/// Opening and closing are not part of what a program waits for while it runs.
+/// Leaves out opening and closing, for which a running program does not wait.
 impl<P: ClientPersistence> ClientPersistence for Timed<P> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         self.inner.open(client_id, server_uri)

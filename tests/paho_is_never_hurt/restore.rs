@@ -18,7 +18,7 @@ const V5: u32 = mqtt::MQTT_VERSION_5;
 /// Starts a broker that has a session of the client, as after a restart of the program.
 fn broker_with_session() -> Broker {
     let broker = Broker::start();
-    broker.remember(CLIENT);
+    broker.create_session(CLIENT);
     broker
 }
 

@@ -1,24 +1,24 @@
-//! What a test has told the broker to do otherwise than a broker would.
+//! Script of the broker: its deviations from a normal broker.
 
 use std::collections::{HashMap, HashSet};
 
 use super::wire::{Kind, Packet};
 
-/// What happens when a packet has arrived for which the test waits.
+/// Action at the arrival of a packet.
 pub enum Action {
-    /// The connection ends, without an answer.
+    /// Ends the connection without an answer.
     Drop,
-    /// This many of the next CONNECTs are refused, with 'server unavailable'.
+    /// Refuses this many of the next CONNECTs with 'server unavailable'.
     Refuse(usize),
-    /// A message goes to the client that sent the packet.
+    /// Delivers a message to the client that sent the packet.
     Deliver {
         topic: &'static str,
         payload: String,
         qos: u8,
     },
-    /// From now on everything goes out.
+    /// Stops withholding packets.
     Release,
-    /// Something of the test's own, and the packet is not answered. It must not call the broker.
+    /// Runs code of the test, and does not answer the packet. The code must not call the broker.
     Run(Box<dyn FnOnce() + Send>),
 }
 
@@ -27,15 +27,15 @@ type Condition = Box<dyn FnMut(&Packet) -> bool + Send>;
 #[derive(Default)]
 pub struct Script {
     withheld: HashSet<Kind>,
-    /// Which ones in their order, counted from 1, are withheld.
+    /// Single packets to withhold, by kind and number, counted from 1.
     withheld_nth: HashSet<(Kind, usize)>,
-    /// How many of a kind the broker was about to send.
+    /// Number of packets per kind that were due.
     due: HashMap<Kind, usize>,
     rules: Vec<(Condition, Vec<Action>)>,
-    /// How many CONNECTs are still to be refused.
+    /// Number of CONNECTs that are still to be refused.
     pub refuse: usize,
-    /// Whether every CONNECT finds that there was no session.
-    pub forgets: bool,
+    /// Set if the broker discards the session at every CONNECT.
+    pub discards_sessions: bool,
 }
 
 impl Script {
@@ -61,14 +61,14 @@ impl Script {
         self.rules.push((condition, actions));
     }
 
-    /// Whether a packet that is due does not go out.
+    /// Counts a packet that is due, and returns true if it is withheld.
     pub fn withholds(&mut self, kind: Kind) -> bool {
         let due = self.due.entry(kind).or_default();
         *due += 1;
         self.withheld.contains(&kind) || self.withheld_nth.contains(&(kind, *due))
     }
 
-    /// What is to happen now that this packet has arrived. Each rule holds once.
+    /// Returns the actions at the arrival of this packet. Each rule applies once.
     pub fn actions(&mut self, packet: &Packet) -> Vec<Action> {
         let rules = self
             .rules

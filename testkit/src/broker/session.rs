@@ -1,4 +1,4 @@
-//! What a broker keeps of a client.
+//! Session of a client.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -6,33 +6,33 @@ use super::wire::{Kind, Packet};
 
 #[derive(Default)]
 pub struct Session {
-    /// The ids of QoS 2 messages that were passed on and not released yet.
+    /// Ids of QoS 2 messages that were accepted and not released yet.
     received: HashSet<u16>,
     /// Messages to the client that it has not acknowledged completely.
     outgoing: VecDeque<Outgoing>,
     last_id: u16,
-    /// Whether it outlives the connection.
-    pub keeps: bool,
+    /// Set if the session outlives the connection.
+    pub is_kept: bool,
 }
 
 struct Outgoing {
     publish: Packet,
-    /// Whether the client has it, so that only its PUBREL is due.
+    /// Set after the PUBREC of the client, so that only the PUBREL is due.
     received: bool,
 }
 
 impl Session {
-    /// Whether a PUBLISH from the client is a message that is to be passed on.
+    /// Returns true if a PUBLISH from the client is a new message.
     pub fn is_new(&mut self, publish: &Packet) -> bool {
         publish.qos < 2 || self.received.insert(publish.id)
     }
 
-    /// The client has released a message.
+    /// Handles the PUBREL of a message from the client.
     pub fn released(&mut self, id: u16) {
         self.received.remove(&id);
     }
 
-    /// The PUBLISH of a message to the client.
+    /// Queues a message to the client and returns its PUBLISH.
     pub fn deliver(&mut self, topic: &str, payload: &[u8], qos: u8) -> Packet {
         let mut publish = Packet::new(Kind::Publish, 0);
         publish.qos = qos;
@@ -49,7 +49,7 @@ impl Session {
         publish
     }
 
-    /// The client has answered a message to it: what comes next, if anything does.
+    /// Handles an answer to a message to the client, and returns the next packet, if any.
     pub fn answered(&mut self, answer: &Packet) -> Option<Packet> {
         if answer.kind != Kind::Pubrec {
             self.outgoing
@@ -66,9 +66,9 @@ impl Session {
         Some(Packet::new(Kind::Pubrel, answer.id))
     }
 
-    /// What is due again after a reconnect.
+    /// Returns the packets that are due again after a reconnect.
     pub fn redeliveries(&self) -> Vec<Packet> {
-        let again = |message: &Outgoing| {
+        let redelivery = |message: &Outgoing| {
             let mut publish = message.publish.clone();
             publish.dup = true;
             if message.received {
@@ -77,10 +77,10 @@ impl Session {
                 publish
             }
         };
-        self.outgoing.iter().map(again).collect()
+        self.outgoing.iter().map(redelivery).collect()
     }
 
-    /// Whether the client has acknowledged everything.
+    /// Returns true if the client has acknowledged every message.
     pub fn is_idle(&self) -> bool {
         self.outgoing.is_empty()
     }

@@ -42,7 +42,7 @@ fn options(version: mqtt::MqttVersion, keeps: bool) -> mqtt::ConnectOptions {
     options.finalize()
 }
 
-/// Connects and returns whether the broker had a session.
+/// Connects and returns true if the broker had a session.
 fn connect(client: &mqtt::AsyncClient, keeps: bool) -> bool {
     let options = options(client.mqtt_version(), keeps);
     let response = client.connect(options).wait_for(LIMIT).expect("connects");
@@ -182,9 +182,9 @@ fn session_ends_with_connection_unless_kept() {
         assert!(reconnect(true));
         assert!(!reconnect(false));
         assert!(!reconnect(true));
-        broker.forget_sessions(true);
+        broker.discard_sessions(true);
         assert!(!reconnect(true));
-        broker.forget_sessions(false);
+        broker.discard_sessions(false);
         assert!(reconnect(true));
     }
 }

@@ -1,11 +1,11 @@
-//! MQTT's packets as bytes, as far as a broker for tests needs them.
+//! Encoding of MQTT packets, as far as a broker for tests needs it.
 
 use std::{
     fmt,
     io::{self, Read},
 };
 
-/// The type of a packet, with its number in the protocol.
+/// Type of a packet, with its number in the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Kind {
@@ -49,7 +49,7 @@ impl Kind {
     }
 }
 
-/// A packet, with what its type has of these; the rest is empty.
+/// Packet. Fields that its type does not have are empty.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Packet {
     pub kind: Kind,
@@ -58,16 +58,16 @@ pub struct Packet {
     pub dup: bool,
     pub topic: String,
     pub payload: Vec<u8>,
-    /// The reason or return code.
+    /// Reason code or return code.
     pub code: u8,
-    /// Of a CONNACK.
+    /// Flag of a CONNACK.
     pub session_present: bool,
-    /// What is subscribed to or unsubscribed from.
+    /// Topic filters of a SUBSCRIBE or UNSUBSCRIBE.
     pub filters: Vec<String>,
 }
 
 impl Packet {
-    /// One that has nothing but perhaps a packet id.
+    /// Creates a packet with nothing but a packet id, 0 for none.
     pub fn new(kind: Kind, id: u16) -> Self {
         Self {
             kind,
@@ -82,7 +82,7 @@ impl Packet {
         }
     }
 
-    /// As it goes to a client; only of the types that a broker sends.
+    /// Encodes a packet of a type that a broker sends.
     pub fn bytes(&self, version: Version) -> Vec<u8> {
         let v5 = version == Version::V5;
         // An empty list of properties is a length of zero.
@@ -129,7 +129,7 @@ impl Packet {
     }
 }
 
-/// The payload as text, so that a record of packets can be read.
+/// Formats the payload as text, so that a list of packets is readable.
 impl fmt::Debug for Packet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.kind)?;
@@ -153,22 +153,22 @@ impl fmt::Debug for Packet {
     }
 }
 
-/// The version of the protocol.
+/// Version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     V3,
     V5,
 }
 
-/// What a CONNECT asks for.
+/// Contents of a CONNECT.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Connect {
     pub client: String,
     pub version: Version,
     /// Clean session, or clean start.
     pub clean: bool,
-    /// Whether the session outlives the connection.
-    pub keeps: bool,
+    /// Set if the session outlives the connection.
+    pub keeps_session: bool,
 }
 
 /// Reads the packet that opens a connection.
@@ -186,7 +186,7 @@ pub fn read_connect(reader: &mut impl Read) -> io::Result<Connect> {
     };
     let clean = byte(&mut body)? & 0b10 != 0;
     let _keep_alive = short(&mut body)?;
-    let keeps = match version {
+    let keeps_session = match version {
         Version::V3 => !clean,
         Version::V5 => session_expiry(properties(&mut body)?)? > 0,
     };
@@ -195,7 +195,7 @@ pub fn read_connect(reader: &mut impl Read) -> io::Result<Connect> {
         client,
         version,
         clean,
-        keeps,
+        keeps_session,
     })
 }
 
@@ -249,7 +249,7 @@ fn read_frame(reader: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     Ok((head, body))
 }
 
-/// A number of one to four bytes, seven bits in each.
+/// Reads a number of one to four bytes, seven bits in each.
 fn number(reader: &mut impl Read) -> io::Result<usize> {
     let mut number = 0;
     for shift in (0..28).step_by(7) {
@@ -296,7 +296,7 @@ fn properties<'a>(body: &mut &'a [u8]) -> io::Result<&'a [u8]> {
     Ok(properties)
 }
 
-/// In seconds, of a CONNECT's properties; none means zero.
+/// Returns the session expiry of a CONNECT's properties in seconds, 0 if it is missing.
 fn session_expiry(mut properties: &[u8]) -> io::Result<u32> {
     while !properties.is_empty() {
         match byte(&mut properties)? {

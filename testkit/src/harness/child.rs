@@ -1,4 +1,4 @@
-//! A started program, as its driver sees it.
+//! Driver's side of a started program.
 
 use std::{
     collections::HashSet,
@@ -25,13 +25,13 @@ use super::{
 };
 use crate::{LIMIT, child::program, eventually, resident};
 
-/// Reported by the C library if memory is freed twice, as Paho does with a PUBLISH whose write to the broker is broken off.
+/// Reported by the C library if memory is freed twice, as Paho does with a PUBLISH whose write to the broker fails midway.
 const FREED_TWICE: [&str; 2] = ["double free or corruption", "free(): "];
 
-/// A process that is killed when this is dropped. The programs also die with their driver.
+/// Process that is killed when this is dropped. The programs also die with their driver.
 pub(super) struct Child {
     process: process::Child,
-    /// A program that reads commands ends when this is closed.
+    /// Standard input: a program that reads commands ends when it is closed.
     pub input: Option<ChildStdin>,
     accepted: Receiver<()>,
     answers: Receiver<String>,
@@ -41,7 +41,7 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts a program with these orders, has its standard error written to `log`, and enters what it accepts into the ledger.
+    /// Starts a program with these orders, writes its standard error to `log`, and records the messages that it accepts.
     pub fn start(
         mut command: Command,
         orders: &impl Serialize,
@@ -63,7 +63,7 @@ impl Child {
                 let Some((_, words)) = line.split_once(MARK) else {
                     continue;
                 };
-                // Nobody may be waiting for either.
+                // Fails if nobody waits for either.
                 if let Some(name) = words.strip_prefix("accepted ") {
                     let id = Id::named(name).expect("the name of a message");
                     ledger.lock().unwrap().accept(id);
@@ -95,14 +95,14 @@ impl Child {
         }
     }
 
-    /// Sends a command that is not answered.
+    /// Sends a command that has no answer.
     pub fn send(&mut self, command: &str) {
         let input = self.input.as_mut().expect("open");
-        // A program that has ended by itself reads nothing, which shows elsewhere.
+        // Fails if the program has ended, which is detected elsewhere.
         let _ = input.write_all(format!("{command}\n").as_bytes());
     }
 
-    /// Sends a command and waits for the answer. There is none if the program has ended.
+    /// Sends a command and waits for the answer. Returns `None` if the program has ended.
     pub fn ask(&mut self, command: &str) -> Option<String> {
         self.send(command);
         self.answer(LIMIT * 3)
@@ -112,7 +112,7 @@ impl Child {
         self.answers.recv_timeout(limit).ok()
     }
 
-    /// Waits for its end, and for everything that it reported.
+    /// Waits for its end and for all its reports.
     pub fn wait(&mut self) -> ExitStatus {
         let status = self.process.wait().expect("a child can be waited for");
         if let Some(reader) = self.reader.take() {
@@ -121,7 +121,7 @@ impl Child {
         status
     }
 
-    /// The same, with a limit.
+    /// Does the same, with a limit.
     #[track_caller]
     pub fn wait_for(&mut self, limit: Duration, what: &str) -> ExitStatus {
         eventually(limit, what, || self.has_ended().then_some(()));
@@ -134,17 +134,17 @@ impl Child {
     }
 
     pub fn kill(&mut self) -> ExitStatus {
-        // Nothing happens to one that has ended.
+        // Killing a process that has ended has no effect.
         drop(self.process.kill());
         self.wait()
     }
 
-    /// The standard error so far.
+    /// Standard error so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).expect("can be read")).into_owned()
     }
 
-    /// The reason why a program ended that stopped answering, unless Paho brought it about. It may take a moment to end.
+    /// Returns the reason why a program that stopped answering has ended, unless Paho caused it. Waits for its end.
     pub fn fault(&mut self) -> Option<String> {
         let started = Instant::now();
         while !self.has_ended() {
@@ -163,7 +163,7 @@ impl Child {
             .then(|| format!("ended with {status}: {log}"))
     }
 
-    /// Resident memory in bytes. None if it has ended.
+    /// Resident memory in bytes, or `None` if it has ended.
     pub fn resident(&self) -> Option<usize> {
         resident(self.process.id())
     }
@@ -176,18 +176,18 @@ impl Drop for Child {
     }
 }
 
-/// The runs of a program that is killed, which go on from each other.
+/// Successive runs of a program that is killed.
 pub(super) struct Runs {
-    /// For the files of all runs.
+    /// Folder for the files of all runs.
     pub folder: TempDir,
     pub ledger: Arc<Mutex<Ledger>>,
     pub ends: Vec<ExitStatus>,
-    /// The same for each, but for the number of the run and of the messages before it.
+    /// Orders of each run, except the number of the run and of the messages before it.
     pub orders: Orders,
 }
 
 impl Runs {
-    /// Before the first run, with records in Redis.
+    /// Prepares the first run, with records in Redis.
     pub fn new(broker: &str, redis: &str, levels: (u32, u32)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let orders = Orders {
@@ -197,7 +197,7 @@ impl Runs {
             pipelined: false,
             levels,
             kill: Kill::Never,
-            // A machine with more to do than this must not be taken for a fault.
+            // A busy machine must not count as a fault.
             operation_timeout: LIMIT,
             folder: folder.path().to_owned(),
             run: 0,
@@ -243,7 +243,7 @@ impl Runs {
     }
 }
 
-/// Tests for a run that was killed, and did not end by itself.
+/// Returns true for a run that was killed and did not end by itself.
 pub(super) fn was_killed(status: ExitStatus) -> bool {
     status.signal() == Some(libc::SIGKILL)
 }

@@ -1,4 +1,4 @@
-//! A deterministic program with a scripted broker, killed at every call, request or packet.
+//! Deterministic program with a scripted broker, killed at every call, request or packet.
 
 mod case;
 pub(super) mod program;
@@ -15,36 +15,36 @@ use std::{
 use super::{Kill, Versions};
 use crate::RedisServer;
 
-/// The place of the records.
+/// Persistence that keeps the records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Store {
     Redis {
-        /// Over TCP, and not a Unix socket.
+        /// Over TCP instead of a Unix socket.
         tcp: bool,
-        /// `put` does not wait for it.
+        /// `put` does not wait for Redis.
         pipelined: bool,
     },
-    /// Paho's own.
+    /// Paho's own files.
     Files,
 }
 
-/// The kind of point at which the program is killed.
+/// Kind of point at which the program is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// Before and after a call of the persistence.
     Call,
-    /// The same, and its next run too.
+    /// The same, and the next run too.
     Twice,
     /// In the middle of a request to Redis.
     Request,
-    /// Upon a packet that has reached the broker.
+    /// At a packet that has reached the broker.
     Packet,
 }
 
 impl Crash {
     pub const ALL: [Self; 4] = [Self::Call, Self::Twice, Self::Request, Self::Packet];
 
-    /// The kills of the case with this number, if every `stride`-th point is tried.
+    /// Kills of the case with this number, if every `stride`-th point is tried.
     fn kills(self, number: usize, stride: usize) -> Vec<Kill> {
         let at = |cases: usize| (1 + number / cases * stride, number % cases);
         let around = |n, after: bool| {
@@ -62,7 +62,7 @@ impl Crash {
             Self::Twice => {
                 const SECOND: [usize; 6] = [2, 7, 13, 24, 38, 55];
                 let (n, second) = at(SECOND.len());
-                // The second point moves along with the first, so that over a row most pairs of neighbourhoods occur.
+                // The second point moves with the first, so that a row covers most combinations of the two.
                 let m = SECOND[second] + n % 7;
                 vec![around(n, number % 2 == 1), around(m, number % 3 == 1)]
             }
@@ -75,19 +75,18 @@ impl Crash {
     }
 }
 
-/// One kind of crash at every point, or at some.
+/// Row of the table: one kind of crash at every point, or at some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     pub store: Store,
     pub versions: Versions,
-    /// The broker forgets the session at each connect.
+    /// Set if the broker discards the session at each connect.
     pub forgets: bool,
     pub crash: Crash,
 }
 
-/// The counted columns of a row: of the messages that were accepted, of those that the program was to receive and Paho lost or handed
-/// over twice by itself or not, of runs that ended by themselves before everything was through, and of cases in which records stay or
-/// a run does not end.
+/// Counted columns of a row: accepted messages; inbound messages that were lost or delivered twice, by Paho alone or not; runs that
+/// ended by themselves before every message had completed; cases in which records remain or a run does not end.
 const COLUMNS: [&str; 13] = [
     "lost, QoS 0",
     "lost, QoS 1",
@@ -104,26 +103,26 @@ const COLUMNS: [&str; 13] = [
     "trouble",
 ];
 
-/// The result of all cases of a row.
+/// Result of all cases of a row.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub points: usize,
-    /// Of the columns.
+    /// Sums of the columns.
     pub sums: [usize; COLUMNS.len()],
-    /// For each case that is not clean, what is wrong with it, part by part, and its trace.
+    /// Errors and trace of each case that is not clean.
     pub traces: Vec<(Vec<String>, String)>,
 }
 
-/// A cell of the table that is not zero and yet not ours.
+/// Cell of the table that is not zero because of a known error of Paho.
 pub struct Known {
     versions: &'static [Versions],
-    /// The beginning of the part that says what is wrong.
+    /// Prefix of the message of the error.
     about: &'static str,
-    /// The place in Paho C 1.3.16.
+    /// Source line in Paho C 1.3.16.
     why: &'static str,
 }
 
-/// Every such cell, in one place.
+/// All such cells.
 const KNOWN: [Known; 1] = [Known {
     versions: &[Versions::Default3],
     about: "a byte in front",
@@ -132,7 +131,7 @@ const KNOWN: [Known; 1] = [Known {
 }];
 
 impl Row {
-    /// Every row, in the order of the table.
+    /// All rows, in the order of the table.
     pub fn all() -> Vec<Self> {
         let redis = |(tcp, pipelined)| Store::Redis { tcp, pipelined };
         let ways = [(false, false), (false, true), (true, false), (true, true)];
@@ -158,21 +157,21 @@ impl Row {
 
     /// Tries every `stride`-th point, at most `most` of them, and `workers` at a time.
     pub fn run(self, stride: usize, most: usize, workers: usize) -> Tally {
-        // A single run can end before its kill for another reason, and be followed by one that does not.
+        // A single run can end before its kill for another reason, so one such run does not end the row.
         const ENOUGH: usize = 4;
         let next = AtomicUsize::new(0);
-        let unharmed = AtomicUsize::new(0);
+        let unkilled = AtomicUsize::new(0);
         let tally = Mutex::new(Tally::default());
         let work = || {
-            // One per thread, since it ends with the thread that starts it.
+            // One per thread, since a server dies with the thread that started it.
             let redis = (self.store != Store::Files).then(RedisServer::tcp);
-            while unharmed.load(Ordering::Relaxed) < ENOUGH {
+            while unkilled.load(Ordering::Relaxed) < ENOUGH {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= most {
                     break;
                 }
                 let outcome = case::run(self, redis.as_ref(), self.crash.kills(number, stride));
-                unharmed.fetch_add(usize::from(outcome.unharmed), Ordering::Relaxed);
+                unkilled.fetch_add(usize::from(outcome.unkilled), Ordering::Relaxed);
                 let mut tally = tally.lock().unwrap();
                 tally.points += 1;
                 for (sum, cell) in tally.sums.iter_mut().zip(outcome.cells()) {
@@ -192,7 +191,7 @@ impl Row {
         tally.into_inner().unwrap()
     }
 
-    /// Returns whether something is wrong with a case that is not known.
+    /// Returns true if a case has an error that is not known.
     pub fn is_unknown(self, wrong: &[String]) -> bool {
         let explains = |known: &Known, part: &String| {
             known.versions.contains(&self.versions) && part.starts_with(known.about)
@@ -225,10 +224,10 @@ impl fmt::Display for Row {
     }
 }
 
-/// Prints the rows that contain `part`, as Markdown. Returns whether a row of Redis has nothing that is not known.
+/// Prints the rows that contain `part` as Markdown. Returns true if no row of Redis has an unknown error.
 ///
-/// `CRASH_STRIDE=n` tries every n-th point only; `CRASH_STORIES=n` adds, on standard error, the traces of the first n cases of a row
-/// in which something went wrong.
+/// `CRASH_STRIDE=n` tries every n-th point only; `CRASH_TRACES=n` adds, on standard error, the traces of the first n cases of a row
+/// that are not clean.
 pub fn print(part: &str) -> bool {
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse().ok());
     let stride = number("CRASH_STRIDE").unwrap_or(1);
@@ -246,7 +245,7 @@ pub fn print(part: &str) -> bool {
         let sums = tally.sums.map(|sum| sum.to_string()).join(" | ");
         println!("| {row} | {} | {sums} |", tally.points);
         let traces = tally.traces.iter();
-        for (wrong, trace) in traces.take(number("CRASH_STORIES").unwrap_or(0)) {
+        for (wrong, trace) in traces.take(number("CRASH_TRACES").unwrap_or(0)) {
             eprintln!("{row}: {}\n{trace}", wrong.join("; "));
         }
         let is_unknown = |(wrong, _): &(Vec<String>, String)| row.is_unknown(wrong);

@@ -1,9 +1,9 @@
-//! Dies in the middle of a request to Redis.
+//! Death in the middle of a request to Redis.
 //!
-//! Redis gets everything that the kernel has taken, also from a process that is dead by then. So a request is cut in two before the
-//! kernel gets it: by a `send` that takes the place of the C library's.
+//! Redis receives everything that the kernel has accepted, even from a process that is dead by then. So the request is cut before
+//! it reaches the kernel, by a `send` that replaces the one of the C library.
 
-// There is no safe way to stand in for a function of the C library.
+// There is no safe way to replace a function of the C library.
 #![allow(unsafe_code)]
 
 use std::{
@@ -13,25 +13,25 @@ use std::{
 
 use super::killing::kill_self;
 
-/// The requests until one is cut, and the quarters of that one which get through.
-static LEFT: AtomicUsize = AtomicUsize::new(usize::MAX);
+/// Number of requests until one is cut, and the quarters of that one that get through.
+static REMAINING: AtomicUsize = AtomicUsize::new(usize::MAX);
 static QUARTERS: AtomicUsize = AtomicUsize::new(0);
 
-/// The port of Redis, unless it is a Unix socket.
+/// Port of Redis, unless it is a Unix socket.
 static PORT: AtomicU16 = AtomicU16::new(0);
 
-/// Lets this process die in the n-th request that it sends to the Redis at this URL from now on.
+/// Makes this process die in the n-th request that it sends to the Redis at this URL from now on.
 pub fn arm(url: &str, nth: usize, quarters: usize) {
     let port = url.trim_end_matches('/').rsplit_once(':');
     let port = port.and_then(|(_, port)| port.parse().ok());
     PORT.store(port.unwrap_or_default(), Ordering::SeqCst);
     QUARTERS.store(quarters, Ordering::SeqCst);
-    LEFT.store(nth, Ordering::SeqCst);
+    REMAINING.store(nth, Ordering::SeqCst);
 }
 
 /// # Safety
 ///
-/// As that of the C library, which does nothing else if nothing is armed.
+/// The same as for `send` of the C library, which it calls unless a cut is armed.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn send(
     socket: libc::c_int,
@@ -39,7 +39,7 @@ pub unsafe extern "C" fn send(
     length: libc::size_t,
     flags: libc::c_int,
 ) -> libc::ssize_t {
-    // SAFETY: these are the arguments that the caller answers for, or fewer of its bytes.
+    // SAFETY: the caller guarantees these arguments; at most fewer of its bytes are passed.
     let send = |length: usize| unsafe {
         let no_address = std::ptr::null::<c_void>();
         libc::syscall(
@@ -52,9 +52,9 @@ pub unsafe extern "C" fn send(
             0,
         )
     };
-    if LEFT.load(Ordering::SeqCst) != usize::MAX
+    if REMAINING.load(Ordering::SeqCst) != usize::MAX
         && is_to_redis(socket)
-        && LEFT.fetch_sub(1, Ordering::SeqCst) == 1
+        && REMAINING.fetch_sub(1, Ordering::SeqCst) == 1
     {
         send(length * QUARTERS.load(Ordering::SeqCst) / 4);
         kill_self();
@@ -63,7 +63,7 @@ pub unsafe extern "C" fn send(
 }
 
 fn is_to_redis(socket: libc::c_int) -> bool {
-    // SAFETY: all zeros is an address of no family, and the length is its own.
+    // SAFETY: all zeros is a valid address without a family, and the length is its own.
     let (found, address) = unsafe {
         let mut address: libc::sockaddr_storage = std::mem::zeroed();
         let mut length = libc::socklen_t::try_from(size_of_val(&address)).expect("small");
@@ -74,7 +74,7 @@ fn is_to_redis(socket: libc::c_int) -> bool {
     match libc::c_int::from(address.ss_family) {
         libc::AF_UNIX => found && port == 0,
         libc::AF_INET => {
-            // SAFETY: it is an address of that family, for which there is room.
+            // SAFETY: the family says that this is the type, and the storage has room for it.
             let address = unsafe { &*(&raw const address).cast::<libc::sockaddr_in>() };
             found && u16::from_be(address.sin_port) == port
         }

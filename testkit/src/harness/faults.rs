@@ -1,7 +1,7 @@
-//! Faults of Redis, and a program that publishes meanwhile.
+//! Faults of Redis, and a program that publishes during them.
 //!
-//! Each run is a process of its own: a persistence that does not survive takes nothing else along, and the program can be left
-//! without file descriptors.
+//! Each run is a process of its own, so that a persistence that crashes ends no other run, and the program can run out of file
+//! descriptors.
 
 mod app;
 mod catalogue;
@@ -28,14 +28,14 @@ pub use site::Site;
 use super::{Ledger, child::Child};
 use crate::{LIMIT, child::program, process::die_with_this_thread};
 
-/// The program while a fault lasts.
+/// Situation of the program while a fault lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Setting {
     /// It publishes to a broker that acknowledges.
     Publishing,
-    /// It publishes, and the broker is away.
+    /// It publishes, and the broker is unreachable.
     BrokerAway,
-    /// It publishes nothing; earlier messages wait for a broker that is away.
+    /// It publishes nothing; earlier messages wait for an unreachable broker.
     Idle,
     /// It is killed, and started again when the fault is over.
     Killed,
@@ -54,61 +54,61 @@ impl Setting {
     }
 }
 
-/// The persistence that keeps the messages.
+/// Persistence that keeps the messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Keeper {
     Ours,
     Direct,
 }
 
-/// Something that can go wrong.
+/// Fault of Redis.
 pub struct Fault {
     pub name: &'static str,
-    /// For the Redis server.
+    /// Arguments of the Redis server.
     arguments: &'static [&'static str],
-    /// It is reported as one of these, unless a program that publishes may pass it by without noticing.
+    /// Kinds of error as which it must be reported, unless a program that publishes may not notice it.
     kinds: &'static [&'static str],
     may_pass_unnoticed: bool,
-    /// Redis has afterwards everything that it had before.
+    /// Set if Redis keeps its contents.
     keeps: bool,
-    /// A program can be killed meanwhile, and another one be started.
+    /// Set if a program can be killed meanwhile, and another one be started.
     pub can_be_killed_in: bool,
     way: Way,
-    /// Redis is not there when the program starts, and comes this much later.
+    /// Delay of the start of Redis after the start of the program, if Redis is late.
     late: Option<Duration>,
     pub lasts: Duration,
     pub begin: fn(&mut Site),
     pub end: fn(&mut Site),
 }
 
-/// The connection of the program to Redis.
+/// Connection of the program to Redis.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
     Socket,
-    /// Over something that can break in the middle of a request or an answer.
+    /// Through a forwarder that can break in the middle of a request or an answer.
     Breaking,
 }
 
-/// The least time that a fault lasts, in which messages are published.
+/// Minimum duration of a fault, during which messages are published.
 const DURATION: Duration = Duration::from_millis(400);
-/// Shorter than every fault that stops Redis.
+/// Keep-alive of the program, shorter than every fault that stops Redis.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
-/// The same for a fault that is to outlast the keep-alive.
+/// Duration of a fault that outlasts the keep-alive.
 const LONG: Duration = Duration::from_millis(1_800);
-/// At least this many messages are published before a fault, and after it.
+/// Minimum number of messages before a fault, and after it.
 const MESSAGES: usize = 30;
 
 /// One fault in one setting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
-    /// The place in the catalogue.
+    /// Index in the catalogue.
     fault: usize,
     pub setting: Setting,
     keeper: Keeper,
 }
 
 impl Run {
-    /// Every possible run in a setting.
+    /// All possible runs in a setting.
     pub fn all(setting: Setting) -> impl Iterator<Item = Self> {
         let runs = Self::kept_by(Keeper::Ours, setting);
         runs.filter(move |run| setting != Setting::Killed || run.fault().can_be_killed_in)
@@ -126,7 +126,7 @@ impl Run {
         &FAULTS[self.fault]
     }
 
-    /// Runs it in a process of its own. If that ends without a report, returns how.
+    /// Runs it in a process of its own. The error is the end of a process that did not report.
     pub fn start(self) -> Result<Report, String> {
         let folder = tempfile::tempdir().expect("a folder");
         let nothing = Arc::<Mutex<Ledger>>::default();
@@ -141,7 +141,7 @@ impl Run {
             }
             if started.elapsed() > LIMIT * 4 {
                 child.kill();
-                break "it stood still".to_owned();
+                break "it hung".to_owned();
             }
             thread::park_timeout(Duration::from_millis(10));
         };
@@ -150,7 +150,7 @@ impl Run {
         report.ok_or_else(|| format!("{status}\n{}", child.log()))
     }
 
-    /// The first promise that a report breaks.
+    /// First promise that a report breaks.
     pub fn wrong(self, report: &Report) -> Option<&'static str> {
         let (fault, setting) = (self.fault(), self.setting);
         let survives = setting != Setting::Killed;
@@ -164,9 +164,9 @@ impl Run {
             (!report.twice.is_empty(), "messages came twice"),
             (report.altered > 0, "payloads are altered"),
             (report.refused > 0 && survives, "messages were refused"),
-            // Far more than the deadline: the machine may be busy.
+            // Far more than the deadline, since the machine may be busy.
             (report.longest > LIMIT / 4, "a call took long"),
-            (report.left > 0, "records are left"),
+            (report.remaining > 0, "records remain"),
             (report.counted_lost > 0, "records are counted as lost"),
             (
                 setting == Setting::Publishing && !report.connected,
@@ -174,15 +174,15 @@ impl Run {
             ),
             (
                 must_report && !is_reported,
-                "it was not reported as what it is",
+                "it was not reported with its kind",
             ),
             (
                 must_report && report.log.is_empty(),
-                "the log does not say it",
+                "the log does not report it",
             ),
         ]
         .into_iter()
-        .find_map(|(is_so, what)| is_so.then_some(what))
+        .find_map(|(is_broken, promise)| is_broken.then_some(promise))
     }
 }
 
@@ -201,7 +201,7 @@ impl fmt::Display for Run {
     }
 }
 
-/// The result of a program and its messages.
+/// Result of a program and its messages.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     pub published: usize,
@@ -209,31 +209,31 @@ pub struct Report {
     refused: usize,
     /// Messages at QoS 1 and 2 that did not arrive, of those that the promises cover.
     lost: Vec<String>,
-    /// The number of others that did not: kept in a program that was killed, or in a Redis that lost its contents.
+    /// Number of other messages that did not arrive: kept in a program that was killed, or in a Redis that lost its contents.
     uncovered: usize,
     /// Messages at QoS 2 that arrived more than once.
     twice: Vec<String>,
-    /// Those of which that is known to be so: Redis took no writes when the waiting one became a sent one.
+    /// Number of those for which that is known: Redis took no writes when the waiting message was sent.
     twice_uncovered: usize,
     altered: usize,
-    /// The time of the longest call of the persistence.
+    /// Duration of the longest call of the persistence.
     longest: Duration,
-    /// The connection to the broker was never lost.
+    /// Set if the connection to the broker was never lost.
     connected: bool,
-    /// Records that are in Redis when all has arrived.
-    left: usize,
+    /// Records that remain in Redis after all messages have arrived.
+    remaining: usize,
     /// Records that the persistence counted as lost.
     counted_lost: u64,
-    /// The time from the end of the fault until Redis had everything.
+    /// Time from the end of the fault until Redis had every record.
     recovered: Duration,
-    /// The kinds of error in the metrics.
+    /// Kinds of error in the metrics.
     kinds: Vec<String>,
-    /// The line of the log that begins the outage.
+    /// Reason in the log line that begins the outage.
     log: String,
 }
 
 impl Report {
-    /// The columns of the table.
+    /// Columns of the table.
     const COLUMNS: [&str; 12] = [
         "published",
         "lost",
@@ -261,7 +261,7 @@ impl Report {
             milliseconds(self.longest),
             if self.connected { "alive" } else { "lost" }.to_owned(),
             milliseconds(self.recovered),
-            self.left.to_string(),
+            self.remaining.to_string(),
             self.kinds.join(", "),
             self.log.clone(),
         ]
@@ -272,7 +272,7 @@ impl Report {
     }
 }
 
-/// Prints every fault in every setting, as Markdown. Returns whether all of ours are clean.
+/// Prints every fault in every setting as Markdown. Returns true if all of ours are clean.
 pub fn print() -> bool {
     let ours = Setting::ALL.map(|setting| Run::all(setting).collect::<Vec<_>>());
     let direct = Run::kept_by(Keeper::Direct, Setting::Publishing);
@@ -306,7 +306,7 @@ pub fn print() -> bool {
     is_clean
 }
 
-/// Runs as many at a time as there are cores.
+/// Runs one process per core at a time.
 fn run_all(runs: &[Run]) -> Vec<Result<Report, String>> {
     let workers = thread::available_parallelism().map_or(2, usize::from);
     let next = AtomicUsize::new(0);

@@ -1,6 +1,6 @@
-//! Paho's own file persistence, to be killed at a call of its own like any other.
+//! Paho's own file persistence behind the trait, so that it can be killed at a call like any other.
 
-// It is a part of the C library.
+// Calls into the C library.
 #![allow(unsafe_code)]
 
 use std::{
@@ -39,13 +39,13 @@ unsafe extern "C" {
     fn MQTTAsync_free(memory: *mut c_void);
 }
 
-/// The persistence that `PersistenceType::FilePath` chooses.
+/// Persistence that `PersistenceType::FilePath` selects.
 pub struct Files {
     folder: CString,
     handle: *mut c_void,
 }
 
-// SAFETY: Paho calls it from several threads too, under its lock.
+// SAFETY: Paho also calls it from several threads, under its lock.
 unsafe impl Send for Files {}
 
 impl Files {
@@ -158,7 +158,7 @@ impl ClientPersistence for Files {
 
     fn contains_key(&mut self, key: &str) -> bool {
         let key = text(key);
-        // The wrapper of paho-mqtt 0.14 turns it round once more, so that the library gets its own answer.
+        // The wrapper of paho-mqtt 0.14 inverts it once more, so that the library gets its own answer.
         unsafe { pstcontainskey(self.handle, key.as_ptr().cast_mut()) != 0 }
     }
 }

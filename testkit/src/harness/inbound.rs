@@ -1,4 +1,4 @@
-//! The messages that the program was to receive at QoS 2.
+//! Account of the messages that the program should receive at QoS 2.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,51 +7,51 @@ use std::{
 
 use super::{Kill, Versions, ledger::named, lines};
 
-/// The end of a run, as far as it matters here.
+/// End of a run, as far as it matters here.
 #[derive(Clone, Copy)]
 pub(super) struct End {
     pub kill: Kill,
-    /// It came to its end, so that nothing was between two of its steps.
+    /// It completed, so nothing was between two of its steps.
     pub done: bool,
 }
 
-/// The names of the messages that did not arrive once, by the reason.
+/// Names of the messages that did not arrive exactly once, by the reason.
 ///
-/// Paho hands a message over without knowing what became of it, so that it cannot do so exactly once across a crash. The fields name
-/// the lines of Paho C 1.3.16 from which it follows which way it errs.
+/// Paho delivers a message to the program without an acknowledgment, so it cannot do so exactly once across a crash. The fields
+/// name the lines of Paho C 1.3.16 that decide between loss and repetition.
 #[derive(Debug, Default)]
 pub struct Inbound {
     pub lost: Vec<String>,
     pub twice: Vec<String>,
-    /// Lost, since the run ended between `put r` and the callback, which comes at once with MQTT 5 and at the PUBREL with 3.1.1.
+    /// Lost because the run ended between `put r` and the callback, which comes at once with MQTT 5 and at the PUBREL with 3.1.1.
     /// With 5, `MQTTProtocol_handlePublishes` takes one that is sent again for one that the program had (`already_received`), and so
     /// does, for a client that was created for 5 and restores it as of that version, `MQTTProtocol_handlePubrels`, which hands over
     /// only messages that are not of MQTT 5.
     pub lost_by_paho: Vec<String>,
-    /// Twice, since the run ended between the callback and `remove r`. With MQTT 3.1.1 `MQTTProtocol_handlePubrels` hands over
+    /// Delivered twice because the run ended between the callback and `remove r`. With MQTT 3.1.1 `MQTTProtocol_handlePubrels` delivers
     /// first, and removes the record then.
     pub twice_by_paho: Vec<String>,
-    /// Twice, since the broker sent its PUBLISH again after its PUBREL, upon which the record was removed. Mosquitto 2.0.11 does so
+    /// Delivered twice because the broker repeated its PUBLISH after its PUBREL, at which the record was removed. Mosquitto 2.0.11 does so
     /// if a connection ends before it has sent again the PUBREL that was due: `db__message_reconnect_reset_outgoing` in its
     /// database.c looks for `mosq_ms_wait_for_pubcomp` alone, and has all others published.
     pub twice_by_broker: Vec<String>,
-    /// The broker discarded it with the session.
+    /// Discarded by the broker with the session.
     pub discarded: Vec<String>,
 }
 
-/// The calls of the runs.
+/// Calls of the runs.
 #[derive(Default)]
 struct Calls {
-    /// The run of the first `put r` of a message, unless another one had that record by then.
+    /// Run of the first `put r` of a message, unless another one had that record by then.
     put: HashMap<String, usize>,
-    /// The run in which the record of a message was removed.
+    /// Run in which the record of a message was removed.
     removed: HashMap<String, usize>,
-    /// Put after that.
+    /// Messages that were put after that.
     again: HashSet<String>,
 }
 
 impl Inbound {
-    /// Compares messages that were `sent` with those that the runs in this folder have received.
+    /// Compares the `sent` messages with those that the runs in this folder have received.
     pub(super) fn account(
         versions: Versions,
         folder: &Path,
@@ -85,12 +85,12 @@ impl Inbound {
                 Some(_) => account.twice.push(name),
             }
         }
-        // A message that nobody sent was altered on its way.
+        // A message that nobody sent was altered in transit.
         account.lost.extend(received.into_keys());
         account
     }
 
-    /// The messages for which Paho is not to blame, by what is wrong with them; a repetition by the broker is not counted.
+    /// Errors that Paho did not cause, with their messages; a repetition by the broker does not count.
     pub(super) fn wrong(&self) -> Vec<String> {
         named([
             ("inbound lost", self.lost.clone()),
@@ -102,7 +102,7 @@ impl Inbound {
 impl Calls {
     fn read(folder: &Path, ends: &[End]) -> Self {
         let mut calls = Self::default();
-        // The messages of the present records, and those of the records before the run began.
+        // Messages of the present records, and of the records at the start of the run.
         let mut contents: HashMap<String, String> = HashMap::new();
         let mut before: HashMap<String, String> = HashMap::new();
         for (run, end) in ends.iter().enumerate() {
@@ -158,7 +158,7 @@ impl Calls {
         let outlived = self.removed.get(name) != Some(run);
         match versions {
             Versions::V5 => outlived && !ends[*run].done,
-            // Also if the run came to its end before the PUBREL.
+            // Also if the run completed before the PUBREL.
             Versions::Default3 => outlived,
             Versions::V3 => false,
         }
@@ -172,7 +172,7 @@ impl Calls {
         ends: &[End],
     ) -> bool {
         let removed = self.removed.get(name).copied().unwrap_or(usize::MAX);
-        // Only the last one may be of a run that came to its end, or removed the record.
+        // Only the last one may be of a run that completed or removed the record.
         versions != Versions::V5
             && received
                 .windows(2)

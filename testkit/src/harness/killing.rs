@@ -1,6 +1,6 @@
 //! A persistence that kills its process at a chosen call, and traces every call.
 
-// Killing itself as a loss of power would has no safe interface in the standard library.
+// The standard library has no safe way for a process to kill itself.
 #![allow(unsafe_code)]
 
 use std::{fs::File, io::Write};
@@ -9,7 +9,7 @@ use paho_mqtt::{ClientPersistence, Result};
 
 use serde::{Deserialize, Serialize};
 
-/// The point of a run at which the program is killed.
+/// Point of a run at which the program is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kill {
     Never,
@@ -17,12 +17,12 @@ pub enum Kill {
     Before(usize),
     /// After it.
     After(usize),
-    /// In its n-th request to Redis, of which this many quarters get through.
+    /// Within its n-th request to Redis, of which this many quarters get through.
     Cut {
         request: usize,
         quarters: usize,
     },
-    /// Upon the n-th packet that reaches the broker.
+    /// At the n-th packet that reaches the broker.
     Packet(usize),
 }
 
@@ -92,7 +92,7 @@ impl<P: ClientPersistence> ClientPersistence for Killing<P> {
     }
 }
 
-/// The name of the message in a value, for the trace.
+/// Name of the message in a value, for the trace.
 fn name(value: &[u8]) -> String {
     let end = value.iter().position(|&byte| byte == b'|').unwrap_or(0);
     let start = value[..end].iter().rposition(|&byte| byte == b'm');
@@ -101,9 +101,9 @@ fn name(value: &[u8]) -> String {
 
 /// Ends this process without warning.
 pub fn kill_self() -> ! {
-    // SAFETY: it touches no memory.
+    // SAFETY: kill touches no memory.
     unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-    // Another thread may still run for an instant, this one must not.
+    // Other threads may run for another instant, this one must not.
     loop {
         std::thread::park();
     }

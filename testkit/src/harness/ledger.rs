@@ -1,4 +1,4 @@
-//! Accepted against arrived messages.
+//! Comparison of accepted and arrived messages.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use std::{
 use super::messages::{Id, TOPIC};
 use crate::Subscriber;
 
-/// The messages that programs had accepted by `publish`, and those that arrived at the other end.
+/// Messages that `publish` has accepted, and those that arrived at the subscriber.
 #[derive(Debug, Default)]
 pub struct Ledger {
     messages: BTreeMap<Id, Message>,
@@ -18,27 +18,27 @@ pub struct Ledger {
     prefixed: Vec<String>,
 }
 
-/// Small, since a soak has millions of them.
+/// Compact, since a soak has millions of them.
 #[derive(Debug, Clone, Copy, Default)]
 struct Message {
     accepted: bool,
     arrived: u8,
 }
 
-/// The result of a ledger.
+/// Result of a ledger.
 #[derive(Debug, Default)]
 pub struct Balance {
-    /// By QoS.
+    /// Accepted messages, by QoS.
     pub accepted: [usize; 3],
-    /// Accepted and not arrived, by QoS; at QoS 0 nothing is promised.
+    /// Accepted messages that did not arrive, by QoS; nothing is promised at QoS 0.
     pub lost: [Vec<Id>; 3],
-    /// Arrived this many times, by QoS; at QoS 1 they may, and at QoS 0 nobody sends again.
+    /// Messages that arrived more than once, with the number of times, by QoS; allowed at QoS 1.
     pub repeated: [Vec<(Id, u8)>; 3],
-    /// Arrived though the program did not get as far as to report that it was accepted: at most one per run.
-    pub unheard: usize,
-    /// With a topic, payload or QoS that nobody published.
+    /// Arrived although the program was killed before it reported that the message was accepted: at most one per run.
+    pub unreported: usize,
+    /// Arrivals with a topic, payload or QoS that nobody published.
     pub altered: Vec<String>,
-    /// With one byte too many in front, and otherwise unaltered.
+    /// Arrivals with one additional byte in front, otherwise unaltered.
     pub prefixed: Vec<String>,
 }
 
@@ -48,14 +48,14 @@ impl Ledger {
         self.messages.entry(id).or_default().accepted = true;
     }
 
-    /// Enters an arrival, with its QoS if that is not the subscriber's.
+    /// Records an arrival, with its QoS if that is not the subscriber's.
     pub fn arrive(&mut self, topic: &str, payload: &[u8], qos: Option<u8>) {
         let text = String::from_utf8_lossy(payload);
         let is_right =
             |id: &Id| topic == TOPIC && qos.is_none_or(|qos| usize::from(qos) == id.qos());
         let shown = || format!("{topic} {}", payload.escape_ascii());
         let rest = text.strip_prefix('\0').and_then(Id::of);
-        // A message with a byte in front of it has arrived, though not unaltered.
+        // A message with a byte in front has arrived, though altered.
         let id = if let Some(id) = rest.filter(is_right) {
             self.prefixed.push(shown());
             Some(id)
@@ -72,14 +72,14 @@ impl Ledger {
         }
     }
 
-    /// Enters everything that has arrived at a subscriber since the last call.
+    /// Records everything that has arrived at a subscriber since the last call.
     pub fn collect(&mut self, subscriber: &Subscriber) {
         for (topic, payload) in subscriber.take() {
             self.arrive(&topic, &payload, None);
         }
     }
 
-    /// The same until all `expected` messages at QoS 1 and 2 have arrived, or `limit` has passed.
+    /// Repeats this until all `expected` messages at QoS 1 and 2 have arrived, or `limit` has passed.
     pub fn collect_all(
         &mut self,
         subscriber: &Subscriber,
@@ -99,18 +99,18 @@ impl Ledger {
         }
     }
 
-    /// The number of accepted messages.
+    /// Number of accepted messages.
     pub fn accepted(&self) -> usize {
         self.accepted
     }
 
-    /// The accepted messages.
+    /// Accepted messages.
     pub fn ids(&self) -> impl Iterator<Item = Id> {
         let accepted = self.messages.iter().filter(|(_, message)| message.accepted);
         accepted.map(|(id, _)| *id)
     }
 
-    /// The number that a client which was killed goes on with: its last may have been accepted unheard.
+    /// Number with which a killed client continues: its last message may have been accepted without a report.
     pub fn next(&self, client: usize) -> usize {
         let [first, end] = [client, client + 1].map(|run| Id { run, number: 0 });
         let last = self.messages.range(first..end).next_back();
@@ -126,7 +126,7 @@ impl Ledger {
         for (&id, message) in &self.messages {
             let qos = id.qos();
             balance.accepted[qos] += usize::from(message.accepted);
-            balance.unheard += usize::from(!message.accepted);
+            balance.unreported += usize::from(!message.accepted);
             if message.arrived == 0 {
                 balance.lost[qos].push(id);
             } else if message.arrived > 1 {
@@ -138,7 +138,7 @@ impl Ledger {
 }
 
 impl Balance {
-    /// The broken promises, each with its messages.
+    /// Broken promises, each with its messages.
     pub fn wrong(&self) -> Vec<String> {
         let ids = |ids: &[Id]| ids.iter().map(Id::to_string).collect();
         let times = self.repeated[2].iter();
@@ -153,12 +153,12 @@ impl Balance {
         named(kinds)
     }
 
-    /// Returns whether every promise is kept, and nothing at QoS 0 came twice over a connection that breaks.
+    /// Returns true if every promise is kept, and no message at QoS 0 arrived twice over a connection that breaks.
     pub fn is_clean(&self) -> bool {
         self.wrong().is_empty() && self.repeated[0].is_empty()
     }
 
-    /// Messages that came more than once at QoS 2, and at QoS 0.
+    /// Messages that arrived more than once at QoS 2, and at QoS 0.
     pub fn twice(&self) -> usize {
         self.repeated[0].len() + self.repeated[2].len()
     }
@@ -170,7 +170,7 @@ impl Balance {
     }
 }
 
-/// Those kinds of which there are messages.
+/// Kinds that have messages.
 pub(super) fn named<const N: usize>(kinds: [(&str, Vec<String>); N]) -> Vec<String> {
     let found = kinds.into_iter().filter(|(_, found)| !found.is_empty());
     found

@@ -4,35 +4,35 @@ use std::fmt;
 
 use paho_mqtt as mqtt;
 
-/// The client that is killed.
+/// Client id of the program that is killed.
 pub(super) const CLIENT: &str = "program";
-/// Published to by every program.
+/// Topic to which every program publishes.
 pub(super) const TOPIC: &str = "readings";
-/// Received from at QoS 2.
+/// Topic from which the program receives at QoS 2.
 pub(super) const INBOUND: &str = "commands";
-/// The payload that ends a run: nothing is sent after it.
+/// Payload that ends a run: nothing is sent after it.
 pub(super) const LAST: &str = "m0-i0|the last one";
 
-/// The name of a published message, from which its payload and its QoS follow.
+/// Name of a published message, which determines its payload and QoS.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Id {
-    /// The run that published it or, in a soak, the client.
+    /// Run that published it or, in a soak, the client.
     pub run: usize,
     pub number: usize,
 }
 
 impl Id {
-    /// A text in which any damage shows.
+    /// Payload in which any damage shows.
     pub fn payload(self) -> String {
         format!("{self}|{}|", "x".repeat(10 + self.number % 500))
     }
 
-    /// A third of the messages at each.
+    /// QoS of the message: a third of them at each.
     pub fn qos(self) -> usize {
         self.number % 3
     }
 
-    /// The message of this payload, if it is whole.
+    /// Parses the message of an undamaged payload.
     pub fn of(payload: &str) -> Option<Self> {
         let id = Self::named(payload.split('|').next()?)?;
         (id.payload() == payload).then_some(id)
@@ -64,12 +64,12 @@ impl fmt::Debug for Id {
     }
 }
 
-/// The payload of a message to the program, whose name a trace shows.
+/// Payload of a message to the program, whose name a trace shows.
 pub(super) fn inbound_payload(number: usize, run: usize) -> String {
     format!("m{number}-i{run}|")
 }
 
-/// The protocol levels that the client is created for and connects with.
+/// Protocol levels that the client is created for and connects with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Versions {
     V5,
@@ -79,7 +79,7 @@ pub enum Versions {
 }
 
 impl Versions {
-    /// As Paho counts them, 0 for the default.
+    /// Paho's numbers for them, 0 for the default.
     pub(super) fn levels(self) -> (u32, u32) {
         match self {
             Self::V5 => (5, 5),

@@ -1,4 +1,4 @@
-//! The parts that the programs are made of.
+//! Parts that the programs share.
 
 use std::{
     env, fs,
@@ -28,23 +28,23 @@ use super::{
 };
 use crate::LIMIT;
 
-/// The variable that has the orders of a program, as JSON.
+/// Environment variable with the orders of a program, as JSON.
 pub(super) const ORDERS: &str = "ORDERS";
-/// Begins the lines for the driver, since libraries may print others.
+/// Prefix of the lines for the driver; libraries may print other lines.
 pub(super) const MARK: &str = "testkit: ";
 
 /// Exit codes of a run that is not killed.
 pub(super) mod exit {
     pub const DONE: i32 = 0;
-    /// A write was broken off, after which Paho would send damaged messages: the next run sends them undamaged.
+    /// A write failed midway, and Paho would send damaged messages: the next run sends them undamaged.
     pub const GIVEN_UP: i32 = 30;
-    /// Records are left though every message is through.
-    pub const LEFT: i32 = 31;
+    /// Records remain although every message has completed.
+    pub const REMAINING: i32 = 31;
     pub const STUCK: i32 = 32;
     pub const NOT_CREATED: i32 = 33;
 }
 
-/// The orders of this program. Ends it if there are none.
+/// Returns the orders of this program, or ends it if there are none.
 pub(super) fn orders<T: DeserializeOwned>() -> T {
     let text = env::var(ORDERS).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_else(|error| {
@@ -53,7 +53,7 @@ pub(super) fn orders<T: DeserializeOwned>() -> T {
     })
 }
 
-/// Commands on standard input, at whose end the program kills itself: the driver has gone, or wants it to.
+/// Reads commands from standard input. At its end the program kills itself: the driver is gone, or wants that.
 pub(super) fn commands() -> Receiver<String> {
     let (pass, commands) = mpsc::channel();
     thread::spawn(move || {
@@ -65,14 +65,14 @@ pub(super) fn commands() -> Receiver<String> {
     commands
 }
 
-/// Reports to the driver in one write, since a kill may come at any time.
+/// Reports to the driver in a single write, since a kill may come at any time.
 pub(super) fn report(words: &str) {
     io::stdout()
         .write_all(format!("{MARK}{words}\n").as_bytes())
         .expect("the driver reads");
 }
 
-/// A client that publishes whether or not it is connected.
+/// Client that publishes whether or not it is connected.
 pub(super) fn client(broker: &str, id: &str) -> mqtt::CreateOptionsBuilder {
     mqtt::CreateOptionsBuilder::new()
         .server_uri(broker)
@@ -82,7 +82,7 @@ pub(super) fn client(broker: &str, id: &str) -> mqtt::CreateOptionsBuilder {
         .allow_disconnected_send_at_anytime(true)
 }
 
-/// For a session that is kept.
+/// Connect options for a session that is kept.
 pub(super) fn session(version: u32) -> mqtt::ConnectOptionsBuilder {
     if version == mqtt::MQTT_VERSION_5 {
         let mut properties = mqtt::Properties::new();
@@ -99,7 +99,7 @@ pub(super) fn session(version: u32) -> mqtt::ConnectOptionsBuilder {
     }
 }
 
-/// The same, complete.
+/// Does the same, with everything set.
 pub fn connect_options(version: u32, timeout: Duration) -> mqtt::ConnectOptions {
     session(version).connect_timeout(timeout).finalize()
 }
@@ -110,7 +110,7 @@ fn append(folder: &Path, name: &str) -> File {
     options.expect("can be opened")
 }
 
-/// Appends what a client receives to a file. The flag is set when the last message has come.
+/// Appends the messages that a client receives to a file. Sets the flag when the last one has arrived.
 fn note_received(client: &mqtt::AsyncClient, folder: &Path, run: usize) -> Arc<AtomicBool> {
     let mut received = append(folder, "received");
     let has_last = Arc::<AtomicBool>::default();
@@ -118,7 +118,7 @@ fn note_received(client: &mqtt::AsyncClient, folder: &Path, run: usize) -> Arc<A
     client.set_message_callback(move |_, message| {
         let Some(message) = message else { return };
         let text = message.payload_str();
-        // In one write, since a kill may come at any time.
+        // A single write, since a kill may come at any time.
         received
             .write_all(format!("{run} {text}\n").as_bytes())
             .expect("takes a line");
@@ -152,7 +152,7 @@ impl Publisher {
         }
     }
 
-    /// Publishes the next message and reports that it was accepted. Returns whether it was.
+    /// Publishes the next message and reports it if it was accepted. Returns true if it was.
     pub fn publish(&mut self) -> bool {
         let Ok(token) = self.mqtt.try_publish(self.next.message()) else {
             return false;
@@ -163,12 +163,12 @@ impl Publisher {
         true
     }
 
-    /// The number of messages that are not acknowledged, as far as `settle` has looked.
+    /// Number of messages that were not acknowledged at the last `settle`.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    /// Forgets messages that are through. Returns false if Paho has freed one that it is yet to send.
+    /// Removes completed messages. Returns false if Paho has freed one that it has yet to send.
     pub fn settle(&mut self) -> bool {
         let mut is_well = true;
         self.waiting.retain_mut(|token| match token.try_wait() {
@@ -181,15 +181,15 @@ impl Publisher {
         is_well
     }
 
-    /// The same, and ends the run in that case.
-    pub fn settle_or_give_up(&mut self) {
+    /// Does the same, and ends the run in that case.
+    pub fn settle_or_exit(&mut self) {
         if !self.settle() {
             process::exit(exit::GIVEN_UP);
         }
     }
 }
 
-/// Ends the run before Paho sends a message of an earlier run that it has damaged: such a message has no token.
+/// Ends the run before Paho sends a damaged message of an earlier run, which has no token.
 struct GiveUpOnDamage;
 
 impl StoreObserver for GiveUpOnDamage {
@@ -198,46 +198,46 @@ impl StoreObserver for GiveUpOnDamage {
     }
 }
 
-/// The orders of a program that is killed.
+/// Orders of a program that is killed.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Orders {
     pub broker: String,
-    /// The URL of a Redis, or a folder.
+    /// URL of a Redis, or a folder.
     pub store: String,
-    /// The same, or another way to that Redis, to look at the records without the persistence.
+    /// The same, or another URL of that Redis, to read the records without the persistence.
     pub records: String,
     /// `put` does not wait for Redis.
     pub pipelined: bool,
-    /// The protocol levels that the client is created for and connects with, 0 for the default.
+    /// Protocol levels that the client is created for and connects with, 0 for the default.
     pub levels: (u32, u32),
     pub kill: Kill,
-    /// The time that one exchange with Redis may take.
+    /// Timeout of one exchange with Redis.
     pub operation_timeout: Duration,
     pub folder: PathBuf,
     pub run: usize,
-    /// Messages that the runs before it had accepted.
+    /// Number of messages that earlier runs had accepted.
     pub published: usize,
     pub script: Script,
 }
 
-/// The actions of a program that is killed.
+/// Actions of a program that is killed.
 #[derive(Clone, Copy, Serialize, Deserialize)]
 pub(super) enum Script {
     /// The same in each run.
     Deterministic,
-    /// Random, until it is killed; the last run publishes nothing any more and ends when everything is through.
+    /// Random, until it is killed; the last run publishes nothing and ends when every message has completed.
     Random {
         seed: u64,
-        /// Messages are sent to it.
+        /// Set if messages are sent to it.
         inbound: bool,
         is_last: bool,
     },
 }
 
-/// Runs a program that is killed, as it is ordered to.
+/// Runs a program that is killed, following its orders.
 pub fn run_killed() -> ! {
     let orders: Orders = orders();
-    // The driver closes standard input when the program is to die.
+    // The driver closes standard input to kill the program.
     let _commands = commands();
     if let Kill::Cut { request, quarters } = orders.kill {
         cut::arm(&orders.store, request, quarters);
@@ -254,7 +254,7 @@ pub fn run_killed() -> ! {
     }
 }
 
-/// A program that is killed.
+/// Program that is killed.
 pub(super) struct Killed {
     pub orders: Orders,
     pub publisher: Publisher,
@@ -267,7 +267,7 @@ impl Killed {
         if orders.levels.0 != 0 {
             options = options.mqtt_version(orders.levels.0);
         }
-        // The account needs the calls, to keep apart errors of Paho and ours.
+        // The account needs the calls to distinguish errors of Paho from ours.
         let trace = append(&orders.folder, &format!("trace-{}", orders.run));
         let client = if orders.store.contains("://") {
             let store = RedisPersistence::builder()
@@ -306,35 +306,35 @@ impl Killed {
         self.publisher.mqtt.is_connected()
     }
 
-    /// Waits until every message is through, those to it too if it is to wait for the last of them, and goes.
+    /// Waits until every message has completed, inbound ones too if the last of them is awaited, and exits.
     pub fn finish(mut self, inbound: bool) -> ! {
         let mut records = self.records();
         let started = Instant::now();
         loop {
-            // A token fails if a write was broken off. The records show the rest, since those of an earlier run have no token, and
-            // the token of one that Paho discards never ends.
-            self.publisher.settle_or_give_up();
+            // A token fails if a write failed midway. The records show the rest: messages of an earlier run have no token, and the
+            // token of a message that Paho discards never completes.
+            self.publisher.settle_or_exit();
             let has_last = !inbound || self.has_last.load(Ordering::Relaxed);
-            let left = records();
-            if has_last && left.is_empty() {
+            let remaining = records();
+            if has_last && remaining.is_empty() {
                 break;
             }
             if started.elapsed() > LIMIT / 2 {
-                fs::write(self.orders.folder.join("left"), left.join(" ")).expect("can be written");
-                process::exit(exit::LEFT);
+                fs::write(self.orders.folder.join("remaining"), remaining.join(" ")).expect("can be written");
+                process::exit(exit::REMAINING);
             }
             thread::park_timeout(Duration::from_millis(2));
         }
         let mqtt = &self.publisher.mqtt;
         if let Script::Deterministic = self.orders.script {
-            // An error here does not matter, since every message to it is accounted for elsewhere.
+            // An error here does not matter: every inbound message is accounted for elsewhere.
             let _ = mqtt.unsubscribe(INBOUND).wait_for(LIMIT);
         }
         let _ = mqtt.disconnect(None).wait_for(LIMIT);
         process::exit(exit::DONE);
     }
 
-    /// Asks for the keys in the store without the client.
+    /// Lists the keys in the store without the client.
     fn records(&self) -> Box<dyn FnMut() -> Vec<String>> {
         let (store, broker) = (self.orders.records.clone(), self.orders.broker.clone());
         if store.contains("://") {
@@ -342,7 +342,7 @@ impl Killed {
             let mut redis = redis.expect("Redis answers");
             return Box::new(move || records(&mut redis, CLIENT, &broker));
         }
-        // Paho has a folder for each client in there.
+        // Paho makes a folder per client in it.
         Box::new(move || {
             let clients = fs::read_dir(&store).expect("a folder");
             let files = clients.flat_map(|client| fs::read_dir(client.expect("a folder").path()));

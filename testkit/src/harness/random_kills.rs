@@ -1,4 +1,4 @@
-//! A program that is killed at random instants in full flow with a real broker.
+//! Program that is killed at random instants while it publishes to a real broker.
 
 pub(super) mod program;
 
@@ -17,13 +17,13 @@ use super::{
 };
 use crate::{LIMIT, Mosquitto, Proxy, RedisServer, Subscriber, eventually, random::Random};
 
-/// Microseconds in which a run reads its records and connects, of which Paho waits 100,000 before it reads the CONNACK.
+/// Microseconds in which a run reads its records and connects. Paho waits for 100,000 of them before it reads the CONNACK.
 const START: usize = 110_000;
 /// At most this many messages are accepted before a run is killed, and at most these microseconds pass after the last of them.
 const FLOW: usize = 60;
 const AFTER: usize = 50_000;
 
-/// A row of the table.
+/// Row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     pub versions: Versions,
@@ -45,12 +45,12 @@ impl Row {
 
     /// Kills the program this many times, and then runs it to its end.
     ///
-    /// Everything that is random follows from the seed, but for the things that the machine does at the same instants.
+    /// Everything random follows from the seed, except the scheduling of the machine.
     pub fn run(self, rounds: usize, seed: u64) -> Account {
         let broker = Mosquitto::start();
         let subscriber = Subscriber::start(&broker.url(), TOPIC, 2);
         let (version, _) = self.versions.levels();
-        // So that messages to the program find a session from the beginning.
+        // Messages to the program need a session from the beginning.
         let first = client(&broker, CLIENT, version);
         let subscribing = first.subscribe(INBOUND, 2);
         subscribing.wait_for(LIMIT).expect("subscribes");
@@ -67,14 +67,14 @@ impl Row {
             sent: Vec::new(),
         };
         let mut random = Random::of(seed);
-        // A run that gives up after a cut is made up for, but not without end.
+        // A run that ends after a cut is repeated, but not endlessly.
         let mut killed = 0;
         while killed < rounds && world.runs.ends.len() < 2 * rounds {
             killed += usize::from(was_killed(world.round(self.breaks, &mut random)));
         }
         world.finish(&mut random);
 
-        // Messages reach the subscriber in the order in which the broker took them, so this is the last.
+        // Messages reach the subscriber in the order in which the broker accepted them, so this one is the last.
         world.send(TOPIC, LAST);
         let arrived = eventually(LIMIT, "the last message arrives", || {
             let messages = subscriber.messages();
@@ -108,7 +108,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// An event that a run meets.
+/// Event that happens to a run.
 enum Event {
     Cut,
     Send(usize),
@@ -125,13 +125,13 @@ struct World {
 }
 
 impl World {
-    /// One run and its end.
+    /// Executes one run up to its end.
     ///
     /// An instant is a number of accepted messages and the microseconds after the last of them, so that a run on a slow machine gets as
     /// far as on a fast one.
     fn round(&mut self, breaks: bool, random: &mut Random) -> ExitStatus {
         self.send_some(random.below(4));
-        // All is drawn beforehand, so that it is the same in any case.
+        // Everything is drawn beforehand, so that the sequence does not depend on the course of the run.
         let seed = random.draw();
         let kill = if random.below(4) == 0 {
             (0, random.below(START))
@@ -167,7 +167,7 @@ impl World {
             match event {
                 Event::Cut => self.proxy.cut(),
                 Event::Send(count) => self.send_some(count),
-                // Nothing happens to one that has given up.
+                // A run that has ended receives no event.
                 Event::Kill => {}
             }
         }
@@ -176,7 +176,7 @@ impl World {
         status
     }
 
-    /// Runs that are not killed, until one is through.
+    /// Repeats runs that are not killed until one completes.
     fn finish(&mut self, random: &mut Random) {
         self.send(INBOUND, LAST);
         for _ in 0..5 {
@@ -239,7 +239,7 @@ impl World {
     }
 }
 
-/// A client that is connected and has no records.
+/// Client that is connected and has no records.
 fn client(broker: &Mosquitto, id: &str, version: u32) -> mqtt::AsyncClient {
     let client = mqtt::CreateOptionsBuilder::new()
         .server_uri(broker.url())
@@ -253,7 +253,7 @@ fn client(broker: &Mosquitto, id: &str, version: u32) -> mqtt::AsyncClient {
     client
 }
 
-/// Keeps the files of the runs, for whoever looks for the reason.
+/// Keeps the files of the runs for debugging.
 fn keep(folder: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for file in fs::read_dir(folder).expect("a folder") {
@@ -262,42 +262,42 @@ fn keep(folder: &Path, to: &Path) {
     }
 }
 
-/// The result of a row.
+/// Result of a row.
 #[derive(Debug, Default)]
 pub struct Account {
     pub killed: usize,
-    /// Runs that ended by themselves, since a write was broken off.
+    /// Runs that ended by themselves because a write failed midway.
     pub given_up: usize,
     pub balance: Balance,
     /// Messages to the program.
     pub sent: usize,
     pub inbound: Inbound,
-    /// The end of a run that ended otherwise than it may.
+    /// Unexpected end of a run.
     pub trouble: Option<String>,
 }
 
 impl Account {
-    /// Returns whether every promise is kept.
+    /// Returns true if every promise is kept.
     pub fn is_clean(&self) -> bool {
         self.balance.is_clean()
             && self.inbound.wrong().is_empty()
-            && self.balance.unheard <= self.killed + self.given_up
+            && self.balance.unreported <= self.killed + self.given_up
             && self.trouble.is_none()
     }
 
-    /// The cells of a row.
+    /// Cells of the row.
     fn cells(&self) -> String {
         let Balance {
             accepted: [accepted0, accepted1, accepted2],
             altered,
             prefixed,
-            unheard,
+            unreported,
             ..
         } = &self.balance;
         let [lost0, lost1, lost2] = self.balance.lost.each_ref().map(Vec::len);
         let inbound = &self.inbound;
         format!(
-            "{} | {} | {accepted0}/{accepted1}/{accepted2} | {lost0} | {lost1} | {lost2} | {} | {} | {} | {unheard} | {} | {} | {} | {} | {} | {} | {}",
+            "{} | {} | {accepted0}/{accepted1}/{accepted2} | {lost0} | {lost1} | {lost2} | {} | {} | {} | {unreported} | {} | {} | {} | {} | {} | {} | {}",
             self.killed,
             self.given_up,
             self.balance.again(),
@@ -314,10 +314,10 @@ impl Account {
     }
 }
 
-/// Prints every row, as Markdown. Returns whether all are clean.
+/// Prints every row as Markdown. Returns true if all are clean.
 pub fn print(rounds: usize, seed: u64) -> bool {
     println!(
-        "| MQTT | connection | seed | killed | given up | accepted, QoS 0/1/2 | lost, QoS 0 | lost, QoS 1 | lost, QoS 2 | again, QoS 1 | twice, QoS 2 | altered | unheard | sent to it | lost | twice | lost by Paho | twice by Paho | twice by the broker | trouble |"
+        "| MQTT | connection | seed | killed | given up | accepted, QoS 0/1/2 | lost, QoS 0 | lost, QoS 1 | lost, QoS 2 | again, QoS 1 | twice, QoS 2 | altered | unreported | sent to it | lost | twice | lost by Paho | twice by Paho | twice by the broker | trouble |"
     );
     println!("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|");
     let mut all_clean = true;

@@ -1,4 +1,4 @@
-//! Many clients for a long time, with one fault after the other.
+//! Many clients for a long time, with one fault after another.
 
 mod program;
 
@@ -22,34 +22,35 @@ use super::{
 use crate::{LIMIT, Mosquitto, Proxy, Subscriber, child::program, eventually, random::Random};
 use program::Orders;
 
-/// The clients of the program that runs throughout, and of the one that is killed and loses its connections.
+/// Clients of the program that runs throughout, and of the one that is killed and loses its connections.
 const STEADY: Range<usize> = 0..20;
 const RESTLESS: Range<usize> = 20..23;
-/// Between two messages of each program.
-const PAUSE: Duration = Duration::from_micros(3_500);
-const RESTLESS_PAUSE: Duration = Duration::from_millis(20);
-/// The broker stands still for at most this long: less than the keep-alive, since Paho frees messages that it is still to send if
-/// a connection is given up.
+/// Interval between two messages of each program.
+const INTERVAL: Duration = Duration::from_micros(3_500);
+const RESTLESS_INTERVAL: Duration = Duration::from_millis(20);
+/// Longest pause of the broker: shorter than the keep-alive, since Paho frees messages that it has yet to send if it closes a
+/// connection.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_200);
-/// The first look at the memory.
+/// Time of the first measurement of the memory.
 const WARM_UP: Duration = Duration::from_secs(60);
-/// The C library keeps freed memory for each thread, of which there are many here, so that they grow for minutes; the memory that
-/// matters is that which the program itself keeps.
+/// Disables the per-thread caches of the C library: with this many threads they grow for minutes and hide the memory that the program
+/// itself keeps.
 const NO_CACHES: &str = "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=1";
 
-/// The result of a soak.
+/// Result of a soak.
 #[derive(Debug, Default)]
 pub struct Outcome {
     pub faults: BTreeMap<&'static str, usize>,
     pub balance: Balance,
-    /// Hashes that are in Redis at the end, and records that the persistences counted as lost.
-    left: usize,
+    /// Hashes that remain in Redis at the end.
+    remaining: usize,
+    /// Records that the persistences counted as lost.
     counted_lost: u64,
     longest: Duration,
-    /// The times that the steady program and the restless one ended, since a write to the broker was broken off.
+    /// Number of times that the steady and the restless program ended because a write to the broker failed midway.
     given_up: [usize; 2],
     /// Resident memory of the steady program after the first minute, or at the start of a shorter soak, and at the end; and the part
-    /// that it had asked for.
+    /// that it had allocated.
     resident: (usize, usize),
     allocated: (usize, usize),
     trouble: Vec<String>,
@@ -75,7 +76,7 @@ impl Kind {
         }
     }
 
-    /// Every kind, with those of Redis that need not happen in the program itself or before it starts.
+    /// All kinds, except faults of Redis that must happen in the program itself or before it starts.
     fn all() -> Vec<Self> {
         let of_redis = FAULTS.iter().filter(|fault| fault.can_be_killed_in);
         let others = [
@@ -88,30 +89,30 @@ impl Kind {
     }
 }
 
-/// Soaks for this long, and until this many kinds of faults have happened, with a summary each minute. The same seed has the same
+/// Soaks for this long, and until this many kinds of faults have happened, with a summary per minute. The same seed gives the same
 /// faults in the same order.
 pub fn run(lasting: Duration, kinds: usize, seed: u64, mut summarize: impl FnMut(&str)) -> Outcome {
     let mut world = World::start();
-    // Both programs have created their clients when they have answered.
+    // Once both programs answer, they have created their clients.
     world.recover();
     let mut random = Random::of(seed);
     let started = Instant::now();
     let mut summarized = started;
-    let mut left: Vec<Kind> = Vec::new();
+    let mut upcoming: Vec<Kind> = Vec::new();
     let warm_up = WARM_UP.min(lasting / 4);
     while (started.elapsed() < lasting || world.outcome.faults.len() < kinds)
         && world.outcome.trouble.is_empty()
     {
-        if left.is_empty() {
-            // Each once before one comes again.
-            left = Kind::all();
+        if upcoming.is_empty() {
+            // Every kind comes once before any repeats.
+            upcoming = Kind::all();
         }
-        let kind = left.swap_remove(random.below(left.len()));
+        let kind = upcoming.swap_remove(random.below(upcoming.len()));
         let meets_broker = random.below(4) == 0;
         let instant = Duration::from_millis(u64::try_from(random.below(600)).expect("small"));
-        world.suffer(kind, meets_broker, instant);
+        world.inflict(kind, meets_broker, instant);
         world.recover();
-        world.take_stock(warm_up);
+        world.measure(warm_up);
         if summarized.elapsed() >= Duration::from_secs(60) {
             summarized = Instant::now();
             summarize(&world.summary(started.elapsed()));
@@ -120,7 +121,7 @@ pub fn run(lasting: Duration, kinds: usize, seed: u64, mut summarize: impl FnMut
     world.finish()
 }
 
-/// A number that says which program.
+/// Index of a program in `World::programs`.
 const STEADY_ONE: usize = 0;
 const RESTLESS_ONE: usize = 1;
 
@@ -130,9 +131,9 @@ struct World {
     proxy: Proxy,
     subscriber: Subscriber,
     ledger: Arc<Mutex<Ledger>>,
-    /// For the standard error of the programs.
+    /// Folder for the standard error of the programs.
     folder: tempfile::TempDir,
-    /// The steady one and the restless one.
+    /// The steady program and the restless one.
     programs: Vec<Child>,
     outcome: Outcome,
 }
@@ -143,7 +144,7 @@ impl World {
         let mut world = Self {
             site: Site::of_all_faults(),
             proxy: Proxy::start(broker.port()),
-            // At QoS 0, since Mosquitto 2.0.11 repeats messages that were half done at QoS 2 when it is stopped and started.
+            // At QoS 0, since after a restart Mosquitto 2.0.11 repeats messages that were incomplete at QoS 2.
             subscriber: Subscriber::start(&broker.url(), TOPIC, 0),
             broker,
             ledger: Arc::default(),
@@ -157,9 +158,9 @@ impl World {
 
     fn start_one(&self, which: usize) -> Child {
         let (broker, redis, clients, pause) = if which == STEADY_ONE {
-            (self.broker.url(), self.site.socket_url(), STEADY, PAUSE)
+            (self.broker.url(), self.site.socket_url(), STEADY, INTERVAL)
         } else {
-            (self.proxy.url(), self.site.url(), RESTLESS, RESTLESS_PAUSE)
+            (self.proxy.url(), self.site.url(), RESTLESS, RESTLESS_INTERVAL)
         };
         let ledger = self.ledger.lock().unwrap();
         let orders = Orders {
@@ -176,7 +177,7 @@ impl World {
         Child::start(command, &orders, &log, &self.ledger)
     }
 
-    fn suffer(&mut self, kind: Kind, meets_broker: bool, instant: Duration) {
+    fn inflict(&mut self, kind: Kind, meets_broker: bool, instant: Duration) {
         self.count(kind);
         match kind {
             Kind::Redis(fault) => {
@@ -194,7 +195,7 @@ impl World {
                 (fault.end)(&mut self.site);
             }
             Kind::BrokerStopped => {
-                // Paho frees messages that it is still to send if a write is broken off, so that nothing is to be on its way.
+                // If a write fails midway, Paho frees messages that it has yet to send, so none may be in flight now.
                 for program in &mut self.programs {
                     program.ask("hold");
                 }
@@ -215,7 +216,7 @@ impl World {
                 thread::sleep(instant);
             }
             Kind::ProgramKilled => {
-                // Records that only the program has would go with it.
+                // Records that exist only in memory would be lost with the program.
                 self.programs[RESTLESS_ONE].ask("flush");
                 thread::sleep(instant);
                 self.programs[RESTLESS_ONE].kill();
@@ -228,7 +229,7 @@ impl World {
         *self.outcome.faults.entry(kind.name()).or_default() += 1;
     }
 
-    /// Waits until Redis has everything, by itself. A program that had to give up is started again.
+    /// Waits until Redis has every record without a restart. Starts a program again that had to end.
     fn recover(&mut self) {
         for _ in 0..3 {
             let flushed = |program: &mut Child| program.ask("flush").as_deref() == Some("flushed");
@@ -248,7 +249,7 @@ impl World {
         }
     }
 
-    fn take_stock(&mut self, warm_up: Duration) {
+    fn measure(&mut self, warm_up: Duration) {
         self.ledger.lock().unwrap().collect(&self.subscriber);
         let steady = &mut self.programs[STEADY_ONE];
         let allocated = steady.ask("memory").and_then(|bytes| bytes.parse().ok());
@@ -266,7 +267,7 @@ impl World {
         let balance = self.ledger.lock().unwrap().balance();
         let [_, lost1, lost2] = balance.lost.each_ref().map(Vec::len);
         format!(
-            "{} min: {faults} faults, {} accepted, {} under way, {} twice at QoS 2, {} MiB resident",
+            "{} min: {faults} faults, {} accepted, {} in flight, {} twice at QoS 2, {} MiB resident",
             elapsed.as_secs() / 60,
             balance.accepted.iter().sum::<usize>(),
             lost1 + lost2,
@@ -297,8 +298,8 @@ impl World {
         let mut ledger = self.ledger.lock().unwrap();
         ledger.collect_all(&self.subscriber, LIMIT, |_| true);
         outcome.balance = ledger.balance();
-        // The rest of the dying connections' requests is read by then.
-        outcome.left = eventually(LIMIT, "Redis answers", || {
+        // Once Redis answers, it has read the remaining requests of dead connections.
+        outcome.remaining = eventually(LIMIT, "Redis answers", || {
             let mut connection = self.site.redis().connection();
             let keys = redis::cmd("KEYS").arg("soak-*").query(&mut connection);
             keys.ok().map(|keys: Vec<String>| keys.len())
@@ -315,13 +316,13 @@ impl Outcome {
 
     pub fn is_clean(&self) -> bool {
         self.balance.is_clean()
-            && self.left == 0
+            && self.remaining == 0
             && self.counted_lost == 0
             && self.trouble.is_empty()
     }
 }
 
-/// As Markdown.
+/// Formats the account as Markdown.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "| what went wrong | times |\n|---|--:|")?;
@@ -338,7 +339,7 @@ impl fmt::Display for Outcome {
         let longest = self.longest.as_secs_f64() * 1000.0;
         let [steady, restless] = self.given_up;
         writeln!(f, "| account | |\n|---|--:|")?;
-        for (what, value) in [
+        for (name, value) in [
             ("accepted messages", self.accepted().to_string()),
             ("lost, QoS 1 and 2", (lost1 + lost2).to_string()),
             ("twice, QoS 2", self.balance.twice().to_string()),
@@ -348,7 +349,7 @@ impl fmt::Display for Outcome {
                 self.balance.repeated[1].len().to_string(),
             ),
             ("lost, QoS 0, where it may be", lost0.to_string()),
-            ("hashes left in Redis", self.left.to_string()),
+            ("hashes left in Redis", self.remaining.to_string()),
             ("records counted as lost", self.counted_lost.to_string()),
             ("longest call", format!("{longest:.0} ms")),
             (
@@ -358,7 +359,7 @@ impl fmt::Display for Outcome {
             ("its resident memory, first and last", both(self.resident)),
             ("what of it the program has asked for", both(self.allocated)),
         ] {
-            writeln!(f, "| {what} | {value} |")?;
+            writeln!(f, "| {name} | {value} |")?;
         }
         for trouble in &self.trouble {
             writeln!(f, "\n{trouble}")?;
@@ -367,7 +368,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Soaks and prints the account. Returns whether it is clean.
+/// Soaks and prints the account. Returns true if it is clean.
 pub fn print(minutes: u64, seed: u64) -> bool {
     let lasting = Duration::from_secs(minutes * 60);
     let outcome = run(lasting, 0, seed, |line| println!("{line}"));

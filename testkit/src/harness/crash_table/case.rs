@@ -1,4 +1,4 @@
-//! One case: the program is killed as asked for, run again until everything is through, and then its messages are accounted for.
+//! One case: kills the program as ordered, runs it again until every message has completed, and accounts for its messages.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -24,20 +24,20 @@ use crate::{
     },
 };
 
-/// The result of a case.
+/// Result of a case.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// Its first run ended by itself, before it came to its kill.
-    pub unharmed: bool,
+    /// The first run ended by itself, before it reached its kill.
+    pub unkilled: bool,
     balance: Balance,
-    /// Lost too, but since Paho removed the record of its own accord when the broker had no session.
+    /// Lost because Paho removed the record when the broker had no session.
     discarded: Vec<Id>,
     inbound: Inbound,
-    /// Runs that ended by themselves before everything was through.
+    /// Runs that ended by themselves before every message had completed.
     given_up: usize,
-    /// Anything else that went wrong: records that stay, a run that does not end.
+    /// Any other error: records that remain, a run that does not end.
     trouble: Option<String>,
-    /// Every call and every packet.
+    /// Trace of every call and every packet.
     pub trace: String,
 }
 
@@ -54,7 +54,7 @@ impl Outcome {
             self.balance.altered.len(),
             self.balance.prefixed.len(),
             inbound.lost.len(),
-            // The broker of the tests sends nothing again by mistake.
+            // The scripted broker never repeats a message by mistake.
             inbound.twice.len() + inbound.twice_by_broker.len(),
             inbound.lost_by_paho.len(),
             inbound.twice_by_paho.len(),
@@ -77,7 +77,7 @@ impl Outcome {
 
 struct Case {
     row: Row,
-    /// One for each of the first runs.
+    /// One kill for each of the first runs.
     kills: Vec<Kill>,
     broker: Broker,
     runs: Runs,
@@ -85,8 +85,8 @@ struct Case {
 
 pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
     let broker = Broker::start();
-    broker.forget_sessions(row.forgets);
-    // So that the loss of the connection finds messages in each state; it would find none without an end later on.
+    broker.discard_sessions(row.forgets);
+    // Withheld packets leave messages in each state when the connection is lost.
     broker.withhold_nth(Kind::Puback, 2);
     broker.withhold_nth(Kind::Pubrec, 2);
     broker.withhold_nth(Kind::Pubcomp, 2);
@@ -94,7 +94,7 @@ pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
     let url = redis.map(RedisServer::url).unwrap_or_default();
     let mut runs = Runs::new(&broker.url(), &url, row.versions.levels());
     if let Some(redis) = redis {
-        // Ports come back, and with them the keys of the cases before.
+        // Ports are reused, and with them the keys of earlier cases.
         redis::cmd("FLUSHALL")
             .exec(&mut redis.connection())
             .expect("Redis answers");
@@ -127,22 +127,22 @@ impl Case {
             let status = self.run_once();
             self.runs.ends.push(status);
             match status.code() {
-                // Messages to it may still be with the broker, which sends them to the next run.
+                // The broker may still have inbound messages, which it sends to the next run.
                 Some(exit::DONE) if run == last || self.broker.has_delivered_all(CLIENT) => break,
                 Some(exit::DONE) => {}
-                Some(exit::LEFT) => {
-                    let left = std::fs::read_to_string(self.runs.folder.path().join("left"));
-                    let left = left.expect("was written");
-                    outcome.trouble = Some(format!("records are left: {left}"));
+                Some(exit::REMAINING) => {
+                    let remaining = self.runs.folder.path().join("remaining");
+                    let remaining = std::fs::read_to_string(remaining).expect("was written");
+                    outcome.trouble = Some(format!("records remain: {remaining}"));
                     break;
                 }
                 None if was_killed(status) && self.kill(run) != Kill::Never => {}
-                // The next run makes up for it; if there is none, it does not come to an end.
+                // The next run completes the messages; without one, the case does not end.
                 Some(exit::GIVEN_UP | exit::STUCK) if run < last => outcome.given_up += 1,
                 _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
             }
         }
-        outcome.unharmed = !was_killed(self.runs.ends[0]);
+        outcome.unkilled = !was_killed(self.runs.ends[0]);
         let mut ledger = self.runs.ledger.lock().unwrap();
         for accepted in self.broker.accepted() {
             if !accepted.topic.starts_with("hang up/") {
@@ -184,7 +184,7 @@ impl Case {
             self.broker.when(nth(n, |_| true), vec![cut]);
         }
         let sign = format!("hang up/{run}");
-        // One that was restored is not for the run that restored it.
+        // A restored message does not count for the run that restored it.
         let ended = Arc::new(AtomicBool::new(false));
         let over = Arc::clone(&ended);
         self.broker.when(
@@ -201,11 +201,11 @@ impl Case {
             vec![deliver(1), deliver(2)],
         );
 
-        // The lock is held until the lifeline is there, so that it cannot be cut before.
-        let mut held = lifeline.lock().unwrap();
+        // The lock is kept until the lifeline exists, so that it cannot be cut before.
+        let mut guard = lifeline.lock().unwrap();
         let mut child = self.runs.start(Script::Deterministic, kill);
-        *held = child.input.take();
-        drop(held);
+        *guard = child.input.take();
+        drop(guard);
         let status = child.wait();
         self.broker.wait_gone(CLIENT);
         ended.store(true, Ordering::Relaxed);
@@ -214,7 +214,7 @@ impl Case {
 
     fn inbound(&self) -> Inbound {
         let mut sent: Vec<String> = Vec::new();
-        // A session that is forgotten takes along the messages that were under way.
+        // Discarding a session also discards the messages in flight.
         let mut discarded = HashSet::new();
         for seen in self.broker.seen() {
             if seen.direction != Direction::ToClient {
@@ -264,7 +264,7 @@ impl Case {
         trace
     }
 
-    /// The messages whose sent PUBLISH Paho has removed in one of the runs.
+    /// Messages whose sent PUBLISH Paho has removed in one of the runs.
     fn removed_last(&self) -> HashSet<String> {
         let mut keys = HashMap::new();
         let mut removed = HashSet::new();
@@ -288,7 +288,7 @@ impl Case {
     }
 }
 
-/// Holds for the n-th packet of a kind that counts.
+/// Returns a condition that holds for the n-th packet of a counted kind.
 fn nth(n: usize, counts: fn(Kind) -> bool) -> impl FnMut(&Packet) -> bool {
     let mut arrived = 0;
     move |packet| {

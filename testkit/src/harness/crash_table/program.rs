@@ -1,4 +1,4 @@
-//! The program: it publishes, receives, loses its connection, and goes on from the end of the run before it.
+//! Program that publishes, receives, loses its connection, and continues where the run before it ended.
 
 use std::{
     process,
@@ -15,13 +15,13 @@ use crate::harness::{
     program::{Killed, exit},
 };
 
-/// It publishes this many messages, a third of them at each QoS.
+/// Number of messages that it publishes, a third of them at each QoS.
 const MESSAGES: usize = 24;
-/// These while it is connected, then those up to `ONLINE` while it is not.
+/// Messages up to this number are published while it is connected, then those up to `ONLINE` while it is not.
 const OFFLINE: usize = 10;
 const ONLINE: usize = 16;
 
-/// The time that anything may take before the run gives up.
+/// Limit on every step before the run exits.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
 pub fn run(mut program: Killed) -> ! {
@@ -37,10 +37,10 @@ pub fn run(mut program: Killed) -> ! {
         .publisher
         .mqtt
         .set_connection_lost_callback(move |_| {
-            // A run that is about to end does not wait for it any more.
+            // A run that is about to end does not wait for this.
             let _ = lost.send(());
         });
-    // A run that follows one that ended without a connection begins without one.
+    // A run after one that ended without a connection begins without one.
     let published = program.orders.published;
     if !(OFFLINE..ONLINE).contains(&published) {
         connect(&program);
@@ -66,7 +66,7 @@ fn publish_until(program: &mut Killed, number: usize) {
 }
 
 fn lose_connection(program: &Killed, losses: &Receiver<()>) {
-    // The broker takes this as the sign to hang up.
+    // The broker drops the connection at this message.
     let sign = mqtt::Message::new(format!("hang up/{}", program.orders.run), "", 0);
     program.publisher.mqtt.publish(sign);
     losses
@@ -74,7 +74,7 @@ fn lose_connection(program: &Killed, losses: &Receiver<()>) {
         .unwrap_or_else(|_| process::exit(exit::STUCK));
 }
 
-/// Connects, as often as it takes, and subscribes.
+/// Connects, retrying until it succeeds, and subscribes.
 fn connect(program: &Killed) {
     let mqtt = &program.publisher.mqtt;
     let options = connect_options(program.orders.levels.1, LIMIT);

@@ -1,4 +1,4 @@
-//! The program, in this process: it publishes all the time on a thread of its own.
+//! Program that publishes continuously on a thread of its own.
 
 use std::{
     mem,
@@ -32,7 +32,7 @@ use crate::{
 };
 
 pub const CLIENT: &str = "device";
-/// At most this many messages wait for an acknowledgement while there is a connection.
+/// Limit on the messages that wait for an acknowledgment during a connection.
 const WINDOW: usize = 30;
 
 pub struct App {
@@ -53,7 +53,7 @@ struct Shared {
 }
 
 impl App {
-    /// Waits for a Redis that is not there yet, if it is ours to.
+    /// Waits for a Redis that is late, if the persistence can.
     pub fn start(redis: &str, broker: &Mosquitto, keeper: Keeper) -> Self {
         let registry = Registry::new();
         let longest = Arc::<Mutex<Duration>>::default();
@@ -100,7 +100,7 @@ impl App {
         app
     }
 
-    /// Connects, as often as it takes.
+    /// Connects, retrying until it succeeds.
     pub fn connect(&self) {
         let mut options = session(mqtt::MQTT_VERSION_5);
         let options = options.keep_alive_interval(KEEP_ALIVE).finalize();
@@ -122,7 +122,7 @@ impl App {
         *self.longest.lock().unwrap()
     }
 
-    /// The kinds of error that are counted.
+    /// Kinds of error that are counted.
     pub fn kinds(&self) -> Vec<String> {
         let families = self.registry.gather();
         let errors = families
@@ -139,7 +139,7 @@ impl App {
 
     pub fn disconnect(&self) {
         let disconnecting = self.shared.client.disconnect(None);
-        // A persistence that failed may have left nothing to disconnect.
+        // Fails if the failed persistence prevented a connection.
         let _ = disconnecting.wait_for(LIMIT / 4);
     }
 
@@ -158,7 +158,7 @@ impl App {
         });
     }
 
-    /// Publishes nothing more, for now. Returns whether the thread has ended.
+    /// Pauses publishing. Returns true if the thread has ended.
     pub fn pause(&mut self) -> bool {
         self.shared.is_over.store(true, Ordering::Relaxed);
         let Some(thread) = self.publishing.take() else {
@@ -175,7 +175,7 @@ impl App {
         true
     }
 
-    /// The same, and waits until everything is acknowledged, or will not be.
+    /// Does the same, and waits until every message is acknowledged or has failed.
     pub fn stop(&mut self) -> bool {
         let has_ended = self.pause();
         if has_ended {
@@ -188,12 +188,12 @@ impl App {
         work(&mut self.shared.ledger.lock().unwrap())
     }
 
-    /// The number of accepted messages that are not acknowledged yet.
+    /// Number of accepted messages that are not acknowledged yet.
     pub fn waiting(&self) -> usize {
         self.shared.under_way.lock().unwrap().len()
     }
 
-    /// The number of messages that were refused or not acknowledged.
+    /// Number of messages that were refused or not acknowledged.
     pub fn refused(&self) -> usize {
         self.shared.refused.load(Ordering::Relaxed)
     }

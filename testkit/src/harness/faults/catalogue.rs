@@ -1,4 +1,4 @@
-//! The faults.
+//! Catalogue of the faults.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{LIMIT, SNAPSHOT, breaking::Direction, eventually};
 const AOF: &[&str] = &["--appendonly", "yes", "--appendfsync", "always"];
 const CONNECTION: &[&str] = &["connection"];
 
-/// The values that most have in common.
+/// Values that most faults share.
 const USUAL: Fault = Fault {
     name: "",
     arguments: &[],
@@ -51,7 +51,7 @@ pub const FAULTS: &[Fault] = &[
         keeps: false,
         begin: |site| {
             site.redis().kill();
-            site.redis().forget();
+            site.redis().delete_files();
         },
         end: |site| site.redis().restart(),
         ..USUAL
@@ -61,11 +61,11 @@ pub const FAULTS: &[Fault] = &[
         arguments: AOF,
         keeps: false,
         begin: |site| {
-            // With what is in flight at this moment.
-            site.redis().remember();
+            // Includes the messages in flight at this moment.
+            site.redis().save_aof();
             thread::sleep(Duration::from_millis(30));
             site.redis().kill();
-            site.redis().go_back();
+            site.redis().restore_aof();
         },
         end: |site| site.redis().restart(),
         ..USUAL
@@ -100,7 +100,7 @@ pub const FAULTS: &[Fault] = &[
     Fault {
         name: "`FLUSHALL`",
         kinds: &["lost"],
-        // All may be through at that moment.
+        // No message may be in flight at that moment.
         may_pass_unnoticed: true,
         keeps: false,
         begin: |site| site.ask(&["FLUSHALL"]),
@@ -126,7 +126,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "`READONLY`: made a replica",
-        // Becoming one, it cuts its connections, and then may not have what it had.
+        // Becoming a replica cuts the connections, so the first error may be another one.
         kinds: &["read_only"],
         begin: |site| site.ask(&["REPLICAOF", "127.0.0.1", "1"]),
         end: |site| site.ask(&["REPLICAOF", "NO", "ONE"]),
@@ -159,7 +159,7 @@ pub const FAULTS: &[Fault] = &[
             "--key-load-delay",
             "100",
         ],
-        // A program that does nothing may look at it only when it has loaded.
+        // An idle program may reconnect only after it has loaded.
         kinds: &["loading", "connection"],
         begin: |site| {
             const FILL: &str = "for i = 1, 8000 do redis.call('SET', 'filler:' .. i, 'x') end";
@@ -204,11 +204,11 @@ pub const FAULTS: &[Fault] = &[
         name: "socket file removed, and the connection cut",
         begin: |site| {
             let mut one = site.redis().connection();
-            fs::rename(site.socket(), site.socket().with_extension("away")).expect("it goes");
+            fs::rename(site.socket(), site.socket().with_extension("moved")).expect("it goes");
             ask(&mut one, &["CLIENT", "KILL", "TYPE", "normal"]).expect("the others are gone");
         },
         end: |site| {
-            fs::rename(site.socket().with_extension("away"), site.socket()).expect("it is back");
+            fs::rename(site.socket().with_extension("moved"), site.socket()).expect("it is back");
         },
         ..USUAL
     },
@@ -228,10 +228,10 @@ fn breaks(site: &Site, direction: Option<Direction>) {
     site.breaking.as_ref().expect("on the way").set(direction);
 }
 
-/// Redis writes another file first, which cannot take the place of a folder.
+/// Makes the snapshot fail: Redis writes another file first, which cannot replace a folder.
 fn cannot_save(site: &mut Site) {
     let snapshot = site.redis().dir().join(SNAPSHOT);
-    // There is none if none was ever made.
+    // Fails if there was never a snapshot.
     drop(fs::remove_file(&snapshot));
     fs::create_dir(snapshot).expect("a folder");
     site.ask(&["CONFIG", "SET", "stop-writes-on-bgsave-error", "yes"]);
@@ -256,7 +256,7 @@ fn no_more_descriptors(site: &mut Site) {
     let mut one = site.redis().connection();
     let before = descriptors();
     site.descriptors = Some(before);
-    // Numbers below this are taken for good, and it is enough for `poll`, which may be given no more sockets.
+    // All numbers below this are in use, and `poll` accepts no more entries than the limit.
     limit_descriptors(&libc::rlimit {
         rlim_cur: 4,
         ..before
@@ -270,7 +270,7 @@ fn descriptors() -> libc::rlimit {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: it writes to its argument and nowhere else.
+    // SAFETY: getrlimit writes only to its argument.
     let done = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) };
     assert_eq!(done, 0, "the limit can be read");
     limit
@@ -278,7 +278,7 @@ fn descriptors() -> libc::rlimit {
 
 #[allow(unsafe_code)]
 fn limit_descriptors(limit: &libc::rlimit) {
-    // SAFETY: it reads its argument and nothing else.
+    // SAFETY: setrlimit only reads its argument.
     let done = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
     assert_eq!(done, 0, "the limit can be set");
 }

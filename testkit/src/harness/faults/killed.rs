@@ -1,4 +1,4 @@
-//! A program that is killed while a fault lasts, and its successor.
+//! Program that is killed while a fault lasts, and its successor.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -33,7 +33,7 @@ pub fn run(fault: &Fault) -> Report {
     thread::sleep(fault.lasts.min(LONG / 2));
     runs.ends.push(program.kill());
     (fault.end)(&mut site);
-    // Redis reads the rest of the dead program's requests when that one's connection is gone.
+    // Redis has read the dead program's requests once its connection is gone.
     eventually(LIMIT, "the program's connection is gone", || {
         let mut list = redis::cmd("CLIENT");
         let list: String = list
@@ -47,7 +47,7 @@ pub fn run(fault: &Fault) -> Report {
     loop {
         let status = start(&runs).wait_for(LIMIT * 2, "the successor ends");
         runs.ends.push(status);
-        // Paho frees messages that it is yet to send if a write is broken off, and then the program has to start again.
+        // If a write fails midway, Paho frees messages that it has yet to send, and the program must restart.
         if status.code() != Some(exit::GIVEN_UP) {
             assert!(status.success(), "the successor ended with {status}");
             break;
@@ -72,13 +72,13 @@ pub fn run(fault: &Fault) -> Report {
         twice: names(twice),
         twice_uncovered: twice_uncovered.len(),
         altered: balance.altered.len() + balance.prefixed.len(),
-        left: records(&mut site.redis().connection(), CLIENT, &broker.url()).len(),
+        remaining: records(&mut site.redis().connection(), CLIENT, &broker.url()).len(),
         connected: true,
         ..Report::default()
     }
 }
 
-/// Starts a run: the first publishes until it is killed, and the others end when everything is through.
+/// Starts a run: the first one publishes until it is killed, the others end once every message has completed.
 fn start(runs: &Runs) -> Child {
     let script = Script::Random {
         seed: 1,
@@ -88,7 +88,7 @@ fn start(runs: &Runs) -> Child {
     runs.start(script, Kill::Never)
 }
 
-/// The records in Redis.
+/// Records in Redis.
 fn stored(site: &mut Site, broker: &Mosquitto) -> HashMap<String, Vec<u8>> {
     redis::cmd("HGETALL")
         .arg(format!("{CLIENT}:127.0.0.1:{}", broker.port()))
@@ -96,8 +96,8 @@ fn stored(site: &mut Site, broker: &Mosquitto) -> HashMap<String, Vec<u8>> {
         .expect("HGETALL")
 }
 
-/// Tests for a message about which Redis could not be updated: it is there as one that waits although it was sent, or as one that was sent
-/// although the broker had answered.
+/// Returns true for a message whose record in Redis is outdated: it waits although it was sent, or counts as sent although the broker
+/// had answered.
 fn is_behind(stored: &HashMap<String, Vec<u8>>, text: &str) -> bool {
     let contains = |value: &[u8]| {
         value

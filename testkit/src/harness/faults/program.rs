@@ -1,4 +1,4 @@
-//! One fault, and a program that survives it.
+//! Program that lives through one fault.
 
 use std::{process, thread, time::Instant};
 
@@ -18,7 +18,7 @@ use crate::{
     log::Log,
 };
 
-/// Obeys its orders, and reports the result.
+/// Runs the program and reports the result.
 pub fn run_program() -> ! {
     let orders: Run = orders();
     let result = if orders.setting == Setting::Killed {
@@ -27,7 +27,7 @@ pub fn run_program() -> ! {
         run(orders)
     };
     report(&serde_json::to_string(&result).expect("JSON"));
-    // The remains of a persistence that failed may never come to an end.
+    // Dropping what a failed persistence leaves may never return.
     process::exit(0);
 }
 
@@ -38,7 +38,7 @@ fn run(run: Run) -> Report {
     log.of_the_process();
     let mut site = Site::start(fault);
     let mut broker = Mosquitto::start();
-    // Mosquitto 2.0.11 repeats messages that were half done at QoS 2 when it has been stopped and started.
+    // After a restart, Mosquitto 2.0.11 repeats messages that were incomplete at QoS 2.
     let qos_of_subscriber = if setting == Setting::Publishing { 2 } else { 0 };
     let subscriber = Subscriber::start(&broker.url(), TOPIC, qos_of_subscriber);
     let mut app = App::start(&site.url(), &broker, run.keeper);
@@ -75,10 +75,10 @@ fn run(run: Run) -> Report {
     let recovered = ended.elapsed();
 
     let url = broker.url();
-    let mut left = || records(&mut site.redis().connection(), CLIENT, &url).len();
+    let mut remaining = || records(&mut site.redis().connection(), CLIENT, &url).len();
     if setting == Setting::Idle {
-        // The messages that wait are there again in any case.
-        assert_eq!(left(), app.waiting(), "records in Redis");
+        // The waiting messages are restored in any case.
+        assert_eq!(remaining(), app.waiting(), "records in Redis");
     }
     if setting != Setting::Publishing {
         broker.restart();
@@ -90,7 +90,7 @@ fn run(run: Run) -> Report {
     if is_ours {
         app.advance();
     }
-    let stands_still = !app.stop();
+    let has_hung = !app.stop();
 
     let limit = if is_ours { LIMIT } else { LIMIT / 10 };
     app.ledger(|ledger| ledger.collect_all(&subscriber, limit, |_| true));
@@ -111,20 +111,19 @@ fn run(run: Run) -> Report {
         health.flush(LIMIT).expect("Redis has everything");
         report.counted_lost = health.snapshot().lost_records;
     }
-    report.left = left();
+    report.remaining = remaining();
     app.disconnect();
     report.longest = app.longest_call();
     report.kinds = app.kinds();
-    report.log = if stands_still {
-        "the program stood still".to_owned()
+    report.log = if has_hung {
+        "the program hung".to_owned()
     } else {
         cause(&log.text())
     };
     report
 }
 
-/// The reason for which Redis could not be used, from the first line of the log about it, which has also the attempted call and the
-/// remedy.
+/// Reason why Redis was unavailable: the middle part of the first log line about it, between the attempted call and the remedy.
 fn cause(log: &str) -> String {
     let cause = || {
         let (_, cause) = log.split_once("writes are kept in memory until it recovers: ")?;

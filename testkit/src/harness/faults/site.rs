@@ -1,4 +1,4 @@
-//! The place of a fault: a Redis and the means to harm it.
+//! Redis of a fault, and the means to harm it.
 
 use std::{
     mem,
@@ -11,7 +11,7 @@ use std::{
 use super::{FAULTS, Fault, Way};
 use crate::{RedisServer, breaking::Breaking};
 
-/// The user as which the program connects to Redis.
+/// User as which the program connects to Redis.
 const USER: &[&str] = &["--user", "device", "on", ">secret", "~*", "+@all"];
 
 pub struct Site {
@@ -20,20 +20,20 @@ pub struct Site {
     pub breaking: Option<Breaking>,
     pub script: Option<JoinHandle<()>>,
     pub others: Vec<redis::Connection>,
-    /// The limit of file descriptors before the fault.
+    /// Limit of file descriptors before the fault.
     pub descriptors: Option<libc::rlimit>,
 }
 
-/// A server that may still be starting, which takes long if it has much to load.
+/// Server that may still be starting, which takes long if it has much to load.
 enum Running {
     Yes(RedisServer),
     Starting(Receiver<RedisServer>),
-    /// Only while one of the others takes its place.
+    /// `None` only during a restart.
     Changing,
 }
 
 impl Site {
-    /// A site on which Redis runs, unless it is to come late.
+    /// Creates a site on which Redis runs, unless it is late.
     pub fn start(fault: &Fault) -> Self {
         let mut site = Self::with(fault.arguments, fault.way == Way::Breaking);
         if let Some(late) = fault.late {
@@ -43,7 +43,7 @@ impl Site {
         site
     }
 
-    /// A site in which every fault of Redis can happen, one after the other.
+    /// Creates a site in which every fault of Redis can happen, one after the other.
     pub fn of_all_faults() -> Self {
         let arguments: Vec<&str> = FAULTS
             .iter()
@@ -66,7 +66,7 @@ impl Site {
         }
     }
 
-    /// The URL for the program, over the connection that can break if there is one.
+    /// URL for the program, through the forwarder that can break if there is one.
     pub fn url(&self) -> String {
         match &self.breaking {
             Some(breaking) => format!("redis://device:secret@127.0.0.1:{}/", breaking.port()),
@@ -113,7 +113,7 @@ impl Site {
         ask(&mut self.redis().connection(), words)
     }
 
-    /// Cuts the connections of everybody else.
+    /// Cuts all other connections.
     pub fn cut(&mut self) {
         self.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
     }
@@ -125,9 +125,9 @@ impl Running {
         thread::spawn(move || {
             thread::sleep(late);
             server.restart();
-            // Nobody waits for it any more if the run has ended.
+            // Fails if the run has ended.
             drop(started.send(server));
-            // It ends with the thread that started it.
+            // The server dies with the thread that started it.
             loop {
                 thread::park();
             }

@@ -1,4 +1,4 @@
-//! The program: it publishes all the time, online and offline, and receives at QoS 2, until it is killed.
+//! Program that publishes continuously, online and offline, and receives at QoS 2, until it is killed.
 
 use std::{
     process, thread,
@@ -15,9 +15,9 @@ use crate::{
     random::Random,
 };
 
-/// At most this many messages wait for an acknowledgement.
+/// At most this many messages wait for an acknowledgment.
 const WINDOW: usize = 50;
-/// Paho may never complete a call whose connection is lost meanwhile, and the driver waits for further messages.
+/// Limit on a call: Paho may never complete one whose connection is lost meanwhile, and the driver waits for further messages.
 const CALL_LIMIT: Duration = Duration::from_secs(2);
 
 struct Program {
@@ -43,7 +43,7 @@ pub fn run(killed: Killed, seed: u64, inbound: bool, is_last: bool) -> ! {
         program.connect();
         program.publish(200);
         if program.random.below(3) == 0 && program.killed.is_connected() {
-            // It fails if the connection is lost meanwhile.
+            // Fails if the connection is lost meanwhile.
             let _ = program
                 .killed
                 .publisher
@@ -58,7 +58,7 @@ pub fn run(killed: Killed, seed: u64, inbound: bool, is_last: bool) -> ! {
 }
 
 impl Program {
-    /// Publishes some messages, fewer than `end`, or fewer still when the connection is lost.
+    /// Publishes some messages, fewer than `end`, and stops if the connection is lost.
     fn publish(&mut self, end: usize) {
         let was_connected = self.killed.is_connected();
         for _ in 0..self.random.below(end) {
@@ -67,7 +67,7 @@ impl Program {
                 process::exit(exit::STUCK);
             }
             while was_connected && publisher.waiting() >= WINDOW && publisher.mqtt.is_connected() {
-                publisher.settle_or_give_up();
+                publisher.settle_or_exit();
                 thread::park_timeout(Duration::from_micros(200));
             }
             if was_connected && !publisher.mqtt.is_connected() {
@@ -76,21 +76,21 @@ impl Program {
         }
     }
 
-    /// Connects, as often as it takes, and subscribes now and then.
+    /// Connects, retrying until it succeeds, and subscribes now and then.
     fn connect(&mut self) {
         let options = connect_options(self.killed.orders.levels.1, LIMIT / 4);
         let publisher = &mut self.killed.publisher;
         let started = Instant::now();
         while !publisher.mqtt.is_connected() {
-            // Paho fails the tokens of a write that was broken off under the lock that `is_connected` took: none is to come.
-            publisher.settle_or_give_up();
+            // Paho fails the tokens of a broken write under the lock that `is_connected` takes, so no further one fails after it.
+            publisher.settle_or_exit();
             let _ = publisher.mqtt.connect(options.clone()).wait_for(LIMIT);
             if started.elapsed() > LIMIT {
                 process::exit(exit::STUCK);
             }
         }
         if self.inbound && self.random.below(3) == 0 {
-            // A connection that is lost meanwhile shows elsewhere.
+            // A connection that is lost meanwhile is detected elsewhere.
             let _ = publisher.mqtt.subscribe(INBOUND, 2).wait_for(CALL_LIMIT);
         }
     }

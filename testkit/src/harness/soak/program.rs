@@ -1,4 +1,4 @@
-//! The program: some clients that publish at a rate, and obey commands on standard input.
+//! Program with some clients that publish at a rate, controlled by commands on standard input.
 
 use std::{
     process,
@@ -23,23 +23,23 @@ use crate::{
     timed::Timed,
 };
 
-/// The longest silence of an MQTT connection.
+/// Keep-alive interval of a client.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
-/// At most this many messages of one client may wait.
+/// Limit on the waiting messages of one client.
 const MOST_WAITING: usize = 2_000;
 
 #[derive(Serialize, Deserialize)]
 pub struct Orders {
     pub broker: String,
     pub redis: String,
-    /// The number of its first client, and the number of the first message of each.
+    /// Number of its first client, and number of the first message of each.
     pub first: usize,
     pub numbers: Vec<usize>,
-    /// Between two messages.
+    /// Interval between two messages.
     pub pause: Duration,
 }
 
-/// Obeys its orders.
+/// Runs the program.
 pub fn run() -> ! {
     let orders: Orders = orders();
     let commands = commands();
@@ -109,7 +109,7 @@ impl Program {
     fn obey(&mut self, command: &str) {
         let mut healths = self.clients.iter().map(|client| &client.health);
         match command {
-            // Nothing is on its way to a broker that is about to go.
+            // No message is in flight to a broker that is about to stop.
             "hold" => {
                 self.is_held = true;
                 self.settle();
@@ -129,9 +129,9 @@ impl Program {
             "end" => {
                 self.settle();
                 for client in &self.clients {
-                    // It may be without a connection at this moment.
+                    // Fails if there is no connection at this moment.
                     let _ = client.publisher.mqtt.disconnect(None).wait_for(LIMIT);
-                    // Records that Redis still has are found.
+                    // Records that remain in Redis are found there.
                     let _ = client.health.flush(LIMIT);
                 }
                 process::exit(exit::DONE);
@@ -142,22 +142,22 @@ impl Program {
 
     fn publish_one(&mut self) {
         self.next = (self.next + 1) % self.clients.len();
-        self.look_after_tokens();
+        self.settle_tokens();
         let publisher = &mut self.clients[self.next].publisher;
         if publisher.waiting() < MOST_WAITING && !publisher.publish() {
             process::exit(exit::STUCK);
         }
     }
 
-    /// Gives up if Paho has freed a message that it is yet to send, when Redis has everything.
-    fn look_after_tokens(&mut self) {
+    /// Exits if Paho has freed a message that it has yet to send, once Redis has every record.
+    fn settle_tokens(&mut self) {
         let mut is_well = true;
         for client in &mut self.clients {
             is_well &= client.publisher.settle();
         }
         if !is_well {
             for client in &self.clients {
-                // Records that cannot be saved are found to be lost.
+                // Records that cannot be saved are counted as lost by the driver.
                 let _ = client.health.flush(LIMIT);
             }
             process::exit(exit::GIVEN_UP);
@@ -168,7 +168,7 @@ impl Program {
         let started = Instant::now();
         let waits = |client: &Client| client.publisher.waiting() > 0;
         while self.clients.iter().any(waits) {
-            self.look_after_tokens();
+            self.settle_tokens();
             if started.elapsed() > LIMIT * 2 {
                 process::exit(exit::STUCK);
             }
@@ -177,7 +177,7 @@ impl Program {
     }
 }
 
-/// Connects whenever there is no connection.
+/// Reconnects whenever there is no connection.
 fn keep_connected(client: &mqtt::AsyncClient) {
     let options = session(mqtt::MQTT_VERSION_5)
         .keep_alive_interval(KEEP_ALIVE)
@@ -185,18 +185,18 @@ fn keep_connected(client: &mqtt::AsyncClient) {
         .finalize();
     loop {
         if !client.is_connected() {
-            // It is tried again.
+            // Retried at the next tick.
             let _ = client.connect(options.clone()).wait_for(LIMIT);
         }
         thread::park_timeout(Duration::from_millis(50));
     }
 }
 
-/// Bytes that the program has asked for and not given back; memory that the C library keeps for later is not counted.
-// The C library has no other interface for it.
+/// Bytes that the program has allocated and not freed. Memory that the C library caches does not count.
+// The C library has no safe interface for this.
 #[allow(unsafe_code)]
 fn allocated() -> usize {
-    // SAFETY: it touches nothing but its result.
+    // SAFETY: it only returns a value.
     let about = unsafe { libc::mallinfo2() };
     about.uordblks + about.hblkhd
 }
