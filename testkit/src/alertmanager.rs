@@ -1,4 +1,4 @@
-//! A private Alertmanager.
+//! Private Alertmanager.
 
 use std::{path::Path, process::Command};
 
@@ -10,11 +10,11 @@ use super::{
     process::{Server, on_free_port},
 };
 
-/// An Alertmanager on a TCP port of 127.0.0.1 that talks to no other.
+/// Alertmanager on a TCP port of 127.0.0.1, without peers.
 pub struct Alertmanager {
     port: u16,
     _server: Server,
-    // Removed after the server has ended, when nothing writes to it any more.
+    // Dropped after the server, so that nothing writes to the folder when it is removed.
     _dir: TempDir,
 }
 
@@ -38,12 +38,12 @@ impl Alertmanager {
         }
     }
 
-    /// Its own `host:port`.
+    /// Address, as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What its HTTP interface answers, such as to `alerts`.
+    /// Answer of the HTTP API, for example to `alerts`.
     pub fn get(&self, path: &str) -> Value {
         let (status, _, body) = http_get(self.address(), &format!("/api/v2/{path}"));
         assert_eq!(status, 200, "{path} was refused: {body}");

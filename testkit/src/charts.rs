@@ -1,4 +1,4 @@
-//! The charts of `docs/benchmarks.md`: the bench draws them from what it measured, the program `testkit` from the tables.
+//! Charts of `docs/benchmarks.md`. The bench draws them from its measurements, the program `testkit` from the tables.
 
 use std::{fs, io, path::Path};
 
@@ -6,7 +6,7 @@ pub use crate::bar_chart::{BarChart, Bars};
 
 pub const THROUGHPUT: &str = "throughput.svg";
 pub const FLASH: &str = "flash.svg";
-/// The series of each chart.
+/// Series of each chart.
 pub const QUALITIES: [i32; 2] = [1, 2];
 pub const STATES: [&str; 2] = ["acknowledged at once", "waiting"];
 
@@ -24,7 +24,7 @@ pub fn throughput(bars: Vec<Bars>) -> BarChart {
     }
 }
 
-/// Bytes that reach the disk for a message in each of [`STATES`].
+/// Bytes per message that reach the disk in each of [`STATES`].
 pub fn flash(bars: Vec<Bars>) -> BarChart {
     BarChart {
         title: "Bytes written to flash per message".to_owned(),
@@ -38,7 +38,7 @@ pub fn flash(bars: Vec<Bars>) -> BarChart {
     }
 }
 
-/// The label of a contender in the chart of bytes written to flash.
+/// Label of a contender in the chart of bytes written to flash.
 pub fn flash_label(contender: &str, policy: &str) -> String {
     if policy == "–" {
         contender.to_owned()
@@ -47,7 +47,7 @@ pub fn flash_label(contender: &str, policy: &str) -> String {
     }
 }
 
-/// What the tables show, so that a chart drawn from the tables is the same.
+/// Rounds values as the tables do, so that a chart drawn from the tables is the same.
 fn rounded(mut bars: Vec<Bars>) -> Vec<Bars> {
     for value in bars.iter_mut().flat_map(|bars| &mut bars.values).flatten() {
         *value = value.round_ties_even();
@@ -55,13 +55,13 @@ fn rounded(mut bars: Vec<Bars>) -> Vec<Bars> {
     bars
 }
 
-/// Writes a chart into a folder, which is made if there is none.
+/// Writes a chart into a folder, which is created if it is missing.
 pub fn write(folder: &Path, name: &str, chart: &BarChart) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::write(folder.join(name), chart.svg())
 }
 
-/// The charts that the tables of a document make, with the names of their files.
+/// Charts of the tables of a document, with their file names.
 pub fn of_document(document: &str) -> [(&'static str, BarChart); 2] {
     let [first, second] = QUALITIES.map(|qos| {
         let rows = table(document, &format!("### QoS {qos}, 100 in flight"));
@@ -99,7 +99,7 @@ pub fn of_document(document: &str) -> [(&'static str, BarChart); 2] {
     ]
 }
 
-/// The rows of the first table below a heading.
+/// Rows of the first table below a heading.
 fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     let (_, section) = document
         .split_once(&format!("{heading}\n"))
@@ -113,7 +113,7 @@ fn table(document: &str, heading: &str) -> Vec<Vec<String>> {
     .collect()
 }
 
-/// The number at the start of a cell, in front of its range; nothing where it failed.
+/// Number at the start of a cell, before its range; `None` if the measurement failed.
 fn number(cell: &str) -> Option<f64> {
     let first = cell.split_whitespace().next()?;
     first.replace(',', "").parse().ok()

@@ -1,6 +1,6 @@
-//! A Chromium without a window, and as much of its protocol as it takes to look at a page.
+//! Headless Chromium, and the part of its protocol that tests of a page need.
 
-// The ends of two pipes are given to it under numbers that it expects.
+// Chromium expects two pipes under fixed descriptor numbers, for which the standard library has no safe interface.
 #![allow(unsafe_code)]
 
 use std::{
@@ -18,21 +18,21 @@ use tempfile::TempDir;
 
 use super::{LIMIT, process::cannot_run};
 
-/// A browser with one page.
+/// Browser with one page.
 pub struct Chromium {
     child: Child,
     commands: PipeWriter,
     messages: Receiver<Value>,
     session: Option<String>,
     last_id: u64,
-    /// What it complained about.
-    complaints: Vec<String>,
-    // Last, so that the folder is removed when nothing writes to it any more.
+    /// Errors and warnings that the browser has reported.
+    errors: Vec<String>,
+    // Dropped last, so that nothing writes to the folder when it is removed.
     _profile: TempDir,
 }
 
 impl Chromium {
-    /// Starts one with a window of that size in pixels.
+    /// Starts one with a window of this size in pixels.
     pub fn start(width: u32, height: u32) -> Self {
         let profile = TempDir::new().expect("a folder");
         let (its_commands, commands) = io::pipe().expect("a pipe");
@@ -66,7 +66,7 @@ impl Chromium {
         thread::spawn(move || {
             for message in BufReader::new(answers).split(0).map_while(Result::ok) {
                 let message = serde_json::from_slice(&message).expect("JSON");
-                // Nobody listens any more at the end.
+                // Fails once the browser is dropped.
                 let _ = arrived.send(message);
             }
         });
@@ -76,7 +76,7 @@ impl Chromium {
             messages,
             session: None,
             last_id: 0,
-            complaints: Vec::new(),
+            errors: Vec::new(),
             _profile: profile,
         };
         let target = browser.call("Target.createTarget", &json!({ "url": "about:blank" }));
@@ -99,7 +99,7 @@ impl Chromium {
         );
     }
 
-    /// Has pages think that the user prefers dark ones.
+    /// Makes pages see a user who prefers a dark scheme.
     pub fn darken(&mut self) {
         let features = json!([{ "name": "prefers-color-scheme", "value": "dark" }]);
         self.call(
@@ -108,7 +108,7 @@ impl Chromium {
         );
     }
 
-    /// Runs no scripts from now on but those of the test.
+    /// Disables scripts of pages; those of the test still run.
     pub fn disable_scripts(&mut self) {
         self.call(
             "Emulation.setScriptExecutionDisabled",
@@ -130,20 +130,20 @@ impl Chromium {
         assert!(opened.get("errorText").is_none(), "{url}: {opened}");
     }
 
-    /// The value of an expression in the page; null where it throws.
+    /// Value of an expression in the page; null if it throws.
     pub fn evaluate(&mut self, expression: &str) -> Value {
         let parameters = json!({ "expression": expression, "returnByValue": true });
         self.call("Runtime.evaluate", &parameters)["result"]["value"].take()
     }
 
-    /// The text of the first element that a selector finds.
+    /// Text of the first element that a selector finds.
     pub fn text(&mut self, selector: &str) -> Option<String> {
         let selector = json!(selector);
         let text = self.evaluate(&format!("document.querySelector({selector}).textContent"));
         text.as_str().map(str::to_owned)
     }
 
-    /// Writes a picture of the whole page.
+    /// Saves a screenshot of the whole page.
     pub fn screenshot(&mut self, path: &Path) {
         let picture = self.call(
             "Page.captureScreenshot",
@@ -153,11 +153,11 @@ impl Chromium {
         fs::write(path, from_base64(data)).expect("written");
     }
 
-    /// What the browser complained about so far.
-    pub fn complaints(&mut self) -> &[String] {
-        // Whatever it has to say comes before the answer to this.
+    /// Errors and warnings that the browser has reported so far.
+    pub fn errors(&mut self) -> &[String] {
+        // Earlier messages come before the answer to this call.
         self.evaluate("0");
-        &self.complaints
+        &self.errors
     }
 
     #[track_caller]
@@ -180,11 +180,11 @@ impl Chromium {
             match message["method"].as_str() {
                 Some("Log.entryAdded") => {
                     let entry = &message["params"]["entry"];
-                    self.complaints
+                    self.errors
                         .push(format!("{} {}", entry["text"], entry["url"]));
                 }
                 Some("Runtime.exceptionThrown") => {
-                    self.complaints.push(message["params"].to_string());
+                    self.errors.push(message["params"].to_string());
                 }
                 _ => {}
             }
@@ -194,13 +194,13 @@ impl Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        // Its other processes end with it.
+        // Its other processes end with this one.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// It reads commands from 3, and writes answers to 4.
+/// Makes the browser read commands from descriptor 3 and write answers to descriptor 4.
 fn give(command: &mut Command, commands: &PipeReader, answers: &PipeWriter) {
     let (commands, answers) = (commands.as_raw_fd(), answers.as_raw_fd());
     let give = move || {
@@ -216,7 +216,7 @@ fn give(command: &mut Command, commands: &PipeReader, answers: &PipeWriter) {
             }
             libc::close(from);
             libc::close(to);
-            // A test that is killed leaves none behind.
+            // The browser dies with a test that is killed.
             libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! The device example as a separate process, which can be killed.
+//! Device example as a separate process, which can be killed.
 
 use std::{fs, io::ErrorKind, process::Command};
 
@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use super::{LIMIT, Server, child::example, poll};
 
-/// Keeps the ledger of a device over restarts, and the options of all its runs.
+/// Ledger of a device over restarts, and the options of all its runs.
 pub struct Device {
     folder: TempDir,
     options: Vec<String>,
@@ -33,7 +33,7 @@ impl Device {
         Self { folder, options }
     }
 
-    /// Starts a run and waits until it has connected to Redis and restored what was there.
+    /// Starts a run and waits until it has connected to Redis and restored its messages.
     pub fn start(&self, options: &[&str]) -> Server {
         self.run("info", options)
     }
@@ -76,11 +76,11 @@ impl Device {
         self.supervise(run, &[], &what, |_| self.accepted().len() >= all);
     }
 
-    /// Waits until a device has noticed the loss of its broker, and has been started again if that interrupted a write.
+    /// Waits until the device has noticed the loss of its broker, and restarts it if that broke a write.
     #[track_caller]
     pub fn wait_cut_off(&self, run: &mut Server, options: &[&str]) {
         self.supervise(run, options, "the broker is gone", |log| {
-            // A device about to exit reports the loss too, with a failed message, which may follow a line without one.
+            // A device that is about to exit reports the loss as a failed message, which may follow a line without one.
             let lines = log
                 .lines()
                 .rev()
@@ -90,7 +90,7 @@ impl Device {
         });
     }
 
-    /// Waits for a condition on the device or its log, and starts it again with these options whenever it exits.
+    /// Waits for a condition on the device or its log, and restarts it with these options whenever it exits.
     ///
     /// The device exits if Paho would otherwise send damaged messages, and relies on a supervisor.
     #[track_caller]

@@ -50,7 +50,7 @@ pub struct Switches {
 
 impl Fleet {
     /// Starts this many devices, each of which accepts a message every `interval`.
-    pub fn start(devices: usize, is_lean: bool, pause: Duration) -> Self {
+    pub fn start(devices: usize, is_lean: bool, interval: Duration) -> Self {
         let names = (1..=devices).map(|number| format!("device-{number:04}"));
         let devices: Vec<Device> = names.map(|name| Device::start(&name, is_lean)).collect();
         let switches: Vec<Switches> = devices.iter().map(|one| one.switches.clone()).collect();
@@ -72,7 +72,7 @@ impl Fleet {
             while !stopped.load(Ordering::Relaxed) {
                 devices.iter_mut().for_each(Device::step);
                 // Missed messages are not made up for.
-                due = (due + pause).max(Instant::now());
+                due = (due + interval).max(Instant::now());
                 thread::park_timeout(due.saturating_duration_since(Instant::now()));
             }
         });

@@ -1,4 +1,4 @@
-//! The least HTTP client that reads a page, and less than that for what no client would send.
+//! Minimal HTTP client, and raw connections for requests that no client would send.
 
 use std::{
     io::{self, Read, Write},
@@ -12,7 +12,7 @@ pub type HttpResponse = (u16, Vec<(String, String)>, String);
 
 /// Gets `path` from `address`.
 ///
-/// Panics when there is no answer that can be read.
+/// Panics if there is no valid answer.
 #[track_caller]
 pub fn http_get(address: impl ToSocketAddrs, path: &str) -> HttpResponse {
     try_http_get(address, path).unwrap_or_else(|error| panic!("GET {path}: {error}"))
@@ -20,12 +20,12 @@ pub fn http_get(address: impl ToSocketAddrs, path: &str) -> HttpResponse {
 
 /// Gets `path` from `address`.
 ///
-/// It speaks HTTP/1.0, so that a server neither keeps the connection open nor sends chunks.
+/// Uses HTTP/1.0, so that a server neither keeps the connection open nor sends chunks.
 pub fn try_http_get(address: impl ToSocketAddrs, path: &str) -> io::Result<HttpResponse> {
     http_get_with(address, path, "")
 }
 
-/// The same, with further lines in the head, each with its end.
+/// Does the same with further lines in the head, each with its line end.
 pub fn http_get_with(
     address: impl ToSocketAddrs,
     path: &str,
@@ -58,43 +58,43 @@ fn parse(answer: &str) -> Option<HttpResponse> {
     Some((status, headers, body.to_owned()))
 }
 
-/// A scrape.
+/// Request of a scrape.
 pub const REQUEST: &[u8] = b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n";
 
-/// A connection on which nothing is waited for without end.
+/// Connects with timeouts for reading and writing.
 pub fn connected(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("somebody listens");
+    let stream = TcpStream::connect(address).expect("a listener");
     stream.set_read_timeout(Some(LIMIT)).expect("a limit");
     stream.set_write_timeout(Some(LIMIT)).expect("a limit");
     stream
 }
 
-/// Everything that comes until the other side closes.
+/// Reads until the other side closes.
 #[track_caller]
 pub fn answer_bytes(stream: &mut impl Read) -> Vec<u8> {
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
         Ok(_) => {}
-        // It was closed before everything that was sent had been read; what came before counts.
+        // The server closed without reading the whole request; the answer before that counts.
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
         Err(error) => panic!("no answer: {error}"),
     }
     answer
 }
 
-/// The same as text.
+/// Does the same as text.
 #[track_caller]
 pub fn answer(stream: &mut impl Read) -> String {
     String::from_utf8(answer_bytes(stream)).expect("text")
 }
 
-/// The same where the connection is not needed any more.
+/// Does the same and drops the connection.
 #[track_caller]
 pub fn answer_of(mut stream: impl Read) -> String {
     answer(&mut stream)
 }
 
-/// What these bytes are answered with.
+/// Sends these bytes on a new connection and returns the answer.
 #[track_caller]
 pub fn sent(address: SocketAddr, bytes: &[u8]) -> String {
     let mut stream = connected(address);
@@ -102,12 +102,12 @@ pub fn sent(address: SocketAddr, bytes: &[u8]) -> String {
     answer(&mut stream)
 }
 
-/// The status of an answer, or nothing where there is none.
+/// Status of an answer; empty if there is none.
 pub fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or_default()
 }
 
-/// The first header of an answer with that name.
+/// First header of an answer with this name.
 pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     let (head, _) = answer.split_once("\r\n\r\n")?;
     head.split("\r\n").skip(1).find_map(|line| {
@@ -116,7 +116,7 @@ pub fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
     })
 }
 
-/// What comes behind the head.
+/// Body of an answer.
 pub fn body(answer: &str) -> &str {
     answer.split_once("\r\n\r\n").map_or("", |(_, body)| body)
 }

@@ -79,24 +79,24 @@ pub fn version() -> String {
     version.expect("a version").trim_matches('"').to_owned()
 }
 
-/// Limit on something local before a test gives up: far longer than it needs, so that only a real fault reaches it.
+/// Limit on anything local: far longer than it needs, so that only a real fault reaches it.
 pub const LIMIT: Duration = Duration::from_secs(20);
 
-/// Repeats `probe` until it returns something, for conditions that no event announces.
+/// Repeats `probe` until it returns `Some`, for conditions that no event announces.
 ///
-/// Panics with `what` when `limit` has passed before that.
+/// Panics with `what` once `limit` has passed.
 #[track_caller]
 pub fn eventually<T>(limit: Duration, what: &str, probe: impl FnMut() -> Option<T>) -> T {
     poll(limit, probe).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
 }
 
-/// Repeats `probe` until it returns something, or `limit` has passed.
+/// Repeats `probe` until it returns `Some`, or `limit` has passed.
 pub fn poll<T>(limit: Duration, probe: impl FnMut() -> Option<T>) -> Option<T> {
     poll_every(Duration::from_millis(10), limit, probe)
 }
 
-/// The same as `eventually` for queries to Prometheus, whose results change some times a second: more queries would take the
-/// machine's time.
+/// Does the same as `eventually` for queries to Prometheus, less often: results change a few times per second, and more queries
+/// would only load the machine.
 #[track_caller]
 pub fn eventually_queried<T>(limit: Duration, what: &str, query: impl FnMut() -> Option<T>) -> T {
     poll_every(Duration::from_millis(200), limit, query)
@@ -104,7 +104,7 @@ pub fn eventually_queried<T>(limit: Duration, what: &str, query: impl FnMut() ->
 }
 
 fn poll_every<T>(
-    pause: Duration,
+    interval: Duration,
     limit: Duration,
     mut probe: impl FnMut() -> Option<T>,
 ) -> Option<T> {
@@ -114,6 +114,6 @@ fn poll_every<T>(
         if answer.is_some() || started.elapsed() >= limit {
             return answer;
         }
-        thread::park_timeout(pause);
+        thread::park_timeout(interval);
     }
 }

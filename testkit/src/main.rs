@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Up to two numbers, with defaults.
+/// Parses up to two numbers, with defaults.
 fn two(arguments: &[&str], defaults: (u64, u64)) -> Option<(u64, u64)> {
     let number = |place: usize, default| match arguments.get(place) {
         Some(text) => text.parse().ok(),

@@ -13,7 +13,7 @@ const UNSUBSCRIBE: i32 = 10;
 
 /// Value that Paho could have written under `key`, which carries `payload` unless it is a PUBREL.
 ///
-/// Packets are at QoS 2 and have the number of the key as their packet id; so have commands, unless that number is none.
+/// Packets are at QoS 2 and have the number of the key as their packet id. So do commands, unless the number is no packet id.
 pub fn record(key: &str, payload: &[u8]) -> Vec<u8> {
     let Key { kind, number, .. } = Key::parse(key);
     match kind {

@@ -1,4 +1,4 @@
-//! A private Prometheus server, and the linter for metrics that comes with it.
+//! Private Prometheus server, and the linter for metrics that comes with it.
 
 use std::{
     fmt::Write as _,
@@ -18,30 +18,30 @@ use super::{
     rules,
 };
 
-/// The time between two scrapes.
+/// Time between two scrapes.
 const SCRAPE_INTERVAL: &str = "250ms";
-/// The time between two evaluations of the rules: twice the other, as in `dashboards/provisioning/`.
+/// Time between two evaluations of the rules: twice the scrape interval, as in `dashboards/provisioning/`.
 const EVALUATION_INTERVAL: &str = "500ms";
 
-/// A Prometheus server on a TCP port of 127.0.0.1 that scrapes often.
+/// Prometheus server on a TCP port of 127.0.0.1 that scrapes often.
 pub struct Prometheus {
     server: Server,
     port: u16,
-    /// Further lines for the head of a request.
+    /// Additional header lines of a request.
     lines: String,
-    // After the server, so that the folder is removed when nothing writes to it any more.
+    // Dropped after the server, so that nothing writes to the folder when it is removed.
     dir: TempDir,
 }
 
 impl Prometheus {
     /// Starts one that scrapes `targets`, each as `host:port`, four times a second under the job `device`.
     ///
-    /// The first scrape is some five seconds after the start, since Prometheus collects its targets for that long.
+    /// The first scrape is about five seconds after the start, since Prometheus collects its targets for that long.
     pub fn scraping(targets: &[&str]) -> Self {
         Self::start(TempDir::new().expect("a folder"), targets, &[])
     }
 
-    /// The same, with the rules of `dashboards/`, all their times divided by `factor`; it tells the Alertmanager at that address.
+    /// Does the same with the rules of `dashboards/`, their times divided by `factor`, and sends alerts to the given Alertmanager.
     pub fn with_rules(targets: &[&str], factor: u32, alertmanager: &str) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
         let rules = dir.path().join("rules");
@@ -51,7 +51,7 @@ impl Prometheus {
     }
 
     fn start(dir: TempDir, targets: &[&str], alertmanagers: &[&str]) -> Self {
-        // Its configuration is YAML, of which JSON is a part.
+        // JSON is valid YAML.
         let config = json!({
             "global": {
                 "scrape_interval": SCRAPE_INTERVAL,
@@ -70,18 +70,18 @@ impl Prometheus {
         Self::run(dir, &path, "--storage.tsdb.path", &[])
     }
 
-    /// Starts one with the configuration in a file.
+    /// Starts one with a configuration file.
     pub fn configured(config: &Path) -> Self {
         Self::with_flags(config, &[])
     }
 
-    /// The same, with more on its command line.
+    /// Does the same with additional command-line options.
     pub fn with_flags(config: &Path, flags: &[&str]) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
         Self::run(dir, config, "--storage.tsdb.path", flags)
     }
 
-    /// Starts one as an agent, which scrapes and writes remotely and cannot be asked anything.
+    /// Starts one as an agent, which scrapes and writes remotely and answers no queries.
     pub fn agent(config: &Path) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
         let flags = ["--enable-feature=agent"];
@@ -97,7 +97,7 @@ impl Prometheus {
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"))
                 .arg(&data)
                 .args(flags)
-                // Its data are few, and much of its time would go into collecting garbage.
+                // With little data, garbage collection would take much of its time.
                 .env("GOGC", "400");
             let ready = "Server is ready to receive web requests";
             Server::start(command, "prometheus", ready)
@@ -110,43 +110,43 @@ impl Prometheus {
         }
     }
 
-    /// Has each request bring these credentials.
+    /// Sends these credentials with each request.
     pub fn authorized(mut self, credentials: &str) -> Self {
         self.lines = format!("Authorization: {credentials}\r\n");
         self
     }
 
-    /// Its own port.
+    /// Port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its own `host:port`.
+    /// Address, as `host:port`.
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where it keeps its data.
+    /// Folder of its data.
     pub fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }
 
-    /// Its process id.
+    /// Process id.
     pub fn pid(&self) -> u32 {
         self.server.pid()
     }
 
-    /// Its log.
+    /// Log so far.
     pub fn log(&self) -> String {
         self.server.log()
     }
 
-    /// The answer to a `PromQL` expression, as its HTTP interface gives it.
+    /// Answer of the HTTP API to a `PromQL` expression.
     pub fn query(&self, expression: &str) -> Value {
         self.get(&format!("query?query={}", percent_encoded(expression)))
     }
 
-    /// The same for each `step` of the `last` while.
+    /// Does the same for each `step` of the last period.
     pub fn query_range(&self, expression: &str, last: Duration, step: Duration) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let end = now.expect("a clock").as_secs_f64();
@@ -159,7 +159,7 @@ impl Prometheus {
         ))
     }
 
-    /// The values that a label has in the series that a selector matches.
+    /// Values of a label in the series that a selector matches.
     pub fn label_values(&self, label: &str, selector: &str) -> Vec<String> {
         let path = format!(
             "label/{label}/values?match%5B%5D={}",
@@ -168,7 +168,7 @@ impl Prometheus {
         serde_json::from_value(self.get(&path)["data"].take()).expect("texts")
     }
 
-    /// What its HTTP interface answers.
+    /// Answer of the HTTP API.
     pub fn get(&self, path: &str) -> Value {
         let answer = http_get_with(self.address(), &format!("/api/v1/{path}"), &self.lines);
         let (status, _, body) = answer.unwrap_or_else(|error| panic!("{path}: {error}"));
@@ -176,7 +176,7 @@ impl Prometheus {
         serde_json::from_str(&body).expect("Prometheus answers in JSON")
     }
 
-    /// The value of the first sample that a `PromQL` expression selects, if it selects any.
+    /// Value of the first sample that a `PromQL` expression selects, if any.
     pub fn value(&self, expression: &str) -> Option<f64> {
         self.query(expression)
             .pointer("/data/result/0/value/1")?
@@ -186,7 +186,7 @@ impl Prometheus {
     }
 }
 
-/// Asks `promtool check metrics` about a page of metrics; what it finds fault with is the error.
+/// Runs `promtool check metrics` on a page of metrics. The error is its output.
 pub fn promtool_check_metrics(text: &str) -> Result<(), String> {
     let mut child = Command::new("promtool")
         .args(["check", "metrics"])
@@ -196,7 +196,7 @@ pub fn promtool_check_metrics(text: &str) -> Result<(), String> {
         .spawn()
         .unwrap_or_else(|error| panic!("{}", cannot_run("promtool", "prometheus", &error)));
     let mut stdin = child.stdin.take().expect("promtool's standard input");
-    // promtool may end at the first line that it cannot read, and says why itself.
+    // Fails if promtool ends at an invalid line, which its output explains.
     let _ = stdin.write_all(text.as_bytes());
     drop(stdin);
     let output = child.wait_with_output().expect("promtool ends");

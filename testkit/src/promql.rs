@@ -1,15 +1,15 @@
-//! What a `PromQL` expression reads: enough of the language to find its selectors; whether it is valid, Prometheus says.
+//! Selectors of `PromQL` expressions. Does not validate expressions; Prometheus does.
 
-/// A selector of an expression, such as `up{job="a"}[5m]`.
+/// Selector of an expression, such as `up{job="a"}[5m]`.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Selector {
-    /// The name of the metric.
+    /// Name of the metric.
     pub metric: String,
-    /// What is between the braces.
+    /// Text between the braces.
     pub matchers: String,
-    /// What is between the brackets.
+    /// Text between the brackets.
     pub range: Option<String>,
-    /// The function whose argument it is, without anything between.
+    /// Function of which it is the direct argument.
     pub function: Option<String>,
 }
 
@@ -22,25 +22,25 @@ const LABEL_LISTS: [&str; 6] = [
     "group_left",
     "group_right",
 ];
-/// Words between two operands, and one behind a comparison.
+/// Words between two operands, and one after a comparison.
 const OPERATORS: [&str; 4] = ["and", "or", "unless", "bool"];
 
-/// The selectors of an expression, in their order.
+/// Selectors of an expression, in order.
 pub fn selectors(expression: &str) -> Vec<Selector> {
     let mut found = Vec::new();
     let mut rest = expression;
-    // What stands right before the place that is looked at, if it is a function and its parenthesis.
+    // The function, if the rest begins right after its parenthesis.
     let mut function = None;
     while let Some(first) = rest.chars().next() {
         if first == '"' {
-            rest = behind(&rest[1..], "\"").1;
+            rest = split_after(&rest[1..], "\"").1;
         } else if first.is_ascii_alphabetic() || first == '_' || first == ':' {
             let (word, after) = word(rest);
             let next = after.trim_start();
             let aggregates = ["by", "without"].contains(&self::word(next).0);
             if LABEL_LISTS.contains(&word) {
                 rest = match next.strip_prefix('(') {
-                    Some(list) => behind(list, ")").1,
+                    Some(list) => split_after(list, ")").1,
                     None => after,
                 };
             } else if aggregates || OPERATORS.contains(&word) {
@@ -81,7 +81,7 @@ fn word(text: &str) -> (&str, &str) {
     text.split_at(end.unwrap_or(text.len()))
 }
 
-/// What comes behind a number or a duration, or a variable of Grafana in its place.
+/// Skips a number, a duration, or a variable of Grafana in its place.
 fn number(text: &str) -> &str {
     text.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || ['.', '$', '_'].contains(&c))
 }
@@ -89,15 +89,15 @@ fn number(text: &str) -> &str {
 fn enclosed<'a>(text: &'a str, open: &str, close: &str) -> (Option<&'a str>, &'a str) {
     match text.strip_prefix(open) {
         Some(inner) => {
-            let (inner, after) = behind(inner, close);
+            let (inner, after) = split_after(inner, close);
             (Some(inner), after)
         }
         None => (None, text),
     }
 }
 
-/// What is before and behind `end`, which must be there.
-fn behind<'a>(text: &'a str, end: &str) -> (&'a str, &'a str) {
+/// Splits a text before and after `end`, which must occur.
+fn split_after<'a>(text: &'a str, end: &str) -> (&'a str, &'a str) {
     text.split_once(end)
         .unwrap_or_else(|| panic!("no {end} in {text}"))
 }

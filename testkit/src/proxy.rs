@@ -1,4 +1,4 @@
-//! A way to the broker on which answers can get lost.
+//! Forwarder to the broker that can drop answers.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// The types of MQTT packets that tests speak of.
+/// Types of MQTT packets that tests use.
 pub mod packet {
     pub const PUBLISH: u8 = 3;
     pub const PUBACK: u8 = 4;
@@ -20,13 +20,13 @@ pub mod packet {
 
 #[derive(Default)]
 struct State {
-    /// Types of packets that do not get from the broker to the client.
+    /// Types of packets that are not forwarded to the client.
     withheld: HashSet<u8>,
-    /// The types of those that did not.
+    /// Types of the packets that were dropped.
     lost: Vec<u8>,
-    /// How many packets of each type the client sent.
+    /// Number of packets per type that clients have sent.
     sent: HashMap<u8, usize>,
-    /// Both ends of each connection that there was.
+    /// Both ends of each connection so far.
     streams: Vec<TcpStream>,
 }
 
@@ -43,7 +43,7 @@ impl Proxy {
         let port = listener.local_addr().expect("bound").port();
         let shared = Arc::<(Mutex<State>, Condvar)>::default();
         let state = Arc::clone(&shared);
-        // It ends with the test's process; nothing connects any more before that.
+        // The thread ends with the test's process.
         thread::spawn(move || {
             for client in listener.incoming() {
                 let (Ok(client), Ok(broker)) = (
@@ -70,30 +70,30 @@ impl Proxy {
         Self { port, shared }
     }
 
-    /// What a client connects to.
+    /// URL for a client.
     pub fn url(&self) -> String {
         format!("mqtt://127.0.0.1:{}", self.port)
     }
 
-    /// From now on packets of this type do not get to the client.
+    /// Drops packets of this type to the client from now on.
     pub fn withhold(&self, kind: u8) {
         self.shared.0.lock().unwrap().withheld.insert(kind);
     }
 
-    /// From now on every packet gets to the client.
+    /// Forwards every packet again.
     pub fn release(&self) {
         self.shared.0.lock().unwrap().withheld.clear();
     }
 
-    /// Breaks every connection, wherever it is in a packet.
+    /// Breaks every connection, even within a packet.
     pub fn cut(&self) {
         for stream in self.shared.0.lock().unwrap().streams.drain(..) {
-            // One that has ended already cannot be ended.
+            // Fails if it has already ended.
             let _ = stream.shutdown(Shutdown::Both);
         }
     }
 
-    /// Waits until a packet of this type has not got to the client.
+    /// Waits until a packet of this type was dropped.
     #[track_caller]
     pub fn wait_lost(&self, kind: u8, limit: Duration) {
         let (state, changed) = &*self.shared;
@@ -108,7 +108,7 @@ impl Proxy {
         );
     }
 
-    /// How many packets of this type clients have sent.
+    /// Number of packets of this type that clients have sent.
     pub fn sent(&self, kind: u8) -> usize {
         self.shared
             .0
@@ -121,7 +121,7 @@ impl Proxy {
     }
 }
 
-/// Carries packets one way on a thread of its own, those that `passes` lets through.
+/// Forwards the packets that `passes` selects in one direction, on a thread of its own.
 fn forward(
     from: &TcpStream,
     to: &TcpStream,
@@ -141,7 +141,7 @@ fn forward(
                 break;
             }
         }
-        // Both directions end together, as those of one connection would.
+        // Both directions end together, like those of one connection.
         let _ = from.shutdown(Shutdown::Both);
         let _ = to.shutdown(Shutdown::Both);
     });

@@ -1,4 +1,4 @@
-//! The rules for Prometheus as a model, and copies of them whose times are shorter.
+//! Model of the Prometheus rules, and copies of them with shorter times.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,13 +19,13 @@ use serde_json::Value;
 
 use super::dashboard::{array, read, text};
 
-/// The files of rules, below `dashboards/`.
+/// Files of rules below `dashboards/`.
 pub const FILES: [&str; 2] = [
     "rules/mqtt-persistence.recording.yml",
     "rules/mqtt-persistence.alerts.yml",
 ];
 
-/// The rules of all files, as Prometheus reads them.
+/// Rules of all files, as Prometheus reads them.
 pub fn load() -> &'static [Value] {
     static RULES: LazyLock<Vec<Value>> = LazyLock::new(|| {
         let mut rules = Vec::new();
@@ -40,12 +40,12 @@ pub fn load() -> &'static [Value] {
     &RULES
 }
 
-/// The alerts among them; one name can have several severities.
+/// Alerts; one name can have several severities.
 pub fn alerts() -> impl Iterator<Item = &'static Value> {
     load().iter().filter(|rule| rule["alert"].is_string())
 }
 
-/// The names that the recording rules give.
+/// Names of the recorded series.
 pub fn recorded() -> &'static BTreeSet<String> {
     static NAMES: LazyLock<BTreeSet<String>> = LazyLock::new(|| {
         let names = load().iter().filter_map(|rule| rule["record"].as_str());
@@ -54,12 +54,12 @@ pub fn recorded() -> &'static BTreeSet<String> {
     &NAMES
 }
 
-/// A file of YAML below `dashboards/`.
+/// Parses a YAML file below `dashboards/`.
 pub fn yaml(file: &str) -> Value {
     serde_norway::from_str(&read(file)).unwrap_or_else(|error| panic!("dashboards/{file}: {error}"))
 }
 
-/// The families that the code registers for one client, with the lean profile or without.
+/// Families that the code registers for one client, with the lean profile or the full one.
 pub fn families(is_lean: bool) -> &'static [MetricFamily] {
     static FULL: LazyLock<Vec<MetricFamily>> = LazyLock::new(|| gather(false));
     static LEAN: LazyLock<Vec<MetricFamily>> = LazyLock::new(|| gather(true));
@@ -76,7 +76,7 @@ fn gather(is_lean: bool) -> Vec<MetricFamily> {
     registry.gather()
 }
 
-/// The names of the series that the code registers, each with that of its family.
+/// Names of the series that the code registers, each with the name of its family.
 pub fn registered() -> &'static BTreeMap<String, String> {
     static NAMES: LazyLock<BTreeMap<String, String>> = LazyLock::new(|| {
         let mut names = BTreeMap::new();
@@ -110,7 +110,7 @@ pub fn shorten(factor: u32, folder: &Path) {
     );
 }
 
-/// The name of an alert or of a recorded series.
+/// Name of an alert or of a recorded series.
 pub fn name(rule: &Value) -> &str {
     match &rule["alert"] {
         Value::Null => text(&rule["record"]),

@@ -1,4 +1,4 @@
-//! An MQTT client that collects what it receives.
+//! MQTT client that collects the messages that it receives.
 
 use std::{
     mem, process,
@@ -103,9 +103,9 @@ impl Subscriber {
         mem::take(&mut *self.inbox.messages.lock().unwrap())
     }
 
-    /// Waits until at least `n` messages have arrived and gives all of them.
+    /// Waits until at least `n` messages have arrived and returns all of them.
     ///
-    /// Panics when `limit` passes before that.
+    /// Panics once `limit` has passed.
     #[track_caller]
     pub fn wait_for(&self, n: usize, limit: Duration) -> Vec<Received> {
         let messages = self.inbox.messages.lock().unwrap();
@@ -115,7 +115,7 @@ impl Subscriber {
             .wait_timeout_while(messages, limit, |messages| messages.len() < n)
             .unwrap();
         let received = messages.clone();
-        // A panic under the lock would poison it for the client's own thread.
+        // A panic under the lock would poison it for the client's thread.
         drop(messages);
         assert!(
             received.len() >= n,
@@ -135,9 +135,9 @@ impl Drop for Subscriber {
     }
 }
 
-/// Connects again whenever the connection is lost, until the subscriber is dropped.
+/// Reconnects whenever the connection is lost, until the subscriber is dropped.
 ///
-/// The client's own reconnection takes three seconds, of which a test of restarts would mostly consist.
+/// Paho's own reconnect takes three seconds, which would dominate tests of restarts.
 fn keep_connected(
     client: &mqtt::AsyncClient,
     connect: &mqtt::ConnectOptions,

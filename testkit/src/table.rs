@@ -4,7 +4,7 @@ use crate::statistics::Series;
 
 const FAILED: &str = "failed";
 
-/// Prints a heading, what is to be known to read the table, and the table.
+/// Prints a heading, an explanation and the table.
 pub fn print(title: &str, about: &str, columns: &[String], rows: &[Vec<String>]) {
     println!("\n## {title}\n");
     if !about.is_empty() {
@@ -17,7 +17,7 @@ pub fn print(title: &str, about: &str, columns: &[String], rows: &[Vec<String>])
     }
 }
 
-/// A median with its range.
+/// Formats a median with its range.
 pub fn spread(series: &Series, show: impl Fn(f64) -> String) -> String {
     match (series.median(), series.range()) {
         (Some(median), Some((low, high))) if series.0.len() > 1 => {
@@ -28,19 +28,19 @@ pub fn spread(series: &Series, show: impl Fn(f64) -> String) -> String {
     }
 }
 
-/// A median alone.
+/// Formats a median.
 pub fn median(series: &Series, show: impl Fn(f64) -> String) -> String {
     series.median().map_or(FAILED.to_owned(), show)
 }
 
-/// The ratio to another contender's.
+/// Formats the ratio to another contender.
 pub fn ratio(series: &Series, to: Option<&Series>) -> String {
     to.map_or("–".to_owned(), |to| {
         median(&series.ratios(to), two_places)
     })
 }
 
-/// With commas at the thousands.
+/// Formats a number with commas at the thousands.
 pub fn whole(number: f64) -> String {
     let digits = format!("{number:.0}");
     let (sign, digits) = digits
@@ -64,7 +64,7 @@ pub fn three_places(number: f64) -> String {
     format!("{number:.3}")
 }
 
-/// A size of a payload.
+/// Formats the size of a payload.
 pub fn size(bytes: usize) -> String {
     if bytes.is_multiple_of(1024) {
         format!("{} KiB", bytes / 1024)
@@ -73,7 +73,7 @@ pub fn size(bytes: usize) -> String {
     }
 }
 
-/// A size in memory.
+/// Formats a size in memory.
 pub fn mebibytes(bytes: f64) -> String {
     format!("{:.1} MiB", bytes / 1024.0 / 1024.0)
 }

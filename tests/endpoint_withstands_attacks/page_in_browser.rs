@@ -122,7 +122,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         let picture = folder.path().join("page.png");
         browser.screenshot(&picture);
         assert!(fs::metadata(&picture).unwrap().len() > 10_000, "{width}");
-        assert_eq!(browser.complaints(), [""; 0]);
+        assert_eq!(browser.errors(), [""; 0]);
         let (outage, rewritten) = (Duration::from_secs(1), 0);
         page.report("device-1", &StoreEvent::Up { outage, rewritten });
     }
@@ -197,7 +197,7 @@ fn page_without_scripts_shows_state() {
     );
     let hidden = "document.querySelector('.charts').hidden";
     assert_eq!(browser.evaluate(hidden), true);
-    assert_eq!(browser.complaints(), [""; 0]);
+    assert_eq!(browser.errors(), [""; 0]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn client_name_with_markup_is_shown_as_text() {
         .evaluate("document.documentElement.scrollWidth")
         .as_u64();
     assert!(wide <= Some(360), "{wide:?}");
-    assert_eq!(browser.complaints(), [""; 0]);
+    assert_eq!(browser.errors(), [""; 0]);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The agent of a device, with the configuration that `dashboards/provisioning/` has for it.
+//! Agent of a device, with the configuration from `dashboards/provisioning/`.
 
 use std::{fs, path::PathBuf, time::Duration};
 
@@ -7,10 +7,10 @@ use tempfile::TempDir;
 
 use crate::{Prometheus, rules::yaml};
 
-/// What it brings to the central Prometheus.
+/// Credentials for the central Prometheus.
 pub const PASSWORD: &str = "U*U";
 
-/// Starts one that scrapes `device` and writes to a port of this machine, changed where its configuration says so.
+/// Starts an agent that scrapes `device` and writes to a port of this machine. `change` may adapt its configuration.
 pub fn start(dir: &TempDir, interval: Duration, device: &str, central: u16) -> Prometheus {
     let mut config = yaml("provisioning/agent/prometheus-agent.yml");
     let interval = format!("{}ms", interval.as_millis());
@@ -22,13 +22,13 @@ pub fn start(dir: &TempDir, interval: Duration, device: &str, central: u16) -> P
     let password = dir.path().join("password");
     fs::write(&password, PASSWORD).expect("can be written");
     write["basic_auth"]["password_file"] = json!(password);
-    // Half a minute is long for a test. What is scraped goes at once, as it does where scrapes are farther apart.
+    // The configured half minute is long for a test. Samples are sent at once, as with longer scrape intervals.
     write["queue_config"]["max_backoff"] = json!("1s");
     write["queue_config"]["batch_send_deadline"] = json!("100ms");
     Prometheus::agent(&written(dir, "agent.yml", &config))
 }
 
-/// Writes a configuration: YAML, of which JSON is a part.
+/// Writes a configuration as JSON, which is valid YAML.
 pub fn written(dir: &TempDir, name: &str, config: &Value) -> PathBuf {
     let path = dir.path().join(name);
     fs::write(&path, config.to_string()).expect("can be written");

@@ -1,4 +1,4 @@
-//! A simulated device.
+//! Simulated device.
 
 use std::{
     collections::VecDeque,
@@ -15,22 +15,22 @@ use paho_mqtt_redis::{
     Instrumented, MemoryStore, MetricsServer, Persistence, PersistenceMetrics, prometheus::Registry,
 };
 
-use super::{Switches, store::Leaving};
+use super::{Switches, store::FailingStore};
 use crate::record;
 
-/// How many messages may wait; the application drops the others.
+/// Limit on waiting messages; the application drops further ones.
 const MOST_WAITING: usize = 5_000;
-/// Of a reading.
+/// Payload of a reading.
 const PAYLOAD: [u8; 64] = [b'.'; 64];
 
 pub struct Device {
     pub switches: Switches,
-    persistence: Instrumented<Persistence<Leaving>>,
+    persistence: Instrumented<Persistence<FailingStore>>,
     server: MetricsServer,
     next: u16,
-    /// The numbers of the commands that have not been sent.
+    /// Numbers of the commands that have not been sent.
     waiting: VecDeque<u16>,
-    /// Those of the messages that have not been acknowledged.
+    /// Numbers of the messages that have not been acknowledged.
     sent: Vec<u16>,
 }
 
@@ -45,7 +45,7 @@ impl Device {
             store_is_down: Arc::new(AtomicBool::new(false)),
             link_is_down: Arc::new(AtomicBool::new(false)),
         };
-        let store = Leaving {
+        let store = FailingStore {
             store: MemoryStore::default(),
             is_down: Arc::clone(&switches.store_is_down),
         };
@@ -68,8 +68,8 @@ impl Device {
         self.server.local_addr()
     }
 
-    /// Accepts a message and, where the link is there, has all acknowledged that were sent and all sent that wait: the calls
-    /// that Paho makes.
+    /// Accepts a message. If the link is up, acknowledges all sent messages and sends all waiting ones, with the calls that Paho
+    /// makes.
     pub fn step(&mut self) {
         if self.waiting.len() < MOST_WAITING {
             self.put("c5", self.next, &PAYLOAD);
@@ -95,7 +95,7 @@ impl Device {
         let key = format!("{stem}-{number}");
         self.persistence
             .remove(&key)
-            .expect("removed, or remembered");
+            .expect("removed, or pending");
     }
 
     fn put(&mut self, stem: &str, number: u16, payload: &[u8]) {
@@ -103,6 +103,6 @@ impl Device {
         let value = record(&key, payload);
         self.persistence
             .put(&key, vec![&value])
-            .expect("held at least");
+            .expect("stored, or pending");
     }
 }

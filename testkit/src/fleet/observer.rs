@@ -1,4 +1,4 @@
-//! What a Prometheus sees of a fleet.
+//! Prometheus that watches a fleet.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,11 +16,11 @@ use crate::{
     rules,
 };
 
-/// How often devices are scraped and rules evaluated, as in `dashboards/provisioning/`.
+/// Intervals of scrapes and of the evaluation of rules, as in `dashboards/provisioning/`.
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 pub const EVALUATION_INTERVAL: Duration = Duration::from_secs(30);
 
-/// A Prometheus with the rules of `dashboards/`, all its times and theirs divided by a factor.
+/// Prometheus with the rules of `dashboards/`, all its times and theirs divided by a factor.
 pub struct Observer {
     pub prometheus: Prometheus,
     pub factor: u32,
@@ -28,7 +28,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// Its targets are what a service lists.
+    /// Starts one whose targets come from an HTTP service.
     pub fn start(targets: &str, factor: u32) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
         let rules = dir.path().join("rules");
@@ -55,7 +55,7 @@ impl Observer {
         }
     }
 
-    /// The alerts about single devices that fire, and for which.
+    /// Firing alerts about single devices, with the devices.
     pub fn of_devices(&self) -> BTreeMap<String, BTreeSet<String>> {
         let mut devices = BTreeMap::<String, BTreeSet<String>>::new();
         for alert in self.firing("device") {
@@ -66,7 +66,7 @@ impl Observer {
         devices
     }
 
-    /// The alerts about the fleet that fire.
+    /// Firing alerts about the fleet.
     pub fn of_fleet(&self) -> BTreeSet<String> {
         let alerts = self.firing("fleet").into_iter();
         alerts
@@ -81,7 +81,7 @@ impl Observer {
         series.map(|series| series["metric"].clone()).collect()
     }
 
-    /// How long all groups of rules together took the last time.
+    /// Duration of the last evaluation of all groups of rules together.
     pub fn evaluation_time(&self) -> Duration {
         let groups = self.prometheus.get("rules");
         let groups = array(&groups["data"]["groups"]).iter();
@@ -89,7 +89,7 @@ impl Observer {
         Duration::from_secs_f64(seconds.sum())
     }
 
-    /// Asks what a panel of the fleet board asks, for the `last` while, and gives the answers.
+    /// Runs the queries of a panel of the fleet board over the last period, and returns the answers.
     pub fn ask(&self, queries: &[Query], last: Duration) -> Vec<Value> {
         let range = format!("{}ms", last.as_millis());
         let interval = format!("{}ms", (SCRAPE_INTERVAL / self.factor * 4).as_millis());
@@ -106,7 +106,7 @@ impl Observer {
     }
 }
 
-/// The queries of the fleet board, by panel.
+/// Queries of the fleet board, by panel.
 pub fn panels() -> BTreeMap<String, Vec<Query>> {
     let mut panels = BTreeMap::<String, Vec<Query>>::new();
     for query in Dashboard::load("fleet").queries() {
@@ -115,7 +115,7 @@ pub fn panels() -> BTreeMap<String, Vec<Query>> {
     panels
 }
 
-/// How long something takes.
+/// Measures the duration of a function.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
     let started = Instant::now();
     let done = work();

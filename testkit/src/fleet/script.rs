@@ -1,4 +1,4 @@
-//! What `scripts/fleet` does: a fleet with outages, what a Prometheus takes for it, and whether the alerts are right.
+//! Driver of `scripts/fleet`: a fleet with outages, the load on its Prometheus, and a check of the alerts.
 
 use std::{
     fmt, thread,
@@ -11,11 +11,11 @@ use super::{
 };
 use crate::{eventually, resident};
 
-/// How often each panel is asked.
+/// Number of times that each panel is queried.
 const TIMES: usize = 21;
-/// Between two messages of a device.
-const PAUSE: Duration = Duration::from_secs(1);
-/// What the boards show by default.
+/// Interval between two messages of a device.
+const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Period that the boards show by default.
 const SHOWN: Duration = Duration::from_secs(3600);
 
 pub struct Plan {
@@ -24,7 +24,7 @@ pub struct Plan {
     pub factor: u32,
 }
 
-/// What it took.
+/// Measured load.
 pub struct Outcome {
     devices: usize,
     is_lean: bool,
@@ -33,19 +33,20 @@ pub struct Outcome {
     scraped: Duration,
     evaluation: Duration,
     longest_evaluation: Duration,
-    /// The slowest panel, and how long all of them take.
+    /// Time and name of the slowest panel.
     slowest: (Duration, String),
+    /// Time of all panels together.
     all: Duration,
     resident: usize,
 }
 
-/// Tells of each step.
-pub fn run(plan: &Plan, mut tell: impl FnMut(&str)) -> Outcome {
-    let fleet = Fleet::start(plan.devices, plan.is_lean, PAUSE);
+/// Runs a plan and reports each step.
+pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> Outcome {
+    let fleet = Fleet::start(plan.devices, plan.is_lean, MESSAGE_INTERVAL);
     let observer = Observer::start(&fleet.targets, plan.factor);
     let prometheus = &observer.prometheus;
     let shorter = |time: Duration| time / plan.factor;
-    // What takes longest: an alert that holds for half an hour.
+    // The longest step is an alert with a hold time of half an hour.
     let limit = shorter(Duration::from_secs(3600)) + Duration::from_secs(60);
     let started = Instant::now();
     eventually(limit, "all devices are scraped", || {
@@ -54,12 +55,12 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&str)) -> Outcome {
         let all = plan.devices as f64;
         (up >= all).then_some(())
     });
-    tell(&format!("{} devices are scraped", plan.devices));
+    report(&format!("{} devices are scraped", plan.devices));
 
     let outages = fleet.begin_outages(1);
     eventually(
         limit,
-        "alerts fire for the devices that they should",
+        "alerts fire for the affected devices",
         || {
             let devices = observer.of_devices();
             let right = devices.get("MqttPersistenceStoreDown") == Some(&outages.stores)
@@ -75,16 +76,16 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&str)) -> Outcome {
         },
     );
     for name in observer.of_devices().into_values().flatten() {
-        let is_in_trouble = outages.stores.contains(&name) || outages.links.contains(&name);
-        assert!(is_in_trouble, "an alert about {name}, which is well");
+        let is_affected = outages.stores.contains(&name) || outages.links.contains(&name);
+        assert!(is_affected, "an alert about {name}, which is healthy");
     }
-    tell(&format!(
+    report(&format!(
         "alerts fire for {} stores that are down and {} backlogs, and for no other device",
         outages.stores.len(),
         outages.links.len()
     ));
 
-    // The boards are full then.
+    // Waits until the boards are full.
     thread::sleep(shorter(SHOWN).saturating_sub(started.elapsed()));
     let outcome = measure(plan, &observer, started.elapsed().min(shorter(SHOWN)));
 
@@ -92,7 +93,7 @@ pub fn run(plan: &Plan, mut tell: impl FnMut(&str)) -> Outcome {
     eventually(limit, "the alerts resolve", || {
         (observer.of_devices().is_empty() && observer.of_fleet().is_empty()).then_some(())
     });
-    tell("all alerts have resolved");
+    report("all alerts have resolved");
     outcome
 }
 
@@ -136,13 +137,13 @@ fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
     }
 }
 
-/// The heading of the table.
+/// Heading of the table.
 pub const HEADING: &str = "\
 | devices | profile | series of each | series in all | samples/s | a scrape | rules, median | rules, longest | of their interval | \
 slowest panel, median | which | all panels | resident |
 |--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|";
 
-/// A row of it, as Markdown.
+/// Formats a row of the table as Markdown.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
@@ -176,7 +177,7 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Runs the plan of each word, a number of devices with `:full` for the full profile, and prints the table.
+/// Runs one plan per word, a number of devices with an optional `:full` for the full profile, and prints the table.
 ///
 /// Returns false if a word is not a plan.
 pub fn print(factor: u32, words: &[&str]) -> bool {

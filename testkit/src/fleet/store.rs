@@ -1,4 +1,4 @@
-//! A store in memory that can go away, as a Redis does.
+//! Store in memory that can become unavailable, like a Redis.
 
 use std::sync::{
     Arc,
@@ -7,12 +7,12 @@ use std::sync::{
 
 use paho_mqtt_redis::{Connected, Error, ErrorKind, Group, MemoryStore, Sent, Store};
 
-pub struct Leaving {
+pub struct FailingStore {
     pub store: MemoryStore,
     pub is_down: Arc<AtomicBool>,
 }
 
-impl Leaving {
+impl FailingStore {
     fn there(&mut self) -> Result<&mut MemoryStore, Error> {
         if self.is_down.load(Ordering::Relaxed) {
             let error = Error::new(ErrorKind::Connection, "reach the simulated store");
@@ -22,7 +22,7 @@ impl Leaving {
     }
 }
 
-impl Store for Leaving {
+impl Store for FailingStore {
     const NAME: &'static str = "simulated";
 
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {

@@ -1,4 +1,4 @@
-//! What a device costs, measured, and what fleets of many cost by that.
+//! Measured cost of a device, and the extrapolated cost of fleets.
 
 #![expect(
     clippy::cast_precision_loss,
@@ -24,19 +24,19 @@ use super::{
 };
 use crate::{Prometheus, breaking::Breaking, eventually, http_get, resident};
 
-/// How many devices stand for many, for what a sample takes on a disk.
+/// Number of devices with which the size of a sample on the disk is measured.
 const DEVICES: usize = 20;
-/// As many scrapes as two hours have, which is what a block holds.
+/// Number of scrapes in two hours, the length of a block.
 const SCRAPES: u32 = 480;
 const FACTOR: u32 = 30;
-/// A message a second, in that time.
+/// Number of messages in that time, one per second.
 const PAUSE: Duration = Duration::from_nanos(1_000_000_000 / FACTOR as u64);
 const LIMIT: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
-/// The sizes of fleets.
+/// Sizes of fleets.
 const FLEETS: [u64; 3] = [100, 10_000, 1_000_000];
 
-/// What one scrape of one device takes, in bytes but for the series.
+/// Cost of one scrape of one device, in bytes except for the number of series.
 pub struct Sizes {
     is_lean: bool,
     series: f64,
@@ -49,7 +49,7 @@ pub struct Sizes {
     sample: f64,
 }
 
-/// How many there have been of each, and bytes.
+/// Counters of connections, scrapes and bytes.
 struct Counts {
     scrapes: f64,
     scraped: f64,
@@ -110,7 +110,7 @@ pub fn measure(is_lean: bool) -> Sizes {
     }
 }
 
-/// How long the body is of somebody who accepts gzip.
+/// Length of the body for a client that accepts gzip.
 fn compressed(device: impl ToSocketAddrs) -> usize {
     let mut stream = TcpStream::connect(device).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
@@ -122,7 +122,7 @@ fn compressed(device: impl ToSocketAddrs) -> usize {
     answer.len() - head.expect("a head") - 4
 }
 
-/// What a sample takes on the disk of a Prometheus, index included: of a block with what it has in memory now.
+/// Bytes per sample on the disk of a Prometheus, index included, after writing a block with the samples in its memory.
 fn bytes_a_sample(prometheus: &Prometheus) -> f64 {
     let mut stream = TcpStream::connect(prometheus.address()).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
@@ -148,7 +148,7 @@ fn size(folder: &Path) -> u64 {
     files(folder).iter().map(|(_, size)| size).sum()
 }
 
-/// All files below a folder with their sizes; those that go meanwhile are left out.
+/// All files below a folder with their sizes; files that disappear meanwhile are skipped.
 fn files(folder: &Path) -> Vec<(String, u64)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -162,7 +162,7 @@ fn files(folder: &Path) -> Vec<(String, u64)> {
     found
 }
 
-/// Both tables, as Markdown: what was measured, and the sums.
+/// Formats both tables as Markdown: the measurements and the sums.
 pub struct Sums(pub Vec<Sizes>);
 
 impl fmt::Display for Sums {

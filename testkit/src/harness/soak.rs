@@ -157,7 +157,7 @@ impl World {
     }
 
     fn start_one(&self, which: usize) -> Child {
-        let (broker, redis, clients, pause) = if which == STEADY_ONE {
+        let (broker, redis, clients, interval) = if which == STEADY_ONE {
             (self.broker.url(), self.site.socket_url(), STEADY, INTERVAL)
         } else {
             (self.proxy.url(), self.site.url(), RESTLESS, RESTLESS_INTERVAL)
@@ -168,7 +168,7 @@ impl World {
             redis,
             first: clients.start,
             numbers: clients.map(|client| ledger.next(client)).collect(),
-            pause,
+            interval,
         };
         drop(ledger);
         let mut command = program("soak-program");

@@ -36,14 +36,14 @@ pub struct Orders {
     pub first: usize,
     pub numbers: Vec<usize>,
     /// Interval between two messages.
-    pub pause: Duration,
+    pub interval: Duration,
 }
 
 /// Runs the program.
 pub fn run() -> ! {
     let orders: Orders = orders();
     let commands = commands();
-    Program::create(&orders).run(&commands, orders.pause)
+    Program::create(&orders).run(&commands, orders.interval)
 }
 
 struct Program {
@@ -91,10 +91,10 @@ impl Program {
         }
     }
 
-    fn run(mut self, commands: &Receiver<String>, pause: Duration) -> ! {
+    fn run(mut self, commands: &Receiver<String>, interval: Duration) -> ! {
         let mut due = Instant::now();
         loop {
-            due = (due + pause).max(Instant::now());
+            due = (due + interval).max(Instant::now());
             match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(command) => self.obey(&command),
                 Err(RecvTimeoutError::Timeout) => {}
