@@ -1,4 +1,4 @@
-//! The adversaries: each does its worst until it is over, and goes on with new connections when it has lost the old ones.
+//! Adversaries. Each one attacks until the end of the measurement, and opens new connections when it has lost the old ones.
 
 use std::{
     io::{Read, Write},
@@ -15,10 +15,10 @@ use crate::child::{EXHAUST, RELEASE};
 
 pub struct Attack {
     pub name: &'static str,
-    /// For the table.
+    /// Description in the table.
     pub about: &'static str,
     pub threads: u64,
-    /// What the server's process is told before and afterwards.
+    /// Commands to the server's process before and after the attack.
     pub before: &'static str,
     pub after: &'static str,
     pub run: fn(SocketAddr, &AtomicBool, &mut Random),
@@ -96,15 +96,15 @@ fn open(address: SocketAddr) -> Option<TcpStream> {
     Some(stream)
 }
 
-/// Whether the other side has neither closed nor sent anything.
-fn is_held(stream: &TcpStream) -> bool {
+/// Returns true if the other side has neither closed the connection nor sent anything.
+fn is_silent(stream: &TcpStream) -> bool {
     let waits = |error: std::io::Error| error.kind() == std::io::ErrorKind::WouldBlock;
     stream.set_nonblocking(true).is_ok()
         && stream.peek(&mut [0]).is_err_and(waits)
         && stream.set_nonblocking(false).is_ok()
 }
 
-/// Holds so many connections on which that was sent, and opens new ones for those that it loses.
+/// Keeps `number` connections open on which `first` was sent, and replaces those that it loses.
 fn hold(
     address: SocketAddr,
     number: usize,
@@ -112,13 +112,13 @@ fn hold(
     is_over: &AtomicBool,
     mut each: impl FnMut(&mut TcpStream),
 ) {
-    let mut held: Vec<TcpStream> = Vec::new();
+    let mut connections: Vec<TcpStream> = Vec::new();
     while !is_over.load(Ordering::Relaxed) {
-        held.retain(is_held);
-        for stream in &mut held {
+        connections.retain(is_silent);
+        for stream in &mut connections {
             each(stream);
         }
-        for _ in held.len()..number {
+        for _ in connections.len()..number {
             if is_over.load(Ordering::Relaxed) {
                 break;
             }
@@ -126,7 +126,7 @@ fn hold(
                 break;
             };
             if stream.write_all(first).is_ok() {
-                held.push(stream);
+                connections.push(stream);
             }
         }
         thread::sleep(Duration::from_millis(1));
@@ -150,21 +150,21 @@ fn half_few(address: SocketAddr, is_over: &AtomicBool, _: &mut Random) {
 fn slow(address: SocketAddr, is_over: &AtomicBool, _: &mut Random) {
     let mut last = Instant::now();
     let mut is_due = false;
-    let mut left = 0_usize;
+    let mut remaining = 0_usize;
     hold(
         address,
         250,
         b"GET /metrics HTTP/1.1\r\nX: ",
         is_over,
         |stream| {
-            if left == 0 {
-                left = 250;
+            if remaining == 0 {
+                remaining = 250;
                 is_due = last.elapsed() >= Duration::from_secs(1);
                 if is_due {
                     last = Instant::now();
                 }
             }
-            left -= 1;
+            remaining -= 1;
             if is_due {
                 let _ = stream.write(b"x");
             }
@@ -173,7 +173,7 @@ fn slow(address: SocketAddr, is_over: &AtomicBool, _: &mut Random) {
 }
 
 fn endless(address: SocketAddr, is_over: &AtomicBool, _: &mut Random) {
-    // An end all the same, so that the machine survives a server that keeps it all.
+    // A limit, so that the machine survives a server that buffers everything.
     const MOST: usize = 64 << 20;
     let Some(mut stream) = open(address) else {
         return;
@@ -198,7 +198,7 @@ fn pipelining(address: SocketAddr, _: &AtomicBool, _: &mut Random) {
     }
 }
 
-/// Sends that and waits a moment for what comes.
+/// Sends these bytes and reads the answer, with a timeout.
 fn provoke(address: SocketAddr, bytes: &[u8]) {
     if let Some(mut stream) = open(address) {
         let _ = stream.write_all(bytes);
@@ -247,10 +247,10 @@ fn garbage(address: SocketAddr, _: &AtomicBool, random: &mut Random) {
 }
 
 fn unread(address: SocketAddr, is_over: &AtomicBool, _: &mut Random) {
-    let mut held: Vec<Socket> = Vec::new();
-    let ask = || {
+    let mut sockets: Vec<Socket> = Vec::new();
+    let request = || {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).ok()?;
-        // It takes as little as the system allows.
+        // The smallest receive buffer that the system allows.
         socket.set_recv_buffer_size(1).ok()?;
         socket
             .connect_timeout(&address.into(), Duration::from_secs(1))
@@ -258,17 +258,17 @@ fn unread(address: SocketAddr, is_over: &AtomicBool, _: &mut Random) {
         socket
             .set_write_timeout(Some(Duration::from_millis(100)))
             .ok()?;
-        // So many answers fill every buffer of a server that serves them one after the other.
+        // This many answers fill every buffer of a server that sends them one after another.
         (&socket)
             .write_all(&b"GET /metrics HTTP/1.1\r\nHost: device\r\n\r\n".repeat(200))
             .ok()?;
         Some(socket)
     };
     while !is_over.load(Ordering::Relaxed) {
-        if held.len() == 50 {
-            held.remove(0);
+        if sockets.len() == 50 {
+            sockets.remove(0);
         }
-        held.extend(ask());
+        sockets.extend(request());
     }
 }
 

@@ -1,6 +1,6 @@
-//! A server, in a process of its own.
+//! Server in a process of its own.
 
-// A limit of the process, and the tie of a child to its parent, have no safe interface in the standard library.
+// The standard library has no safe interface for limits of a process.
 #![allow(unsafe_code)]
 
 use std::{
@@ -17,14 +17,14 @@ use paho_mqtt_redis::{
     prometheus::{Encoder, Registry, TextEncoder},
 };
 
-/// What makes a process of the bench one of these.
+/// Argument that makes a process of the bench a server.
 pub const FLAG: &str = "--serve";
 
-/// What it is told to have no file descriptor left, and to have them again.
+/// Commands to use up all file descriptors, and to free them again.
 pub const EXHAUST: &str = "exhaust";
 pub const RELEASE: &str = "release";
 
-/// As many as a service has by default.
+/// Default limit of file descriptors of a service.
 const FILES: libc::rlim_t = 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,10 +72,10 @@ impl Child {
         self.process.id()
     }
 
-    pub fn tell(&mut self, what: &str) {
-        if !what.is_empty() {
+    pub fn send(&mut self, command: &str) {
+        if !command.is_empty() {
             let input = self.process.stdin.as_mut().expect("its input");
-            writeln!(input, "{what}").expect("it listens");
+            writeln!(input, "{command}").expect("it listens");
         }
     }
 }
@@ -87,7 +87,7 @@ impl Drop for Child {
     }
 }
 
-/// Serves until the bench ends or tells otherwise.
+/// Serves until the bench ends, and executes its commands.
 pub fn run(kind: &str) -> ! {
     limit_files(FILES);
     let registry = Registry::new();
@@ -117,7 +117,7 @@ pub fn run(kind: &str) -> ! {
     process::exit(0);
 }
 
-/// As its documentation shows it.
+/// Serves metrics with the accept loop that the documentation of `tiny_http` shows.
 fn serve_with_tiny_http(registry: Registry) -> SocketAddr {
     let server = tiny_http::Server::http("127.0.0.1:0").expect("a port");
     let address = server.server_addr().to_ip().expect("an address");
@@ -132,14 +132,14 @@ fn serve_with_tiny_http(registry: Registry) -> SocketAddr {
             } else {
                 tiny_http::Response::from_data(Vec::new()).with_status_code(404)
             };
-            // The peer may be gone.
+            // Fails if the peer is gone.
             let _ = request.respond(response);
         }
     });
     address
 }
 
-/// As many files as the system allows, for those who hold thousands of connections.
+/// Raises the limit of file descriptors as far as possible, for adversaries with thousands of connections.
 pub fn allow_many_files() {
     limit_files(libc::RLIM_INFINITY);
 }
@@ -149,10 +149,10 @@ fn limit_files(limit: libc::rlim_t) {
         rlim_cur: 0,
         rlim_max: 0,
     };
-    // SAFETY: it writes to that place and nowhere else.
+    // SAFETY: getrlimit writes only to its argument.
     unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut now) };
     now.rlim_cur = limit.min(now.rlim_max);
-    // SAFETY: it reads from that place and nowhere else.
+    // SAFETY: setrlimit only reads its argument.
     let status = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const now) };
     assert_eq!(status, 0, "{}", io::Error::last_os_error());
 }

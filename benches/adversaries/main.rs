@@ -1,7 +1,7 @@
-//! What the endpoint takes, and what becomes of scrapes, while somebody attacks it; and the same of `tiny_http`'s own accept loop.
+//! Measures resources and scrapes of the endpoint under attack, and the same for `tiny_http`'s accept loop.
 //!
-//! `scripts/adversaries` runs it. Each server is a process of its own, new for each adversary. The exit status is 1 if ours is not
-//! what docs/endpoint.md promises.
+//! `scripts/adversaries` runs it. Each server is a process of its own, new for each adversary. The exit status is 1 if ours breaks
+//! a promise of docs/endpoint.md.
 
 mod attack;
 mod child;
@@ -23,31 +23,31 @@ use observed::{Load, Observer};
 use scrapes::{Scrapes, scrape_for};
 
 const HELP: &str = "\
-Attacks the endpoint and tiny_http's own accept loop, and prints a Markdown table.
+Attacks the endpoint and tiny_http's accept loop, and prints a Markdown table.
 
 usage: scripts/adversaries [options] [adversary ...]
 
 options:
-  --seconds N   how long each attack lasts (default 8)
-  --list        the names of the adversaries
-  --help        this text
+  --seconds N   duration of each attack (default 8)
+  --list        print the names of the adversaries
+  --help        print this help
 ";
 
-/// How long it may take until everything is as before.
+/// Time after which everything must be as before the attack.
 const RECOVERY: Duration = Duration::from_secs(5);
 
-/// What is promised of ours.
+/// Promised limits of our endpoint.
 const MOST_CONNECTIONS: usize = 16;
 const MOST_MEMORY: f64 = 4.0 * 1024.0 * 1024.0;
-/// What an allocator keeps of what it had.
-const LEFT_BEHIND: f64 = 1024.0 * 1024.0;
+/// Allowance for freed memory that the allocator keeps.
+const RETAINED_MEMORY: f64 = 1024.0 * 1024.0;
 
 fn main() -> ExitCode {
     let mut arguments: Vec<String> = env::args().skip(1).collect();
     if arguments.first().is_some_and(|first| first == child::FLAG) {
         child::run(arguments.get(1).map_or("", String::as_str));
     }
-    // cargo says so to every bench.
+    // cargo passes this to every bench.
     arguments.retain(|argument| argument != "--bench");
     let mut seconds = 8;
     let mut names = Vec::new();
@@ -71,7 +71,7 @@ fn main() -> ExitCode {
             name if attack::ALL.iter().any(|attack| attack.name == name) => {
                 names.push(argument);
             }
-            other => usage(&format!("there is no {other:?}")),
+            other => usage(&format!("unknown adversary or option {other:?}")),
         }
     }
     child::allow_many_files();
@@ -104,25 +104,25 @@ fn usage(message: &str) -> ! {
     process::exit(2);
 }
 
-/// What one adversary did to one server.
+/// Effect of one adversary on one server.
 struct Outcome {
     idle: Load,
     most: Load,
     during: Scrapes,
     after: Scrapes,
-    left: Load,
+    recovered: Load,
 }
 
 fn run(attack: &Attack, kind: Kind, lasting: Duration) -> Outcome {
     let mut child = Child::start(kind);
     let address = child.address();
-    // What a server takes once, it has taken then.
+    // Warms up, so that one-time allocations do not count.
     scrape_for(address, Duration::from_millis(500));
     thread::sleep(Duration::from_secs(1));
     let idle = Load::of(child.pid());
     let observer = Observer::start(child.pid());
     let is_over = AtomicBool::new(false);
-    child.tell(attack.before);
+    child.send(attack.before);
     let during = thread::scope(|scope| {
         for number in 0..attack.threads {
             let is_over = &is_over;
@@ -133,23 +133,23 @@ fn run(attack: &Attack, kind: Kind, lasting: Duration) -> Outcome {
                 }
             });
         }
-        // It is under way before it is measured.
+        // The attack starts before the measurement.
         thread::sleep(Duration::from_millis(500));
         let during = scrape_for(address, lasting);
         is_over.store(true, Ordering::Relaxed);
         during
     });
     let most = observer.stop();
-    child.tell(attack.after);
+    child.send(attack.after);
     thread::sleep(RECOVERY);
-    let left = Load::of(child.pid());
+    let recovered = Load::of(child.pid());
     let after = scrape_for(address, Duration::from_secs(1));
     Outcome {
         idle,
         most,
         during,
         after,
-        left,
+        recovered,
     }
 }
 
@@ -160,7 +160,7 @@ impl Outcome {
             most,
             during,
             after,
-            left,
+            recovered,
         } = self;
         let more = |load: &Load| format!("{:+.1} MB", (load.memory - idle.memory) / 1e6);
         vec![
@@ -178,26 +178,26 @@ impl Outcome {
             format!("{} of {}", after.answered(), after.tried()),
             format!(
                 "{:+}, {}, {:+}",
-                left.threads.cast_signed() - idle.threads.cast_signed(),
-                more(left),
-                left.connections.cast_signed() - idle.connections.cast_signed()
+                recovered.threads.cast_signed() - idle.threads.cast_signed(),
+                more(recovered),
+                recovered.connections.cast_signed() - idle.connections.cast_signed()
             ),
         ]
     }
 
-    /// In what it is not as promised.
+    /// Broken promises.
     fn faults(&self, name: &str) -> Vec<String> {
         let Self {
             idle,
             most,
             during,
             after,
-            left,
+            recovered,
         } = self;
         let connections = most.connections.saturating_sub(idle.connections);
         let checks = [
             (most.threads == idle.threads, "more threads"),
-            // One more while it is being refused.
+            // One more is open while it is being refused.
             (
                 connections <= MOST_CONNECTIONS + 1,
                 "more than 16 connections",
@@ -211,9 +211,9 @@ impl Outcome {
                 after.answered() == after.tried(),
                 "a scrape fails afterwards",
             ),
-            (left.threads == idle.threads, "threads are left"),
-            (left.connections == idle.connections, "connections are left"),
-            (left.memory - idle.memory <= LEFT_BEHIND, "memory is left"),
+            (recovered.threads == idle.threads, "threads remain"),
+            (recovered.connections == idle.connections, "connections remain"),
+            (recovered.memory - idle.memory <= RETAINED_MEMORY, "memory remains in use"),
         ];
         checks
             .iter()
@@ -223,7 +223,7 @@ impl Outcome {
     }
 }
 
-/// The table as far as it is known before the first attack: each row follows when it is measured.
+/// Prints the head of the table; each row follows when it is measured.
 fn print_head(seconds: u64) {
     let columns = [
         "adversary",
@@ -240,8 +240,8 @@ fn print_head(seconds: u64) {
     ]
     .map(str::to_owned);
     let about = format!(
-        "The most of each while an attack lasts, which is {seconds} s, and of the scrapes meanwhile, twenty a second. Connections are \
-         those that the server has accepted; one more is there for a moment while it is refused."
+        "Maximum of each during an attack of {seconds} s, and the scrapes meanwhile, twenty per second. Connections are those that \
+         the server has accepted; one more is open for a moment while it is refused."
     );
     table::print("Adversaries", &about, &columns, &[]);
 }

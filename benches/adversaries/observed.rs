@@ -1,4 +1,4 @@
-//! What a process takes, as Linux tells it.
+//! Resources of a process, from `/proc`.
 
 use std::{
     fs,
@@ -13,14 +13,14 @@ use std::{
 #[derive(Clone, Copy, Default)]
 pub struct Load {
     pub threads: usize,
-    /// Resident, in bytes.
+    /// Resident memory in bytes.
     pub memory: f64,
-    /// Sockets, among them the one that is listened on.
+    /// Open sockets, including the listening one.
     pub connections: usize,
 }
 
 impl Load {
-    /// Nothing where the process has ended.
+    /// Reads the current values, zero if the process has ended.
     pub fn of(pid: u32) -> Self {
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let sockets = fs::read_dir(format!("/proc/{pid}/fd"))
@@ -50,7 +50,7 @@ fn kilobytes(status: &str, name: &str) -> f64 {
     field(status, name) as f64 * 1024.0
 }
 
-/// Looks at a process again and again, and keeps the most of everything.
+/// Samples a process and keeps the maximum of each value.
 pub struct Observer {
     is_over: Arc<AtomicBool>,
     pid: u32,
@@ -59,7 +59,7 @@ pub struct Observer {
 
 impl Observer {
     pub fn start(pid: u32) -> Self {
-        // From here on the peak of the memory is a new one.
+        // Resets the peak of the memory.
         fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("the peak can be reset");
         let is_over = Arc::new(AtomicBool::new(false));
         let has_ended = Arc::clone(&is_over);

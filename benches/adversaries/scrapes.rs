@@ -1,4 +1,4 @@
-//! Scrapes as a Prometheus makes them, each on a connection of its own.
+//! Scrapes like those of a Prometheus, each on a connection of its own.
 
 use std::{
     io::{self, Read, Write},
@@ -7,14 +7,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long one may take.
+/// Timeout of a scrape.
 const LIMIT: Duration = Duration::from_secs(1);
 const INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Default)]
 pub struct Scrapes {
     times: Vec<Duration>,
-    /// Told in time that there is no place.
+    /// Refused in time, because no place is free.
     pub refused: usize,
     failed: usize,
 }
@@ -28,7 +28,7 @@ impl Scrapes {
         self.times.len() + self.refused + self.failed
     }
 
-    /// Of those that were answered.
+    /// 99th percentile of the answered scrapes.
     pub fn p99(&self) -> String {
         let mut times = self.times.clone();
         times.sort_unstable();
@@ -39,23 +39,23 @@ impl Scrapes {
     }
 }
 
-enum Fate {
+enum ScrapeResult {
     Answered,
     Refused,
     Failed,
 }
 
-/// One after the other, as long as that.
+/// Scrapes repeatedly for this long.
 pub fn scrape_for(address: SocketAddr, lasting: Duration) -> Scrapes {
     let started = Instant::now();
     let mut scrapes = Scrapes::default();
     while started.elapsed() < lasting {
         let begun = Instant::now();
-        let fate = scrape(address, begun);
+        let result = scrape(address, begun);
         let took = begun.elapsed();
-        match fate {
-            Fate::Answered if took <= LIMIT => scrapes.times.push(took),
-            Fate::Refused if took <= LIMIT => scrapes.refused += 1,
+        match result {
+            ScrapeResult::Answered if took <= LIMIT => scrapes.times.push(took),
+            ScrapeResult::Refused if took <= LIMIT => scrapes.refused += 1,
             _ => scrapes.failed += 1,
         }
         thread::sleep(INTERVAL.saturating_sub(took));
@@ -63,23 +63,23 @@ pub fn scrape_for(address: SocketAddr, lasting: Duration) -> Scrapes {
     scrapes
 }
 
-fn scrape(address: SocketAddr, begun: Instant) -> Fate {
+fn scrape(address: SocketAddr, begun: Instant) -> ScrapeResult {
     let answer = exchange(address, begun);
     let text = answer.as_deref().map(String::from_utf8_lossy);
     match text {
         Ok(text) if text.starts_with("HTTP/1.1 200") && text.contains("mqtt_persistence_") => {
-            Fate::Answered
+            ScrapeResult::Answered
         }
-        Ok(text) if text.starts_with("HTTP/1.1 503") => Fate::Refused,
+        Ok(text) if text.starts_with("HTTP/1.1 503") => ScrapeResult::Refused,
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset
             ) =>
         {
-            Fate::Refused
+            ScrapeResult::Refused
         }
-        _ => Fate::Failed,
+        _ => ScrapeResult::Failed,
     }
 }
 
@@ -91,15 +91,15 @@ fn exchange(address: SocketAddr, begun: Instant) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
-        let left = LIMIT.saturating_sub(begun.elapsed());
-        if left.is_zero() {
+        let remaining = LIMIT.saturating_sub(begun.elapsed());
+        if remaining.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        stream.set_read_timeout(Some(left))?;
+        stream.set_read_timeout(Some(remaining))?;
         match stream.read(&mut chunk) {
             Ok(0) => return Ok(answer),
             Ok(read) => answer.extend_from_slice(&chunk[..read]),
-            // What came before is the answer.
+            // The connection broke after the refusal.
             Err(_) if answer.starts_with(b"HTTP/1.1 503") => return Ok(answer),
             Err(error) => return Err(error),
         }

@@ -1,6 +1,6 @@
-//! How often memory is allocated.
+//! Counter of allocations.
 
-// An allocator is by its nature unsafe.
+// A global allocator needs unsafe code.
 #![allow(unsafe_code)]
 
 use std::{
@@ -12,15 +12,15 @@ thread_local! {
     static COUNT: Cell<u64> = const { Cell::new(0) };
 }
 
-/// How often this thread has asked for memory so far. What other threads do meanwhile is no part of a call.
+/// Number of allocations of this thread so far. Those of other threads do not belong to a call.
 pub fn count() -> u64 {
     COUNT.get()
 }
 
-/// The system's allocator, and a count for each thread.
+/// System allocator with a counter per thread.
 pub struct Counting;
 
-// SAFETY: every call goes to the system's allocator as it came; the count has no destructor and allocates nothing itself.
+// SAFETY: every call is passed on to the system allocator unchanged; the counter has no destructor and allocates nothing.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         COUNT.set(COUNT.get() + 1);

@@ -1,4 +1,4 @@
-//! The persistences whose calls are measured.
+//! Persistences whose calls are measured.
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
@@ -9,13 +9,13 @@ use paho_mqtt_redis::{
 use crate::nothing::Nothing;
 use testkit::RedisServer;
 
-/// One to be measured.
+/// Measured persistence.
 pub type Measured = Box<dyn ClientPersistence>;
 
-/// The options of a `RedisPersistence`, but for where it is.
+/// Options of a `RedisPersistence`, except its address.
 type Builder = fn() -> RedisPersistenceBuilder;
 
-/// The durabilities of `RedisPersistence`, each with a table for every transport.
+/// Durabilities of `RedisPersistence`, each with a table per transport.
 const DURABILITIES: &[(&str, Builder)] = &[
     ("Confirmed", RedisPersistence::builder),
     ("Pipelined", || {
@@ -23,14 +23,14 @@ const DURABILITIES: &[(&str, Builder)] = &[
     }),
 ];
 
-/// The same persistence plain and instrumented.
+/// One persistence, plain and instrumented.
 pub struct Pair {
     pub name: String,
     pub plain: Measured,
     pub instrumented: Measured,
 }
 
-/// All of them, open.
+/// Opens all of them.
 pub fn all(redis: &RedisServer) -> Vec<Pair> {
     let metrics = PersistenceMetrics::register(&Registry::new()).expect("a new registry");
     let mut pairs = vec![

@@ -1,6 +1,6 @@
-//! What one call of a persistence takes, plain and instrumented, as Markdown tables.
+//! Measures single calls of a persistence, plain and instrumented, and prints Markdown tables.
 //!
-//! `cargo bench -p testkit --bench calls` runs it, with a Redis of its own. `-- --quick` only shows that it works.
+//! `cargo bench -p testkit --bench calls` runs it, with a private Redis. `-- --quick` only checks that it works.
 
 mod allocations;
 mod contender;
@@ -24,7 +24,7 @@ use timing::{CONTAINS, CYCLE, Cost, KEYS, Round};
 static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    // cargo says '--bench' to every bench.
+    // cargo passes `--bench` to every bench.
     let quick = env::args().any(|argument| argument == "--quick");
     let (rounds, cycles) = if quick { (2, 50) } else { (9, 1_000) };
     let redis = RedisServer::tcp();
@@ -49,11 +49,11 @@ fn main() {
     growth(&redis, &messages, waiting, rounds);
 }
 
-/// One table for each persistence.
+/// Prints one table per persistence.
 fn calls(pairs: &mut [Pair], messages: &[Message], rounds: usize) {
     let clock = timing::clock();
     let mut results: Vec<[Vec<Round>; 2]> = pairs.iter().map(|_| Default::default()).collect();
-    // The first round is not counted: it meets empty caches and small tables.
+    // The first round warms up and does not count.
     for number in 0..=rounds {
         for (pair, result) in pairs.iter_mut().zip(&mut results) {
             for (persistence, rounds) in [&mut pair.plain, &mut pair.instrumented]
@@ -99,7 +99,7 @@ fn calls(pairs: &mut [Pair], messages: &[Message], rounds: usize) {
     }
 }
 
-/// Whether a message costs more where others wait.
+/// Prints how the cost of a message grows with the number of waiting ones.
 fn growth(redis: &RedisServer, messages: &[Message], waiting: &[u16], rounds: usize) {
     let mut pairs = contender::all(redis);
     let first = u16::try_from(messages.len() + 1).expect("not that many");
@@ -115,7 +115,7 @@ fn growth(redis: &RedisServer, messages: &[Message], waiting: &[u16], rounds: us
             row.push(spread(&cycles(&mut pair.plain, messages, rounds), whole));
         }
     }
-    let about = "The eight calls of a message at QoS 1, plain, while so many others wait.";
+    let about = "The eight calls of a message at QoS 1, plain, while this many others wait.";
     table::print("Growth", about, &columns, &rows);
 }
 
@@ -134,7 +134,7 @@ fn series(rounds: &[Round], name: &str, field: fn(&Cost) -> f64) -> Series {
     )
 }
 
-/// The differences within each round.
+/// Differences within each round.
 fn difference(this: &Series, other: &Series) -> Series {
     let pairs = this.0.iter().zip(&other.0);
     Series(

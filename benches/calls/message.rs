@@ -1,4 +1,4 @@
-//! A message at QoS 1 as Paho hands it to its persistence, and the calls that it makes for it.
+//! Message at QoS 1 as Paho hands it to its persistence, and the calls for it.
 
 use std::hint::black_box;
 
@@ -7,18 +7,18 @@ use testkit::{TOPIC, publish_packet, record};
 
 const PAYLOAD: [u8; 100] = [b'x'; 100];
 
-/// The records of one message with MQTT 5.
+/// Records of one message with MQTT 5.
 pub struct Message {
     command_key: String,
     command: Vec<u8>,
     sent_key: String,
     sent: Vec<u8>,
-    /// What Paho removes at a PUBACK beside the PUBLISH, and what is never there.
+    /// Keys that Paho removes at a PUBACK beside the PUBLISH, and which never exist.
     absent_keys: [String; 3],
 }
 
 impl Message {
-    /// The message with that number and packet id, from 1 on.
+    /// Creates the message with this number and packet id, from 1 on.
     pub fn new(number: u16) -> Self {
         let command_key = format!("c5-{number}");
         let sent_key = format!("s5-{number}");
@@ -36,7 +36,7 @@ impl Message {
     }
 }
 
-/// One of the calls that Paho makes for it.
+/// Call that Paho makes for a message.
 #[derive(Clone, Copy)]
 pub enum Call {
     PutCommand,
@@ -48,7 +48,7 @@ pub enum Call {
 }
 
 impl Call {
-    /// All of them in their order: five at the publish, four at the PUBACK.
+    /// All calls in order: five at the publish, four at the PUBACK.
     pub const CYCLE: [Self; 8] = [
         Self::PutCommand,
         Self::GetCommand,
@@ -60,7 +60,7 @@ impl Call {
         Self::RemoveAbsent(2),
     ];
 
-    /// The row of a table that it belongs to.
+    /// Row of the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::PutCommand => "put `c`",
@@ -72,7 +72,7 @@ impl Call {
         }
     }
 
-    /// What Paho hands over for it, which costs the caller an allocation.
+    /// Buffers that Paho passes, which cost the caller an allocation.
     pub fn buffers(self, message: &Message) -> Vec<&[u8]> {
         match self {
             Self::PutCommand => split(
@@ -103,7 +103,7 @@ impl Call {
     }
 }
 
-/// The parts of these lengths, as Paho C keeps them in separate places.
+/// Splits a value into parts of these lengths, which Paho C passes separately.
 fn split<'a>(value: &'a [u8], lengths: &[usize]) -> Vec<&'a [u8]> {
     let mut rest = value;
     let mut parts = Vec::with_capacity(lengths.len());

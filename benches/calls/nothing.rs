@@ -1,8 +1,8 @@
-//! A persistence that keeps nothing.
+//! Persistence that stores nothing.
 
 use paho_mqtt::{ClientPersistence, Result};
 
-/// It answers at once, so that what is measured is what stands in front of it.
+/// Returns at once, so that only the wrapper around it is measured.
 pub struct Nothing;
 
 impl ClientPersistence for Nothing {

@@ -1,4 +1,4 @@
-//! What a span costs that nobody looks at.
+//! Cost of a span without an interested subscriber.
 
 use std::{hint::black_box, io, time::Instant};
 
@@ -10,7 +10,7 @@ const SPANS: u32 = 200_000;
 
 pub fn run(rounds: usize) {
     let nobody: Vec<f64> = (0..rounds).map(|_| nanoseconds()).collect();
-    // It would take the spans of calls if it were not told to leave out what is below INFO.
+    // A subscriber that would record the spans of calls, but for its filter at INFO.
     let uninterested = tracing_subscriber::fmt()
         .with_max_level(Level::INFO)
         .with_writer(io::sink)
@@ -24,13 +24,13 @@ pub fn run(rounds: usize) {
     };
     table::print(
         "A disabled span",
-        "Made, entered and told the outcome, with the fields that `Instrumented` gives it.",
+        "Created, entered and given the outcome, with the fields that `Instrumented` sets.",
         &["subscriber", "ns"].map(str::to_owned),
         &[row("none", nobody), row("at INFO", left_out)],
     );
 }
 
-/// What one takes, without the loop around it.
+/// Cost of one span, without the loop around it.
 fn nanoseconds() -> f64 {
     let time = |work: fn(u32)| {
         let started = Instant::now();
@@ -45,7 +45,7 @@ fn nanoseconds() -> f64 {
     time(disabled) - loop_alone
 }
 
-/// The same fields as `Instrumented` has them.
+/// Creates a span with the fields of `Instrumented`.
 fn disabled(number: u32) {
     let (store, client_id, key, bytes) = black_box(("redis", "device-1", "c5-1", number));
     let span = span!(

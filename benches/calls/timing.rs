@@ -1,4 +1,4 @@
-//! How long calls take, and how often they allocate.
+//! Duration and allocations of calls.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -10,10 +10,10 @@ use crate::{
     statistics::Series,
 };
 
-/// How many records there are when they are listed.
+/// Number of records when keys are listed.
 const LISTED: u16 = 100;
 
-/// What one round gave for one kind of call: the median time in nanoseconds, and the mean number of allocations.
+/// Result of a round by kind of call: median time in nanoseconds, and mean number of allocations.
 pub type Round = BTreeMap<&'static str, Cost>;
 
 #[derive(Clone, Copy)]
@@ -34,7 +34,7 @@ struct Calls {
 }
 
 impl Calls {
-    /// Makes one.
+    /// Makes and measures one call.
     fn time(&mut self, clock: f64, call: impl FnOnce()) {
         let allocations_before = allocations::count();
         let started = Instant::now();
@@ -59,16 +59,16 @@ fn median(numbers: Vec<f64>) -> f64 {
     series.median().expect("at least one")
 }
 
-/// What looking at the clock twice takes, in nanoseconds.
+/// Cost of reading the clock twice, in nanoseconds.
 pub fn clock() -> f64 {
-    let looks = (0..1_001).map(|_| {
+    let readings = (0..1_001).map(|_| {
         let started = Instant::now();
         started.elapsed().as_secs_f64() * 1e9
     });
-    median(looks.collect())
+    median(readings.collect())
 }
 
-/// The calls for these messages, each by itself, and the other calls.
+/// Measures each call for these messages separately, and the other calls.
 pub fn round(persistence: &mut dyn ClientPersistence, messages: &[Message], clock: f64) -> Round {
     let mut calls: BTreeMap<&str, Calls> = BTreeMap::new();
     for message in messages {
@@ -88,7 +88,7 @@ pub fn round(persistence: &mut dyn ClientPersistence, messages: &[Message], cloc
     costs
 }
 
-/// The same calls without a look at the clock between them. What Paho allocates to hand a value over is not counted.
+/// Measures the calls of a message as a whole, without the allocations that Paho makes to pass a value.
 pub fn cycle(persistence: &mut dyn ClientPersistence, messages: &[Message]) -> Cost {
     let mut all = Calls::default();
     for message in messages {
@@ -103,7 +103,7 @@ pub fn cycle(persistence: &mut dyn ClientPersistence, messages: &[Message]) -> C
     all.cost()
 }
 
-/// Those for which there have to be records.
+/// Measures the calls that need existing records.
 fn with_records(persistence: &mut dyn ClientPersistence, clock: f64) -> [(&'static str, Cost); 2] {
     let first = u16::MAX - LISTED;
     let waiting: Vec<Message> = (first..u16::MAX).map(Message::new).collect();
@@ -122,7 +122,7 @@ fn with_records(persistence: &mut dyn ClientPersistence, clock: f64) -> [(&'stat
     [(CONTAINS, contains.cost()), (KEYS, keys.cost())]
 }
 
-/// Has these messages wait.
+/// Puts these messages as waiting ones.
 pub fn wait(persistence: &mut dyn ClientPersistence, messages: &[Message]) {
     for message in messages {
         let buffers = Call::PutCommand.buffers(message);
@@ -132,7 +132,7 @@ pub fn wait(persistence: &mut dyn ClientPersistence, messages: &[Message]) {
     }
 }
 
-/// Has them sent and acknowledged.
+/// Makes the calls for sending and acknowledging these messages.
 fn finish(persistence: &mut dyn ClientPersistence, messages: &[Message]) {
     for message in messages {
         for call in &Call::CYCLE[1..] {

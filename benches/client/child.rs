@@ -1,4 +1,4 @@
-//! One measurement, in the process that the bench starts for it.
+//! Measurement in a process of its own.
 
 use std::{
     fs,
@@ -14,22 +14,22 @@ use crate::{
     contender,
     io_count::IoCount,
     job::{Job, Load, Measured, Work},
-    neighbour::Neighbour,
+    neighbor::Neighbor,
 };
 
-/// What makes a process of the bench one of these.
+/// Argument that makes a process of the bench measure.
 pub const FLAG: &str = "--measure";
 
-/// Far longer than any of it takes: a token that never ends must not stop the bench.
+/// Far longer than any step takes: a token that never completes must not stop the bench.
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// How long a client publishes before it is measured.
+/// Time that a client publishes before it is measured.
 const WARM_UP: Duration = Duration::from_millis(30);
 
-/// Does the job, prints what was measured, and ends the process without dropping a client for which messages wait.
+/// Does the job, prints the measurement, and exits without dropping a client with waiting messages.
 pub fn run(arguments: &[String]) -> ! {
     thread::spawn(|| {
-        // The bench holds the other end, which closes with it.
+        // The bench has the other end, which closes when it ends.
         let _ = io::stdin().read(&mut [0]);
         process::exit(4);
     });
@@ -66,8 +66,8 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
     let client = create(job, &contender)?;
     let created = started.elapsed();
 
-    let neighbour = (!job.at.neighbour.is_empty())
-        .then(|| Neighbour::start(job))
+    let neighbor = (!job.at.neighbor.is_empty())
+        .then(|| Neighbor::start(job))
         .transpose()?;
     let load = &job.load;
     let mut publisher = Publisher::new(&client, load);
@@ -77,11 +77,11 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
         Work::Publish | Work::PublishBesideOutage => {
             connect(&client, job.version)?;
             if job.work == Work::PublishBesideOutage
-                && let Some(neighbour) = &neighbour
+                && let Some(neighbor) = &neighbor
             {
-                neighbour.lose_redis();
+                neighbor.lose_redis();
             }
-            // Where messages are counted, not timed, the count is of these alone.
+            // A load that counts messages must count only these.
             if load.messages == usize::MAX {
                 publisher.publish_all(&Load {
                     lasting: WARM_UP,
@@ -102,7 +102,7 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
         Work::Leave => {
             connect(&client, job.version)?;
             publisher.publish_unwaited(load.messages)?;
-            // It is sent behind all the others, and its token ends when it is.
+            // It is sent after all others, and its token completes then.
             Publisher::new(&client, &Load { qos: 0, ..*load })
                 .publish()?
                 .wait()?;
@@ -111,8 +111,8 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
         Work::Create => {
             measured.seconds = created.as_secs_f64();
             measured.resident = resident();
-            // It gets the number after those that were restored: the bench can count whether it is one more. At QoS 0, as Paho
-            // looks for a packet id that is free in a time that grows with the square of those that are not.
+            // Its number follows those of the restored messages, so the bench can count that it is one more. At QoS 0, since Paho
+            // searches a free packet id in a time that grows with the square of the used ones.
             Publisher::new(&client, &Load { qos: 0, ..*load }).publish()?;
         }
     }
@@ -129,12 +129,12 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
     let disconnects = [Work::Publish, Work::PublishBesideOutage, Work::FillAndSend];
     if disconnects.contains(&job.work) {
         client.disconnect(None).wait()?;
-        // With the last client of a process Paho ends its threads, which takes up to a second of every measurement.
+        // With the last client of a process Paho ends its threads, which would add up to a second to every measurement.
         let other = mqtt::CreateOptionsBuilder::new().persistence(mqtt::PersistenceType::None);
         mem::forget(other.create_client()?);
         drop(client);
     } else {
-        // Dropped, it would remove what waits.
+        // Dropping it would remove the waiting messages.
         mem::forget(client);
     }
     let IoCount { written, withdrawn } = IoCount::of_this_process().since(&before);
@@ -145,7 +145,7 @@ fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
     })
 }
 
-/// The resident memory of this process in bytes.
+/// Resident memory of this process in bytes.
 fn resident() -> f64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let kilobytes = status.lines().find_map(|line| {
@@ -155,10 +155,10 @@ fn resident() -> f64 {
             .parse::<f64>()
             .ok()
     });
-    kilobytes.expect("Linux tells the resident memory") * 1024.0
+    kilobytes.expect("resident memory in /proc") * 1024.0
 }
 
-/// The processor time of the threads that run, in seconds; zero where the kernel does not count it.
+/// Processor time of the running threads in seconds; zero if the kernel does not count it.
 fn busy() -> f64 {
     let threads = fs::read_dir("/proc/self/task")
         .into_iter()

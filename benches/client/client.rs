@@ -1,4 +1,4 @@
-//! The client that is measured.
+//! Measured client.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     job::{Job, Load, Version},
 };
 
-/// As many as packet ids allow; what limits the messages under way is the bench.
+/// Maximum that packet ids allow; the bench limits the messages in flight.
 const MAX_IN_FLIGHT: i32 = 65_535;
 pub const MAX_WAITING: i32 = 100_000;
 const SESSION_SECONDS: u32 = 60;
@@ -19,10 +19,10 @@ pub struct Publisher<'a> {
     client: &'a mqtt::AsyncClient,
     payload: Vec<u8>,
     qos: i32,
-    under_way: VecDeque<mqtt::Token>,
+    in_flight: VecDeque<mqtt::Token>,
 }
 
-/// Creates it as the job says, without connecting.
+/// Creates the client of a job, without connecting.
 pub fn create(job: &Job, contender: &Contender) -> Result<mqtt::AsyncClient, mqtt::Error> {
     let options = mqtt::CreateOptionsBuilder::new()
         .server_uri(&job.at.broker)
@@ -37,7 +37,7 @@ pub fn create(job: &Job, contender: &Contender) -> Result<mqtt::AsyncClient, mqt
     contender.install(options, &job.at).create_client()
 }
 
-/// Connects it; its session outlives the connection.
+/// Connects with a session that outlives the connection.
 pub fn connect(client: &mqtt::AsyncClient, version: Version) -> Result<(), mqtt::Error> {
     let mut options = match version {
         Version::V5 => {
@@ -64,51 +64,50 @@ impl<'a> Publisher<'a> {
             client,
             payload: vec![b'x'; load.payload],
             qos: load.qos,
-            under_way: VecDeque::new(),
+            in_flight: VecDeque::new(),
         }
     }
 
     pub fn publish(&mut self) -> Result<mqtt::Token, mqtt::Error> {
         let message = mqtt::Message::new("bench/readings", self.payload.as_slice(), self.qos);
-        // What is kept of the token has no copy of the message.
+        // Unlike a delivery token, a token keeps no copy of the message.
         self.client.try_publish(message).map(mqtt::Token::from)
     }
 
-    /// Publishes what the load says, never with more under way than it allows, until all are acknowledged. Tells how many there
-    /// were.
+    /// Publishes the load with its limit of messages in flight, waits until all are acknowledged, and returns their number.
     pub fn publish_all(&mut self, load: &Load) -> Result<usize, mqtt::Error> {
         let started = Instant::now();
         let mut published = 0;
         while published < load.messages && started.elapsed() < load.lasting {
-            if self.under_way.len() == load.in_flight {
+            if self.in_flight.len() == load.in_flight {
                 self.wait_for_oldest()?;
             }
             let token = self.publish()?;
-            self.under_way.push_back(token);
+            self.in_flight.push_back(token);
             published += 1;
         }
         self.wait_for_all()?;
         Ok(published)
     }
 
-    /// Publishes so many without waiting for any.
+    /// Publishes this many messages without waiting for any.
     pub fn publish_unwaited(&mut self, messages: usize) -> Result<(), mqtt::Error> {
         for _ in 0..messages {
             let token = self.publish()?;
-            self.under_way.push_back(token);
+            self.in_flight.push_back(token);
         }
         Ok(())
     }
 
     pub fn wait_for_all(&mut self) -> Result<(), mqtt::Error> {
-        while !self.under_way.is_empty() {
+        while !self.in_flight.is_empty() {
             self.wait_for_oldest()?;
         }
         Ok(())
     }
 
     fn wait_for_oldest(&mut self) -> Result<(), mqtt::Error> {
-        match self.under_way.pop_front() {
+        match self.in_flight.pop_front() {
             Some(token) => token.wait().map(drop),
             None => Ok(()),
         }

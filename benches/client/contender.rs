@@ -1,4 +1,4 @@
-//! The ways to keep messages that are compared.
+//! Compared ways to keep messages.
 
 use std::{
     env,
@@ -19,10 +19,10 @@ use paho_mqtt_redis::{
 use crate::job::Addresses;
 use testkit::{direct::Direct, try_http_get};
 
-/// The options of a `RedisPersistence`, but for where it is.
+/// Options of a `RedisPersistence`, except its address.
 type Builder = fn() -> RedisPersistenceBuilder;
 
-/// The durabilities of `RedisPersistence`, each a row for every transport.
+/// Durabilities of `RedisPersistence`, each with a row per transport.
 const DURABILITIES: &[(&str, Builder)] = &[
     ("Confirmed", RedisPersistence::builder),
     ("Pipelined", || {
@@ -30,10 +30,10 @@ const DURABILITIES: &[(&str, Builder)] = &[
     }),
 ];
 
-/// A machine with more to do than the bench must not be taken for a fault.
+/// Long, so that a busy machine does not count as a fault.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// One way to keep messages.
+/// Way to keep messages.
 #[derive(Clone)]
 pub struct Contender {
     pub name: String,
@@ -48,7 +48,7 @@ pub enum Store {
     Memory,
     /// Paho's own persistence.
     Files(Medium),
-    /// One command a call, over TCP.
+    /// One command per call, over TCP.
     Direct,
     Ours(Transport, Builder),
 }
@@ -65,12 +65,12 @@ pub enum Transport {
     Unix,
 }
 
-/// What the ratios are to.
+/// Contender that the ratios refer to.
 pub const NONE: &str = "none";
 pub const DIRECT: &str = "direct";
 pub const TMPFS: &str = "files on tmpfs";
 
-/// All of them, in the order of the tables.
+/// All contenders, in the order of the tables.
 pub fn all() -> Vec<Contender> {
     let plain = |name: &str, store| Contender {
         name: name.to_owned(),
@@ -110,7 +110,7 @@ impl Contender {
         [self, instrumented, scraped]
     }
 
-    /// The same for another column.
+    /// Does the same for another column.
     pub fn renamed(&self, name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -118,7 +118,7 @@ impl Contender {
         }
     }
 
-    /// Whether a new process finds what an earlier one kept.
+    /// Returns true if records outlive the process.
     pub fn outlives_the_process(&self) -> bool {
         !matches!(self.store, Store::None | Store::Memory)
     }
@@ -127,8 +127,8 @@ impl Contender {
         matches!(self.store, Store::Direct | Store::Ours(..))
     }
 
-    /// Whether it is the plain one over the shortest way, or on the fastest medium, which stands for the others where these would
-    /// only add time.
+    /// Returns true for the plain variant with the fastest transport or medium, which represents the others if measuring these would
+    /// only take time.
     pub fn stands_for_others(&self) -> bool {
         let longer_way = matches!(
             self.store,
@@ -145,7 +145,7 @@ impl Contender {
         self.scraped
     }
 
-    /// Has the client use it.
+    /// Sets the persistence of the client.
     pub fn install(
         &self,
         options: mqtt::CreateOptionsBuilder,
@@ -190,10 +190,10 @@ impl Contender {
     }
 }
 
-/// What makes a process of the bench a scraper.
+/// Argument that makes a process of the bench a scraper.
 pub const SCRAPER: &str = "--scrape";
 
-/// Serves the metrics, and has a process of its own scrape them until this one ends.
+/// Serves the metrics, and starts a process that scrapes them until this one ends.
 fn serve(registry: Registry) {
     let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
     let scraper = Command::new(env::current_exe().expect("this program"))
@@ -201,11 +201,11 @@ fn serve(registry: Registry) {
         .stdin(Stdio::piped())
         .spawn()
         .expect("it starts");
-    // Both last as long as this process, and the scraper ends when its input does.
+    // Both last as long as this process; the scraper ends when its input closes.
     mem::forget((server, scraper));
 }
 
-/// Scrapes ten times a second.
+/// Scrapes ten times per second.
 pub fn scrape(address: &str) -> ! {
     const INTERVAL: Duration = Duration::from_millis(100);
     thread::spawn(|| {
@@ -214,7 +214,7 @@ pub fn scrape(address: &str) -> ! {
     });
     let mut next = Instant::now();
     loop {
-        // At the end the server is gone before this is.
+        // Fails at the end, when the server is gone before the scraper.
         if let Ok((status, _, _)) = try_http_get(address, "/metrics") {
             assert_eq!(status, 200);
         }

@@ -1,8 +1,8 @@
-//! What one process of a measurement is told, and what it answers.
+//! Job of a measuring process, and its result.
 
 use std::{fmt, str::FromStr, time::Duration};
 
-/// The version of MQTT that a client is created for and connects with.
+/// MQTT version that a client is created for and connects with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     V5,
@@ -26,31 +26,31 @@ impl Version {
     }
 }
 
-/// Where the servers are, and the folder for a contender that keeps files.
+/// Addresses of the servers, and the folder for a contender that keeps files.
 #[derive(Clone, Default)]
 pub struct Addresses {
     pub broker: String,
     pub redis_tcp: String,
     pub redis_unix: String,
     pub folder: String,
-    /// The Redis of another client in the same process; empty where there is none.
-    pub neighbour: String,
+    /// Redis of another client in the same process; empty if there is none.
+    pub neighbor: String,
 }
 
-/// What it does.
+/// Work that is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Work {
     /// Publishes while connected.
     Publish,
-    /// The same, while the Redis of another client in the process does not answer.
+    /// Publishes while the Redis of another client in the process does not answer.
     PublishBesideOutage,
-    /// Publishes while not connected, and leaves the messages there.
+    /// Publishes while not connected, and leaves the messages in the persistence.
     Fill,
-    /// The same, and then connects and has them all acknowledged.
+    /// Publishes while not connected, then connects and waits until all messages are acknowledged.
     FillAndSend,
-    /// Publishes to a broker that acknowledges nothing, and leaves the messages there.
+    /// Publishes to a broker that acknowledges nothing, and leaves the messages in the persistence.
     Leave,
-    /// Creates a client where messages wait.
+    /// Creates a client for which messages wait.
     Create,
 }
 
@@ -63,20 +63,21 @@ const WORKS: [(Work, &str); 6] = [
     (Work::Create, "create"),
 ];
 
-/// What the messages are like, and how many there are.
+/// Kind and number of the messages.
 #[derive(Clone, Copy)]
 pub struct Load {
     pub qos: i32,
     pub payload: usize,
-    /// How many messages are waited for at a time.
+    /// Limit of messages in flight.
     pub in_flight: usize,
-    /// It ends when so many were published, or so much time has passed.
+    /// Number of messages after which it ends.
     pub messages: usize,
+    /// Time after which it ends, if that is earlier.
     pub lasting: Duration,
 }
 
 impl Load {
-    /// What the speed is measured with where nothing else is said: QoS 1, 100 B, 100 in flight, for so many milliseconds.
+    /// Default load of the measurements of speed: QoS 1, 100 B, 100 in flight, for this many milliseconds.
     pub fn lasting(milliseconds: u64) -> Self {
         Self {
             lasting: Duration::from_millis(milliseconds),
@@ -84,7 +85,7 @@ impl Load {
         }
     }
 
-    /// So many messages, however long they take.
+    /// Load of this many messages, without a limit of time.
     pub fn of(messages: usize, qos: i32, payload: usize) -> Self {
         Self {
             qos,
@@ -96,7 +97,7 @@ impl Load {
     }
 }
 
-/// The whole of it, handed over as arguments.
+/// Job, passed as arguments.
 #[derive(Clone)]
 pub struct Job {
     pub work: Work,
@@ -126,7 +127,7 @@ impl Job {
             self.at.redis_tcp.clone(),
             self.at.redis_unix.clone(),
             self.at.folder.clone(),
-            self.at.neighbour.clone(),
+            self.at.neighbor.clone(),
             qos.to_string(),
             payload.to_string(),
             in_flight.to_string(),
@@ -145,7 +146,7 @@ impl Job {
             redis_tcp,
             redis_unix,
             folder,
-            neighbour,
+            neighbor,
             qos,
             payload,
             in_flight,
@@ -165,7 +166,7 @@ impl Job {
                 redis_tcp: redis_tcp.clone(),
                 redis_unix: redis_unix.clone(),
                 folder: folder.clone(),
-                neighbour: neighbour.clone(),
+                neighbor: neighbor.clone(),
             },
             load: Load {
                 qos: qos.parse().ok()?,
@@ -178,20 +179,21 @@ impl Job {
     }
 }
 
-/// What was measured; zero where a kind of work does not tell it.
+/// Measurement. Fields that a kind of work does not measure are zero.
 #[derive(Clone, Copy, Default)]
 pub struct Measured {
     pub messages: f64,
-    /// For them: until all were acknowledged, or accepted where the client is not connected, or until the client was created.
+    /// Time until all were acknowledged, or accepted if the client is not connected, or until the client was created.
     pub seconds: f64,
-    /// The processor time that all threads of the process took for it, where the kernel tells.
+    /// Processor time of all threads of the process meanwhile, if the kernel counts it.
     pub busy: f64,
-    /// From connecting until all that had been published before were acknowledged.
+    /// Time from connecting until all messages that were published before are acknowledged.
     pub sending: f64,
-    /// The memory that is resident in the end, in bytes.
+    /// Resident memory at the end, in bytes.
     pub resident: f64,
-    /// What the process wrote to files on a disk, and what of it was withdrawn before it got there, in bytes.
+    /// Bytes that the process wrote to files on a disk.
     pub written: f64,
+    /// Bytes of them that were deleted before they reached the disk.
     pub withdrawn: f64,
 }
 

@@ -1,4 +1,4 @@
-//! What was measured, and on what.
+//! Measured versions and machine.
 
 use std::{fs, thread};
 
@@ -6,7 +6,7 @@ use crate::{rounds::Bench, stage};
 
 const LOCK: &str = include_str!("../../Cargo.lock");
 
-/// In one line, for whoever compares tables.
+/// Description in one line, for comparing tables.
 pub fn description(bench: &Bench) -> String {
     let stage = &bench.stage;
     let processors = if bench.options.pin {
@@ -40,7 +40,7 @@ pub fn description(bench: &Bench) -> String {
 
 fn processor() -> String {
     let text = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    // On Arm there is no name, only the model of the board.
+    // On Arm /proc/cpuinfo has no name, but the model of the board is known.
     let name = ["model name", "Model", "Hardware"].iter().find_map(|name| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.trim_start_matches([' ', '\t', ':']).to_owned())
@@ -48,7 +48,7 @@ fn processor() -> String {
     name.unwrap_or("an unknown processor".to_owned())
 }
 
-/// The version of a crate that was built with.
+/// Version of a dependency, from the lock file.
 fn locked(name: &str) -> &'static str {
     let (_, rest) = LOCK
         .split_once(&format!("name = \"{name}\"\nversion = \""))

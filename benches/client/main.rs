@@ -1,7 +1,7 @@
-//! What a whole client costs with each way to keep its messages, as Markdown tables.
+//! Measures a whole client with each way to keep its messages, and prints Markdown tables.
 //!
-//! `scripts/bench` runs it. Every measurement is a process of its own, so that none inherits the memory or the threads of another,
-//! and the processes of all contenders take turns, so that what else the machine does meets them alike.
+//! `scripts/bench` runs it. Every measurement is a process of its own, so that none inherits memory or threads of another one. The
+//! contenders take turns, so that other load of the machine affects them alike.
 
 mod child;
 mod client;
@@ -9,7 +9,7 @@ mod contender;
 mod io_count;
 mod job;
 mod machine;
-mod neighbour;
+mod neighbor;
 mod options;
 mod rounds;
 mod section;

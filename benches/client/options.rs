@@ -1,4 +1,4 @@
-//! The command line.
+//! Command line.
 
 use std::path::PathBuf;
 
@@ -6,23 +6,23 @@ use lexopt::prelude::*;
 
 use crate::{job::Version, section::Section};
 
-/// What the command line asks for.
+/// Action that the command line selects.
 pub enum Command {
     Run(Options),
     Help,
 }
 
-/// How the measuring is done.
+/// Options of the bench.
 pub struct Options {
     pub sections: Vec<Section>,
     pub rounds: usize,
     pub quick: bool,
     pub version: Version,
-    /// Whether client and servers are kept apart.
+    /// Set if client and servers run on different processors.
     pub pin: bool,
-    /// What the name of a contender is to contain.
+    /// Text that the name of a contender must contain.
     pub only: String,
-    /// The folder for the charts of `throughput` and `flash`.
+    /// Folder for the charts of `throughput` and `flash`.
     pub charts: Option<PathBuf>,
 }
 
@@ -31,30 +31,30 @@ Measures a whole MQTT client with each way to keep its messages, and prints Mark
 
 usage: scripts/bench [options] [section ...]
 
-sections, all of them by default:
-  throughput    messages a second, while connected
-  instrumented  what measuring every call costs of it
-  scraped       what being scraped ten times a second costs of it
-  offline       messages a second while not connected, and when they are sent at last
-  restore       time to create a client with many messages waiting
-  memory        resident memory with many messages waiting
-  commands      commands and bytes to Redis for a message, and the processor time that it takes
-  flash         bytes that reach a disk for a message
-  growth        how the speed changes with the number of messages that wait
-  neighbour     messages a second while the Redis of another client in the process is down
-  all           all of them
+sections, default all:
+  throughput    messages per second, while connected
+  instrumented  effect of measuring every call on the throughput
+  scraped       effect of ten scrapes per second on the throughput
+  offline       messages per second while not connected, and after connecting
+  restore       time to create a client with many waiting messages
+  memory        resident memory with many waiting messages
+  commands      commands and bytes to Redis per message, and Redis's processor time
+  flash         bytes per message that reach a disk
+  growth        throughput by the number of waiting messages
+  neighbor      messages per second while the Redis of another client in the process is down
+  all           all sections
 
 options:
-  --rounds N    how often every contender has its turn (default 5, with --quick 2)
-  --quick       few and short measurements: to see that it works
-  --mqtt V      the version of MQTT: 5 (default) or 3.1.1
-  --pin         the client on the first processor, broker and Redis on the second: steadier, and slower
-  --only TEXT   only contenders whose names contain it, and those that they are compared with
+  --rounds N    rounds, in each of which every contender has a turn (default 5, with --quick 2)
+  --quick       few and short measurements, to check that it works
+  --mqtt V      MQTT version: 5 (default) or 3.1.1
+  --pin         client on the first processor, broker and Redis on the second: steadier, but slower
+  --only TEXT   only contenders whose names contain TEXT, and the references of the ratios
   --charts FOLDER
                 write the charts of the sections throughput and flash into this folder, as throughput.svg and flash.svg
-  --help        this text
+  --help        print this help
 
-Files are written below the folder for temporary files: set TMPDIR to a folder on the disk to be measured.
+Files are written below the folder for temporary files. Set TMPDIR to a folder on the disk to be measured.
 ";
 
 pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
@@ -88,7 +88,7 @@ pub fn parse(arguments: Vec<String>) -> Result<Command, String> {
             Long("charts") => {
                 charts = Some(PathBuf::from(parser.value().map_err(words)?));
             }
-            // cargo says so to every bench.
+            // cargo passes this to every bench.
             Long("bench") => {}
             Short('h') | Long("help") => return Ok(Command::Help),
             Value(value) => {

@@ -1,4 +1,4 @@
-//! Turns: every contender has one in each round.
+//! Rounds, in each of which every contender has a turn.
 
 use std::{
     env,
@@ -18,7 +18,7 @@ use crate::{
 };
 use testkit::charts::{self, BarChart};
 
-/// A bench under way.
+/// Running bench.
 pub struct Bench {
     pub options: Options,
     pub stage: Stage,
@@ -26,10 +26,10 @@ pub struct Bench {
     failures: usize,
 }
 
-/// What of a measurement is looked at.
+/// Field of a measurement.
 pub type Field = fn(&Measured) -> f64;
 
-/// The measurements of some contenders, each with one for each round, or nothing where it failed.
+/// Measurements of some contenders, one per round; `None` for a round that failed.
 pub struct Results {
     contenders: Vec<Contender>,
     measured: Vec<Vec<Option<Measured>>>,
@@ -43,7 +43,7 @@ impl Results {
         }
     }
 
-    /// One row after the other.
+    /// Rows, in order.
     pub fn rows(&self, field: Field) -> impl Iterator<Item = (&Contender, Series)> {
         let series = move |measured: &Vec<Option<Measured>>| {
             Series(
@@ -72,55 +72,55 @@ impl Bench {
         }
     }
 
-    /// Of all contenders those that are asked for and meet a condition; and those that every ratio is to.
+    /// Selected contenders that meet a condition, and those that every ratio refers to.
     pub fn contenders(&self, condition: impl Fn(&Contender) -> bool) -> Vec<Contender> {
         let compared = [contender::NONE, contender::DIRECT];
         let mut all = contender::all();
         all.retain(|contender| {
-            let asked = contender.name.contains(&self.options.only);
-            condition(contender) && (asked || compared.contains(&&*contender.name))
+            let is_selected = contender.name.contains(&self.options.only);
+            condition(contender) && (is_selected || compared.contains(&&*contender.name))
         });
         all
     }
 
-    /// Rounds in which each of them does the same from nothing, in an order that changes from round to round.
+    /// Runs rounds in which each contender does the same work from scratch, in an order that changes from round to round.
     pub fn alternate(
         &mut self,
         contenders: &[Contender],
         rounds: usize,
-        what: &str,
+        title: &str,
         work: Work,
         load: Load,
     ) -> Results {
-        self.alternate_with(contenders, rounds, what, |bench, contender| {
+        self.alternate_with(contenders, rounds, title, |bench, contender| {
             bench.run(contender, work, load)
         })
     }
 
-    /// The same for something else.
+    /// Does the same with a custom turn.
     pub fn alternate_with(
         &mut self,
         contenders: &[Contender],
         rounds: usize,
-        what: &str,
+        title: &str,
         mut turn: impl FnMut(&mut Self, &Contender) -> Result<Measured, String>,
     ) -> Results {
         let mut results = Results::new(contenders);
         for round in 0..rounds {
-            eprintln!("{what}: round {} of {rounds}", round + 1);
+            eprintln!("{title}: round {} of {rounds}", round + 1);
             for offset in 0..contenders.len() {
                 let index = (round + offset) % contenders.len();
                 let contender = &contenders[index];
                 let measured = turn(self, contender);
                 let measured = measured
-                    .map_err(|error| self.fail(&format!("{what}: {}: {error}", contender.name)));
+                    .map_err(|error| self.fail(&format!("{title}: {}: {error}", contender.name)));
                 results.measured[index].push(measured.ok());
             }
         }
         results
     }
 
-    /// Writes a chart where `--charts` asks for it.
+    /// Writes a chart if `--charts` is given.
     pub fn draw(&mut self, name: &str, chart: &BarChart) {
         let Some(folder) = self.options.charts.clone() else {
             return;
@@ -133,13 +133,13 @@ impl Bench {
         }
     }
 
-    /// Says aloud what went wrong: the table and the exit status say only that something did.
+    /// Reports a failure on standard error, since the table and the exit status have no reason.
     pub fn fail(&mut self, message: &str) {
         self.failures += 1;
         eprintln!("bench: FAILED: {message}");
     }
 
-    /// One measurement from nothing, after which there has to be nothing but what the work leaves.
+    /// Measures from scratch, and checks that only the records that the work leaves remain.
     pub fn run(
         &mut self,
         contender: &Contender,
@@ -150,21 +150,21 @@ impl Bench {
         let client_id = self.new_client();
         self.run_as(contender, &client_id, work, load, None)
             .and_then(|measured| {
-                let left = match work {
+                let expected = match work {
                     Work::Publish | Work::PublishBesideOutage | Work::FillAndSend => 0,
                     Work::Fill | Work::Leave | Work::Create => load.messages,
                 };
-                // Where nothing outlives the process there is nothing to look at from here.
-                let left = if contender.outlives_the_process() {
-                    left
+                // Nothing to count from here if no record outlives the process.
+                let expected = if contender.outlives_the_process() {
+                    expected
                 } else {
                     0
                 };
-                self.expect_records(contender, left).map(|()| measured)
+                self.expect_records(contender, expected).map(|()| measured)
             })
     }
 
-    /// One measurement of a client with a name, for which messages may wait; at another broker, where one is given.
+    /// Measures a client with this id, for which messages may wait, at another broker if one is given.
     pub fn run_as(
         &mut self,
         contender: &Contender,
@@ -192,11 +192,11 @@ impl Bench {
         measure(&job, self.options.pin)
     }
 
-    /// One measurement from nothing beside another client, whose Redis is this.
+    /// Measures from scratch beside another client, whose Redis is `neighbor`.
     pub fn run_beside(
         &mut self,
         contender: &Contender,
-        neighbour: &str,
+        neighbor: &str,
         work: Work,
         load: Load,
     ) -> Result<Measured, String> {
@@ -207,7 +207,7 @@ impl Bench {
             client_id: self.new_client(),
             version: self.options.version,
             at: Addresses {
-                neighbour: neighbour.to_owned(),
+                neighbor: neighbor.to_owned(),
                 ..self.stage.addresses(contender)
             },
             load,
@@ -215,21 +215,21 @@ impl Bench {
         measure(&job, self.options.pin)
     }
 
-    /// A client id that no session of an earlier measurement is kept for.
+    /// Returns a client id without a session from an earlier measurement.
     pub fn new_client(&mut self) -> String {
         self.clients += 1;
         format!("bench-{}", self.clients)
     }
 
-    /// A message that was acknowledged leaves no record, and one that waits has one. What a process sent before it ended may
-    /// take Redis a moment.
+    /// Checks the number of records: none for an acknowledged message, one for a waiting message. Redis may still be reading requests
+    /// of a process that has ended.
     pub fn expect_records(&self, contender: &Contender, expected: usize) -> Result<(), String> {
         let mut found = 0;
         let done = poll(Duration::from_secs(1), || {
             found = self.stage.records(contender);
             (found == expected).then_some(())
         });
-        done.ok_or_else(|| format!("{found} records are there instead of {expected}"))
+        done.ok_or_else(|| format!("{found} records instead of {expected}"))
     }
 
     pub fn exit_code(&self) -> ExitCode {
@@ -241,9 +241,9 @@ impl Bench {
     }
 }
 
-/// Has a server run on the second processor only, with all its threads.
+/// Pins a server with all its threads to the second processor.
 ///
-/// Waking a process up takes several times as long on another processor as on the same one, and where the scheduler puts them
+/// Waking a process on another processor takes several times as long as on the same one, and the placement by the scheduler
 /// changes from round to round.
 fn pin(server: u32) -> Result<(), String> {
     let output = Command::new("taskset")
@@ -275,7 +275,7 @@ fn measure(job: &Job, pin: bool) -> Result<Measured, String> {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
-        // It ends when this is closed.
+        // The child ends when this is closed.
         let tie = process.stdin.take();
         let output = process.wait_with_output();
         drop(tie);

@@ -1,11 +1,11 @@
-//! The parts of a bench, each of which prints its tables.
+//! Sections of the bench, each of which prints its tables.
 
 mod commands;
 mod flash;
 mod growth;
 mod instrumented;
 mod memory;
-mod neighbour;
+mod neighbor;
 mod offline;
 mod restore;
 mod scraped;
@@ -24,7 +24,7 @@ pub enum Section {
     Commands,
     Flash,
     Growth,
-    Neighbour,
+    Neighbor,
 }
 
 impl Section {
@@ -38,10 +38,10 @@ impl Section {
         Self::Commands,
         Self::Flash,
         Self::Growth,
-        Self::Neighbour,
+        Self::Neighbor,
     ];
 
-    /// Those with that name.
+    /// Sections with this name.
     pub fn named(name: &str) -> Option<Vec<Self>> {
         if name == "all" {
             return Some(Self::ALL.to_vec());
@@ -56,14 +56,14 @@ impl Section {
             "commands" => Self::Commands,
             "flash" => Self::Flash,
             "growth" => Self::Growth,
-            "neighbour" => Self::Neighbour,
+            "neighbor" => Self::Neighbor,
             _ => return None,
         };
         Some(vec![one])
     }
 }
 
-/// Measures what is asked for.
+/// Measures the section.
 pub fn run(bench: &mut Bench) {
     for section in bench.options.sections.clone() {
         match section {
@@ -76,7 +76,7 @@ pub fn run(bench: &mut Bench) {
             Section::Commands => commands::run(bench),
             Section::Flash => flash::run(bench),
             Section::Growth => growth::run(bench),
-            Section::Neighbour => neighbour::run(bench),
+            Section::Neighbor => neighbor::run(bench),
         }
     }
 }

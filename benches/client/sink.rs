@@ -1,4 +1,4 @@
-//! A broker that takes everything and acknowledges nothing but connections, so that messages stay in flight.
+//! Broker that acknowledges nothing but connections, so that messages stay in flight.
 
 use std::{
     io::{self, BufReader, BufWriter, Read, Write},
@@ -6,7 +6,7 @@ use std::{
     thread,
 };
 
-/// It serves until the process ends.
+/// Serves until the process ends.
 pub struct Sink {
     port: u16,
 }
@@ -17,7 +17,7 @@ impl Sink {
         let port = listener.local_addr().expect("bound").port();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
-                // A client that goes away is no fault.
+                // Fails if the client disconnects.
                 thread::spawn(move || drop(serve(&stream)));
             }
         });
@@ -37,7 +37,7 @@ fn serve(stream: &TcpStream) -> io::Result<()> {
     loop {
         let (kind, body) = read_packet(&mut input)?;
         match kind {
-            // The protocol's name takes six bytes, its level follows; MQTT 5 wants a list of properties, which is empty.
+            // The level follows the six bytes of the protocol's name. MQTT 5 needs a list of properties, which is empty.
             CONNECT if body.get(6) == Some(&5) => output.write_all(&[0x20, 3, 0, 0, 0])?,
             CONNECT => output.write_all(&[0x20, 2, 0, 0])?,
             PINGREQ => output.write_all(&[0xd0, 0])?,
@@ -47,7 +47,7 @@ fn serve(stream: &TcpStream) -> io::Result<()> {
     }
 }
 
-/// The type of the next packet, and what follows its length.
+/// Reads the type of the next packet, and the bytes after its length.
 fn read_packet(input: &mut impl Read) -> io::Result<(u8, Vec<u8>)> {
     let mut byte = [0];
     input.read_exact(&mut byte)?;

@@ -1,4 +1,4 @@
-//! The servers and folders of a bench.
+//! Servers and folders of the bench.
 
 use std::{env, fs, io, path::Path, process};
 
@@ -10,7 +10,7 @@ use crate::{
 };
 use testkit::{Mosquitto, RedisServer};
 
-/// A private broker, a private Redis, and folders for Paho's files.
+/// Private broker, private Redis, and folders for Paho's files.
 pub struct Stage {
     pub broker: Mosquitto,
     pub redis: RedisServer,
@@ -18,13 +18,13 @@ pub struct Stage {
     tmpfs: TempDir,
 }
 
-/// What Redis counted since it was last reset.
+/// Counters of Redis since the last reset.
 pub struct RedisCount {
-    /// The commands with how many there were, the most frequent first.
+    /// Commands with their numbers, the most frequent first.
     pub commands: Vec<(String, f64)>,
     pub input: f64,
     pub output: f64,
-    /// How often it read from a connection: commands that came together count once.
+    /// Number of reads from connections: commands that arrive together count once.
     pub reads: f64,
 }
 
@@ -40,12 +40,12 @@ impl Stage {
         stage
     }
 
-    /// What is left on a tmpfs takes memory until the machine is started again.
+    /// Removes the folders: files on a tmpfs would take memory until the next boot.
     fn remove_folders_when_interrupted(&self) {
         let folders = [&self.disk, &self.tmpfs].map(|folder| folder.path().to_owned());
         let interrupted = move || {
             for folder in &folders {
-                // The process that writes to it may be at it still.
+                // The process that writes to it may still be running.
                 for _ in 0..100 {
                     if fs::remove_dir_all(folder).is_ok() || !folder.exists() {
                         break;
@@ -61,7 +61,7 @@ impl Stage {
         self.disk.path()
     }
 
-    /// Where a contender finds what it needs.
+    /// Addresses for a contender.
     pub fn addresses(&self, contender: &Contender) -> Addresses {
         let folder = self.folder(contender).unwrap_or(Path::new(""));
         Addresses {
@@ -69,7 +69,7 @@ impl Stage {
             redis_tcp: self.redis.tcp_url(),
             redis_unix: self.redis.url(),
             folder: folder.to_str().expect("UTF-8").to_owned(),
-            neighbour: String::new(),
+            neighbor: String::new(),
         }
     }
 
@@ -81,7 +81,7 @@ impl Stage {
         }
     }
 
-    /// How many records a contender has left, of all clients.
+    /// Number of records of a contender, of all clients.
     pub fn records(&self, contender: &Contender) -> usize {
         if let Some(folder) = self.folder(contender) {
             return files_in(folder).expect("can be listed");
@@ -130,7 +130,7 @@ impl Stage {
                 let calls = rest.split(',').next()?.parse().ok()?;
                 Some((name.to_uppercase().replace('|', " "), calls))
             })
-            // Those of the bench itself.
+            // Commands of the bench itself.
             .filter(|(name, _)| name != "INFO" && name != "CONFIG RESETSTAT")
             .collect();
         commands.sort_by(|(_, one), (_, other)| other.total_cmp(one));
@@ -142,21 +142,21 @@ impl Stage {
         }
     }
 
-    /// The processor time that Redis has taken, in seconds.
+    /// Processor time of Redis in seconds.
     pub fn redis_cpu(&self) -> f64 {
         let cpu = self.info("cpu");
         let seconds = |name: &str| field(&cpu, name).and_then(|text| text.parse::<f64>().ok());
         let [user, system] = ["used_cpu_user", "used_cpu_sys"].map(seconds);
         user.zip(system)
             .map(|(user, system)| user + system)
-            .expect("Redis tells its time")
+            .expect("processor time in INFO")
     }
 
-    /// The memory that Redis uses, in bytes.
+    /// Memory that Redis uses, in bytes.
     pub fn redis_memory(&self) -> f64 {
         let memory = self.info("memory");
         let used = field(&memory, "used_memory").and_then(|text| text.parse().ok());
-        used.expect("Redis tells its memory")
+        used.expect("memory in INFO")
     }
 
     pub fn redis_version(&self) -> String {
@@ -180,7 +180,7 @@ impl Stage {
     }
 }
 
-/// A line of what INFO answers.
+/// Field of the answer to INFO.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     let value = |line: &'a str| line.strip_prefix(name)?.strip_prefix(':');
     info.lines().find_map(value).map(str::trim)
@@ -204,7 +204,7 @@ fn files_in(folder: &Path) -> io::Result<usize> {
     Ok(count)
 }
 
-/// The type of the file system under the folder for temporary files.
+/// Type of the file system of the folder for temporary files.
 pub fn file_system() -> String {
     let folder = env::temp_dir();
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
@@ -213,7 +213,7 @@ pub fn file_system() -> String {
         let (point, kind) = (words.next()?, words.next()?);
         folder.starts_with(point).then_some((point.len(), kind))
     });
-    // A later mount over the same point hides the earlier one.
+    // A later mount on the same point hides the earlier one.
     let last = under.max_by_key(|(length, _)| *length);
     last.map_or("unknown".to_owned(), |(_, kind)| kind.to_owned())
 }

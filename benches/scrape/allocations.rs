@@ -1,6 +1,6 @@
-//! How often, and how much, memory is allocated by all threads.
+//! Counter of allocations of all threads, and of their bytes.
 
-// An allocator is by its nature unsafe.
+// A global allocator needs unsafe code.
 #![allow(unsafe_code)]
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
 static NUMBER: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
 
-/// How often so far, and how many bytes.
+/// Number of allocations so far, and their bytes.
 pub fn all() -> (usize, usize) {
     (
         NUMBER.load(Ordering::Relaxed),
@@ -19,7 +19,7 @@ pub fn all() -> (usize, usize) {
     )
 }
 
-/// The system's allocator, and a count.
+/// System allocator with a counter.
 pub struct Counting;
 
 fn count(bytes: usize) {
@@ -27,7 +27,7 @@ fn count(bytes: usize) {
     BYTES.fetch_add(bytes, Ordering::Relaxed);
 }
 
-// SAFETY: every call goes to the system's allocator as it came.
+// SAFETY: every call is passed on to the system allocator unchanged.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size());

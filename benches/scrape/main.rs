@@ -1,6 +1,6 @@
-//! What a scrape costs, with one client and with many, as a Markdown table.
+//! Measures the cost of a scrape, with one client and with many, and prints a Markdown table.
 //!
-//! `cargo bench -p testkit --bench scrape` runs it. `-- --quick` only shows that it works.
+//! `cargo bench -p testkit --bench scrape` runs it. `-- --quick` only checks that it works.
 
 mod allocations;
 
@@ -24,11 +24,11 @@ use testkit::table::{spread, two_places, whole};
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// One way to get the metrics; it gives how many bytes they are.
+/// Way to get the metrics; returns their length in bytes.
 type Way<'a> = (&'a str, &'a dyn Fn(&mut Vec<u8>) -> usize);
 
 fn main() {
-    // cargo says '--bench' to every bench.
+    // cargo passes `--bench` to every bench.
     let quick = env::args().any(|argument| argument == "--quick");
     let rounds = if quick { 3 } else { 200 };
     let mut rows = Vec::new();
@@ -102,7 +102,7 @@ fn measure(
     ]
 }
 
-/// Into a buffer that is there, so that what it takes is no part of the scrape.
+/// Encodes into an existing buffer, whose allocation does not belong to the scrape.
 fn get(address: SocketAddr, path: &str, coding: &str, answer: &mut Vec<u8>) -> usize {
     let mut stream = TcpStream::connect(address).expect("it listens");
     write!(

@@ -1,4 +1,4 @@
-//! What a message costs Redis.
+//! Cost of a message for Redis.
 
 use super::offline::load_size;
 use crate::{
@@ -11,7 +11,7 @@ use crate::{
 
 const PAYLOAD: usize = 100;
 
-/// What is rarer than this a message belongs to the connection, and is left out of the list.
+/// Commands that are rarer than this per message belong to the connection and are not listed.
 const RARE: f64 = 0.02;
 
 pub fn run(bench: &mut Bench) {
@@ -61,7 +61,7 @@ pub fn run(bench: &mut Bench) {
     );
 }
 
-/// What Redis counted, and the seconds of processor time that it took.
+/// Counters of Redis, and its processor time in seconds.
 fn count(
     bench: &mut Bench,
     contender: &Contender,

@@ -1,4 +1,4 @@
-//! What reaches a disk for a message.
+//! Bytes per message that reach a disk.
 
 use std::{fs, mem, os::unix::fs::MetadataExt, path::Path, process::Command};
 
@@ -17,7 +17,7 @@ use testkit::{
     charts::{self, Bars, STATES},
 };
 
-/// How Redis writes its append-only file.
+/// Policy for Redis's append-only file.
 const POLICIES: [(&str, &[&str]); 3] = [
     ("off", &[]),
     (
@@ -32,12 +32,12 @@ const POLICIES: [(&str, &[&str]); 3] = [
 
 const SECTOR: f64 = 512.0;
 
-/// What one measurement wrote, in bytes.
+/// Bytes that one measurement wrote.
 struct Written {
     client: f64,
     withdrawn: f64,
     redis: f64,
-    /// All that this machine wrote meanwhile to the disk on which the files are, its file system's journal included.
+    /// All bytes that this machine wrote to the disk of the files meanwhile, including the journal of the file system.
     device: Option<f64>,
 }
 
@@ -56,7 +56,7 @@ pub fn run(bench: &mut Bench) {
         let redis = RedisServer::tcp_with(arguments);
         let ordinary = mem::replace(&mut bench.stage.redis, redis);
         let contenders = bench.contenders(|contender| match contender.store {
-            // Paho's files have nothing to do with what Redis does.
+            // Paho's files do not depend on Redis.
             Store::Files(Medium::Disk) => policy == "off",
             _ => contender.uses_redis() && contender.stands_for_others(),
         });
@@ -103,7 +103,7 @@ pub fn run(bench: &mut Bench) {
     bench.draw(charts::FLASH, &charts::flash(bars));
 }
 
-/// The rounds of one row, in bytes per message.
+/// Rounds of one row, in bytes per message.
 struct Medians {
     client: Series,
     withdrawn: Series,
@@ -121,7 +121,7 @@ impl Medians {
         ]
     }
 
-    /// What was written and not deleted before it was written out, of the numbers that the table shows.
+    /// Written bytes minus those that were deleted before they reached the disk, from the numbers in the table.
     fn reached(&self) -> Option<f64> {
         let [client, withdrawn, redis] = [&self.client, &self.withdrawn, &self.redis]
             .map(|series| series.median().map(f64::round_ties_even));
@@ -129,7 +129,7 @@ impl Medians {
     }
 }
 
-/// Nothing where a round failed.
+/// `None` if a round failed.
 fn measure(
     bench: &mut Bench,
     contender: &Contender,
@@ -190,7 +190,7 @@ fn once(
     })
 }
 
-/// What was written to the disk under a folder since the machine was started, in bytes, after everything is.
+/// Bytes written to the disk of a folder since boot, after a sync.
 fn settled_device(folder: &Path) -> Option<f64> {
     let folder_name = folder.to_str()?;
     let synchronised = Command::new("sync")

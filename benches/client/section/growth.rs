@@ -1,4 +1,4 @@
-//! Whether a message costs more where more of them wait.
+//! Dependence of the cost of a message on the number of waiting ones.
 
 use super::{
     offline::{load_size, sending_rate},
@@ -18,7 +18,7 @@ pub fn run(bench: &mut Bench) {
         &[1_000, 10_000, 60_000]
     };
     let contenders = bench.contenders(Contender::stands_for_others);
-    // Each takes long enough to be steady.
+    // Each turn is long enough to be steady.
     let rounds = bench.options.rounds.div_ceil(5);
     let cells: Vec<Results> = numbers
         .iter()

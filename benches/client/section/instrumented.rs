@@ -1,4 +1,4 @@
-//! What measuring every call costs of the messages a second.
+//! Effect of measuring every call on the messages per second.
 
 use super::throughput::rate;
 use crate::{
@@ -8,7 +8,7 @@ use crate::{
     table::{self, spread, three_places, two_places, whole},
 };
 
-/// The difference is smaller than that between two rounds, so that it takes many.
+/// Many rounds, since the difference is smaller than that between two rounds.
 const TIMES: usize = 4;
 
 pub fn run(bench: &mut Bench) {
@@ -55,7 +55,7 @@ pub fn run(bench: &mut Bench) {
     table::print("What instrumenting costs", &about, &columns, &rows);
 }
 
-/// Microseconds of processor time a message.
+/// Microseconds of processor time per message.
 pub fn busy(measured: &Measured) -> f64 {
     measured.busy * 1e6 / measured.messages
 }

@@ -1,4 +1,4 @@
-//! A client that is not connected, and connects at last.
+//! Client that publishes while not connected, then connects.
 
 use super::throughput::rate;
 use crate::{
@@ -59,7 +59,7 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-/// Messages a second from connecting on.
+/// Messages per second after connecting.
 pub fn sending_rate(measured: &Measured) -> f64 {
     measured.messages / measured.sending
 }

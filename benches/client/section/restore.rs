@@ -1,4 +1,4 @@
-//! How long it takes to create a client for which messages wait.
+//! Time to create a client for which messages wait.
 
 use super::offline::load_size;
 use crate::{
@@ -22,7 +22,7 @@ pub fn run(bench: &mut Bench) {
         let results = measure(bench, &contenders, &sink, Work::Fill, messages);
         print("not sent yet", messages, &results);
     }
-    // Restoring them takes Paho's own files the square of their number: 1,000 take a second, and 30,000 would take a quarter of
+    // With Paho's own files, restoring takes the square of their number: 1,000 take a second, 30,000 would take a quarter of
     // an hour.
     let (few, many) = (1_000, numbers[0]);
     let results = measure(bench, &contenders, &sink, Work::Leave, few);
@@ -35,7 +35,7 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-/// Each is filled once; a client that was created adds one message, so that those which were restored can be counted.
+/// Fills each contender once. A created client adds one message, so that the restored ones can be counted.
 fn measure(
     bench: &mut Bench,
     contenders: &[Contender],
@@ -46,11 +46,11 @@ fn measure(
     let what = format!("restore of {messages}");
     let load = Load::of(messages, 1, PAYLOAD);
     let mut filled: Vec<Filled> = Vec::new();
-    // Each takes long enough to be steady.
+    // Each turn is long enough to be steady.
     let rounds = bench.options.rounds.div_ceil(2);
     bench.alternate_with(contenders, rounds, &what, |bench, contender| {
         let broker = Some(sink.url());
-        // Those in Redis find each other's.
+        // Contenders in Redis share their records.
         let place = |filled: &&mut Filled| match contender.store {
             Store::Files(_) => filled.by == contender.name,
             _ => filled.in_redis,
@@ -78,7 +78,7 @@ fn measure(
     })
 }
 
-/// Where messages wait.
+/// State of the waiting messages.
 struct Filled {
     by: String,
     in_redis: bool,

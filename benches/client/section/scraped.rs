@@ -1,4 +1,4 @@
-//! What being scraped ten times a second costs of the messages a second.
+//! Effect of ten scrapes per second on the messages per second.
 
 use super::{instrumented::busy, throughput::rate};
 use crate::{
@@ -8,15 +8,15 @@ use crate::{
     table::{self, spread, three_places, two_places, whole},
 };
 
-/// The difference is smaller than that between two rounds, so that it takes many.
+/// Many rounds, since the difference is smaller than that between two rounds.
 const TIMES: usize = 4;
 
 pub fn run(bench: &mut Bench) {
     let quick = bench.options.quick;
-    // Ten scrapes at least.
+    // At least ten scrapes.
     let load = Load::lasting(if quick { 200 } else { 1_000 });
     let mut contenders = bench.contenders(Contender::is_instrumented);
-    // The others that there always are have nothing to be compared with here.
+    // The contenders for ratios have no counterpart here.
     contenders.retain(Contender::is_instrumented);
     let rounds = bench.options.rounds * TIMES;
     let results = bench.alternate(&contenders, rounds, "scraped", Work::Publish, load);

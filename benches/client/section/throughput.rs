@@ -1,4 +1,4 @@
-//! Messages a second of a client that is connected.
+//! Messages per second of a connected client.
 
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ fn print(qos: i32, in_flight: usize, payloads: &[usize], cells: &[Results]) {
     );
 }
 
-/// Messages a second.
+/// Messages per second.
 pub fn rate(measured: &crate::job::Measured) -> f64 {
     measured.messages / measured.seconds
 }

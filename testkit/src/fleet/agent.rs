@@ -7,10 +7,10 @@ use tempfile::TempDir;
 
 use crate::{Prometheus, rules::yaml};
 
-/// Credentials for the central Prometheus.
+/// Password for the central Prometheus.
 pub const PASSWORD: &str = "U*U";
 
-/// Starts an agent that scrapes `device` and writes to a port of this machine. `change` may adapt its configuration.
+/// Starts an agent that scrapes `device` and writes to the port `central` of this machine, with a configuration adapted for tests.
 pub fn start(dir: &TempDir, interval: Duration, device: &str, central: u16) -> Prometheus {
     let mut config = yaml("provisioning/agent/prometheus-agent.yml");
     let interval = format!("{}ms", interval.as_millis());

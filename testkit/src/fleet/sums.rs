@@ -49,7 +49,7 @@ pub struct Sizes {
     sample: f64,
 }
 
-/// Counters of connections, scrapes and bytes.
+/// Number of scrapes and pushes in a measurement, and bytes of both and of the agent's log.
 struct Counts {
     scrapes: f64,
     scraped: f64,

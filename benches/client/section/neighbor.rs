@@ -1,4 +1,4 @@
-//! What a client loses of its messages a second where the Redis of another one in the process is down.
+//! Effect of an outage of the Redis of another client in the process on the messages per second.
 
 use super::throughput::rate;
 use crate::{

@@ -1,4 +1,4 @@
-//! Another client in the process that is measured, with a Redis of its own.
+//! Another client in the measured process, with a Redis of its own.
 
 use std::{
     thread,
@@ -14,15 +14,15 @@ use crate::{
     job::Job,
 };
 
-pub struct Neighbour {
+pub struct Neighbor {
     health: Health,
     redis: String,
 }
 
-impl Neighbour {
-    /// It publishes a thousand messages a second at QoS 1, until the process ends.
+impl Neighbor {
+    /// Publishes a thousand messages per second at QoS 1 until the process ends.
     pub fn start(job: &Job) -> Result<Self, mqtt::Error> {
-        let redis = job.at.neighbour.clone();
+        let redis = job.at.neighbor.clone();
         let persistence = RedisPersistence::builder()
             .url(&redis)
             .build()
@@ -30,7 +30,7 @@ impl Neighbour {
         let health = persistence.health();
         let client = mqtt::CreateOptionsBuilder::new()
             .server_uri(&job.at.broker)
-            .client_id(format!("{}-neighbour", job.client_id))
+            .client_id(format!("{}-neighbor", job.client_id))
             .max_buffered_messages(MAX_WAITING)
             .user_persistence(persistence)
             .create_client()?;
@@ -38,8 +38,8 @@ impl Neighbour {
         thread::spawn(move || {
             let mut due = Instant::now();
             loop {
-                // What becomes of it is none of the measurement's business.
-                drop(client.publish(mqtt::Message::new("bench/neighbour", "21.5", 1)));
+                // The delivery does not matter for the measurement.
+                drop(client.publish(mqtt::Message::new("bench/neighbor", "21.5", 1)));
                 due += Duration::from_millis(1);
                 thread::sleep(due.saturating_duration_since(Instant::now()));
             }
@@ -47,7 +47,7 @@ impl Neighbour {
         Ok(Self { health, redis })
     }
 
-    /// Its Redis answers no more, and it has noticed.
+    /// Pauses its Redis and waits until it has noticed.
     pub fn lose_redis(&self) {
         let client = redis::Client::open(self.redis.as_str()).expect("a URL");
         let mut connection = client.get_connection().expect("it answers still");
