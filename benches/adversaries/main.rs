@@ -212,8 +212,14 @@ impl Outcome {
                 "a scrape fails afterwards",
             ),
             (recovered.threads == idle.threads, "threads remain"),
-            (recovered.connections == idle.connections, "connections remain"),
-            (recovered.memory - idle.memory <= RETAINED_MEMORY, "memory remains in use"),
+            (
+                recovered.connections == idle.connections,
+                "connections remain",
+            ),
+            (
+                recovered.memory - idle.memory <= RETAINED_MEMORY,
+                "memory remains in use",
+            ),
         ];
         checks
             .iter()

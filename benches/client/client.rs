@@ -14,7 +14,7 @@ const MAX_IN_FLIGHT: i32 = 65_535;
 pub const MAX_WAITING: i32 = 100_000;
 const SESSION_SECONDS: u32 = 60;
 
-/// Messages that were published and not waited for yet, the oldest first.
+/// Publishes messages, and keeps the tokens of those in flight, the oldest first.
 pub struct Publisher<'a> {
     client: &'a mqtt::AsyncClient,
     payload: Vec<u8>,

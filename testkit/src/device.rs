@@ -105,10 +105,7 @@ impl Device {
             let is_done = is_done(&run.log());
             if !is_done && run.has_ended() {
                 let log = run.log();
-                assert!(
-                    log.contains("a write to the broker failed midway"),
-                    "{log}"
-                );
+                assert!(log.contains("a write to the broker failed midway"), "{log}");
                 *run = self.start(options);
             }
             is_done.then_some(())

@@ -2,8 +2,8 @@
 
 use std::{env, fs, path::Path, process::ExitCode};
 
-use testkit::{charts, fleet};
 use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
+use testkit::{charts, fleet};
 
 const USAGE: &str = "\
 usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART

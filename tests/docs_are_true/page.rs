@@ -72,9 +72,15 @@ pub fn setters(source: &str) -> Vec<String> {
 /// Every document of the repository: its path from the root, and its text.
 pub fn documents() -> Vec<(String, String)> {
     let root = testkit::repository();
-    let mut paths: Vec<String> = ["README", "CONTRIBUTING", "CHANGELOG", "SECURITY", "dashboards/runbooks"]
-        .map(|name| format!("{name}.md"))
-        .into();
+    let mut paths: Vec<String> = [
+        "README",
+        "CONTRIBUTING",
+        "CHANGELOG",
+        "SECURITY",
+        "dashboards/runbooks",
+    ]
+    .map(|name| format!("{name}.md"))
+    .into();
     for entry in fs::read_dir(root.join("docs")).expect("a folder") {
         let name = entry.expect("an entry").file_name();
         let name = name.to_str().expect("UTF-8");

@@ -123,7 +123,11 @@ fn acl_file_admits_documented_url_only() {
             .build()
             .expect("valid");
         let connected = persistence.connect("device-1", "mqtt://127.0.0.1:1883");
-        assert_eq!(connected.is_ok(), is_admitted, "{user} {prefix}: {connected:?}");
+        assert_eq!(
+            connected.is_ok(),
+            is_admitted,
+            "{user} {prefix}: {connected:?}"
+        );
     }
 }
 

@@ -76,7 +76,11 @@ fn few_comments_begin_with_question_words() {
             let source = fs::read_to_string(&path).expect("a source");
             let (count, found) = count_questions(&source);
             comments += count;
-            questions.extend(found.iter().map(|line| format!("{}:{line}", path.display())));
+            questions.extend(
+                found
+                    .iter()
+                    .map(|line| format!("{}:{line}", path.display())),
+            );
         }
     }
     assert!(comments > 2_000, "{comments} lines of comment");
@@ -92,7 +96,11 @@ fn banned_words_and_questions_are_found() {
     let source = "//! Tells nothing.\nfn f() {} // storytold\n    /// Where the\n    // told one is: where there\n    // is none.\n";
     assert_eq!(banned_words(source), BANNED);
     assert_eq!(banned_words("untold, foretells, where there are"), [""; 0]);
-    let source = "/// What it is.\n//! Whether.\n    // Howto\n// When\n//Who\nlet what = \"// How\";\n";
+    let source =
+        "/// What it is.\n//! Whether.\n    // Howto\n// When\n//Who\nlet what = \"// How\";\n";
     let (count, found) = count_questions(source);
-    assert_eq!((count, found), (5, vec![" What it is.", " Whether.", " When"]));
+    assert_eq!(
+        (count, found),
+        (5, vec![" What it is.", " Whether.", " When"])
+    );
 }

@@ -93,9 +93,7 @@ impl Device {
 
     fn remove(&mut self, stem: &str, number: u16) {
         let key = format!("{stem}-{number}");
-        self.persistence
-            .remove(&key)
-            .expect("removed, or pending");
+        self.persistence.remove(&key).expect("removed, or pending");
     }
 
     fn put(&mut self, stem: &str, number: u16, payload: &[u8]) {

@@ -58,23 +58,19 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> Outcome {
     report(&format!("{} devices are scraped", plan.devices));
 
     let outages = fleet.begin_outages(1);
-    eventually(
-        limit,
-        "alerts fire for the affected devices",
-        || {
-            let devices = observer.of_devices();
-            let right = devices.get("MqttPersistenceStoreDown") == Some(&outages.stores)
-                && devices.get("MqttPersistenceBacklogOld") == Some(&outages.links)
-                && devices.get("MqttPersistenceBacklogGrowing") == Some(&outages.links);
-            let fleet = observer.of_fleet();
-            let of_fleet = ["FleetStoresFailing", "FleetBacklogOld"];
-            let right = right
-                && of_fleet
-                    .iter()
-                    .all(|name| fleet.contains(&format!("MqttPersistence{name}")));
-            right.then_some(())
-        },
-    );
+    eventually(limit, "alerts fire for the affected devices", || {
+        let devices = observer.of_devices();
+        let right = devices.get("MqttPersistenceStoreDown") == Some(&outages.stores)
+            && devices.get("MqttPersistenceBacklogOld") == Some(&outages.links)
+            && devices.get("MqttPersistenceBacklogGrowing") == Some(&outages.links);
+        let fleet = observer.of_fleet();
+        let of_fleet = ["FleetStoresFailing", "FleetBacklogOld"];
+        let right = right
+            && of_fleet
+                .iter()
+                .all(|name| fleet.contains(&format!("MqttPersistence{name}")));
+        right.then_some(())
+    });
     for name in observer.of_devices().into_values().flatten() {
         let is_affected = outages.stores.contains(&name) || outages.links.contains(&name);
         assert!(is_affected, "an alert about {name}, which is healthy");

@@ -320,7 +320,8 @@ impl Killed {
                 break;
             }
             if started.elapsed() > LIMIT / 2 {
-                fs::write(self.orders.folder.join("remaining"), remaining.join(" ")).expect("can be written");
+                fs::write(self.orders.folder.join("remaining"), remaining.join(" "))
+                    .expect("can be written");
                 process::exit(exit::REMAINING);
             }
             thread::park_timeout(Duration::from_millis(2));

@@ -160,7 +160,12 @@ impl World {
         let (broker, redis, clients, interval) = if which == STEADY_ONE {
             (self.broker.url(), self.site.socket_url(), STEADY, INTERVAL)
         } else {
-            (self.proxy.url(), self.site.url(), RESTLESS, RESTLESS_INTERVAL)
+            (
+                self.proxy.url(),
+                self.site.url(),
+                RESTLESS,
+                RESTLESS_INTERVAL,
+            )
         };
         let ledger = self.ledger.lock().unwrap();
         let orders = Orders {
