@@ -1,5 +1,4 @@
-//! Everything a program does with Paho and Redis, in one process and in a short time, so that scripts/valgrind can check each
-//! access to memory.
+//! Everything that a program does with Paho and Redis, in one short process, so that scripts/valgrind can check each memory access.
 
 use std::{sync::mpsc, time::Duration};
 
@@ -109,7 +108,7 @@ fn messages_pass_over_reconnect_and_restart() {
         broker.withhold(Kind::Puback);
         broker.withhold(Kind::Pubrec);
         publish_some(&first, "unanswered");
-        // Paho frees a message whose write is interrupted, and yet sends it again, which is not the subject here.
+        // No write may fail midway: Paho frees such a message and sends it again, which is not the subject here.
         broker.wait_for(Direction::FromClient, Kind::Publish, 3 * AT_A_TIME);
         broker.drop_connections();
         losses.recv_timeout(LIMIT).expect("the connection is lost");

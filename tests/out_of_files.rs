@@ -1,6 +1,6 @@
-//! A program without a free file descriptor is scraped all the same, and recovers once it has some again.
+//! A program without a free file descriptor can still be scraped, and recovers once it has some again.
 //!
-//! The limit is that of the process, so this is the only test of its binary.
+//! The limit applies to the process, so this is the only test of its binary.
 
 use std::{
     fs::File,
@@ -22,20 +22,20 @@ fn limit_files(limit: libc::rlim_t) {
         rlim_cur: limit,
         rlim_max: limit,
     };
-    // SAFETY: it reads the limit, and changes no memory.
+    // SAFETY: setrlimit only reads its argument.
     assert_eq!(
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) },
         0
     );
 }
 
-/// A scrape on a socket that was there before.
+/// Scrapes over a socket that was created before.
 fn scrape(mut socket: Socket, address: SocketAddr) -> String {
     socket.connect(&address.into()).unwrap();
     socket.set_read_timeout(Some(LIMIT)).unwrap();
     socket.write_all(REQUEST).unwrap();
     let mut answer = String::new();
-    // It may be closed without an answer.
+    // The connection may be closed without an answer.
     let _ = socket.read_to_string(&mut answer);
     answer
 }
@@ -64,7 +64,7 @@ fn endpoint_without_file_descriptors_is_scraped() {
         let answer = scrape(sockets.pop().unwrap(), address);
         assert!(answer.contains("readings_total"), "{turn}: {answer}");
     }
-    // Silent connections do not keep the descriptors.
+    // Silent connections do not occupy descriptors forever.
     let silent: Vec<Socket> = sockets.split_off(20);
     for socket in &silent {
         socket.connect(&address.into()).unwrap();

@@ -1,4 +1,4 @@
-//! The log and the observers get an outage of Redis with its client, its begin once and its end once.
+//! The log and the observers report an outage of Redis with its client, its beginning once and its end once.
 
 use std::{
     sync::{Arc, Mutex},

@@ -27,7 +27,7 @@ fn set(connection: &mut redis::Connection, name: &str, value: &str) -> redis::Re
         .exec(connection)
 }
 
-/// Has a running Redis listen with TLS, and returns the port.
+/// Makes a running Redis listen with TLS, and returns the port.
 fn listen_with_tls(redis: &RedisServer, connection: &mut redis::Connection) -> u16 {
     let file = |name: &str| redis.dir().join(name).display().to_string();
     set(connection, "bind", "127.0.0.1 127.0.0.2").unwrap();
@@ -57,7 +57,7 @@ fn at(url: &str) -> RedisPersistence {
         .unwrap()
 }
 
-/// Checks that it cannot be connected to and that the text names the address and this.
+/// Asserts that connecting fails and that the error names the address and `named`.
 #[track_caller]
 fn is_refused(url: &str, address: &str, named: &str) {
     let error: Error = at(url).connect(CLIENT, BROKER).unwrap_err();
@@ -103,7 +103,7 @@ fn redis_certificate_must_be_trusted() {
     assert_eq!(connection.hlen("device:127.0.0.1:1883").unwrap(), 1);
 }
 
-/// Has everything in this process trust that file only.
+/// Makes everything in this process trust this file only.
 #[allow(unsafe_code)]
 fn trust(file: &Path) {
     // SAFETY: this is the only test of its binary, and no other thread that it starts reads or writes the environment.

@@ -1,4 +1,4 @@
-//! The program is killed at a call, in a request or at a packet, and every message that it had accepted arrives all the same.
+//! A program is killed at a call, in a request or at a packet, and every message that it had accepted arrives.
 //!
 //! Some points of each row; `scripts/crash-table` tries them all.
 
@@ -24,7 +24,7 @@ const TCP_PIPELINED: Store = Store::Redis {
     pipelined: true,
 };
 
-/// A module for each combination of store, versions and session, with a test for each kind of crash.
+/// Defines a module per combination of store, versions and session, with a test per kind of crash.
 macro_rules! groups {
     ($($group:ident: $store:ident, $versions:ident, $forgets:literal;)*) => {
         const GROUPS: &[(Store, Versions, bool)] = &[$(($store, $versions, $forgets)),*];

@@ -1,5 +1,5 @@
-//! A program dies while Redis lags behind: every answered write is in Redis once that has caught up, and a successor sees all of
-//! them, waits, or reports the reason.
+//! A program dies while Redis lags behind. Every answered write is in Redis once it has caught up, and a successor sees all of them,
+//! waits, or reports the reason.
 
 use std::{
     collections::BTreeSet,

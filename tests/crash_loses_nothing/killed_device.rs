@@ -219,7 +219,7 @@ fn killed_device_at_qos_2_delivers_once_mqtt_3() {
     assert_nothing_doubled(&arrivals);
 }
 
-/// Covers a whole run, so that a limit on waiting for acknowledgements is not mistaken for a loss.
+/// Covers a whole run, so that a limit on waiting for acknowledgments is not mistaken for a loss.
 #[test]
 fn clean_stop_leaves_no_record() {
     let redis = RedisServer::start();

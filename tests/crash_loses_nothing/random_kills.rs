@@ -1,4 +1,4 @@
-//! The program is killed at random instants with a real broker, and every message that it had accepted arrives all the same.
+//! A program is killed at random instants with a real broker, and every message that it had accepted arrives.
 //!
 //! Some rounds of each row; `scripts/crash-random` does hundreds.
 

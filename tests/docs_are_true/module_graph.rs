@@ -1,4 +1,4 @@
-//! No module of the library depends, directly or over others, on one that depends on it.
+//! The modules of the library have no import cycle.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,10 +11,10 @@ use syn::{
     visit::{self, Visit},
 };
 
-/// The names from the root of the crate to a module or an item.
+/// Names from the root of the crate to a module or an item.
 type Names = Vec<String>;
 
-/// A crate's modules, one per file, with what each imports and re-exports.
+/// Modules of a crate, one per file, with their imports and re-exports.
 #[derive(Default)]
 struct Crate {
     modules: BTreeMap<Names, Imports>,
@@ -22,9 +22,9 @@ struct Crate {
 
 #[derive(Default)]
 struct Imports {
-    /// What the module names, as it is written.
+    /// Paths that the module names, as they are written.
     paths: BTreeSet<Names>,
-    /// The names that it re-exports, and what they stand for.
+    /// Names that it re-exports, with their targets.
     exports: BTreeMap<String, Names>,
 }
 
@@ -44,7 +44,7 @@ impl Crate {
             if path.is_dir() {
                 self.add_folder(&path, &child);
             } else if name == "tests" {
-                // A module of its own file is for tests where its parent says so.
+                // Skipped: `mod tests;` is for tests only.
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).expect("a source");
                 let module = match name.as_str() {
@@ -64,8 +64,8 @@ impl Crate {
         self.modules.insert(module, imports);
     }
 
-    /// The modules that `from` depends on when it names `path`: the one that defines it, and before that those that
-    /// re-export it. None for what other crates define.
+    /// Modules that `from` depends on when it names `path`: those that re-export it, and the one that defines it. Empty for items of
+    /// other crates.
     fn modules_of(&self, from: &[String], path: &[String]) -> Vec<Names> {
         self.resolve(from, path).unwrap_or_default()
     }
@@ -208,7 +208,7 @@ impl<'ast> Visit<'ast> for Imports {
     }
 }
 
-/// Whether an attribute leaves its item out of the library.
+/// Returns true if an attribute leaves its item out of the library.
 fn is_for_tests(attribute: &Attribute) -> bool {
     let text = match &attribute.meta {
         syn::Meta::List(list) if list.path.is_ident("cfg") => list.tokens.to_string(),

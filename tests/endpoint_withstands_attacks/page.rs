@@ -1,4 +1,4 @@
-//! The page for people, as the server writes it.
+//! The page for people, as the server sends it.
 
 use std::{
     io::Write,
@@ -14,10 +14,10 @@ use paho_mqtt_redis::{
 use testkit::{body, header, sent, status};
 
 pub const ANY: &str = "127.0.0.1:0";
-/// A request for the page.
+/// Request for the page.
 pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: device\r\n\r\n";
 
-/// An endpoint with the metrics of some clients.
+/// Endpoint with the metrics of some clients.
 pub struct Page {
     pub server: MetricsServer,
     pub metrics: PersistenceMetrics,
@@ -45,7 +45,7 @@ impl Page {
         format!("http://{}/", self.address())
     }
 
-    /// The response with the page.
+    /// Gets the page.
     fn get(&self) -> String {
         sent(self.address(), GET)
     }
@@ -91,7 +91,7 @@ fn page_is_small_and_loads_nothing_by_policy() {
     assert_eq!((status(&head), body(&head)), ("200", ""));
 }
 
-/// The hash of a text in base64, as a policy has it.
+/// Hash of a text in base64, as in the security policy.
 fn sha256(text: &str) -> String {
     let digest = openssl(&["dgst", "-sha256", "-binary"], text.as_bytes());
     assert_eq!(digest.len(), 32);

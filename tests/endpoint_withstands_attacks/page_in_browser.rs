@@ -27,7 +27,7 @@ fn put(persistence: &mut impl ClientPersistence, number: i32) {
         .unwrap();
 }
 
-/// A client that works through messages, with more and fewer of them waiting, until this is dropped.
+/// Client that processes messages, with a backlog that grows and shrinks, until this is dropped.
 struct Busy {
     is_over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -85,7 +85,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         browser.open(&page.url());
         let waiting = eventually(LIMIT, "the page is there", || browser.text(WAITING));
         let number: i32 = waiting.parse().unwrap();
-        // It is the same document that shows it: nothing is loaded anew.
+        // The same document shows it: the page was not reloaded.
         browser.evaluate("document.body.dataset.mark = 'mine'");
         put(&mut persistence, number + 1);
         eventually(LIMIT, "one more waits", || {
@@ -150,7 +150,7 @@ fn state_change_is_announced_to_screen_readers() {
         "{since:?}"
     );
 
-    // Another client appears, and one goes.
+    // One client appears, and one disappears.
     page.report("device-2", &StoreEvent::Opened { quarantined: 0 });
     eventually(LIMIT, "two clients", || {
         browser.text("[data-client='device-2'] h2")
@@ -160,7 +160,7 @@ fn state_change_is_announced_to_screen_readers() {
         (browser.evaluate("document.querySelectorAll('section').length") == 1).then_some(())
     });
 
-    // The server goes away.
+    // The server stops.
     let Page { server, metrics: _ } = page;
     drop(server);
     eventually(LIMIT, "it says that nobody answers", || {
@@ -266,9 +266,9 @@ fn page_behind_password_updates_itself() {
     );
 }
 
-/// The pictures of the README: `cargo test -p testkit --test endpoint_withstands_attacks -- --ignored pictures`.
+/// Takes the pictures in `images/`: `cargo test -p testkit --test endpoint_withstands_attacks -- --ignored pictures`.
 #[test]
-#[ignore = "it takes a minute, and what it gives is looked at by people"]
+#[ignore = "takes a minute, and people check its pictures"]
 fn pictures_of_device_at_work() {
     let page = Page::new();
     let _busy = [
@@ -291,7 +291,7 @@ fn pictures_of_device_at_work() {
         }
         browser.open(&page.url());
     }
-    // As long as it takes until something can be seen.
+    // Long enough for the charts to fill.
     let until = std::time::Instant::now() + Duration::from_secs(60);
     while std::time::Instant::now() < until {
         thread::park_timeout(Duration::from_secs(1));

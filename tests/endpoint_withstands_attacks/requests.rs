@@ -34,7 +34,7 @@ use testkit::{
 
 const ANY: &str = "127.0.0.1:0";
 
-/// A registry with a client.
+/// Registry with a client.
 fn registry() -> (Registry, impl ClientPersistence) {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).unwrap();
@@ -324,7 +324,7 @@ fn readiness_follows_state_of_every_store() {
     assert_eq!(status(&ready()), "200");
 }
 
-/// A collector that fails as a test wants it.
+/// Collector that fails as a test selects.
 #[derive(Clone)]
 struct Faulty {
     counter: IntCounter,
@@ -391,7 +391,7 @@ fn endless_collector_blocks_neither_others_nor_drop() {
     let (_never, waits) = mpsc::channel::<()>();
     let waits = std::sync::Mutex::new(waits);
     let registry = faulty(move || {
-        // It ends with the test.
+        // The thread ends with the test.
         let _ = waits.lock().unwrap().recv();
         Vec::new()
     });
@@ -439,10 +439,7 @@ fn unix_socket_is_replaced_only_if_nobody_listens() {
     let path = folder.path().join("metrics.sock");
     let builder = || MetricsServer::builder(registry().0);
     drop(UnixListener::bind(&path).unwrap());
-    assert!(
-        path.exists(),
-        "left behind, as by a program that was killed"
-    );
+    assert!(path.exists(), "a stale socket, as of a killed program");
     let server = builder().bind_unix(&path, 0o600).unwrap();
     assert_eq!(status(&over(&path)), "200");
     refused(
@@ -452,7 +449,7 @@ fn unix_socket_is_replaced_only_if_nobody_listens() {
     );
     assert_eq!(status(&over(&path)), "200");
 
-    // A file that took its place in the meantime is not its own.
+    // A file that replaced its socket meanwhile is not removed.
     fs::remove_file(&path).unwrap();
     let other = UnixListener::bind(&path).unwrap();
     drop(server);
@@ -490,7 +487,7 @@ fn reset_connections_do_not_end_program() {
         let mut stream = connected(server.local_addr());
         stream.write_all(REQUEST).unwrap();
         let socket = socket2::Socket::from(stream);
-        // It is reset rather than closed.
+        // The connection is reset instead of closed.
         socket.set_linger(Some(Duration::ZERO)).unwrap();
     }
     eventually(LIMIT, "it still serves", || {
@@ -508,7 +505,7 @@ fn unread_long_responses_are_dropped_for_new_ones() {
         .response_timeout(LIMIT)
         .bind(ANY)
         .unwrap();
-    // Each gets a text of its own, since the one before has begun.
+    // Each request gets a text of its own, since rendering the previous one has begun.
     let mut readers: Vec<_> = (0..3)
         .map(|_| {
             let mut stream = connected(server.local_addr());

@@ -1,5 +1,5 @@
-//! `/metrics` is served for valid requests and refused for others, and no peer can make the server wait without end, keep data
-//! without bound, or outlive its value.
+//! `/metrics` is served for valid requests and refused for others. No peer can make the server wait endlessly, buffer data without
+//! bound, or outlive its value.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -22,13 +22,13 @@ use testkit::{
     sent, status, try_http_get,
 };
 
-/// Time that a busy machine may take beyond a timeout of the server. A timeout and this are less than the default of 5 s, so that
-/// an option without effect is noticed.
+/// Allowance beyond a timeout of the server for a busy machine. Timeout and allowance are less than the default of 5 s, so that an
+/// option without effect is noticed.
 const SLACK: Duration = Duration::from_secs(4);
 
 const ANY: &str = "127.0.0.1:0";
 
-/// A registry with a counter at 7.
+/// Registry with a counter at 7.
 fn registry() -> (Registry, IntCounter) {
     let registry = Registry::new();
     let counter = IntCounter::new("readings_total", "Readings that were published.").unwrap();
@@ -135,14 +135,14 @@ fn unserved_request_gets_matching_status() {
     ] {
         assert_eq!(status(&request(line)), "400", "{line:?}");
     }
-    // It closed what it writes before the head was whole.
+    // The peer shuts down its writing side before the head is complete.
     let mut stream = connected(address);
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHo").unwrap();
     stream.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(status(&answer_of(stream)), "400");
 }
 
-/// A request whose head is filled up with that many bytes.
+/// Request whose head is padded with this many bytes.
 fn head(padding: usize) -> String {
     let padding = "x".repeat(padding);
     format!("GET /metrics HTTP/1.1\r\nX-Padding: {padding}\r\n\r\n")
@@ -157,10 +157,10 @@ fn overlong_head_is_refused_whole_or_in_pieces() {
     assert_eq!(status(&sent(address, head(spare + 1).as_bytes())), "431");
     assert_eq!(status(&sent(address, head(20_000).as_bytes())), "431");
 
-    // Without an end, a piece at a time.
+    // An endless head, piece by piece.
     let mut stream = connected(address);
     let answered = eventually(LIMIT, "an endless head is refused", || {
-        // Once it is refused, the connection may be closed.
+        // Fails once the request is refused and the connection closed.
         let _ = stream.write_all(&[b'x'; 32]);
         stream
             .set_read_timeout(Some(Duration::from_millis(10)))
@@ -204,7 +204,7 @@ fn trickled_head_gets_no_extra_time() {
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
     let answer = eventually(LIMIT, "a slow head is refused", || {
-        // Once it is refused, the connection may be closed.
+        // Fails once the request is refused and the connection closed.
         let _ = stream.write_all(b"x");
         let mut answer = [0; 12];
         stream.read_exact(&mut answer).ok().map(|()| answer)
@@ -214,7 +214,7 @@ fn trickled_head_gets_no_extra_time() {
     assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
 }
 
-/// Opens the way for a collector that waits, so that a scrape is being served until then.
+/// Gate of a blocking collector, which keeps a scrape in progress until it opens.
 struct Gate(mpsc::Sender<()>);
 
 #[derive(Clone)]
@@ -231,14 +231,14 @@ impl Collector for Waiting {
 
     fn collect(&self) -> Vec<MetricFamily> {
         self.entered.send(()).unwrap();
-        // Without the gate it never waits again.
+        // Once the gate is dropped, the collector never blocks again.
         let _ = self.opened.lock().unwrap().recv();
         self.counter.collect()
     }
 }
 
 impl Gate {
-    /// A registry with a collector that waits, its gate, and a message each time that it is asked.
+    /// Registry with a blocking collector, its gate, and a message per collection.
     fn closed() -> (Registry, Self, mpsc::Receiver<()>) {
         let (registry, _) = registry();
         let (entered, has_entered) = mpsc::channel();
@@ -273,14 +273,14 @@ fn excess_connection_is_refused_while_others_are_busy() {
     places[0].write_all(REQUEST).unwrap();
     has_entered.recv_timeout(LIMIT).unwrap();
     places[1].write_all(REQUEST).unwrap();
-    // What it sends is read before what comes later.
+    // Its bytes are read before later connections are accepted.
     let refused = eventually(LIMIT, "both are being served", || {
         let answer = sent(address, b"GET /-/healthy HTTP/1.1\r\nHost: device\r\n\r\n");
         (status(&answer) == "503").then_some(answer)
     });
     let length = body(&refused).len().to_string();
     assert_eq!(header(&refused, "Content-Length"), Some(&*length));
-    // One that has already sent its request loses the answer as little.
+    // A connection that has sent its request gets its answer too.
     for _ in 0..20 {
         assert_eq!(status(&sent(address, REQUEST)), "503");
     }
@@ -306,7 +306,7 @@ fn idle_connection_is_evicted_for_new_one() {
     for _ in 0..20 {
         assert_eq!(status(&sent(address, REQUEST)), "200");
     }
-    // The first to come was the first to go, and only one had to.
+    // The oldest connection was evicted, and only that one.
     assert_eq!(status(&answer_of(silent.remove(0))), "503");
     let mut other = silent.remove(0);
     other.write_all(REQUEST).unwrap();
@@ -329,7 +329,7 @@ fn flood_from_one_address_does_not_evict_another() {
     slow.set_read_timeout(Some(LIMIT)).unwrap();
     slow.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
     let crowd: Vec<_> = (0..40).map(|_| connected(address)).collect();
-    // By now all of them have been accepted.
+    // All of them have been accepted now.
     assert_eq!(status(&sent(address, REQUEST)), "200");
     slow.write_all(b"Host: device\r\n\r\n").unwrap();
     assert_eq!(status(&answer_of(slow)), "200");
@@ -381,12 +381,12 @@ fn first_bindable_address_is_served() {
 
 #[test]
 fn drop_frees_port_at_once() {
-    // No other test uses this address of the loopback, so that none gets the port while it is free.
+    // No other test uses this loopback address, so none gets the port while it is free.
     let mut address: SocketAddr = "127.0.0.2:0".parse().unwrap();
     for _ in 0..10 {
         let server = builder().bind(address).unwrap();
         address = server.local_addr();
-        // The side that closes first keeps a trace of the connection for a while.
+        // The side that closes first keeps the connection in TIME_WAIT.
         assert_eq!(http_get(address, "/metrics").0, 200);
         drop(server);
         let error = try_http_get(address, "/metrics").unwrap_err();
@@ -394,11 +394,11 @@ fn drop_frees_port_at_once() {
     }
 }
 
-/// The times that the drop of a server takes that has open connections, and the end of these connections.
+/// Durations of the drop of a server with open connections, and of the end of these connections.
 fn drop_with_open_connections() -> (Duration, Duration) {
     let server = builder()
         .request_timeout(Duration::from_secs(3600))
-        // No other test uses this address of the loopback, so that none gets the port while it is free.
+        // No other test uses this loopback address, so none gets the port while it is free.
         .bind("127.0.0.2:0")
         .unwrap();
     let address = server.local_addr();
@@ -407,7 +407,7 @@ fn drop_with_open_connections() -> (Duration, Duration) {
     half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
     let mut reader = connected(address);
     reader.write_all(REQUEST).unwrap();
-    // This one has its answer and does not close; the others were admitted before it.
+    // This connection has its answer and does not close; the others were accepted before it.
     reader.read_exact(&mut [0; 12]).unwrap();
 
     let started = Instant::now();
@@ -423,7 +423,7 @@ fn drop_with_open_connections() -> (Duration, Duration) {
 
 #[test]
 fn drop_closes_open_connections_without_waiting() {
-    // A server that waits takes at least a second each time. A busy machine delays some of the rounds only.
+    // A server that waits would take at least a second each time; a busy machine delays only some of the rounds.
     let rounds: Vec<_> = (0..5).map(|_| drop_with_open_connections()).collect();
     let dropped = rounds.iter().map(|(dropped, _)| *dropped).min();
     assert!(dropped < Some(Duration::from_millis(500)), "{rounds:?}");
@@ -431,8 +431,8 @@ fn drop_closes_open_connections_without_waiting() {
     assert!(ended < Some(Duration::from_secs(1)), "{rounds:?}");
 }
 
-/// A server with place for one connection, and a reader that has it: its response has begun, and is too long for the buffers of
-/// both sides.
+/// Starts a server with a single place, and a reader that takes it: its response has begun and is too long for the buffers of both
+/// sides.
 fn stalled_reader(response_timeout: Duration) -> (MetricsServer, TcpStream) {
     let registry = Registry::new();
     let help = "x".repeat(8 << 20);
@@ -463,7 +463,7 @@ fn stalled_reader_is_dropped_after_response_timeout() {
     const TIMEOUT: Duration = Duration::from_secs(3);
     let started = Instant::now();
     let (server, reader) = stalled_reader(TIMEOUT);
-    // No other connection wants its place.
+    // No other connection needs the place.
     let error = eventually(LIMIT, "the connection is reset", || {
         reader.take_error().unwrap()
     });
@@ -475,13 +475,13 @@ fn stalled_reader_is_dropped_after_response_timeout() {
 
 #[test]
 fn stalled_reader_is_evicted_for_new_connection() {
-    /// A reader that has read within this time keeps its place.
+    /// Time within which a reader must read to keep its place.
     const STALLED: Duration = Duration::from_millis(500);
     let started = Instant::now();
     let (server, reader) = stalled_reader(Duration::from_secs(3600));
     let address = server.local_addr();
     let first = sent(address, OTHER);
-    // A machine with more to do may have let that time pass.
+    // On a busy machine that time may have passed.
     assert!(
         status(&first) == "503" || started.elapsed() > STALLED,
         "{first}"
@@ -532,7 +532,7 @@ fn short_lived_connections_leave_server_serving() {
     for turn in 0..100 {
         let mut stream = connected(address);
         if turn % 2 == 0 {
-            // The server may have refused it by now.
+            // Fails if the server has refused it already.
             let _ = stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n");
         }
     }

@@ -1,4 +1,4 @@
-//! The endpoint over TLS, with and without certificates of the clients.
+//! The endpoint over TLS, with and without client certificates.
 
 use std::{
     io::{self, Read, Write},
@@ -25,7 +25,7 @@ use testkit::{
 
 const ANY: &str = "127.0.0.1:0";
 
-/// A folder with an authority `trusted`, its certificates `server` and `client`, and another authority's `stranger`.
+/// Folder with an authority `trusted`, its certificates `server` and `client`, and `stranger` of another authority.
 fn folder() -> TempDir {
     let folder = TempDir::new().unwrap();
     for (authority, names) in [
@@ -51,7 +51,7 @@ fn served(folder: &Path) -> MetricsServerBuilder {
     builder("Readings.").tls(folder.join("server.crt"), folder.join("server.key"))
 }
 
-/// A client that trusts `trusted`, and shows the certificate with that name.
+/// Client that trusts `trusted`, and presents the certificate with this name.
 fn client(folder: &Path, name: Option<&str>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     let file = |name: &str| folder.join(name);
@@ -99,7 +99,7 @@ fn metrics_are_served_over_tls_and_not_in_plain_text() {
         .unwrap();
     let address = server.local_addr();
     let client = client(folder.path(), None);
-    // TLS announces the end too, so that nobody can cut the answer short: otherwise this would be an error.
+    // Without the close_notify of TLS, which prevents truncation, this would be an error.
     assert_eq!(status(&scrape(address, &client).unwrap()), "401");
     let mut stream = open(address, &client);
     stream
@@ -112,7 +112,7 @@ fn metrics_are_served_over_tls_and_not_in_plain_text() {
     let mut plain = connected(address);
     plain.write_all(REQUEST).unwrap();
     let mut answer = Vec::new();
-    // It may be reset after the alert.
+    // The connection may be reset after the alert.
     let _ = plain.read_to_end(&mut answer);
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
     assert_eq!(answer.first(), Some(&21), "an alert");
@@ -231,7 +231,7 @@ fn half_handshake_is_evicted_or_times_out() {
         .unwrap();
     let address = server.local_addr();
     let client = client(folder.path(), None);
-    // The beginning of a handshake.
+    // Beginning of a handshake.
     let mut hello = Vec::new();
     let mut session =
         ClientConnection::new(Arc::clone(&client), "localhost".try_into().unwrap()).unwrap();

@@ -1,5 +1,5 @@
-//! A device that nobody can reach writes its metrics to a central Prometheus, through a link that breaks: with the
-//! configuration of `dashboards/provisioning/`, changed where it says so.
+//! An unreachable device writes its metrics to a central Prometheus through a link that breaks, with the configuration of
+//! `dashboards/provisioning/`, adapted as its comments describe.
 
 use std::{
     io::{Read, Write},
@@ -26,14 +26,14 @@ use testkit::{
 
 const USER: &str = "example-device";
 const CREDENTIALS: &str = "Basic ZXhhbXBsZS1kZXZpY2U6VSpV";
-/// Of that password, at the least cost that bcrypt has.
+/// Bcrypt hash of the password, at the minimum cost.
 const HASH: &str = "$2a$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW";
 const INTERVAL: Duration = Duration::from_millis(500);
-/// Longer than the agent needs to give up a request and try again.
+/// Longer than the agent needs to time out and retry.
 const OUTAGE: Duration = Duration::from_secs(6);
 
-/// The central Prometheus: it takes what is written remotely with the password, and scrapes itself, so that it has samples of
-/// this moment. The limit for late samples is that of the provisioned configuration, or its own.
+/// Starts the central Prometheus. It accepts remote writes with the password, and scrapes itself, so that it has current samples. Its
+/// limit for late samples is that of the provisioned configuration, or the default.
 fn central(dir: &TempDir, takes_late: bool) -> Prometheus {
     let mut config = json!({
         "global": { "scrape_interval": "250ms", "scrape_timeout": "250ms" },
@@ -62,7 +62,7 @@ fn central(dir: &TempDir, takes_late: bool) -> Prometheus {
     prometheus
 }
 
-/// The moments of the samples of the last minutes, in seconds.
+/// Times of the samples of the last minutes, in seconds.
 fn moments(prometheus: &Prometheus, selector: &str) -> Vec<f64> {
     let answer = prometheus.query(&format!("{selector}[5m]"));
     let series = array(&answer["data"]["result"]);
@@ -92,7 +92,7 @@ fn samples_of_link_outage_arrive_after_it() {
     eventually_queried(LIMIT, "samples arrive", || {
         (central.value(STATE) == Some(1.0)).then_some(())
     });
-    // Its samples are labelled as pushed, and are those only that the boards read.
+    // Its samples are labeled as pushed, and include only series that the boards read.
     assert_eq!(central.value(r#"up{via="remote_write"}"#), Some(1.0));
     assert_eq!(
         central.value(r#"{via="remote_write",__name__!~"up|mqtt_persistence_.*"}"#),
@@ -103,21 +103,21 @@ fn samples_of_link_outage_arrive_after_it() {
     let broken = now();
     thread::park_timeout(OUTAGE);
     let during = moments(&central, STATE);
-    // What was on its way may have got through; nothing that was scraped later.
+    // Samples in transit may have arrived, but none that was scraped later.
     assert!(
         during.iter().all(|moment| *moment < broken + 1.0),
         "{during:?}"
     );
     link.set(None);
     let (scrapes, _) = way.passed();
-    let mended = now();
+    let restored = now();
     let up = r#"up{via="remote_write"}"#;
     let all = eventually_queried(LIMIT, "it catches up", || {
         let all = moments(&central, up);
-        (*all.last()? > mended).then_some(all)
+        (*all.last()? > restored).then_some(all)
     });
-    // Each scrape there was has its sample; the last one may have been under way.
-    let arrived = all.iter().filter(|moment| **moment < mended).count();
+    // Each scrape has its sample, except perhaps the last one, still in transit.
+    let arrived = all.iter().filter(|moment| **moment < restored).count();
     assert!(
         arrived + 1 >= usize::try_from(scrapes).unwrap(),
         "{arrived} of {scrapes} in {all:?}, with {}",
@@ -126,12 +126,11 @@ fn samples_of_link_outage_arrive_after_it() {
     let in_outage = moments(&central, STATE);
     let in_outage = in_outage
         .iter()
-        .filter(|moment| **moment > broken + 1.0 && **moment < mended);
+        .filter(|moment| **moment > broken + 1.0 && **moment < restored);
     assert!(in_outage.count() >= 5, "{all:?}");
 }
 
-/// A sample as an agent writes it: `WriteRequest` of Prometheus's remote write 1.0, compressed by snappy, which may leave
-/// everything as it is.
+/// Encodes a sample as an agent does: a `WriteRequest` of Prometheus's remote write 1.0 in the format of snappy, as one literal.
 fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: u64) -> Vec<u8> {
     fn field(number: u8, content: &[u8]) -> Vec<u8> {
         let length = u8::try_from(content.len()).ok().filter(|n| *n < 128);
@@ -154,7 +153,7 @@ fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: u64) -> Vec<
     let time = varint(milliseconds);
     let sample = [&[9], &value.to_le_bytes()[..], &[16], &time].concat();
     let series = field(1, &[labels, field(2, &sample)].concat());
-    // The length, and one literal of up to 256 bytes.
+    // Length, and one literal of up to 256 bytes.
     let literal = [60 << 2, u8::try_from(series.len() - 1).expect("short")];
     [varint(series.len() as u64), literal.to_vec(), series].concat()
 }

@@ -15,7 +15,7 @@ use testkit::{
     eventually_queried,
 };
 
-/// A job, the server that it scrapes, whether it is to be admitted, and its credentials.
+/// Job with the server that it scrapes, the expected admission, and its credentials.
 type Job = (&'static str, SocketAddr, bool, Value);
 
 fn jobs(servers: [SocketAddr; 4], token: &str, tls_configs: &[Value; 2]) -> [Job; 10] {
@@ -129,7 +129,7 @@ fn prometheus_is_admitted_with_right_credentials_only() {
     fs::write(file("prometheus.yml"), config.to_string()).unwrap();
     let prometheus = Prometheus::configured(&folder.path().join("prometheus.yml"));
     for (name, _, is_admitted, _) in &jobs {
-        // A busy machine may have some scrapes time out, so that all of them count.
+        // The maximum over time, since some scrapes time out on a busy machine.
         let up = format!("max_over_time(up{{job=\"{name}\"}}[5m])");
         let expected = f64::from(u8::from(*is_admitted));
         let up = eventually_queried(LIMIT, name, || {

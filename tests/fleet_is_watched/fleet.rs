@@ -1,5 +1,5 @@
-//! A fleet of devices under a real Prometheus: with the lean profile the board of the fleet is whole, and alerts fire for the
-//! devices that have something and for no others. `scripts/fleet` does the same with up to thousands, and measures.
+//! A fleet of devices under a real Prometheus: with the lean profile the fleet board is complete, and alerts fire for the affected
+//! devices and no others. `scripts/fleet` does the same with up to thousands of devices, and measures.
 
 use std::{
     collections::BTreeSet,
@@ -17,21 +17,20 @@ use testkit::{
 };
 
 const DEVICES: usize = 12;
-/// What the times of the rules are divided by.
+/// Divisor of the times of the rules.
 const FACTOR: u32 = 100;
-/// Between two messages of a device, so that enough wait within seconds.
-const PAUSE: Duration = Duration::from_millis(50);
-/// An alert waits for up to half an hour, divided by the factor; the rest is for a machine that is busy with other things.
+/// Interval between two messages of a device, so short that enough wait within seconds.
+const INTERVAL: Duration = Duration::from_millis(50);
+/// Limit on an alert, which waits for up to half an hour divided by the factor; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
-/// The panels that show nothing in this outage: nothing is lost, every device answers, and these stores do not pass on their
-/// errors.
+/// Panels that stay empty in this outage: nothing is lost, every device answers, and no store error reaches Paho.
 const EMPTY: [&str; 3] = [
     "Failing stores",
     "Lost records",
     "Devices that do not report",
 ];
 
-/// The names, as the rules have them.
+/// Names of alerts, with the common prefix.
 fn alerts(names: &[&str]) -> BTreeSet<String> {
     let names = names.iter();
     names.map(|name| format!("MqttPersistence{name}")).collect()
@@ -39,7 +38,7 @@ fn alerts(names: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn alerts_fire_for_affected_devices_only_and_resolve() {
-    let fleet = Fleet::start(DEVICES, true, PAUSE);
+    let fleet = Fleet::start(DEVICES, true, INTERVAL);
     let observer = Observer::start(&fleet.targets, FACTOR);
     let started = Instant::now();
     eventually_queried(LIMIT, "all devices are scraped", || {

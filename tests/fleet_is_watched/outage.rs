@@ -1,5 +1,5 @@
-//! Real devices in a real outage, under a real Prometheus and Alertmanager with the rules and boards of `dashboards/`, all times
-//! of the rules divided by a hundred.
+//! Real devices in a real outage, watched by a real Prometheus and Alertmanager with the rules and boards of `dashboards/`. All times
+//! of the rules are divided by a hundred.
 
 use std::{
     collections::BTreeMap,
@@ -26,33 +26,33 @@ use testkit::{
     rules::load,
 };
 
-/// What the times of the rules are divided by.
+/// Divisor of the times of the rules.
 const FACTOR: u32 = 100;
-/// An alert waits for up to 30 minutes, divided by the factor; the rest is for a machine that is busy with other things.
+/// Limit on an alert, which waits for up to 30 minutes divided by the factor; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
-/// The value of `$__rate_interval`: twelve scrape intervals, where Grafana takes at least four. With four, one late scrape on a busy
-/// machine would hide an increase for good.
+/// Value of `$__rate_interval`: twelve scrape intervals, while Grafana takes at least four. With four, one late scrape on a busy
+/// machine could hide an increase.
 const RATE_INTERVAL: &str = "3s";
-/// The time between two points of a graph: short, since some gauges are zero at most moments.
+/// Time between two points of a graph, short because some gauges are zero most of the time.
 const STEP: Duration = Duration::from_millis(500);
 
-/// The queries that may answer with nothing but zeros in this outage, and why.
+/// Queries that may return only zeros in this outage, and the reason.
 const MAY_BE_ZERO: [(&str, &str); 1] = [(
     "Calls under way",
-    "a scrape rarely meets a call that takes less than a millisecond",
+    "few scrapes coincide with a call, which takes less than a millisecond",
 )];
 
-/// Two devices whose broker will go away, one whose store will be full as well, a gateway whose store will be gone, and a
-/// device that is off.
+/// Two devices whose broker will stop, one whose store will be full too, a gateway whose store will be down, and a device that is
+/// off.
 struct Fleet {
     started: Instant,
     broker: Mosquitto,
     a: (Device, Server, String),
     b: (Device, Server, String),
-    holding: (Device, Server, String),
+    buffering: (Device, Server, String),
     gateway: Gateway,
     off: String,
-    // Last, since the devices end before their stores.
+    // Dropped last: the devices end before their stores.
     stores: [RedisServer; 3],
 }
 
@@ -63,19 +63,19 @@ impl Fleet {
         let start = |store: &RedisServer, id: &str, options: &[&str]| {
             let options = [options, &["--client-id", id]].concat();
             let device = Device::new(&broker.url(), &store.url(), &options);
-            // No connection comes from this address of the loopback, so that none has the port when b starts again.
+            // No connection uses this loopback address as its source, so the port is free when b starts again.
             let mut run = device.start(&["--listen", "127.0.0.2:0"]);
             device.wait_accepted(&mut run, 50);
             let address = address(&run);
             (device, run, address)
         };
-        // As large that it holds more than a megabyte within seconds.
+        // So large that more than a megabyte waits within seconds.
         let large = ["--rate", "100", "--payload", "8000"];
         Self {
             started: Instant::now(),
             a: start(&stores[0], "a", &["--rate", "100"]),
             b: start(&stores[1], "b", &["--rate", "100"]),
-            holding: start(&stores[2], "holding", &large),
+            buffering: start(&stores[2], "buffering", &large),
             broker,
             gateway: Gateway::start(),
             off: unused_address(),
@@ -84,51 +84,51 @@ impl Fleet {
     }
 
     fn targets(&self) -> [&str; 5] {
-        let [a, b, holding] = [&self.a, &self.b, &self.holding].map(|device| &*device.2);
-        [a, b, holding, &self.gateway.address, &self.off]
+        let [a, b, buffering] = [&self.a, &self.b, &self.buffering].map(|device| &*device.2);
+        [a, b, buffering, &self.gateway.address, &self.off]
     }
 
     fn stop_the_broker(&mut self) {
         self.broker.stop();
-        for (device, run, address) in [&mut self.a, &mut self.b, &mut self.holding] {
+        for (device, run, address) in [&mut self.a, &mut self.b, &mut self.buffering] {
             device.wait_cut_off(run, &["--listen", address]);
         }
     }
 
-    /// Kills device b, and starts it again at the same address when no interval of a rate has a sample of it.
+    /// Kills device b, and restarts it at the same address once no interval of a rate has a sample of it.
     fn restart_b(&mut self, prometheus: &Prometheus) {
         let (device, run, address) = &mut self.b;
         run.kill();
         let up = format!("max_over_time(up{{instance=\"{address}\"}}[{RATE_INTERVAL}])");
-        eventually_queried(LIMIT, "b is away", || {
+        eventually_queried(LIMIT, "b is gone", || {
             (prometheus.value(&up) == Some(0.0)).then_some(())
         });
         *run = device.start(&["--listen", address]);
     }
 
-    fn fill_the_store_of_holding(&self) {
+    fn fill_the_store_of_buffering(&self) {
         set_max_memory(&self.stores[2], "1");
     }
 
-    fn make_room_in_the_store_of_holding(&self) {
+    fn make_room_in_the_store_of_buffering(&self) {
         set_max_memory(&self.stores[2], "0");
     }
 }
 
-/// An address of the loopback where nothing listens, and which nothing else takes.
+/// Loopback address on which nothing listens, and which nothing else uses.
 fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.3:0").expect("a port");
     listener.local_addr().expect("an address").to_string()
 }
 
-/// Work that goes on until this value is dropped.
+/// Work that continues until this value is dropped.
 struct Background {
     stop: Arc<AtomicBool>,
     work: Option<JoinHandle<()>>,
 }
 
 impl Background {
-    /// Does `first`, and then `again` over and over.
+    /// Runs `first` once, and then `again` repeatedly.
     fn repeat<T>(
         first: impl FnOnce() -> T + Send + 'static,
         mut again: impl FnMut(&mut T) + Send + 'static,
@@ -163,14 +163,14 @@ fn set_max_memory(store: &RedisServer, bytes: &str) {
     command.exec(&mut connection).expect("configured");
 }
 
-/// A program with three clients, whose calls are made here as Paho would make them. `busy` puts all the time, and is discarded
-/// a message each time. `idle` has a message that nobody takes, and of which nothing but Redis has a copy; and it has found one
-/// that Paho could not read. `refused` has another's persistence, which passes on that its store refuses what is put.
+/// Program with three clients, whose calls are made here as Paho would make them. `busy` puts continuously, and each time a message
+/// of it is discarded. `idle` has a waiting message of which only Redis has a copy, and has found one that Paho cannot read.
+/// `refused` has a custom persistence, which returns an error if its store refuses a put.
 struct Gateway {
     address: String,
     refuses: Arc<AtomicBool>,
     _calls: Background,
-    // After the calls, so that it is there at their end.
+    // Dropped after the calls, which need it.
     store: RedisServer,
 }
 
@@ -191,7 +191,7 @@ impl Gateway {
             persistence
         };
         let mut idle = open("idle", 0);
-        // Of the youngest there is a copy here, so that Redis can lose the other one only.
+        // The cache has a copy of the youngest record, so Redis can only lose the other one.
         for key in ["q5-1", "q5-2"] {
             idle.put(key, vec![&record(key, b"a message")])
                 .expect("put");
@@ -210,9 +210,9 @@ impl Gateway {
         let calls = Background::repeat(
             move || (server, idle),
             move |_| {
-                accept_and_send(&mut busy).expect("held, if Redis is away");
-                discard(&mut busy).expect("held, if Redis is away");
-                // It fails while it is refused, which is what the metrics are to show.
+                accept_and_send(&mut busy).expect("accepted during an outage too");
+                discard(&mut busy).expect("accepted during an outage too");
+                // Fails while it is refused, which the metrics must show.
                 let _ = accept_and_send(&mut foreign);
                 thread::park_timeout(Duration::from_millis(20));
             },
@@ -230,20 +230,20 @@ impl Gateway {
     }
 }
 
-/// A message of QoS 0: it waits, and is sent.
+/// Puts and removes a message at QoS 0, which waits and is sent.
 fn accept_and_send(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
     persistence.put("c5-1", vec![&record("c5-1", b"a reading")])?;
     persistence.remove("c5-1")
 }
 
-/// A message in flight that Paho removes since its session is gone.
+/// Puts and removes a message in flight, as Paho does if its session is gone.
 fn discard(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
     persistence.put("s5-1", vec![&record("s5-1", b"a reading")])?;
     persistence.keys()?;
     persistence.remove("s5-1")
 }
 
-/// A persistence of another crate, as far as the metrics know: it reports no store and returns its errors.
+/// Custom persistence for the metrics: it reports no store and returns its errors.
 struct Refusing {
     records: MemoryPersistence,
     refuses: Arc<AtomicBool>,
@@ -286,7 +286,7 @@ impl ClientPersistence for Refusing {
     }
 }
 
-/// The fault of the answer to a query, if it has one.
+/// Fault of the answer to a query, if it has one.
 fn fault_of(
     prometheus: &Prometheus,
     query: &Query,
@@ -321,7 +321,7 @@ fn may_be_zero(query: &Query) -> bool {
     MAY_BE_ZERO.iter().any(|(of, _)| *of == query.of)
 }
 
-/// The alerts that are firing, by name, device and severity.
+/// Firing alerts, by name, device and severity.
 fn firing(prometheus: &Prometheus) -> BTreeMap<(String, String, String), Value> {
     let answer = prometheus.query(r#"ALERTS{alertstate="firing"}"#);
     let alerts = array(&answer["data"]["result"]).iter();
@@ -359,7 +359,7 @@ fn until_quiet(prometheus: &Prometheus, name: &str, instance: &str) {
     });
 }
 
-/// Asks until nothing is wrong, since a scrape that is late on a busy machine leaves a gap.
+/// Repeats until there is no fault: a late scrape on a busy machine leaves a gap.
 #[track_caller]
 fn until_faultless(what: &str, mut find: impl FnMut() -> Vec<String>) {
     let started = Instant::now();
@@ -374,7 +374,7 @@ fn until_faultless(what: &str, mut find: impl FnMut() -> Vec<String>) {
     }
 }
 
-/// The faults of every query of both boards with 'All' selected, and of the lists of the variables.
+/// Faults of every query of both boards with 'All' selected, and of the lists of the variables.
 fn faults_of_boards(prometheus: &Prometheus, last: Duration) -> Vec<String> {
     let mut wrong = Vec::new();
     for board in Dashboard::all() {
@@ -397,14 +397,14 @@ fn faults_of_boards(prometheus: &Prometheus, last: Duration) -> Vec<String> {
     wrong
 }
 
-/// The faults of the board of a device as the link from the fleet's selects it: one job, one instance, one client.
+/// Faults of the device board as the link from the fleet board selects it: one job, one instance, one client.
 fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> Vec<String> {
     let selected: [(&str, &[&str]); 3] = [
         ("job", &["device"]),
         ("instance", &[instance]),
         ("client_id", &["a"]),
     ];
-    // It has not been started again, nothing has failed, it restored nothing, and its store was there all the time.
+    // It was not restarted, no call has failed, it restored nothing, and its store was up throughout.
     let without_series = [
         "Errors",
         "Restarts",
@@ -432,7 +432,7 @@ fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> 
         })
         .collect();
 
-    // The three tiles say that it is the link.
+    // The three tiles point to the link.
     for (title, expected) in [("Link", 1.0), ("Store", 0.0), ("Application", 0.0)] {
         let queries = board.queries();
         let tile = queries.iter().find(|query| query.of == title);
@@ -446,7 +446,7 @@ fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> 
     wrong
 }
 
-/// The fault with two devices selected, which Grafana makes alternatives of one expression.
+/// Faults with two devices selected, which Grafana makes alternatives in one expression.
 fn faults_of_two_devices(
     prometheus: &Prometheus,
     instances: [&str; 2],
@@ -470,7 +470,7 @@ fn faults_of_two_devices(
     }
 }
 
-/// Checks that a query which finds nothing, or nothing but zeros, would have been noticed.
+/// Checks that a query without results, or with only zeros, is reported.
 fn assert_empty_answers_are_faults(prometheus: &Prometheus, last: Duration) {
     for (expression, expected) in [
         (r#"up{job=~"$job", site="nowhere"}"#, "no series"),
@@ -505,7 +505,7 @@ fn assert_rules_are_healthy(prometheus: &Prometheus) {
     }
 }
 
-/// Returns if Alertmanager inhibits an alert because of another, once it has the alert.
+/// Returns once Alertmanager has an alert, true if another one inhibits it.
 fn is_inhibited(alertmanager: &Alertmanager, name: &str, instance: &str) -> Option<bool> {
     let alerts = alertmanager.get("alerts");
     let alert = array(&alerts).iter().find(|alert| {
@@ -521,13 +521,13 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
     let prometheus = Prometheus::with_rules(&fleet.targets(), FACTOR, &alertmanager.address());
     let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
-    let (holding, off) = (fleet.holding.2.clone(), fleet.off.clone());
+    let (buffering, off) = (fleet.buffering.2.clone(), fleet.off.clone());
     let gateway = fleet.gateway.address.clone();
     eventually_queried(LIMIT, "all is scraped, and messages get through", || {
         let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate2m > 5)";
         (prometheus.value(through) == Some(5.0)).then_some(())
     });
-    // Of another group of rules, which is evaluated at another moment.
+    // This alert is in another group of rules, which is evaluated at another time.
     eventually_queried(LIMIT, "the devices are counted", || {
         let devices = prometheus.value("job:mqtt_persistence_devices:count")?;
         (devices >= 4.0).then_some(())
@@ -537,15 +537,15 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     until_firing(&prometheus, "MqttPersistenceRecordsQuarantined", &gateway);
 
     fleet.stop_the_broker();
-    fleet.fill_the_store_of_holding();
+    fleet.fill_the_store_of_buffering();
     fleet.gateway.refuse(true);
     fleet.gateway.store.kill();
     fleet.b.0.wait_accepted(&mut fleet.b.1, 100);
     fleet.restart_b(&prometheus);
     for (name, instance) in [
-        ("MqttPersistenceStoreDown", &*holding),
+        ("MqttPersistenceStoreDown", &*buffering),
         ("MqttPersistenceStoreDown", &gateway),
-        ("MqttPersistenceStoreHeldLarge", &holding),
+        ("MqttPersistenceStoreHeldLarge", &buffering),
         ("MqttPersistencePutsFailing", &gateway),
         ("MqttPersistenceFleetStoresFailing", ""),
         ("MqttPersistenceBacklogOld", &a),
@@ -556,12 +556,16 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     ] {
         until_firing(&prometheus, name, instance);
     }
-    // One that holds goes on, and its calls do not fail.
-    assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
+    // A device whose store is full continues, and its calls do not fail.
+    assert!(
+        !fleet.buffering.1.has_ended(),
+        "{}",
+        fleet.buffering.1.log()
+    );
     let errors = "sum(mqtt_persistence_operation_errors_total{client_id!=\"refused\"})";
     assert_eq!(prometheus.value(errors), Some(0.0));
 
-    // It comes back empty, and gets everything again of which there is a copy.
+    // The store comes back empty, and every record with a copy is written again.
     fleet.gateway.store.restart();
     until_firing(&prometheus, "MqttPersistenceRecordsLost", &gateway);
     until_quiet(&prometheus, "MqttPersistenceStoreDown", &gateway);
@@ -580,7 +584,7 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
         ("MqttPersistenceFleetBacklogOld", "", false),
         ("MqttPersistenceBacklogOld", &*a, true),
         ("MqttPersistenceFleetStoresFailing", "", false),
-        ("MqttPersistenceStoreDown", &holding, true),
+        ("MqttPersistenceStoreDown", &buffering, true),
         ("MqttPersistencePutsFailing", &gateway, true),
         ("MqttPersistenceTargetDown", &off, false),
     ] {
@@ -592,12 +596,12 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     }
 
     fleet.gateway.refuse(false);
-    fleet.make_room_in_the_store_of_holding();
+    fleet.make_room_in_the_store_of_buffering();
     fleet.broker.restart();
     for (name, instance) in [
         ("MqttPersistenceFleetStoresFailing", ""),
-        ("MqttPersistenceStoreDown", &*holding),
-        ("MqttPersistenceStoreHeldLarge", &holding),
+        ("MqttPersistenceStoreDown", &*buffering),
+        ("MqttPersistenceStoreHeldLarge", &buffering),
         ("MqttPersistencePutsFailing", &gateway),
         ("MqttPersistenceFleetBacklogOld", ""),
         ("MqttPersistenceBacklogOld", &a),
@@ -606,15 +610,23 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     ] {
         until_quiet(&prometheus, name, instance);
     }
-    assert!(!fleet.holding.1.has_ended(), "{}", fleet.holding.1.log());
-    eventually_queried(LIMIT, "nothing waits any more, and nothing is held", || {
-        let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
-        let held = "sum(instance_client_id:mqtt_persistence_store_held_bytes:sum)";
-        let waiting = prometheus.value(waiting)?;
-        (waiting < 20.0 && prometheus.value(held) == Some(0.0)).then_some(())
-    });
+    assert!(
+        !fleet.buffering.1.has_ended(),
+        "{}",
+        fleet.buffering.1.log()
+    );
+    eventually_queried(
+        LIMIT,
+        "no message waits, and no record is only in memory",
+        || {
+            let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
+            let in_memory = "sum(instance_client_id:mqtt_persistence_store_held_bytes:sum)";
+            let waiting = prometheus.value(waiting)?;
+            (waiting < 20.0 && prometheus.value(in_memory) == Some(0.0)).then_some(())
+        },
+    );
 
-    // Connected, and yet nothing gets through: messages are sent and never acknowledged.
+    // The connection is up, but messages are sent and never acknowledged.
     fleet.broker.pause();
     eventually_queried(LIMIT, "the link is the suspect", || {
         let suspects = prometheus.query(&format!(

@@ -23,7 +23,7 @@ fn promtool(arguments: &[&str], files: &[PathBuf]) -> Result<String, String> {
     let output = Command::new("promtool")
         .args(arguments)
         .args(files)
-        // A quarter of its time would go into collecting garbage.
+        // Garbage collection would take a quarter of its time.
         .env("GOGC", "400")
         .output()
         .expect("promtool runs");
@@ -36,7 +36,7 @@ fn promtool(arguments: &[&str], files: &[PathBuf]) -> Result<String, String> {
     }
 }
 
-/// The names of the YAML files in a folder below `dashboards/`, with the folder.
+/// Names of the YAML files in a folder below `dashboards/`, with the folder.
 fn files(folder: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(path(folder)).expect("a folder");
     let names = entries.map(|entry| entry.expect("an entry").file_name());
@@ -50,7 +50,7 @@ fn files(folder: &str) -> BTreeSet<String> {
 fn rule_files_pass_promtool_check() {
     assert_eq!(files("rules"), FILES.map(str::to_owned).into());
     promtool(&["check", "rules"], &FILES.map(path)).expect("valid rules");
-    // Each of these has a test of its own here, so that they run side by side.
+    // Each of these has a test of its own below, so that they run in parallel.
     let run = [RECORDING_TESTS, ALERT_TESTS, DAY_TESTS];
     assert_eq!(files("rules/tests"), run.map(str::to_owned).into());
 }
@@ -76,7 +76,7 @@ fn alert_over_days_passes_unit_tests() {
     pass(DAY_TESTS);
 }
 
-/// A copy of the rules, with some of the unit tests of one file.
+/// Copy of the rules, with some of the unit tests of one file.
 struct Copy {
     folder: TempDir,
     tests: PathBuf,
@@ -90,7 +90,7 @@ impl Copy {
         for copied in FILES {
             fs::write(folder.path().join(copied), read(copied)).expect("written");
         }
-        // JSON is a part of YAML.
+        // JSON is valid YAML.
         fs::write(&tests_path, tests.to_string()).expect("written");
         Self {
             folder,
@@ -121,7 +121,7 @@ fn changed_recording_rule_fails_its_unit_tests() {
     );
 }
 
-/// The whole file takes many times as long as the first group of tests in which each of these alerts fires.
+/// Runs only the first group of tests in which each of these alerts fires: the whole file takes many times as long.
 #[test]
 fn changed_alerts_fail_their_unit_tests() {
     const CHANGED: [&str; 2] = [

@@ -23,11 +23,11 @@ use testkit::{LIMIT, RedisServer, eventually, log::Log, record};
 
 const CLIENT: &str = "device";
 const BROKER: &str = "mqtt://127.0.0.1:1883";
-/// Hash of the records of that client.
+/// Hash of the client's records.
 const HASH: &str = "device:127.0.0.1:1883";
 /// Password that no text contains by chance.
 const PASSWORD: &str = "Zq7xKv2w";
-/// Limit that only a call without an end reaches.
+/// Limit that only a call that never returns reaches.
 const AMPLE: Duration = Duration::from_secs(10);
 
 /// Text of an error and its sources.
@@ -55,7 +55,7 @@ fn check(error: &Error, kind: ErrorKind, named: &[&str]) {
     assert!(!all.contains(PASSWORD), "{all}");
 }
 
-/// Builds a persistence for that URL with timeouts for a busy machine.
+/// Builds a persistence for this URL with timeouts for a busy machine.
 fn at(url: &str) -> RedisPersistence {
     RedisPersistence::builder()
         .url(url)
@@ -107,7 +107,7 @@ fn refused_after(answer: &'static [u8]) -> (String, Error) {
     (url, error)
 }
 
-/// Creates a client with that persistence; returns the result and the log.
+/// Creates a client with this persistence; returns the result and the log.
 fn create_client(client_id: &str, persistence: RedisPersistence) -> (mqtt::Result<()>, String) {
     let log = Log::default();
     let created = log.during(|| {

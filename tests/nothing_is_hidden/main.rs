@@ -1,4 +1,4 @@
-//! Every call, error and bad setting shows in a span, a metric or a typed error.
+//! Every call, error and invalid option shows in a span, a metric or a typed error.
 
 mod bad_input;
 mod spans;

@@ -17,7 +17,7 @@ const V5: u32 = mqtt::MQTT_VERSION_5;
 /// Each version and the suffix of its stems.
 const VERSIONS: [(u32, &str); 2] = [(V3, ""), (V5, "5")];
 
-/// Connects a client and forgets the calls so far.
+/// Connects a client and discards the calls so far.
 fn connected(recording: &Recording, broker: &Broker, version: u32) -> Client {
     let client = Client::create(recording.clone(), broker, version);
     client.connect(version);
@@ -358,7 +358,7 @@ fn pubrec_for_unknown_id_leaves_pubrel_behind() {
     let client = connected(&recording, &broker, V3);
     broker.send(CLIENT, Packet::new(Kind::Pubrec, 77));
     broker.wait_for(Direction::ToClient, Kind::Pubcomp, 1);
-    // Answered after the PUBCOMP, which the client has read by then.
+    // Answered after the PUBCOMP, so the client has read that.
     client.accept("x", 1).wait_for(LIMIT).expect("is sent");
     assert_eq!(recording.stored_keys(), ["sc-77"]);
 }
@@ -428,7 +428,7 @@ fn connect_deletes_waiting_message_zero() {
     let client = Client::create(recording.clone(), &broker, V3);
     client.connect(V3);
     recording.wait_for("remove c-0");
-    // Sent after the restored message, had it been sent at all.
+    // If it had been sent, then after the restored message.
     client.accept("new", 1).wait_for(LIMIT).expect("is sent");
     let payloads: Vec<_> = broker
         .accepted()

@@ -31,7 +31,7 @@ fn payloads(broker: &Broker) -> Vec<String> {
         .collect()
 }
 
-/// Publishes a message and waits for it: restored messages are sent before.
+/// Publishes a message and waits for it; restored messages are sent before it.
 fn send_last(client: &Client) {
     client.accept("last", 1).wait_for(LIMIT).expect("is sent");
 }

@@ -1,4 +1,4 @@
-//! Behaviours that every persistence shares, instrumented or not.
+//! Behaviors that every persistence shares, instrumented or not.
 
 // Only the callbacks of the C library show concurrent calls and the answer of `contains_key` as Paho receives it.
 #![allow(unsafe_code)]
@@ -15,7 +15,7 @@ use testkit::{publish_command_of, record, subscribe_command};
 
 use crate::backend::{self, Backend, ID, Opened, URI};
 
-/// Defines a test per backend and behaviour: `conformance::<backend>::<behaviour>`.
+/// Defines a test per backend and behavior: `conformance::<backend>::<behavior>`.
 macro_rules! conformance {
     (backends: $($backend:ident)*; behaviours: $behaviours:tt) => {
         $(conformance!(@module $backend $behaviours);)*
@@ -431,7 +431,7 @@ fn put_keeps_other_message_of_other_version(backend: &Backend) {
     assert_eq!(persistence.get("s-1").expect("is still there"), first);
 }
 
-/// Paho removes what it has delivered, or given up, under the key of its current version.
+/// Paho removes delivered and discarded messages under the key of its current version.
 fn unread_record_is_removed_by_key_of_other_version(backend: &Backend) {
     for (stored, removed) in [("q-5", "q5-5"), ("q5-5", "q-5"), ("c-5", "c5-5")] {
         let mut persistence = backend.opened();
@@ -482,7 +482,7 @@ fn unconnected_client_deletes_nothing(backend: &Backend) {
     for key in ["sc-9", "s-1", "sc-1", "r-3"] {
         never_connected.remove(key).expect("answers");
     }
-    // A PUBREL without its PUBLISH is of no use to anybody.
+    // A PUBREL without its PUBLISH is useless.
     assert_eq!(keys(&mut never_connected), set(&session));
     drop(never_connected);
 

@@ -19,9 +19,9 @@ use testkit::{
 const CLIENT: &str = "device";
 /// Server URI as Paho passes it to `open`.
 const SERVER: &str = "127.0.0.1:1883";
-/// Hash of the records of that client.
+/// Hash of the client's records.
 const HASH: &str = "device:127.0.0.1:1883";
-/// Limit that only a call without an end reaches.
+/// Limit that only a call that never returns reaches.
 const AMPLE: Duration = Duration::from_secs(10);
 /// Allowance beyond a deadline for a busy machine, less than [`AMPLE`].
 const SLACK: Duration = Duration::from_secs(5);
@@ -101,7 +101,7 @@ impl FakeRedis {
         let (stop, stopped) = mpsc::channel();
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
-            // Fails when the peer has gone or the test has ended.
+            // Fails once the peer is gone or the test has ended.
             let _ = serve(&stream, &stopped, reply);
         });
         Self {
@@ -120,7 +120,7 @@ impl Drop for FakeRedis {
     }
 }
 
-/// Waits for that time; returns an error if the test ends before.
+/// Waits for this time; returns an error if the test ends before.
 fn pause(stopped: &Receiver<()>, time: Duration) -> io::Result<()> {
     match stopped.recv_timeout(time) {
         Err(RecvTimeoutError::Timeout) => Ok(()),

@@ -1,5 +1,5 @@
-//! Whatever Redis does, the program goes on publishing, nothing is lost or doubled, no call waits long, and Redis is brought up to
-//! date by itself.
+//! Whatever Redis does, the program continues to publish, no message is lost or duplicated, no call waits long, and Redis catches up
+//! by itself.
 //!
 //! Every fault with a program that publishes, and some in the other settings; `scripts/faults` tries them all.
 
@@ -10,7 +10,7 @@ use testkit::harness::faults::{
     Setting::{self, BrokerAway, Idle, Killed, Publishing},
 };
 
-/// A test for each fault and setting.
+/// Defines a test per fault and setting.
 macro_rules! faults {
     ($($test:ident: $setting:ident, $fault:literal;)*) => {
         const TESTED: &[(Setting, &str)] = &[$(($setting, $fault)),*];

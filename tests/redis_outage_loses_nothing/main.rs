@@ -1,4 +1,4 @@
-//! Whatever Redis does, publishing goes on, no message is lost, and Redis catches up by itself.
+//! Whatever Redis does, publishing continues, no message is lost, and Redis catches up by itself.
 
 mod connection;
 mod faults;

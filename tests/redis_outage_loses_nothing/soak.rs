@@ -1,10 +1,10 @@
-//! Many clients publish while everything fails, one thing after the other.
+//! Many clients publish while one fault follows another.
 
 use std::time::Duration;
 
 use testkit::harness::soak;
 
-/// A few of the faults; `scripts/soak` goes on for as long as it is asked to.
+/// A few of the faults; `scripts/soak` runs as long as requested.
 #[test]
 fn fault_after_fault_loses_nothing() {
     let outcome = soak::run(Duration::from_secs(8), 3, 1, |_| {});
