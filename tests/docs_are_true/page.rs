@@ -1,6 +1,6 @@
 //! A page of the documentation as the tests read it: its tables, code and prose.
 
-use std::fs;
+use std::{fs, path::Path};
 
 /// The text of a Markdown file.
 pub struct Page(pub &'static str);
@@ -84,7 +84,10 @@ pub fn documents() -> Vec<(String, String)> {
     for entry in fs::read_dir(root.join("docs")).expect("a folder") {
         let name = entry.expect("an entry").file_name();
         let name = name.to_str().expect("UTF-8");
-        if name.ends_with(".md") {
+        if Path::new(&name)
+            .extension()
+            .is_some_and(|extension| extension == "md")
+        {
             paths.push(format!("docs/{name}"));
         }
     }
