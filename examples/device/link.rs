@@ -41,7 +41,7 @@ impl Link {
         let options = options(version)?;
         Ok(Self {
             client: client.clone(),
-            state: LinkLinkState::Connecting(client.connect(options.clone())),
+            state: LinkState::Connecting(client.connect(options.clone())),
             options,
             backoff: MIN_BACKOFF,
         })

@@ -515,6 +515,32 @@ fn is_inhibited(alertmanager: &Alertmanager, name: &str, instance: &str) -> Opti
     Some(!array(&alert["status"]["inhibitedBy"]).is_empty())
 }
 
+/// Waits until Redis has every record, and few messages wait for the broker.
+fn until_caught_up(prometheus: &Prometheus) {
+    eventually_queried(
+        LIMIT,
+        "no message waits, and no record is only in memory",
+        || {
+            let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
+            let in_memory = "sum(instance_client_id:mqtt_persistence_store_held_bytes:sum)";
+            let waiting = prometheus.value(waiting)?;
+            (waiting < 20.0 && prometheus.value(in_memory) == Some(0.0)).then_some(())
+        },
+    );
+}
+
+/// Waits until the board names the link as what holds up the backlog of a device.
+fn until_link_is_suspected(prometheus: &Prometheus, device: &str) {
+    eventually_queried(LIMIT, "the link is the suspect", || {
+        let suspects = prometheus.query(&format!(
+            "instance_client_id_suspect:mqtt_persistence_backlog:group{{instance=\"{device}\"}}"
+        ));
+        let suspects = array(&suspects["data"]["result"]).iter();
+        let mut names = suspects.map(|suspect| text(&suspect["metric"]["suspect"]).to_owned());
+        names.next().filter(|name| name == "link")
+    });
+}
+
 #[test]
 fn outage_shows_on_boards_and_its_alerts_resolve() {
     let mut fleet = Fleet::start();
@@ -615,26 +641,10 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
         "{}",
         fleet.buffering.1.log()
     );
-    eventually_queried(
-        LIMIT,
-        "no message waits, and no record is only in memory",
-        || {
-            let waiting = "sum(instance_client_id:mqtt_persistence_waiting_messages:sum)";
-            let in_memory = "sum(instance_client_id:mqtt_persistence_store_held_bytes:sum)";
-            let waiting = prometheus.value(waiting)?;
-            (waiting < 20.0 && prometheus.value(in_memory) == Some(0.0)).then_some(())
-        },
-    );
+    until_caught_up(&prometheus);
 
     // The connection is up, but messages are sent and never acknowledged.
     fleet.broker.pause();
-    eventually_queried(LIMIT, "the link is the suspect", || {
-        let suspects = prometheus.query(&format!(
-            "instance_client_id_suspect:mqtt_persistence_backlog:group{{instance=\"{a}\"}}"
-        ));
-        let suspects = array(&suspects["data"]["result"]).iter();
-        let mut names = suspects.map(|suspect| text(&suspect["metric"]["suspect"]).to_owned());
-        names.next().filter(|name| name == "link")
-    });
+    until_link_is_suspected(&prometheus, &a);
     fleet.broker.resume();
 }
