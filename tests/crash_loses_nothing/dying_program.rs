@@ -310,7 +310,7 @@ fn second_program_is_refused_while_first_runs() {
     for part in [
         &redis.url(),
         "another program uses these records",
-        "id of its own",
+        "its own id",
     ] {
         assert!(
             error.to_string().contains(part),
