@@ -1,6 +1,12 @@
 //! README.md is short, and its features and its first program are those of the code.
 
-use std::{collections::BTreeMap, env, fs, net::TcpListener, process::Command};
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use super::page::{README, code};
 
@@ -57,6 +63,56 @@ fn free_port(from: u16) -> u16 {
         .expect("a free port")
 }
 
+/// Dependencies of the first program.
+const CRATES: [&str; 2] = ["paho_mqtt_redis", "tracing_subscriber"];
+
+/// Compiles a program that uses [`CRATES`] as this test was built with them.
+///
+/// A `cargo run` would build a dozen crates once more, with the features of that project: minutes, while other tests run.
+fn compile(source: &Path, binary: &Path) {
+    let executable = env::current_exe().expect("a path");
+    let folder = executable.parent().expect("a folder");
+    let [libraries, subscribers] = CRATES.map(|name| libraries(folder, name));
+    let mut errors = String::new();
+    // The folder may have several builds of a crate. The newest ones that fit together are those of this test.
+    for library in &libraries {
+        for subscriber in &subscribers {
+            let output = Command::new("rustc")
+                .args(["--edition", "2024", "-L"])
+                .arg(format!("dependency={}", folder.display()))
+                .arg("--extern")
+                .arg(format!("{}={}", CRATES[0], library.display()))
+                .arg("--extern")
+                .arg(format!("{}={}", CRATES[1], subscriber.display()))
+                .arg("-o")
+                .args([binary, source])
+                .output()
+                .expect("rustc runs");
+            if output.status.success() {
+                return;
+            }
+            errors += &String::from_utf8_lossy(&output.stderr);
+        }
+    }
+    panic!("{errors}");
+}
+
+/// Builds of a crate in a folder, the newest first.
+fn libraries(folder: &Path, name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder") {
+        let path = entry.expect("an entry").path();
+        let file = path.file_name().and_then(|file| file.to_str());
+        let file = file.unwrap_or_default();
+        if file.starts_with(&format!("lib{name}-")) && file.ends_with(".rlib") {
+            let time = fs::metadata(&path).and_then(|data| data.modified());
+            found.push((time.expect("a time"), path));
+        }
+    }
+    found.sort();
+    found.into_iter().rev().map(|(_, path)| path).collect()
+}
+
 #[test]
 fn first_program_runs_as_pasted_from_empty_folder() {
     let section = README.between("## A first program\n", "### ");
@@ -78,32 +134,38 @@ fn first_program_runs_as_pasted_from_empty_folder() {
             .replace("7883", &broker.to_string())
     };
     let folder = tempfile::tempdir().expect("a folder");
-    fs::write(folder.path().join("main.rs"), with_ports(program)).expect("written");
-    let clone = "clone=~/paho-mqtt-redis";
-    let enter = "cargo new hello-mqtt && cd hello-mqtt\n";
-    assert!(start.contains(clone) && start.contains(enter), "{start}");
-    let start = with_ports(start)
-        .replace(clone, "clone=$CLONE")
-        // The versions of the lock file are those that are built already.
-        .replace(enter, &format!("{enter}cp \"$clone/Cargo.lock\" .\n"));
-    let script = format!(
-        "trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{start}\ncp ../main.rs src/main.rs\n{run}\n"
-    );
+    let source = folder.path().join("main.rs");
+    fs::write(&source, with_ports(program)).expect("written");
+    let binary = folder.path().join("hello-mqtt-program");
+    compile(&source, &binary);
 
-    // The dependencies are those of the running test: this test builds only the library and the program.
-    let executable = env::current_exe().expect("a path");
-    let target = executable.ancestors().nth(3).expect("a target folder");
+    let clone = "clone=~/paho-mqtt-redis";
+    let run_command = "cargo run ";
+    assert!(start.contains(clone), "{start}");
+    assert!(run.starts_with(run_command), "{run}");
+    let start = with_ports(start).replace(clone, "clone=$CLONE");
+    let run = run.replace(run_command, "$PROGRAM ");
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{start}\n{run}\n");
     let output = Command::new("bash")
         .args(["-e", "-c", &script])
         .current_dir(folder.path())
         .env("CLONE", testkit::repository())
-        .env("CARGO_TARGET_DIR", target)
+        .env("PROGRAM", &binary)
         .env("CARGO_NET_OFFLINE", "true")
-        .env("CARGO_PROFILE_DEV_DEBUG", "line-tables-only")
         .output()
         .expect("bash runs");
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stdout}\n{stderr}");
     assert_eq!(stdout.trim(), "published and acknowledged", "{stderr}");
+
+    // The commands have made a project with these two dependencies.
+    let project = folder.path().join("hello-mqtt");
+    let manifest = fs::read_to_string(project.join("Cargo.toml")).expect("a manifest");
+    let (_, dependencies) = manifest
+        .split_once("[dependencies]\n")
+        .expect("dependencies");
+    let names = dependencies.lines().map(|line| line.split(' ').next());
+    let names: Vec<&str> = names.flatten().collect();
+    assert_eq!(names, CRATES.map(|name| name.replace('_', "-")));
 }
