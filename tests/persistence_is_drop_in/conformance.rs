@@ -17,15 +17,15 @@ use crate::backend::{self, Backend, ID, Opened, URI};
 
 /// Defines a test per backend and behavior: `conformance::<backend>::<behavior>`.
 macro_rules! conformance {
-    (backends: $($backend:ident)*; behaviours: $behaviours:tt) => {
-        $(conformance!(@module $backend $behaviours);)*
+    (backends: $($backend:ident)*; behaviors: $behaviors:tt) => {
+        $(conformance!(@module $backend $behaviors);)*
     };
-    (@module $backend:ident { $($behaviour:ident)* }) => {
+    (@module $backend:ident { $($behavior:ident)* }) => {
         mod $backend {
             $(
                 #[test]
-                fn $behaviour() {
-                    super::$behaviour(&super::backend::$backend());
+                fn $behavior() {
+                    super::$behavior(&super::backend::$backend());
                 }
             )*
         }
@@ -40,7 +40,7 @@ conformance! {
         instrumented_memory
         instrumented_redis_tcp
         instrumented_redis_unix;
-    behaviours: {
+    behaviors: {
         values_are_returned_unchanged
         missing_record_is_not_found
         keys_lists_existing_records

@@ -193,10 +193,10 @@ fn once(
 /// Bytes written to the disk of a folder since boot, after a sync.
 fn settled_device(folder: &Path) -> Option<f64> {
     let folder_name = folder.to_str()?;
-    let synchronised = Command::new("sync")
+    let synchronized = Command::new("sync")
         .args(["--file-system", folder_name])
         .status();
-    if !synchronised.is_ok_and(|status| status.success()) {
+    if !synchronized.is_ok_and(|status| status.success()) {
         return None;
     }
     let device = fs::metadata(folder).ok()?.dev();
