@@ -1,6 +1,6 @@
 //! A page of the documentation as the tests read it: its tables, code and prose.
 
-use std::{fs, path::Path};
+use std::fs;
 
 /// The text of a Markdown file.
 pub struct Page(pub &'static str);
@@ -82,13 +82,10 @@ pub fn documents() -> Vec<(String, String)> {
     .map(|name| format!("{name}.md"))
     .into();
     for entry in fs::read_dir(root.join("docs")).expect("a folder") {
-        let name = entry.expect("an entry").file_name();
-        let name = name.to_str().expect("UTF-8");
-        if Path::new(&name)
-            .extension()
-            .is_some_and(|extension| extension == "md")
-        {
-            paths.push(format!("docs/{name}"));
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "md") {
+            let name = path.file_name().and_then(|name| name.to_str());
+            paths.push(format!("docs/{}", name.expect("UTF-8")));
         }
     }
     paths

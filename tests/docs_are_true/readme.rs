@@ -102,9 +102,9 @@ fn libraries(folder: &Path, name: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).expect("a folder") {
         let path = entry.expect("an entry").path();
-        let file = path.file_name().and_then(|file| file.to_str());
-        let file = file.unwrap_or_default();
-        if file.starts_with(&format!("lib{name}-")) && file.ends_with(".rlib") {
+        let stem = path.file_stem().and_then(|stem| stem.to_str());
+        let is_crate = stem.is_some_and(|stem| stem.starts_with(&format!("lib{name}-")));
+        if is_crate && path.extension().is_some_and(|end| end == "rlib") {
             let time = fs::metadata(&path).and_then(|data| data.modified());
             found.push((time.expect("a time"), path));
         }

@@ -49,7 +49,7 @@ struct Fleet {
     broker: Mosquitto,
     a: (Device, Server, String),
     b: (Device, Server, String),
-    buffering: (Device, Server, String),
+    full: (Device, Server, String),
     gateway: Gateway,
     off: String,
     // Dropped last: the devices end before their stores.
@@ -75,7 +75,7 @@ impl Fleet {
             started: Instant::now(),
             a: start(&stores[0], "a", &["--rate", "100"]),
             b: start(&stores[1], "b", &["--rate", "100"]),
-            buffering: start(&stores[2], "buffering", &large),
+            full: start(&stores[2], "full", &large),
             broker,
             gateway: Gateway::start(),
             off: unused_address(),
@@ -84,13 +84,13 @@ impl Fleet {
     }
 
     fn targets(&self) -> [&str; 5] {
-        let [a, b, buffering] = [&self.a, &self.b, &self.buffering].map(|device| &*device.2);
-        [a, b, buffering, &self.gateway.address, &self.off]
+        let [a, b, full] = [&self.a, &self.b, &self.full].map(|device| &*device.2);
+        [a, b, full, &self.gateway.address, &self.off]
     }
 
     fn stop_the_broker(&mut self) {
         self.broker.stop();
-        for (device, run, address) in [&mut self.a, &mut self.b, &mut self.buffering] {
+        for (device, run, address) in [&mut self.a, &mut self.b, &mut self.full] {
             device.wait_cut_off(run, &["--listen", address]);
         }
     }
@@ -106,11 +106,11 @@ impl Fleet {
         *run = device.start(&["--listen", address]);
     }
 
-    fn fill_the_store_of_buffering(&self) {
+    fn fill_store(&self) {
         set_max_memory(&self.stores[2], "1");
     }
 
-    fn make_room_in_the_store_of_buffering(&self) {
+    fn make_room_in_store(&self) {
         set_max_memory(&self.stores[2], "0");
     }
 }
@@ -547,7 +547,7 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
     let prometheus = Prometheus::with_rules(&fleet.targets(), FACTOR, &alertmanager.address());
     let (a, b) = (fleet.a.2.clone(), fleet.b.2.clone());
-    let (buffering, off) = (fleet.buffering.2.clone(), fleet.off.clone());
+    let (full, off) = (fleet.full.2.clone(), fleet.off.clone());
     let gateway = fleet.gateway.address.clone();
     eventually_queried(LIMIT, "all is scraped, and messages get through", || {
         let through = "count(instance_client_id:mqtt_persistence_delivered_messages:rate2m > 5)";
@@ -563,15 +563,15 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     until_firing(&prometheus, "MqttPersistenceRecordsQuarantined", &gateway);
 
     fleet.stop_the_broker();
-    fleet.fill_the_store_of_buffering();
+    fleet.fill_store();
     fleet.gateway.refuse(true);
     fleet.gateway.store.kill();
     fleet.b.0.wait_accepted(&mut fleet.b.1, 100);
     fleet.restart_b(&prometheus);
     for (name, instance) in [
-        ("MqttPersistenceStoreDown", &*buffering),
+        ("MqttPersistenceStoreDown", &*full),
         ("MqttPersistenceStoreDown", &gateway),
-        ("MqttPersistenceStoreHeldLarge", &buffering),
+        ("MqttPersistenceStoreHeldLarge", &full),
         ("MqttPersistencePutsFailing", &gateway),
         ("MqttPersistenceFleetStoresFailing", ""),
         ("MqttPersistenceBacklogOld", &a),
@@ -583,11 +583,7 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
         until_firing(&prometheus, name, instance);
     }
     // A device whose store is full continues, and its calls do not fail.
-    assert!(
-        !fleet.buffering.1.has_ended(),
-        "{}",
-        fleet.buffering.1.log()
-    );
+    assert!(!fleet.full.1.has_ended(), "{}", fleet.full.1.log());
     let errors = "sum(mqtt_persistence_operation_errors_total{client_id!=\"refused\"})";
     assert_eq!(prometheus.value(errors), Some(0.0));
 
@@ -610,7 +606,7 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
         ("MqttPersistenceFleetBacklogOld", "", false),
         ("MqttPersistenceBacklogOld", &*a, true),
         ("MqttPersistenceFleetStoresFailing", "", false),
-        ("MqttPersistenceStoreDown", &buffering, true),
+        ("MqttPersistenceStoreDown", &full, true),
         ("MqttPersistencePutsFailing", &gateway, true),
         ("MqttPersistenceTargetDown", &off, false),
     ] {
@@ -622,12 +618,12 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     }
 
     fleet.gateway.refuse(false);
-    fleet.make_room_in_the_store_of_buffering();
+    fleet.make_room_in_store();
     fleet.broker.restart();
     for (name, instance) in [
         ("MqttPersistenceFleetStoresFailing", ""),
-        ("MqttPersistenceStoreDown", &*buffering),
-        ("MqttPersistenceStoreHeldLarge", &buffering),
+        ("MqttPersistenceStoreDown", &*full),
+        ("MqttPersistenceStoreHeldLarge", &full),
         ("MqttPersistencePutsFailing", &gateway),
         ("MqttPersistenceFleetBacklogOld", ""),
         ("MqttPersistenceBacklogOld", &a),
@@ -636,11 +632,7 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     ] {
         until_quiet(&prometheus, name, instance);
     }
-    assert!(
-        !fleet.buffering.1.has_ended(),
-        "{}",
-        fleet.buffering.1.log()
-    );
+    assert!(!fleet.full.1.has_ended(), "{}", fleet.full.1.log());
     until_caught_up(&prometheus);
 
     // The connection is up, but messages are sent and never acknowledged.
