@@ -68,7 +68,7 @@ impl Call {
             Self::RemoveCommand => "remove `c`",
             Self::PutSent => "put `s`",
             Self::RemoveSent => "remove `s`",
-            Self::RemoveAbsent(_) => "remove what is not there",
+            Self::RemoveAbsent(_) => "remove a missing record",
         }
     }
 

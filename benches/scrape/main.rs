@@ -66,8 +66,8 @@ fn main() {
     }
     let columns = ["clients", "", "ms", "bytes", "allocations", "KiB allocated"].map(str::to_owned);
     let about = format!(
-        "Medians of {rounds} with the range. Allocations are those of all threads, the scraper's included; what was allocated is not in \
-         use at the same time."
+        "Medians of {rounds} with the range. Allocations of all threads, including the scraper's; the allocated memory is not in use all \
+         at the same time."
     );
     table::print("A scrape", &about, &columns, &rows);
 }

@@ -200,8 +200,10 @@ impl Broker {
     /// Waits for this many packets of this kind and direction.
     #[track_caller]
     pub fn wait_for(&self, direction: Direction, kind: Kind, times: usize) {
-        let what = format!("{times} times {kind:?} {direction:?}");
-        self.wait(&what, |state| count(&state.seen, direction, kind) >= times);
+        let expected = format!("{times} times {kind:?} {direction:?}");
+        self.wait(&expected, |state| {
+            count(&state.seen, direction, kind) >= times
+        });
     }
 
     /// Waits until a client has acknowledged every message that was delivered to it.
@@ -227,7 +229,7 @@ impl Broker {
     }
 
     #[track_caller]
-    fn wait(&self, what: &str, mut holds: impl FnMut(&State) -> bool) {
+    fn wait(&self, expected: &str, mut holds: impl FnMut(&State) -> bool) {
         let state = self.shared.lock();
         let (state, waited) = self
             .shared
@@ -239,7 +241,7 @@ impl Broker {
         drop(state);
         assert!(
             !waited.timed_out(),
-            "not within {LIMIT:?}: {what}; seen: {seen:#?}"
+            "not within {LIMIT:?}: {expected}; seen: {seen:#?}"
         );
     }
 }

@@ -29,7 +29,7 @@ pub fn flash(bars: Vec<Bars>) -> BarChart {
     BarChart {
         title: "Bytes written to flash per message".to_owned(),
         about: vec![
-            "100 B at QoS 1: what client and Redis wrote, less what was deleted before it reached the disk. Less is better."
+            "100 B at QoS 1: bytes that client and Redis wrote, minus those deleted before they reached the disk. Less is better."
                 .to_owned(),
             "A waiting message is not sent yet. How it is measured: docs/benchmarks.md.".to_owned(),
         ],

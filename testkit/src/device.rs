@@ -72,8 +72,8 @@ impl Device {
     /// Waits until the device has accepted this many readings in all its runs.
     #[track_caller]
     pub fn wait_accepted_in_all(&self, run: &mut Server, all: usize) {
-        let what = format!("{all} readings are accepted");
-        self.supervise(run, &[], &what, |_| self.accepted().len() >= all);
+        let expected = format!("{all} readings are accepted");
+        self.supervise(run, &[], &expected, |_| self.accepted().len() >= all);
     }
 
     /// Waits until the device has noticed the loss of its broker, and restarts it if that broke a write.
@@ -98,7 +98,7 @@ impl Device {
         &self,
         run: &mut Server,
         options: &[&str],
-        what: &str,
+        expected: &str,
         mut is_done: impl FnMut(&str) -> bool,
     ) {
         let done = poll(LIMIT, || {
@@ -112,7 +112,7 @@ impl Device {
         });
         assert!(
             done.is_some(),
-            "not within {LIMIT:?}: {what}; the device's log:\n{}",
+            "not within {LIMIT:?}: {expected}; the device's log:\n{}",
             run.log()
         );
     }

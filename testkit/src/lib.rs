@@ -84,10 +84,10 @@ pub const LIMIT: Duration = Duration::from_secs(20);
 
 /// Repeats `probe` until it returns `Some`, for conditions that no event announces.
 ///
-/// Panics with `what` once `limit` has passed.
+/// Panics with `condition` once `limit` has passed.
 #[track_caller]
-pub fn eventually<T>(limit: Duration, what: &str, probe: impl FnMut() -> Option<T>) -> T {
-    poll(limit, probe).unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+pub fn eventually<T>(limit: Duration, condition: &str, probe: impl FnMut() -> Option<T>) -> T {
+    poll(limit, probe).unwrap_or_else(|| panic!("not within {limit:?}: {condition}"))
 }
 
 /// Repeats `probe` until it returns `Some`, or `limit` has passed.
@@ -98,9 +98,13 @@ pub fn poll<T>(limit: Duration, probe: impl FnMut() -> Option<T>) -> Option<T> {
 /// Does the same as `eventually` for queries to Prometheus, less often: results change a few times per second, and more queries
 /// would only load the machine.
 #[track_caller]
-pub fn eventually_queried<T>(limit: Duration, what: &str, query: impl FnMut() -> Option<T>) -> T {
+pub fn eventually_queried<T>(
+    limit: Duration,
+    condition: &str,
+    query: impl FnMut() -> Option<T>,
+) -> T {
     poll_every(Duration::from_millis(200), limit, query)
-        .unwrap_or_else(|| panic!("not within {limit:?}: {what}"))
+        .unwrap_or_else(|| panic!("not within {limit:?}: {condition}"))
 }
 
 fn poll_every<T>(

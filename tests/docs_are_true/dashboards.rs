@@ -266,7 +266,7 @@ fn wrong_table(panel: &Value) -> impl Iterator<Item = String> {
 fn wrong_query(expression: &str, excuses: &[&str]) -> impl Iterator<Item = String> {
     let mut wrong = Vec::new();
     for selector in selectors(expression) {
-        let complaint = |what: &str| format!("{}: {what}", selector.metric);
+        let complaint = |fault: &str| format!("{}: {fault}", selector.metric);
         if !is_known(&selector) {
             wrong.push(complaint("there is no such series"));
         }

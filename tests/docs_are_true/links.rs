@@ -27,7 +27,7 @@ fn targets(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The anchors that GitHub gives the headings of a document.
+/// Anchors that GitHub assigns to the headings of a document.
 fn anchors(text: &str) -> BTreeSet<String> {
     let mut anchors = BTreeSet::new();
     for line in prose(text) {

@@ -56,7 +56,7 @@ fn blocks(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-/// Finds a free port of 127.0.0.1 that no connection uses as its own: below those that the kernel gives away.
+/// Finds a free port of 127.0.0.1 that no connection uses as its own: below those that the kernel assigns.
 fn free_port(from: u16) -> u16 {
     (from..from + 1_000)
         .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())

@@ -361,11 +361,11 @@ fn until_quiet(prometheus: &Prometheus, name: &str, instance: &str) {
 
 /// Repeats until there is no fault: a late scrape on a busy machine leaves a gap.
 #[track_caller]
-fn until_faultless(what: &str, mut find: impl FnMut() -> Vec<String>) {
+fn until_faultless(selection: &str, mut find: impl FnMut() -> Vec<String>) {
     let started = Instant::now();
     let mut least = find();
     while !least.is_empty() {
-        assert!(started.elapsed() < LIMIT, "{what}: {least:#?}");
+        assert!(started.elapsed() < LIMIT, "{selection}: {least:#?}");
         thread::park_timeout(STEP);
         let wrong = find();
         if wrong.len() < least.len() {
@@ -610,8 +610,8 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
         ("MqttPersistencePutsFailing", &gateway, true),
         ("MqttPersistenceTargetDown", &off, false),
     ] {
-        let what = format!("Alertmanager has {name}, inhibited: {expected}");
-        eventually_queried(LIMIT, &what, || {
+        let expectation = format!("Alertmanager has {name}, inhibited: {expected}");
+        eventually_queried(LIMIT, &expectation, || {
             let inhibited = is_inhibited(&alertmanager, name, instance);
             (inhibited == Some(expected)).then_some(())
         });

@@ -84,10 +84,10 @@ pub fn run(bench: &mut Bench) {
     }
     table::print(
         "What reaches the disk for a message of 100 B at QoS 1",
-        "Bytes a message. Client and Redis: `write_bytes` of `/proc/PID/io`, which are the pages that became dirty. Withdrawn is \
-         what of it was deleted before it was written out; of a message that waits longer than some seconds nothing is. Device: \
-         all that the machine wrote to that disk until all was written out, with inodes, folders and journal, and with what \
-         other programs wrote; the least of the rounds.",
+        "Bytes per message. Client and Redis: `write_bytes` of `/proc/PID/io`, the pages that became dirty. Withdrawn: the part \
+         that was deleted before it was written out, which is zero for a message that waits longer than a few seconds. Device: \
+         all bytes that the machine wrote to that disk until the end of the write-out, including inodes, folders, journal and \
+         other programs; the minimum of the rounds.",
         &[
             "",
             "AOF",

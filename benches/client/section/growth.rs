@@ -23,11 +23,11 @@ pub fn run(bench: &mut Bench) {
     let cells: Vec<Results> = numbers
         .iter()
         .map(|&messages| {
-            let what = format!("growth, {messages} waiting");
+            let title = format!("growth, {messages} waiting");
             bench.alternate(
                 &contenders,
                 rounds,
-                &what,
+                &title,
                 Work::FillAndSend,
                 Load::of(messages, 1, 100),
             )

@@ -49,8 +49,8 @@ pub fn run(bench: &mut Bench) {
     ]
     .map(str::to_owned);
     let about = format!(
-        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The processor time of the client for a message, of all its threads, is \
-         steadier than the messages a second where the machine has other things to do."
+        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The processor time per message of all threads of the client is \
+         steadier than the messages per second if the machine is busy."
     );
     table::print("What instrumenting costs", &about, &columns, &rows);
 }

@@ -29,8 +29,8 @@ pub fn run(bench: &mut Bench) {
             "Resident memory with {} messages of 1 KiB waiting",
             whole(load_size(messages))
         ),
-        "What the kernel calls VmRSS: of a process without messages, of the one that published them without a connection, of \
-         the next one, which found them when its client was created; and what Redis says that it uses for them.",
+        "Resident memory (VmRSS) of a process without messages, of one that published them without a connection, and of one \
+         that restored them when its client was created; and the memory that Redis reports for them.",
         &["", "empty", "published", "restored", "in Redis"].map(str::to_owned),
         &rows,
     );

@@ -22,8 +22,8 @@ pub fn run(bench: &mut Bench) {
     let mut rows = Vec::new();
     for contender in contenders {
         let pair = WORKS.map(|(_, name)| contender.renamed(name));
-        let what = format!("{} beside another client", contender.name);
-        let results = bench.alternate_with(&pair, rounds, &what, |bench, turn| {
+        let title = format!("{} beside another client", contender.name);
+        let results = bench.alternate_with(&pair, rounds, &title, |bench, turn| {
             let work = WORKS.iter().find(|(_, name)| *name == turn.name);
             let (work, _) = *work.expect("one of them");
             redis.restart();
@@ -45,7 +45,7 @@ pub fn run(bench: &mut Bench) {
     ]
     .map(str::to_owned);
     let about = format!(
-        "QoS 1, 100 B, 100 in flight, beside a client of the same process that publishes 1,000 messages a second and has a Redis \
+        "QoS 1, 100 B, 100 in flight, beside a client of the same process that publishes 1,000 messages per second and has a Redis \
          of its own; {rounds} rounds."
     );
     table::print(

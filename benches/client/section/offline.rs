@@ -14,12 +14,12 @@ pub fn run(bench: &mut Bench) {
     let payloads: &[usize] = if quick { &[100] } else { &[100, 1024] };
     let contenders = bench.contenders(|contender| !contender.is_instrumented());
     for &payload in payloads {
-        let what = format!("offline, {}", size(payload));
+        let title = format!("offline, {}", size(payload));
         let load = Load::of(messages, 1, payload);
         let results = bench.alternate(
             &contenders,
             bench.options.rounds,
-            &what,
+            &title,
             Work::FillAndSend,
             load,
         );

@@ -43,12 +43,12 @@ fn measure(
     work: Work,
     messages: usize,
 ) -> Results {
-    let what = format!("restore of {messages}");
+    let title = format!("restore of {messages}");
     let load = Load::of(messages, 1, PAYLOAD);
     let mut filled: Vec<Filled> = Vec::new();
     // Each turn is long enough to be steady.
     let rounds = bench.options.rounds.div_ceil(2);
-    bench.alternate_with(contenders, rounds, &what, |bench, contender| {
+    bench.alternate_with(contenders, rounds, &title, |bench, contender| {
         let broker = Some(sink.url());
         // Contenders in Redis share their records.
         let place = |filled: &&mut Filled| match contender.store {

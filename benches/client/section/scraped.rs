@@ -49,7 +49,7 @@ pub fn run(bench: &mut Bench) {
     ]
     .map(str::to_owned);
     let about = format!(
-        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a process of its own on the same machine. The processor time of the client for a message, of all its threads, is steadier than the messages a second."
+        "QoS 1, 100 B, 100 in flight; {rounds} rounds. The scraper is a process of its own on the same machine. The processor time per message of all threads of the client is steadier than the messages per second."
     );
     table::print(
         "What being scraped ten times a second costs",

@@ -30,7 +30,7 @@ pub fn run(bench: &mut Bench) {
             let cells: Vec<Results> = payloads
                 .iter()
                 .map(|&payload| {
-                    let what = format!("QoS {qos}, {in_flight} in flight, {}", size(payload));
+                    let title = format!("QoS {qos}, {in_flight} in flight, {}", size(payload));
                     let load = Load {
                         qos,
                         payload,
@@ -41,7 +41,7 @@ pub fn run(bench: &mut Bench) {
                     bench.alternate(
                         &contenders,
                         bench.options.rounds,
-                        &what,
+                        &title,
                         Work::Publish,
                         load,
                     )

@@ -316,6 +316,6 @@ fn session_expiry(mut properties: &[u8]) -> io::Result<u32> {
     Ok(0)
 }
 
-fn malformed(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+fn malformed(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
 }

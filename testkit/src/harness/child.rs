@@ -123,8 +123,8 @@ impl Child {
 
     /// Does the same, with a limit.
     #[track_caller]
-    pub fn wait_for(&mut self, limit: Duration, what: &str) -> ExitStatus {
-        eventually(limit, what, || self.has_ended().then_some(()));
+    pub fn wait_for(&mut self, limit: Duration, condition: &str) -> ExitStatus {
+        eventually(limit, condition, || self.has_ended().then_some(()));
         self.wait()
     }
 

@@ -330,7 +330,7 @@ impl Outcome {
 /// Formats the account as Markdown.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "| what went wrong | times |\n|---|--:|")?;
+        writeln!(f, "| fault | times |\n|---|--:|")?;
         for (name, times) in &self.faults {
             writeln!(f, "| {name} | {times} |")?;
         }
@@ -350,19 +350,22 @@ impl fmt::Display for Outcome {
             ("twice, QoS 2", self.balance.twice().to_string()),
             ("altered", altered.to_string()),
             (
-                "again, QoS 1, where it may be",
+                "again, QoS 1, which is allowed",
                 self.balance.repeated[1].len().to_string(),
             ),
-            ("lost, QoS 0, where it may be", lost0.to_string()),
-            ("hashes left in Redis", self.remaining.to_string()),
+            ("lost, QoS 0, which is allowed", lost0.to_string()),
+            ("hashes remaining in Redis", self.remaining.to_string()),
             ("records counted as lost", self.counted_lost.to_string()),
             ("longest call", format!("{longest:.0} ms")),
             (
-                "programs that Paho made give up, the steady and the restless",
+                "ends after a broken write, steady and restless program",
                 format!("{steady}, {restless}"),
             ),
-            ("its resident memory, first and last", both(self.resident)),
-            ("what of it the program has asked for", both(self.allocated)),
+            (
+                "resident memory of the steady program, first and last",
+                both(self.resident),
+            ),
+            ("allocated part of it, first and last", both(self.allocated)),
         ] {
             writeln!(f, "| {name} | {value} |")?;
         }
