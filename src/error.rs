@@ -38,7 +38,8 @@ pub enum ErrorKind {
     NotOpen,
     /// The store has no record with this key.
     ///
-    /// Normal for `remove`: Paho also removes records that it never put.
+    /// Only `get` returns it: removing a missing record is no error, since Paho also removes records
+    /// that it never put.
     NotFound,
     /// The record disappeared from the store, and this process neither removed it nor has a copy.
     ///
@@ -114,7 +115,7 @@ pub enum ErrorKind {
     Busy,
     /// Redis returned another error.
     ///
-    /// The text contains Redis's words; for example, it has no database with this number.
+    /// The text contains Redis's words, or names the database that Redis does not have.
     Server,
     /// The reply is not valid in the protocol of Redis (RESP).
     ///
@@ -335,7 +336,7 @@ impl Error {
         self
     }
 
-    /// Sets the underlying error, which `Display` does not repeat.
+    /// Sets the underlying error, which [`source`](StdError::source) returns.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());

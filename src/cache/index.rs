@@ -36,7 +36,9 @@ enum CachedValue {
     StoreOnly(u64),
 }
 
-/// Limits of one prefetch: records, the requested one included, and bytes of values.
+/// Limits of one prefetch: sequence numbers looked at, the requested one included, and bytes of values.
+///
+/// The Redis connection has limits of its own on one exchange.
 const PREFETCH_RECORDS: u32 = 512;
 const PREFETCH_BYTES: usize = 512 * 1024;
 
@@ -201,7 +203,7 @@ impl RecordIndex {
 
     /// Commands behind `key` whose values only the store has, with the lengths of the values.
     ///
-    /// Looks at the next [`PREFETCH_RECORDS`] numbers, so that a large gap costs no long search.
+    /// Looks at fewer than [`PREFETCH_RECORDS`] numbers, so that a large gap costs no long search.
     fn uncached_behind(&self, key: Key) -> impl Iterator<Item = (Key, usize)> {
         let is_command = key.kind == RecordKind::Command;
         let distances = (1..PREFETCH_RECORDS).filter(move |_| is_command);

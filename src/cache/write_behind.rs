@@ -87,8 +87,8 @@ pub(crate) enum Ack {
     Confirmed,
     /// The call returns once the write is on its way to the store.
     Sent,
-    /// The write waits for the next tick. A remove may piggyback on an earlier write. A later call
-    /// can make the write obsolete before it is sent.
+    /// The write waits for the next tick. A remove may piggyback on a confirmed write or a fence
+    /// before that. A later call can make the write obsolete before it is sent.
     ///
     /// A crash before the tick makes Paho repeat a packet, so only writes for which MQTT allows
     /// that are deferred.

@@ -7,7 +7,7 @@ use super::ErrorKind;
 /// Time after which an error of the same kind is logged again.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Admits one log line per error kind and 10 s, and counts the suppressed ones.
+/// Suppresses log lines with the kind of the last one for 10 s, and counts them.
 ///
 /// A store that is down may fail thousands of calls per second, for one reason.
 #[derive(Default)]

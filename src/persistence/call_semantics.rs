@@ -19,7 +19,8 @@ pub(super) struct CallSemantics<S> {
     last_read: Option<LastRead>,
     /// A publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
     withheld: Option<(Key, u32)>,
-    /// Paho has listed the keys and not read a record since: a remove now discards a record.
+    /// Paho has listed the keys, and not read, put or looked for a record since: a remove now discards
+    /// a record.
     is_listing: bool,
     versions: VersionTracker,
 }

@@ -88,7 +88,7 @@ impl Notifier {
             } => log!(
                 warn,
                 records,
-                "{} came back with older data; records unknown to this process were removed",
+                "{} came back with older data; records unknown to this process are being removed",
                 self.display_name()
             ),
             StoreEvent::ForeignRecords { records, .. } => log!(

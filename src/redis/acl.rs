@@ -1,4 +1,7 @@
 //! The right that a user of Redis lacks, parsed from the text of a `NOPERM` reply.
+//!
+//! `preflight.rs` lists the commands that the ACL must permit, and `store.rs` those without which the
+//! store works with less.
 
 /// Returns the reason for an error and what to do, if the reply names the denied command.
 pub(super) fn missing_command_reason(words: &str) -> Option<String> {

@@ -69,9 +69,14 @@ impl ExchangeError {
 }
 
 /// The causes that a reply to `AUTH` may name: a part of the reply, and the text shown for it.
-const AUTH_CAUSES: [(&str, &str); 4] = [
+const AUTH_CAUSES: [(&str, &str); 6] = [
     ("without any password", NO_PASSWORD_SET),
     ("no password is set", NO_PASSWORD_SET),
+    ("invalid password", "invalid password"),
+    (
+        "wrong number of arguments",
+        "wrong number of arguments for AUTH",
+    ),
     ("max number of clients", "max number of clients reached"),
     ("protected mode", "Redis is running in protected mode"),
 ];
@@ -228,6 +233,11 @@ mod tests {
             (
                 "ERR max number of clients reached",
                 "ERR max number of clients reached",
+            ),
+            ("ERR invalid password", "ERR invalid password"),
+            (
+                "ERR wrong number of arguments for 'auth' command",
+                "ERR wrong number of arguments for AUTH",
             ),
             (
                 "ERR AUTH <password> called without any password configured for the default user",

@@ -1,4 +1,5 @@
-//! The checks that a new connection passes before the store uses it.
+//! The checks that a new connection passes before the store uses it: the type of the key, the commands
+//! that the ACL must permit, and room for a write.
 
 use ::redis::Value;
 

@@ -99,7 +99,11 @@ impl Credentials {
             }
             Err(error) => {
                 if !mem::replace(&mut self.is_stale, true) {
-                    warn!(%error, "cannot reload credentials, keeping the previous ones");
+                    let error: &dyn std::error::Error = &error;
+                    warn!(
+                        error,
+                        "cannot reload credentials, keeping the previous ones"
+                    );
                 }
             }
         }

@@ -52,7 +52,7 @@ pub enum StoreEvent {
     ForeignRecords {
         /// Their number.
         records: usize,
-        /// `true` if they were removed, since the store came back with older data. `false` if they
+        /// `true` if they are being removed, since the store came back with older data. `false` if they
         /// stay, since another program wrote them.
         removed: bool,
     },
@@ -66,7 +66,8 @@ pub enum StoreEvent {
     /// The state of the store.
     ///
     /// Sent at once if the store went up or down or lost records. Otherwise at most ten times per
-    /// second while counts change, and twice per second during an outage.
+    /// second while counts change, twice per second during an outage, and once per second if only the
+    /// time of the last confirmation changed.
     Status(HealthSnapshot),
     /// Paho closed the persistence.
     Closed,
