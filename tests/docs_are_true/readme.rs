@@ -118,9 +118,9 @@ fn first_program_runs_as_pasted_from_empty_folder() {
     let section = README.between("## A first program\n", "### ");
     let blocks = blocks(section);
     let languages: Vec<&str> = blocks.iter().map(|(language, _)| *language).collect();
-    assert_eq!(languages, ["sh", "sh", "rust,no_run", "sh"]);
-    let [(_, install), (_, start), (_, program), (_, run)] = blocks[..] else {
-        unreachable!("four blocks");
+    assert_eq!(languages, ["sh", "sh", "rust,no_run", "sh", "sh"]);
+    let [(_, install), (_, start), (_, program), (_, run), (_, stop)] = blocks[..] else {
+        unreachable!("five blocks");
     };
     assert!(install.starts_with("sudo apt-get install "), "{install}");
 
@@ -145,7 +145,7 @@ fn first_program_runs_as_pasted_from_empty_folder() {
     assert!(run.starts_with(run_command), "{run}");
     let start = with_ports(start).replace(clone, "clone=$CLONE");
     let run = run.replace(run_command, "$PROGRAM ");
-    let script = format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{start}\n{run}\n");
+    let script = format!("trap 'kill $(jobs -p) 2>/dev/null' EXIT\n{start}\n{run}\n{stop}\n");
     let output = Command::new("bash")
         .args(["-e", "-c", &script])
         .current_dir(folder.path())
