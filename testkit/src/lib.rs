@@ -45,6 +45,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{MemoryPersistence, PersistenceMetrics, prometheus::Registry};
+
 pub use self::{
     alertmanager::Alertmanager,
     chromium::Chromium,
@@ -77,6 +80,15 @@ pub fn version() -> String {
         .lines()
         .find_map(|line| line.strip_prefix("version = "));
     version.expect("a version").trim_matches('"').to_owned()
+}
+
+/// Registry with the series of the open client `device-1`, whose records are in memory.
+pub fn registry() -> (Registry, impl ClientPersistence) {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let mut persistence = MemoryPersistence::new().instrument(&metrics);
+    persistence.open("device-1", "uri").expect("opens");
+    (registry, persistence)
 }
 
 /// Limit on anything local: far longer than it needs, so that only a real fault reaches it.

@@ -17,9 +17,8 @@ use std::{
 };
 
 use flate2::read::GzDecoder;
-use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Error, ErrorKind, MemoryPersistence, MetricsServer, PersistenceMetrics,
+    Error, ErrorKind, MetricsServer,
     prometheus::{
         IntCounter, IntGaugeVec, Opts, Registry,
         core::{Collector, Desc},
@@ -29,19 +28,11 @@ use paho_mqtt_redis::{
 };
 use tempfile::TempDir;
 use testkit::{
-    LIMIT, REQUEST, answer, answer_bytes, body, connected, eventually, header, sent, status,
+    LIMIT, REQUEST, answer, answer_bytes, body, connected, eventually, header, registry, sent,
+    status,
 };
 
 const ANY: &str = "127.0.0.1:0";
-
-/// Registry with a client.
-fn registry() -> (Registry, impl ClientPersistence) {
-    let registry = Registry::new();
-    let metrics = PersistenceMetrics::register(&registry).unwrap();
-    let mut persistence = MemoryPersistence::new().instrument(&metrics);
-    persistence.open("device-1", "uri").unwrap();
-    (registry, persistence)
-}
 
 fn request(line: &str, headers: &str) -> Vec<u8> {
     format!("{line} HTTP/1.1\r\nHost: device\r\n{headers}\r\n").into_bytes()

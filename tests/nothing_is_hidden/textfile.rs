@@ -10,21 +10,12 @@ use std::{
 };
 
 use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{
-    ErrorKind, MemoryPersistence, PersistenceMetrics, prometheus::Registry, render, write_textfile,
-};
+use paho_mqtt_redis::{ErrorKind, prometheus::Registry, render, write_textfile};
 use tempfile::TempDir;
 use testkit::{
-    LIMIT, Server, eventually, http_get, on_free_port, promtool_check_metrics, try_http_get,
+    LIMIT, Server, eventually, http_get, on_free_port, promtool_check_metrics, registry,
+    try_http_get,
 };
-
-fn registry() -> (Registry, impl ClientPersistence) {
-    let registry = Registry::new();
-    let metrics = PersistenceMetrics::register(&registry).unwrap();
-    let mut persistence = MemoryPersistence::new().instrument(&metrics);
-    persistence.open("device-1", "uri").unwrap();
-    (registry, persistence)
-}
 
 fn names(folder: &Path) -> Vec<String> {
     let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
