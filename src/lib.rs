@@ -95,6 +95,7 @@
 )]
 
 mod cache;
+mod clock;
 mod error;
 #[cfg(feature = "metrics")]
 mod instrumented;
@@ -107,6 +108,8 @@ mod persistence;
 mod redis;
 #[cfg(feature = "server")]
 mod server;
+#[doc(hidden)]
+pub mod simulation;
 mod store;
 
 pub use paho_mqtt;

@@ -1,10 +1,10 @@
-//! The events that the worker has not delivered yet.
+//! The events of one call or one step of recovery.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::mem;
 
-use crate::{error::Error, paho::RecordKind, store::StoreEvent};
+use crate::{paho::RecordKind, store::StoreEvent};
 
-/// Collects events during calls and recovery, for delivery by the worker.
+/// Collects events, which the persistence takes after each call.
 #[derive(Default)]
 pub(crate) struct EventQueue {
     queue: Vec<StoreEvent>,
@@ -12,34 +12,14 @@ pub(crate) struct EventQueue {
     lost_records: u64,
 }
 
-/// Length of the queue above which repeating events are dropped, for an observer that is too slow.
-const MAX_QUEUED: usize = 1024;
-
 impl EventQueue {
-    pub(crate) fn down(&mut self, error: &Arc<Error>) {
-        let error = Arc::clone(error);
-        self.push(StoreEvent::Down { error });
-    }
-
-    pub(crate) fn still_down(&mut self, error: &Arc<Error>, is_new_reason: bool) {
-        let error = Arc::clone(error);
-        self.push(StoreEvent::StillDown {
-            error,
-            is_new_reason,
-        });
-    }
-
-    pub(crate) fn up(&mut self, outage: Duration, rewritten: u64) {
-        self.push(StoreEvent::Up { outage, rewritten });
-    }
-
     /// Queues an event about lost records and counts them; ignores 0.
     pub(crate) fn lost(&mut self, records: usize) {
         if records > 0 {
             self.lost_records = self
                 .lost_records
                 .saturating_add(u64::try_from(records).unwrap_or(u64::MAX));
-            self.push(StoreEvent::Lost { records });
+            self.queue.push(StoreEvent::Lost { records });
         }
     }
 
@@ -51,40 +31,15 @@ impl EventQueue {
     /// Queues an event about foreign records; ignores 0.
     pub(crate) fn foreign_records(&mut self, records: usize, removed: bool) {
         if records > 0 {
-            self.push(StoreEvent::ForeignRecords { records, removed });
+            self.queue
+                .push(StoreEvent::ForeignRecords { records, removed });
         }
     }
 
-    /// Queues an event about a discarded record, or counts it in the last event.
-    ///
-    /// Paho discards a session record by record.
+    /// Queues an event about a discarded record.
     pub(crate) fn discarded(&mut self, kind: RecordKind) {
         let kind = kind.as_str();
-        if let Some(StoreEvent::Discarded {
-            kind: last,
-            records,
-        }) = self.queue.last_mut()
-            && *last == kind
-        {
-            *records = records.saturating_add(1);
-        } else {
-            self.push(StoreEvent::Discarded { kind, records: 1 });
-        }
-    }
-
-    pub(crate) fn push(&mut self, event: StoreEvent) {
-        // A later event of these kinds brings the same again; any other one must not be dropped.
-        let is_repeated = matches!(
-            event,
-            StoreEvent::Status(_)
-                | StoreEvent::StillDown {
-                    is_new_reason: false,
-                    ..
-                }
-        );
-        if self.queue.len() < MAX_QUEUED || !is_repeated {
-            self.queue.push(event);
-        }
+        self.queue.push(StoreEvent::Discarded { kind, records: 1 });
     }
 
     pub(crate) fn is_empty(&self) -> bool {

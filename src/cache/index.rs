@@ -53,6 +53,10 @@ impl RecordIndex {
         }
     }
 
+    pub(crate) fn cached_bytes(&self) -> usize {
+        self.cached_bytes
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.records.len()
     }

@@ -6,6 +6,7 @@ use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
     index::RecordIndex,
     renumber::renumber_wrapped_commands,
+    write::{WriteAck, write},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -89,8 +90,9 @@ fn quarantine(store: &mut impl Store, key: Key) -> Result<bool, Error> {
     let [Some(value)] = &store.read(&[key])?[..] else {
         return Ok(true);
     };
-    let copied = store.confirm(&[], &[&[Change::Quarantine { key, value }]]);
-    match copied.and_then(|()| store.confirm(&[], &[&[Change::Remove { key }]])) {
+    let ack = WriteAck::Confirmed { sent: &[] };
+    let copied = write(store, &[&[Change::Quarantine { key, value }]], ack);
+    match copied.and_then(|()| write(store, &[&[Change::Remove { key }]], ack)) {
         Err(error)
             if matches!(
                 error.kind(),
@@ -122,7 +124,8 @@ fn drop_cross_version_duplicates(
             && Publish::parse(v5_value, true) == Publish::parse(v3_value, false)
         {
             let key = &v3_key.to_name();
-            store.confirm(&[], &[&[Change::Remove { key }]])?;
+            let ack = WriteAck::Confirmed { sent: &[] };
+            write(store, &[&[Change::Remove { key }]], ack)?;
             index.remove(v3_key);
         }
     }

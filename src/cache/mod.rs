@@ -1,5 +1,6 @@
 //! The write-behind cache of live records and pending writes: single-threaded, no locks.
 
+mod access;
 mod batched_read;
 mod event_queue;
 mod index;
@@ -10,10 +11,12 @@ mod relocate;
 mod relocations;
 mod renumber;
 mod resync;
+mod write;
 mod write_behind;
 
+pub(crate) use access::{Outage, StoreAccess};
 pub(crate) use batched_read::{list_keys, read_or_split};
-pub(crate) use load::{LoadedRecords, load_records};
-pub(crate) use relocate::relocate_record;
-pub(crate) use resync::LentStore;
+pub(crate) use load::load_records;
+pub(crate) use relocate::Relocation;
+pub(crate) use write::RewriteBatch;
 pub(crate) use write_behind::{Ack, WriteBehindCache};

@@ -303,10 +303,6 @@ impl PendingWrites {
         self.writes.is_empty()
     }
 
-    pub(crate) fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
-    }
-
     /// Number of unsent writes, removes included, and bytes of the values that they put.
     pub(crate) fn unsent_totals(&self) -> Totals {
         Totals {

@@ -33,9 +33,9 @@ impl Relocations {
         self.targets.remove(&new);
     }
 
-    /// Returns all relocations in their order.
-    pub(crate) fn steps(&self) -> Vec<(Key, Key)> {
-        self.order.iter().copied().collect()
+    /// Returns the relocation to make next.
+    pub(crate) fn first(&self) -> Option<(Key, Key)> {
+        self.order.front().copied()
     }
 
     /// Returns true if the key is the source or the target of a relocation.

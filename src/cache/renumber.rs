@@ -1,6 +1,10 @@
 //! Renumbers waiting commands whose sequence wrapped, at open.
 
-use super::{batched_read::read_or_split, index::RecordIndex};
+use super::{
+    batched_read::read_or_split,
+    index::RecordIndex,
+    write::{WriteAck, write},
+};
 use crate::{
     error::Error,
     paho::{Key, KeyName, RecordKind, renumbering_plan},
@@ -73,5 +77,5 @@ fn write_moves(store: &mut impl Store, moves: &[(KeyName, KeyName, Vec<u8>)]) ->
         .map(|(old, new, value)| [Change::Put { key: new, value }, Change::Remove { key: old }])
         .collect();
     let groups: Vec<&[Change<'_>]> = groups.iter().map(<[_; 2]>::as_slice).collect();
-    store.confirm(&[], &groups)
+    write(store, &groups, WriteAck::Confirmed { sent: &[] })
 }

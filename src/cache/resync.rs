@@ -1,83 +1,21 @@
 //! The cache's part of recovery, in small steps, since calls continue between them.
 
-use std::{collections::HashSet, sync::Arc};
+use std::collections::HashSet;
 
-use super::write_behind::WriteBehindCache;
-use crate::{
-    error::{Error, ErrorKind},
-    paho::{Key, KeyName},
-    store::{Change, Group, Store},
+use super::{
+    pending::Totals, relocate::Relocation, write::RewriteBatch, write_behind::WriteBehindCache,
 };
+use crate::{clock::Clock, paho::Key};
 
-/// A key with the value to put, or `None` to remove the record.
-type OwnedChange = (KeyName, Option<Box<[u8]>>);
-
-/// Pending writes for one exchange.
-///
-/// It owns copies of the values, so that recovery can write it while calls change the cache.
-pub(crate) struct RewriteBatch {
-    groups: Vec<Vec<OwnedChange>>,
-    pub(crate) bytes: usize,
-    /// No other write is unsent.
-    pub(crate) is_last: bool,
-}
-
-/// The store during an outage, lent to recovery.
-pub(crate) struct LentStore<S> {
-    pub(crate) store: S,
-    /// Name under which the store has the records.
-    pub(crate) name: String,
-    /// Reason of the outage.
-    pub(crate) kind: ErrorKind,
-    /// Instance id of the store process when it was last in sync.
-    pub(crate) instance_id: Option<String>,
-}
-
-impl<S: Store> WriteBehindCache<S> {
-    /// Lends the store to recovery if there is an outage; calls go on in memory.
-    pub(crate) fn lend_store(&mut self) -> Option<LentStore<S>> {
-        let kind = self.outage.as_ref()?.error.kind();
-        let store = self.store.take()?;
-        self.rewritten = 0;
-        Some(LentStore {
-            store,
-            name: self.store_name.clone(),
-            kind,
-            instance_id: self.instance_id.clone(),
-        })
-    }
-
-    /// Lends the store again, after the backoff that follows a failed attempt.
-    pub(crate) fn lend_store_again(&mut self) -> Option<S> {
-        self.store.take()
-    }
-
-    /// Notes that an attempt at recovery failed; the batch in flight becomes unsent again.
-    pub(crate) fn still_down(&mut self, error: Error) {
+impl WriteBehindCache {
+    /// Makes the writes of a failed attempt at recovery unsent again.
+    pub(crate) fn retry_writes(&mut self) {
         self.pending.mark_unsent();
-        let Some(outage) = &mut self.outage else {
-            return;
-        };
-        let is_new_reason = error.kind() != outage.error.kind();
-        outage.error = Arc::new(error);
-        self.last_error = Some(Arc::clone(&outage.error));
-        self.events.still_down(&outage.error, is_new_reason);
     }
 
-    /// Takes the store back during backoff, so that calls can read if it is readable.
-    pub(crate) fn return_store(&mut self, store: S) {
-        self.store = Some(store);
-    }
-
-    /// Takes the store back and ends the outage: every write is confirmed.
-    pub(crate) fn end_outage(&mut self, store: S, instance_id: Option<String>) {
-        self.store = Some(store);
-        self.instance_id = instance_id;
+    /// Forgets what earlier events said about foreign records, since an outage is over.
+    pub(crate) fn end_resync(&mut self) {
         self.last_foreign_records = 0;
-        self.confirm_batch();
-        if let Some(outage) = self.outage.take() {
-            self.events.up(outage.since.elapsed(), self.rewritten);
-        }
     }
 
     /// Compares the keys in the store with the cache, and records the differences as pending
@@ -155,16 +93,22 @@ impl<S: Store> WriteBehindCache<S> {
         }
     }
 
-    /// Returns the relocations to make before anything is written, as (old, new) in their order.
-    pub(crate) fn relocation_steps(&self) -> Vec<(Key, Key)> {
-        self.relocations.steps()
+    /// Returns the relocation to make next, before anything else is written.
+    pub(crate) fn next_relocation(&self) -> Option<(Key, Key)> {
+        self.relocations.first()
     }
 
-    /// Returns true if the value is that of the record which is to be relocated to `new`.
-    pub(crate) fn is_relocated_value(&self, new: Key, value: &[u8]) -> bool {
+    /// Decides about a relocation from what the store has under both keys.
+    pub(crate) fn plan_relocation(
+        &self,
+        (old, new): (Key, Key),
+        old_value: Option<Vec<u8>>,
+        new_value: Option<Vec<u8>>,
+    ) -> Relocation {
         // The index has the record under its final key from the moment it is queued.
-        self.index
-            .matches_hash(self.relocations.final_target(new), value)
+        let target = self.relocations.final_target(new);
+        let is_expected = |value: &[u8]| self.index.matches_hash(target, value);
+        Relocation::plan((old, new), old_value, new_value, is_expected)
     }
 
     /// Finishes a relocation: the record has this value now, or is lost if there is none.
@@ -188,75 +132,24 @@ impl<S: Store> WriteBehindCache<S> {
     /// The batch has about `bytes` bytes, and at least one message if any is unsent. With
     /// `only_removes` it has only what frees memory in the store.
     pub(crate) fn next_batch(&mut self, bytes: usize, only_removes: bool) -> RewriteBatch {
-        let groups = self.next_groups(bytes, only_removes);
-        let mut batch = RewriteBatch {
-            groups: Vec::new(),
-            bytes: 0,
-            is_last: false,
-        };
-        for group in groups {
-            batch.add(
-                group
-                    .iter()
-                    .map(|key| (key.to_name(), self.index.value(*key))),
-            );
+        let mut batch = RewriteBatch::default();
+        for group in self.next_groups(bytes, only_removes) {
+            batch.add(group.iter().map(|key| (*key, self.index.value(*key))));
             self.pending.mark_sent(&group);
         }
-        batch.is_last = !self.pending.has_unsent();
         batch
     }
 
-    /// Confirms the last batch; records that changed since it was taken stay pending.
-    pub(crate) fn confirm_batch(&mut self) {
-        let sent = u64::try_from(self.pending.unconfirmed().count()).unwrap_or(u64::MAX);
-        self.rewritten = self.rewritten.saturating_add(sent);
-        self.mark_confirmed();
-    }
-}
-
-/// Writes groups and waits for the confirmation.
-///
-/// If calls wait meanwhile, it must be done within their time limit; if none does, a large batch
-/// may take longer.
-pub(crate) fn write_confirmed(
-    store: &mut impl Store,
-    groups: &[Group<'_>],
-    calls_wait: bool,
-) -> Result<(), Error> {
-    if calls_wait {
-        store.confirm(&[], groups)
-    } else {
-        store.rewrite(groups)
-    }
-}
-
-impl RewriteBatch {
-    fn add<'a>(&mut self, changes: impl Iterator<Item = (KeyName, Option<&'a [u8]>)>) {
-        let changes = changes.map(|(name, value)| (name, value.map(Box::<[u8]>::from)));
-        let group: Vec<OwnedChange> = changes.collect();
-        let lengths = group.iter().flat_map(|(_, value)| value);
-        self.bytes = lengths.fold(self.bytes, |sum, value| sum.saturating_add(value.len()));
-        self.groups.push(group);
+    /// Confirms the last batch and returns the number of its writes that are still current; records
+    /// that changed since it was taken stay pending.
+    pub(crate) fn confirm_batch(&mut self, clock: &Clock) -> u64 {
+        let confirmed = u64::try_from(self.pending.unconfirmed().count()).unwrap_or(u64::MAX);
+        self.mark_confirmed(clock);
+        confirmed
     }
 
-    /// Writes the batch as [`write_confirmed`] does.
-    pub(crate) fn write(&self, store: &mut impl Store, calls_wait: bool) -> Result<(), Error> {
-        let groups: Vec<Vec<Change<'_>>> = self
-            .groups
-            .iter()
-            .map(|group| {
-                let changes = group.iter().map(|(key, value)| match value {
-                    Some(value) => Change::Put { key, value },
-                    None => Change::Remove { key },
-                });
-                changes.collect()
-            })
-            .collect();
-        let groups: Vec<&[Change<'_>]> = groups.iter().map(Vec::as_slice).collect();
-        write_confirmed(store, &groups, calls_wait)
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.groups.is_empty()
+    /// Returns the number of unsent writes, and the bytes of the values that they put.
+    pub(crate) fn unsent_totals(&self) -> Totals {
+        self.pending.unsent_totals()
     }
 }

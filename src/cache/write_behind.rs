@@ -1,21 +1,20 @@
 //! The write-behind cache: live records, pending writes, and the state of the store behind them.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::{collections::HashSet, time::SystemTime};
 
 use super::{
+    access::{Outage, StoreAccess},
     event_queue::EventQueue,
     index::RecordIndex,
     pending::{PendingWrites, Totals},
     relocations::Relocations,
+    write::{WriteAck, write_records},
 };
 use crate::{
+    clock::Clock,
     error::{Error, ErrorKind},
-    paho::{Key, KeyName},
-    store::{Change, Durability, HealthSnapshot, Sent, Store},
+    paho::Key,
+    store::{Durability, HealthSnapshot, Store},
 };
 
 /// Limits of what is sent without an answer: after this many sends or bytes, a fence asks the store
@@ -28,11 +27,11 @@ const MAX_DEFERRED_BYTES: usize = 256 * 1024;
 
 /// The records of an open client, written through to a store that may be unavailable.
 ///
-/// A write never fails: it becomes pending, is sent if the store is available, and stops being
-/// pending once the store has confirmed it. A store error becomes an [`Outage`], which recovery
-/// ends. During an outage writes stay pending and no exchange is tried, but for reads that the
-/// store still answers.
-pub(crate) struct WriteBehindCache<S> {
+/// A write never fails: it becomes pending, is sent if the store is up, and stops being pending once
+/// the store has confirmed it. An exchange that fails makes every sent write unsent again; the caller
+/// finds the failure in its [`StoreAccess`]. During an outage writes stay pending and no exchange is
+/// tried, but for reads that the store still answers.
+pub(crate) struct WriteBehindCache {
     pub(crate) index: RecordIndex,
     durability: Durability,
     pub(super) pending: PendingWrites,
@@ -53,30 +52,9 @@ pub(crate) struct WriteBehindCache<S> {
     /// Relocations that must happen in the store before their keys are written.
     pub(super) relocations: Relocations,
     last_confirmed: SystemTime,
-    /// `None` while recovery has it.
-    pub(super) store: Option<S>,
-    /// Name under which the store has the records.
-    pub(super) store_name: String,
-    /// Instance id of the store process when it was last in sync with this cache.
-    pub(super) instance_id: Option<String>,
-    pub(super) outage: Option<Outage>,
-    /// Number of pending writes that recovery has written in this outage.
-    pub(super) rewritten: u64,
     /// Number of foreign records in the last event, so that each resync does not repeat it.
     pub(super) last_foreign_records: usize,
-    /// Cause of the last outage; it stays after the outage, for `Health`.
-    pub(crate) last_error: Option<Arc<Error>>,
     pub(crate) events: EventQueue,
-}
-
-/// The time since which the store is unavailable, and the reason.
-#[derive(Clone)]
-pub(crate) struct Outage {
-    pub(crate) since: Instant,
-    pub(crate) since_time: SystemTime,
-    pub(crate) error: Arc<Error>,
-    /// A call has already waited for the store in this outage; no other one does.
-    pub(crate) was_waited_for: bool,
 }
 
 /// The acknowledgment of a write. In an outage no write waits; it stays pending.
@@ -95,14 +73,12 @@ pub(crate) enum Ack {
     Deferred,
 }
 
-impl<S: Store> WriteBehindCache<S> {
+impl WriteBehindCache {
     pub(crate) fn new(
-        store: S,
-        store_name: String,
-        instance_id: Option<String>,
         index: RecordIndex,
         (foreign_entries, unmovable): (usize, HashSet<Key>),
         durability: Durability,
+        now: SystemTime,
     ) -> Self {
         Self {
             index,
@@ -117,14 +93,8 @@ impl<S: Store> WriteBehindCache<S> {
             foreign_entries: foreign_entries.saturating_add(unmovable.len()),
             unmovable,
             relocations: Relocations::default(),
-            last_confirmed: SystemTime::now(),
-            store: Some(store),
-            store_name,
-            instance_id,
-            outage: None,
-            rewritten: 0,
+            last_confirmed: now,
             last_foreign_records: 0,
-            last_error: None,
             events: EventQueue::default(),
         }
     }
@@ -133,8 +103,9 @@ impl<S: Store> WriteBehindCache<S> {
     ///
     /// `partner` is the same message under another key, which is removed too. The two must change
     /// together: a crash must find the message under exactly one of them.
-    pub(crate) fn put(
+    pub(crate) fn put<S: Store>(
         &mut self,
+        access: &mut StoreAccess<'_, S>,
         key: Key,
         value: Vec<u8>,
         replaced: &[Key],
@@ -164,24 +135,31 @@ impl<S: Store> WriteBehindCache<S> {
             self.index.evict_value(previous);
         }
         match ack {
-            Ack::Confirmed => self.send_groups(&[key], length, true),
-            Ack::Sent => self.send_groups(&[key], length, false),
-            Ack::Deferred => self.flush_if_deferred_full(),
+            Ack::Confirmed => self.send_groups(access, &[key], length, true),
+            Ack::Sent => self.send_groups(access, &[key], length, false),
+            Ack::Deferred => self.flush_if_deferred_full(access),
         }
     }
 
     /// Removes records in one step.
-    pub(crate) fn remove(&mut self, keys: &[Key], ack: Ack) {
+    pub(crate) fn remove<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        keys: &[Key],
+        ack: Ack,
+    ) {
         for &key in keys {
             self.record_removed(key, None);
         }
         match ack {
-            Ack::Confirmed | Ack::Sent => self.send_groups(keys, 0, ack == Ack::Confirmed),
+            Ack::Confirmed | Ack::Sent => {
+                self.send_groups(access, keys, 0, ack == Ack::Confirmed);
+            }
             Ack::Deferred => {
                 for &key in keys {
                     self.pending.piggyback(key);
                 }
-                self.flush_if_deferred_full();
+                self.flush_if_deferred_full(access);
             }
         }
     }
@@ -192,12 +170,12 @@ impl<S: Store> WriteBehindCache<S> {
         self.pending.record(key, None, partner, is_known);
     }
 
-    fn flush_if_deferred_full(&mut self) {
+    fn flush_if_deferred_full<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         let deferred = self.pending.unsent_totals();
         let is_full = deferred.records >= MAX_DEFERRED || deferred.bytes >= MAX_DEFERRED_BYTES;
         // In an outage everything is unsent, and a flush would do nothing.
-        if self.outage.is_none() && is_full {
-            self.flush();
+        if access.is_up() && is_full {
+            self.flush(access);
         }
     }
 
@@ -207,15 +185,18 @@ impl<S: Store> WriteBehindCache<S> {
     /// Does nothing in an outage. A write that wants confirmation, or gets a fence, takes the
     /// piggybacked removes along and puts them first: a new message may reuse the packet id of a
     /// finished one, and Paho could not tell them apart if a crash made it restore both.
-    fn send_groups(&mut self, keys: &[Key], bytes: usize, wants_confirm: bool) {
-        if self.outage.is_some() {
+    fn send_groups<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        keys: &[Key],
+        bytes: usize,
+        wants_confirm: bool,
+    ) {
+        if !access.is_up() {
             return;
         }
         let waits = self.needs_fence(wants_confirm, bytes);
-        let (mut unconfirmed, mut piggybacked) = (Vec::new(), Vec::new());
-        if waits {
-            unconfirmed.extend(self.pending.unconfirmed());
-        }
+        let mut piggybacked = Vec::new();
         if wants_confirm || waits {
             piggybacked = self.pending.take_piggybacked();
         }
@@ -226,90 +207,65 @@ impl<S: Store> WriteBehindCache<S> {
             }
         }
         piggybacked.retain(|key| !group.contains(key));
-        self.flush_groups(&unconfirmed, &[&piggybacked, &group], waits);
+        self.flush_groups(access, &[&piggybacked, &group], waits);
         group.clear();
         self.group_buffer = group;
     }
 
-    /// Sends groups of writes and, if it waits, confirms them and the `unconfirmed` ones before
-    /// them.
-    fn flush_groups(
+    /// Sends groups of writes and, if it waits, confirms them and the unconfirmed ones before them.
+    fn flush_groups<S: Store>(
         &mut self,
-        unconfirmed: &[(Key, Option<usize>)],
+        access: &mut StoreAccess<'_, S>,
         groups: &[&[Key]],
         waits: bool,
     ) {
-        let Self {
-            store: Some(store),
-            outage: None,
-            index,
-            pending,
-            ..
-        } = self
-        else {
+        let Some(store) = access.writer() else {
             return;
         };
         self.is_sequential_read = false;
-        // Before sending: if that fails, `begin_outage` makes them unsent again.
-        for keys in groups {
-            pending.mark_sent(keys);
-        }
-        let mut keys = groups.iter().copied().flatten();
-        // Most calls write a single record, which needs no lists on the heap.
-        let result = if let (Some(key), None) = (keys.next(), keys.next()) {
-            let name = key.to_name();
-            transmit(
-                store,
-                unconfirmed,
-                &[&[change_for(index, *key, &name)]],
-                waits,
-            )
+        let sent = if waits {
+            self.pending.unconfirmed().collect()
         } else {
-            let keys = groups.iter().copied().flatten();
-            let names: Vec<(Key, KeyName)> = keys.map(|key| (*key, key.to_name())).collect();
-            let changes = names
-                .iter()
-                .map(|(key, name)| change_for(index, *key, name));
-            let changes: Vec<Change<'_>> = changes.collect();
-            let mut rest = &changes[..];
-            let groups: Vec<&[Change<'_>]> = groups
-                .iter()
-                .filter_map(|keys| {
-                    let (group, others) = rest.split_at_checked(keys.len())?;
-                    rest = others;
-                    Some(group)
-                })
-                .collect();
-            transmit(store, unconfirmed, &groups, waits)
+            Vec::new()
         };
-        match result {
-            Ok(()) if waits => self.mark_confirmed(),
-            Ok(()) => {}
-            Err(error) => self.begin_outage(error),
+        let ack = if waits {
+            WriteAck::Confirmed { sent: &sent }
+        } else {
+            WriteAck::Sent
+        };
+        let written = write_records(store, &self.index, groups, ack);
+        // Also after a failure, which may have come after the write.
+        for keys in groups {
+            self.pending.mark_sent(keys);
         }
+        match written {
+            Ok(()) if waits => self.mark_confirmed(access.clock),
+            Ok(()) => {}
+            Err(error) => self.note_failure(access, error),
+        }
+    }
+
+    /// Makes every sent write unsent again: it may not have arrived.
+    pub(super) fn note_failure<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, error: Error) {
+        self.pending.mark_unsent();
+        access.fail(error);
     }
 
     /// Sends every pending write and waits until the store has confirmed all.
     ///
     /// Does nothing if nothing is pending, or in an outage.
-    pub(crate) fn flush(&mut self) {
-        if self.pending.is_empty() || self.outage.is_some() {
+    pub(crate) fn flush<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        if self.pending.is_empty() || !access.is_up() {
             return;
         }
-        let unconfirmed: Vec<_> = self.pending.unconfirmed().collect();
         let groups = self.next_groups(usize::MAX, false);
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
-        self.flush_groups(&unconfirmed, &groups, true);
+        self.flush_groups(access, &groups, true);
     }
 
-    /// Checks that an idle store takes writes and still has all records; if not, an outage begins.
-    pub(crate) fn check(&mut self) {
-        let Self {
-            store: Some(store),
-            outage: None,
-            ..
-        } = self
-        else {
+    /// Checks that an idle store takes writes and still has all records.
+    pub(crate) fn check<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        let Some(store) = access.writer() else {
             return;
         };
         let expected = self.index.len().saturating_add(self.foreign_entries);
@@ -318,15 +274,15 @@ impl<S: Store> WriteBehindCache<S> {
             Ok(_) if !self.pending.is_empty() => {}
             Ok(count) if count < expected => {
                 let attempt = format!("find all {expected} records, only {count} are left");
-                self.begin_outage(Error::new(ErrorKind::Lost, attempt));
+                self.note_failure(access, Error::new(ErrorKind::Lost, attempt));
             }
             Ok(count) => {
                 let added = count.saturating_sub(expected);
                 self.foreign_entries = self.foreign_entries.saturating_add(added);
                 self.events.foreign_records(added, false);
-                self.last_confirmed = SystemTime::now();
+                self.last_confirmed = access.clock.time();
             }
-            Err(error) => self.begin_outage(error),
+            Err(error) => self.note_failure(access, error),
         }
     }
 
@@ -363,36 +319,9 @@ impl<S: Store> WriteBehindCache<S> {
         self.events.lost(1);
     }
 
-    /// Drops the cache and returns the store, unless recovery has it; the records stay in the
-    /// store.
-    pub(crate) fn into_store(self) -> Option<S> {
-        self.store
-    }
-
-    pub(crate) fn store(&self) -> Option<&S> {
-        self.store.as_ref()
-    }
-
     /// Returns true if a write has not been sent, or not been confirmed.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
-    }
-
-    /// Returns true if recovery has the store, and reads will work as soon as it returns it.
-    pub(crate) fn is_lent_but_readable(&self) -> bool {
-        self.store.is_none() && self.outage.as_ref().is_some_and(Outage::is_readable)
-    }
-
-    pub(crate) fn outage(&self) -> Option<&Outage> {
-        self.outage.as_ref()
-    }
-
-    pub(crate) fn outage_mut(&mut self) -> Option<&mut Outage> {
-        self.outage.as_mut()
-    }
-
-    pub(crate) fn last_confirmed(&self) -> SystemTime {
-        self.last_confirmed
     }
 
     /// Number and bytes of the puts that the store has not confirmed.
@@ -403,9 +332,8 @@ impl<S: Store> WriteBehindCache<S> {
     /// Takes a snapshot for `Health` and `StoreEvent::Status`.
     ///
     /// Pending puts count as held during an outage, and as unconfirmed otherwise.
-    pub(crate) fn health_snapshot(&self) -> HealthSnapshot {
+    pub(crate) fn health_snapshot(&self, outage: Option<&Outage>) -> HealthSnapshot {
         let pending = self.pending_totals();
-        let outage = self.outage();
         let (held, unconfirmed) = match outage {
             Some(_) => (pending, Totals::default()),
             None => (Totals::default(), pending),
@@ -418,7 +346,7 @@ impl<S: Store> WriteBehindCache<S> {
             unconfirmed_records: unconfirmed.records,
             unconfirmed_bytes: unconfirmed.bytes,
             lost_records: self.events.lost_records(),
-            last_confirmed: Some(self.last_confirmed()),
+            last_confirmed: Some(self.last_confirmed),
         }
     }
 
@@ -432,7 +360,7 @@ impl<S: Store> WriteBehindCache<S> {
     }
 
     /// Marks every sent write as confirmed, and evicts values above the cache limit.
-    pub(super) fn mark_confirmed(&mut self) {
+    pub(super) fn mark_confirmed(&mut self, clock: &Clock) {
         let Self {
             index,
             pending,
@@ -446,61 +374,6 @@ impl<S: Store> WriteBehindCache<S> {
         });
         self.sends_since_fence = 0;
         self.bytes_since_fence = 0;
-        self.last_confirmed = SystemTime::now();
-    }
-
-    /// Begins an outage; every sent write becomes unsent again.
-    pub(super) fn begin_outage(&mut self, error: Error) {
-        let error = Arc::new(error);
-        self.pending.mark_unsent();
-        self.events.down(&error);
-        self.last_error = Some(Arc::clone(&error));
-        self.outage = Some(Outage {
-            since: Instant::now(),
-            since_time: SystemTime::now(),
-            // The call that timed out has already waited as long as one may per outage.
-            was_waited_for: error.kind() == ErrorKind::Timeout,
-            error,
-        });
-    }
-}
-
-/// Creates the change that brings the store to the record's current value, or removes the record.
-fn change_for<'a>(index: &'a RecordIndex, key: Key, name: &'a KeyName) -> Change<'a> {
-    // The value of a pending put is always cached.
-    match index.value(key) {
-        Some(value) => Change::Put { key: name, value },
-        None => Change::Remove { key: name },
-    }
-}
-
-/// Hands groups of changes to the store, and waits for the confirmation if asked to.
-fn transmit(
-    store: &mut impl Store,
-    unconfirmed: &[(Key, Option<usize>)],
-    groups: &[&[Change<'_>]],
-    waits: bool,
-) -> Result<(), Error> {
-    if !waits {
-        return store.send(groups);
-    }
-    let unconfirmed: Vec<(KeyName, Option<usize>)> = unconfirmed
-        .iter()
-        .map(|(key, length)| (key.to_name(), *length))
-        .collect();
-    let sent = unconfirmed.iter().map(|(key, length)| Sent {
-        key,
-        length: *length,
-    });
-    store.confirm(&sent.collect::<Vec<_>>(), groups)
-}
-
-impl Outage {
-    /// Returns true if the store refuses writes but can still be read.
-    pub(super) fn is_readable(&self) -> bool {
-        matches!(
-            self.error.kind(),
-            ErrorKind::OutOfMemory | ErrorKind::Misconf
-        )
+        self.last_confirmed = clock.time();
     }
 }

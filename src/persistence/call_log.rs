@@ -8,7 +8,7 @@ use std::{
 use paho_mqtt as mqtt;
 use tracing::{debug, info, warn};
 
-use super::{call_semantics::VersionMismatch, lifecycle::OpenReport};
+use super::{call_semantics::VersionMismatch, opening::OpenReport};
 use crate::{
     error::{Error, ErrorChain, ErrorKind, log_throttle::LogThrottle},
     paho::Key,

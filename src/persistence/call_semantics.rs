@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use crate::{
-    cache::{Ack, WriteBehindCache},
+    cache::{Ack, StoreAccess, WriteBehindCache},
     error::{Error, ErrorKind},
     paho::{Command, Key, Publish, RecordKind, qos_of_publish, set_record_number},
     store::Store,
@@ -13,8 +13,8 @@ use crate::{
 ///
 /// Paho's calls are puts and removes of single keys. Only their order shows which of them belong to
 /// one message, and so which writes have to reach the store together.
-pub(super) struct CallSemantics<S> {
-    pub(super) cache: WriteBehindCache<S>,
+pub(super) struct CallSemantics {
+    pub(super) cache: WriteBehindCache,
     /// The command of the last `get`; Paho reads a command in order to send it.
     last_read: Option<LastRead>,
     /// A publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
@@ -58,8 +58,8 @@ impl VersionTracker {
     }
 }
 
-impl<S: Store> CallSemantics<S> {
-    pub(super) fn new(cache: WriteBehindCache<S>) -> Self {
+impl CallSemantics {
+    pub(super) fn new(cache: WriteBehindCache) -> Self {
         Self {
             cache,
             last_read: None,
@@ -103,12 +103,17 @@ impl<S: Store> CallSemantics<S> {
         self.versions.mismatch.take()
     }
 
-    pub(super) fn put(&mut self, key: Key, value: &[&[u8]]) -> Result<(), Error> {
+    pub(super) fn put<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        key: Key,
+        value: &[&[u8]],
+    ) -> Result<(), Error> {
         self.is_listing = false;
         // Paho reuses the key of a withheld command; the new record must not be removed with it.
         self.withheld.take_if(|(withheld, _)| *withheld == key);
         if self.cache.index.is_unread(key) {
-            self.relocate_unread(key);
+            self.relocate_unread(access, key);
         }
         let command = self
             .withheld
@@ -117,7 +122,7 @@ impl<S: Store> CallSemantics<S> {
         let value = value.concat();
         // A PUBLISH without a command is one that Paho sends again. Its buffer may be freed memory.
         let may_be_resent = key.kind == RecordKind::SentPublish && command.is_none();
-        if may_be_resent && self.is_stored_copy(key, &value)? {
+        if may_be_resent && self.is_stored_copy(access, key, &value)? {
             return Ok(());
         }
         let superseded = self.superseded_by(key);
@@ -131,7 +136,8 @@ impl<S: Store> CallSemantics<S> {
             (RecordKind::SentPublish, _) => Ack::Sent,
             _ => Ack::Confirmed,
         };
-        self.cache.put(key, value, &superseded, command, ack);
+        self.cache
+            .put(access, key, value, &superseded, command, ack);
         Ok(())
     }
 
@@ -159,12 +165,17 @@ impl<S: Store> CallSemantics<S> {
     ///
     /// [`ErrorKind::Damaged`] if another PUBLISH is stored under this number, in either version:
     /// Paho's copy is damaged, and the stored one must stay.
-    fn is_stored_copy(&mut self, key: Key, value: &[u8]) -> Result<bool, Error> {
+    fn is_stored_copy<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        key: Key,
+        value: &[u8],
+    ) -> Result<bool, Error> {
         let other = key.other_version();
         let Some(stored_key) = [key, other].into_iter().find(|key| self.contains(*key)) else {
             return Ok(false);
         };
-        let stored = match self.cache.load_value(stored_key) {
+        let stored = match self.cache.load_value(access, stored_key) {
             Ok(Some(stored)) => stored,
             Ok(None) => return Ok(false),
             // Unreadable now. It is the same message, since Paho reuses no id that is in flight.
@@ -185,7 +196,11 @@ impl<S: Store> CallSemantics<S> {
         ))
     }
 
-    pub(super) fn get(&mut self, key: Key) -> Result<Vec<u8>, Error> {
+    pub(super) fn get<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        key: Key,
+    ) -> Result<Vec<u8>, Error> {
         self.is_listing = false;
         if !self.contains(key) {
             return Err(Error::new(
@@ -193,7 +208,7 @@ impl<S: Store> CallSemantics<S> {
                 format!("read record {key}"),
             ));
         }
-        let value = match self.cache.take_for_paho(key) {
+        let value = match self.cache.take_for_paho(access, key) {
             Ok(Some(value)) => value,
             Ok(None) => {
                 self.cache.drop_lost(key);
@@ -215,7 +230,7 @@ impl<S: Store> CallSemantics<S> {
         Ok(value)
     }
 
-    pub(super) fn remove(&mut self, key: Key) {
+    pub(super) fn remove<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) {
         let removed = key;
         let last_read = self.last_read.as_ref().map(|read| read.key);
         let key = removed.resolve_removed_key(last_read, |key| self.contains(key));
@@ -234,12 +249,12 @@ impl<S: Store> CallSemantics<S> {
         }
         if let Some(packet_id) = sending.as_ref().and_then(|read| read.packet_id) {
             // Paho sends one command at a time: an earlier withheld one gets no PUBLISH any more.
-            self.release_withheld();
+            self.release_withheld(access);
             self.withheld = Some((key, packet_id));
             return;
         }
         // At a connect Paho removes `c-0` although a PUBLISH may be stored under that number.
-        if sending.is_none() && key.is_command_zero() && self.may_be_publish(key) {
+        if sending.is_none() && key.is_command_zero() && self.may_be_publish(access, key) {
             return;
         }
         // The put of the PUBLISH failed, and yet Paho has sent it and got its acknowledgment.
@@ -248,15 +263,15 @@ impl<S: Store> CallSemantics<S> {
                 .withheld
                 .is_some_and(|(_, packet_id)| packet_id == key.number)
         {
-            self.release_withheld();
+            self.release_withheld(access);
         }
         if self.is_listing && !key.is_queue_record() {
             self.cache.events.discarded(key.kind);
         }
         if key.is_outbound() {
-            self.remove_with_publish(key);
+            self.remove_with_publish(access, key);
         } else {
-            self.cache.remove(&[key], Ack::Sent);
+            self.cache.remove(access, &[key], Ack::Sent);
         }
     }
 
@@ -264,7 +279,7 @@ impl<S: Store> CallSemantics<S> {
     ///
     /// Paho removes both one after the other and, if their versions differ, the PUBREL first. After
     /// a crash between the two the PUBLISH would be sent again.
-    fn remove_with_publish(&mut self, key: Key) {
+    fn remove_with_publish<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) {
         let publish = key.with_kind(RecordKind::SentPublish);
         let publishes = [publish, publish.other_version()].into_iter();
         let mut keys: Vec<Key> = publishes
@@ -273,7 +288,7 @@ impl<S: Store> CallSemantics<S> {
         keys.push(key);
         // A crash before the next tick repeats a QoS 1 message, or a PUBREL, which the broker
         // answers. MQTT allows both.
-        self.cache.remove(&keys, Ack::Deferred);
+        self.cache.remove(access, &keys, Ack::Deferred);
     }
 
     /// Returns `true` for records of the session that was found at open, until Paho connects.
@@ -290,19 +305,19 @@ impl<S: Store> CallSemantics<S> {
     }
 
     /// Flushes everything before `close`; a withheld command gets no PUBLISH any more.
-    pub(super) fn finish(&mut self) {
+    pub(super) fn finish<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         // A 3.1.1 client stops restoring at a record of MQTT 5: no later call shows the mismatch.
         if self.versions.last_packet.is_some_and(|read| read.v5) && self.cache.index.has_session() {
             self.versions
                 .note(VersionMismatch::Created { v5_records: true });
         }
-        self.release_withheld();
-        self.cache.flush();
+        self.release_withheld(access);
+        self.cache.flush(access);
     }
 
-    fn release_withheld(&mut self) {
+    fn release_withheld<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         if let Some((key, _)) = self.withheld.take() {
-            self.cache.remove(&[key], Ack::Sent);
+            self.cache.remove(access, &[key], Ack::Sent);
         }
     }
 
@@ -320,14 +335,14 @@ impl<S: Store> CallSemantics<S> {
         keys.into_iter().map(|key| key.to_string()).collect()
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(super) fn clear<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         const REMOVES_PER_STEP: usize = 256;
-        self.release_withheld();
+        self.release_withheld(access);
         let keys: Vec<Key> = self.cache.index.keys().collect();
         for chunk in keys.chunks(REMOVES_PER_STEP) {
-            self.cache.remove(chunk, Ack::Sent);
+            self.cache.remove(access, chunk, Ack::Sent);
         }
-        self.cache.flush();
+        self.cache.flush(access);
         self.last_read = None;
         self.versions = VersionTracker::default();
     }
@@ -335,7 +350,7 @@ impl<S: Store> CallSemantics<S> {
     /// Relocates a record that Paho has not read, and is about to overwrite, to a free number.
     ///
     /// After an incomplete restore Paho does not know the record and reuses its number.
-    fn relocate_unread(&mut self, key: Key) {
+    fn relocate_unread<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) {
         let Some(number) = self.free_number(key.kind) else {
             return;
         };
@@ -347,12 +362,13 @@ impl<S: Store> CallSemantics<S> {
             let new = Key { number, ..old };
             match self
                 .cache
-                .load_value(old)
+                .load_value(access, old)
                 .map(|value| value.map(<[u8]>::to_vec))
             {
                 Ok(Some(mut value)) => {
                     set_record_number(new, &mut value);
-                    self.cache.put(new, value, &[], Some(old), Ack::Confirmed);
+                    self.cache
+                        .put(access, new, value, &[], Some(old), Ack::Confirmed);
                     self.cache.index.set_unread(new, true);
                 }
                 Ok(None) => self.cache.drop_lost(old),
@@ -386,8 +402,8 @@ impl<S: Store> CallSemantics<S> {
     }
 
     /// Returns `true` also if the value cannot be read: keeping a record is the safe side.
-    fn may_be_publish(&mut self, key: Key) -> bool {
-        match self.cache.load_value(key) {
+    fn may_be_publish<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) -> bool {
+        match self.cache.load_value(access, key) {
             Ok(Some(value)) => {
                 matches!(Command::parse(value, key.v5), Some(Command::Publish(_)))
             }

@@ -11,14 +11,18 @@ use super::{
     call_semantics::{CallSemantics, VersionMismatch},
     config::PersistenceConfig,
     health::Health,
-    lifecycle::{Lifecycle, OpenReport, PersistenceShared},
+    lifecycle::{Lifecycle, Opened, unflushed_error},
     notifier::{Notifier, catch_panic},
     observer::StoreObserver,
-    worker::spawn_worker,
+    opening::{OpenReport, connect, open_records},
+    outbox::Outbox,
+    shared::PersistenceShared,
+    worker::spawn_threads,
 };
 use crate::{
+    cache::StoreAccess,
+    clock::Clock,
     error::{Error, ErrorChain, ErrorKind},
-    net::deadline_after,
     paho::{Key, record_set_name, strip_scheme, to_abi},
     store::{MemoryStore, Store, StoreEvent},
 };
@@ -90,11 +94,8 @@ impl Default for MemoryPersistence {
 /// Returns a persistence that shares the records and is not open.
 impl Clone for MemoryPersistence {
     fn clone(&self) -> Self {
-        let lifecycle = self.shared.lock();
-        let open = lifecycle.open.as_ref();
-        let in_use = open.and_then(|open| open.cache.store());
-        let store = lifecycle.store.as_ref().or(in_use);
-        let mut store = store.cloned().unwrap_or_default();
+        let state = self.shared.lock();
+        let mut store = state.lifecycle.store().cloned().unwrap_or_default();
         store.close();
         Self::with_store(store)
     }
@@ -136,8 +137,11 @@ impl<S: Store> Persistence<S> {
     /// The error that would keep the client from being created, with its reason and what to do.
     pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
         let name = record_set_name(client_id, strip_scheme(server_uri))?;
-        let until = deadline_after(self.shared.config.open_timeout);
-        let connected = self.shared.lock().connect(&name, until)?;
+        let attempt = || format!("connect to the records of {name}");
+        let mut store = self.begin_opening(attempt)?;
+        let connected = connect(&mut store, &name, &self.shared.config);
+        self.end_opening(Lifecycle::Closed(store));
+        let connected = connected?;
         call_log::warn_of_write_error(S::NAME, client_id, connected.write_error.as_ref());
         Ok(())
     }
@@ -150,9 +154,9 @@ impl<S: Store> Persistence<S> {
     /// write. Answered from memory, without asking the store.
     #[must_use]
     pub fn contains(&self, key: &str) -> bool {
-        let lifecycle = self.shared.lock();
-        match (&lifecycle.open, Key::parse(key)) {
-            (Some(open), Some(key)) => open.contains(key),
+        let state = self.shared.lock();
+        match (state.lifecycle.opened(), Key::parse(key)) {
+            (Some(opened), Some(key)) => opened.records.contains(key),
             _ => false,
         }
     }
@@ -171,35 +175,77 @@ impl<S: Store> Persistence<S> {
         &self,
         verb: &str,
         key: &str,
-        work: impl FnOnce(&mut CallSemantics<S>, Key) -> Result<T, Error>,
+        work: impl FnOnce(&mut CallSemantics, &mut StoreAccess<'_, S>, Key) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let attempt = || format!("{verb} record {key:?}");
         let Some(parsed) = Key::parse(key) else {
-            let kind = match self.shared.lock().open {
+            let kind = match self.shared.lock().lifecycle.opened() {
                 Some(_) => ErrorKind::InvalidKey,
                 None => ErrorKind::NotOpen,
             };
             return Err(Error::new(kind, attempt()));
         };
-        self.shared.with_open(attempt, |open| work(open, parsed))
+        self.shared
+            .with_open(attempt, |records, access| work(records, access, parsed))
+    }
+
+    pub(super) fn shared(&self) -> &Arc<PersistenceShared<S>> {
+        &self.shared
+    }
+
+    /// Takes the store in order to open it, once a worker that still has it has brought it back.
+    fn begin_opening(&self, attempt: impl FnOnce() -> String) -> Result<S, Error> {
+        let shared = &self.shared;
+        let until = shared.clock().deadline_after(shared.config.open_timeout);
+        let is_closing = |lifecycle: &Lifecycle<S>| matches!(lifecycle, Lifecycle::Closing);
+        let (mut state, is_closed) = shared.wait_while(shared.lock(), until, is_closing);
+        match state.lifecycle.begin_opening() {
+            Some(store) => Ok(store),
+            None if !is_closed => Err(Error::new(ErrorKind::Timeout, attempt())
+                .with_reason("the last exchange before the persistence was closed has not ended")),
+            None => Err(Error::new(ErrorKind::InvalidOption, attempt()).with_reason(
+                "the persistence is already open; call connect before creating a client",
+            )),
+        }
+    }
+
+    fn end_opening(&self, lifecycle: Lifecycle<S>) {
+        self.shared.lock().lifecycle = lifecycle;
+        self.shared.notify();
     }
 
     fn try_open(&mut self, client_id: &str, server_uri: &str) -> Result<OpenReport, Error> {
         let name = record_set_name(client_id, server_uri)?;
         drop(self.close_records());
+        let mut store = self.begin_opening(|| "open the records".to_owned())?;
         let shared = &self.shared;
-        let until = deadline_after(shared.config.open_timeout);
-        let report = shared.lock().open(&name, &shared.config, until)?;
-        let notifier = Notifier {
+        let (cache, instance_id, report) = match open_records(&mut store, &name, &shared.config) {
+            Ok(opened) => opened,
+            Err(error) => {
+                store.close();
+                self.end_opening(Lifecycle::Closed(store));
+                return Err(error);
+            }
+        };
+        let notifier = Arc::new(Notifier {
             store_name: S::NAME,
             client_id: client_id.to_owned(),
             observers: self.observers.clone(),
-        };
-        if let Some(open) = &mut shared.lock().open {
-            let quarantined = report.unreadable.len();
-            open.cache.events.push(StoreEvent::Opened { quarantined });
-        }
-        if let Err(error) = spawn_worker(shared, notifier) {
+            outbox: Outbox::default(),
+        });
+        let quarantined = report.unreadable.len();
+        notifier.outbox.post([StoreEvent::Opened { quarantined }]);
+        let opened = Opened::new(
+            CallSemantics::new(cache),
+            name,
+            instance_id,
+            shared.clock().since_boot(),
+            Arc::clone(&notifier),
+        );
+        self.end_opening(Lifecycle::Up { store, opened });
+        if let Clock::System = shared.clock()
+            && let Err(error) = spawn_threads(shared, notifier)
+        {
             drop(self.close_records());
             return Err(Error::new(ErrorKind::Other, "start the worker thread")
                 .with_reason("the system has no thread or memory left for this process")
@@ -211,87 +257,41 @@ impl<S: Store> Persistence<S> {
     /// Flushes and closes the records, and takes a version mismatch that has not been logged.
     ///
     /// Waits for an unavailable store for up to the call timeout, once per outage, and as long
-    /// again for recovery to return the store.
+    /// again for the worker to bring the store back.
     ///
     /// # Errors
     ///
     /// The error of the outage, if the store is unavailable.
     fn close_records(&mut self) -> (Result<(), Error>, Option<VersionMismatch>) {
         let shared = &self.shared;
-        let mut lifecycle = shared.lock();
-        let Some(open) = &mut lifecycle.open else {
+        let clock = shared.clock();
+        let mut state = shared.lock();
+        let finished = state.lifecycle.call(clock, CallSemantics::finish);
+        if finished.is_none() {
             return (Ok(()), None);
-        };
-        open.finish();
-        shared.wake_worker(&mut lifecycle);
-        let until = deadline_after(shared.config.call_timeout);
-        let should_wait = |lifecycle: &Lifecycle<S>| {
-            let open = lifecycle.open.as_ref();
-            let outage = open.and_then(|open| open.cache.outage());
+        }
+        shared.wake_worker(&mut state);
+        let until = clock.deadline_after(shared.config.call_timeout);
+        (state, _) = shared.wait_while(state, until, |lifecycle| {
+            let outage = lifecycle.outage();
             outage.is_some_and(|outage| !outage.was_waited_for)
-        };
-        let mut timed_out = false;
-        while should_wait(&lifecycle) && !timed_out {
-            (lifecycle, timed_out) = shared.wait_until(lifecycle, until);
-        }
-        lifecycle.closing = true;
-        shared.changed.notify_all();
-        // Recovery returns the store at its next step. If a step takes longer than this wait, the
-        // worker finds itself stale and closes the store.
-        let is_lent = |lifecycle: &Lifecycle<S>| {
-            let open = lifecycle.open.as_ref();
-            open.is_some_and(|open| open.cache.store().is_none())
-        };
-        let until = deadline_after(shared.config.call_timeout);
-        timed_out = false;
-        while is_lent(&lifecycle) && !timed_out {
-            (lifecycle, timed_out) = shared.wait_until(lifecycle, until);
-        }
-        let Some(mut open) = lifecycle.open.take() else {
+        });
+        let Some(mut closed) = state.lifecycle.close() else {
             return (Ok(()), None);
         };
-        let mismatch = open.take_mismatch();
-        let records = open.cache.pending_totals().records;
-        let has_pending = open.cache.has_pending();
-        let outage = open.cache.outage().map(|outage| Arc::clone(&outage.error));
-        let closed = match outage {
-            Some(cause) => Err(unflushed_error(records, has_pending, cause)),
+        shared.notify();
+        // The worker brings the store back after its step. If that takes longer, the next opening
+        // waits for it.
+        let until = clock.deadline_after(shared.config.call_timeout);
+        let is_closing = |lifecycle: &Lifecycle<S>| matches!(lifecycle, Lifecycle::Closing);
+        drop(shared.wait_while(state, until, is_closing));
+        let mismatch = closed.records.take_mismatch();
+        let result = match closed.outage.take() {
+            Some(cause) => Err(unflushed_error(&closed.records.cache, cause)),
             None => Ok(()),
         };
-        if let Some(mut store) = open.cache.into_store() {
-            store.close();
-            lifecycle.store = Some(store);
-        }
-        (closed, mismatch)
+        (result, mismatch)
     }
-}
-
-/// The error of a close during an outage.
-///
-/// It names the consequence, which depends on what is pending: records are lost, removes only make
-/// the next start send messages again.
-fn unflushed_error(records: usize, has_pending: bool, cause: Arc<Error>) -> Error {
-    let (attempt, reason) = match records {
-        0 if has_pending => (
-            "write the pending removes before closing".to_owned(),
-            "the store is unavailable, so acknowledged messages may be sent again",
-        ),
-        0 => (
-            "check the store before closing".to_owned(),
-            "the store is unavailable; no write is pending",
-        ),
-        1 => (
-            "write 1 pending record before closing".to_owned(),
-            "the store is unavailable, so it is lost with this process",
-        ),
-        _ => (
-            format!("write {records} pending records before closing"),
-            "the store is unavailable, so they are lost with this process",
-        ),
-    };
-    Error::new(cause.kind(), attempt)
-        .with_reason(reason)
-        .with_source(cause)
 }
 
 impl<S: Store> ClientPersistence for Persistence<S> {
@@ -324,7 +324,9 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
-        let put = self.with_parsed_key("write", key, |open, key| open.put(key, &buffers));
+        let put = self.with_parsed_key("write", key, |records, access, key| {
+            records.put(access, key, &buffers)
+        });
         let is_damaged = matches!(&put, Err(error) if error.kind() == ErrorKind::Damaged);
         let put = self.log.log_error("put", key, put);
         if is_damaged {
@@ -337,16 +339,16 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
-        let parsed = self.with_parsed_key("read", key, |_, key| Ok(key));
+        let parsed = self.with_parsed_key("read", key, |_, _, key| Ok(key));
         let value = parsed.and_then(|key| self.shared.get(key));
         self.log.log_error("get", key, value)
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
         let mut mismatch = None;
-        let removed = self.with_parsed_key("remove", key, |open, key| {
-            open.remove(key);
-            mismatch = open.take_mismatch();
+        let removed = self.with_parsed_key("remove", key, |records, access, key| {
+            records.remove(access, key);
+            mismatch = records.take_mismatch();
             Ok(())
         });
         self.log.version_mismatch(mismatch);
@@ -355,14 +357,16 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 
     fn keys(&mut self) -> mqtt::Result<Vec<String>> {
         let attempt = || "list the records".to_owned();
-        let keys = self.shared.with_open(attempt, |open| Ok(open.keys()));
+        let keys = self
+            .shared
+            .with_open(attempt, |records, _| Ok(records.keys()));
         self.log.log_error("keys", "", keys)
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
         let attempt = || "clear the records".to_owned();
-        let cleared = self.shared.with_open(attempt, |open| {
-            open.clear();
+        let cleared = self.shared.with_open(attempt, |records, access| {
+            records.clear(access);
             Ok(())
         });
         self.log.log_error("clear", "", cleared)
@@ -370,9 +374,9 @@ impl<S: Store> ClientPersistence for Persistence<S> {
 
     fn contains_key(&mut self, key: &str) -> bool {
         let mut mismatch = None;
-        let present = self.with_parsed_key("look up", key, |open, key| {
-            let present = open.contains_for_paho(key);
-            mismatch = open.take_mismatch();
+        let present = self.with_parsed_key("look up", key, |records, _, key| {
+            let present = records.contains_for_paho(key);
+            mismatch = records.take_mismatch();
             Ok(present)
         });
         self.log.version_mismatch(mismatch);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::observer::StoreObserver;
-use crate::store::Durability;
+use crate::{clock::Clock, store::Durability};
 
 /// The settings that do not depend on the store; the builders document their public forms.
 #[derive(Clone)]
@@ -18,6 +18,7 @@ pub(crate) struct PersistenceConfig {
     /// Time that opening waits for a store that is not ready.
     pub(crate) open_timeout: Duration,
     pub(crate) observer: Option<Arc<dyn StoreObserver>>,
+    pub(crate) clock: Clock,
 }
 
 impl Default for PersistenceConfig {
@@ -29,6 +30,7 @@ impl Default for PersistenceConfig {
             call_timeout: Duration::from_millis(250),
             open_timeout: Duration::from_secs(2),
             observer: None,
+            clock: Clock::System,
         }
     }
 }

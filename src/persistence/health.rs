@@ -1,22 +1,16 @@
 //! [`Health`]: the state of the store, for the program.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 
-use super::lifecycle::PersistenceShared;
+use super::shared::PersistenceShared;
 use crate::{
     error::{Error, ErrorKind},
-    net::deadline_after,
     store::{HealthSnapshot, Store},
 };
 
 /// Reports the state of a persistence's store, even after a client has taken the persistence.
 ///
-/// Each method waits for the call in progress, so for at most one exchange with the store. While
-/// the persistence is being opened or connected, it waits until that is done.
+/// Each method waits for the call in progress, so for at most one exchange with the store.
 #[derive(Clone)]
 pub struct Health(Arc<dyn HealthSource>);
 
@@ -48,7 +42,7 @@ impl Health {
     /// The error of the outage if the store is unavailable until then, [`ErrorKind::Timeout`] if
     /// the writes take longer, and [`ErrorKind::NotOpen`] if the persistence is not open.
     pub fn flush(&self, timeout: Duration) -> Result<(), Error> {
-        self.0.flush(deadline_after(timeout))
+        self.0.flush(timeout)
     }
 }
 
@@ -62,37 +56,39 @@ impl fmt::Debug for Health {
 pub(super) trait HealthSource: Send + Sync {
     fn snapshot(&self) -> HealthSnapshot;
     fn last_error(&self) -> Option<Arc<Error>>;
-    fn flush(&self, until: Instant) -> Result<(), Error>;
+    fn flush(&self, timeout: Duration) -> Result<(), Error>;
 }
 
 impl<S: Store> HealthSource for PersistenceShared<S> {
     fn snapshot(&self) -> HealthSnapshot {
-        match &self.lock().open {
-            Some(open) => open.cache.health_snapshot(),
-            None => HealthSnapshot::default(),
-        }
+        self.lock().lifecycle.health_snapshot()
     }
 
     fn last_error(&self) -> Option<Arc<Error>> {
-        let lifecycle = self.lock();
-        lifecycle.open.as_ref()?.cache.last_error.clone()
+        self.lock().lifecycle.opened()?.last_error()
     }
 
-    fn flush(&self, until: Instant) -> Result<(), Error> {
+    fn flush(&self, timeout: Duration) -> Result<(), Error> {
         const ATTEMPT: &str = "flush the store";
-        let mut lifecycle = self.lock();
+        let until = self.clock().deadline_after(timeout);
+        let mut state = self.lock();
+        let mut is_late = false;
         loop {
-            let Some(open) = &mut lifecycle.open else {
+            let has_pending = state.lifecycle.call(self.clock(), |records, access| {
+                records.cache.flush(access);
+                // The store may have lost records that it confirmed earlier.
+                records.cache.check(access);
+                records.cache.has_pending()
+            });
+            let Some(has_pending) = has_pending else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
-            open.cache.flush();
-            // The store may have lost records that it confirmed earlier.
-            open.cache.check();
-            let outage = open.cache.outage().map(|outage| Arc::clone(&outage.error));
-            if outage.is_none() && !open.cache.has_pending() {
+            let outage = state.lifecycle.outage();
+            let outage = outage.map(|outage| Arc::clone(&outage.error));
+            if outage.is_none() && !has_pending {
                 return Ok(());
             }
-            if Instant::now() >= until {
+            if is_late {
                 return Err(match outage {
                     Some(cause) => Error::new(cause.kind(), ATTEMPT)
                         .with_reason("the store is unavailable; pending writes are kept in memory")
@@ -100,8 +96,8 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
                     None => Error::new(ErrorKind::Timeout, ATTEMPT),
                 });
             }
-            self.wake_worker(&mut lifecycle);
-            (lifecycle, _) = self.wait_until(lifecycle, until);
+            self.wake_worker(&mut state);
+            (state, is_late) = self.wait_until(state, until);
         }
     }
 }

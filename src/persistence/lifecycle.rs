@@ -1,254 +1,405 @@
-//! The state that Paho's calls, the worker and `Health` share.
+//! The life of a persistence: closed, opening, up, down, recovering or closing.
+//!
+//! Each state owns what exists only in it. The transitions are here; none of them waits.
 
-use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+use std::{mem, sync::Arc, time::Duration};
+
+use super::{
+    call_semantics::CallSemantics,
+    exchange::{Answer, Exchange, Step},
+    notifier::Notifier,
+    recovery::Recovery,
+    schedule::Schedule,
 };
-
-use super::{call_semantics::CallSemantics, config::PersistenceConfig};
 use crate::{
-    cache::{LoadedRecords, WriteBehindCache, load_records},
-    error::{Error, ErrorKind},
-    net::deadline_after,
-    paho::Key,
-    store::{Connected, Store},
+    cache::{Outage, StoreAccess, WriteBehindCache},
+    clock::Clock,
+    error::Error,
+    store::{HealthSnapshot, Store, StoreEvent},
 };
 
-/// Guarded by one mutex; of user code only a [`Store`] runs while it is held.
-pub(super) struct PersistenceShared<S: Store> {
-    lifecycle: Mutex<Lifecycle<S>>,
-    /// Notified of each change that a call, the worker or a flush may wait for.
-    pub(super) changed: Condvar,
-    pub(super) config: PersistenceConfig,
+/// The state of a persistence, with what it owns.
+pub(super) enum Lifecycle<S> {
+    Closed(S),
+    /// `connect` or `open` has the store.
+    Opening,
+    Up {
+        store: S,
+        opened: Box<Opened>,
+    },
+    /// An outage, before the next step of its recovery.
+    Down {
+        store: S,
+        opened: Box<Opened>,
+        outage: Outage,
+        recovery: Box<Recovery>,
+    },
+    /// An outage, while the worker has the store for one step of recovery.
+    Recovering {
+        opened: Box<Opened>,
+        outage: Outage,
+        recovery: Box<Recovery>,
+    },
+    /// Closed, while the worker still has the store.
+    Closing,
 }
 
-pub(super) struct Lifecycle<S: Store> {
-    /// The store while the persistence is closed.
-    pub(super) store: Option<S>,
-    /// The records between `open` and `close`.
-    pub(super) open: Option<CallSemantics<S>>,
-    /// Counts openings, so that a worker of an earlier one recognizes that it is stale.
-    pub(super) generation: u64,
-    /// Set by `close`: the worker ends, and a recovery returns its store.
-    pub(super) closing: bool,
-    /// Decides if the worker needs to be woken.
-    pub(super) worker: WorkerState,
+/// What exists from `open` to `close`, whatever the state of the store.
+pub(super) struct Opened {
+    pub(super) records: CallSemantics,
+    /// Name under which the store has the records.
+    name: String,
+    /// Identity of the store process when it was last in sync with the records.
+    instance_id: Option<String>,
+    /// The error of the present outage or, if the store is up, of the last one.
+    last_error: Option<Arc<Error>>,
+    pub(super) schedule: Schedule,
+    pub(super) notifier: Arc<Notifier>,
 }
 
-/// The wait that the worker is in.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum WorkerState {
-    /// Not waiting, or no worker.
-    Busy,
-    /// Until the next tick, which flushes pending writes.
-    Ticking,
-    /// Until the next check of the store; nothing is pending.
-    Idle,
-}
+impl Opened {
+    pub(super) fn new(
+        records: CallSemantics,
+        name: String,
+        instance_id: Option<String>,
+        now: Duration,
+        notifier: Arc<Notifier>,
+    ) -> Box<Self> {
+        Box::new(Self {
+            records,
+            name,
+            instance_id,
+            last_error: None,
+            schedule: Schedule::new(now),
+            notifier,
+        })
+    }
 
-/// The findings of an opening.
-pub(super) struct OpenReport {
-    pub(super) records: usize,
-    /// Number of entries that Paho did not write.
-    pub(super) foreign_entries: usize,
-    /// Records that Paho cannot read: quarantined, or unmovable.
-    pub(super) unreadable: Vec<Key>,
-    /// The store refused to move some of the unreadable records.
-    pub(super) has_unmovable: bool,
-    /// The store can be read, but takes no writes.
-    pub(super) write_error: Option<Error>,
-    /// A short note for the log on the failures that a record survives.
-    pub(super) durability_note: Option<&'static str>,
-    pub(super) warnings: Vec<Error>,
-}
+    pub(super) fn last_error(&self) -> Option<Arc<Error>> {
+        self.last_error.clone()
+    }
 
-/// Interval of attempts to connect to a store that is not ready.
-const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
-
-impl<S: Store> PersistenceShared<S> {
-    pub(super) fn new(store: S, config: PersistenceConfig) -> Self {
-        Self {
-            lifecycle: Mutex::new(Lifecycle {
-                store: Some(store),
-                open: None,
-                generation: 0,
-                closing: false,
-                worker: WorkerState::Busy,
-            }),
-            changed: Condvar::new(),
-            config,
+    fn post_events(&mut self) {
+        let events = &mut self.records.cache.events;
+        if !events.is_empty() {
+            self.notifier.outbox.post(events.take());
         }
     }
+}
 
-    /// Locks the mutex, even if a thread panicked while it held it: a panic here would unwind into
-    /// a C callback.
-    pub(super) fn lock(&self) -> MutexGuard<'_, Lifecycle<S>> {
-        self.lifecycle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits for a notification and returns `true` if the deadline passed first.
-    pub(super) fn wait_until<'a>(
-        &self,
-        lifecycle: MutexGuard<'a, Lifecycle<S>>,
-        until: Instant,
-    ) -> (MutexGuard<'a, Lifecycle<S>>, bool) {
-        let left = until.saturating_duration_since(Instant::now());
-        let waited = self.changed.wait_timeout(lifecycle, left);
-        let (lifecycle, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        (lifecycle, waited.timed_out())
-    }
-
-    /// Wakes the worker if it has work before the end of its wait.
-    ///
-    /// Called after each call of Paho, so a worker that ticks is not woken for pending writes.
-    pub(super) fn wake_worker(&self, lifecycle: &mut Lifecycle<S>) {
-        let Some(open) = &lifecycle.open else { return };
-        let has_work = match lifecycle.worker {
-            WorkerState::Busy => false,
-            WorkerState::Ticking => !open.cache.events.is_empty(),
-            WorkerState::Idle => open.cache.has_pending() || !open.cache.events.is_empty(),
-        };
-        if has_work {
-            lifecycle.worker = WorkerState::Busy;
-            self.changed.notify_all();
-        }
-    }
-
-    /// Runs `work` on the open records, or fails with [`ErrorKind::NotOpen`].
-    pub(super) fn with_open<T>(
-        &self,
-        attempt: impl FnOnce() -> String,
-        work: impl FnOnce(&mut CallSemantics<S>) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut lifecycle = self.lock();
-        let Some(open) = &mut lifecycle.open else {
-            return Err(Error::new(ErrorKind::NotOpen, attempt()));
-        };
-        let result = work(open);
-        self.wake_worker(&mut lifecycle);
-        result
-    }
-
-    /// Reads the value of a record.
-    ///
-    /// If only the store has the value, waits for an unavailable store once per outage, and for a
-    /// readable one as long as recovery has it; both for up to the call timeout.
-    pub(super) fn get(&self, key: Key) -> Result<Vec<u8>, Error> {
-        let attempt = || format!("read record {key}");
-        let until = deadline_after(self.config.call_timeout);
-        loop {
-            let result = self.with_open(attempt, |open| open.get(key));
-            let is_retryable = |error: &Error| error.kind() != ErrorKind::NotFound;
-            if !result.as_ref().is_err_and(is_retryable) {
-                return result;
-            }
-            let mut lifecycle = self.lock();
-            let Some(open) = &mut lifecycle.open else {
-                return result;
-            };
-            let is_lent_but_readable = open.cache.is_lent_but_readable();
-            match open.cache.outage_mut() {
-                // Recovery returns a readable store between its attempts. That wait is short, so it
-                // does not count as the one wait of the outage.
-                Some(outage) if is_lent_but_readable || !outage.was_waited_for => {
-                    outage.was_waited_for |= !is_lent_but_readable;
-                }
-                _ => return result,
-            }
-            let should_wait = |lifecycle: &Lifecycle<S>| {
-                let open = lifecycle.open.as_ref();
-                open.is_some_and(|open| {
-                    open.cache.outage().is_some()
-                        && (!is_lent_but_readable || open.cache.is_lent_but_readable())
-                })
-            };
-            let mut timed_out = false;
-            while should_wait(&lifecycle) && !timed_out {
-                (lifecycle, timed_out) = self.wait_until(lifecycle, until);
-            }
-            if timed_out {
-                return result;
-            }
-        }
-    }
+/// The result of a close: the records, and the outage in which it happened.
+pub(super) struct Closed {
+    pub(super) records: CallSemantics,
+    pub(super) outage: Option<Arc<Error>>,
 }
 
 impl<S: Store> Lifecycle<S> {
-    /// Connects, and retries until the deadline if the store is not ready.
-    pub(super) fn connect(&mut self, name: &str, until: Instant) -> Result<Connected, Error> {
-        let Some(store) = &mut self.store else {
-            let attempt = format!("connect to the records of {name}");
-            return Err(Error::new(ErrorKind::InvalidOption, attempt).with_reason(
-                "the persistence is already open; call connect before creating a client",
-            ));
-        };
-        loop {
-            match store.connect(name) {
-                Err(error) if is_transient(error.kind()) => {
-                    let left = until.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(error);
-                    }
-                    std::thread::sleep(OPEN_RETRY_INTERVAL.min(left));
-                }
-                done => return done,
+    pub(super) fn opened(&self) -> Option<&Opened> {
+        match self {
+            Self::Closed(_) | Self::Opening | Self::Closing => None,
+            Self::Up { opened, .. }
+            | Self::Down { opened, .. }
+            | Self::Recovering { opened, .. } => Some(opened),
+        }
+    }
+
+    pub(super) fn outage(&self) -> Option<&Outage> {
+        match self {
+            Self::Closed(_) | Self::Opening | Self::Up { .. } | Self::Closing => None,
+            Self::Down { outage, .. } | Self::Recovering { outage, .. } => Some(outage),
+        }
+    }
+
+    pub(super) fn outage_mut(&mut self) -> Option<&mut Outage> {
+        match self {
+            Self::Closed(_) | Self::Opening | Self::Up { .. } | Self::Closing => None,
+            Self::Down { outage, .. } | Self::Recovering { outage, .. } => Some(outage),
+        }
+    }
+
+    /// Returns the store if it is not in use by the worker, `connect` or `open`.
+    pub(super) fn store(&self) -> Option<&S> {
+        match self {
+            Self::Closed(store) | Self::Up { store, .. } | Self::Down { store, .. } => Some(store),
+            Self::Opening | Self::Recovering { .. } | Self::Closing => None,
+        }
+    }
+
+    /// Returns true if a step of recovery is in progress, after which values can be read again.
+    pub(super) fn is_readable_after_step(&self) -> bool {
+        matches!(self, Self::Recovering { outage, .. } if outage.is_readable())
+    }
+
+    /// The state of the store, for `Health` and `StoreEvent::Status`.
+    pub(super) fn health_snapshot(&self) -> HealthSnapshot {
+        self.opened()
+            .map_or_else(HealthSnapshot::default, |opened| {
+                opened.records.cache.health_snapshot(self.outage())
+            })
+    }
+
+    /// Takes the store of a closed persistence, in order to open it.
+    pub(super) fn begin_opening(&mut self) -> Option<S> {
+        match mem::replace(self, Self::Opening) {
+            Self::Closed(store) => Some(store),
+            other => {
+                *self = other;
+                None
             }
         }
     }
 
-    /// Connects, loads the records and starts a new generation.
-    pub(super) fn open(
+    /// Runs one call on the open records; `None` if the persistence is not open.
+    ///
+    /// If an exchange fails in it, an outage begins.
+    pub(super) fn call<T>(
         &mut self,
-        name: &str,
-        config: &PersistenceConfig,
-        until: Instant,
-    ) -> Result<OpenReport, Error> {
-        let mut connected = self.connect(name, until)?;
-        let loaded = match self.load(config) {
-            // The connection broke since `connect`, for example because Redis restarted.
-            Err(error) if error.kind() == ErrorKind::Connection => {
-                connected = self.connect(name, until)?;
-                self.load(config)?
+        clock: &Clock,
+        work: impl FnOnce(&mut CallSemantics, &mut StoreAccess<'_, S>) -> T,
+    ) -> Option<T> {
+        let (opened, mut access) = match self {
+            Self::Closed(_) | Self::Opening | Self::Closing => return None,
+            Self::Up { store, opened } => (opened, StoreAccess::up(store, clock)),
+            Self::Down {
+                store,
+                opened,
+                outage,
+                ..
+            } => (opened, StoreAccess::down(Some(store), outage, clock)),
+            Self::Recovering { opened, outage, .. } => {
+                (opened, StoreAccess::down(None, outage, clock))
             }
-            done => done?,
         };
-        let Some(store) = self.store.take() else {
-            return Err(Error::new(ErrorKind::NotOpen, "open the records"));
-        };
-        let report = OpenReport {
-            records: loaded.index.len(),
-            foreign_entries: loaded.foreign_entries,
-            unreadable: loaded.unreadable,
-            has_unmovable: !loaded.unmovable.is_empty(),
-            write_error: connected.write_error,
-            durability_note: connected.durability_note,
-            warnings: connected.warnings,
-        };
-        self.open = Some(CallSemantics::new(WriteBehindCache::new(
-            store,
-            name.to_owned(),
-            connected.instance_id,
-            loaded.index,
-            (loaded.foreign_entries, loaded.unmovable),
-            config.durability,
-        )));
-        self.generation = self.generation.wrapping_add(1);
-        self.closing = false;
-        Ok(report)
+        let result = work(&mut opened.records, &mut access);
+        let failure = access.into_failure();
+        opened.post_events();
+        if let Some(error) = failure {
+            self.begin_outage(error, clock);
+        }
+        Some(result)
     }
 
-    fn load(&mut self, config: &PersistenceConfig) -> Result<LoadedRecords, Error> {
-        match &mut self.store {
-            Some(store) => load_records(store, config.cache_limit),
-            None => Err(Error::new(ErrorKind::NotOpen, "read the records")),
+    /// Begins an outage, or replaces the reason of one in which reads worked so far.
+    fn begin_outage(&mut self, error: Arc<Error>, clock: &Clock) {
+        *self = match mem::replace(self, Self::Closing) {
+            Self::Up { store, mut opened } => {
+                let down = StoreEvent::Down {
+                    error: Arc::clone(&error),
+                };
+                opened.notifier.outbox.post([down]);
+                opened.last_error = Some(Arc::clone(&error));
+                let recovery = Recovery::new(error.kind(), clock.since_boot());
+                Self::Down {
+                    store,
+                    opened,
+                    outage: Outage::new(error, clock),
+                    recovery: Box::new(recovery),
+                }
+            }
+            Self::Down {
+                store,
+                mut opened,
+                mut outage,
+                mut recovery,
+            } => {
+                note_failed_attempt(&mut opened, &mut outage, &mut recovery, error, clock);
+                Self::Down {
+                    store,
+                    opened,
+                    outage,
+                    recovery,
+                }
+            }
+            other => other,
+        };
+    }
+
+    /// Takes the next step of recovery if it is due.
+    pub(super) fn take_step(&mut self, clock: &Clock) -> Option<Exchange<S>> {
+        let now = clock.since_boot();
+        match mem::replace(self, Self::Closing) {
+            Self::Down {
+                store,
+                mut opened,
+                outage,
+                mut recovery,
+            } if recovery.due <= now => {
+                let cache = &mut opened.records.cache;
+                if let Some(step) = recovery.next_step(cache, &opened.name) {
+                    *self = Self::Recovering {
+                        opened,
+                        outage,
+                        recovery,
+                    };
+                    return Some(Exchange::new(store, step));
+                }
+                *self = finish(store, opened, outage, recovery, clock);
+                None
+            }
+            other => {
+                *self = other;
+                None
+            }
         }
+    }
+
+    /// Takes the store back after a step of recovery, with the answer.
+    pub(super) fn note_step(&mut self, exchange: Exchange<S>, clock: &Clock) {
+        let Exchange {
+            mut store,
+            step,
+            answer,
+        } = exchange;
+        let Self::Recovering {
+            mut opened,
+            mut outage,
+            mut recovery,
+        } = mem::replace(self, Self::Closing)
+        else {
+            // It was closed, and cannot be opened again before the store is back.
+            store.close();
+            *self = Self::Closed(store);
+            return;
+        };
+        match answer {
+            Some(Ok(answer)) => note_answer(&mut opened, &mut recovery, (step, answer), clock),
+            Some(Err(error)) => {
+                let error = Arc::new(error);
+                note_failed_attempt(&mut opened, &mut outage, &mut recovery, error, clock);
+            }
+            None => {}
+        }
+        *self = Self::Down {
+            store,
+            opened,
+            outage,
+            recovery,
+        };
+    }
+
+    /// Closes the records; if the worker has the store, it brings it back later.
+    pub(super) fn close(&mut self) -> Option<Closed> {
+        let (next, opened, outage) = match mem::replace(self, Self::Closing) {
+            Self::Up { mut store, opened } => {
+                store.close();
+                (Self::Closed(store), opened, None)
+            }
+            Self::Down {
+                mut store,
+                opened,
+                outage,
+                ..
+            } => {
+                store.close();
+                (Self::Closed(store), opened, Some(outage.error))
+            }
+            Self::Recovering { opened, outage, .. } => (Self::Closing, opened, Some(outage.error)),
+            other => {
+                *self = other;
+                return None;
+            }
+        };
+        *self = next;
+        opened.notifier.outbox.post([StoreEvent::Closed]);
+        Some(Closed {
+            records: opened.records,
+            outage,
+        })
     }
 }
 
-/// Returns `true` for errors of a store that is starting or a predecessor that is ending.
-fn is_transient(kind: ErrorKind) -> bool {
-    use ErrorKind::{Busy, Connection, InUse, Loading};
-    matches!(kind, Busy | Connection | InUse | Loading)
+fn note_answer(
+    opened: &mut Opened,
+    recovery: &mut Recovery,
+    answered: (Step, Answer),
+    clock: &Clock,
+) {
+    let Opened {
+        records,
+        instance_id,
+        ..
+    } = opened;
+    recovery.note_answer(&mut records.cache, instance_id, answered, clock);
+    recovery.due = clock.since_boot();
+    opened.post_events();
+}
+
+/// Notes that an attempt at recovery failed; the batch in flight becomes unsent again.
+fn note_failed_attempt(
+    opened: &mut Opened,
+    outage: &mut Outage,
+    recovery: &mut Recovery,
+    error: Arc<Error>,
+    clock: &Clock,
+) {
+    opened.records.cache.retry_writes();
+    let is_new_reason = error.kind() != outage.error.kind();
+    recovery.note_failure(error.kind(), clock.since_boot(), clock.random());
+    opened.last_error = Some(Arc::clone(&error));
+    outage.error = Arc::clone(&error);
+    opened.notifier.outbox.post([StoreEvent::StillDown {
+        error,
+        is_new_reason,
+    }]);
+}
+
+/// Writes what calls have added since the last step, and ends the outage.
+///
+/// This happens under the mutex: otherwise steady calls could add writes forever.
+fn finish<S: Store>(
+    mut store: S,
+    mut opened: Box<Opened>,
+    mut outage: Outage,
+    mut recovery: Box<Recovery>,
+    clock: &Clock,
+) -> Lifecycle<S> {
+    let cache = &mut opened.records.cache;
+    let before = cache.unsent_totals().records;
+    let mut access = StoreAccess::up(&mut store, clock);
+    cache.flush(&mut access);
+    if let Some(error) = access.into_failure() {
+        note_failed_attempt(&mut opened, &mut outage, &mut recovery, error, clock);
+        return Lifecycle::Down {
+            store,
+            opened,
+            outage,
+            recovery,
+        };
+    }
+    cache.end_resync();
+    let written = u64::try_from(before).unwrap_or(u64::MAX);
+    opened.notifier.outbox.post([StoreEvent::Up {
+        outage: clock.since_boot().saturating_sub(outage.since),
+        rewritten: recovery.rewritten.saturating_add(written),
+    }]);
+    Lifecycle::Up { store, opened }
+}
+
+/// The error of a close during an outage.
+///
+/// It names the consequence, which depends on what is pending: records are lost, removes only make
+/// the next start send messages again.
+pub(super) fn unflushed_error(cache: &WriteBehindCache, cause: Arc<Error>) -> Error {
+    let records = cache.pending_totals().records;
+    let (attempt, reason) = match records {
+        0 if cache.has_pending() => (
+            "write the pending removes before closing".to_owned(),
+            "the store is unavailable, so acknowledged messages may be sent again",
+        ),
+        0 => (
+            "check the store before closing".to_owned(),
+            "the store is unavailable; no write is pending",
+        ),
+        1 => (
+            "write 1 pending record before closing".to_owned(),
+            "the store is unavailable, so it is lost with this process",
+        ),
+        _ => (
+            format!("write {records} pending records before closing"),
+            "the store is unavailable, so they are lost with this process",
+        ),
+    };
+    Error::new(cause.kind(), attempt)
+        .with_reason(reason)
+        .with_source(cause)
 }

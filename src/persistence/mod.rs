@@ -4,16 +4,23 @@ mod call_log;
 mod call_semantics;
 mod client_persistence;
 mod config;
+mod due_work;
+mod exchange;
 mod health;
 mod lifecycle;
 mod notifier;
 mod observer;
+mod opening;
+mod outbox;
 mod recovery;
+mod schedule;
+mod shared;
+mod simulated;
 mod worker;
-mod worker_context;
 
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
 pub use health::Health;
 pub use observer::StoreObserver;
+pub use simulated::{Settings, SimulatedExchange, SimulatedWorker, Turn, simulated_persistence};

@@ -9,21 +9,45 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::observer::StoreObserver;
+use super::{observer::StoreObserver, outbox::Outbox};
 use crate::{error::ErrorChain, store::StoreEvent};
 
 /// Runs the log and the observers for the store of one client.
+///
+/// They are user code, so they have a thread of their own: one that blocks delays no recovery.
 pub(super) struct Notifier {
     pub(super) store_name: &'static str,
     pub(super) client_id: String,
     pub(super) observers: Vec<Arc<dyn StoreObserver>>,
+    pub(super) outbox: Outbox,
 }
 
 impl Notifier {
+    /// Delivers events until the persistence is closed.
+    pub(super) fn run(&self) {
+        loop {
+            for event in self.outbox.wait() {
+                self.notify(&event);
+                if matches!(event, StoreEvent::Closed) {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Delivers the events that are queued, and returns true if there were any.
+    pub(super) fn deliver_queued(&self) -> bool {
+        let events = self.outbox.take();
+        for event in &events {
+            self.notify(event);
+        }
+        !events.is_empty()
+    }
+
     /// Logs an event and passes it to each observer.
     ///
-    /// A panic in a log subscriber or an observer must not end the thread that recovers the store.
-    pub(super) fn notify(&self, event: &StoreEvent) {
+    /// A panic in a log subscriber or an observer must not end the thread.
+    fn notify(&self, event: &StoreEvent) {
         catch_panic(|| self.log_event(event));
         for observer in &self.observers {
             catch_panic(|| observer.on_event(&self.client_id, event));

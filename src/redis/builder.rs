@@ -6,6 +6,7 @@ use super::{
     address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, store::RedisStore,
 };
 use crate::{
+    clock::Clock,
     error::Error,
     persistence::{Persistence, PersistenceConfig, StoreObserver},
     store::Durability,
@@ -105,6 +106,7 @@ impl Default for RedisPersistenceBuilder {
             call_timeout,
             open_timeout,
             observer,
+            clock: _,
         } = PersistenceConfig::default();
         Self {
             url: RedisAddress::default().to_string(),
@@ -314,6 +316,7 @@ impl RedisPersistenceBuilder {
             call_timeout: operation_timeout,
             open_timeout,
             observer,
+            clock: Clock::System,
         };
         Persistence::with_config(store, persistence_config)
     }

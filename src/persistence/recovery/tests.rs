@@ -3,14 +3,15 @@
 use std::{
     mem,
     sync::{Arc, Mutex, mpsc},
+    time::{Duration, Instant},
 };
 
 use paho_mqtt::ClientPersistence;
 
-use super::*;
 use crate::{
+    error::{Error, ErrorKind},
     persistence::{client_persistence::Persistence, config::PersistenceConfig},
-    store::{Change, Connected, Group, MemoryStore, Sent},
+    store::{Change, Connected, Group, MemoryStore, Sent, Store},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);

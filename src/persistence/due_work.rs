@@ -1,0 +1,87 @@
+//! What the worker does under the mutex when it is due, and how long it may wait then.
+
+use std::time::Duration;
+
+use super::{
+    lifecycle::{Lifecycle, Opened},
+    schedule::{CHECK_INTERVAL, OUTAGE_STATUS_INTERVAL, Schedule, TICK, Wait},
+};
+use crate::{
+    clock::Clock,
+    store::{Store, StoreEvent},
+};
+
+impl<S: Store> Lifecycle<S> {
+    /// Does what is due and needs the mutex, and returns how long the worker may wait.
+    pub(super) fn run_due(&mut self, clock: &Clock, buffer_warn_bytes: usize) -> Wait {
+        let now = clock.since_boot();
+        self.report_status(now, buffer_warn_bytes);
+        let wait = match self {
+            Self::Closed(_) | Self::Opening | Self::Closing | Self::Recovering { .. } => {
+                return Wait::NotOpen;
+            }
+            Self::Down { recovery, .. } => {
+                let status_due = now.saturating_add(OUTAGE_STATUS_INTERVAL);
+                return Wait::Backoff(recovery.due.min(status_due));
+            }
+            Self::Up { opened, .. } => up_wait(opened, now),
+        };
+        let (is_tick, is_check) = match self.opened() {
+            Some(Opened { schedule, .. }) => (
+                schedule.tick.is_some_and(|tick| tick <= now),
+                schedule.check <= now,
+            ),
+            None => (false, false),
+        };
+        if !is_tick && !is_check {
+            return wait;
+        }
+        self.call(clock, |records, access| {
+            records.cache.flush(access);
+            if is_check {
+                records.cache.check(access);
+            }
+        });
+        if let Self::Up { opened, .. } = self {
+            opened.schedule.tick = None;
+            if is_check {
+                opened.schedule.check = now.saturating_add(CHECK_INTERVAL);
+            }
+        }
+        // The caller asks again at once.
+        Wait::Ticking(now)
+    }
+
+    /// Posts a status event and, once per outage, the buffer warning.
+    fn report_status(&mut self, now: Duration, buffer_warn_bytes: usize) {
+        let status = self.health_snapshot();
+        if let Self::Down { opened, outage, .. } = self
+            && status.held_bytes >= buffer_warn_bytes
+            && !outage.has_warned
+        {
+            outage.has_warned = true;
+            let bytes = status.held_bytes;
+            opened
+                .notifier
+                .outbox
+                .post([StoreEvent::BufferWarning { bytes }]);
+        }
+        if let Self::Up { opened, .. } | Self::Down { opened, .. } = self
+            && let Some(status) = opened.schedule.due_status(status, now)
+        {
+            opened.notifier.outbox.post([StoreEvent::Status(status)]);
+        }
+    }
+}
+
+/// Plans the next tick if writes are pending, and returns the wait until the next thing to do.
+fn up_wait(opened: &mut Opened, now: Duration) -> Wait {
+    let Schedule { tick, check, .. } = &mut opened.schedule;
+    if opened.records.cache.has_pending() {
+        let tick = *tick.get_or_insert_with(|| now.saturating_add(TICK));
+        Wait::Ticking(tick.min(*check))
+    } else {
+        *tick = None;
+        Wait::Idle(*check)
+    }
+}

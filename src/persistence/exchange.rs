@@ -1,0 +1,75 @@
+//! One exchange of a recovery with the store, made without the lock.
+
+use crate::{
+    cache::{RewriteBatch, list_keys, read_or_split},
+    error::Error,
+    paho::Key,
+    store::{Connected, Store},
+};
+
+/// What a recovery does next.
+pub(super) enum Step {
+    /// Connects to the records of this name.
+    Connect(String),
+    /// Lists the keys.
+    List,
+    /// Reads values to compare them with the cache.
+    Compare(Vec<Key>),
+    /// Reads both keys of a relocation.
+    ReadRelocation(Key, Key),
+    /// Moves a record, after which it has this value.
+    Relocate {
+        keys: (Key, Key),
+        batch: RewriteBatch,
+        value: Vec<u8>,
+    },
+    /// Writes pending changes.
+    Write(RewriteBatch),
+    /// Checks that the store takes writes.
+    Check,
+}
+
+/// What the store answered to a step.
+pub(super) enum Answer {
+    Connected(Connected),
+    /// The keys, and the number of foreign entries.
+    Listed(Vec<Key>, usize),
+    Values(Vec<Option<Vec<u8>>>),
+    Done,
+}
+
+/// A step, and the store that it needs, in the hands of the worker.
+pub(super) struct Exchange<S> {
+    pub(super) store: S,
+    pub(super) step: Step,
+    /// `None` until it is performed.
+    pub(super) answer: Option<Result<Answer, Error>>,
+}
+
+impl<S: Store> Exchange<S> {
+    pub(super) fn new(store: S, step: Step) -> Self {
+        Self {
+            store,
+            step,
+            answer: None,
+        }
+    }
+
+    /// Makes the exchange. The mutex is free meanwhile, so calls go on.
+    pub(super) fn perform(&mut self) {
+        let store = &mut self.store;
+        let answer = match &self.step {
+            Step::Connect(name) => store.connect(name).map(Answer::Connected),
+            Step::List => list_keys(store).map(|(keys, foreign)| Answer::Listed(keys, foreign)),
+            Step::Compare(keys) => read_or_split(store, keys).map(Answer::Values),
+            Step::ReadRelocation(old, new) => {
+                read_or_split(store, &[*old, *new]).map(Answer::Values)
+            }
+            Step::Relocate { batch, .. } | Step::Write(batch) => {
+                batch.write(store).map(|()| Answer::Done)
+            }
+            Step::Check => store.check().map(|_| Answer::Done),
+        };
+        self.answer = Some(answer);
+    }
+}

@@ -1,0 +1,100 @@
+//! Opens the records: waits for a store that is not ready, and loads them.
+
+use std::time::Duration;
+
+use super::config::PersistenceConfig;
+use crate::{
+    cache::{WriteBehindCache, load_records},
+    error::{Error, ErrorKind},
+    paho::Key,
+    store::{Connected, Store},
+};
+
+/// Interval of attempts to connect to a store that is not ready.
+const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The findings of an opening.
+pub(super) struct OpenReport {
+    pub(super) records: usize,
+    /// Number of entries that Paho did not write.
+    pub(super) foreign_entries: usize,
+    /// Records that Paho cannot read: quarantined, or unmovable.
+    pub(super) unreadable: Vec<Key>,
+    /// The store refused to move some of the unreadable records.
+    pub(super) has_unmovable: bool,
+    /// The store can be read, but takes no writes.
+    pub(super) write_error: Option<Error>,
+    /// A short note for the log on the failures that a record survives.
+    pub(super) durability_note: Option<&'static str>,
+    pub(super) warnings: Vec<Error>,
+}
+
+/// Connects, and retries for up to the open timeout if the store is not ready.
+pub(super) fn connect(
+    store: &mut impl Store,
+    name: &str,
+    config: &PersistenceConfig,
+) -> Result<Connected, Error> {
+    let until = config.clock.deadline_after(config.open_timeout);
+    connect_until(store, name, config, until)
+}
+
+fn connect_until(
+    store: &mut impl Store,
+    name: &str,
+    config: &PersistenceConfig,
+    until: Duration,
+) -> Result<Connected, Error> {
+    loop {
+        match store.connect(name) {
+            Err(error) if is_transient(error.kind()) => {
+                let left = until.saturating_sub(config.clock.since_boot());
+                if left.is_zero() {
+                    return Err(error);
+                }
+                config.clock.sleep(OPEN_RETRY_INTERVAL.min(left));
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Connects and loads the records; returns them with the identity of the store process.
+pub(super) fn open_records(
+    store: &mut impl Store,
+    name: &str,
+    config: &PersistenceConfig,
+) -> Result<(WriteBehindCache, Option<String>, OpenReport), Error> {
+    let until = config.clock.deadline_after(config.open_timeout);
+    let mut connected = connect_until(store, name, config, until)?;
+    let loaded = match load_records(store, config.cache_limit) {
+        // The connection broke since `connect`, for example because Redis restarted.
+        Err(error) if error.kind() == ErrorKind::Connection => {
+            connected = connect_until(store, name, config, until)?;
+            load_records(store, config.cache_limit)?
+        }
+        done => done?,
+    };
+    let report = OpenReport {
+        records: loaded.index.len(),
+        foreign_entries: loaded.foreign_entries,
+        unreadable: loaded.unreadable,
+        has_unmovable: !loaded.unmovable.is_empty(),
+        write_error: connected.write_error,
+        durability_note: connected.durability_note,
+        warnings: connected.warnings,
+    };
+    let cache = WriteBehindCache::new(
+        loaded.index,
+        (loaded.foreign_entries, loaded.unmovable),
+        config.durability,
+        config.clock.time(),
+    );
+    Ok((cache, connected.instance_id, report))
+}
+
+/// Returns `true` for errors of a store that is starting or a predecessor that is ending.
+fn is_transient(kind: ErrorKind) -> bool {
+    use ErrorKind::{Busy, Connection, InUse, Loading};
+    matches!(kind, Busy | Connection | InUse | Loading)
+}

@@ -1,0 +1,102 @@
+//! The events of one opening that the notifier has not delivered yet.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use crate::store::StoreEvent;
+
+/// A queue between the persistence and its notifier, which runs user code and may be slow.
+#[derive(Default)]
+pub(super) struct Outbox {
+    queue: Mutex<Vec<StoreEvent>>,
+    posted: Condvar,
+}
+
+/// Length of the queue above which repeating events are dropped, for an observer that is too slow.
+const MAX_QUEUED: usize = 1024;
+
+impl Outbox {
+    /// Queues events in order, and wakes the notifier.
+    pub(super) fn post(&self, events: impl IntoIterator<Item = StoreEvent>) {
+        let mut queue = self.lock();
+        for event in events {
+            push(&mut queue, event);
+        }
+        self.posted.notify_one();
+    }
+
+    /// Takes the queued events; empty if there are none.
+    pub(super) fn take(&self) -> Vec<StoreEvent> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Waits for events and takes them.
+    pub(super) fn wait(&self) -> Vec<StoreEvent> {
+        let mut queue = self.lock();
+        while queue.is_empty() {
+            queue = self
+                .posted
+                .wait(queue)
+                .unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::take(&mut *queue)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<StoreEvent>> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Queues an event, or adds it to the last one if that says the same of another record.
+fn push(queue: &mut Vec<StoreEvent>, event: StoreEvent) {
+    // Paho discards a session record by record.
+    if let StoreEvent::Discarded { kind, records } = &event
+        && let Some(StoreEvent::Discarded {
+            kind: last_kind,
+            records: last_records,
+        }) = queue.last_mut()
+        && last_kind == kind
+    {
+        *last_records = last_records.saturating_add(*records);
+        return;
+    }
+    // A later event of these kinds brings the same again; any other one must not be dropped.
+    let is_repeated = matches!(
+        event,
+        StoreEvent::Status(_)
+            | StoreEvent::StillDown {
+                is_new_reason: false,
+                ..
+            }
+    );
+    if queue.len() < MAX_QUEUED || !is_repeated {
+        queue.push(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_observer_misses_repeated_events_only() {
+        let outbox = Outbox::default();
+        for _ in 0..2 * MAX_QUEUED {
+            outbox.post([StoreEvent::Status(crate::store::HealthSnapshot::default())]);
+        }
+        for kind in ["command", "command", "sent_publish"] {
+            outbox.post([StoreEvent::Discarded { kind, records: 1 }]);
+        }
+        outbox.post([StoreEvent::Closed]);
+        let queued = outbox.wait();
+        assert_eq!(queued.len(), MAX_QUEUED + 3);
+        assert!(matches!(
+            queued[MAX_QUEUED..],
+            [
+                StoreEvent::Discarded { records: 2, .. },
+                StoreEvent::Discarded { records: 1, .. },
+                StoreEvent::Closed
+            ]
+        ));
+        assert!(outbox.take().is_empty());
+    }
+}

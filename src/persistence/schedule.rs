@@ -1,0 +1,79 @@
+//! The times at which the worker ticks, checks the store and reports its state.
+
+use std::time::Duration;
+
+use crate::store::HealthSnapshot;
+
+/// Interval of flushes while writes are pending: the longest time that a write is deferred or goes
+/// unconfirmed.
+pub(super) const TICK: Duration = Duration::from_millis(100);
+/// Interval of checks that the store is available and still has every record.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of status events during an outage.
+pub(super) const OUTAGE_STATUS_INTERVAL: Duration = Duration::from_millis(500);
+
+/// The times since boot at which the worker has something to do.
+pub(super) struct Schedule {
+    /// Time of the flush of the writes that are pending, if any are.
+    pub(super) tick: Option<Duration>,
+    /// Time of the next check.
+    pub(super) check: Duration,
+    /// The last reported snapshot and its time.
+    status: Option<(HealthSnapshot, Duration)>,
+}
+
+/// The wait that the worker is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Until this time, although writes are pending.
+    Ticking(Duration),
+    /// Until this time; a pending write wakes the worker.
+    Idle(Duration),
+    /// Until this time, in an outage.
+    Backoff(Duration),
+    /// Until the state changes.
+    NotOpen,
+}
+
+impl Schedule {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            tick: None,
+            check: now.saturating_add(CHECK_INTERVAL),
+            status: None,
+        }
+    }
+
+    /// Returns the snapshot if it is due: at once if the store went up or down or lost records, up
+    /// to ten times per second if counts changed, and once per second if only the time of the last
+    /// confirmation did.
+    pub(super) fn due_status(
+        &mut self,
+        status: HealthSnapshot,
+        now: Duration,
+    ) -> Option<HealthSnapshot> {
+        if let Some((reported, at)) = self.status {
+            let age = now.saturating_sub(at);
+            let is_urgent =
+                reported.up != status.up || reported.lost_records != status.lost_records;
+            // `last_confirmed` changes with nearly every call and would make each snapshot new.
+            let has_new_counts = HealthSnapshot {
+                last_confirmed: reported.last_confirmed,
+                ..status
+            } != reported;
+            let interval = if status.up {
+                CHECK_INTERVAL
+            } else {
+                OUTAGE_STATUS_INTERVAL
+            };
+            let is_due = is_urgent
+                || has_new_counts && age >= TICK
+                || age >= interval && (reported != status || !status.up);
+            if !is_due {
+                return None;
+            }
+        }
+        self.status = Some((status, now));
+        Some(status)
+    }
+}
