@@ -96,6 +96,7 @@
 
 mod cache;
 mod clock;
+mod clock;
 mod error;
 #[cfg(feature = "metrics")]
 mod instrumented;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    metrics::{ClientSeriesGuard, KindLabel, KindSeries},
+    metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries},
     paho::{Key, KeyHasher, RecordKind},
 };
 
@@ -125,6 +125,7 @@ impl ArrivalQueue {
 /// Counts from the calls alone, so that it works with any persistence.
 pub(super) struct Backlog {
     series: ClientSeriesGuard,
+    clock: Clock,
     records: HashMap<RecordId, BacklogEntry, BuildHasherDefault<KeyHasher>>,
     queues: [ArrivalQueue; KindLabel::ALL.len()],
     /// The key of the last `get`; Paho may remove that record under the key of the other MQTT version.
@@ -134,9 +135,10 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new(series: ClientSeriesGuard) -> Self {
+    pub(super) fn new(series: ClientSeriesGuard, clock: Clock) -> Self {
         Self {
             series,
+            clock,
             records: HashMap::default(),
             queues: Default::default(),
             last_read: None,
@@ -163,14 +165,21 @@ impl Backlog {
     }
 
     /// Updates the backlog after a `put`.
-    pub(super) fn put(&mut self, key: &str, size: usize, now: Duration) {
-        if let Some(kind) = self.upsert(key, size, now) {
+    pub(super) fn put(&mut self, key: &str, size: usize) {
+        if let Some(kind) = self.upsert(key, size, Clock::since_boot) {
             self.kind(kind).added.inc();
         }
     }
 
     /// Sets the size of a record. Adds the record if it is new, and then returns its kind.
-    fn upsert(&mut self, key: &str, size: usize, now: Duration) -> Option<KindLabel> {
+    ///
+    /// Only a new record costs a reading of the clock.
+    fn upsert(
+        &mut self,
+        key: &str,
+        size: usize,
+        now: impl FnOnce(&Clock) -> Duration,
+    ) -> Option<KindLabel> {
         let id = RecordId::of(key);
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
@@ -182,6 +191,7 @@ impl Backlog {
         }
         gauges.records.inc();
         gauges.bytes.add(size);
+        let now = now(&self.clock);
         let queue = self.queue(kind);
         let arrival = queue.arrive(now);
         // Otherwise an older record is at the front, and the published time stays.
@@ -193,8 +203,8 @@ impl Backlog {
     }
 
     /// Updates the backlog after a `get`, which gives the size of a listed record.
-    pub(super) fn get(&mut self, key: &str, size: usize, now: Duration) {
-        self.upsert(key, size, now);
+    pub(super) fn get(&mut self, key: &str, size: usize) {
+        self.upsert(key, size, Clock::since_boot);
         self.last_read = Key::parse(key);
     }
 
@@ -226,7 +236,7 @@ impl Backlog {
 
     /// Removes every record without counting it as removed.
     fn remove_all(&mut self) {
-        self.reconcile(&[], Duration::ZERO);
+        self.reconcile(&[]);
     }
 
     fn remove_entry(&mut self, id: &RecordId) -> bool {
@@ -252,7 +262,8 @@ impl Backlog {
     /// Reconciles the records with the listed keys. New ones have size 0 until they are read.
     ///
     /// Such records count neither as added nor as removed, since no call of this run did it.
-    pub(super) fn reconcile(&mut self, keys: &[String], now: Duration) {
+    pub(super) fn reconcile(&mut self, keys: &[String]) {
+        let now = self.clock.since_boot();
         let listed: HashSet<RecordId> = keys.iter().map(|key| RecordId::of(key)).collect();
         let missing: Vec<RecordId> = self
             .records
@@ -265,7 +276,7 @@ impl Backlog {
         }
         for key in keys {
             if !self.contains(key) {
-                self.upsert(key, 0, now);
+                self.upsert(key, 0, |_| now);
             }
         }
     }

@@ -143,7 +143,7 @@ impl<P: ClientPersistence> Instrumented<P> {
         key: &str,
         bytes: Option<usize>,
         work: impl FnOnce(&mut P) -> mqtt::Result<T>,
-        on_success: impl FnOnce(&mut OpenState, &T, Duration) -> bool,
+        on_success: impl FnOnce(&mut OpenState, &T) -> bool,
     ) -> mqtt::Result<T> {
         let clock = self.metrics.clock();
         // Duration and span include the wait for the mutex, during which Paho waits too.
@@ -160,7 +160,7 @@ impl<P: ClientPersistence> Instrumented<P> {
             let now = clock.now();
             // Calls before the first open have no client to be counted for.
             let existed = match (&result, &mut *session) {
-                (Ok(value), Some(session)) => on_success(session, value, now),
+                (Ok(value), Some(session)) => on_success(session, value),
                 _ => true,
             };
             let outcome = match &result {
@@ -218,7 +218,10 @@ impl<P: ClientPersistence> Instrumented<P> {
         let label = self.client_label.as_deref().unwrap_or(client_id);
         // On a reopen the old session is dropped only below, so that the counters of the label survive.
         let session = OpenState {
-            backlog: Backlog::new(self.metrics.client_series(label, self.store)),
+            backlog: Backlog::new(
+                self.metrics.client_series(label, self.store),
+                self.metrics.clock().clone(),
+            ),
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
@@ -299,8 +302,8 @@ impl OpenState {
     }
 
     /// Reconciles the backlog with the listed keys; the first list after an open gives the restored records.
-    fn reconcile(&mut self, keys: &[String], now: Duration) {
-        self.backlog.reconcile(keys, now);
+    fn reconcile(&mut self, keys: &[String]) {
+        self.backlog.reconcile(keys);
         if self.stage == Stage::Opened {
             self.backlog.note_restored();
             self.stage = Stage::Restoring;
@@ -313,11 +316,11 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         self.start_session(client_id);
         let work = |inner: &mut P| inner.open(client_id, server_uri);
-        self.call(OperationLabel::Open, "", None, work, |_, (), _| true)
+        self.call(OperationLabel::Open, "", None, work, |_, ()| true)
     }
 
     fn close(&mut self) -> mqtt::Result<()> {
-        self.call(OperationLabel::Close, "", None, P::close, |_, (), _| true)
+        self.call(OperationLabel::Close, "", None, P::close, |_, ()| true)
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
@@ -328,7 +331,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             key,
             Some(bytes),
             work,
-            |session, (), now| {
+            |session, ()| {
                 #[expect(clippy::cast_precision_loss, reason = "it falls into a bucket")]
                 session
                     .backlog
@@ -336,7 +339,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
                     .series()
                     .value_size
                     .observe(bytes as f64);
-                session.backlog.put(key, bytes, now);
+                session.backlog.put(key, bytes);
                 true
             },
         )
@@ -349,8 +352,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             key,
             None,
             work,
-            |session, value: &Vec<u8>, now| {
-                session.backlog.get(key, value.len(), now);
+            |session, value: &Vec<u8>| {
+                session.backlog.get(key, value.len());
                 true
             },
         )
@@ -358,7 +361,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
         let work = |inner: &mut P| inner.remove(key);
-        self.call(OperationLabel::Remove, key, None, work, |session, (), _| {
+        self.call(OperationLabel::Remove, key, None, work, |session, ()| {
             session.backlog.remove(key)
         })
     }
@@ -369,24 +372,18 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             "",
             None,
             P::keys,
-            |session, keys: &Vec<String>, now| {
-                session.reconcile(keys, now);
+            |session, keys: &Vec<String>| {
+                session.reconcile(keys);
                 true
             },
         )
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
-        self.call(
-            OperationLabel::Clear,
-            "",
-            None,
-            P::clear,
-            |session, (), _| {
-                session.backlog.clear();
-                true
-            },
-        )
+        self.call(OperationLabel::Clear, "", None, P::clear, |session, ()| {
+            session.backlog.clear();
+            true
+        })
     }
 
     fn contains_key(&mut self, key: &str) -> bool {
@@ -396,7 +393,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             key,
             None,
             work,
-            |_, _: &bool, _| true,
+            |_, _: &bool| true,
         )
         .unwrap_or_default()
     }

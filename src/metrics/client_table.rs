@@ -78,7 +78,7 @@ impl ClientSeries {
     }
 }
 
-/// The arrival time of the oldest record of each kind in one persistence, in nanoseconds of the monotonic clock.
+/// The arrival time of the oldest record of each kind in one persistence, in nanoseconds since boot.
 ///
 /// Atomics, so that a scrape never waits for a call, which may be waiting for the store.
 pub(super) struct OldestTimes([AtomicU64; KindLabel::ALL.len()]);

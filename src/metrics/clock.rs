@@ -1,4 +1,4 @@
-//! The clocks of the metrics: monotonic time for ages and durations, Unix time for timestamps.
+//! The clocks of the metrics: one for durations, one for ages, and Unix time for timestamps.
 
 use std::{
     fmt,
@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-/// A monotonic clock and a Unix clock, which tests replace.
+use crate::clock::since_boot;
+
+/// The clocks of the system, which tests replace.
 #[derive(Clone)]
 pub(crate) struct Clock {
-    monotonic: TimeSource,
+    awake: TimeSource,
+    boot: TimeSource,
     unix_time: TimeSource,
 }
 
@@ -17,29 +20,38 @@ type TimeSource = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 impl Clock {
     /// Returns the clocks of the system.
-    pub(crate) fn monotonic() -> Self {
+    pub(crate) fn system() -> Self {
         let start = Instant::now();
         // A device without a real-time clock can be set to a time before 1970.
         let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH);
         Self {
-            monotonic: Arc::new(move || start.elapsed()),
+            awake: Arc::new(move || start.elapsed()),
+            boot: Arc::new(since_boot),
             unix_time: Arc::new(move || since_1970().unwrap_or_default()),
         }
     }
 
-    /// Returns clocks that both read `now`.
+    /// Returns clocks that all read `now`.
     #[cfg(test)]
     pub(crate) fn fixed(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         let now: TimeSource = Arc::new(now);
         Self {
             unix_time: Arc::clone(&now),
-            monotonic: now,
+            boot: Arc::clone(&now),
+            awake: now,
         }
     }
 
-    /// Returns the time since an arbitrary start, which never goes backwards.
+    /// Returns the time since an arbitrary start, without the time during which the device was suspended.
+    ///
+    /// For the durations of calls: one that a suspend interrupts did not keep Paho waiting for so long.
     pub(crate) fn now(&self) -> Duration {
-        (self.monotonic)()
+        (self.awake)()
+    }
+
+    /// Returns the time since boot, for ages: a record goes on waiting while the device is suspended.
+    pub(crate) fn since_boot(&self) -> Duration {
+        (self.boot)()
     }
 
     /// Returns the time since 1970 by the device's clock, or zero before 1970.
@@ -51,5 +63,22 @@ impl Clock {
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Clock").field(&self.now()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_count_from_boot() {
+        let clock = Clock::system();
+        let before = since_boot();
+        let now = clock.since_boot();
+        let after = since_boot();
+        assert!(
+            before <= now && now <= after,
+            "{before:?} {now:?} {after:?}"
+        );
     }
 }

@@ -16,7 +16,6 @@ mod store_series;
 
 pub use builder::PersistenceMetricsBuilder;
 pub(crate) use client_table::KindSeries;
-#[cfg(test)]
 pub(crate) use clock::Clock;
 pub(crate) use labels::{KindLabel, OperationLabel};
 pub(crate) use live_series::ClientSeriesGuard;

@@ -36,7 +36,7 @@ impl Collector for OldestAgeCollector {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        let now = self.clock.now();
+        let now = self.clock.since_boot();
         self.client_table.for_each_oldest(|sample| {
             let age = sample
                 .since

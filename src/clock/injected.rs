@@ -1,11 +1,13 @@
-//! The clock of a persistence: time since boot for durations, and the device's time for timestamps.
+//! The clock that a persistence is given: time since boot for durations, and the device's time.
 
 use std::{
     fmt,
     hash::{BuildHasher, RandomState},
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
+
+use super::boot_time::since_boot;
 
 /// The clock of the system, or the one of a simulator.
 #[derive(Clone, Default)]
@@ -78,10 +80,4 @@ impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Clock").field(&self.since_boot()).finish()
     }
-}
-
-/// Returns the time since the first call of this function.
-pub(crate) fn since_boot() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
 }

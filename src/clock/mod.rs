@@ -1,0 +1,9 @@
+//! The time since boot, and the clock of a persistence.
+
+mod boot_time;
+mod injected;
+
+#[cfg(feature = "metrics")]
+pub(crate) use boot_time::since_boot;
+pub use injected::SimulatedClock;
+pub(crate) use injected::Clock;
