@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -78,25 +78,57 @@ impl ClientSeries {
     }
 }
 
-/// The arrival time of the oldest record of each kind in one persistence, in nanoseconds since boot.
+/// The arrival time of the oldest record of each kind in one persistence, since boot.
 ///
 /// Atomics, so that a scrape never waits for a call, which may be waiting for the store.
-pub(super) struct OldestTimes([AtomicU64; KindLabel::ALL.len()]);
-
-/// The time that stands for a kind without records. It is the largest, so that `min` ignores it.
-pub(super) const NO_RECORD: u64 = u64::MAX;
+#[derive(Default)]
+pub(super) struct OldestTimes([OldestTime; KindLabel::ALL.len()]);
 
 impl OldestTimes {
-    pub(super) fn new() -> Self {
-        Self([const { AtomicU64::new(NO_RECORD) }; KindLabel::ALL.len()])
-    }
-
     #[expect(
         clippy::indexing_slicing,
         reason = "there is an element for each variant"
     )]
-    pub(super) fn kind(&self, kind: KindLabel) -> &AtomicU64 {
+    pub(super) fn kind(&self, kind: KindLabel) -> &OldestTime {
         &self.0[kind as usize]
+    }
+}
+
+/// The arrival time of the oldest record of one kind.
+///
+/// In two halves, since some 32-bit processors have no 64-bit atomics. A scrape that reads between the
+/// writes of the halves is off by less than a second, once.
+pub(super) struct OldestTime {
+    seconds: AtomicU32,
+    nanos: AtomicU32,
+}
+
+/// The seconds that stand for no record. As a time since boot it is more than a century.
+const NO_RECORD: u32 = u32::MAX;
+
+impl Default for OldestTime {
+    fn default() -> Self {
+        Self {
+            seconds: AtomicU32::new(NO_RECORD),
+            nanos: AtomicU32::new(0),
+        }
+    }
+}
+
+impl OldestTime {
+    pub(super) fn set(&self, since: Option<Duration>) {
+        let seconds = since.map_or(NO_RECORD, |since| {
+            u32::try_from(since.as_secs()).unwrap_or(NO_RECORD)
+        });
+        self.seconds.store(seconds, Ordering::Relaxed);
+        let nanos = since.unwrap_or_default().subsec_nanos();
+        self.nanos.store(nanos, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        let seconds = self.seconds.load(Ordering::Relaxed);
+        let nanos = self.nanos.load(Ordering::Relaxed);
+        (seconds != NO_RECORD).then(|| Duration::new(seconds.into(), nanos))
     }
 }
 
@@ -124,12 +156,11 @@ impl ClientTable {
                 let since = label_series
                     .persistences
                     .iter()
-                    .map(|(oldest, _)| oldest.kind(kind).load(Ordering::Relaxed))
-                    .min()
-                    .filter(|since| *since != NO_RECORD);
+                    .filter_map(|(oldest, _)| oldest.kind(kind).get())
+                    .min();
                 on_sample(&OldestSample {
                     gauge: &label_series.series.kind(kind).oldest_age,
-                    since: since.map(Duration::from_nanos),
+                    since,
                 });
             }
         }

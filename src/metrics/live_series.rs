@@ -1,16 +1,11 @@
 //! [`ClientSeriesGuard`]: the series of a client, for as long as one of its persistences lives.
 
-use std::{
-    collections::hash_map::Entry,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use super::{
     catalog::MetricCatalog,
     client_table::{
-        ClientSeries, KindSeries, LabelSeries, NO_RECORD, OldestTimes, OperationSeries,
-        remove_series,
+        ClientSeries, KindSeries, LabelSeries, OldestTimes, OperationSeries, remove_series,
     },
     labels::{KindLabel, OperationLabel},
 };
@@ -90,7 +85,7 @@ pub(crate) struct ClientSeriesGuard {
 
 impl ClientSeriesGuard {
     pub(super) fn new(catalog: Arc<MetricCatalog>, label: &str, store: &'static str) -> Self {
-        let oldest = Arc::new(OldestTimes::new());
+        let oldest = Arc::new(OldestTimes::default());
         let mut clients = catalog.client_table.lock();
         let label_series = match clients.entry(label.to_owned()) {
             Entry::Occupied(entry) => entry.into_mut(),
@@ -120,10 +115,7 @@ impl ClientSeriesGuard {
 
     /// Sets the arrival time of the oldest record of the kind, or that there is none.
     pub(crate) fn set_oldest(&self, kind: KindLabel, since: Option<Duration>) {
-        let nanos = since.map_or(NO_RECORD, |since| {
-            u64::try_from(since.as_nanos()).unwrap_or(NO_RECORD)
-        });
-        self.oldest.kind(kind).store(nanos, Ordering::Relaxed);
+        self.oldest.kind(kind).set(since);
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicUsize, Ordering},
 };
 
 use prometheus::{Registry, TextEncoder, proto::MetricFamily};
@@ -74,7 +74,7 @@ pub(crate) fn encode_text(families: &[MetricFamily]) -> Result<String, Error> {
 
 /// Replaces the contents of the file atomically.
 fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
+    static COUNT: AtomicUsize = AtomicUsize::new(0);
     let Some(name) = path.file_name() else {
         return Err(io::ErrorKind::IsADirectory.into());
     };

@@ -232,6 +232,18 @@ fn modules_of_library_have_no_cycle() {
     assert!(cycles.is_empty(), "{cycles:#?}");
 }
 
+/// Some 32-bit processors have no 64-bit atomics, and `std` has no such types for them.
+#[test]
+fn library_needs_no_64_bit_atomics() {
+    let library = Crate::read(&testkit::repository().join("src"));
+    for (module, imports) in &library.modules {
+        for path in &imports.paths {
+            let is_wide = |name: &String| ["AtomicU64", "AtomicI64"].contains(&name.as_str());
+            assert!(!path.iter().any(is_wide), "{module:?} names {path:?}");
+        }
+    }
+}
+
 #[test]
 fn cycle_over_re_export_is_found() {
     let mut library = Crate::default();
