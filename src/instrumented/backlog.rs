@@ -225,6 +225,11 @@ impl Backlog {
         existed
     }
 
+    /// Removes a record that the store lost, without counting it as removed.
+    pub(super) fn lose(&mut self, key: &str) {
+        self.remove_entry(&RecordId::of(key));
+    }
+
     /// Updates the backlog after a `clear`.
     pub(super) fn clear(&mut self) {
         for kind in KindLabel::ALL {

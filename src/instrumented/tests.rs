@@ -357,7 +357,9 @@ fn only_records_of_this_run_are_counted() {
 }
 
 /// A persistence of another crate, with errors of its own.
-struct CustomPersistence;
+struct CustomPersistence {
+    get_error: ErrorKind,
+}
 
 impl ClientPersistence for CustomPersistence {
     fn open(&mut self, _: &str, _: &str) -> mqtt::Result<()> {
@@ -373,7 +375,7 @@ impl ClientPersistence for CustomPersistence {
     }
 
     fn get(&mut self, _: &str) -> mqtt::Result<Vec<u8>> {
-        Err(Error::new(ErrorKind::Timeout, "read").into())
+        Err(Error::new(self.get_error, "read").into())
     }
 
     fn remove(&mut self, _: &str) -> mqtt::Result<()> {
@@ -397,7 +399,10 @@ impl ClientPersistence for CustomPersistence {
 fn custom_persistence_results_unchanged() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
-    let mut persistence = Instrumented::new(CustomPersistence, &metrics);
+    let custom = CustomPersistence {
+        get_error: ErrorKind::Timeout,
+    };
+    let mut persistence = Instrumented::new(custom, &metrics);
     persistence
         .put("c-1", vec![])
         .expect_err("fails before open too");
@@ -447,6 +452,36 @@ fn custom_persistence_results_unchanged() {
         Some(1.0)
     );
     assert!(!exposition(&registry).contains("mqtt_persistence_store_"));
+}
+
+/// An alert on the backlog would otherwise go on until the next restart.
+#[test]
+fn record_found_lost_by_get_leaves_backlog() {
+    for (get_error, left) in [
+        (ErrorKind::Lost, 0.0),
+        (ErrorKind::NotFound, 0.0),
+        (ErrorKind::Timeout, 1.0),
+    ] {
+        let registry = Registry::new();
+        let metrics = PersistenceMetrics::register(&registry).expect("registers");
+        let mut persistence = Instrumented::new(CustomPersistence { get_error }, &metrics);
+        persistence.open("id", "uri").expect("opens");
+        persistence.keys().expect("lists");
+        persistence.get("c-1").expect_err("fails");
+        let read = |name: &str, labels: &str| {
+            let name = format!("mqtt_persistence_{name}{{client_id=\"id\",{labels}}}");
+            value(&registry, &name)
+        };
+        assert_eq!(read("records", "kind=\"command\""), Some(left));
+        // Only the store counts a loss.
+        assert_eq!(read("removed_records_total", "kind=\"command\""), Some(0.0));
+        assert_eq!(
+            read("operation_misses_total", "operation=\"get\""),
+            Some(0.0)
+        );
+        let error = format!("error=\"{get_error}\",operation=\"get\"");
+        assert_eq!(read("operation_errors_total", &error), Some(1.0));
+    }
 }
 
 /// Returns a status event; `unconfirmed` and `held` are records and bytes.

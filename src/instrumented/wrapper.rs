@@ -173,6 +173,7 @@ impl<P: ClientPersistence> Instrumented<P> {
             if let Some(session) = session {
                 session.record_call(operation, key, outcome, now.saturating_sub(start));
                 session.update_restore(operation, key, now);
+                session.drop_missing(operation, key, outcome);
             }
             (result, outcome)
         };
@@ -298,6 +299,17 @@ impl OpenState {
                 let series = self.backlog.series().series();
                 series.restore_duration.set(took.as_secs_f64());
             }
+        }
+    }
+
+    /// Takes a record out of the backlog that `get` did not find.
+    ///
+    /// The store lost it, and no `remove` may ever come for it.
+    fn drop_missing(&mut self, operation: OperationLabel, key: &str, outcome: Outcome) {
+        if let (OperationLabel::Get, Outcome::Error(ErrorKind::Lost | ErrorKind::NotFound)) =
+            (operation, outcome)
+        {
+            self.backlog.lose(key);
         }
     }
 
