@@ -128,6 +128,9 @@ pub(super) struct Backlog {
     clock: Clock,
     records: HashMap<RecordId, BacklogEntry, BuildHasherDefault<KeyHasher>>,
     queues: [ArrivalQueue; KindLabel::ALL.len()],
+    /// Records that `get` did not find and that the store has not reported lost yet. `None` if nothing
+    /// reports losses.
+    lost_by_get: Option<HashSet<RecordId>>,
     /// The key of the last `get`; Paho may remove that record under the key of the other MQTT version.
     last_read: Option<Key>,
     /// The share of this persistence in `restored_records`, by kind.
@@ -135,12 +138,13 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new(series: ClientSeriesGuard, clock: Clock) -> Self {
+    pub(super) fn new(series: ClientSeriesGuard, clock: Clock, is_observed: bool) -> Self {
         Self {
             series,
             clock,
             records: HashMap::default(),
             queues: Default::default(),
+            lost_by_get: is_observed.then(HashSet::new),
             last_read: None,
             restored: [0; KindLabel::ALL.len()],
         }
@@ -225,9 +229,35 @@ impl Backlog {
         existed
     }
 
-    /// Removes a record that the store lost, without counting it as removed.
-    pub(super) fn lose(&mut self, key: &str) {
-        self.remove_entry(&RecordId::of(key));
+    /// Removes a record that `get` did not find, without counting it as removed.
+    pub(super) fn lose_on_get(&mut self, key: &str) {
+        let id = RecordId::of(key);
+        if self.remove_entry(&id)
+            && let Some(lost) = &mut self.lost_by_get
+        {
+            lost.insert(id);
+        }
+    }
+
+    /// Removes a record that the store reports lost, without counting it as removed.
+    ///
+    /// Reports come late. After a `get` that failed Paho may have reused the key, so the report of a
+    /// loss that `get` has found is ignored. A PUBLISH that Paho sends again and so puts again between
+    /// its loss and the report is missing until the next list of keys.
+    pub(super) fn lose_on_event(&mut self, key: &str) {
+        let id = RecordId::of(key);
+        let lost_by_get = self.lost_by_get.as_mut();
+        if !lost_by_get.is_some_and(|lost| lost.remove(&id)) {
+            self.remove_entry(&id);
+        }
+    }
+
+    /// Adds a record that has this key now, without counting it as added.
+    ///
+    /// The put that took its old key went on with the old entry and so with its arrival. The age of
+    /// the oldest record is therefore right, although the record under its new key counts as new.
+    pub(super) fn relocate(&mut self, key: &str, size: usize) {
+        self.upsert(key, size, Clock::since_boot);
     }
 
     /// Updates the backlog after a `clear`.

@@ -1,6 +1,8 @@
 //! The measuring wrapper and its backlog.
 
 mod backlog;
+mod observer;
+mod session;
 #[cfg(test)]
 mod tests;
 mod wrapper;

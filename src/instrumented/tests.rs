@@ -1,8 +1,10 @@
 use std::{
+    collections::HashSet,
     fs,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
+        mpsc,
     },
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -10,13 +12,18 @@ use std::{
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use prometheus::{Encoder, Registry, TextEncoder};
+use tracing::span::{Attributes, Id};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+};
 
 use super::wrapper::Instrumented;
 use crate::{
     error::{Error, ErrorKind},
     metrics::{Clock, PersistenceMetrics, StoreMetricsObserver},
     paho::sample_record,
-    persistence::{MemoryPersistence, StoreObserver},
+    persistence::{Health, MemoryPersistence, StoreObserver},
     store::{HealthSnapshot, StoreEvent},
 };
 
@@ -267,8 +274,8 @@ fn backlog_stays_exact_and_bounded_over_many_changes() {
     let bytes = "mqtt_persistence_record_bytes{client_id=\"device\",kind=\"sent_publish\"}";
     assert_eq!(value(&registry, records), Some(1.0));
     assert_eq!(value(&registry, bytes), Some(5.0));
-    let inner = persistence.inner.lock().expect("not poisoned");
-    let backlog = &inner.session.as_ref().expect("open").backlog;
+    let session = persistence.session.lock();
+    let backlog = &session.as_ref().expect("open").backlog;
     assert!(
         backlog.queued_arrivals() < 100,
         "{}",
@@ -359,6 +366,18 @@ fn only_records_of_this_run_are_counted() {
 /// A persistence of another crate, with errors of its own.
 struct CustomPersistence {
     get_error: ErrorKind,
+    fails_put: bool,
+    during_get: Box<dyn FnMut() + Send>,
+}
+
+impl Default for CustomPersistence {
+    fn default() -> Self {
+        Self {
+            get_error: ErrorKind::Timeout,
+            fails_put: false,
+            during_get: Box::new(|| {}),
+        }
+    }
 }
 
 impl ClientPersistence for CustomPersistence {
@@ -371,10 +390,14 @@ impl ClientPersistence for CustomPersistence {
     }
 
     fn put(&mut self, _: &str, _: Vec<&[u8]>) -> mqtt::Result<()> {
-        Err(mqtt::Error::PersistenceError)
+        if self.fails_put {
+            return Err(mqtt::Error::PersistenceError);
+        }
+        Ok(())
     }
 
     fn get(&mut self, _: &str) -> mqtt::Result<Vec<u8>> {
+        (self.during_get)();
         Err(Error::new(self.get_error, "read").into())
     }
 
@@ -400,7 +423,8 @@ fn custom_persistence_results_unchanged() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let custom = CustomPersistence {
-        get_error: ErrorKind::Timeout,
+        fails_put: true,
+        ..CustomPersistence::default()
     };
     let mut persistence = Instrumented::new(custom, &metrics);
     persistence
@@ -464,7 +488,11 @@ fn record_found_lost_by_get_leaves_backlog() {
     ] {
         let registry = Registry::new();
         let metrics = PersistenceMetrics::register(&registry).expect("registers");
-        let mut persistence = Instrumented::new(CustomPersistence { get_error }, &metrics);
+        let custom = CustomPersistence {
+            get_error,
+            ..CustomPersistence::default()
+        };
+        let mut persistence = Instrumented::new(custom, &metrics);
         persistence.open("id", "uri").expect("opens");
         persistence.keys().expect("lists");
         persistence.get("c-1").expect_err("fails");
@@ -482,6 +510,223 @@ fn record_found_lost_by_get_leaves_backlog() {
         let error = format!("error=\"{get_error}\",operation=\"get\"");
         assert_eq!(read("operation_errors_total", &error), Some(1.0));
     }
+}
+
+/// Returns what the persistence delivers its events to.
+fn observer(persistence: &Instrumented<MemoryPersistence>) -> Arc<dyn StoreObserver> {
+    let observer = persistence.observer.as_ref().expect("is instrumented");
+    Arc::clone(observer) as Arc<dyn StoreObserver>
+}
+
+fn lost(key: &str) -> StoreEvent {
+    StoreEvent::RecordLost {
+        key: key.to_owned(),
+    }
+}
+
+fn relocated(key: &str, bytes: usize) -> StoreEvent {
+    StoreEvent::RecordRelocated {
+        key: key.to_owned(),
+        bytes,
+    }
+}
+
+/// Returns the records, their bytes and the age of the oldest of a kind, for the client `device`.
+fn backlog(registry: &Registry, kind: &str) -> [u64; 3] {
+    ["records", "record_bytes", "oldest_record_age_seconds"].map(|name| {
+        let series = format!("mqtt_persistence_{name}{{client_id=\"device\",kind=\"{kind}\"}}");
+        whole(value(registry, &series))
+    })
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the values are small"
+)]
+fn whole(value: Option<f64>) -> u64 {
+    value.expect("the series").round() as u64
+}
+
+/// Returns how many records of a kind were added and removed, for the client `device`.
+fn changes(registry: &Registry, kind: &str) -> [u64; 2] {
+    ["added", "removed"].map(|change| {
+        let labels = format!("{{client_id=\"device\",kind=\"{kind}\"}}");
+        let series = format!("mqtt_persistence_{change}_records_total{labels}");
+        whole(value(registry, &series))
+    })
+}
+
+#[test]
+fn record_lost_by_store_leaves_backlog() {
+    let (registry, mut persistence, clock) = measured("device");
+    persistence.open("id", "uri").expect("opens");
+    persistence.put("s5-1", vec![b"first"]).expect("puts");
+    clock.advance(Duration::from_secs(10));
+    persistence.put("s5-2", vec![b"second"]).expect("puts");
+    assert_eq!(backlog(&registry, "sent_publish"), [2, 11, 10]);
+    let observer = observer(&persistence);
+    for key in ["s5-1", "s5-1", "s5-3", "no key of Paho"] {
+        observer.on_event("id", &lost(key));
+    }
+    assert_eq!(backlog(&registry, "sent_publish"), [1, 6, 0]);
+    assert_eq!(backlog(&registry, "other"), [0, 0, 0]);
+    assert_eq!(changes(&registry, "sent_publish"), [2, 0]);
+}
+
+/// The event of a loss that `get` found may come when Paho has reused the key.
+#[test]
+fn late_loss_event_spares_reused_key() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let custom = CustomPersistence {
+        get_error: ErrorKind::Lost,
+        ..CustomPersistence::default()
+    };
+    let mut persistence = Instrumented::new(custom, &metrics).client_label("device");
+    let observer = persistence.observe();
+    persistence.open("id", "uri").expect("opens");
+    persistence.keys().expect("lists");
+    persistence.get("c-1").expect_err("is lost");
+    assert_eq!(backlog(&registry, "command"), [0; 3]);
+    persistence.put("c-1", vec![b"new"]).expect("puts");
+    observer.on_event("id", &lost("c-1"));
+    assert_eq!(backlog(&registry, "command")[..2], [1, 3]);
+    observer.on_event("id", &lost("c-1"));
+    assert_eq!(backlog(&registry, "command"), [0; 3]);
+}
+
+/// Fails if `work` takes too long for anything but a deadlock.
+#[track_caller]
+fn does_not_block(work: impl FnOnce() + Send + 'static) {
+    let (done, finished) = mpsc::channel();
+    thread::spawn(move || {
+        work();
+        // The test may have given up.
+        done.send(()).ok();
+    });
+    let result = finished.recv_timeout(Duration::from_secs(20));
+    result.expect("neither a panic nor a deadlock");
+}
+
+/// A call may wait for the thread that delivers the events.
+#[test]
+fn event_is_handled_during_call() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let (sent, received) = mpsc::channel::<Arc<dyn StoreObserver>>();
+    let custom = CustomPersistence {
+        during_get: Box::new(move || {
+            let observer = received.recv().expect("an observer");
+            does_not_block(move || observer.on_event("id", &relocated("c-2", 8)));
+        }),
+        ..CustomPersistence::default()
+    };
+    let mut persistence = Instrumented::new(custom, &metrics).client_label("device");
+    sent.send(persistence.observe()).expect("is received");
+    persistence.open("id", "uri").expect("opens");
+    persistence.get("c-1").expect_err("fails");
+    assert_eq!(backlog(&registry, "command")[..2], [1, 8]);
+}
+
+/// Renders the metrics and asks for the state of the store wherever the library lets it.
+struct CuriousObserver {
+    registry: Registry,
+    health: Health,
+    calls: mpsc::Sender<&'static str>,
+}
+
+impl CuriousObserver {
+    fn look(&self, call: &'static str) {
+        assert!(exposition(&self.registry).contains("mqtt_persistence_records"));
+        assert!(self.health.snapshot().held_records == 0);
+        self.calls.send(call).ok();
+    }
+}
+
+impl StoreObserver for CuriousObserver {
+    fn on_event(&self, _: &str, _: &StoreEvent) {
+        self.look("event");
+    }
+
+    fn on_damaged(&self, _: &str, _: &str) {
+        self.health.flush(Duration::ZERO).expect("flushes");
+        self.look("damaged");
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for CuriousObserver {
+    fn on_new_span(&self, _: &Attributes<'_>, _: &Id, _: Context<'_, S>) {
+        self.look("span");
+    }
+
+    fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+        self.look("log");
+    }
+}
+
+#[test]
+fn user_code_may_read_metrics_and_health() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let mut memory = MemoryPersistence::new();
+    let (calls, called) = mpsc::channel();
+    let curious = || CuriousObserver {
+        registry: registry.clone(),
+        health: memory.health(),
+        calls: calls.clone(),
+    };
+    let (observer, subscriber) = (curious(), tracing_subscriber::registry().with(curious()));
+    memory.add_observer(Arc::new(observer));
+    let mut persistence = memory.instrument(&metrics);
+    does_not_block(move || {
+        persistence.open("id", "uri").expect("opens");
+        let _guard = tracing::subscriber::set_default(subscriber);
+        persistence
+            .put("s5-1", vec![&sample_record("s5-1")])
+            .expect("puts");
+        persistence
+            .put("s5-1", vec![b"damaged"])
+            .expect_err("is damaged");
+    });
+    drop(calls);
+    let called: HashSet<&str> = called.iter().collect();
+    assert_eq!(called, HashSet::from(["event", "damaged", "span", "log"]));
+}
+
+#[test]
+fn relocated_record_is_counted_beside_new_one() {
+    let (registry, mut persistence, clock) = measured("device");
+    persistence.open("id", "uri").expect("opens");
+    persistence.put("c5-1", vec![b"restored"]).expect("puts");
+    clock.advance(Duration::from_secs(10));
+    persistence.put("c5-1", vec![b"new"]).expect("puts");
+    let observer = observer(&persistence);
+    for _ in 0..2 {
+        observer.on_event("id", &relocated("c5-2", 8));
+        assert_eq!(backlog(&registry, "command"), [2, 11, 10]);
+    }
+    assert_eq!(changes(&registry, "command"), [1, 0]);
+    observer.on_event("id", &lost("c5-2"));
+    assert_eq!(backlog(&registry, "command"), [1, 3, 10]);
+    observer.on_event("id", &relocated("c5-2", 8));
+    // The list names every record of the store, which has only one here.
+    persistence.keys().expect("lists");
+    assert_eq!(backlog(&registry, "command"), [1, 3, 10]);
+    observer.on_event("id", &relocated("c5-2", 8));
+    persistence.clear().expect("clears");
+    assert_eq!(backlog(&registry, "command"), [0, 0, 0]);
+}
+
+#[test]
+fn events_after_drop_change_no_series() {
+    let (registry, mut persistence, _) = measured("device");
+    persistence.open("id", "uri").expect("opens");
+    let observer = observer(&persistence);
+    drop(persistence);
+    observer.on_event("id", &relocated("c5-2", 8));
+    observer.on_event("id", &lost("c5-2"));
+    assert_eq!(exposition(&registry), "");
 }
 
 /// Returns a status event; `unconfirmed` and `held` are records and bytes.

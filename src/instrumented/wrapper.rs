@@ -3,19 +3,21 @@
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use prometheus::IntGauge;
 use tracing::{Level, Span, field::Empty};
 
-use super::backlog::{Backlog, kind_of};
+use super::{
+    backlog::{Backlog, kind_of},
+    observer::InstrumentedObserver,
+    session::{OpenState, Outcome, Session, Stage},
+};
 use crate::{
     error::{Error, ErrorKind},
-    metrics::{OperationLabel, PersistenceMetrics, StoreMetricsObserver},
-    paho::{Key, RecordKind},
-    persistence::{Persistence, StoreObserver},
+    metrics::{OperationLabel, PersistenceMetrics},
+    persistence::Persistence,
     store::Store,
 };
 
@@ -44,44 +46,13 @@ pub struct Instrumented<P> {
     client_label: Option<String>,
     store: &'static str,
     /// The receiver of the store's events, if the persistence reports any.
-    store_metrics: Option<Arc<StoreMetricsObserver>>,
+    pub(super) observer: Option<Arc<InstrumentedObserver>>,
     client_id: String,
     /// Outside the mutex, so that a call that waits for it counts too.
     in_progress: Option<IntGauge>,
-    pub(super) inner: Mutex<Guarded<P>>,
-}
-
-/// The parts that only one call at a time may use.
-pub(super) struct Guarded<P> {
-    persistence: P,
-    /// Present from the first open on.
-    pub(super) session: Option<OpenState>,
-}
-
-/// The measurements since the last open.
-pub(super) struct OpenState {
-    pub(super) backlog: Backlog,
-    opened: Duration,
-    stage: Stage,
-}
-
-/// The progress of Paho in restoring the records of an earlier run.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    /// Opened; Paho has not listed the keys yet.
-    Opened,
-    /// Paho lists and reads records.
-    Restoring,
-    /// Paho has made its first call that is not part of restoring.
-    Running,
-}
-
-/// The outcome of a call, as its span and the counters have it.
-#[derive(Clone, Copy)]
-enum Outcome {
-    Ok,
-    Miss,
-    Error(ErrorKind),
+    /// One call at a time.
+    persistence: Mutex<P>,
+    pub(super) session: Session,
 }
 
 impl<P> Instrumented<P> {
@@ -99,13 +70,11 @@ impl<P> Instrumented<P> {
             metrics: metrics.clone(),
             client_label: None,
             store,
-            store_metrics: None,
+            observer: None,
             client_id: String::new(),
             in_progress: None,
-            inner: Mutex::new(Guarded {
-                persistence,
-                session: None,
-            }),
+            persistence: Mutex::new(persistence),
+            session: Session::default(),
         }
     }
 
@@ -119,16 +88,24 @@ impl<P> Instrumented<P> {
         self.client_label = Some(client_label.into());
         self
     }
+
+    /// Returns an observer for the events of the store, which then update the metrics too.
+    pub(super) fn observe(&mut self) -> Arc<InstrumentedObserver> {
+        let observer = Arc::new(InstrumentedObserver::new(self.session.clone()));
+        self.observer = Some(Arc::clone(&observer));
+        observer
+    }
 }
 
 impl<S: Store> Persistence<S> {
     /// Measures the calls to this persistence and the events of its store.
     #[must_use]
-    pub fn instrument(mut self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
-        let store_metrics = Arc::new(StoreMetricsObserver::default());
-        self.add_observer(Arc::clone(&store_metrics) as Arc<dyn StoreObserver>);
+    pub fn instrument(self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
         let mut instrumented = Instrumented::with_store(self, metrics, S::NAME);
-        instrumented.store_metrics = Some(store_metrics);
+        let observer = instrumented.observe();
+        let persistence = instrumented.persistence.get_mut();
+        let persistence = persistence.unwrap_or_else(PoisonError::into_inner);
+        persistence.add_observer(observer);
         instrumented
     }
 }
@@ -151,13 +128,11 @@ impl<P: ClientPersistence> Instrumented<P> {
         let span = self.span(operation, key, bytes).entered();
         let _in_progress = self.in_progress.as_ref().map(InProgressGuard::new);
         let (result, outcome) = {
-            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            let Guarded {
-                persistence,
-                session,
-            } = &mut *inner;
-            let result = work(persistence);
+            let persistence = self.persistence.lock();
+            let mut persistence = persistence.unwrap_or_else(PoisonError::into_inner);
+            let result = work(&mut persistence);
             let now = clock.now();
+            let mut session = self.session.lock();
             // Calls before the first open have no client to be counted for.
             let existed = match (&result, &mut *session) {
                 (Ok(value), Some(session)) => on_success(session, value),
@@ -170,7 +145,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                     Outcome::Error(Error::in_mqtt(error).map_or(ErrorKind::Other, Error::kind))
                 }
             };
-            if let Some(session) = session {
+            if let Some(session) = &mut *session {
                 session.record_call(operation, key, outcome, now.saturating_sub(start));
                 session.update_restore(operation, key, now);
                 session.drop_missing(operation, key, outcome);
@@ -222,20 +197,22 @@ impl<P: ClientPersistence> Instrumented<P> {
             backlog: Backlog::new(
                 self.metrics.client_series(label, self.store),
                 self.metrics.clock().clone(),
+                self.observer.is_some(),
             ),
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
-        if let Some(store_metrics) = &self.store_metrics {
-            store_metrics.attach(self.metrics.store_series(label));
+        if let Some(observer) = &self.observer {
+            observer
+                .store_metrics
+                .attach(self.metrics.store_series(label));
         }
         let series = session.backlog.series().series();
         series
             .opened
             .set(self.metrics.clock().unix_time().as_secs_f64());
         self.in_progress = Some(series.in_progress.clone());
-        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.session = Some(session);
+        *self.session.lock() = Some(session);
     }
 }
 
@@ -252,74 +229,6 @@ impl<'a> InProgressGuard<'a> {
 impl Drop for InProgressGuard<'_> {
     fn drop(&mut self) {
         self.0.dec();
-    }
-}
-
-impl OpenState {
-    /// Updates the counters and the histogram of the operation.
-    fn record_call(&self, operation: OperationLabel, key: &str, outcome: Outcome, took: Duration) {
-        let series = self.backlog.series().series().operation(operation);
-        series.duration.observe(took.as_secs_f64());
-        // `get` reports a missing record as an error, so the backlog distinguishes a miss from a failure.
-        let missed = match outcome {
-            Outcome::Ok => false,
-            Outcome::Miss => true,
-            Outcome::Error(_) => operation == OperationLabel::Get && !self.backlog.contains(key),
-        };
-        if let (true, Some(misses)) = (missed, &series.misses) {
-            misses.inc();
-        }
-        if let Outcome::Error(kind) = outcome
-            && let Some(errors) = series.error(kind)
-        {
-            errors.inc();
-        }
-    }
-
-    /// Extends the restore duration to this call, unless restoring is over.
-    ///
-    /// Paho reads every record when a client is created. The first call afterwards is a change, or the
-    /// removal of a command.
-    fn update_restore(&mut self, operation: OperationLabel, key: &str, now: Duration) {
-        if self.stage == Stage::Running {
-            return;
-        }
-        let is_command = || Key::parse(key).is_some_and(|key| key.kind == RecordKind::Command);
-        match operation {
-            OperationLabel::Open => {}
-            OperationLabel::Put | OperationLabel::Close | OperationLabel::Clear => {
-                self.stage = Stage::Running;
-            }
-            OperationLabel::Remove if is_command() => self.stage = Stage::Running,
-            OperationLabel::Get
-            | OperationLabel::Remove
-            | OperationLabel::Keys
-            | OperationLabel::ContainsKey => {
-                let took = now.saturating_sub(self.opened);
-                let series = self.backlog.series().series();
-                series.restore_duration.set(took.as_secs_f64());
-            }
-        }
-    }
-
-    /// Takes a record out of the backlog that `get` did not find.
-    ///
-    /// The store lost it, and no `remove` may ever come for it.
-    fn drop_missing(&mut self, operation: OperationLabel, key: &str, outcome: Outcome) {
-        if let (OperationLabel::Get, Outcome::Error(ErrorKind::Lost | ErrorKind::NotFound)) =
-            (operation, outcome)
-        {
-            self.backlog.lose(key);
-        }
-    }
-
-    /// Reconciles the backlog with the listed keys; the first list after an open gives the restored records.
-    fn reconcile(&mut self, keys: &[String]) {
-        self.backlog.reconcile(keys);
-        if self.stage == Stage::Opened {
-            self.backlog.note_restored();
-            self.stage = Stage::Restoring;
-        }
     }
 }
 
@@ -411,13 +320,14 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     }
 }
 
-/// Removes the store series at once. The worker thread of the persistence may outlive this drop and
-/// still deliver events.
+/// Removes the series at once. The worker thread of the persistence may outlive this drop and still
+/// deliver events.
 impl<P> Drop for Instrumented<P> {
     fn drop(&mut self) {
-        if let Some(store_metrics) = &self.store_metrics {
-            store_metrics.detach();
+        if let Some(observer) = &self.observer {
+            observer.store_metrics.detach();
         }
+        *self.session.lock() = None;
     }
 }
 

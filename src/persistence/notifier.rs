@@ -122,9 +122,12 @@ impl Notifier {
                  client id?",
                 self.display_name()
             ),
-            // Metrics and observers use these; in the log they would be noise.
+            // Metrics and observers use these; in the log they would be noise. `Lost` is logged for
+            // all the records that it counts.
             StoreEvent::StillDown { .. }
             | StoreEvent::Opened { .. }
+            | StoreEvent::RecordLost { .. }
+            | StoreEvent::RecordRelocated { .. }
             | StoreEvent::Discarded { .. }
             | StoreEvent::Status(_)
             | StoreEvent::Closed => {}

@@ -48,6 +48,20 @@ pub enum StoreEvent {
         /// Their number.
         records: usize,
     },
+    /// One of the records that [`Lost`](Self::Lost) counts.
+    RecordLost {
+        /// Paho's key of the record.
+        key: String,
+    },
+    /// An unread record of an earlier run has another key now, since Paho reused its own.
+    ///
+    /// Paho does not know the record; the next start restores it.
+    RecordRelocated {
+        /// The new key.
+        key: String,
+        /// Size of the record in bytes.
+        bytes: usize,
+    },
     /// The store has records that this client did not write.
     ForeignRecords {
         /// Their number.

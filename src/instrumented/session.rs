@@ -1,0 +1,126 @@
+//! [`Session`]: the measurements since the last open, shared with the observer of the store.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use super::backlog::Backlog;
+use crate::{
+    error::ErrorKind,
+    metrics::OperationLabel,
+    paho::{Key, RecordKind},
+};
+
+/// The open session, if Paho has opened the persistence.
+///
+/// Locked for the updates alone, never during a call to the persistence: a call may wait for the
+/// thread that delivers the events, which needs the session too.
+#[derive(Clone, Default)]
+pub(super) struct Session(Arc<Mutex<Option<OpenState>>>);
+
+impl Session {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Option<OpenState>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The measurements since the last open.
+pub(super) struct OpenState {
+    pub(super) backlog: Backlog,
+    pub(super) opened: Duration,
+    pub(super) stage: Stage,
+}
+
+/// The progress of Paho in restoring the records of an earlier run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// Opened; Paho has not listed the keys yet.
+    Opened,
+    /// Paho lists and reads records.
+    Restoring,
+    /// Paho has made its first call that is not part of restoring.
+    Running,
+}
+
+/// The outcome of a call, as its span and the counters have it.
+#[derive(Clone, Copy)]
+pub(super) enum Outcome {
+    Ok,
+    Miss,
+    Error(ErrorKind),
+}
+
+impl OpenState {
+    /// Updates the counters and the histogram of the operation.
+    pub(super) fn record_call(
+        &self,
+        operation: OperationLabel,
+        key: &str,
+        outcome: Outcome,
+        took: Duration,
+    ) {
+        let series = self.backlog.series().series().operation(operation);
+        series.duration.observe(took.as_secs_f64());
+        // `get` reports a missing record as an error, so the backlog distinguishes a miss from a failure.
+        let missed = match outcome {
+            Outcome::Ok => false,
+            Outcome::Miss => true,
+            Outcome::Error(_) => operation == OperationLabel::Get && !self.backlog.contains(key),
+        };
+        if let (true, Some(misses)) = (missed, &series.misses) {
+            misses.inc();
+        }
+        if let Outcome::Error(kind) = outcome
+            && let Some(errors) = series.error(kind)
+        {
+            errors.inc();
+        }
+    }
+
+    /// Extends the restore duration to this call, unless restoring is over.
+    ///
+    /// Paho reads every record when a client is created. The first call afterwards is a change, or the
+    /// removal of a command.
+    pub(super) fn update_restore(&mut self, operation: OperationLabel, key: &str, now: Duration) {
+        if self.stage == Stage::Running {
+            return;
+        }
+        let is_command = || Key::parse(key).is_some_and(|key| key.kind == RecordKind::Command);
+        match operation {
+            OperationLabel::Open => {}
+            OperationLabel::Put | OperationLabel::Close | OperationLabel::Clear => {
+                self.stage = Stage::Running;
+            }
+            OperationLabel::Remove if is_command() => self.stage = Stage::Running,
+            OperationLabel::Get
+            | OperationLabel::Remove
+            | OperationLabel::Keys
+            | OperationLabel::ContainsKey => {
+                let took = now.saturating_sub(self.opened);
+                let series = self.backlog.series().series();
+                series.restore_duration.set(took.as_secs_f64());
+            }
+        }
+    }
+
+    /// Takes a record out of the backlog that `get` did not find.
+    ///
+    /// The store lost it, and no `remove` may ever come for it.
+    pub(super) fn drop_missing(&mut self, operation: OperationLabel, key: &str, outcome: Outcome) {
+        if let (OperationLabel::Get, Outcome::Error(ErrorKind::Lost | ErrorKind::NotFound)) =
+            (operation, outcome)
+        {
+            self.backlog.lose_on_get(key);
+        }
+    }
+
+    /// Reconciles the backlog with the listed keys; the first list after an open gives the restored records.
+    pub(super) fn reconcile(&mut self, keys: &[String]) {
+        self.backlog.reconcile(keys);
+        if self.stage == Stage::Opened {
+            self.backlog.note_restored();
+            self.stage = Stage::Restoring;
+        }
+    }
+}
