@@ -175,6 +175,23 @@ impl ErrorKind {
         Self::Other,
     ];
 
+    /// Returns `true` for a reply with which the store refuses a request, and nothing else is wrong.
+    ///
+    /// The connection can be used further, and the store still has the records that it had.
+    /// `ReadOnly` is none: after a failover another server may be the primary. `Loading` is none: the
+    /// store may load an older state.
+    pub(crate) const fn is_refusal(self) -> bool {
+        matches!(
+            self,
+            Self::Busy
+                | Self::Misconf
+                | Self::OutOfMemory
+                | Self::Permission
+                | Self::Server
+                | Self::WrongType
+        )
+    }
+
     /// Returns the value of the label `error`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -96,7 +96,6 @@
 
 mod cache;
 mod clock;
-mod clock;
 mod error;
 #[cfg(feature = "metrics")]
 mod instrumented;

@@ -1,8 +1,13 @@
 //! The events of one call or one step of recovery.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
-use crate::{paho::RecordKind, store::StoreEvent};
+use super::pending::Totals;
+use crate::{
+    error::Error,
+    paho::{Key, RecordKind},
+    store::StoreEvent,
+};
 
 /// Collects events, which the persistence takes after each call.
 #[derive(Default)]
@@ -13,14 +18,34 @@ pub(crate) struct EventQueue {
 }
 
 impl EventQueue {
-    /// Queues an event about lost records and counts them; ignores 0.
-    pub(crate) fn lost(&mut self, records: usize) {
+    /// Queues events about lost records and counts them.
+    pub(crate) fn lost(&mut self, keys: impl IntoIterator<Item = Key>) {
+        let mut records = 0_usize;
+        for key in keys {
+            records = records.saturating_add(1);
+            self.lost_records = self.lost_records.saturating_add(1);
+            let key = key.to_string();
+            self.queue.push(StoreEvent::RecordLost { key });
+        }
         if records > 0 {
-            self.lost_records = self
-                .lost_records
-                .saturating_add(u64::try_from(records).unwrap_or(u64::MAX));
             self.queue.push(StoreEvent::Lost { records });
         }
+    }
+
+    /// Queues an event about a record that stays beside a new one with its key.
+    pub(crate) fn relocated(&mut self, key: Key, bytes: usize) {
+        let key = key.to_string();
+        self.queue.push(StoreEvent::RecordRelocated { key, bytes });
+    }
+
+    /// Queues an event about the writes that the store refuses.
+    pub(crate) fn refused(&mut self, error: Arc<Error>, totals: Totals) {
+        let Totals { records, bytes } = totals;
+        self.queue.push(StoreEvent::Refused {
+            error,
+            records,
+            bytes,
+        });
     }
 
     /// Number of records lost since open.

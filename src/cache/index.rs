@@ -1,8 +1,11 @@
 //! The index of live records, with the values that fit into memory.
 
-use std::hash::BuildHasherDefault;
+use std::{
+    collections::HashSet,
+    hash::{BuildHasherDefault, Hash, Hasher},
+};
 
-use crate::paho::{Key, KeyMap, RecordKind};
+use crate::paho::{Command, Key, KeyHasher, KeyMap, RecordKind};
 
 /// Every record that Paho has not removed.
 ///
@@ -27,6 +30,8 @@ struct IndexEntry {
     is_unread: bool,
     /// Part of the session that was found at open.
     is_session_record: bool,
+    /// The packet id with which Paho will send a command that was found at open; otherwise 0.
+    packet_id: u16,
 }
 
 /// The value of a record, or what is needed to recognize it.
@@ -34,6 +39,15 @@ enum CachedValue {
     Cached(Box<[u8]>),
     /// Only the store has the value; this is its [`content_hash`].
     StoreOnly(u64),
+}
+
+/// The order in which Paho reads records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ReadOrder {
+    /// As it sends commands.
+    Ascending,
+    /// As it restores what `keys` has listed.
+    Descending,
 }
 
 /// Limits of one prefetch: sequence numbers looked at, the requested one included, and bytes of values.
@@ -73,10 +87,11 @@ impl RecordIndex {
     pub(crate) fn insert_loaded(&mut self, key: Key, value: Vec<u8>) {
         let length = value.len();
         let fits = self.cached_bytes.saturating_add(length) <= self.cache_limit;
+        let packet_id = command_packet_id(key, &value);
         let value = if fits {
             CachedValue::Cached(value.into_boxed_slice())
         } else {
-            CachedValue::StoreOnly(content_hash(&value))
+            CachedValue::StoreOnly(content_hash(key, &value))
         };
         self.insert(
             key,
@@ -85,6 +100,7 @@ impl RecordIndex {
                 length,
                 is_unread: true,
                 is_session_record: !key.is_queue_record(),
+                packet_id,
             },
         );
     }
@@ -108,8 +124,39 @@ impl RecordIndex {
                 value: CachedValue::Cached(value.into_boxed_slice()),
                 is_unread: false,
                 is_session_record,
+                packet_id: 0,
             },
         );
+    }
+
+    /// Replaces the value of a record that was found at open, in memory.
+    pub(crate) fn replace_loaded(&mut self, key: Key, value: Vec<u8>) {
+        let is_unread = self.is_unread(key);
+        self.put(key, value);
+        self.set_unread(key, is_unread);
+    }
+
+    /// Returns the commands that must not keep their packet id, each with a free one.
+    ///
+    /// An id belongs to the message in flight that has it, or to the first command with it.
+    pub(crate) fn shared_packet_ids(&self) -> Vec<(Key, u16)> {
+        let in_flight = self.records.keys().filter(|key| key.is_outbound());
+        let mut used: HashSet<u32> = in_flight.map(|key| key.number).collect();
+        let commands = self
+            .records
+            .iter()
+            .filter(|(_, entry)| entry.packet_id != 0);
+        let mut commands: Vec<(Key, u16)> = commands
+            .map(|(key, entry)| (*key, entry.packet_id))
+            .collect();
+        commands.sort_unstable();
+        commands.retain(|(_, id)| !used.insert(u32::from(*id)));
+        // Paho assigns ids upwards, so the highest stay free longest.
+        let mut free = (1..=u16::MAX)
+            .rev()
+            .filter(|id| !used.contains(&u32::from(*id)));
+        let renumbered = commands.into_iter().zip(free.by_ref());
+        renumbered.map(|((key, _), id)| (key, id)).collect()
     }
 
     fn insert(&mut self, key: Key, record: IndexEntry) {
@@ -131,15 +178,23 @@ impl RecordIndex {
         }
     }
 
-    fn length(&self, key: Key) -> Option<usize> {
+    pub(crate) fn length(&self, key: Key) -> Option<usize> {
         Some(self.records.get(&key)?.length)
     }
 
-    /// Returns true if `value` has the hash of the record's value, which only the store has.
-    pub(crate) fn matches_hash(&self, key: Key, value: &[u8]) -> bool {
-        self.records.get(&key).is_some_and(|record| {
-            matches!(record.value, CachedValue::StoreOnly(hash) if hash == content_hash(value))
-        })
+    /// Returns the hash of a record's value.
+    pub(crate) fn content_hash(&self, key: Key) -> Option<u64> {
+        match &self.records.get(&key)?.value {
+            CachedValue::Cached(value) => Some(content_hash(key, value)),
+            CachedValue::StoreOnly(hash) => Some(*hash),
+        }
+    }
+
+    /// Returns true if the record has this value, but for the DUP flag of a PUBLISH.
+    ///
+    /// Of a value that only the store has, the hash is compared.
+    pub(crate) fn has_content(&self, key: Key, value: &[u8]) -> bool {
+        self.content_hash(key) == Some(content_hash(key, value))
     }
 
     /// Replaces the hash of a value that only the store has, after it was changed there.
@@ -147,7 +202,7 @@ impl RecordIndex {
         if let Some(record) = self.records.get_mut(&key)
             && let CachedValue::StoreOnly(hash) = &mut record.value
         {
-            *hash = content_hash(value);
+            *hash = content_hash(key, value);
         }
     }
 
@@ -175,7 +230,7 @@ impl RecordIndex {
         let CachedValue::Cached(value) = &record.value else {
             return None;
         };
-        let store_only = CachedValue::StoreOnly(content_hash(value));
+        let store_only = CachedValue::StoreOnly(content_hash(key, value));
         match std::mem::replace(&mut record.value, store_only) {
             CachedValue::Cached(value) => {
                 self.cached_bytes = self.cached_bytes.saturating_sub(value.len());
@@ -185,34 +240,33 @@ impl RecordIndex {
         }
     }
 
-    /// Keys to read together with `key`: for a command, the uncached commands behind it too.
-    ///
-    /// Paho restores and sends commands in the order of their numbers.
-    pub(crate) fn prefetch_keys(&self, key: Key) -> Vec<Key> {
+    /// Keys to read together with `key`: it, and the uncached records behind it.
+    pub(crate) fn prefetch_keys(&self, key: Key, order: ReadOrder) -> Vec<Key> {
         let mut bytes = self.length(key).unwrap_or_default();
-        let others = self.uncached_behind(key).map_while(|(key, length)| {
+        let others = self.uncached_behind(key, order).map_while(|(key, length)| {
             bytes = bytes.saturating_add(length);
             (bytes <= PREFETCH_BYTES).then_some(key)
         });
         [key].into_iter().chain(others).collect()
     }
 
-    /// Returns the uncached command behind `key` with which the next prefetch starts.
+    /// Returns the uncached record behind `key` with which the next prefetch starts.
     ///
     /// A value of more than [`PREFETCH_BYTES`] is read only when Paho asks for it.
-    pub(crate) fn next_prefetch(&self, key: Key) -> Option<Key> {
-        let (next, length) = self.uncached_behind(key).next()?;
+    pub(crate) fn next_prefetch(&self, key: Key, order: ReadOrder) -> Option<Key> {
+        let (next, length) = self.uncached_behind(key, order).next()?;
         (length <= PREFETCH_BYTES).then_some(next)
     }
 
-    /// Commands behind `key` whose values only the store has, with the lengths of the values.
+    /// Records behind `key` whose values only the store has, with the lengths of the values.
     ///
     /// Looks at fewer than [`PREFETCH_RECORDS`] numbers, so that a large gap costs no long search.
-    fn uncached_behind(&self, key: Key) -> impl Iterator<Item = (Key, usize)> {
-        let is_command = key.kind == RecordKind::Command;
-        let distances = (1..PREFETCH_RECORDS).filter(move |_| is_command);
-        distances.filter_map(move |distance| {
-            let number = key.number.saturating_add(distance);
+    fn uncached_behind(&self, key: Key, order: ReadOrder) -> impl Iterator<Item = (Key, usize)> {
+        (1..PREFETCH_RECORDS).filter_map(move |distance| {
+            let number = match order {
+                ReadOrder::Ascending => key.number.saturating_add(distance),
+                ReadOrder::Descending => key.number.checked_sub(distance)?,
+            };
             let next = Key { number, ..key };
             let record = self.records.get(&next)?;
             matches!(record.value, CachedValue::StoreOnly(_)).then_some((next, record.length))
@@ -265,14 +319,41 @@ impl CachedValue {
     }
 }
 
+/// Returns the packet id with which Paho will send a command, or 0.
+fn command_packet_id(key: Key, value: &[u8]) -> u16 {
+    let command = (key.kind == RecordKind::Command).then(|| Command::parse(value, key.v5));
+    let id = command.flatten().and_then(Command::packet_id);
+    id.and_then(|id| u16::try_from(id).ok()).unwrap_or_default()
+}
+
+/// Returns a number for a record that two different records hardly share.
+pub(crate) fn record_hash(key: Key, content_hash: u64) -> u64 {
+    let mut hasher = KeyHasher::default();
+    key.hash(&mut hasher);
+    hasher.finish() ^ content_hash
+}
+
+/// Returns [`record_hash`] of a record with this value.
+pub(crate) fn hash_of(key: Key, value: &[u8]) -> u64 {
+    record_hash(key, content_hash(key, value))
+}
+
 /// Hashes a value, to recognize it when it is read from the store again.
 ///
 /// It detects older contents of the store. It is not cryptographic: somebody who can write to the
 /// store could construct a collision, but could as well damage the records directly.
-fn content_hash(value: &[u8]) -> u64 {
+fn content_hash(key: Key, value: &[u8]) -> u64 {
+    /// Paho sets it, in the first byte of a PUBLISH, when it sends one again.
+    const DUP: u8 = 0b1000;
     // 2^64 divided by the golden ratio.
     const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| (hash ^ word).wrapping_mul(MULTIPLIER).rotate_left(29);
+    let (first, value) = match value.split_first() {
+        Some((first, rest)) if key.kind == RecordKind::SentPublish => {
+            (MULTIPLIER ^ u64::from(first & !DUP), rest)
+        }
+        _ => (MULTIPLIER, value),
+    };
     let (words, rest) = value.as_chunks::<8>();
     // The fold starts with 1, so that leading zeros of the rest change the hash.
     let rest = rest
@@ -291,5 +372,5 @@ fn content_hash(value: &[u8]) -> u64 {
         .into_iter()
         .chain(others)
         .chain([rest])
-        .fold(MULTIPLIER, mix)
+        .fold(first, mix)
 }

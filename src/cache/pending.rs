@@ -6,10 +6,10 @@ use crate::paho::{Key, KeyMap};
 
 /// The latest unconfirmed write per record.
 ///
-/// A write is *unsent*, then *sent*, and removed once the store has confirmed it. Lists other than
-/// `writes` hold a key with its sequence number; if a later call has replaced the write, the
-/// numbers differ and the list entry is stale. So no list needs to be searched when a record
-/// changes.
+/// A write is *unsent*, then *sent*, and removed once the store has confirmed it. One that the store
+/// refuses, although it takes others, is *refused* until it is tried again. Lists other than `writes`
+/// hold a key with its sequence number; if a later call has replaced the write, the numbers differ
+/// and the list entry is stale. So no list needs to be searched when a record changes.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
     writes: KeyMap<PendingWrite>,
@@ -21,16 +21,25 @@ pub(crate) struct PendingWrites {
     piggybacked: Vec<(Key, u64)>,
     /// Writes that were sent and that no fence has confirmed.
     unconfirmed: Vec<(Key, u64)>,
+    /// Writes that the store refused, by sequence number.
+    refused: BTreeMap<u64, Key>,
     put_totals: Totals,
-    /// Bytes of the values in `unsent`.
-    unsent_bytes: usize,
+    /// Puts in `unsent`.
+    unsent_puts: Totals,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum WriteState {
+    Unsent,
+    Sent,
+    Refused,
 }
 
 #[derive(Clone, Copy)]
 struct PendingWrite {
     /// Position in the order of the calls.
     sequence: u64,
-    is_sent: bool,
+    state: WriteState,
     /// The store may have a value under the key, so a remove must be sent.
     may_be_in_store: bool,
     /// Length of the value that was put, in bytes; `None` for a remove.
@@ -39,11 +48,46 @@ struct PendingWrite {
     partner: Option<Key>,
 }
 
+/// The size of a batch of unsent writes.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchLimits {
+    /// Bytes of values, keys and protocol.
+    pub(crate) bytes: usize,
+    /// Messages that put records; with 0 only removes are taken.
+    pub(crate) puts: usize,
+}
+
+impl BatchLimits {
+    pub(crate) const NONE: Self = Self {
+        bytes: usize::MAX,
+        puts: usize::MAX,
+    };
+}
+
 /// A number of records and the bytes of their values.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Totals {
     pub(crate) records: usize,
     pub(crate) bytes: usize,
+}
+
+impl Totals {
+    fn add(&mut self, length: usize) {
+        self.records = self.records.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(length);
+    }
+
+    fn subtract(&mut self, length: usize) {
+        self.records = self.records.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(length);
+    }
+
+    pub(crate) fn without(self, other: Self) -> Self {
+        Self {
+            records: self.records.saturating_sub(other.records),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
+    }
 }
 
 impl PendingWrites {
@@ -61,10 +105,14 @@ impl PendingWrites {
     ) {
         let replaced = self.take(key);
         let may_be_in_store = replaced.map_or(may_be_stored, |replaced| {
-            replaced.may_be_in_store || replaced.is_sent
+            replaced.may_be_in_store || replaced.state == WriteState::Sent
         });
-        let unsent = replaced.filter(|replaced| !replaced.is_sent);
+        let unsent = replaced.filter(|replaced| replaced.state != WriteState::Sent);
         let inherited = unsent.and_then(|unsent| unsent.partner);
+        // The rest of a refused message may be accepted without this write.
+        if let Some(partner) = inherited {
+            self.reopen(partner);
+        }
         if put_length.is_none() {
             // The remove of the partner has no put to go with any more, and is still due.
             if let Some(partner) = inherited {
@@ -77,43 +125,77 @@ impl PendingWrites {
         self.last_sequence = self.last_sequence.wrapping_add(1);
         let write = PendingWrite {
             sequence: self.last_sequence,
-            is_sent: false,
+            state: WriteState::Unsent,
             may_be_in_store,
             put_length,
             partner: partner.or(inherited),
         };
         self.writes.insert(key, write);
-        self.unsent.insert(self.last_sequence, key);
-        self.add_totals(write);
+        if let Some(length) = put_length {
+            self.put_totals.add(length);
+        }
+        self.enter_list(key, write);
     }
 
     /// Takes out the write of a key; its entries in `unconfirmed` and `piggybacked` become stale.
     fn take(&mut self, key: Key) -> Option<PendingWrite> {
         let write = self.writes.remove(&key)?;
-        if !write.is_sent {
-            self.unsent.remove(&write.sequence);
+        if let Some(length) = write.put_length {
+            self.put_totals.subtract(length);
         }
-        self.subtract_totals(write);
+        self.leave_list(write);
         Some(write)
     }
 
-    fn add_totals(&mut self, write: PendingWrite) {
-        if let Some(length) = write.put_length {
-            self.put_totals.records = self.put_totals.records.saturating_add(1);
-            self.put_totals.bytes = self.put_totals.bytes.saturating_add(length);
-            if !write.is_sent {
-                self.unsent_bytes = self.unsent_bytes.saturating_add(length);
+    /// Adds a write to the list of its state.
+    fn enter_list(&mut self, key: Key, write: PendingWrite) {
+        match write.state {
+            WriteState::Unsent => {
+                self.unsent.insert(write.sequence, key);
+                if let Some(length) = write.put_length {
+                    self.unsent_puts.add(length);
+                }
             }
+            WriteState::Sent => self.unconfirmed.push((key, write.sequence)),
+            WriteState::Refused => drop(self.refused.insert(write.sequence, key)),
         }
     }
 
-    fn subtract_totals(&mut self, write: PendingWrite) {
-        if let Some(length) = write.put_length {
-            self.put_totals.records = self.put_totals.records.saturating_sub(1);
-            self.put_totals.bytes = self.put_totals.bytes.saturating_sub(length);
-            if !write.is_sent {
-                self.unsent_bytes = self.unsent_bytes.saturating_sub(length);
+    fn leave_list(&mut self, write: PendingWrite) {
+        match write.state {
+            WriteState::Unsent => {
+                self.unsent.remove(&write.sequence);
+                if let Some(length) = write.put_length {
+                    self.unsent_puts.subtract(length);
+                }
             }
+            // Its entry is stale from now on.
+            WriteState::Sent => {}
+            WriteState::Refused => drop(self.refused.remove(&write.sequence)),
+        }
+    }
+
+    /// Moves a write to another state, and to the list of that state.
+    fn set_state(&mut self, key: Key, state: WriteState) {
+        let Some(write) = self
+            .writes
+            .get_mut(&key)
+            .filter(|write| write.state != state)
+        else {
+            return;
+        };
+        let before = *write;
+        write.state = state;
+        let after = *write;
+        self.leave_list(before);
+        self.enter_list(key, after);
+    }
+
+    /// Makes a refused write unsent, so that it is tried again.
+    fn reopen(&mut self, key: Key) {
+        let write = self.writes.get(&key);
+        if write.is_some_and(|write| write.state == WriteState::Refused) {
+            self.set_state(key, WriteState::Unsent);
         }
     }
 
@@ -153,7 +235,17 @@ impl PendingWrites {
     }
 
     fn unsent_write(&self, key: Key) -> Option<&PendingWrite> {
-        self.writes.get(&key).filter(|write| !write.is_sent)
+        let write = self.writes.get(&key);
+        write.filter(|write| write.state != WriteState::Sent)
+    }
+
+    /// Returns the deferred puts, oldest first.
+    pub(crate) fn unsent_puts(&self) -> Vec<Key> {
+        if self.unsent_puts.records == 0 {
+            return Vec::new();
+        }
+        let keys = self.unsent.values().copied();
+        keys.filter(|key| self.put_length(*key).is_some()).collect()
     }
 
     /// Appends the keys of this message whose writes have not been sent.
@@ -184,15 +276,14 @@ impl PendingWrites {
         }
     }
 
-    /// Groups unsent writes by message, oldest first, up to `bytes` but at least one group.
+    /// Groups unsent writes by message, oldest first, up to the limits but at least one group.
     ///
     /// All groups that only remove become one and go first: they make room, and removing a record
-    /// early is safe, since Paho is done with it. With `only_removes`, groups that put are left
-    /// out. Groups with a key for which `is_blocked` returns true stay pending.
+    /// early is safe, since Paho is done with it. Groups with a key for which `is_blocked` returns
+    /// true stay pending.
     pub(crate) fn next_groups(
         &self,
-        bytes: usize,
-        only_removes: bool,
+        limits: BatchLimits,
         is_blocked: impl Fn(Key) -> bool,
     ) -> Vec<Vec<Key>> {
         /// Bytes of key and protocol per write, roughly.
@@ -202,7 +293,8 @@ impl PendingWrites {
         let mut grouped = HashSet::new();
         let mut size = 0_usize;
         for key in self.unsent.values() {
-            if size >= bytes {
+            let has_all_puts = limits.puts > 0 && groups.len() >= limits.puts;
+            if size >= limits.bytes || has_all_puts {
                 break;
             }
             if grouped.contains(key) {
@@ -212,7 +304,7 @@ impl PendingWrites {
             self.message_group(*key, &mut group);
             let lengths = group.iter().map(|key| self.put_length(*key));
             let has_put = lengths.clone().any(|length| length.is_some());
-            if has_put && only_removes || group.iter().any(|key| is_blocked(*key)) {
+            if has_put && limits.puts == 0 || group.iter().any(|key| is_blocked(*key)) {
                 continue;
             }
             size = lengths.fold(size, |size, length| {
@@ -236,19 +328,53 @@ impl PendingWrites {
         self.writes.get(&key)?.put_length
     }
 
-    /// Marks writes as sent; called before they go out, so that a failure can undo it.
+    /// Marks writes as sent.
     pub(crate) fn mark_sent(&mut self, keys: &[Key]) {
         for key in keys {
-            if let Some(write) = self.writes.get_mut(key)
-                && !write.is_sent
-            {
-                write.is_sent = true;
-                self.unsent.remove(&write.sequence);
-                self.unconfirmed.push((*key, write.sequence));
-                let length = write.put_length.unwrap_or_default();
-                self.unsent_bytes = self.unsent_bytes.saturating_sub(length);
+            self.set_state(*key, WriteState::Sent);
+        }
+    }
+
+    /// Marks the writes of a message as refused, until [`retry_refused`](Self::retry_refused).
+    pub(crate) fn refuse(&mut self, keys: &[Key]) {
+        for key in keys {
+            if self.unsent_write(*key).is_some() {
+                self.set_state(*key, WriteState::Refused);
             }
         }
+    }
+
+    /// Makes every refused write unsent again.
+    pub(crate) fn retry_refused(&mut self) {
+        for key in std::mem::take(&mut self.refused).into_values() {
+            self.set_state(key, WriteState::Unsent);
+        }
+    }
+
+    /// Returns the refused message with the smallest value, which has the best chance to be taken.
+    pub(crate) fn smallest_refused(&self) -> Option<Vec<Key>> {
+        let messages = self.refused.values().map(|key| {
+            let mut group = Vec::new();
+            self.message_group(*key, &mut group);
+            group
+        });
+        let bytes = |group: &Vec<Key>| {
+            let lengths = group.iter().filter_map(|key| self.put_length(*key));
+            lengths.fold(0, usize::saturating_add)
+        };
+        messages.min_by_key(bytes)
+    }
+
+    /// Number and bytes of the puts that the store refused.
+    pub(crate) fn refused_totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        let lengths = self.refused.values().map(|key| self.put_length(*key));
+        lengths.flatten().for_each(|length| totals.add(length));
+        totals
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        !self.refused.is_empty()
     }
 
     /// Writes that were sent and not confirmed, with the length that each value must have.
@@ -283,12 +409,9 @@ impl PendingWrites {
             if let Some(write) = self.writes.get_mut(&key)
                 && write.sequence == sequence
             {
-                write.is_sent = false;
                 // It may also have arrived: removing the record now needs a write.
                 write.may_be_in_store = true;
-                self.unsent.insert(sequence, key);
-                let length = write.put_length.unwrap_or_default();
-                self.unsent_bytes = self.unsent_bytes.saturating_add(length);
+                self.set_state(key, WriteState::Unsent);
             }
         }
         // Recovery writes everything that is unsent, removes included.
@@ -303,11 +426,16 @@ impl PendingWrites {
         self.writes.is_empty()
     }
 
+    /// Returns true if nothing but refused writes is pending.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.writes.len() == self.refused.len()
+    }
+
     /// Number of unsent writes, removes included, and bytes of the values that they put.
     pub(crate) fn unsent_totals(&self) -> Totals {
         Totals {
             records: self.unsent.len(),
-            bytes: self.unsent_bytes,
+            bytes: self.unsent_puts.bytes,
         }
     }
 
@@ -342,7 +470,7 @@ mod tests {
         pending.mark_sent(&[key("c-1")]);
         pending.record(key("c-1"), None, None, false);
         assert_eq!(
-            names(&pending.next_groups(1000, false, |_| false)),
+            names(&pending.next_groups(BatchLimits::NONE, |_| false)),
             [["c-1"]]
         );
     }
@@ -354,7 +482,7 @@ mod tests {
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
         pending.record(key("q-1"), Some(5), None, false);
         assert_eq!(
-            names(&pending.next_groups(1000, false, |_| false)),
+            names(&pending.next_groups(BatchLimits::NONE, |_| false)),
             [vec!["s-7", "c-1"], vec!["q-1"]].map(|names| {
                 let mut names: Vec<String> = names.into_iter().map(str::to_owned).collect();
                 if names.len() > 1 {
@@ -389,10 +517,13 @@ mod tests {
         for number in [3, 1, 2] {
             pending.record(key(&format!("q-{number}")), Some(100), None, false);
         }
-        assert_eq!(names(&pending.next_groups(1, false, |_| false)), [["q-3"]]);
+        assert_eq!(
+            names(&pending.next_groups(BatchLimits { bytes: 1, puts: 1 }, |_| false)),
+            [["q-3"]]
+        );
         pending.mark_sent(&[key("q-3")]);
         pending.mark_unsent();
-        let all = names(&pending.next_groups(usize::MAX, false, |_| false));
+        let all = names(&pending.next_groups(BatchLimits::NONE, |_| false));
         assert_eq!(all, [["q-3"], ["q-1"], ["q-2"]]);
         assert_eq!(
             pending.unsent_totals(),
@@ -429,10 +560,16 @@ mod tests {
         pending.record(key("c-1"), None, None, true);
         pending.record(key("c-2"), None, None, true);
         assert_eq!(
-            names(&pending.next_groups(1000, true, |_| false)),
+            names(&pending.next_groups(
+                BatchLimits {
+                    bytes: 1000,
+                    puts: 0
+                },
+                |_| false
+            )),
             [["c-1", "c-2"]]
         );
-        let all = names(&pending.next_groups(1000, false, |_| false));
+        let all = names(&pending.next_groups(BatchLimits::NONE, |_| false));
         assert_eq!(all, [vec!["c-1", "c-2"], vec!["q-1"]]);
     }
 }

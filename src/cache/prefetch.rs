@@ -1,9 +1,9 @@
 //! Reads of values that only the store has, with prefetching.
 
-use super::{access::StoreAccess, write_behind::WriteBehindCache};
+use super::{access::StoreAccess, index::ReadOrder, write_behind::WriteBehindCache};
 use crate::{
     error::Error,
-    paho::{Key, is_valid_record, with_key_names},
+    paho::{Key, RecordKind, is_valid_record, with_key_names},
     store::Store,
 };
 
@@ -36,13 +36,14 @@ impl WriteBehindCache {
         if self.relocations.is_target(key) {
             return Err(access.unavailable_error(key));
         }
+        let order = self.read_order(key);
         let Some(store) = access.reader() else {
             return Err(access.unavailable_error(key));
         };
         // The store has this batch in flight and returns it only for exactly the same keys.
         let keys = match std::mem::take(&mut self.prefetching) {
             prefetching if prefetching.first() == Some(&key) => prefetching,
-            _ => self.index.prefetch_keys(key),
+            _ => self.index.prefetch_keys(key, order),
         };
         let values = match with_key_names(&keys, |names| store.read(names)) {
             Ok(values) => values,
@@ -54,10 +55,16 @@ impl WriteBehindCache {
         // A single read is no pattern: the second one in a row without a write starts prefetching.
         let was_sequential = std::mem::replace(&mut self.is_sequential_read, true);
         let last = keys.last().filter(|_| was_sequential);
-        if let Some(next) = last.and_then(|last| self.index.next_prefetch(*last)) {
-            self.prefetching = self.index.prefetch_keys(next);
+        if let Some(next) = last.and_then(|last| self.index.next_prefetch(*last, order)) {
+            self.prefetching = self.index.prefetch_keys(next, order);
             if let Err(error) = with_key_names(&self.prefetching, |names| store.prefetch(names)) {
                 self.note_failure(access, error);
+            }
+        }
+        // What Paho has not taken of the last batch makes room for this one.
+        for key in std::mem::take(&mut self.prefetched) {
+            if self.may_evict(key) {
+                self.index.evict_value(key);
             }
         }
         for (key, value) in keys.into_iter().zip(values) {
@@ -66,9 +73,26 @@ impl WriteBehindCache {
                 |value: &Vec<u8>| is_valid_record(key, value) && !self.relocations.is_target(key);
             if let Some(value) = value.filter(is_usable) {
                 self.index.cache_value(key, value);
+                self.prefetched.push(key);
             }
         }
         Ok(())
+    }
+
+    /// Notes that Paho has listed the keys, which it reads in this order next.
+    pub(crate) fn note_listing(&mut self) {
+        self.last_read = None;
+    }
+
+    /// Predicts in which direction Paho reads on from a record.
+    fn read_order(&self, key: Key) -> ReadOrder {
+        match self.last_read {
+            Some(last) if last.kind == key.kind && last.number < key.number => ReadOrder::Ascending,
+            // After a list Paho reads it from its start, and the list is in descending order.
+            Some(last) if last.kind == key.kind => ReadOrder::Descending,
+            Some(_) if key.kind == RecordKind::Command => ReadOrder::Ascending,
+            Some(_) | None => ReadOrder::Descending,
+        }
     }
 
     /// Returns the value of a record for Paho, and evicts it if the cache exceeds its limit.
@@ -79,7 +103,9 @@ impl WriteBehindCache {
         access: &mut StoreAccess<'_, S>,
         key: Key,
     ) -> Result<Option<Vec<u8>>, Error> {
-        self.load_value(access, key)?;
+        let loaded = self.load_value(access, key).map(drop);
+        self.last_read = Some(key);
+        loaded?;
         if self.may_evict(key) {
             return Ok(self.index.evict_value(key));
         }

@@ -1,16 +1,35 @@
 //! The cache's part of recovery, in small steps, since calls continue between them.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use super::{
-    pending::Totals, relocate::Relocation, write::RewriteBatch, write_behind::WriteBehindCache,
+    index::hash_of,
+    pending::{BatchLimits, Totals},
+    relocate::Relocation,
+    write::RewriteBatch,
+    write_behind::WriteBehindCache,
 };
-use crate::{clock::Clock, paho::Key};
+use crate::{clock::Clock, error::Error, paho::Key};
 
 impl WriteBehindCache {
     /// Makes the writes of a failed attempt at recovery unsent again.
     pub(crate) fn retry_writes(&mut self) {
         self.pending.mark_unsent();
+        // The replies to a prefetch are lost with its connection.
+        self.prefetching.clear();
+    }
+
+    /// Makes the writes that the store has refused unsent again.
+    pub(crate) fn reopen_refused(&mut self) {
+        self.pending.retry_refused();
+    }
+
+    /// Sets a message aside that the store refuses, although it takes others.
+    pub(crate) fn refuse(&mut self, keys: &[Key], error: Arc<Error>) {
+        self.pending.refuse(keys);
+        self.refusal = Some(Arc::clone(&error));
+        let totals = self.pending.refused_totals();
+        self.events.refused(error, totals);
     }
 
     /// Forgets what earlier events said about foreign records, since an outage is over.
@@ -18,79 +37,128 @@ impl WriteBehindCache {
         self.last_foreign_records = 0;
     }
 
-    /// Compares the keys in the store with the cache, and records the differences as pending
-    /// writes.
+    /// Compares the keys in a store that may have lost records with the cache.
     ///
-    /// If the contents may be older than the cache, every cached record is written again and
-    /// unknown records are removed. Otherwise only missing records are written, and unknown ones
-    /// count as foreign. Records that exist in neither place are dropped as lost. Returns the
-    /// records of which only the store has a value that may be older: pass each to
-    /// [`verify_value`](Self::verify_value).
-    pub(crate) fn resync(
+    /// Records that it lost are noted as pending writes, or dropped as lost if there is no copy of
+    /// them. Unknown ones stay and count as foreign.
+    pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) {
+        let stored: HashSet<Key> = stored.iter().copied().collect();
+        let is_known = |key: &&Key| {
+            self.index.contains(**key)
+                || self.pending.contains(**key)
+                || self.unmovable.contains(*key)
+        };
+        let unknown = stored
+            .len()
+            .saturating_sub(stored.iter().filter(is_known).count());
+        self.report_foreign(unknown, false);
+        self.count_foreign(&stored, foreign_entries.saturating_add(unknown));
+        self.note_missing(&stored);
+    }
+
+    /// Compares records in a store that may have other data with the cache.
+    ///
+    /// Returns copies of the records that this process has never known, for the quarantine. Records
+    /// that it knew and that changed since are noted as pending writes. Call
+    /// [`finish_comparison`](Self::finish_comparison) when all records are compared.
+    pub(crate) fn compare(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
+        let mut unknown = Vec::new();
+        for (key, value) in records {
+            // What the keys of a relocation should have is decided when it is made.
+            let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
+            if is_undecided || self.index.has_content(key, &value) {
+                continue;
+            }
+            if self.removed.contains(hash_of(key, &value)) {
+                self.replace_stored(key);
+            } else {
+                unknown.push((key, value));
+            }
+        }
+        unknown
+    }
+
+    /// Notes that the store has something else under a key than it should.
+    fn replace_stored(&mut self, key: Key) {
+        if self.pending.contains(key) {
+            return;
+        }
+        if let Some(length) = self.index.value(key).map(<[u8]>::len) {
+            self.pending.record(key, Some(length), None, true);
+            return;
+        }
+        // Its value was only in the store, which has another one.
+        if self.index.contains(key) {
+            self.drop_lost(key);
+        }
+        self.pending.record(key, None, None, true);
+    }
+
+    /// Notes that unknown records are in the quarantine, so that their keys can be written.
+    pub(crate) fn finish_quarantine(&mut self, unknown: &[(Key, Vec<u8>)]) {
+        for (key, value) in unknown {
+            self.removed.add(hash_of(*key, value));
+            self.replace_stored(*key);
+        }
+    }
+
+    /// Leaves unknown records in place that the store refuses to quarantine.
+    ///
+    /// Returns false if one of them is in the way of a record of this client.
+    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> bool {
+        let is_in_the_way =
+            |(key, _): &(Key, Vec<u8>)| self.index.contains(*key) || self.pending.contains(*key);
+        if unknown.iter().any(is_in_the_way) {
+            return false;
+        }
+        self.unmovable.extend(unknown.iter().map(|(key, _)| *key));
+        true
+    }
+
+    /// Notes what is missing in a store whose records have all been compared.
+    pub(crate) fn finish_comparison(
         &mut self,
         stored: &[Key],
         foreign_entries: usize,
-        may_be_older: bool,
-    ) -> Vec<Key> {
-        let stored_keys: HashSet<Key> = stored.iter().copied().collect();
-        let unmovable = self.unmovable.iter();
-        let unmovable = unmovable.filter(|key| stored_keys.contains(key)).count();
-        self.foreign_entries = foreign_entries.saturating_add(unmovable);
-        let is_known = |key: &Key| self.index.contains(*key) || self.pending.contains(*key);
-        let unknown: Vec<Key> = stored
-            .iter()
-            .copied()
-            .filter(|key| !is_known(key) && !self.unmovable.contains(key))
-            .collect();
-        // Attempts of one outage repeat the resync; the same finding is not reported again.
-        if unknown.len() != self.last_foreign_records {
-            self.last_foreign_records = unknown.len();
-            self.events.foreign_records(unknown.len(), may_be_older);
+        unknown: usize,
+    ) {
+        let stored: HashSet<Key> = stored.iter().copied().collect();
+        self.report_foreign(unknown, true);
+        self.count_foreign(&stored, foreign_entries);
+        self.note_missing(&stored);
+    }
+
+    /// Attempts of one outage repeat the comparison; the same finding is not reported again.
+    fn report_foreign(&mut self, records: usize, quarantined: bool) {
+        if records != self.last_foreign_records {
+            self.last_foreign_records = records;
+            self.events.foreign_records(records, quarantined);
         }
-        if may_be_older {
-            for key in unknown {
-                self.pending.record(key, None, None, true);
-            }
-        } else {
-            self.foreign_entries = self.foreign_entries.saturating_add(unknown.len());
-        }
-        let mut lost = 0_usize;
-        let mut unverified = Vec::new();
+    }
+
+    fn count_foreign(&mut self, stored: &HashSet<Key>, foreign_entries: usize) {
+        let unmovable = self.unmovable.iter().filter(|key| stored.contains(*key));
+        self.foreign_entries = foreign_entries.saturating_add(unmovable.count());
+    }
+
+    /// Notes writes for the records that the store lacks, and drops those of which there is no copy.
+    fn note_missing(&mut self, stored: &HashSet<Key>) {
         let all: Vec<Key> = self.index.keys().collect();
+        let mut lost = Vec::new();
         for key in all {
-            let is_stored = stored_keys.contains(&key);
             // The store has it under the source key until the relocation is made.
             let is_unrelocated = self.relocations.is_target(key);
-            if self.pending.contains(key) || is_unrelocated || (is_stored && !may_be_older) {
+            if stored.contains(&key) || self.pending.contains(key) || is_unrelocated {
                 continue;
             }
             if let Some(length) = self.index.value(key).map(<[u8]>::len) {
-                self.pending.record(key, Some(length), None, is_stored);
-            } else if is_stored {
-                unverified.push(key);
+                self.pending.record(key, Some(length), None, false);
             } else {
-                lost = lost.saturating_add(1);
                 self.index.remove(key);
+                lost.push(key);
             }
         }
         self.events.lost(lost);
-        unverified
-    }
-
-    /// Compares a value that only the store has with its hash; drops the record if they differ.
-    ///
-    /// Another value belongs to an older record that had the same key; it must not reach Paho as
-    /// this one.
-    pub(crate) fn verify_value(&mut self, key: Key, value: Option<&[u8]>) {
-        // Calls may have removed or replaced the record since the resync.
-        let needs_check = self.index.contains(key)
-            && self.index.value(key).is_none()
-            && !self.pending.contains(key);
-        if needs_check && !value.is_some_and(|value| self.index.matches_hash(key, value)) {
-            self.index.remove(key);
-            self.pending.record(key, None, None, true);
-            self.events.lost(1);
-        }
     }
 
     /// Returns the relocation to make next, before anything else is written.
@@ -107,7 +175,7 @@ impl WriteBehindCache {
     ) -> Relocation {
         // The index has the record under its final key from the moment it is queued.
         let target = self.relocations.final_target(new);
-        let is_expected = |value: &[u8]| self.index.matches_hash(target, value);
+        let is_expected = |value: &[u8]| self.index.has_content(target, value);
         Relocation::plan((old, new), old_value, new_value, is_expected)
     }
 
@@ -129,11 +197,9 @@ impl WriteBehindCache {
 
     /// Takes the oldest unsent writes, whole messages only, and marks them as sent.
     ///
-    /// The batch has about `bytes` bytes, and at least one message if any is unsent. With
-    /// `only_removes` it has only what frees memory in the store.
-    pub(crate) fn next_batch(&mut self, bytes: usize, only_removes: bool) -> RewriteBatch {
+    pub(crate) fn next_batch(&mut self, limits: BatchLimits) -> RewriteBatch {
         let mut batch = RewriteBatch::default();
-        for group in self.next_groups(bytes, only_removes) {
+        for group in self.next_groups(limits) {
             batch.add(group.iter().map(|key| (*key, self.index.value(*key))));
             self.pending.mark_sent(&group);
         }

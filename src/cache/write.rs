@@ -1,6 +1,6 @@
 //! The one place that writes to a store.
 
-use super::index::RecordIndex;
+use super::index::{RecordIndex, hash_of};
 use crate::{
     error::Error,
     paho::{Key, KeyName},
@@ -82,8 +82,13 @@ fn change_for<'a>(index: &'a RecordIndex, key: Key, name: &'a KeyName) -> Change
     }
 }
 
-/// A key with the value to put, or `None` to remove the record.
-type OwnedChange = (KeyName, Option<Box<[u8]>>);
+/// A change that owns a copy of its value.
+enum OwnedChange {
+    Put(Key, Box<[u8]>),
+    Remove(Key),
+    /// Copies a record to the quarantine under this name.
+    Quarantine(String, Box<[u8]>),
+}
 
 /// Groups of writes for one exchange of recovery.
 ///
@@ -95,8 +100,42 @@ pub(crate) struct RewriteBatch {
 
 impl RewriteBatch {
     pub(super) fn add<'a>(&mut self, changes: impl Iterator<Item = (Key, Option<&'a [u8]>)>) {
-        let changes = changes.map(|(key, value)| (key.to_name(), value.map(Box::<[u8]>::from)));
+        let changes = changes.map(|(key, value)| match value {
+            Some(value) => OwnedChange::Put(key, value.into()),
+            None => OwnedChange::Remove(key),
+        });
         self.groups.push(changes.collect());
+    }
+
+    /// Creates a batch that copies records of another origin to the quarantine.
+    pub(crate) fn to_quarantine(records: &[(Key, Vec<u8>)]) -> Self {
+        let groups = records.iter().map(|(key, value)| {
+            // The hash keeps two records of one key apart.
+            let name = format!("{key}:{:016x}", hash_of(*key, value));
+            vec![OwnedChange::Quarantine(name, value.as_slice().into())]
+        });
+        Self {
+            groups: groups.collect(),
+        }
+    }
+
+    /// Returns the keys of the only group that puts records, or `None` if there are more.
+    pub(crate) fn only_put(&self) -> Option<Vec<Key>> {
+        let is_put = |change: &OwnedChange| matches!(change, OwnedChange::Put(..));
+        let mut puts = self.groups.iter().filter(|group| group.iter().any(is_put));
+        let (only, None) = (puts.next()?, puts.next()) else {
+            return None;
+        };
+        let keys = only.iter().filter_map(|change| match change {
+            OwnedChange::Put(key, _) | OwnedChange::Remove(key) => Some(*key),
+            OwnedChange::Quarantine(..) => None,
+        });
+        Some(keys.collect())
+    }
+
+    /// Number of groups.
+    pub(crate) fn len(&self) -> usize {
+        self.groups.len()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -105,17 +144,22 @@ impl RewriteBatch {
 
     /// Writes the batch and waits until the store has confirmed it; no call waits.
     pub(crate) fn write(&self, store: &mut impl Store) -> Result<(), Error> {
-        let groups: Vec<Vec<Change<'_>>> = self
-            .groups
-            .iter()
-            .map(|group| {
-                let changes = group.iter().map(|(key, value)| match value {
-                    Some(value) => Change::Put { key, value },
-                    None => Change::Remove { key },
-                });
-                changes.collect()
-            })
-            .collect();
+        let name = |change: &OwnedChange| match change {
+            OwnedChange::Put(key, _) | OwnedChange::Remove(key) => Some(key.to_name()),
+            OwnedChange::Quarantine(..) => None,
+        };
+        let names: Vec<Option<KeyName>> = self.groups.iter().flatten().map(name).collect();
+        let mut names = names.iter().map(|name| name.as_deref().unwrap_or_default());
+        let mut groups: Vec<Vec<Change<'_>>> = Vec::with_capacity(self.groups.len());
+        for group in &self.groups {
+            let changes = group.iter().zip(names.by_ref());
+            let changes = changes.map(|(change, key)| match change {
+                OwnedChange::Put(_, value) => Change::Put { key, value },
+                OwnedChange::Remove(_) => Change::Remove { key },
+                OwnedChange::Quarantine(key, value) => Change::Quarantine { key, value },
+            });
+            groups.push(changes.collect());
+        }
         let groups: Vec<&[Change<'_>]> = groups.iter().map(Vec::as_slice).collect();
         write(store, &groups, WriteAck::Rewritten)
     }

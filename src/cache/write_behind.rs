@@ -1,19 +1,21 @@
 //! The write-behind cache: live records, pending writes, and the state of the store behind them.
 
-use std::{collections::HashSet, time::SystemTime};
+use std::{collections::HashSet, sync::Arc, time::SystemTime};
 
 use super::{
     access::{Outage, StoreAccess},
+    batched_read::read_or_split,
     event_queue::EventQueue,
-    index::RecordIndex,
-    pending::{PendingWrites, Totals},
+    index::{RecordIndex, record_hash},
+    pending::{BatchLimits, PendingWrites, Totals},
     relocations::Relocations,
+    removed::RemovedRecords,
     write::{WriteAck, write_records},
 };
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
-    paho::Key,
+    paho::{Key, set_command_packet_id},
     store::{Durability, HealthSnapshot, Store},
 };
 
@@ -43,6 +45,10 @@ pub(crate) struct WriteBehindCache {
     pub(super) last_put: Option<Key>,
     /// Keys that the store was asked to prefetch, empty if none.
     pub(super) prefetching: Vec<Key>,
+    /// Keys whose values the last read has cached ahead of Paho.
+    pub(super) prefetched: Vec<Key>,
+    /// The record that Paho read last; `None` since it listed the keys.
+    pub(super) last_read: Option<Key>,
     /// Values were read and nothing was written since, as while Paho restores its queues.
     pub(super) is_sequential_read: bool,
     /// Number of entries in the store that Paho did not write, unmovable records included.
@@ -51,6 +57,10 @@ pub(crate) struct WriteBehindCache {
     pub(super) unmovable: HashSet<Key>,
     /// Relocations that must happen in the store before their keys are written.
     pub(super) relocations: Relocations,
+    /// What this process removed or replaced lately.
+    pub(super) removed: RemovedRecords,
+    /// The reply to the last write that the store refused although it takes others.
+    pub(super) refusal: Option<Arc<Error>>,
     last_confirmed: SystemTime,
     /// Number of foreign records in the last event, so that each resync does not repeat it.
     pub(super) last_foreign_records: usize,
@@ -89,10 +99,14 @@ impl WriteBehindCache {
             bytes_since_fence: 0,
             last_put: None,
             prefetching: Vec::new(),
+            prefetched: Vec::new(),
+            last_read: None,
             is_sequential_read: false,
             foreign_entries: foreign_entries.saturating_add(unmovable.len()),
             unmovable,
             relocations: Relocations::default(),
+            removed: RemovedRecords::default(),
+            refusal: None,
             last_confirmed: now,
             last_foreign_records: 0,
             events: EventQueue::default(),
@@ -124,6 +138,7 @@ impl WriteBehindCache {
         }
         let length = value.len();
         let is_known = self.index.contains(key);
+        self.note_removed(key);
         self.index.put(key, value);
         self.pending
             .record(key, Some(length), partner.or(inherited), is_known);
@@ -136,7 +151,15 @@ impl WriteBehindCache {
         }
         match ack {
             Ack::Confirmed => self.send_groups(access, &[key], length, true),
-            Ack::Sent => self.send_groups(access, &[key], length, false),
+            Ack::Sent => {
+                // With the deferred ones before it: Paho sends what is in flight before what
+                // waits, so a crash would change their order.
+                let keys = match self.pending.unsent_puts() {
+                    keys if keys.len() > 1 => keys,
+                    _ => vec![key],
+                };
+                self.send_groups(access, &keys, length, false);
+            }
             Ack::Deferred => self.flush_if_deferred_full(access),
         }
     }
@@ -166,8 +189,16 @@ impl WriteBehindCache {
 
     fn record_removed(&mut self, key: Key, partner: Option<Key>) {
         let is_known = self.index.contains(key);
+        self.note_removed(key);
         self.index.remove(key);
         self.pending.record(key, None, partner, is_known);
+    }
+
+    /// Remembers the present value of a record, which is about to be removed or replaced.
+    fn note_removed(&mut self, key: Key) {
+        if let Some(hash) = self.index.content_hash(key) {
+            self.removed.add(record_hash(key, hash));
+        }
     }
 
     fn flush_if_deferred_full<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
@@ -255,12 +286,39 @@ impl WriteBehindCache {
     ///
     /// Does nothing if nothing is pending, or in an outage.
     pub(crate) fn flush<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
-        if self.pending.is_empty() || !access.is_up() {
+        if self.pending.is_settled() || !access.is_up() {
             return;
         }
-        let groups = self.next_groups(usize::MAX, false);
+        let groups = self.next_groups(BatchLimits::NONE);
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
         self.flush_groups(access, &groups, true);
+    }
+
+    /// Tries to write the smallest message that the store has refused; returns true if it was taken.
+    pub(crate) fn retry_refused<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) -> bool {
+        self.flush(access);
+        let Some(group) = self.pending.smallest_refused() else {
+            return false;
+        };
+        let Some(store) = access.writer() else {
+            return false;
+        };
+        let ack = WriteAck::Confirmed { sent: &[] };
+        match write_records(store, &self.index, &[&group], ack) {
+            Ok(()) => {
+                self.pending.mark_sent(&group);
+                self.mark_confirmed(access.clock);
+                true
+            }
+            Err(error) if error.kind().is_refusal() => {
+                self.refusal = Some(Arc::new(error));
+                false
+            }
+            Err(error) => {
+                self.note_failure(access, error);
+                false
+            }
+        }
     }
 
     /// Checks that an idle store takes writes and still has all records.
@@ -291,6 +349,28 @@ impl WriteBehindCache {
         self.index.is_over_limit() && !self.pending.contains(key)
     }
 
+    /// Gives commands that share a packet id with another message ids of their own.
+    ///
+    /// Paho gives the id of a command away if it could not read it. After a restart it would send two
+    /// messages with one id, and lose one of them. The changed commands are written with the first
+    /// flush; until then a crash only repeats this.
+    pub(crate) fn replace_shared_packet_ids(
+        &mut self,
+        store: &mut impl Store,
+    ) -> Result<(), Error> {
+        for (key, packet_id) in self.index.shared_packet_ids() {
+            let value = match self.index.value(key) {
+                Some(value) => Some(value.to_vec()),
+                None => read_or_split(store, &[key])?.into_iter().next().flatten(),
+            };
+            let Some(mut value) = value else { continue };
+            set_command_packet_id(&mut value, packet_id);
+            self.pending.record(key, Some(value.len()), None, true);
+            self.index.replace_loaded(key, value);
+        }
+        Ok(())
+    }
+
     /// Queues the relocation of a record whose value cannot be read now.
     ///
     /// The number is about to be reused. Recovery makes the relocation before it writes either key.
@@ -303,9 +383,9 @@ impl WriteBehindCache {
     }
 
     /// Returns groups as [`PendingWrites::next_groups`], without those that wait for a relocation.
-    pub(super) fn next_groups(&self, bytes: usize, only_removes: bool) -> Vec<Vec<Key>> {
+    pub(super) fn next_groups(&self, limits: BatchLimits) -> Vec<Vec<Key>> {
         let is_blocked = |key| self.relocations.involves(key);
-        self.pending.next_groups(bytes, only_removes, is_blocked)
+        self.pending.next_groups(limits, is_blocked)
     }
 
     /// Returns true if a live record, a pending write or a relocation uses the key.
@@ -316,12 +396,26 @@ impl WriteBehindCache {
     /// Drops a record that the store lost and of which there is no copy.
     pub(crate) fn drop_lost(&mut self, key: Key) {
         self.index.remove(key);
-        self.events.lost(1);
+        self.events.lost([key]);
     }
 
     /// Returns true if a write has not been sent, or not been confirmed.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
+    }
+
+    /// Returns true if a write is pending that the store has not refused.
+    pub(crate) fn has_unsettled(&self) -> bool {
+        !self.pending.is_settled()
+    }
+
+    pub(crate) fn has_refused(&self) -> bool {
+        self.pending.has_refused()
+    }
+
+    /// Why the store refused the writes that it has refused, although it takes others.
+    pub(crate) fn refusal(&self) -> Option<&Arc<Error>> {
+        self.refusal.as_ref().filter(|_| self.has_refused())
     }
 
     /// Number and bytes of the puts that the store has not confirmed.
@@ -331,13 +425,15 @@ impl WriteBehindCache {
 
     /// Takes a snapshot for `Health` and `StoreEvent::Status`.
     ///
-    /// Pending puts count as held during an outage, and as unconfirmed otherwise.
+    /// Pending puts count as held during an outage or if the store refused them, and as unconfirmed
+    /// otherwise.
     pub(crate) fn health_snapshot(&self, outage: Option<&Outage>) -> HealthSnapshot {
         let pending = self.pending_totals();
-        let (held, unconfirmed) = match outage {
-            Some(_) => (pending, Totals::default()),
-            None => (Totals::default(), pending),
+        let held = match outage {
+            Some(_) => pending,
+            None => self.pending.refused_totals(),
         };
+        let unconfirmed = pending.without(held);
         HealthSnapshot {
             up: outage.is_none(),
             down_since: outage.map(|outage| outage.since_time),

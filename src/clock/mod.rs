@@ -5,5 +5,5 @@ mod injected;
 
 #[cfg(feature = "metrics")]
 pub(crate) use boot_time::since_boot;
-pub use injected::SimulatedClock;
 pub(crate) use injected::Clock;
+pub use injected::SimulatedClock;

@@ -63,6 +63,13 @@ impl Command {
     }
 }
 
+/// Replaces the packet id with which Paho will send a command.
+pub(crate) fn set_command_packet_id(value: &mut [u8], packet_id: u16) {
+    if let Some(token) = value.get_mut(4..8) {
+        token.copy_from_slice(&i32::from(packet_id).to_ne_bytes());
+    }
+}
+
 fn parse_publish(reader: &mut ByteReader<'_>, token: i32) -> Option<Command> {
     reader.c_string()?;
     let payload = usize::try_from(reader.c_int()?).ok()?;
@@ -106,6 +113,15 @@ mod tests {
             &0_i32.to_ne_bytes(),
         ]
         .concat()
+    }
+
+    #[test]
+    fn new_packet_id_leaves_rest_of_command_unchanged() {
+        let mut command = stored_publish(7, 2, b"payload");
+        set_command_packet_id(&mut command, 65_535);
+        assert_eq!(command, stored_publish(65_535, 2, b"payload"));
+        set_command_packet_id(&mut command[..7], 1);
+        assert_eq!(command, stored_publish(65_535, 2, b"payload"));
     }
 
     #[test]

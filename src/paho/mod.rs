@@ -11,11 +11,9 @@ mod sequence;
 mod store_name;
 mod validation;
 
-pub(crate) use command::Command;
+pub(crate) use command::{Command, set_command_packet_id};
 pub(crate) use contains_key_abi::to_abi;
-#[cfg(feature = "metrics")]
-pub(crate) use key::KeyHasher;
-pub(crate) use key::{Key, KeyMap, KeyName, RecordKind, with_key_names};
+pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
 pub(crate) use sequence::renumbering_plan;
 pub(crate) use store_name::{record_set_name, strip_scheme};

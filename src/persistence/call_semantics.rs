@@ -2,11 +2,12 @@
 
 use std::cmp::Reverse;
 
+use super::names::RecordNames;
 use crate::{
     cache::{Ack, StoreAccess, WriteBehindCache},
     error::{Error, ErrorKind},
     paho::{Command, Key, Publish, RecordKind, qos_of_publish, set_record_number},
-    store::Store,
+    store::{Store, StoreEvent},
 };
 
 /// The records of an open client, changed as the sequence of Paho's calls implies.
@@ -15,9 +16,10 @@ use crate::{
 /// one message, and so which writes have to reach the store together.
 pub(super) struct CallSemantics {
     pub(super) cache: WriteBehindCache,
+    names: RecordNames,
     /// The command of the last `get`; Paho reads a command in order to send it.
     last_read: Option<LastRead>,
-    /// A publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
+    /// The stored key of a publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
     withheld: Option<(Key, u32)>,
     /// Paho has listed the keys, and not read, put or looked for a record since: a remove now discards
     /// a record.
@@ -26,6 +28,7 @@ pub(super) struct CallSemantics {
 }
 
 struct LastRead {
+    /// Paho's key.
     key: Key,
     packet_id: Option<u32>,
 }
@@ -62,6 +65,7 @@ impl CallSemantics {
     pub(super) fn new(cache: WriteBehindCache) -> Self {
         Self {
             cache,
+            names: RecordNames::default(),
             last_read: None,
             withheld: None,
             is_listing: false,
@@ -71,7 +75,28 @@ impl CallSemantics {
 
     /// Returns `true` if Paho has put this record and not removed it.
     pub(super) fn contains(&self, key: Key) -> bool {
-        self.cache.index.contains(key) && !self.is_withheld(key)
+        self.stored_key(key).is_some()
+    }
+
+    /// Returns the key under which a record is stored that Paho has put and not removed.
+    fn stored_key(&self, key: Key) -> Option<Key> {
+        let stored = self.names.stored_key(key)?;
+        let is_live = self.cache.index.contains(stored) && !self.is_withheld(stored);
+        is_live.then_some(stored)
+    }
+
+    /// Takes the events since the last call, with Paho's keys in them.
+    pub(super) fn take_events(&mut self) -> Vec<StoreEvent> {
+        let mut events = self.cache.events.take();
+        for event in &mut events {
+            if let StoreEvent::RecordLost { key } = event
+                && let Some(stored) = Key::parse(key)
+            {
+                *key = self.names.name(stored).to_string();
+                self.names.forget(stored);
+            }
+        }
+        events
     }
 
     /// Returns `true` for a command that Paho has removed, but that a restart has to find.
@@ -110,11 +135,9 @@ impl CallSemantics {
         value: &[&[u8]],
     ) -> Result<(), Error> {
         self.is_listing = false;
+        let key = self.prepare_put(access, key);
         // Paho reuses the key of a withheld command; the new record must not be removed with it.
         self.withheld.take_if(|(withheld, _)| *withheld == key);
-        if self.cache.index.is_unread(key) {
-            self.relocate_unread(access, key);
-        }
         let command = self
             .withheld
             .take_if(|(_, id)| key.kind == RecordKind::SentPublish && key.number == *id)
@@ -139,6 +162,32 @@ impl CallSemantics {
         self.cache
             .put(access, key, value, &superseded, command, ack);
         Ok(())
+    }
+
+    /// Makes room for a record at a key that an unread one may have; returns the key to store it under.
+    fn prepare_put<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) -> Key {
+        let other = key.other_version();
+        if key.is_queue_record() {
+            let stored = self.names.stored_key(key);
+            if let Some(stored) = stored.filter(|stored| self.cache.index.contains(*stored)) {
+                if !self.cache.index.is_unread(stored) {
+                    // Paho writes a record again that it has under this key.
+                    return stored;
+                }
+                let bytes = self.cache.index.length(stored).unwrap_or_default();
+                let name = self.names.set_aside(stored, &self.cache);
+                self.cache.events.relocated(name, bytes);
+            }
+            return self.names.assign(key, &self.cache);
+        }
+        if self.cache.index.is_unread(key) {
+            self.relocate_unread(access, key);
+        }
+        // It would be taken for the same message in the other version.
+        if key.kind == RecordKind::SentPublish && self.cache.index.is_unread(other) {
+            self.relocate_unread(access, other);
+        }
+        key
     }
 
     /// The records that a put of `key` replaces: the same message in the other version, and
@@ -171,29 +220,22 @@ impl CallSemantics {
         key: Key,
         value: &[u8],
     ) -> Result<bool, Error> {
-        let other = key.other_version();
-        let Some(stored_key) = [key, other].into_iter().find(|key| self.contains(*key)) else {
+        let damaged = || Error::new(ErrorKind::Damaged, format!("rewrite record {key}"));
+        if self.contains(key) {
+            let is_same = self.cache.index.has_content(key, value);
+            return if is_same { Ok(true) } else { Err(damaged()) };
+        }
+        let stored_key = key.other_version();
+        if !self.contains(stored_key) {
+            return Ok(false);
+        }
+        // If it cannot be read now, it is the same message: Paho reuses no id that is in flight.
+        let Ok(Some(stored)) = self.cache.load_value(access, stored_key) else {
             return Ok(false);
         };
-        let stored = match self.cache.load_value(access, stored_key) {
-            Ok(Some(stored)) => stored,
-            Ok(None) => return Ok(false),
-            // Unreadable now. It is the same message, since Paho reuses no id that is in flight.
-            Err(_) => return Ok(stored_key == key),
-        };
-        let is_same = if stored_key == key {
-            is_same_packet(stored, value)
-        } else {
-            let stored = Publish::parse(stored, stored_key.v5);
-            stored.is_some() && stored == Publish::parse(value, key.v5)
-        };
-        if is_same {
-            return Ok(stored_key == key);
-        }
-        Err(Error::new(
-            ErrorKind::Damaged,
-            format!("rewrite record {key}"),
-        ))
+        let stored = Publish::parse(stored, stored_key.v5);
+        let is_same = stored.is_some() && stored == Publish::parse(value, key.v5);
+        if is_same { Ok(false) } else { Err(damaged()) }
     }
 
     pub(super) fn get<S: Store>(
@@ -202,26 +244,26 @@ impl CallSemantics {
         key: Key,
     ) -> Result<Vec<u8>, Error> {
         self.is_listing = false;
-        if !self.contains(key) {
+        let Some(stored) = self.stored_key(key) else {
             return Err(Error::new(
                 ErrorKind::NotFound,
                 format!("read record {key}"),
             ));
-        }
-        let value = match self.cache.take_for_paho(access, key) {
+        };
+        let value = match self.cache.take_for_paho(access, stored) {
             Ok(Some(value)) => value,
             Ok(None) => {
-                self.cache.drop_lost(key);
+                self.cache.drop_lost(stored);
                 return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));
             }
             Err(error) => {
                 // Paho continues as if the record did not exist, and may put another one under its
-                // key. As an unread record it is relocated then, and restored at the next start.
-                self.cache.index.set_unread(key, true);
+                // key. As an unread record it is set aside then, and restored at the next start.
+                self.cache.index.set_unread(stored, true);
                 return Err(error);
             }
         };
-        self.cache.index.set_unread(key, false);
+        self.cache.index.set_unread(stored, false);
         if key.kind == RecordKind::Command {
             let packet_id = Command::parse(&value, key.v5).and_then(Command::packet_id);
             self.last_read = Some(LastRead { key, packet_id });
@@ -244,13 +286,17 @@ impl CallSemantics {
         if sending.is_none() && key.is_command_zero() {
             self.cache.index.end_session();
         }
-        if !self.contains(key) || self.protects_session(key) {
+        let Some(stored) = self.stored_key(key) else {
+            return;
+        };
+        if self.protects_session(key) || self.protects_unread(stored) {
             return;
         }
         if let Some(packet_id) = sending.as_ref().and_then(|read| read.packet_id) {
             // Paho sends one command at a time: an earlier withheld one gets no PUBLISH any more.
             self.release_withheld(access);
-            self.withheld = Some((key, packet_id));
+            self.withheld = Some((stored, packet_id));
+            self.names.forget(stored);
             return;
         }
         // At a connect Paho removes `c-0` although a PUBLISH may be stored under that number.
@@ -271,7 +317,8 @@ impl CallSemantics {
         if key.is_outbound() {
             self.remove_with_publish(access, key);
         } else {
-            self.cache.remove(access, &[key], Ack::Sent);
+            self.names.forget(stored);
+            self.cache.remove(access, &[stored], Ack::Sent);
         }
     }
 
@@ -304,6 +351,14 @@ impl CallSemantics {
         self.cache.index.is_of_session(key) && !is_orphan
     }
 
+    /// Returns `true` for an unread record of a kind whose numbers Paho reuses, unless Paho discards
+    /// what it has listed: it means its own record.
+    fn protects_unread(&self, stored: Key) -> bool {
+        self.names.is_renumbered(stored.kind)
+            && !self.is_listing
+            && self.cache.index.is_unread(stored)
+    }
+
     /// Flushes everything before `close`; a withheld command gets no PUBLISH any more.
     pub(super) fn finish<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         // A 3.1.1 client stops restoring at a record of MQTT 5: no later call shows the mismatch.
@@ -330,7 +385,9 @@ impl CallSemantics {
         self.versions.last_packet = None;
         self.is_listing = true;
         let keys = self.cache.index.keys();
-        let mut keys: Vec<Key> = keys.filter(|key| !self.is_withheld(*key)).collect();
+        let keys = keys.filter(|key| !self.is_withheld(*key));
+        let mut keys: Vec<Key> = keys.map(|key| self.names.name(key)).collect();
+        self.cache.note_listing();
         keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
         keys.into_iter().map(|key| key.to_string()).collect()
     }
@@ -343,15 +400,16 @@ impl CallSemantics {
             self.cache.remove(access, chunk, Ack::Sent);
         }
         self.cache.flush(access);
+        self.names = RecordNames::default();
         self.last_read = None;
         self.versions = VersionTracker::default();
     }
 
-    /// Relocates a record that Paho has not read, and is about to overwrite, to a free number.
+    /// Relocates a packet that Paho has not read, and is about to overwrite, to a free packet id.
     ///
-    /// After an incomplete restore Paho does not know the record and reuses its number.
+    /// After an incomplete restore Paho does not know the packet and reuses its id.
     fn relocate_unread<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) {
-        let Some(number) = self.free_number(key.kind) else {
+        let Some(number) = self.free_packet_id(key.kind) else {
             return;
         };
         let pubrels = [key, key.other_version()].map(|key| key.with_kind(RecordKind::SentPubrel));
@@ -360,6 +418,8 @@ impl CallSemantics {
         });
         for old in [key].into_iter().chain(unread_pubrels).collect::<Vec<_>>() {
             let new = Key { number, ..old };
+            let bytes = self.cache.index.length(old).unwrap_or_default();
+            self.cache.events.relocated(new, bytes);
             match self
                 .cache
                 .load_value(access, old)
@@ -378,9 +438,8 @@ impl CallSemantics {
         }
     }
 
-    /// A number that no record of this kind uses in either version; for queue records one after the
-    /// last, if there is one, to keep their order.
-    fn free_number(&self, kind: RecordKind) -> Option<u32> {
+    /// A packet id that no record of this kind uses in either version.
+    fn free_packet_id(&self, kind: RecordKind) -> Option<u32> {
         let is_free = |number: &u32| {
             let is_used = |kind| {
                 [false, true].iter().any(|v5| {
@@ -390,15 +449,8 @@ impl CallSemantics {
             };
             !(is_used(kind) || kind == RecordKind::SentPublish && is_used(RecordKind::SentPubrel))
         };
-        let numbers = kind.number_range();
-        // Packet ids have no order. Paho assigns them upwards, so the highest stays free longest.
-        if !matches!(kind, RecordKind::Command | RecordKind::Undelivered) {
-            return numbers.rev().find(is_free);
-        }
-        let same_kind = self.cache.index.keys().filter(|key| key.kind == kind);
-        let last = same_kind.map(|key| key.number).max().unwrap_or_default();
-        let behind = last.saturating_add(1)..numbers.end;
-        behind.chain(numbers).find(is_free)
+        // Paho assigns them upwards, so the highest stays free longest.
+        kind.number_range().rev().find(is_free)
     }
 
     /// Returns `true` also if the value cannot be read: keeping a record is the safe side.
@@ -410,17 +462,5 @@ impl CallSemantics {
             Ok(None) => false,
             Err(_) => true,
         }
-    }
-}
-
-/// Compares two PUBLISH packets, ignoring the DUP flag of the fixed header.
-fn is_same_packet(stored: &[u8], new: &[u8]) -> bool {
-    const DUP: u8 = 0b1000;
-    match (stored.split_first(), new.split_first()) {
-        (Some((stored, stored_rest)), Some((new, new_rest))) => {
-            (stored ^ new) & !DUP == 0 && stored_rest == new_rest
-        }
-        (None, None) => true,
-        _ => false,
     }
 }

@@ -10,6 +10,7 @@ use super::{
     call_log::CallLog,
     call_semantics::{CallSemantics, VersionMismatch},
     config::PersistenceConfig,
+    guarded_store::GuardedStore,
     health::Health,
     lifecycle::{Lifecycle, Opened, unflushed_error},
     notifier::{Notifier, catch_panic},
@@ -53,7 +54,7 @@ use crate::{
 /// records stay in the store.
 pub struct Persistence<S: Store> {
     log: CallLog,
-    shared: Arc<PersistenceShared<S>>,
+    shared: Arc<PersistenceShared<GuardedStore<S>>>,
     observers: Vec<Arc<dyn StoreObserver>>,
 }
 
@@ -95,7 +96,8 @@ impl Default for MemoryPersistence {
 impl Clone for MemoryPersistence {
     fn clone(&self) -> Self {
         let state = self.shared.lock();
-        let mut store = state.lifecycle.store().cloned().unwrap_or_default();
+        let store = state.lifecycle.store();
+        let mut store = store.map_or_else(MemoryStore::default, |store| store.0.clone());
         store.close();
         Self::with_store(store)
     }
@@ -115,7 +117,7 @@ impl<S: Store> Persistence<S> {
         Self {
             log: CallLog::new(S::NAME),
             observers,
-            shared: Arc::new(PersistenceShared::new(store, config)),
+            shared: Arc::new(PersistenceShared::new(GuardedStore(store), config)),
         }
     }
 
@@ -166,7 +168,7 @@ impl<S: Store> Persistence<S> {
     /// It works after a client has taken the persistence, too.
     #[must_use]
     pub fn health(&self) -> Health {
-        let shared: Arc<PersistenceShared<S>> = Arc::clone(&self.shared);
+        let shared: Arc<PersistenceShared<GuardedStore<S>>> = Arc::clone(&self.shared);
         Health::new(shared)
     }
 
@@ -175,7 +177,11 @@ impl<S: Store> Persistence<S> {
         &self,
         verb: &str,
         key: &str,
-        work: impl FnOnce(&mut CallSemantics, &mut StoreAccess<'_, S>, Key) -> Result<T, Error>,
+        work: impl FnOnce(
+            &mut CallSemantics,
+            &mut StoreAccess<'_, GuardedStore<S>>,
+            Key,
+        ) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let attempt = || format!("{verb} record {key:?}");
         let Some(parsed) = Key::parse(key) else {
@@ -189,15 +195,16 @@ impl<S: Store> Persistence<S> {
             .with_open(attempt, |records, access| work(records, access, parsed))
     }
 
-    pub(super) fn shared(&self) -> &Arc<PersistenceShared<S>> {
+    pub(super) fn shared(&self) -> &Arc<PersistenceShared<GuardedStore<S>>> {
         &self.shared
     }
 
     /// Takes the store in order to open it, once a worker that still has it has brought it back.
-    fn begin_opening(&self, attempt: impl FnOnce() -> String) -> Result<S, Error> {
+    fn begin_opening(&self, attempt: impl FnOnce() -> String) -> Result<GuardedStore<S>, Error> {
         let shared = &self.shared;
         let until = shared.clock().deadline_after(shared.config.open_timeout);
-        let is_closing = |lifecycle: &Lifecycle<S>| matches!(lifecycle, Lifecycle::Closing);
+        let is_closing =
+            |lifecycle: &Lifecycle<GuardedStore<S>>| matches!(lifecycle, Lifecycle::Closing);
         let (mut state, is_closed) = shared.wait_while(shared.lock(), until, is_closing);
         match state.lifecycle.begin_opening() {
             Some(store) => Ok(store),
@@ -209,7 +216,7 @@ impl<S: Store> Persistence<S> {
         }
     }
 
-    fn end_opening(&self, lifecycle: Lifecycle<S>) {
+    fn end_opening(&self, lifecycle: Lifecycle<GuardedStore<S>>) {
         self.shared.lock().lifecycle = lifecycle;
         self.shared.notify();
     }
@@ -283,13 +290,13 @@ impl<S: Store> Persistence<S> {
         // The worker brings the store back after its step. If that takes longer, the next opening
         // waits for it.
         let until = clock.deadline_after(shared.config.call_timeout);
-        let is_closing = |lifecycle: &Lifecycle<S>| matches!(lifecycle, Lifecycle::Closing);
+        let is_closing =
+            |lifecycle: &Lifecycle<GuardedStore<S>>| matches!(lifecycle, Lifecycle::Closing);
         drop(shared.wait_while(state, until, is_closing));
         let mismatch = closed.records.take_mismatch();
-        let result = match closed.outage.take() {
-            Some(cause) => Err(unflushed_error(&closed.records.cache, cause)),
-            None => Ok(()),
-        };
+        let cache = &closed.records.cache;
+        let cause = closed.outage.take().or_else(|| cache.refusal().cloned());
+        let result = cause.map_or(Ok(()), |cause| Err(unflushed_error(cache, cause)));
         (result, mismatch)
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     lifecycle::{Lifecycle, Opened},
-    schedule::{CHECK_INTERVAL, OUTAGE_STATUS_INTERVAL, Schedule, TICK, Wait},
+    schedule::{CHECK_INTERVAL, OUTAGE_STATUS_INTERVAL, TICK, Wait},
 };
 use crate::{
     clock::Clock,
@@ -26,26 +26,30 @@ impl<S: Store> Lifecycle<S> {
             }
             Self::Up { opened, .. } => up_wait(opened, now),
         };
-        let (is_tick, is_check) = match self.opened() {
-            Some(Opened { schedule, .. }) => (
-                schedule.tick.is_some_and(|tick| tick <= now),
-                schedule.check <= now,
-            ),
-            None => (false, false),
+        let Some(Opened { schedule, .. }) = self.opened() else {
+            return wait;
         };
-        if !is_tick && !is_check {
+        let is_tick = schedule.tick.is_some_and(|tick| tick <= now);
+        let is_check = schedule.check <= now;
+        let is_retry = schedule.retry.is_some_and(|(due, _)| due <= now);
+        if !is_tick && !is_check && !is_retry {
             return wait;
         }
-        self.call(clock, |records, access| {
+        let was_taken = self.call(clock, |records, access| {
             records.cache.flush(access);
+            let was_taken = is_retry && records.cache.retry_refused(access);
             if is_check {
                 records.cache.check(access);
             }
+            was_taken
         });
-        if let Self::Up { opened, .. } = self {
+        if let Self::Up { opened, .. } | Self::Down { opened, .. } = self {
             opened.schedule.tick = None;
             if is_check {
                 opened.schedule.check = now.saturating_add(CHECK_INTERVAL);
+            }
+            if is_retry {
+                opened.schedule.plan_retry(was_taken == Some(true), now);
             }
         }
         // The caller asks again at once.
@@ -76,12 +80,22 @@ impl<S: Store> Lifecycle<S> {
 
 /// Plans the next tick if writes are pending, and returns the wait until the next thing to do.
 fn up_wait(opened: &mut Opened, now: Duration) -> Wait {
-    let Schedule { tick, check, .. } = &mut opened.schedule;
-    if opened.records.cache.has_pending() {
-        let tick = *tick.get_or_insert_with(|| now.saturating_add(TICK));
-        Wait::Ticking(tick.min(*check))
+    let Opened {
+        records, schedule, ..
+    } = opened;
+    let mut until = schedule.check;
+    if records.cache.has_refused() {
+        until = until.min(schedule.retry_due(now));
     } else {
-        *tick = None;
-        Wait::Idle(*check)
+        schedule.retry = None;
+    }
+    if records.cache.has_unsettled() {
+        let tick = schedule
+            .tick
+            .get_or_insert_with(|| now.saturating_add(TICK));
+        Wait::Ticking(until.min(*tick))
+    } else {
+        schedule.tick = None;
+        Wait::Idle(until)
     }
 }

@@ -23,6 +23,8 @@ pub(super) enum Step {
         batch: RewriteBatch,
         value: Vec<u8>,
     },
+    /// Copies records that this process has never known to the quarantine.
+    Quarantine(RewriteBatch),
     /// Writes pending changes.
     Write(RewriteBatch),
     /// Checks that the store takes writes.
@@ -65,7 +67,7 @@ impl<S: Store> Exchange<S> {
             Step::ReadRelocation(old, new) => {
                 read_or_split(store, &[*old, *new]).map(Answer::Values)
             }
-            Step::Relocate { batch, .. } | Step::Write(batch) => {
+            Step::Relocate { batch, .. } | Step::Quarantine(batch) | Step::Write(batch) => {
                 batch.write(store).map(|()| Answer::Done)
             }
             Step::Check => store.check().map(|_| Answer::Done),

@@ -74,13 +74,15 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
         let mut state = self.lock();
         let mut is_late = false;
         loop {
-            let has_pending = state.lifecycle.call(self.clock(), |records, access| {
+            let pending = state.lifecycle.call(self.clock(), |records, access| {
                 records.cache.flush(access);
+                while records.cache.retry_refused(access) {}
                 // The store may have lost records that it confirmed earlier.
                 records.cache.check(access);
-                records.cache.has_pending()
+                let refusal = records.cache.refusal().cloned();
+                (records.cache.has_pending(), refusal)
             });
-            let Some(has_pending) = has_pending else {
+            let Some((has_pending, refusal)) = pending else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
             let outage = state.lifecycle.outage();
@@ -93,7 +95,12 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
                     Some(cause) => Error::new(cause.kind(), ATTEMPT)
                         .with_reason("the store is unavailable; pending writes are kept in memory")
                         .with_source(cause),
-                    None => Error::new(ErrorKind::Timeout, ATTEMPT),
+                    None => match refusal {
+                        Some(cause) => Error::new(cause.kind(), ATTEMPT)
+                            .with_reason("the store refuses some records; they are kept in memory")
+                            .with_source(cause),
+                        None => Error::new(ErrorKind::Timeout, ATTEMPT),
+                    },
                 });
             }
             self.wake_worker(&mut state);

@@ -80,9 +80,8 @@ impl Opened {
     }
 
     fn post_events(&mut self) {
-        let events = &mut self.records.cache.events;
-        if !events.is_empty() {
-            self.notifier.outbox.post(events.take());
+        if !self.records.cache.events.is_empty() {
+            self.notifier.outbox.post(self.records.take_events());
         }
     }
 }
@@ -189,6 +188,7 @@ impl<S: Store> Lifecycle<S> {
                 opened.notifier.outbox.post([down]);
                 opened.last_error = Some(Arc::clone(&error));
                 let recovery = Recovery::new(error.kind(), clock.since_boot());
+                opened.records.cache.reopen_refused();
                 Self::Down {
                     store,
                     opened,
@@ -202,7 +202,13 @@ impl<S: Store> Lifecycle<S> {
                 mut outage,
                 mut recovery,
             } => {
-                note_failed_attempt(&mut opened, &mut outage, &mut recovery, error, clock);
+                note_failure(
+                    &mut opened,
+                    &mut outage,
+                    &mut recovery,
+                    (None, error),
+                    clock,
+                );
                 Self::Down {
                     store,
                     opened,
@@ -264,8 +270,8 @@ impl<S: Store> Lifecycle<S> {
         match answer {
             Some(Ok(answer)) => note_answer(&mut opened, &mut recovery, (step, answer), clock),
             Some(Err(error)) => {
-                let error = Arc::new(error);
-                note_failed_attempt(&mut opened, &mut outage, &mut recovery, error, clock);
+                let failed = (Some(&step), Arc::new(error));
+                note_failure(&mut opened, &mut outage, &mut recovery, failed, clock);
             }
             None => {}
         }
@@ -324,17 +330,20 @@ fn note_answer(
     opened.post_events();
 }
 
-/// Notes that an attempt at recovery failed; the batch in flight becomes unsent again.
-fn note_failed_attempt(
+/// Notes that a step of recovery failed, or an exchange of a call; the writes in flight become unsent
+/// again.
+fn note_failure(
     opened: &mut Opened,
     outage: &mut Outage,
     recovery: &mut Recovery,
-    error: Arc<Error>,
+    (failed, error): (Option<&Step>, Arc<Error>),
     clock: &Clock,
 ) {
-    opened.records.cache.retry_writes();
+    let cache = &mut opened.records.cache;
+    cache.retry_writes();
+    recovery.note_failure(cache, failed, &error, (clock.since_boot(), clock.random()));
+    opened.post_events();
     let is_new_reason = error.kind() != outage.error.kind();
-    recovery.note_failure(error.kind(), clock.since_boot(), clock.random());
     opened.last_error = Some(Arc::clone(&error));
     outage.error = Arc::clone(&error);
     opened.notifier.outbox.post([StoreEvent::StillDown {
@@ -358,7 +367,13 @@ fn finish<S: Store>(
     let mut access = StoreAccess::up(&mut store, clock);
     cache.flush(&mut access);
     if let Some(error) = access.into_failure() {
-        note_failed_attempt(&mut opened, &mut outage, &mut recovery, error, clock);
+        note_failure(
+            &mut opened,
+            &mut outage,
+            &mut recovery,
+            (None, error),
+            clock,
+        );
         return Lifecycle::Down {
             store,
             opened,

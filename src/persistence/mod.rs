@@ -6,8 +6,10 @@ mod client_persistence;
 mod config;
 mod due_work;
 mod exchange;
+mod guarded_store;
 mod health;
 mod lifecycle;
+mod names;
 mod notifier;
 mod observer;
 mod opening;
@@ -16,6 +18,8 @@ mod recovery;
 mod schedule;
 mod shared;
 mod simulated;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use client_persistence::{MemoryPersistence, Persistence};

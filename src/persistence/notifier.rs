@@ -106,13 +106,29 @@ impl Notifier {
                  maxmemory-policy evict?",
                 self.display_name()
             ),
+            StoreEvent::Refused {
+                error,
+                records,
+                bytes,
+            } => log!(
+                error,
+                records,
+                bytes,
+                "error.type" = error.kind().as_str(),
+                "{} refuses some records although it takes others; {} exist only in memory and are \
+                 lost if this process dies: {}",
+                self.display_name(),
+                ByteSize(*bytes),
+                ErrorChain(&**error)
+            ),
             StoreEvent::ForeignRecords {
                 records,
                 removed: true,
             } => log!(
                 warn,
                 records,
-                "{} came back with older data; records unknown to this process are being removed",
+                "{} came back with other data; records that this process has never known are in the \
+                 quarantine hash",
                 self.display_name()
             ),
             StoreEvent::ForeignRecords { records, .. } => log!(

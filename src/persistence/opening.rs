@@ -84,12 +84,13 @@ pub(super) fn open_records(
         durability_note: connected.durability_note,
         warnings: connected.warnings,
     };
-    let cache = WriteBehindCache::new(
+    let mut cache = WriteBehindCache::new(
         loaded.index,
         (loaded.foreign_entries, loaded.unmovable),
         config.durability,
         config.clock.time(),
     );
+    cache.replace_shared_packet_ids(store)?;
     Ok((cache, connected.instance_id, report))
 }
 

@@ -6,22 +6,27 @@
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::exchange::{Answer, Step};
 use crate::{
-    cache::{Relocation, RewriteBatch, WriteBehindCache},
+    cache::{BatchLimits, Relocation, RewriteBatch, WriteBehindCache},
     clock::Clock,
-    error::ErrorKind,
+    error::{Error, ErrorKind},
     paho::Key,
 };
 
 /// Maximum size of a batch of pending writes, in bytes.
 const WRITE_BATCH_BYTES: usize = 256 * 1024;
+/// Number of messages in one batch, at most.
+const MAX_BATCH_PUTS: usize = 16 * 1024;
 /// Bytes of key and protocol per write, roughly.
 const WRITE_OVERHEAD: usize = 64;
 /// Number of values that are compared per exchange.
-const VERIFY_BATCH: usize = 64;
+const COMPARE_BATCH: usize = 64;
+/// Number of times that the write of one message alone may break the connection before the message is
+/// set aside.
+const MAX_BROKEN_WRITES: u8 = 3;
 /// First backoff; it doubles with each failed attempt.
 const MIN_BACKOFF: Duration = Duration::from_millis(50);
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
@@ -34,11 +39,13 @@ pub(super) struct Recovery {
     resync: Resync,
     /// A relocation whose move is planned.
     relocation: Option<((Key, Key), RewriteBatch, Vec<u8>)>,
+    /// The message whose write failed when it was alone in its batch.
+    suspect: Option<Suspect>,
     /// The store has shown that it takes writes.
     is_checked: bool,
     backoff: Duration,
-    /// Halved after each timeout.
-    batch_bytes: usize,
+    /// Limits of one batch; those of a failed one are halved.
+    limits: BatchLimits,
     /// Time since boot at which the next step is due.
     pub(super) due: Duration,
     /// Number of writes that it has made.
@@ -50,36 +57,70 @@ enum Resync {
     NotNeeded,
     /// The keys are to be listed.
     Due(ResyncReason),
-    /// The values of these keys are to be compared.
-    Comparing(Vec<Key>),
+    /// The values of `rest` are to be compared.
+    Comparing(Comparison),
 }
 
 /// The reason why the content of the store may differ from what it confirmed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ResyncReason {
-    /// The same instance, which may have lost records.
+    /// The same data, which may have lost records.
     MayHaveLess,
-    /// Another instance, or an unknown one, which may have loaded an older state.
-    MayBeOlder,
+    /// An older state, or the data of another store.
+    MayBeOther,
+}
+
+#[derive(Default)]
+struct Comparison {
+    stored: Vec<Key>,
+    foreign_entries: usize,
+    rest: Vec<Key>,
+    /// Records that this process has never known, and that are to be quarantined.
+    unknown: Vec<(Key, Vec<u8>)>,
+    /// Number of those that were quarantined.
+    quarantined: usize,
+}
+
+/// A message that may be the only one that the store does not take.
+struct Suspect {
+    keys: Vec<Key>,
+    error: Arc<Error>,
+    /// Number of connections that its write has broken.
+    broken: u8,
 }
 
 impl Recovery {
     /// Begins the recovery from an outage of this kind.
     pub(super) fn new(kind: ErrorKind, now: Duration) -> Self {
-        let resync = match kind {
-            ErrorKind::Lost | ErrorKind::Unconfirmed => Resync::Due(ResyncReason::MayHaveLess),
-            _ => Resync::NotNeeded,
-        };
-        Self {
-            needs_reconnect: needs_new_connection(kind),
-            removes_first: kind == ErrorKind::OutOfMemory,
-            resync,
+        let mut recovery = Self {
+            needs_reconnect: false,
+            removes_first: false,
+            resync: Resync::NotNeeded,
             relocation: None,
+            suspect: None,
             is_checked: false,
             backoff: MIN_BACKOFF,
-            batch_bytes: WRITE_BATCH_BYTES,
+            limits: BatchLimits {
+                bytes: WRITE_BATCH_BYTES,
+                puts: MAX_BATCH_PUTS,
+            },
             due: now,
             rewritten: 0,
+        };
+        recovery.note_kind(kind);
+        recovery
+    }
+
+    /// Notes what an error says about the connection and the content of the store.
+    fn note_kind(&mut self, kind: ErrorKind) {
+        self.needs_reconnect |= !kind.is_refusal();
+        self.removes_first = kind == ErrorKind::OutOfMemory;
+        let may_be_other = matches!(
+            kind,
+            ErrorKind::ReadOnly | ErrorKind::Loading | ErrorKind::InUse
+        );
+        if may_be_other {
+            self.resync = Resync::Due(ResyncReason::MayBeOther);
         }
     }
 
@@ -88,9 +129,16 @@ impl Recovery {
         if self.needs_reconnect {
             return Some(Step::Connect(name.to_owned()));
         }
-        if self.removes_first {
-            self.removes_first = false;
-            let batch = cache.next_batch(self.batch_bytes, true);
+        // Before all writes: they may replace records that are to be compared.
+        if let Some(step) = self.next_resync_step(cache) {
+            return Some(step);
+        }
+        if std::mem::take(&mut self.removes_first) {
+            let removes = BatchLimits {
+                puts: 0,
+                ..self.limits
+            };
+            let batch = cache.next_batch(removes);
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
             }
@@ -102,29 +150,51 @@ impl Recovery {
         if let Some((old, new)) = cache.next_relocation() {
             return Some(Step::ReadRelocation(old, new));
         }
-        match &mut self.resync {
-            Resync::Due(_) => return Some(Step::List),
-            Resync::Comparing(keys) => {
-                if !keys.is_empty() {
-                    let rest = keys.split_off(VERIFY_BATCH.min(keys.len()));
-                    return Some(Step::Compare(std::mem::replace(keys, rest)));
-                }
-                self.resync = Resync::NotNeeded;
+        if let Some(suspect) = &self.suspect {
+            if suspect.error.kind().is_refusal() {
+                return Some(Step::Check);
             }
-            Resync::NotNeeded => {}
+            if suspect.broken >= MAX_BROKEN_WRITES {
+                cache.refuse(&suspect.keys, Arc::clone(&suspect.error));
+                self.suspect = None;
+            }
         }
         // What is left after the check is written under the mutex, so it must be little.
         let left = cache.unsent_totals();
         let size = left.records.saturating_mul(WRITE_OVERHEAD);
         let size = size.saturating_add(left.bytes);
-        if size > self.batch_bytes || !self.is_checked && left.records > 0 {
-            let batch = cache.next_batch(self.batch_bytes, false);
+        if size > WRITE_BATCH_BYTES || !self.is_checked && left.records > 0 {
+            let batch = cache.next_batch(self.limits);
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
             }
         }
         // If nothing was pending, no exchange has shown yet that the store takes writes.
         (!self.is_checked).then_some(Step::Check)
+    }
+
+    fn next_resync_step(&mut self, cache: &mut WriteBehindCache) -> Option<Step> {
+        let comparison = match &mut self.resync {
+            Resync::NotNeeded => return None,
+            Resync::Due(_) => return Some(Step::List),
+            Resync::Comparing(comparison) => comparison,
+        };
+        if !comparison.unknown.is_empty() {
+            let batch = RewriteBatch::to_quarantine(&comparison.unknown);
+            return Some(Step::Quarantine(batch));
+        }
+        if !comparison.rest.is_empty() {
+            let rest = &mut comparison.rest;
+            let others = rest.split_off(COMPARE_BATCH.min(rest.len()));
+            return Some(Step::Compare(std::mem::replace(rest, others)));
+        }
+        cache.finish_comparison(
+            &comparison.stored,
+            comparison.foreign_entries,
+            comparison.quarantined,
+        );
+        self.resync = Resync::NotNeeded;
+        None
     }
 
     /// Notes the answer to a step.
@@ -137,26 +207,24 @@ impl Recovery {
     ) {
         match (step, answer) {
             (Step::Connect(_), Answer::Connected(connected)) => {
-                self.needs_reconnect = false;
-                let is_same =
-                    connected.instance_id.is_some() && connected.instance_id == *instance_id;
-                // The same instance may have been flushed, or have evicted records, meanwhile.
-                self.resync = Resync::Due(match self.resync {
-                    Resync::Due(ResyncReason::MayBeOlder) | Resync::Comparing(_) => {
-                        ResyncReason::MayBeOlder
-                    }
-                    _ if !is_same => ResyncReason::MayBeOlder,
-                    _ => ResyncReason::MayHaveLess,
-                });
+                self.note_connected(connected.instance_id.as_ref(), instance_id.as_ref());
                 *instance_id = connected.instance_id;
             }
-            (Step::List, Answer::Listed(keys, foreign)) => {
-                let may_be_older = matches!(self.resync, Resync::Due(ResyncReason::MayBeOlder));
-                self.resync = Resync::Comparing(cache.resync(&keys, foreign, may_be_older));
-            }
+            (Step::List, Answer::Listed(keys, foreign)) => self.note_list(cache, keys, foreign),
             (Step::Compare(keys), Answer::Values(values)) => {
-                for (key, value) in keys.into_iter().zip(values) {
-                    cache.verify_value(key, value.as_deref());
+                let records = keys.into_iter().zip(values);
+                let records = records.filter_map(|(key, value)| Some((key, value?)));
+                let unknown = cache.compare(records.collect());
+                if let Resync::Comparing(comparison) = &mut self.resync {
+                    comparison.unknown = unknown;
+                }
+            }
+            (Step::Quarantine(_), Answer::Done) => {
+                if let Resync::Comparing(comparison) = &mut self.resync {
+                    let unknown = std::mem::take(&mut comparison.unknown);
+                    cache.finish_quarantine(&unknown);
+                    let sum = comparison.quarantined.saturating_add(unknown.len());
+                    comparison.quarantined = sum;
                 }
             }
             (Step::ReadRelocation(old, new), Answer::Values(values)) => {
@@ -175,48 +243,109 @@ impl Recovery {
             (Step::Relocate { keys, value, .. }, Answer::Done) => {
                 cache.finish_relocation(keys, Some(&value));
             }
-            (Step::Write(_), Answer::Done) => {
+            (Step::Write(batch), Answer::Done) => {
                 let confirmed = cache.confirm_batch(clock);
                 self.rewritten = self.rewritten.saturating_add(confirmed);
+                if batch.only_put().is_some() {
+                    self.suspect = None;
+                }
+                let puts = self.limits.puts.saturating_mul(2);
+                self.limits.puts = puts.min(MAX_BATCH_PUTS);
             }
-            (Step::Check, _) => self.is_checked = true,
+            (Step::Check, _) => {
+                self.is_checked = true;
+                // It takes writes, so only this one is refused.
+                if let Some(Suspect { keys, error, .. }) = self.suspect.take() {
+                    cache.refuse(&keys, error);
+                    self.is_checked = false;
+                }
+            }
             _ => debug_assert!(false, "a step has an answer of its own kind"),
         }
     }
 
-    /// Adapts the next attempt to the error of this one, and puts it off.
-    pub(super) fn note_failure(&mut self, kind: ErrorKind, now: Duration, random: u8) {
-        self.needs_reconnect |= needs_new_connection(kind);
-        self.removes_first = kind == ErrorKind::OutOfMemory;
-        self.is_checked = false;
-        if let Resync::Comparing(_) = self.resync {
-            self.resync = Resync::Due(ResyncReason::MayBeOlder);
+    fn note_connected(&mut self, instance_id: Option<&String>, known: Option<&String>) {
+        self.needs_reconnect = false;
+        let is_same = instance_id.is_some() && instance_id == known;
+        let is_doubtful = match self.resync {
+            Resync::NotNeeded | Resync::Due(ResyncReason::MayHaveLess) => false,
+            Resync::Due(ResyncReason::MayBeOther) | Resync::Comparing(_) => true,
+        };
+        self.resync = Resync::Due(if is_same && !is_doubtful {
+            // It may have been flushed, or have evicted records, meanwhile.
+            ResyncReason::MayHaveLess
+        } else {
+            ResyncReason::MayBeOther
+        });
+    }
+
+    fn note_list(&mut self, cache: &mut WriteBehindCache, stored: Vec<Key>, foreign: usize) {
+        if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
+            cache.restore_missing(&stored, foreign);
+            self.resync = Resync::NotNeeded;
+            return;
         }
-        if kind == ErrorKind::Timeout {
-            self.batch_bytes = (self.batch_bytes / 2).max(1);
+        self.resync = Resync::Comparing(Comparison {
+            rest: stored.clone(),
+            stored,
+            foreign_entries: foreign,
+            ..Comparison::default()
+        });
+    }
+
+    /// Adapts the next attempt to the error of a step, and puts it off unless the step can be made
+    /// otherwise at once.
+    pub(super) fn note_failure(
+        &mut self,
+        cache: &mut WriteBehindCache,
+        failed: Option<&Step>,
+        error: &Arc<Error>,
+        (now, random): (Duration, u8),
+    ) {
+        let is_refusal = error.kind().is_refusal();
+        self.note_kind(error.kind());
+        self.is_checked = false;
+        self.due = now;
+        match failed {
+            Some(Step::Write(batch)) if self.narrow_down(batch, error) && is_refusal => return,
+            Some(Step::Quarantine(_)) if is_refusal && self.leave_unknown(cache) => return,
+            Some(Step::Check) => self.suspect = None,
+            Some(Step::Compare(_)) => self.resync = Resync::Due(ResyncReason::MayBeOther),
+            _ => {}
         }
         // Up to a quarter more, so that clients of one store do not all reconnect at the same time.
         let jitter = self.backoff.mul_f64(f64::from(random) / 1024.0);
         self.due = now.saturating_add(self.backoff).saturating_add(jitter);
         self.backoff = self.backoff.saturating_mul(2).min(MAX_BACKOFF);
     }
-}
 
-/// Returns `true` unless the error is a reply that leaves the connection usable.
-fn needs_new_connection(kind: ErrorKind) -> bool {
-    use ErrorKind::{
-        Busy, Loading, Lost, Misconf, OutOfMemory, Permission, Server, Unconfirmed, WrongType,
-    };
-    // `ReadOnly` is not listed: after a failover another server may be the primary.
-    !matches!(
-        kind,
-        Busy | Loading
-            | Lost
-            | Misconf
-            | OutOfMemory
-            | Permission
-            | Server
-            | Unconfirmed
-            | WrongType
-    )
+    /// Halves the batch after a failed write, until a single message is suspected of the failure.
+    fn narrow_down(&mut self, batch: &RewriteBatch, error: &Arc<Error>) -> bool {
+        if let Some(keys) = batch.only_put() {
+            let known = self.suspect.take().filter(|suspect| suspect.keys == keys);
+            let broken = known.map_or(0, |suspect| suspect.broken);
+            self.suspect = Some(Suspect {
+                keys,
+                error: Arc::clone(error),
+                broken: broken.saturating_add(1),
+            });
+        }
+        self.limits.puts = (batch.len() / 2).max(1);
+        if error.kind() == ErrorKind::Timeout {
+            self.limits.bytes = (self.limits.bytes / 2).max(1);
+        }
+        true
+    }
+
+    fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {
+        let Resync::Comparing(comparison) = &mut self.resync else {
+            return false;
+        };
+        let unknown = std::mem::take(&mut comparison.unknown);
+        let is_left = cache.leave_unknown(&unknown);
+        if !is_left {
+            self.resync = Resync::Due(ResyncReason::MayBeOther);
+        }
+        is_left
+    }
 }

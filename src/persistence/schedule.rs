@@ -9,6 +9,9 @@ use crate::store::HealthSnapshot;
 pub(super) const TICK: Duration = Duration::from_millis(100);
 /// Interval of checks that the store is available and still has every record.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of attempts to write what the store refuses although it takes other writes.
+const MIN_RETRY_INTERVAL: Duration = CHECK_INTERVAL;
+const MAX_RETRY_INTERVAL: Duration = Duration::from_secs(10 * 60);
 /// Interval of status events during an outage.
 pub(super) const OUTAGE_STATUS_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -18,6 +21,8 @@ pub(super) struct Schedule {
     pub(super) tick: Option<Duration>,
     /// Time of the next check.
     pub(super) check: Duration,
+    /// Time of the next attempt to write what the store refused, and the wait that led to it.
+    pub(super) retry: Option<(Duration, Duration)>,
     /// The last reported snapshot and its time.
     status: Option<(HealthSnapshot, Duration)>,
 }
@@ -40,8 +45,29 @@ impl Schedule {
         Self {
             tick: None,
             check: now.saturating_add(CHECK_INTERVAL),
+            retry: None,
             status: None,
         }
+    }
+
+    /// Returns the time of the next attempt to write what the store refused.
+    pub(super) fn retry_due(&mut self, now: Duration) -> Duration {
+        let first = (now.saturating_add(MIN_RETRY_INTERVAL), MIN_RETRY_INTERVAL);
+        let (due, _) = *self.retry.get_or_insert(first);
+        due
+    }
+
+    /// Plans the next attempt: soon if the store has taken a message, else after twice the last wait.
+    pub(super) fn plan_retry(&mut self, was_taken: bool, now: Duration) {
+        let Some((_, last_wait)) = self.retry else {
+            return;
+        };
+        let next_wait = last_wait.saturating_mul(2).min(MAX_RETRY_INTERVAL);
+        self.retry = Some(if was_taken {
+            (now.saturating_add(TICK), MIN_RETRY_INTERVAL)
+        } else {
+            (now.saturating_add(next_wait), next_wait)
+        });
     }
 
     /// Returns the snapshot if it is due: at once if the store went up or down or lost records, up

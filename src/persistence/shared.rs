@@ -120,7 +120,7 @@ impl<S: Store> PersistenceShared<S> {
     pub(super) fn wake_worker(&self, state: &mut State<S>) {
         let has_work = match (state.worker, &state.lifecycle) {
             (WorkerState::Waiting(Wait::Idle(_)), Lifecycle::Up { opened, .. }) => {
-                opened.records.cache.has_pending()
+                opened.records.cache.has_unsettled()
             }
             // An outage has begun since the worker decided to wait.
             (WorkerState::Waiting(Wait::Idle(_) | Wait::Ticking(_)), Lifecycle::Down { .. }) => {

@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     client_persistence::Persistence, config::PersistenceConfig, exchange::Exchange,
-    lifecycle::Lifecycle, notifier::Notifier, observer::StoreObserver, schedule::Wait,
-    shared::PersistenceShared,
+    guarded_store::GuardedStore, lifecycle::Lifecycle, notifier::Notifier, observer::StoreObserver,
+    schedule::Wait, shared::PersistenceShared,
 };
 use crate::{
     clock::{Clock, SimulatedClock},
@@ -70,7 +70,7 @@ pub fn simulated_persistence<S: Store>(
 
 /// Runs the worker of one persistence.
 pub struct SimulatedWorker<S: Store> {
-    shared: Arc<PersistenceShared<S>>,
+    shared: Arc<PersistenceShared<GuardedStore<S>>>,
     /// The notifier of the present opening, or of the last one.
     notifier: Arc<Mutex<Option<Arc<Notifier>>>>,
 }
@@ -90,8 +90,8 @@ pub enum Turn<S: Store> {
 
 /// One exchange of the worker with the store.
 pub struct SimulatedExchange<S: Store> {
-    shared: Arc<PersistenceShared<S>>,
-    exchange: Exchange<S>,
+    shared: Arc<PersistenceShared<GuardedStore<S>>>,
+    exchange: Exchange<GuardedStore<S>>,
 }
 
 impl<S: Store> SimulatedWorker<S> {

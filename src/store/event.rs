@@ -62,12 +62,22 @@ pub enum StoreEvent {
         /// Size of the record in bytes.
         bytes: usize,
     },
-    /// The store has records that this client did not write.
+    /// The store refuses some records, although it takes others. They exist only in memory, and are
+    /// tried again.
+    Refused {
+        /// The last reply.
+        error: Arc<Error>,
+        /// The number of records that it refuses now.
+        records: usize,
+        /// Their size in bytes.
+        bytes: usize,
+    },
+    /// The store has records that this process has never known.
     ForeignRecords {
         /// Their number.
         records: usize,
-        /// `true` if they are being removed, since the store came back with older data. `false` if they
-        /// stay, since another program wrote them.
+        /// `true` if they are being moved to the quarantine, since the store came back with other data.
+        /// `false` if they stay, since another program wrote them.
         removed: bool,
     },
     /// Paho removed records in flight without an acknowledgment, because the session is gone.

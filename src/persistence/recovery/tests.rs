@@ -1,6 +1,7 @@
 //! Recovery with a store that fails on demand: relocations, and the error of a close.
 
 use std::{
+    collections::BTreeSet,
     mem,
     sync::{Arc, Mutex, mpsc},
     time::{Duration, Instant},
@@ -69,8 +70,7 @@ impl FaultyStore {
 
     fn write(&mut self, group: Group<'_>) -> Result<(), Error> {
         let puts = |payload: [u8; 8]| {
-            let value = command(payload);
-            let is_put = |change: &Change<'_>| matches!(change, Change::Put { value: put, .. } if *put == value);
+            let is_put = |change: &Change<'_>| matches!(change, Change::Put { value, .. } if value.ends_with(&payload));
             group.iter().any(is_put)
         };
         let has_puts = group
@@ -142,14 +142,22 @@ fn open<S: Store>(store: S) -> Persistence<S> {
     persistence
 }
 
-/// A publish command at QoS 1 as Paho C 1.3.16 writes it for MQTT 3.1.1.
-fn command(payload: [u8; 8]) -> Vec<u8> {
-    let fields = [3, 1].map(i32::to_ne_bytes).concat();
-    let [length, qos, retained] = [8, 1, 0].map(i32::to_ne_bytes);
-    [&fields, &b"t\0"[..], &length, &payload, &qos, &retained].concat()
+/// A PUBLISH at QoS 2 of MQTT 3.1.1.
+fn packet(packet_id: u16, payload: [u8; 8]) -> Vec<u8> {
+    [
+        &b"\x34\x0d\x00\x01t"[..],
+        &packet_id.to_be_bytes(),
+        &payload,
+    ]
+    .concat()
 }
 
-/// A persistence with the commands 1 and 2 of an earlier run, listed by Paho and not read.
+/// The payload of such a packet, whose packet id a relocation changes.
+fn payload(packet: &[u8]) -> &[u8] {
+    packet.last_chunk::<8>().expect("a payload")
+}
+
+/// A persistence with the packets 1 and 2 of an earlier run, listed by Paho and not read.
 struct Restored {
     persistence: Persistence<FaultyStore>,
     faults: Arc<Mutex<Faults>>,
@@ -163,8 +171,11 @@ impl Restored {
     fn new() -> Self {
         let store = MemoryStore::default();
         let mut before = open(store.clone());
-        for (key, payload) in ["c-1", "c-2"].into_iter().zip(OLD) {
-            before.put(key, vec![&command(payload)]).expect("put");
+        for (number, payload) in (1..).zip(OLD) {
+            let key = format!("s-{number}");
+            before
+                .put(&key, vec![&packet(number, payload)])
+                .expect("put");
         }
         drop(before);
         let faults = Arc::<Mutex<Faults>>::default();
@@ -189,8 +200,11 @@ impl Restored {
         change(&mut self.faults.lock().expect("no panic"));
     }
 
-    fn put(&mut self, key: &str, payload: [u8; 8]) {
-        let put = self.persistence.put(key, vec![&command(payload)]);
+    fn put(&mut self, packet_id: u16, payload: [u8; 8]) {
+        let key = format!("s-{packet_id}");
+        let put = self
+            .persistence
+            .put(&key, vec![&packet(packet_id, payload)]);
         put.expect("kept in memory");
     }
 
@@ -209,18 +223,18 @@ impl Restored {
         drop(self.persistence);
         let snapshots: Vec<_> = self.snapshots.iter().collect();
         for payload in OLD {
-            let old = command(payload);
             for values in &snapshots {
-                let times = values.iter().filter(|value| **value == old).count();
+                let times = values
+                    .iter()
+                    .filter(|value| value.ends_with(&payload))
+                    .count();
                 assert_eq!(times, 1, "{snapshots:?}");
             }
         }
-        let mut last = snapshots.last().expect("a write").clone();
-        last.sort();
-        let all = OLD.iter().chain(new);
-        let mut all: Vec<_> = all.map(|payload| command(*payload)).collect();
-        all.sort();
-        assert_eq!(last, all);
+        let last = snapshots.last().expect("a write");
+        let last: BTreeSet<&[u8]> = last.iter().map(|value| payload(value)).collect();
+        let all = OLD.iter().chain(new).map(<[u8; 8]>::as_slice);
+        assert_eq!(last, all.collect());
     }
 }
 
@@ -228,8 +242,8 @@ impl Restored {
 fn relocated_record_exists_once_at_each_step() {
     let mut restored = Restored::new();
     restored.set(|faults| faults.condition = Condition::Unavailable);
-    restored.put("c-1", *b"behind 1");
-    restored.put("c-2", *b"behind 2");
+    restored.put(1, *b"behind 1");
+    restored.put(2, *b"behind 2");
     restored.set(|faults| {
         faults.condition = Condition::Available;
         faults.loses_reply = true;
@@ -246,13 +260,13 @@ fn put_during_recovery_relocates_record_in_its_way() {
         faults.condition = Condition::Unavailable;
         faults.blocks_before = Some((*b"behind 1", blocks));
     });
-    restored.put("c-1", *b"behind 1");
+    restored.put(1, *b"behind 1");
     restored.set(|faults| faults.condition = Condition::Available);
     restored
         .blocked
         .recv_timeout(LIMIT)
         .expect("recovery writes it");
-    restored.put("c-2", *b"behind 2");
+    restored.put(2, *b"behind 2");
     unblock.send(()).expect("it waits");
     restored.recover();
     restored.check(&[*b"behind 1", *b"behind 2"]);
@@ -263,9 +277,10 @@ fn put_at_target_of_lost_record_is_kept() {
     let mut restored = Restored::new();
     restored.set(|faults| faults.condition = Condition::Unavailable);
     let new = [*b"behind 1", *b"behind 2", *b"behind 3"];
-    for (key, payload) in ["c-1", "c-2", "c-3"].into_iter().zip(new) {
-        // `c-1` is to be relocated to `c-3`, which the third put takes, and so on.
-        restored.put(key, payload);
+    // `s-1` is to be relocated to the highest packet id, which the third put takes.
+    let ids = [1, 2, u16::MAX];
+    for (packet_id, payload) in ids.into_iter().zip(new) {
+        restored.put(packet_id, payload);
     }
     restored.set(|faults| {
         faults.condition = Condition::Available;
@@ -273,21 +288,25 @@ fn put_at_target_of_lost_record_is_kept() {
     });
     restored.recover();
     assert_eq!(restored.lost_records(), 2);
-    for (key, payload) in ["c-1", "c-2", "c-3"].into_iter().zip(new) {
-        let value = restored.persistence.get(key);
-        assert_eq!(value.expect("present"), command(payload), "{key}");
+    let packets = ids
+        .into_iter()
+        .zip(new)
+        .map(|(id, payload)| packet(id, payload));
+    let packets: BTreeSet<Vec<u8>> = packets.collect();
+    for (id, payload) in ids.into_iter().zip(new) {
+        let value = restored.persistence.get(&format!("s-{id}"));
+        assert_eq!(value.expect("present"), packet(id, payload));
     }
     drop(restored.persistence);
-    let mut last = restored.snapshots.iter().last().expect("a write");
-    last.sort();
-    assert_eq!(last, new.map(command));
+    let last = restored.snapshots.iter().last().expect("a write");
+    assert_eq!(last.into_iter().collect::<BTreeSet<_>>(), packets);
 }
 
 #[test]
 fn record_not_yet_relocated_is_not_reported_lost() {
     let mut restored = Restored::new();
     restored.set(|faults| faults.condition = Condition::Unavailable);
-    restored.put("c-1", *b"behind 1");
+    restored.put(1, *b"behind 1");
     restored.set(|faults| faults.condition = Condition::Full);
     let health = restored.persistence.health();
     let started = Instant::now();
@@ -298,7 +317,7 @@ fn record_not_yet_relocated_is_not_reported_lost() {
     }
     // A `Health` keeps the store, and with it the sender of the snapshots that `check` collects.
     drop(health);
-    restored.put("c-3", *b"behind 3");
+    restored.put(3, *b"behind 3");
     restored.set(|faults| faults.condition = Condition::Available);
     restored.recover();
     restored.check(&[*b"behind 1", *b"behind 3"]);
@@ -308,18 +327,19 @@ fn record_not_yet_relocated_is_not_reported_lost() {
 fn full_store_removes_first_but_no_unmoved_record() {
     let mut restored = Restored::new();
     restored.set(|faults| faults.condition = Condition::Unavailable);
-    restored.put("c-1", *b"behind 1");
-    for key in ["c-1", "c-2"] {
+    restored.put(1, *b"behind 1");
+    // Paho has tried to connect, so it means what it removes.
+    for key in ["c-0", "s-1", "s-2"] {
         restored.persistence.remove(key).expect("kept in memory");
     }
     restored.set(|faults| faults.condition = Condition::Full);
     let first = restored.snapshots.recv_timeout(LIMIT);
-    assert_eq!(first.expect("a remove"), [command(*b"before 1")]);
+    assert_eq!(first.expect("a remove"), [packet(1, *b"before 1")]);
     restored.set(|faults| faults.condition = Condition::Available);
     restored.recover();
-    assert_eq!(restored.persistence.keys().expect("lists"), ["c-3"]);
-    let value = restored.persistence.get("c-3").expect("present");
-    assert_eq!(value, command(*b"before 1"));
+    assert_eq!(restored.persistence.keys().expect("lists"), ["s-65535"]);
+    let value = restored.persistence.get("s-65535").expect("present");
+    assert_eq!(value, packet(u16::MAX, *b"before 1"));
 }
 
 #[test]
@@ -333,19 +353,23 @@ fn close_during_outage_names_what_is_lost() {
     };
     assert_eq!(
         closed(|restored| {
-            restored.put("c-3", *b"behind 3");
-            restored.put("c-4", *b"behind 4");
+            restored.put(3, *b"behind 3");
+            restored.put(4, *b"behind 4");
         }),
         "cannot write 2 pending records before closing: the store is unavailable, so they are lost \
          with this process"
     );
     assert_eq!(
-        closed(|restored| restored.put("c-3", *b"behind 3")),
+        closed(|restored| restored.put(3, *b"behind 3")),
         "cannot write 1 pending record before closing: the store is unavailable, so it is lost \
          with this process"
     );
     assert_eq!(
-        closed(|restored| restored.persistence.remove("c-1").expect("kept in memory")),
+        closed(|restored| restored
+            .persistence
+            .remove("c-0")
+            .and_then(|()| restored.persistence.remove("s-1"))
+            .expect("kept in memory")),
         "cannot write the pending removes before closing: the store is unavailable, so \
          acknowledged messages may be sent again"
     );

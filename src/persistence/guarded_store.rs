@@ -1,0 +1,81 @@
+//! Keeps the panics of a store away from Paho and from the worker.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{
+    error::{Error, ErrorKind},
+    store::{Connected, Group, Sent, Store},
+};
+
+/// A store whose panics are errors.
+///
+/// A panic under a call of Paho would end the process, since it would cross C code. In the worker it
+/// would end the recovery for good.
+pub(super) struct GuardedStore<S>(pub(super) S);
+
+impl<S: Store> GuardedStore<S> {
+    fn guard<T>(
+        &mut self,
+        attempt: &str,
+        work: impl FnOnce(&mut S) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let store = &mut self.0;
+        catch_unwind(AssertUnwindSafe(|| work(store))).unwrap_or_else(|_| {
+            Err(Error::new(ErrorKind::Other, attempt)
+                .with_reason("the store panicked; this is a defect of the store"))
+        })
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<S: Store> Store for GuardedStore<S> {
+    const NAME: &'static str = S::NAME;
+
+    fn connect(&mut self, name: &str) -> Result<Connected, Error> {
+        self.guard("connect to the store", |store| store.connect(name))
+    }
+
+    fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        self.guard("list the records", S::keys)
+    }
+
+    fn check(&mut self) -> Result<usize, Error> {
+        self.guard("check the store", S::check)
+    }
+
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.guard("read records", |store| store.read(keys))
+    }
+
+    fn read_each(
+        &mut self,
+        keys: &[&str],
+        on_value: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Error> {
+        self.guard("read records", |store| store.read_each(keys, on_value))
+    }
+
+    fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
+        self.guard("read records ahead", |store| store.prefetch(keys))
+    }
+
+    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        self.guard("send writes", |store| store.send(groups))
+    }
+
+    fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+        self.guard("confirm writes", |store| store.confirm(sent, groups))
+    }
+
+    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        self.guard("repeat writes", |store| store.rewrite(groups))
+    }
+
+    fn close(&mut self) {
+        // The connection of a store that panics here is its own loss.
+        drop(self.guard("close the store", |store| {
+            store.close();
+            Ok(())
+        }));
+    }
+}

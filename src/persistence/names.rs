@@ -1,0 +1,109 @@
+//! Paho's names of queue records that are stored under another number.
+
+use crate::{
+    cache::WriteBehindCache,
+    paho::{Key, KeyMap, RecordKind},
+};
+
+/// Maps Paho's keys to stored keys, once Paho reuses the numbers of records that it has not read.
+///
+/// After an incomplete restore Paho counts on from the last command that it has read, and its next
+/// commands would overwrite the unread ones. From the first such put on, every new record of that kind
+/// is stored under a number behind the last one, so that the next start finds all in order. Packet ids
+/// are part of a packet and cannot be mapped; see `CallSemantics::relocate_unread`.
+#[derive(Default)]
+pub(super) struct RecordNames {
+    /// Stored keys by Paho's keys, where they differ.
+    stored: KeyMap<Key>,
+    /// Paho's keys by stored keys, where they differ.
+    names: KeyMap<Key>,
+    /// The last number that was assigned; `None` while Paho's numbers are used.
+    last_command: Option<u32>,
+    last_undelivered: Option<u32>,
+}
+
+impl RecordNames {
+    /// Returns the key under which a record of Paho is stored; `None` if there can be no such record,
+    /// since the record that is stored under this key has another name.
+    pub(super) fn stored_key(&self, name: Key) -> Option<Key> {
+        match self.stored.get(&name) {
+            Some(stored) => Some(*stored),
+            None if self.names.contains_key(&name) => None,
+            None => Some(name),
+        }
+    }
+
+    /// Returns Paho's key of a stored record.
+    pub(super) fn name(&self, stored: Key) -> Key {
+        self.names.get(&stored).copied().unwrap_or(stored)
+    }
+
+    /// Returns true if new records of this kind get numbers of their own.
+    pub(super) fn is_renumbered(&self, kind: RecordKind) -> bool {
+        match kind {
+            RecordKind::Command => self.last_command.is_some(),
+            RecordKind::Undelivered => self.last_undelivered.is_some(),
+            _ => false,
+        }
+    }
+
+    /// Forgets the name of a record that is removed.
+    pub(super) fn forget(&mut self, stored: Key) {
+        if let Some(name) = self.names.remove(&stored) {
+            self.stored.remove(&name);
+        }
+    }
+
+    /// Gives an unread record the name that it would have in the other MQTT version, which this client
+    /// does not use, and begins to assign numbers for its kind. Returns the new name.
+    pub(super) fn set_aside(&mut self, stored: Key, cache: &WriteBehindCache) -> Key {
+        self.forget(stored);
+        let name = stored.other_version();
+        let is_free = !self.stored.contains_key(&name) && !cache.index.contains(name);
+        if is_free {
+            self.add(name, stored);
+        }
+        let same_kind = cache.index.keys().filter(|key| key.kind == stored.kind);
+        let last = same_kind.map(|key| key.number).max().unwrap_or_default();
+        self.last_number(stored.kind).get_or_insert(last);
+        name
+    }
+
+    /// Assigns a number behind the last one to a new record of Paho.
+    pub(super) fn assign(&mut self, name: Key, cache: &WriteBehindCache) -> Key {
+        let numbers = name.kind.number_range();
+        let Some(last) = *self.last_number(name.kind) else {
+            return name;
+        };
+        let is_free = |number: &u32| {
+            let key = Key {
+                number: *number,
+                ..name
+            };
+            !cache.is_number_used(key) && !cache.is_number_used(key.other_version())
+        };
+        let behind = last.saturating_add(1)..numbers.end;
+        // Paho removes number 0 at each connect.
+        let Some(number) = behind.chain(1..last).find(is_free) else {
+            return name;
+        };
+        *self.last_number(name.kind) = Some(number);
+        let stored = Key { number, ..name };
+        if stored != name {
+            self.add(name, stored);
+        }
+        stored
+    }
+
+    fn add(&mut self, name: Key, stored: Key) {
+        self.stored.insert(name, stored);
+        self.names.insert(stored, name);
+    }
+
+    fn last_number(&mut self, kind: RecordKind) -> &mut Option<u32> {
+        match kind {
+            RecordKind::Undelivered => &mut self.last_undelivered,
+            _ => &mut self.last_command,
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! A persistence over a scripted store, whose worker runs when the test says so.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime},
+};
+
+use paho_mqtt::ClientPersistence;
+
+use crate::{
+    clock::SimulatedClock,
+    error::{Error, ErrorKind},
+    paho::Key,
+    persistence::{
+        client_persistence::Persistence,
+        observer::StoreObserver,
+        simulated::{Settings, SimulatedWorker, Turn, simulated_persistence},
+    },
+    store::{Change, Connected, Group, Sent, Store, StoreEvent},
+};
+
+/// The content and the faults of a [`ScriptedStore`].
+#[derive(Default)]
+pub(super) struct Content {
+    pub(super) records: BTreeMap<String, Vec<u8>>,
+    pub(super) quarantine: BTreeMap<String, Vec<u8>>,
+    pub(super) instance_id: u32,
+    /// Every call fails with this error.
+    pub(super) is_down: Option<ErrorKind>,
+    /// Puts of longer values are refused for lack of memory.
+    pub(super) largest_value: Option<usize>,
+    /// There is no memory for any put.
+    pub(super) is_full: bool,
+    /// A put of a longer value breaks the connection.
+    pub(super) breaks_above: Option<usize>,
+    /// Reads fail with this error.
+    pub(super) refuses_reads: Option<ErrorKind>,
+    /// Every call panics.
+    pub(super) panics: bool,
+    /// Number of reads.
+    pub(super) reads: usize,
+    /// Most bytes that one write put while calls waited.
+    pub(super) largest_confirm: usize,
+}
+
+/// A store whose content and faults the test changes.
+pub(super) struct ScriptedStore(Arc<Mutex<Content>>);
+
+impl ScriptedStore {
+    fn available(&self) -> Result<MutexGuard<'_, Content>, Error> {
+        let content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(!content.panics, "the test wants a panic");
+        match content.is_down {
+            Some(kind) => Err(Error::new(kind, "reach the store")),
+            None => Ok(content),
+        }
+    }
+}
+
+impl Content {
+    fn apply(&mut self, group: Group<'_>) -> Result<(), Error> {
+        let puts_above = |limit: Option<usize>| {
+            let limit = limit.unwrap_or(usize::MAX);
+            move |change: &Change<'_>| matches!(change, Change::Put { value, .. } if value.len() > limit)
+        };
+        if group.iter().any(puts_above(self.breaks_above)) {
+            return Err(Error::new(ErrorKind::Connection, "change the store"));
+        }
+        let is_refused = puts_above(self.largest_value);
+        if group.iter().any(is_refused) {
+            return Err(Error::new(ErrorKind::OutOfMemory, "change the store"));
+        }
+        for change in group {
+            match *change {
+                Change::Put { key, value } => {
+                    self.records.insert(key.to_owned(), value.to_vec());
+                }
+                Change::Remove { key } => {
+                    self.records.remove(key);
+                }
+                Change::Quarantine { key, value } => {
+                    self.quarantine.insert(key.to_owned(), value.to_vec());
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store for ScriptedStore {
+    const NAME: &'static str = "scripted";
+
+    fn connect(&mut self, _: &str) -> Result<Connected, Error> {
+        let content = self.available()?;
+        Ok(Connected {
+            instance_id: Some(content.instance_id.to_string()),
+            ..Connected::default()
+        })
+    }
+
+    fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        let content = self.available()?;
+        Ok(content
+            .records
+            .keys()
+            .map(|key| key.clone().into_bytes())
+            .collect())
+    }
+
+    fn check(&mut self) -> Result<usize, Error> {
+        let content = self.available()?;
+        if content.is_full {
+            return Err(Error::new(ErrorKind::OutOfMemory, "check the store"));
+        }
+        Ok(content.records.len())
+    }
+
+    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mut content = self.available()?;
+        content.reads += 1;
+        if let Some(kind) = content.refuses_reads {
+            return Err(Error::new(kind, "read the store"));
+        }
+        Ok(keys
+            .iter()
+            .map(|key| content.records.get(*key).cloned())
+            .collect())
+    }
+
+    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        let mut content = self.available()?;
+        for group in groups {
+            // Unanswered, so a refusal is not seen.
+            drop(content.apply(group));
+        }
+        Ok(())
+    }
+
+    fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
+        let mut content = self.available()?;
+        let puts = groups.iter().copied().flatten().map(|change| match change {
+            Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
+            Change::Remove { .. } => 0,
+        });
+        content.largest_confirm = content.largest_confirm.max(puts.sum());
+        let is_missing =
+            |sent: &Sent<'_>| content.records.get(sent.key).map(Vec::len) != sent.length;
+        let is_unconfirmed = sent.iter().any(is_missing);
+        let results: Vec<_> = groups.iter().map(|group| content.apply(group)).collect();
+        results.into_iter().collect::<Result<(), _>>()?;
+        if is_unconfirmed {
+            return Err(Error::new(ErrorKind::Unconfirmed, "confirm the writes"));
+        }
+        Ok(())
+    }
+
+    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
+        let mut content = self.available()?;
+        let results: Vec<_> = groups.iter().map(|group| content.apply(group)).collect();
+        results.into_iter().collect()
+    }
+
+    fn close(&mut self) {}
+}
+
+/// The clock of a bench: it moves when a call waits, and when the test says so.
+#[derive(Default)]
+struct BenchClock {
+    now: Mutex<Duration>,
+    worker: Mutex<Option<SimulatedWorker<ScriptedStore>>>,
+}
+
+impl SimulatedClock for BenchClock {
+    fn since_boot(&self) -> Duration {
+        *self.now.lock().expect("no panic")
+    }
+
+    fn time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000) + self.since_boot()
+    }
+
+    fn wait(&self, until: Duration) {
+        let worker = self.worker.lock().expect("no panic").clone();
+        let next = worker.map_or(until, |worker| take_turn(&worker).unwrap_or(Duration::ZERO));
+        let mut now = self.now.lock().expect("no panic");
+        *now = next.min(until).max(*now);
+    }
+}
+
+/// Runs one turn of the worker; returns the time until which it then waits.
+fn take_turn(worker: &SimulatedWorker<ScriptedStore>) -> Option<Duration> {
+    match worker.turn() {
+        Turn::Exchange(mut exchange) => {
+            exchange.perform();
+            exchange.finish();
+            None
+        }
+        Turn::Done => None,
+        Turn::Wait(until) => Some(until),
+        Turn::Ended => Some(Duration::MAX),
+    }
+}
+
+/// Keeps the events that a persistence reports.
+#[derive(Default)]
+pub(super) struct Events(Mutex<Vec<StoreEvent>>);
+
+impl StoreObserver for Events {
+    fn on_event(&self, _: &str, event: &StoreEvent) {
+        self.0.lock().expect("no panic").push(event.clone());
+    }
+}
+
+/// An open persistence and everything around it.
+pub(super) struct Bench {
+    content: Arc<Mutex<Content>>,
+    settings: Settings,
+    clock: Arc<BenchClock>,
+    pub(super) worker: SimulatedWorker<ScriptedStore>,
+    pub(super) persistence: Persistence<ScriptedStore>,
+    events: Arc<Events>,
+}
+
+impl Bench {
+    pub(super) fn new(settings: &Settings, records: &[(&str, Vec<u8>)]) -> Self {
+        let records = records.iter();
+        let content = Content {
+            records: records
+                .map(|(key, value)| ((*key).to_owned(), value.clone()))
+                .collect(),
+            ..Content::default()
+        };
+        Self::open(settings, Arc::new(Mutex::new(content)))
+    }
+
+    fn open(settings: &Settings, content: Arc<Mutex<Content>>) -> Self {
+        let clock = Arc::<BenchClock>::default();
+        let events = Arc::<Events>::default();
+        let (mut persistence, worker) = simulated_persistence(
+            ScriptedStore(Arc::clone(&content)),
+            settings,
+            Arc::clone(&clock) as Arc<dyn SimulatedClock>,
+            Some(Arc::clone(&events) as Arc<dyn StoreObserver>),
+        );
+        *clock.worker.lock().expect("no panic") = Some(worker.clone());
+        persistence.open("device", "broker").expect("opens");
+        Self {
+            content,
+            settings: settings.clone(),
+            clock,
+            worker,
+            persistence,
+            events,
+        }
+    }
+
+    /// Kills the program, and starts it again over what the store has.
+    pub(super) fn crash(self) -> Self {
+        let content = {
+            let content = self.content();
+            Content {
+                records: content.records.clone(),
+                quarantine: content.quarantine.clone(),
+                instance_id: content.instance_id,
+                ..Content::default()
+            }
+        };
+        let settings = self.settings.clone();
+        // What the dying persistence still writes goes to the old content.
+        drop(self);
+        Self::open(&settings, Arc::new(Mutex::new(content)))
+    }
+
+    pub(super) fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn stored(&self) -> BTreeMap<String, Vec<u8>> {
+        self.content().records.clone()
+    }
+
+    pub(super) fn stored_keys(&self) -> Vec<String> {
+        self.content().records.keys().cloned().collect()
+    }
+
+    pub(super) fn put(&mut self, key: &str, value: &[u8]) {
+        self.persistence.put(key, vec![value]).expect("put");
+    }
+
+    pub(super) fn get(&mut self, key: &str) -> Vec<u8> {
+        self.persistence.get(key).expect("present")
+    }
+
+    pub(super) fn remove(&mut self, key: &str) {
+        self.persistence.remove(key).expect("removed");
+    }
+
+    /// Makes the calls of Paho that send a command: read it, remove it, put its PUBLISH.
+    pub(super) fn send(&mut self, command: &str, publish: &str, packet: &[u8]) {
+        self.get(command);
+        self.remove(command);
+        self.put(publish, packet);
+    }
+
+    /// Makes the calls of a restore: lists the keys and reads each record.
+    pub(super) fn restore(&mut self) -> Vec<String> {
+        let keys = self.persistence.keys().expect("listed");
+        for key in &keys {
+            self.get(key);
+        }
+        keys
+    }
+
+    /// Runs the worker for this long.
+    pub(super) fn run(&self, time: Duration) {
+        let end = self.clock.since_boot() + time;
+        while self.clock.since_boot() < end {
+            let next = take_turn(&self.worker).unwrap_or(Duration::ZERO);
+            let mut now = self.clock.now.lock().expect("no panic");
+            *now = next.min(end).max(*now);
+        }
+    }
+
+    /// Runs one turn of the worker, with calls before and after its exchange.
+    pub(super) fn turn_with(&mut self, mut calls: impl FnMut(&mut Self)) {
+        match self.worker.turn() {
+            Turn::Exchange(mut exchange) => {
+                calls(self);
+                exchange.perform();
+                calls(self);
+                exchange.finish();
+            }
+            Turn::Wait(until) => *self.clock.now.lock().expect("no panic") = until,
+            Turn::Done | Turn::Ended => {}
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.persistence.health().snapshot().up
+    }
+
+    /// The events so far; the worker has to run for them.
+    pub(super) fn events(&self) -> Vec<StoreEvent> {
+        self.events.0.lock().expect("no panic").clone()
+    }
+}
+
+/// A publish command at this QoS as Paho C 1.3.16 writes it for MQTT 3.1.1.
+pub(super) fn command(packet_id: i32, qos: i32, payload: &[u8]) -> Vec<u8> {
+    let fields = [3, packet_id].map(i32::to_ne_bytes).concat();
+    let length = i32::try_from(payload.len()).expect("short");
+    let [length, qos, retained] = [length, qos, 0].map(i32::to_ne_bytes);
+    [&fields, &b"t\0"[..], &length, payload, &qos, &retained].concat()
+}
+
+/// A PUBLISH packet of MQTT 3.1.1.
+pub(super) fn publish(packet_id: u16, qos: u8, payload: &[u8]) -> Vec<u8> {
+    let rest = [&[0, 1, b't'][..], &packet_id.to_be_bytes(), payload].concat();
+    let mut packet = vec![0x30 | qos << 1];
+    let mut length = rest.len();
+    loop {
+        let byte = u8::try_from(length % 128).expect("7 bits");
+        length /= 128;
+        packet.push(byte | if length > 0 { 0x80 } else { 0 });
+        if length == 0 {
+            break;
+        }
+    }
+    [packet, rest].concat()
+}
+
+/// A PUBREL packet.
+pub(super) fn pubrel(packet_id: u16) -> Vec<u8> {
+    [&[0x62, 2][..], &packet_id.to_be_bytes()].concat()
+}
+
+/// Asserts that every stored record is one that Paho can read.
+pub(super) fn assert_readable(bench: &Bench) {
+    for (key, value) in bench.stored() {
+        let parsed = Key::parse(&key).expect("a key");
+        assert!(crate::paho::is_valid_record(parsed, &value), "{key}");
+    }
+}

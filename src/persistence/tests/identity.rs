@@ -1,0 +1,131 @@
+//! A store that comes back with other data.
+
+use std::time::Duration;
+
+use super::bench::{Bench, command, publish};
+use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Interrupts the store, and changes it while it is away.
+fn interrupt(bench: &mut Bench, kind: ErrorKind, change: impl FnOnce(&mut Bench)) {
+    bench.content().is_down = Some(kind);
+    bench.run(2 * SECOND);
+    assert!(!bench.is_up());
+    change(bench);
+    bench.content().is_down = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up(), "{:?}", bench.events().last());
+}
+
+fn quarantined_values(bench: &Bench) -> Vec<Vec<u8>> {
+    let content = bench.content();
+    let mut values: Vec<_> = content.quarantine.values().cloned().collect();
+    values.sort();
+    values
+}
+
+#[test]
+fn records_mounted_late_are_quarantined() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    let old: Vec<Vec<u8>> = (0..5).map(|number| command(9, 1, &[number])).collect();
+    interrupt(&mut bench, ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        for (number, value) in old.iter().enumerate() {
+            content
+                .records
+                .insert(format!("c-{}", number + 1), value.clone());
+        }
+    });
+    assert_eq!(quarantined_values(&bench), old);
+    assert!(bench.stored_keys().is_empty());
+    let is_counted = |event: &StoreEvent| {
+        matches!(
+            event,
+            StoreEvent::ForeignRecords {
+                records: 5,
+                removed: true
+            }
+        )
+    };
+    assert!(bench.events().iter().any(is_counted));
+}
+
+#[test]
+fn unknown_value_under_live_key_is_quarantined() {
+    for cache_limit in [0, usize::MAX] {
+        let settings = Settings {
+            cache_limit,
+            ..Settings::default()
+        };
+        let mut bench = Bench::new(&settings, &[]);
+        let ours = command(1, 1, b"ours");
+        let theirs = command(1, 1, b"theirs");
+        bench.put("c-1", &ours);
+        bench.put("c-2", &ours);
+        interrupt(&mut bench, ErrorKind::Connection, |bench| {
+            bench.put("c-1", &ours);
+            let mut content = bench.content();
+            content.instance_id += 1;
+            content.records.clear();
+            content.records.insert("c-1".to_owned(), theirs.clone());
+        });
+        assert_eq!(quarantined_values(&bench), [theirs]);
+        assert_eq!(bench.stored()["c-1"], ours);
+    }
+}
+
+#[test]
+fn own_removed_record_is_not_quarantined() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    let value = command(1, 2, b"delivered");
+    bench.put("c-1", &value);
+    bench.send("c-1", "s-1", &publish(1, 2, b"delivered"));
+    let older = bench.stored();
+    bench.remove("s-1");
+    bench.run(SECOND);
+    assert!(bench.stored_keys().is_empty());
+    interrupt(&mut bench, ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records = older;
+    });
+    assert!(bench.stored_keys().is_empty());
+    assert!(quarantined_values(&bench).is_empty());
+}
+
+#[test]
+fn older_data_behind_same_identity_is_replaced() {
+    for kind in [ErrorKind::ReadOnly, ErrorKind::Loading, ErrorKind::InUse] {
+        let mut bench = Bench::new(&Settings::default(), &[]);
+        let old = command(1, 1, b"old");
+        let new = command(2, 1, b"new");
+        bench.put("c-1", &old);
+        let older = bench.stored();
+        bench.put("c-1", &new);
+        interrupt(&mut bench, kind, |bench| bench.content().records = older);
+        assert_eq!(bench.stored().get("c-1"), Some(&new), "{kind:?}");
+    }
+}
+
+#[test]
+fn lost_writes_make_identity_doubtful() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    let value = command(1, 1, b"old");
+    bench.put("c-1", &value);
+    bench.put("c-2", &value);
+    {
+        // A restart between two exchanges that the connection hides.
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records.clear();
+        content
+            .records
+            .insert("c-1".to_owned(), command(1, 1, b"of another"));
+    }
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored()["c-1"], value);
+    assert_eq!(quarantined_values(&bench), [command(1, 1, b"of another")]);
+}

@@ -1,0 +1,9 @@
+//! Stories of one persistence over a scripted store: calls, faults, and what is stored afterwards.
+
+mod bench;
+mod identity;
+mod order;
+mod packet_ids;
+mod panics;
+mod refusal;
+mod restore;

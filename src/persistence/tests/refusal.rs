@@ -1,0 +1,117 @@
+//! A store that refuses one record and takes others.
+
+use std::time::Duration;
+
+use super::bench::{Bench, command};
+use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn small(number: u8) -> Vec<u8> {
+    command(number.into(), 1, &[number])
+}
+
+fn large() -> Vec<u8> {
+    command(100, 1, &[0; 8_000])
+}
+
+#[test]
+fn refused_record_does_not_hold_up_others() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    bench.content().largest_value = Some(1_000);
+    bench.put("c-1", &large());
+    for number in 2..=11 {
+        bench.put(&format!("c-{number}"), &small(number));
+    }
+    bench.run(3 * SECOND);
+    assert_eq!(bench.stored().len(), 10, "{:?}", bench.stored_keys());
+    let health = bench.persistence.health().snapshot();
+    assert!(health.up);
+    assert_eq!((health.held_records, health.held_bytes), (1, large().len()));
+    assert_eq!(health.unconfirmed_records, 0);
+    let refused = |event: &StoreEvent| matches!(event, StoreEvent::Refused { records: 1, error, .. } if error.kind() == ErrorKind::OutOfMemory);
+    assert!(bench.events().iter().any(refused), "{:?}", bench.events());
+    // A record that comes now is stored at once.
+    bench.put("c-12", &small(12));
+    assert!(bench.stored().contains_key("c-12"));
+    bench.content().largest_value = None;
+    bench.run(120 * SECOND);
+    assert_eq!(bench.stored()["c-1"], large());
+    assert_eq!(bench.persistence.health().snapshot().held_records, 0);
+}
+
+#[test]
+fn removing_refused_record_leaves_nothing() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    bench.content().largest_value = Some(1_000);
+    bench.put("c-1", &large());
+    bench.run(3 * SECOND);
+    assert_eq!(bench.get("c-1"), large());
+    bench.remove("c-1");
+    bench.remove("c-1");
+    bench.put("c-2", &small(2));
+    bench.send("c-2", "s-2", &super::bench::publish(2, 1, &[2]));
+    bench.run(120 * SECOND);
+    assert_eq!(bench.stored_keys(), ["s-2"]);
+    let health = bench.persistence.health().snapshot();
+    assert!(health.up);
+    assert_eq!((health.held_records, health.unconfirmed_records), (0, 0));
+}
+
+#[test]
+fn full_store_stays_down_until_it_has_room() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    bench.content().largest_value = Some(0);
+    bench.content().is_full = true;
+    for number in 1..=20 {
+        bench.put(&format!("c-{number}"), &small(number));
+    }
+    bench.run(5 * SECOND);
+    assert!(!bench.is_up());
+    assert!(bench.stored().is_empty());
+    bench.content().largest_value = None;
+    bench.content().is_full = false;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored().len(), 20);
+}
+
+#[test]
+fn record_that_breaks_connection_is_left_behind() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    bench.content().breaks_above = Some(1_000);
+    bench.put("c-1", &large());
+    for number in 2..=11 {
+        bench.put(&format!("c-{number}"), &small(number));
+    }
+    bench.run(30 * SECOND);
+    assert_eq!(bench.stored().len(), 10, "{:?}", bench.stored_keys());
+    assert!(bench.is_up());
+    assert_eq!(bench.persistence.health().snapshot().held_records, 1);
+}
+
+#[test]
+fn recovery_writes_little_while_calls_wait() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    let value = command(1, 1, &[0; 10_000]);
+    for number in 1..=300 {
+        bench.put(&format!("c-{number}"), &value);
+    }
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    let mut number = 301;
+    while !bench.is_up() {
+        bench.turn_with(|bench| {
+            for _ in 0..10 {
+                if number <= 600 {
+                    bench.put(&format!("c-{number}"), &value);
+                    number += 1;
+                }
+            }
+        });
+    }
+    assert_eq!(bench.stored().len(), number - 1);
+    let largest = bench.content().largest_confirm;
+    assert!(largest <= 256 * 1024, "{largest} bytes");
+}
