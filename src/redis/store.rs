@@ -5,9 +5,16 @@ use std::{fmt, time::Duration};
 use ::redis::Value;
 
 use super::{
-    acl, client_lock::ClientLock, command_buffer::CommandBuffer, config::RedisConfig,
-    connection::RedisConnection, eviction_check::EvictionCheck, exchange_error::ExchangeError,
-    preflight, preflight::ServerInfo, write_commands::encode_groups,
+    acl,
+    client_lock::{ClientLock, LockRights},
+    command_buffer::CommandBuffer,
+    config::RedisConfig,
+    connection::RedisConnection,
+    eviction_check::EvictionCheck,
+    exchange_error::ExchangeError,
+    preflight,
+    preflight::ServerInfo,
+    write_commands::encode_groups,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -86,7 +93,7 @@ impl RedisStore {
         let database = config.address.database;
         // Half of the time is left for the checks that follow.
         let half = deadline_after(config.connect_timeout.mul_f64(0.5));
-        let ownership_checked = self
+        let lock_rights = self
             .lock
             .acquire(&mut connection, database, hash, half)
             .map_err(to_error)?;
@@ -104,9 +111,15 @@ impl RedisStore {
             }
         };
         warn_missing(
-            ownership_checked,
+            lock_rights != LockRights::NoList,
             "check for another program with the same records",
             "the user lacks +client|setname or +client|list; docs/redis.md has the ACL line",
+        );
+        warn_missing(
+            lock_rights != LockRights::NoKill,
+            "end connections that others left behind",
+            "the user lacks +client|kill, so a program that was stopped for 30 s may write over the \
+             records of its successor; docs/redis.md has the ACL line",
         );
         warn_missing(
             connection.replies_off(),
@@ -263,6 +276,7 @@ impl Store for RedisStore {
 
     fn close(&mut self) {
         self.connection = None;
+        self.lock.release();
         self.hash = None;
     }
 }

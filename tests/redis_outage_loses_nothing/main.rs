@@ -2,5 +2,6 @@
 
 mod connection;
 mod faults;
+mod ownership;
 mod recovery;
 mod soak;
