@@ -56,7 +56,9 @@ pub(super) fn check_usable(
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ServerInfo {
     /// The `run_id`, which changes with each start of Redis.
-    pub(super) instance_id: Option<String>,
+    run_id: Option<String>,
+    /// The `master_replid`, which changes with each promotion.
+    replication_id: Option<String>,
     /// Its policy and a limit on memory let it delete the hash.
     may_evict: bool,
     has_aof: bool,
@@ -66,7 +68,7 @@ impl ServerInfo {
     /// Queries Redis; returns `None` if the user may not run `INFO`.
     pub(super) fn fetch(connection: &mut RedisConnection) -> Result<Option<Self>, ExchangeError> {
         let mut info = Self::default();
-        for section in ["server", "memory", "persistence"] {
+        for section in ["server", "replication", "memory", "persistence"] {
             match connection.query(&["INFO", section]) {
                 Ok(Value::BulkString(lines)) => info.parse(&String::from_utf8_lossy(&lines)),
                 Ok(Value::VerbatimString { text, .. }) => info.parse(&text),
@@ -83,7 +85,8 @@ impl ServerInfo {
         let mut is_limited = false;
         for (name, value) in lines.lines().filter_map(|line| line.split_once(':')) {
             match name {
-                "run_id" => self.instance_id = Some(value.to_owned()),
+                "run_id" => self.run_id = Some(value.to_owned()),
+                "master_replid" => self.replication_id = Some(value.to_owned()),
                 "maxmemory" => is_limited = value != "0",
                 "maxmemory_policy" => policy_evicts = value.starts_with("allkeys-"),
                 "aof_enabled" => self.has_aof = value == "1",
@@ -91,6 +94,15 @@ impl ServerInfo {
             }
         }
         self.may_evict |= policy_evicts && is_limited;
+    }
+
+    /// Returns the identity of the data.
+    ///
+    /// A Redis that became a replica has the data of its master, which may be older, and keeps its
+    /// `run_id` when it is promoted again. Only both together show that nothing was replaced.
+    pub(super) fn instance_id(&self) -> Option<String> {
+        let (run_id, replication_id) = (self.run_id.as_ref()?, self.replication_id.as_ref()?);
+        Some(format!("{run_id}/{replication_id}"))
     }
 
     /// Returns an error if this Redis may evict records.
@@ -112,6 +124,27 @@ impl ServerInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instance_id_needs_run_and_replication() {
+        for (lines, id) in [
+            (
+                "run_id:a1\r\nmaster_replid:b2\r\nmaster_replid2:c3\r\n",
+                Some("a1/b2"),
+            ),
+            (
+                "master_replid:b2\r\nmaster_replid2:c3\r\nrun_id:a1\r\n",
+                Some("a1/b2"),
+            ),
+            ("run_id:a1\r\nmaster_replid2:c3\r\n", None),
+            ("master_replid:b2\r\n", None),
+            ("", None),
+        ] {
+            let mut info = ServerInfo::default();
+            info.parse(lines);
+            assert_eq!(info.instance_id().as_deref(), id, "{lines}");
+        }
+    }
 
     #[test]
     fn only_bounded_memory_is_evicted() {

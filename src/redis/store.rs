@@ -133,8 +133,8 @@ impl RedisStore {
             "the user lacks +info, so every record is written again after each outage; docs/redis.md \
              has the ACL line",
         );
-        let info = info.unwrap_or_default();
-        match (config.eviction_check, info.eviction_error()) {
+        let eviction_error = info.as_ref().and_then(ServerInfo::eviction_error);
+        match (config.eviction_check, eviction_error) {
             (EvictionCheck::Refuse, Some(error)) => return Err(error),
             (EvictionCheck::Warn, error) => warnings.extend(error),
             (EvictionCheck::Ignore, _) | (_, None) => {}
@@ -142,9 +142,8 @@ impl RedisStore {
         self.connection = Some(connection);
         Ok(Connected {
             write_error: full.map(to_error),
-            // Without an instance id `INFO` was not available, and the AOF is unknown too.
-            durability_note: info.instance_id.as_ref().map(|_| info.durability_note()),
-            instance_id: info.instance_id,
+            durability_note: info.as_ref().map(ServerInfo::durability_note),
+            instance_id: info.as_ref().and_then(ServerInfo::instance_id),
             warnings,
         })
     }

@@ -451,6 +451,41 @@ fn emptied_redis_is_refilled() {
     }
 }
 
+/// A promotion changes the identity of the data: a replica may have been behind, and a server that becomes one takes the data of
+/// its master.
+#[test]
+fn promoted_redis_with_older_data_is_overwritten() {
+    let (redis, other) = (RedisServer::tcp(), RedisServer::tcp());
+    let older = record("q-1", b"older");
+    other.connection().hset(HASH, "q-1", &older).unwrap();
+    let mut persistence = opened(&redis.tcp_url());
+    let newer = record("q-1", b"newer");
+    persistence.put("q-1", vec![&newer]).unwrap();
+    settle(&persistence);
+
+    let mut connection = redis.connection();
+    redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(other.port())
+        .exec(&mut connection)
+        .unwrap();
+    eventually(AMPLE, "the older data", || {
+        (stored(&mut connection, "q-1") == Some(older.clone())).then_some(())
+    });
+    let health = persistence.health();
+    eventually(AMPLE, "the outage", || {
+        let kind = health.last_error().map(|error| error.kind());
+        (kind == Some(ErrorKind::ReadOnly)).then_some(())
+    });
+    redis::cmd("REPLICAOF")
+        .arg("NO")
+        .arg("ONE")
+        .exec(&mut connection)
+        .unwrap();
+    settle(&persistence);
+    assert_eq!(stored(&mut connection, "q-1"), Some(newer));
+}
+
 #[test]
 fn record_lost_by_redis_alone_is_counted() {
     let mut redis = RedisServer::tcp();
