@@ -3,7 +3,11 @@
 
 use ::redis::Value;
 
-use super::{connection::RedisConnection, exchange_error::ExchangeError};
+use super::{
+    connection::RedisConnection,
+    exchange_error::ExchangeError,
+    write_commands::{PROBE_FIELD, encode_write_probe},
+};
 use crate::error::{Error, ErrorKind};
 
 /// Checks the type of the key, the user's rights and the room for a write, and writes nothing.
@@ -28,7 +32,11 @@ pub(super) fn check_usable(
         }
     }
     connection.query(&["MULTI"])?;
-    let full = match connection.query(&["HSET", hash, "c-0", ""]) {
+    let probe = connection.exchange(
+        |commands| encode_write_probe(commands, hash),
+        RedisConnection::read_reply,
+    );
+    let full = match probe {
         Ok(_) => None,
         Err(full @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => Some(full),
         Err(failure) => return Err(failure),
@@ -36,9 +44,9 @@ pub(super) fn check_usable(
     // A full Redis refuses to queue any command, although it executes these outside a transaction.
     if full.is_none() {
         for words in [
-            &["HDEL", hash, "c-0"][..],
-            &["HMGET", hash, "c-0"],
-            &["HSTRLEN", hash, "c-0"],
+            &["HDEL", hash, PROBE_FIELD][..],
+            &["HMGET", hash, PROBE_FIELD],
+            &["HSTRLEN", hash, PROBE_FIELD],
             &["HKEYS", hash],
             &["HLEN", hash],
         ] {

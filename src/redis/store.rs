@@ -14,7 +14,7 @@ use super::{
     exchange_error::ExchangeError,
     preflight,
     preflight::ServerInfo,
-    write_commands::encode_groups,
+    write_commands::{encode_groups, encode_write_probe},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -187,10 +187,9 @@ impl Store for RedisStore {
         self.with_connection("use", limit, |connection, hash| {
             connection.exchange(
                 |commands| {
-                    // Redis refuses to queue a write that it would refuse to execute. If it refused
-                    // only `MULTI`, the field would be written; Paho never reads one of this name.
+                    // Redis refuses to queue a write that it would refuse to execute.
                     commands.push_words(&["MULTI"]);
-                    commands.push_words(&["HSET", hash, "check", ""]);
+                    encode_write_probe(commands, hash);
                     commands.push_words(&["DISCARD"]);
                     commands.push_words(&["HLEN", hash]);
                 },

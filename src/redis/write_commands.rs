@@ -24,6 +24,18 @@ pub(super) fn encode_groups(commands: &mut CommandBuffer, hash: &str, groups: &[
     }
 }
 
+/// Appends an `HSET` that changes nothing, in or outside a transaction: it lacks a value.
+///
+/// Redis counts the values only when it executes the command. When it queues one it asks whether the
+/// user may write and the memory is not full, and if it refused `MULTI` alone, it would execute what
+/// follows.
+pub(super) fn encode_write_probe(commands: &mut CommandBuffer, hash: &str) {
+    commands.push_words(&["HSET", hash, PROBE_FIELD, "", PROBE_FIELD]);
+}
+
+/// A field that neither Paho nor a person writes.
+pub(super) const PROBE_FIELD: &str = "paho-mqtt-redis:probe";
+
 /// Appends one `HDEL` for all removes of a group.
 fn encode_removes(commands: &mut CommandBuffer, hash: &str, group: &[Change<'_>]) {
     let keys = group.iter().filter_map(|change| match *change {

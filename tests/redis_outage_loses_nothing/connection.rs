@@ -594,6 +594,42 @@ fn records_are_in_chosen_database_under_prefix() {
     }
 }
 
+/// Without it, each command that is queued in a transaction is executed on its own.
+#[test]
+fn refused_multi_alone_changes_no_field() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "mqtt", "on", ">secret", "+@all", "~*"])
+        .exec(&mut connection)
+        .unwrap();
+    connection.hset(HASH, "q-1", record("q-1", b"x")).unwrap();
+    let before = connection.hgetall(HASH).unwrap();
+    let url = format!("{}?user=mqtt&pass=secret", redis.url());
+    let mut persistence = opened(&url);
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "mqtt", "-multi"])
+        .exec(&mut connection)
+        .unwrap();
+    let health = persistence.health();
+    eventually(AMPLE, "the check fails", || {
+        let kind = health.last_error().map(|error| error.kind());
+        (kind == Some(ErrorKind::Permission)).then_some(())
+    });
+    assert_eq!(connection.hgetall(HASH).unwrap(), before);
+    persistence.close().unwrap_err();
+    // Nor if it is refused when connecting.
+    for key in ["c-0", "c-1"] {
+        connection.hset(HASH, key, record(key, b"x")).unwrap();
+    }
+    let before = connection.hgetall(HASH).unwrap();
+    let error = persistence
+        .connect(CLIENT, "mqtt://127.0.0.1:1883")
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Permission, "{error}");
+    assert_eq!(connection.hgetall(HASH).unwrap(), before);
+}
+
 #[test]
 fn connect_and_client_use_same_records() {
     let redis = RedisServer::start();
