@@ -79,27 +79,40 @@ impl RedisConnection {
             read_window: (INITIAL_WINDOW, 1),
             prefetched: None,
         };
-        if let Some(password) = &address.password {
-            let user = address.user.as_deref();
-            let auth = ["AUTH"].into_iter().chain(user).chain([password.as_str()]);
-            connection
-                .query(&auth.collect::<Vec<_>>())
-                .map_err(ExchangeError::without_secrets)?;
-        }
-        if address.database != 0 {
-            connection.query(&["SELECT", &address.database.to_string()])?;
+        let user = address.user.as_deref();
+        let password = address.password.as_deref();
+        let selects = address.database != 0;
+        if password.is_some() || selects {
+            // In one round trip: without the password Redis refuses to select too.
+            connection.exchange(
+                |commands| {
+                    if let Some(password) = password {
+                        let auth = ["AUTH"].into_iter().chain(user).chain([password]);
+                        commands.push_words(&auth.collect::<Vec<_>>());
+                    }
+                    if selects {
+                        commands.push_words(&["SELECT", &address.database.to_string()]);
+                    }
+                },
+                |replies| {
+                    if password.is_some() {
+                        let reply = replies.read_reply();
+                        reply.map_err(ExchangeError::without_secrets)?;
+                    }
+                    if selects {
+                        replies.read_reply()?;
+                    }
+                    Ok(())
+                },
+            )?;
         }
         Ok(connection)
     }
 
-    /// Sends one command and returns its reply.
-    pub(super) fn query(&mut self, words: &[&str]) -> Result<Value, ExchangeError> {
-        self.exchange(|commands| commands.push_words(words), Self::read_reply)
-    }
-
     /// Sends commands and reads their replies; `read` need not read all of them.
     ///
-    /// Every reply is read before this returns, or the connection is no longer usable.
+    /// Every reply is read before this returns, or the connection is no longer usable: the error is not
+    /// a reply, or [replies are due](Self::has_replies_due).
     pub(super) fn exchange<T>(
         &mut self,
         encode: impl FnOnce(&mut CommandBuffer),
@@ -127,7 +140,8 @@ impl RedisConnection {
         while self.replies_due > 0 {
             match self.read_reply() {
                 Ok(_) | Err(ExchangeError::ErrorReply(..)) => {}
-                Err(unusable) => return Err(unusable),
+                // An error reply says more: a server that refuses a connection closes it.
+                Err(unusable) => return result.and(Err(unusable)),
             }
         }
         result
@@ -159,10 +173,8 @@ impl RedisConnection {
 
     /// Turns replies off outside exchanges, from now on.
     ///
-    /// An error reply means that the user may not run `CLIENT REPLY`, and leaves replies on.
+    /// The user must have the right to: otherwise Redis would reply with an error.
     pub(super) fn turn_replies_off(&mut self) -> Result<(), ExchangeError> {
-        // `ON` is sent for its reply: Redis does not reply to `OFF`, not even with an error.
-        self.query(&["CLIENT", "REPLY", "ON"])?;
         self.send(|commands| commands.push_words(&["CLIENT", "REPLY", "OFF"]))?;
         self.replies_off = true;
         Ok(())

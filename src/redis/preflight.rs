@@ -1,63 +1,115 @@
 //! The checks that a new connection passes before the store uses it: the type of the key, the commands
-//! that the ACL must permit, and room for a write.
+//! that the ACL must permit, room for a write, and what Redis reports about itself.
 
 use ::redis::Value;
 
 use super::{
+    command_buffer::CommandBuffer,
     connection::RedisConnection,
     exchange_error::ExchangeError,
     write_commands::{PROBE_FIELD, encode_write_probe},
 };
 use crate::error::{Error, ErrorKind};
 
+/// The findings of the checks.
+pub(super) struct Preflight {
+    /// Why Redis takes no new records at present. A full one still serves reads and removes.
+    pub(super) full: Option<ExchangeError>,
+    /// `None` if the user may not run `INFO`.
+    pub(super) info: Option<ServerInfo>,
+    /// The user may run `CLIENT REPLY`.
+    pub(super) may_turn_replies_off: bool,
+}
+
+/// The sections of `INFO` that [`ServerInfo`] parses. Before Redis 7, `INFO` takes one at a time.
+const SECTIONS: [&str; 4] = ["server", "replication", "memory", "persistence"];
+
 /// Checks the type of the key, the user's rights and the room for a write, and writes nothing.
 ///
-/// It queues one of each command in a transaction that is discarded: Redis refuses a command that
-/// the user may not run, or that cannot succeed now, when it is queued. A full Redis still serves
-/// reads and removes, so its error is returned as a value.
-pub(super) fn check_usable(
+/// All of it takes one round trip, so that connecting over a slow network stays within its timeout.
+/// No command may have an effect if the one before it was refused.
+pub(super) fn check(
     connection: &mut RedisConnection,
     hash: &str,
-) -> Result<Option<ExchangeError>, ExchangeError> {
-    match connection.query(&["TYPE", hash])? {
-        Value::SimpleString(name) if name == "none" || name == "hash" => {}
-        Value::SimpleString(name) => {
-            return Err(ExchangeError::Unusable(
-                ErrorKind::WrongType,
-                format!("the key holds a {name}").into(),
-            ));
+) -> Result<Preflight, ExchangeError> {
+    // Redis refuses a command that the user may not run, or that cannot succeed now, when it is
+    // queued. So one of each is queued in a transaction that is discarded.
+    let queued = [
+        &["HDEL", hash, PROBE_FIELD][..],
+        &["HMGET", hash, PROBE_FIELD],
+        &["HSTRLEN", hash, PROBE_FIELD],
+        &["HKEYS", hash],
+        &["HLEN", hash],
+    ];
+    let encode = |commands: &mut CommandBuffer| {
+        commands.push_words(&["TYPE", hash]);
+        commands.push_words(&["MULTI"]);
+        encode_write_probe(commands, hash);
+        for words in queued {
+            commands.push_words(words);
         }
-        _ => {
-            return Err(ExchangeError::protocol("TYPE returned an unexpected reply"));
+        commands.push_words(&["DISCARD"]);
+        // `EXEC` cannot be queued, so an empty transaction checks the right to it.
+        commands.push_words(&["MULTI"]);
+        commands.push_words(&["EXEC"]);
+        for section in SECTIONS {
+            commands.push_words(&["INFO", section]);
         }
-    }
-    connection.query(&["MULTI"])?;
-    let probe = connection.exchange(
-        |commands| encode_write_probe(commands, hash),
-        RedisConnection::read_reply,
-    );
-    let full = match probe {
-        Ok(_) => None,
-        Err(full @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => Some(full),
-        Err(failure) => return Err(failure),
+        // `OFF` gets no reply, not even an error, so the right to it shows with `ON`.
+        commands.push_words(&["CLIENT", "REPLY", "ON"]);
     };
-    // A full Redis refuses to queue any command, although it executes these outside a transaction.
-    if full.is_none() {
-        for words in [
-            &["HDEL", hash, PROBE_FIELD][..],
-            &["HMGET", hash, PROBE_FIELD],
-            &["HSTRLEN", hash, PROBE_FIELD],
-            &["HKEYS", hash],
-            &["HLEN", hash],
-        ] {
-            connection.query(words)?;
+    connection.exchange(encode, |replies| {
+        check_type(&replies.read_reply()?)?;
+        replies.read_reply()?;
+        let mut full = None;
+        // A full Redis refuses to queue any command, although it executes all but the write outside
+        // a transaction.
+        for _ in 0..=queued.len() {
+            match replies.read_reply() {
+                Ok(_) => {}
+                Err(error @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => {
+                    full.get_or_insert(error);
+                }
+                Err(failure) => return Err(failure),
+            }
         }
+        for _ in ["DISCARD", "MULTI", "EXEC"] {
+            replies.read_reply()?;
+        }
+        let mut info = Some(ServerInfo::default());
+        for _ in SECTIONS {
+            match replies.read_reply() {
+                Ok(reply) => {
+                    if let Some(info) = &mut info {
+                        info.add(&reply)?;
+                    }
+                }
+                Err(ExchangeError::ErrorReply(..)) => info = None,
+                Err(failure) => return Err(failure),
+            }
+        }
+        let may_turn_replies_off = match replies.read_reply() {
+            Ok(_) => true,
+            Err(ExchangeError::ErrorReply(..)) => false,
+            Err(failure) => return Err(failure),
+        };
+        Ok(Preflight {
+            full,
+            info,
+            may_turn_replies_off,
+        })
+    })
+}
+
+fn check_type(reply: &Value) -> Result<(), ExchangeError> {
+    match reply {
+        Value::SimpleString(name) if name == "none" || name == "hash" => Ok(()),
+        Value::SimpleString(name) => Err(ExchangeError::Unusable(
+            ErrorKind::WrongType,
+            format!("the key holds a {name}").into(),
+        )),
+        _ => Err(ExchangeError::protocol("TYPE returned an unexpected reply")),
     }
-    connection.query(&["DISCARD"])?;
-    // `EXEC` cannot be queued, so an empty transaction checks the right to it.
-    connection.query(&["MULTI"])?;
-    connection.query(&["EXEC"])?;
-    Ok(full)
 }
 
 /// The properties of a Redis server, from `INFO`.
@@ -73,19 +125,14 @@ pub(super) struct ServerInfo {
 }
 
 impl ServerInfo {
-    /// Queries Redis; returns `None` if the user may not run `INFO`.
-    pub(super) fn fetch(connection: &mut RedisConnection) -> Result<Option<Self>, ExchangeError> {
-        let mut info = Self::default();
-        for section in ["server", "replication", "memory", "persistence"] {
-            match connection.query(&["INFO", section]) {
-                Ok(Value::BulkString(lines)) => info.parse(&String::from_utf8_lossy(&lines)),
-                Ok(Value::VerbatimString { text, .. }) => info.parse(&text),
-                Ok(_) => return Err(ExchangeError::protocol("INFO returned an unexpected reply")),
-                Err(ExchangeError::ErrorReply(..)) => return Ok(None),
-                Err(failure) => return Err(failure),
-            }
+    /// Adds what the reply to one `INFO` has.
+    fn add(&mut self, reply: &Value) -> Result<(), ExchangeError> {
+        match reply {
+            Value::BulkString(lines) => self.parse(&String::from_utf8_lossy(lines)),
+            Value::VerbatimString { text, .. } => self.parse(text),
+            _ => return Err(ExchangeError::protocol("INFO returned an unexpected reply")),
         }
-        Ok(Some(info))
+        Ok(())
     }
 
     fn parse(&mut self, lines: &str) {

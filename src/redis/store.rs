@@ -13,7 +13,7 @@ use super::{
     eviction_check::EvictionCheck,
     exchange_error::ExchangeError,
     preflight,
-    preflight::ServerInfo,
+    preflight::{Preflight, ServerInfo},
     write_commands::{encode_groups, encode_write_probe},
 };
 use crate::{
@@ -70,9 +70,11 @@ impl RedisStore {
             ));
         };
         connection.set_deadline(deadline_after(limit));
-        work(connection, &hash).map_err(|failure| {
+        let result = work(connection, &hash);
+        let has_replies_due = connection.has_replies_due();
+        result.map_err(|failure| {
             // A command may be half written or a reply unread, so nothing can follow on it.
-            if !matches!(failure, ExchangeError::ErrorReply(..)) {
+            if has_replies_due || !matches!(failure, ExchangeError::ErrorReply(..)) {
                 self.connection = None;
             }
             hash_error(failure, verb, &hash, &self.config)
@@ -97,11 +99,13 @@ impl RedisStore {
             .lock
             .acquire(&mut connection, database, hash, half)
             .map_err(to_error)?;
-        let full = preflight::check_usable(&mut connection, hash).map_err(to_error)?;
-        let info = ServerInfo::fetch(&mut connection).map_err(to_error)?;
-        match connection.turn_replies_off() {
-            Ok(()) | Err(ExchangeError::ErrorReply(..)) => {}
-            Err(failure) => return Err(to_error(failure)),
+        let Preflight {
+            full,
+            info,
+            may_turn_replies_off,
+        } = preflight::check(&mut connection, hash).map_err(to_error)?;
+        if may_turn_replies_off {
+            connection.turn_replies_off().map_err(to_error)?;
         }
 
         let mut warnings = Vec::new();

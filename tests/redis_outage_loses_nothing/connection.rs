@@ -606,7 +606,9 @@ fn refused_multi_alone_changes_no_field() {
     connection.hset(HASH, "q-1", record("q-1", b"x")).unwrap();
     let before = connection.hgetall(HASH).unwrap();
     let url = format!("{}?user=mqtt&pass=secret", redis.url());
-    let mut persistence = opened(&url);
+    let options = options(&url).operation_timeout(Duration::from_secs(1));
+    let mut persistence = options.build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
     redis::cmd("ACL")
         .arg(&["SETUSER", "mqtt", "-multi"])
         .exec(&mut connection)

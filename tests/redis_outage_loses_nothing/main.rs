@@ -2,6 +2,7 @@
 
 mod connection;
 mod faults;
+mod network;
 mod ownership;
 mod recovery;
 mod soak;
