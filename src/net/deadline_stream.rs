@@ -3,6 +3,7 @@
 use std::{
     ffi::c_int,
     io::{self, Read, Write},
+    mem,
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -20,6 +21,8 @@ use super::deadline::{deadline_after, time_left};
 pub(crate) struct DeadlineStream {
     socket: Arc<Socket>,
     deadline: Instant,
+    /// A call has begun after the deadline.
+    is_overdue: bool,
     /// The timeouts as last set on the socket, to save the system call if they are still right.
     read_timeout: Duration,
     write_timeout: Duration,
@@ -58,11 +61,23 @@ impl DeadlineStream {
         Self {
             socket,
             deadline,
+            is_overdue: false,
             read_timeout: Duration::ZERO,
             write_timeout: Duration::ZERO,
             is_blocking: true,
             may_coalesce: false,
         }
+    }
+
+    /// Fails after the deadline, but for one call.
+    ///
+    /// A peer that never pauses never makes a call wait, and so would never be cut off. The one call is
+    /// for a reply that arrived in time, if this thread was not scheduled in time.
+    fn check_deadline(&mut self) -> io::Result<()> {
+        if Instant::now() >= self.deadline && mem::replace(&mut self.is_overdue, true) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        Ok(())
     }
 
     /// Returns the timeout for the next call, and whether it differs from `last`.
@@ -119,11 +134,18 @@ impl DeadlineStream {
     /// Sets the deadline of all later calls.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
+        self.is_overdue = false;
+    }
+
+    /// Moves the deadline of all later calls.
+    pub(crate) fn extend_deadline(&mut self, extra: Duration) {
+        self.deadline = self.deadline.checked_add(extra).unwrap_or(self.deadline);
     }
 }
 
 impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.check_deadline()?;
         if let Some(read) = self.try_briefly(|mut socket| socket.read(buffer))? {
             return Ok(read);
         }
@@ -140,6 +162,7 @@ impl Read for DeadlineStream {
 
 impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check_deadline()?;
         let (at_once, coalesced) = SEND_FLAGS;
         let flags = if self.may_coalesce {
             coalesced
@@ -212,6 +235,26 @@ mod tests {
         sender.join().expect("no panic");
     }
 
+    #[test]
+    fn peer_that_never_pauses_is_cut_off_at_deadline() {
+        let (mut socket, mut peer) = pair(Duration::ZERO);
+        peer.write_all(&[0; 4]).expect("fits into the buffer");
+        let mut byte = [0];
+        // What had arrived by the deadline.
+        assert_eq!(socket.read(&mut byte).expect("has arrived"), 1);
+        let error = socket.read(&mut byte).expect_err("too late");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let error = socket.write(&byte).expect_err("too late");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+
+        socket.extend_deadline(Duration::from_secs(20));
+        socket.read_exact(&mut byte).expect("in time");
+        socket.set_deadline(deadline_after(Duration::ZERO));
+        assert_eq!(socket.write(&byte).expect("has room"), 1);
+        let error = socket.write(&byte).expect_err("too late");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+
     #[cfg(any(target_os = "android", target_os = "linux"))]
     #[test]
     #[allow(unsafe_code)]
@@ -220,7 +263,7 @@ mod tests {
         drop(peer);
         // SAFETY: an all-zero signal set is valid, and the mask is that of this test's own thread.
         let mut signals = unsafe {
-            let mut signals: libc::sigset_t = std::mem::zeroed();
+            let mut signals: libc::sigset_t = mem::zeroed();
             libc::sigaddset(&raw mut signals, libc::SIGPIPE);
             // Rust ignores SIGPIPE. A blocked signal becomes pending even then, so it can be seen.
             libc::pthread_sigmask(libc::SIG_BLOCK, &raw const signals, std::ptr::null_mut());

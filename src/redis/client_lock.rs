@@ -16,9 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::Value;
-
-use super::{connection::RedisConnection, exchange_error::ExchangeError};
+use super::{connection::RedisConnection, exchange_error::ExchangeError, resp::Reply};
 use crate::error::ErrorKind;
 
 /// The shortest wait between two polls; it grows to ten times that.
@@ -286,7 +284,7 @@ fn poll(
             let mut may_kill = true;
             if name.is_some() {
                 match permitted(replies.read_reply())? {
-                    Some(Value::Okay) => {}
+                    Some(Reply::Simple(ok)) if ok == "OK" => {}
                     Some(_) => {
                         return Err(ExchangeError::protocol("CLIENT SETNAME did not return OK"));
                     }
@@ -298,8 +296,7 @@ fn poll(
                 may_kill &= permitted(replies.read_reply())?.is_some();
             }
             let list = match permitted(replies.read_reply())? {
-                Some(Value::BulkString(list)) => String::from_utf8_lossy(&list).into_owned(),
-                Some(Value::VerbatimString { text, .. }) => text,
+                Some(Reply::Bulk(Some(list))) => String::from_utf8_lossy(&list).into_owned(),
                 Some(_) => {
                     return Err(ExchangeError::protocol(
                         "CLIENT LIST returned an unexpected reply",
@@ -314,7 +311,7 @@ fn poll(
 
 /// Returns `None` if Redis refused the command as such: the user may not run it, or it has been
 /// renamed.
-fn permitted(reply: Result<Value, ExchangeError>) -> Result<Option<Value>, ExchangeError> {
+fn permitted(reply: Result<Reply, ExchangeError>) -> Result<Option<Reply>, ExchangeError> {
     match reply {
         Ok(value) => Ok(Some(value)),
         Err(ExchangeError::ErrorReply(ErrorKind::Permission | ErrorKind::Server, _)) => Ok(None),

@@ -14,6 +14,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{
     address::{Endpoint, RedisAddress},
     exchange_error::ExchangeError,
+    resp::ReplyStream,
 };
 use crate::net::{DeadlineStream, time_left};
 
@@ -103,6 +104,15 @@ fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, 
     resolved.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
 }
 
+/// Returns by how much longer an exchange may take that carries this many bytes of values.
+///
+/// A value that is too large for the timeout on a slow network could otherwise never be written again
+/// after an outage, and one that was written could never be read again.
+pub(super) fn transfer_time(bytes: usize) -> Duration {
+    const TIME_PER_BYTE: Duration = Duration::from_micros(1);
+    TIME_PER_BYTE.saturating_mul(u32::try_from(bytes).unwrap_or(u32::MAX))
+}
+
 /// The stream to Redis, with TLS or without.
 pub(super) enum RedisStream {
     Plain(DeadlineStream),
@@ -148,6 +158,12 @@ impl Read for RedisStream {
             #[cfg(feature = "tls")]
             Self::Tls(stream) => stream.read(buffer),
         }
+    }
+}
+
+impl ReplyStream for RedisStream {
+    fn allow_bytes(&mut self, bytes: usize) {
+        self.socket().extend_deadline(transfer_time(bytes));
     }
 }
 

@@ -1,8 +1,7 @@
 //! One connection to Redis, on which every exchange has one absolute deadline.
 //!
 //! The `redis` crate's own connection limits each system call, so that a server which sends a byte
-//! now and then is waited for forever. Here the crate's parser reads from a socket that has the
-//! deadline of the whole exchange.
+//! now and then is waited for forever. Here the socket has the deadline of the whole exchange.
 
 use std::{
     collections::VecDeque,
@@ -10,14 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::redis::{Parser, Value};
-
 use super::{
     address::RedisAddress,
     command_buffer::CommandBuffer,
     connect::{RedisStream, connect_socket},
     exchange_error::ExchangeError,
-    resp::RespReader,
+    resp::{Reply, RespReader},
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -31,7 +28,7 @@ use crate::{
 /// and drops the commands that it has not read yet. Without replies it reads all of them.
 pub(super) struct RedisConnection {
     stream: RedisStream,
-    parser: Parser,
+    reader: RespReader,
     commands: CommandBuffer,
     /// Redis replies only between `CLIENT REPLY ON` and `CLIENT REPLY OFF`.
     replies_off: bool,
@@ -72,7 +69,7 @@ impl RedisConnection {
     fn authenticate(address: &RedisAddress, deadline: Instant) -> Result<Self, ExchangeError> {
         let mut connection = Self {
             stream: RedisStream::new(connect_socket(&address.endpoint, deadline)?, address)?,
-            parser: Parser::new(),
+            reader: RespReader::new(),
             commands: CommandBuffer::default(),
             replies_off: false,
             replies_due: 0,
@@ -126,12 +123,13 @@ impl RedisConnection {
         encode(&mut self.commands);
         self.replies_due = self.commands.count();
         if self.replies_off {
+            self.replies_due = self.replies_due.saturating_sub(1);
             // Appended after the count, because it gets no reply.
             self.commands.push_words(&["CLIENT", "REPLY", "OFF"]);
         }
         self.write_buffer()?;
         if self.replies_off {
-            self.read_reply()?;
+            self.reader.simple_ok(&mut self.stream)?;
         }
         let result = read(self);
         if let Err(ExchangeError::Unusable(..) | ExchangeError::Disconnected(..)) = result {
@@ -144,6 +142,7 @@ impl RedisConnection {
                 Err(unusable) => return result.and(Err(unusable)),
             }
         }
+        self.check_no_more_replies()?;
         result
     }
 
@@ -185,13 +184,12 @@ impl RedisConnection {
     }
 
     /// Reads the next reply, and returns an error reply as an error.
-    pub(super) fn read_reply(&mut self) -> Result<Value, ExchangeError> {
-        let value = self.parser.parse_value(&mut self.stream)?;
-        self.replies_due = self.replies_due.saturating_sub(1);
-        if let Value::ServerError(error) = value {
-            return Err(error.into());
+    pub(super) fn read_reply(&mut self) -> Result<Reply, ExchangeError> {
+        let reply = self.reader.reply(&mut self.stream);
+        if let Ok(_) | Err(ExchangeError::ErrorReply(..)) = reply {
+            self.replies_due = self.replies_due.saturating_sub(1);
         }
-        Ok(value)
+        reply
     }
 
     /// Reads the values of these fields in order.
@@ -213,14 +211,14 @@ impl RedisConnection {
             (rest, counts) = self.encode_reads(hash, keys);
             self.write_buffer()?;
         }
-        let mut reader = self.begin_reading()?;
+        self.begin_reading()?;
         let mut result = Ok(());
         while let Some(count) = counts.pop_front() {
             if let Some(limit) = limit {
                 self.set_deadline(deadline_after(limit));
             }
             let mut bytes = 0_usize;
-            let read = self.read_values(&mut reader, count, &mut |value| {
+            let read = self.read_values(count, &mut |value| {
                 bytes = bytes.saturating_add(value.as_ref().map_or(0, Vec::len));
                 if result.is_ok() {
                     on_value(value);
@@ -241,7 +239,7 @@ impl RedisConnection {
                 self.write_buffer()?;
             }
         }
-        self.end_replies(&reader)?;
+        self.end_replies()?;
         result
     }
 
@@ -262,14 +260,14 @@ impl RedisConnection {
         let Some(Prefetched { counts, .. }) = self.prefetched.take() else {
             return Ok(());
         };
-        let mut reader = self.begin_reading()?;
+        self.begin_reading()?;
         for count in counts {
-            match self.read_values(&mut reader, count, &mut drop) {
+            match self.read_values(count, &mut drop) {
                 Ok(()) | Err(ExchangeError::ErrorReply(..)) => {}
                 Err(failure) => return Err(failure),
             }
         }
-        self.end_replies(&reader)
+        self.end_replies()
     }
 
     /// Encodes the first read commands for these keys.
@@ -307,44 +305,49 @@ impl RedisConnection {
     /// Reads the reply to one command that reads `count` values.
     fn read_values(
         &mut self,
-        reader: &mut RespReader,
         count: usize,
         on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), ExchangeError> {
-        if reader.array_length(&mut self.stream)? != count {
+        if self.reader.array_length(&mut self.stream)? != count {
             return Err(ExchangeError::protocol(
                 "HMGET returned a wrong number of values",
             ));
         }
         for _ in 0..count {
-            on_value(reader.bulk_string(&mut self.stream)?);
+            on_value(self.reader.value(&mut self.stream)?);
         }
         Ok(())
     }
 
-    /// Sends one command and reads its reply, an array of strings.
-    pub(super) fn strings(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, ExchangeError> {
+    /// Sends one command and reads its reply, the keys of records.
+    pub(super) fn keys(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, ExchangeError> {
         self.discard_prefetched()?;
         self.begin_replies();
         self.commands.push_words(words);
         self.write_buffer()?;
-        let mut reader = self.begin_reading()?;
-        let strings = match reader.array_length(&mut self.stream) {
+        self.begin_reading()?;
+        let keys = match self.reader.array_length(&mut self.stream) {
+            Ok(count) if count > MAX_KEYS => {
+                return Err(ExchangeError::protocol("more keys than records can have"));
+            }
             Ok(count) => {
                 // The server chooses the count, so nothing is allocated for it in advance.
-                let mut strings = Vec::new();
+                let mut keys = Vec::new();
+                let mut most = MAX_KEY_BYTES;
                 for _ in 0..count {
-                    strings.push(reader.bulk_string(&mut self.stream)?.unwrap_or_default());
+                    let key = self.reader.string(&mut self.stream, most)?;
+                    most = most.saturating_sub(key.len());
+                    keys.push(key);
                 }
-                Ok(strings)
+                Ok(keys)
             }
             Err(ExchangeError::ErrorReply(kind, words)) => {
                 Err(ExchangeError::ErrorReply(kind, words))
             }
             Err(failure) => return Err(failure),
         };
-        self.end_replies(&reader)?;
-        strings
+        self.end_replies()?;
+        keys
     }
 
     /// Clears the command buffer, and has Redis reply to the commands that are encoded next.
@@ -355,29 +358,29 @@ impl RedisConnection {
         }
     }
 
-    /// Returns a reader for the replies that [`begin_replies`](Self::begin_replies) enabled.
-    fn begin_reading(&mut self) -> Result<RespReader, ExchangeError> {
-        // Both the parser and the reader buffer bytes, so neither may start before the other is done.
-        debug_assert!(
-            self.replies_due == 0,
-            "the parser has bytes of the next reply"
-        );
-        let mut reader = RespReader::new();
+    /// Reads the reply of [`begin_replies`](Self::begin_replies).
+    fn begin_reading(&mut self) -> Result<(), ExchangeError> {
         if self.replies_off {
-            reader.simple_ok(&mut self.stream)?;
+            self.reader.simple_ok(&mut self.stream)?;
         }
-        Ok(reader)
+        Ok(())
     }
 
     /// Turns replies off again, after every reply has been read.
-    fn end_replies(&mut self, reader: &RespReader) -> Result<(), ExchangeError> {
-        if !reader.is_empty() {
-            return Err(ExchangeError::protocol("unexpected data after the reply"));
-        }
+    fn end_replies(&mut self) -> Result<(), ExchangeError> {
+        self.check_no_more_replies()?;
         if self.replies_off {
             self.send(|commands| commands.push_words(&["CLIENT", "REPLY", "OFF"]))?;
         }
         Ok(())
+    }
+
+    fn check_no_more_replies(&self) -> Result<(), ExchangeError> {
+        if self.reader.is_empty() {
+            Ok(())
+        } else {
+            Err(ExchangeError::protocol("unexpected data after the reply"))
+        }
     }
 
     /// Returns whether replies in this exchange have not been read.
@@ -404,6 +407,12 @@ const MAX_WINDOW: usize = 256;
 const WINDOW_BYTES: usize = 128 * 1024;
 /// The number of read commands in flight, once the size of the values is known.
 const MAX_IN_FLIGHT: usize = 4;
+
+/// The most keys of a hash. Two versions of MQTT with two kinds of records that have a million numbers
+/// each, and three that have 65,535, give 4.4 million; the rest is for foreign entries.
+const MAX_KEYS: usize = 5_000_000;
+/// The most bytes of all keys of a hash, of which Paho's have at most ten each.
+const MAX_KEY_BYTES: usize = 64 * 1024 * 1024;
 
 /// Returns the number of values to read next, if `count` values had this many bytes.
 fn next_window(count: usize, bytes: usize) -> usize {

@@ -2,8 +2,6 @@
 
 use std::io;
 
-use ::redis::{RedisError, ServerError};
-
 use super::acl;
 use crate::error::{Error, ErrorKind};
 
@@ -109,39 +107,22 @@ impl From<io::Error> for ExchangeError {
     }
 }
 
-/// Converts the parser's errors. An error reply is a value to the parser, not an error.
-impl From<RedisError> for ExchangeError {
-    fn from(error: RedisError) -> Self {
-        // Its text already contains its source, which a chain of sources would repeat.
-        let words = error.to_string().into();
-        if error.is_timeout() {
-            Self::Unusable(ErrorKind::Timeout, words)
-        } else if error.is_connection_dropped() {
-            Self::Disconnected(SERVER_HUNG_UP, words)
-        } else if error.is_io_error() {
-            Self::Unusable(ErrorKind::Connection, words)
-        } else {
-            Self::Unusable(ErrorKind::Protocol, words)
-        }
-    }
-}
-
-impl From<ServerError> for ExchangeError {
-    fn from(error: ServerError) -> Self {
-        let (code, details) = (error.code(), error.details().unwrap_or_default());
-        error_reply(&format!("{code} {details}"))
-    }
-}
-
 /// Classifies an error reply with this text.
 pub(super) fn error_reply(words: &str) -> ExchangeError {
     // The arguments of an unknown command may be a payload or a password.
     let words = words
         .split_once(", with args")
         .map_or(words, |(words, _arguments)| words);
+    // An error goes into the log, and no server needs more for one.
+    let mut ends = (0..=words.len().min(MAX_WORDS_BYTES)).rev();
+    let cut = ends.find_map(|end| words.get(..end));
+    let words = cut.unwrap_or_default();
     let (code, details) = words.split_once(' ').unwrap_or((words, ""));
     ExchangeError::ErrorReply(kind_of_reply(code, details), words.to_owned())
 }
+
+/// The most bytes of an error reply that are kept.
+const MAX_WORDS_BYTES: usize = 1_024;
 
 const SERVER_HUNG_UP: &str = "the server closed the connection; check its log: was it stopped, or \
                               do URL and port disagree on TLS?";
@@ -217,6 +198,14 @@ mod tests {
             assert!(text.contains("unknown command"), "{text}");
             assert!(!text.contains("Zq7xKv2w") && source.is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn long_error_reply_is_cut_off() {
+        let words = format!("ERR {}", "ü".repeat(1_000_000));
+        let (kind, text, _) = text_and_source(error_reply(&words));
+        assert_eq!(kind, ErrorKind::Server);
+        assert!((1_000..1_200).contains(&text.len()), "{}", text.len());
     }
 
     #[test]

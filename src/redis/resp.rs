@@ -1,22 +1,52 @@
-//! Reads RESP arrays of bulk strings, which are most of the bytes that Redis sends.
+//! Reads replies in the protocol of Redis (RESP 2), with a bound on each.
 //!
-//! It reads in large pieces, and a large value directly into the allocation that the caller keeps.
+//! It reads in large pieces, and a large value directly into the allocation that the caller keeps. The
+//! parser of the `redis` crate has no bounds, and takes the longer per byte the longer a line is.
 
 use std::io::{self, Read};
 
 use super::exchange_error::{ExchangeError, error_reply};
 
 /// The size of the buffer, which is read at once.
-const BUFFER_BYTES: usize = 64 * 1024;
-/// The most memory that is allocated for a value before its bytes arrive, whatever length the server
-/// announces.
-const MAX_PREALLOCATION: usize = 1024 * 1024;
+const BUFFER_BYTES: usize = 16 * 1024;
+/// The part of a value for which memory and time are granted before a byte of it has arrived, whatever
+/// length the server announces.
+const MAX_ADVANCE: usize = 1024 * 1024;
 /// The longest line, which is a length or an error.
 const MAX_LINE_BYTES: usize = 4 * 1024;
+/// The longest value: the largest packet of MQTT, and as much as its topic and properties can need once
+/// more in the form in which Paho stores a message that has not been sent.
+const MAX_VALUE_BYTES: usize = 268_435_455 + 1024 * 1024;
+
+/// The most memory for a reply to a command that does not read values or list keys: `CLIENT LIST` with
+/// ten thousand clients and long names. Any other needs a thousandth of it, unless a record that was
+/// removed is still there.
+const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
+/// The most arrays within one another. Only `EXEC` returns an array of other replies.
+const MAX_DEPTH: usize = 4;
+
+/// A reply of any type.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// Such as `OK`.
+    Simple(String),
+    /// An error within an array; any other is returned as an error.
+    Error(String),
+    Integer(i64),
+    /// A bulk string, or `None` if there is none.
+    Bulk(Option<Vec<u8>>),
+    Array(Vec<Self>),
+}
+
+/// A stream of replies, on which every exchange has a deadline.
+pub(super) trait ReplyStream: Read {
+    /// Grants the exchange the time that this many bytes of a value may take.
+    fn allow_bytes(&mut self, bytes: usize);
+}
 
 /// A buffer of bytes that have been received and not been parsed.
 ///
-/// It belongs to one exchange: bytes left at its end are an error.
+/// Bytes left at the end of an exchange are an error.
 pub(super) struct RespReader {
     bytes: Box<[u8]>,
     start: usize,
@@ -34,6 +64,53 @@ impl RespReader {
 
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Reads one reply, and returns an error reply as an error.
+    pub(super) fn reply(&mut self, from: &mut impl Read) -> Result<Reply, ExchangeError> {
+        match self.reply_within(from, &mut { MAX_REPLY_BYTES }, MAX_DEPTH)? {
+            Reply::Error(words) => Err(error_reply(&words)),
+            reply => Ok(reply),
+        }
+    }
+
+    /// Reads one reply that needs at most this much memory, with at most this many arrays around it.
+    fn reply_within(
+        &mut self,
+        from: &mut impl Read,
+        left: &mut usize,
+        depth: usize,
+    ) -> Result<Reply, ExchangeError> {
+        let (mark, line) = self.read_line(from)?;
+        let cost = line.len().saturating_add(size_of::<Reply>());
+        *left = left.checked_sub(cost).ok_or_else(too_long)?;
+        let text = || String::from_utf8_lossy(line).into_owned();
+        match mark {
+            b'+' => Ok(Reply::Simple(text())),
+            b'-' => Ok(Reply::Error(text())),
+            b':' => match text().parse() {
+                Ok(number) => Ok(Reply::Integer(number)),
+                Err(_) => Err(ExchangeError::protocol("expected an integer")),
+            },
+            b'$' if line == b"-1" => Ok(Reply::Bulk(None)),
+            b'$' => {
+                let length = parse_length(line).ok_or_else(not_a_string)?;
+                *left = left.checked_sub(length).ok_or_else(too_long)?;
+                let value = self.rest_of_string(from, length, |_, _| ())?;
+                Ok(Reply::Bulk(Some(value)))
+            }
+            b'*' => {
+                let count = parse_length(line).ok_or_else(not_an_array)?;
+                let depth = depth.checked_sub(1).ok_or_else(too_long)?;
+                // The server chooses the count, so nothing is allocated for it in advance.
+                let mut replies = Vec::new();
+                for _ in 0..count {
+                    replies.push(self.reply_within(from, left, depth)?);
+                }
+                Ok(Reply::Array(replies))
+            }
+            _ => Err(ExchangeError::protocol("unknown type of reply")),
+        }
     }
 
     /// Reads the header of an array, and returns how many values follow.
@@ -54,31 +131,70 @@ impl RespReader {
         }
     }
 
-    /// Reads a bulk string, which is `None` for a missing field.
-    pub(super) fn bulk_string(
+    /// Reads the value of a record, which is `None` for a missing one.
+    ///
+    /// The exchange may take longer by the time that the value may take: one that a slow network
+    /// carried to Redis must not be too large to be read again.
+    pub(super) fn value(
+        &mut self,
+        from: &mut impl ReplyStream,
+    ) -> Result<Option<Vec<u8>>, ExchangeError> {
+        self.bulk_string(from, MAX_VALUE_BYTES, ReplyStream::allow_bytes)
+    }
+
+    /// Reads a string of at most this many bytes, within the time that the exchange has.
+    pub(super) fn string(
         &mut self,
         from: &mut impl Read,
+        most: usize,
+    ) -> Result<Vec<u8>, ExchangeError> {
+        let string = self.bulk_string(from, most, |_, _| ())?;
+        Ok(string.unwrap_or_default())
+    }
+
+    /// Reads a bulk string of at most this many bytes.
+    fn bulk_string<S: Read>(
+        &mut self,
+        from: &mut S,
+        most: usize,
+        allow: impl Fn(&mut S, usize),
     ) -> Result<Option<Vec<u8>>, ExchangeError> {
         let length = match self.read_line(from)? {
             (b'$', b"-1") => return Ok(None),
             (b'$', line) => parse_length(line).ok_or_else(not_a_string)?,
             _ => return Err(not_a_string()),
         };
-        let mut value = Vec::with_capacity(length.min(MAX_PREALLOCATION));
+        if length > most {
+            return Err(too_long());
+        }
+        self.rest_of_string(from, length, allow).map(Some)
+    }
+
+    /// Reads a bulk string after its header, and calls `allow` before each part that has not arrived
+    /// yet.
+    fn rest_of_string<S: Read>(
+        &mut self,
+        from: &mut S,
+        length: usize,
+        allow: impl Fn(&mut S, usize),
+    ) -> Result<Vec<u8>, ExchangeError> {
+        let mut value = Vec::with_capacity(length.min(MAX_ADVANCE));
         let buffered = self.buffered();
         value.extend_from_slice(buffered.get(..length).unwrap_or(buffered));
         self.start = self.start.saturating_add(value.len());
-        // The rest bypasses the buffer.
-        let missing = length.saturating_sub(value.len());
-        if missing > 0 {
-            let missing = u64::try_from(missing).unwrap_or(u64::MAX);
-            from.by_ref().take(missing).read_to_end(&mut value)?;
-            if value.len() < length {
+        // The rest bypasses the buffer. Memory and time grow with what has arrived, up to twice that.
+        while value.len() < length {
+            let missing = length.saturating_sub(value.len());
+            let part = missing.min(value.len().max(MAX_ADVANCE));
+            value.reserve_exact(part);
+            allow(from, part);
+            let limit = u64::try_from(part).unwrap_or(u64::MAX);
+            if from.by_ref().take(limit).read_to_end(&mut value)? < part {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
         }
         match self.read_line(from)? {
-            (b'\r', b"") => Ok(Some(value)),
+            (b'\r', b"") => Ok(value),
             _ => Err(not_a_string()),
         }
     }
@@ -136,6 +252,10 @@ fn not_an_array() -> ExchangeError {
     ExchangeError::protocol("expected an array")
 }
 
+fn too_long() -> ExchangeError {
+    ExchangeError::protocol("reply too long")
+}
+
 fn not_a_string() -> ExchangeError {
     ExchangeError::protocol("expected a bulk string")
 }
@@ -158,11 +278,26 @@ mod tests {
         }
     }
 
+    /// Counts the bytes that it is asked to allow.
+    struct AllowingReader<'a>(ChunkedReader<'a>, usize);
+
+    impl Read for AllowingReader<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buffer)
+        }
+    }
+
+    impl ReplyStream for AllowingReader<'_> {
+        fn allow_bytes(&mut self, bytes: usize) {
+            self.1 += bytes;
+        }
+    }
+
     fn read(bytes: &[u8], at_a_time: usize) -> Result<Vec<Option<Vec<u8>>>, ExchangeError> {
-        let mut from = ChunkedReader(bytes, at_a_time);
+        let mut from = AllowingReader(ChunkedReader(bytes, at_a_time), 0);
         let mut reader = RespReader::new();
         let count = reader.array_length(&mut from)?;
-        let values: Result<Vec<_>, _> = (0..count).map(|_| reader.bulk_string(&mut from)).collect();
+        let values: Result<Vec<_>, _> = (0..count).map(|_| reader.value(&mut from)).collect();
         if let Ok(values) = &values {
             assert!(reader.is_empty(), "{} values", values.len());
         }
@@ -172,8 +307,10 @@ mod tests {
     #[test]
     fn values_are_read_from_pieces_of_any_size() {
         let large = vec![b'\n'; 3 * BUFFER_BYTES];
+        let header = format!("${}\r\n", large.len());
         let reply = [
-            b"*4\r\n$3\r\na\r\n\r\n$-1\r\n$0\r\n\r\n$196608\r\n",
+            b"*4\r\n$3\r\na\r\n\r\n$-1\r\n$0\r\n\r\n",
+            header.as_bytes(),
             &large[..],
             b"\r\n",
         ]
@@ -182,6 +319,87 @@ mod tests {
         for at_a_time in [1, 2, 3, 7, 4096, BUFFER_BYTES, usize::MAX] {
             let values = read(&reply, at_a_time).unwrap_or_else(|_| panic!("{at_a_time}"));
             assert!(values == expected, "{at_a_time}");
+        }
+    }
+
+    /// Neither doubles what was announced, and neither is granted for bytes that may never come.
+    #[test]
+    fn memory_and_time_grow_with_bytes_that_arrive() {
+        let mib = 1024 * 1024;
+        let (length, arrived) = (20 * mib + 1, 5 * mib);
+        let header = format!("${length}\r\n");
+        let reply = [header.as_bytes(), &vec![b'x'; length], b"\r\n"].concat();
+        let mut from = AllowingReader(ChunkedReader(&reply, usize::MAX), 0);
+        let value = RespReader::new().value(&mut from).ok().flatten();
+        let value = value.expect("complete");
+        assert_eq!(value.len(), length);
+        assert!(value.capacity() < length + 64, "{}", value.capacity());
+        // Without what had arrived together with the header.
+        assert!(
+            (length - BUFFER_BYTES..length).contains(&from.1),
+            "{}",
+            from.1
+        );
+
+        let part = &reply[..arrived];
+        let mut from = AllowingReader(ChunkedReader(part, usize::MAX), 0);
+        assert!(RespReader::new().value(&mut from).is_err());
+        assert!(from.1 <= 2 * arrived, "{}", from.1);
+
+        let mut from = AllowingReader(ChunkedReader(&reply, usize::MAX), 0);
+        let key = RespReader::new().string(&mut from, length);
+        assert_eq!(key.map(|key| key.len()).ok(), Some(length));
+        assert_eq!(from.1, 0);
+        let mut from = ChunkedReader(&reply, usize::MAX);
+        assert!(RespReader::new().string(&mut from, length - 1).is_err());
+    }
+
+    fn reply(bytes: &[u8], at_a_time: usize) -> Result<Reply, ErrorKind> {
+        let mut from = ChunkedReader(bytes, at_a_time);
+        let reply = RespReader::new().reply(&mut from);
+        reply.map_err(|error| error.into_error(|| "read".to_owned()).kind())
+    }
+
+    #[test]
+    fn reply_of_any_type_is_read() {
+        let bytes = b"*6\r\n+OK\r\n-OOM full\r\n:-7\r\n$-1\r\n$2\r\n\r\n\r\n*1\r\n$0\r\n\r\n";
+        let expected = Reply::Array(vec![
+            Reply::Simple("OK".to_owned()),
+            Reply::Error("OOM full".to_owned()),
+            Reply::Integer(-7),
+            Reply::Bulk(None),
+            Reply::Bulk(Some(b"\r\n".to_vec())),
+            Reply::Array(vec![Reply::Bulk(Some(Vec::new()))]),
+        ]);
+        for at_a_time in [1, 2, 7, usize::MAX] {
+            assert_eq!(reply(bytes, at_a_time).as_ref(), Ok(&expected));
+            let error = reply(b"-OOM full\r\n", at_a_time);
+            assert_eq!(error, Err(ErrorKind::OutOfMemory));
+        }
+    }
+
+    #[test]
+    fn reply_beyond_its_bounds_is_malformed() {
+        for (first, again) in [
+            (&b"+"[..], &b"x"[..]),
+            (b"-ERR ", b"x"),
+            (b":", b"1"),
+            (b"$9000000\r\n", b"x"),
+            (b"$-2\r\n", b"x"),
+            (b"*9000000\r\n", b":1\r\n"),
+            (b"*9000000\r\n", b"$0\r\n\r\n"),
+            (b"", b"*1\r\n"),
+            (b"*-1\r\n", b"x"),
+            (b":x\r\n", b"x"),
+            (b"HTTP/1.1 400 Bad Request\r\n", b"x"),
+        ] {
+            let bytes = [first, &again.repeat(10_000_000 / again.len())].concat();
+            let shown = String::from_utf8_lossy(first);
+            assert_eq!(
+                reply(&bytes, usize::MAX),
+                Err(ErrorKind::Protocol),
+                "{shown}"
+            );
         }
     }
 
@@ -198,7 +416,9 @@ mod tests {
             (b"*1\r\n$-2\r\n", ErrorKind::Protocol),
             (b"*1\r\n$1\r\nab\r\n", ErrorKind::Protocol),
             (b"*1\r\n$99999999999999999999\r\n", ErrorKind::Protocol),
-            (b"*1\r\n$9999999999999999\r\nab", ErrorKind::Connection),
+            (b"*1\r\n$9999999999999999\r\nab", ErrorKind::Protocol),
+            (b"*1\r\n$269484032\r\nab", ErrorKind::Protocol),
+            (b"*1\r\n$269484031\r\nab", ErrorKind::Connection),
             (b"*1\r\n$3\r\na", ErrorKind::Connection),
             (b"*1\r\n", ErrorKind::Connection),
             (b"*", ErrorKind::Connection),

@@ -2,18 +2,18 @@
 
 use std::{fmt, time::Duration};
 
-use ::redis::Value;
-
 use super::{
     acl,
     client_lock::{ClientLock, LockRights},
     command_buffer::CommandBuffer,
     config::RedisConfig,
+    connect::transfer_time,
     connection::RedisConnection,
     eviction_check::EvictionCheck,
-    exchange_error::ExchangeError,
+    exchange_error::{ExchangeError, error_reply},
     preflight,
     preflight::{Preflight, ServerInfo},
+    resp::Reply,
     write_commands::{encode_groups, encode_write_probe},
 };
 use crate::{
@@ -182,7 +182,7 @@ impl Store for RedisStore {
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         let limit = self.config.open_timeout;
         self.with_connection("list", limit, |connection, hash| {
-            connection.strings(&["HKEYS", hash])
+            connection.keys(&["HKEYS", hash])
         })
     }
 
@@ -262,16 +262,12 @@ impl Store for RedisStore {
     }
 
     /// Confirms the groups within a time that grows with their bytes.
-    ///
-    /// Otherwise a value that is too large for the timeout on a slow network would fail forever.
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        const TIME_PER_BYTE: Duration = Duration::from_micros(1);
         let lengths = groups.iter().copied().flatten().map(|change| match change {
             Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
             Change::Remove { .. } => 0,
         });
-        let bytes = u32::try_from(lengths.fold(0, usize::saturating_add)).unwrap_or(u32::MAX);
-        let extra = TIME_PER_BYTE.saturating_mul(bytes);
+        let extra = transfer_time(lengths.fold(0, usize::saturating_add));
         let limit = self.config.operation_timeout.saturating_add(extra);
         self.confirm_within(limit, &[], groups)
     }
@@ -319,8 +315,8 @@ impl RedisStore {
                     }
                     if has_removed {
                         match replies.read_reply()? {
-                            Value::Array(values)
-                                if values.iter().all(|value| *value == Value::Nil) => {}
+                            Reply::Array(values)
+                                if values.iter().all(|value| *value == Reply::Bulk(None)) => {}
                             _ => confirmed = Err("a removed record still exists"),
                         }
                     }
@@ -336,19 +332,19 @@ impl RedisStore {
     }
 }
 
-fn integer_reply(value: &Value) -> Result<usize, ExchangeError> {
-    match value {
-        Value::Int(number) => usize::try_from(*number).ok(),
+fn integer_reply(reply: &Reply) -> Result<usize, ExchangeError> {
+    match reply {
+        Reply::Integer(number) => usize::try_from(*number).ok(),
         _ => None,
     }
     .ok_or(ExchangeError::protocol("expected an integer"))
 }
 
 /// Returns an error if a command, or one inside a transaction, was not executed.
-fn check_reply(reply: Value) -> Result<(), ExchangeError> {
+fn check_reply(reply: Reply) -> Result<(), ExchangeError> {
     match reply {
-        Value::Array(results) => results.into_iter().try_for_each(check_reply),
-        Value::ServerError(error) => Err(error.into()),
+        Reply::Array(results) => results.into_iter().try_for_each(check_reply),
+        Reply::Error(words) => Err(error_reply(&words)),
         _ => Ok(()),
     }
 }

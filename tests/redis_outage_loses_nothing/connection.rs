@@ -4,7 +4,11 @@
 use std::{
     io::{self, Write},
     net::{Ipv4Addr, TcpListener, TcpStream},
-    sync::mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
@@ -77,8 +81,10 @@ fn fields(connection: &mut redis::Connection) -> Vec<String> {
 }
 
 /// Answer of a fake server.
-enum Reply {
+pub(super) enum Reply {
     Bytes(&'static [u8]),
+    /// The first bytes, then the second ones again and again, up to this many.
+    Endless(&'static [u8], &'static [u8], u64),
     /// These bytes, after a delay.
     Late(Duration, &'static [u8]),
     /// A value of 1,000 bytes, one byte per interval.
@@ -87,28 +93,37 @@ enum Reply {
 }
 
 /// Server that speaks just enough of the protocol, and answers each command with the result of `reply`.
-struct FakeRedis {
-    url: String,
+pub(super) struct FakeRedis {
+    pub(super) url: String,
+    sent: Arc<AtomicU64>,
     stop: Sender<()>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl FakeRedis {
     /// Serves one connection.
-    fn start(reply: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
+    pub(super) fn start(reply: impl FnMut(&str) -> Reply + Send + 'static) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let url = format!("redis://{}/", listener.local_addr().unwrap());
         let (stop, stopped) = mpsc::channel();
+        let sent = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&sent);
         let thread = thread::spawn(move || {
             let (stream, _) = listener.accept().unwrap();
             // Fails once the peer is gone or the test has ended.
-            let _ = serve(&stream, &stopped, reply);
+            let _ = serve(&stream, &stopped, &counted, reply);
         });
         Self {
             url,
+            sent,
             stop,
             thread: Some(thread),
         }
+    }
+
+    /// Number of bytes of endless replies that it could send.
+    pub(super) fn sent(&self) -> u64 {
+        self.sent.load(Ordering::SeqCst)
     }
 }
 
@@ -131,6 +146,7 @@ fn pause(stopped: &Receiver<()>, time: Duration) -> io::Result<()> {
 fn serve(
     mut stream: &TcpStream,
     stopped: &Receiver<()>,
+    sent: &AtomicU64,
     mut reply: impl FnMut(&str) -> Reply,
 ) -> io::Result<()> {
     let mut parser = Parser::new();
@@ -140,6 +156,14 @@ fn serve(
         };
         match reply(&String::from_utf8_lossy(name)) {
             Reply::Bytes(bytes) => stream.write_all(bytes)?,
+            Reply::Endless(first, again, most) => {
+                stream.write_all(first)?;
+                while sent.load(Ordering::SeqCst) < most {
+                    pause(stopped, Duration::ZERO)?;
+                    stream.write_all(again)?;
+                    sent.fetch_add(again.len() as u64, Ordering::SeqCst);
+                }
+            }
             Reply::Late(time, bytes) => {
                 pause(stopped, time)?;
                 stream.write_all(bytes)?;
@@ -158,9 +182,11 @@ fn serve(
 }
 
 const NO_RECORDS: &[u8] = b"*0\r\n";
+/// Answer to a command within a transaction.
+pub(super) const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 /// Returns the answers with which a persistence opens and finds no records, and nothing for later commands.
-fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
+pub(super) fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
     let mut opened = false;
     let mut queueing = false;
     move |command| {
@@ -180,7 +206,7 @@ fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
                 queueing = false;
                 b"*0\r\n"
             }
-            _ if queueing => b"+QUEUED\r\n",
+            _ if queueing => QUEUED,
             "HKEYS" if !opened => {
                 opened = true;
                 NO_RECORDS

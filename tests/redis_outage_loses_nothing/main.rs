@@ -2,6 +2,7 @@
 
 mod connection;
 mod faults;
+mod hostile_server;
 mod network;
 mod ownership;
 mod recovery;
