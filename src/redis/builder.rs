@@ -186,9 +186,8 @@ impl RedisPersistenceBuilder {
     ///
     /// If it passes without a reply, that is an outage. One call of Paho waits this long per
     /// outage; further calls do not wait for Redis until it is available again. `close` waits up to
-    /// twice this long for a Redis that is unavailable. Reading a value
-    /// may take 1 µs per byte longer, and so may writing records again after an outage, while no call
-    /// waits.
+    /// twice this long for a Redis that is unavailable. Reading a value may take 1 µs per byte longer,
+    /// and so may writing records again after an outage, while no call waits.
     ///
     /// Defaults to 250 ms. Zero is an error.
     #[must_use]

@@ -3,9 +3,7 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::{Arc, mpsc},
-    thread,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{
     address::{Endpoint, RedisAddress},
     exchange_error::ExchangeError,
+    resolver::{HOST_NOT_FOUND, Resolver},
     resp::ReplyStream,
 };
 use crate::net::{DeadlineStream, time_left};
@@ -21,11 +20,13 @@ use crate::net::{DeadlineStream, time_left};
 /// Connects a socket to the first address of the endpoint that accepts.
 pub(super) fn connect_socket(
     endpoint: &Endpoint,
+    resolver: &mut Resolver,
     deadline: Instant,
 ) -> Result<DeadlineStream, ExchangeError> {
     let addresses: Vec<(SockAddr, Domain)> = match endpoint {
         Endpoint::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
-        Endpoint::Tcp(host, port) => resolve(host, *port, deadline)?
+        Endpoint::Tcp(host, port) => resolver
+            .resolve(host, *port, deadline)?
             .into_iter()
             .map(|address| (address.into(), Domain::for_address(address)))
             .collect(),
@@ -45,8 +46,6 @@ pub(super) fn connect_socket(
     }
     Err(failure)
 }
-
-const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
 
 /// Converts an error of `connect` into one with a reason that fits a Redis, and what to do.
 fn connect_error(address: &SockAddr, error: io::Error) -> ExchangeError {
@@ -77,31 +76,6 @@ fn connect_address(address: &SockAddr, domain: Domain, limit: Duration) -> io::R
         socket.set_tcp_nodelay(true)?;
     }
     Ok(socket)
-}
-
-/// Resolves a host name.
-///
-/// The system's resolver takes no timeout, so it runs on a thread of its own, which is abandoned
-/// when the deadline passes.
-fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, ExchangeError> {
-    if let Ok(address) = host.parse::<IpAddr>() {
-        return Ok(vec![SocketAddr::new(address, port)]);
-    }
-    let (sender, receiver) = mpsc::channel();
-    let host = host.to_owned();
-    thread::Builder::new()
-        .name("redis-host-name".to_owned())
-        .spawn(move || {
-            let addresses = (host.as_str(), port)
-                .to_socket_addrs()
-                .map(Iterator::collect);
-            // The receiver is gone if the deadline has passed.
-            drop(sender.send(addresses));
-        })?;
-    let resolved = receiver.recv_timeout(time_left(deadline)?).map_err(|_| {
-        io::Error::new(io::ErrorKind::TimedOut, "resolving the host name timed out")
-    })?;
-    resolved.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
 }
 
 /// Returns by how much longer an exchange may take that carries this many bytes of values.
@@ -187,6 +161,8 @@ impl Write for RedisStream {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
     use crate::error::ErrorKind;
 

@@ -14,6 +14,7 @@ use super::{
     command_buffer::CommandBuffer,
     connect::{RedisStream, connect_socket},
     exchange_error::ExchangeError,
+    resolver::Resolver,
     resp::{Reply, RespReader},
 };
 use crate::{
@@ -49,8 +50,12 @@ struct Prefetched {
 
 impl RedisConnection {
     /// Connects, authenticates and selects the database before the deadline.
-    pub(super) fn open(address: &RedisAddress, deadline: Instant) -> Result<Self, Error> {
-        Self::authenticate(address, deadline).map_err(|failure| {
+    pub(super) fn open(
+        address: &RedisAddress,
+        resolver: &mut Resolver,
+        deadline: Instant,
+    ) -> Result<Self, Error> {
+        Self::authenticate(address, resolver, deadline).map_err(|failure| {
             let lacks_database = lacks_database(&failure);
             let error = failure.into_error(|| format!("connect to Redis at {address}"));
             if lacks_database {
@@ -66,9 +71,14 @@ impl RedisConnection {
     }
 
     /// Connects, and sends `AUTH` and `SELECT` if the URL has a password or a database.
-    fn authenticate(address: &RedisAddress, deadline: Instant) -> Result<Self, ExchangeError> {
+    fn authenticate(
+        address: &RedisAddress,
+        resolver: &mut Resolver,
+        deadline: Instant,
+    ) -> Result<Self, ExchangeError> {
+        let socket = connect_socket(&address.endpoint, resolver, deadline)?;
         let mut connection = Self {
-            stream: RedisStream::new(connect_socket(&address.endpoint, deadline)?, address)?,
+            stream: RedisStream::new(socket, address)?,
             reader: RespReader::new(),
             commands: CommandBuffer::default(),
             replies_off: false,

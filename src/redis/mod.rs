@@ -11,6 +11,7 @@ mod connection;
 mod eviction_check;
 mod exchange_error;
 mod preflight;
+mod resolver;
 mod resp;
 mod store;
 #[cfg(feature = "tls")]

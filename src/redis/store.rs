@@ -13,6 +13,7 @@ use super::{
     exchange_error::{ExchangeError, error_reply},
     preflight,
     preflight::{Preflight, ServerInfo},
+    resolver::Resolver,
     resp::Reply,
     write_commands::{encode_groups, encode_write_probe},
 };
@@ -29,6 +30,7 @@ use crate::{
 pub struct RedisStore {
     config: RedisConfig,
     lock: ClientLock,
+    resolver: Resolver,
     /// The key of the hash, from a successful `connect` until `close`.
     hash: Option<String>,
     /// `None` after a failure that leaves a connection unusable; the next call reconnects.
@@ -40,6 +42,7 @@ impl RedisStore {
         Self {
             config,
             lock: ClientLock::new(),
+            resolver: Resolver::default(),
             hash: None,
             connection: None,
         }
@@ -91,7 +94,7 @@ impl RedisStore {
         let config = &self.config;
         let deadline = deadline_after(config.connect_timeout);
         let to_error = |failure| hash_error(failure, "use", hash, config);
-        let mut connection = RedisConnection::open(&config.address, deadline)?;
+        let mut connection = RedisConnection::open(&config.address, &mut self.resolver, deadline)?;
         let database = config.address.database;
         // Half of the time is left for the checks that follow.
         let half = deadline_after(config.connect_timeout.mul_f64(0.5));

@@ -1,0 +1,137 @@
+//! Resolves the host name of Redis.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr, ToSocketAddrs},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::Instant,
+};
+
+use super::exchange_error::ExchangeError;
+use crate::net::time_left;
+
+pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
+
+/// Resolves one host name, on a thread of its own, since the system's resolver takes no timeout.
+///
+/// A look-up that outlasts its attempt is not given up: the next attempt waits for it. So a resolver
+/// that hangs holds one thread, however often a connection is tried.
+#[derive(Default)]
+pub(super) struct Resolver {
+    running: Option<Receiver<LookUp>>,
+}
+
+type LookUp = io::Result<Vec<SocketAddr>>;
+
+impl Resolver {
+    /// Returns the addresses of the host, which must be the same at each call.
+    pub(super) fn resolve(
+        &mut self,
+        host: &str,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<Vec<SocketAddr>, ExchangeError> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let host = host.to_owned();
+        let look_up = move || {
+            (host.as_str(), port)
+                .to_socket_addrs()
+                .map(Iterator::collect)
+        };
+        self.wait_for(look_up, deadline)?
+            .map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
+    }
+
+    /// Waits for the look-up that is running, or starts this one.
+    fn wait_for(
+        &mut self,
+        look_up: impl FnOnce() -> LookUp + Send + 'static,
+        deadline: Instant,
+    ) -> io::Result<LookUp> {
+        // Before the look-up is taken, which an error would give up.
+        let limit = time_left(deadline)?;
+        let receiver = if let Some(running) = self.running.take() {
+            running
+        } else {
+            let (sender, receiver) = mpsc::channel();
+            thread::Builder::new()
+                .name("redis-host-name".to_owned())
+                // The receiver is gone if the store is.
+                .spawn(move || drop(sender.send(look_up())))?;
+            receiver
+        };
+        match receiver.recv_timeout(limit) {
+            Ok(addresses) => Ok(addresses),
+            Err(RecvTimeoutError::Timeout) => {
+                self.running = Some(receiver);
+                Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "resolving the host name timed out",
+                ))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the resolver panicked")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use super::*;
+    use crate::net::deadline_after;
+
+    const SHORT: Duration = Duration::from_millis(20);
+    const AMPLE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn hanging_look_up_is_shared_by_all_attempts() {
+        let (gate, opened) = mpsc::channel::<LookUp>();
+        let mut opened = Some(opened);
+        let started = Arc::new(AtomicUsize::new(0));
+        let mut resolver = Resolver::default();
+        let mut attempt = |timeout| {
+            let (started, opened) = (Arc::clone(&started), opened.take());
+            let look_up = move || {
+                started.fetch_add(1, Ordering::SeqCst);
+                opened.expect("the first look-up").recv().expect("a result")
+            };
+            resolver.wait_for(look_up, deadline_after(timeout))
+        };
+        for timeout in [SHORT, Duration::ZERO, SHORT, SHORT] {
+            let error = attempt(timeout).expect_err("hangs");
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        }
+        let address = SocketAddr::from(([127, 0, 0, 1], 6379));
+        gate.send(Ok(vec![address])).expect("the look-up waits");
+        let addresses = attempt(AMPLE).expect("ends").expect("has a result");
+        assert_eq!(addresses, [address]);
+        assert_eq!(started.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn each_result_is_used_once() {
+        let mut resolver = Resolver::default();
+        for port in 1..=3 {
+            let address = SocketAddr::from(([127, 0, 0, 1], port));
+            let found = resolver.wait_for(move || Ok(vec![address]), deadline_after(AMPLE));
+            assert_eq!(found.expect("ends").expect("has a result"), [address]);
+        }
+        let failed = resolver.wait_for(
+            || Err(io::ErrorKind::NotFound.into()),
+            deadline_after(AMPLE),
+        );
+        assert!(failed.expect("ends").is_err());
+        let found = resolver.resolve("localhost", 6379, deadline_after(AMPLE));
+        assert!(!found.unwrap_or_default().is_empty());
+    }
+}
