@@ -32,6 +32,7 @@ mod redis;
 pub mod rewriting;
 pub mod rules;
 pub mod serving;
+pub mod simulator;
 pub mod statistics;
 mod subscriber;
 pub mod table;

@@ -3,13 +3,15 @@
 use std::{env, fs, path::Path, process::ExitCode};
 
 use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
-use testkit::{charts, fleet};
+use testkit::{charts, fleet, simulator};
 
 const USAGE: &str = "\
 usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
        testkit crash-random [ROUNDS [SEED]]  a program is killed at random instants, ROUNDS (100) times in each row
        testkit faults                        a program publishes during every fault of Redis
        testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
+       testkit simulate [--seeds N] [--steps N] [--first-seed N] [--seed N] [--shrink] [--go-on] [--faults LIST]
+                                             a program, its store and a broker are simulated with every fault
        testkit fleet FACTOR DEVICES[:full].. fleets under one Prometheus, with all times divided by FACTOR
        testkit fleet-sums                    the cost of a device on the wire and on disk
        testkit draw-charts DOCUMENT FOLDER   the charts of a document, drawn from its tables
@@ -33,6 +35,9 @@ fn main() -> ExitCode {
         ["fleet", factor, ref devices @ ..] if !devices.is_empty() => {
             let factor = factor.parse().ok().filter(|factor| *factor > 0);
             factor.and_then(|factor| fleet::script::print(factor, devices).then_some(true))
+        }
+        ["simulate", ref arguments @ ..] => {
+            simulator::Orders::parse(arguments).map(|orders| simulator::print(&orders))
         }
         ["fleet-sums"] => {
             fleet::sums::print();

@@ -1,0 +1,490 @@
+//! What must hold after each step, and what is allowed after a crash.
+//!
+//! Most checks are made where something changes: in the store when a group is applied, after each call of Paho, at each crash and
+//! opening. Only a few look at everything, every [`FULL_CHECK`] steps.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use paho_mqtt_redis::{Durability, HealthSnapshot};
+
+use super::{
+    broker::Broker,
+    exceptions,
+    process::{Machine, Stop, UNLIMITED},
+    values::{Key, Kind, message_of, token},
+};
+
+/// Invariant that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub name: &'static str,
+    pub detail: String,
+}
+
+/// The name of each.
+pub const INVARIANTS: &[&str] = &[
+    "altered",
+    "call_time",
+    "few_exchanges",
+    "flush_is_true",
+    "foreign_untouched",
+    "gauges_are_true",
+    "in_use",
+    "keys_are_true",
+    "memory_budget",
+    "no_stuck",
+    "nothing_foreign_deleted",
+    "nothing_lost",
+    "one_large_record_is_alone",
+    "open_succeeds",
+    "order",
+    "order_across_qos",
+    "paho_is_never_hurt",
+    "qos2_once",
+    "unique_packet_ids",
+    "values_are_true",
+];
+
+/// Steps between two checks of everything.
+pub const FULL_CHECK: usize = 50;
+
+/// Bytes that a read ahead may add to the memory: the cache limits one to 512 KiB, and keeps it until Paho has read it.
+const READ_AHEAD: usize = 512 * 1024;
+
+/// Time in which a small record must be written while a large one is refused.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Machine {
+    /// Everything that was accepted is in the store, as far as the program knows.
+    fn is_safe(health: &HealthSnapshot) -> bool {
+        health.up && health.held_records == 0
+    }
+
+    /// Checks what may have changed with a call or an action of the worker.
+    pub fn observe(&mut self) -> Result<(), Stop> {
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        if self.world.lock().violation.is_some() {
+            return Err(Stop::Violated);
+        }
+        let health = process.health.snapshot();
+        let (cached, pending) = process.clock.memory();
+        // Paho reads what it put last at once, so that may stay, and so may what was read ahead of the record that it read last.
+        let (put, read) = self.last_lengths;
+        let budget = self.settings.cache_limit + pending + put + read + READ_AHEAD;
+        if cached > budget {
+            self.world.lock().violate("memory_budget", || {
+                format!("{cached} bytes in memory, {pending} of them pending, of {budget}")
+            });
+        }
+        let was_safe = Self::is_safe(&self.before);
+        self.before = health;
+        if Self::is_safe(&health) && !was_safe {
+            self.check_after_outage();
+        }
+        self.result()
+    }
+
+    pub fn result(&self) -> Result<(), Stop> {
+        match self.world.lock().violation {
+            Some(_) => Err(Stop::Violated),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks at the end of an outage that the store has every record again, or that its loss was counted.
+    fn check_after_outage(&mut self) {
+        let mut state = self.world.lock();
+        state.read_unread();
+        if !state.is_all_listed() {
+            return;
+        }
+        let missing: Vec<(Key, Option<u32>)> = self
+            .live
+            .iter()
+            .filter(|(key, value)| state.data.records.get(key) != Some(value))
+            .map(|(key, value)| (*key, message_of(*key, value)))
+            .collect();
+        for (key, message) in missing {
+            let copies = message.and_then(|message| state.ledger.get(message));
+            if copies.is_some_and(|message| message.copies > 0) {
+                continue;
+            }
+            if self.lost_seen < self.before.lost_records && self.settings.cache_limit < UNLIMITED {
+                self.lost_seen += 1;
+                self.live.remove(&key);
+                if let Some(message) = message {
+                    state
+                        .ledger
+                        .excuse_loss(message, exceptions::COUNTED_AS_LOST);
+                }
+            } else {
+                state.violate("nothing_lost", || {
+                    format!(
+                        "{key} is not in the store after the outage, and was not counted as lost"
+                    )
+                });
+            }
+        }
+        let outstanding: Vec<u32> = state.ledger.outstanding().iter().copied().collect();
+        for message in outstanding {
+            if state
+                .ledger
+                .get(message)
+                .is_some_and(|message| message.copies > 0)
+            {
+                continue;
+            }
+            // Of a command that Paho has forgotten no record is live.
+            if self.lost_seen < self.before.lost_records && self.settings.cache_limit < UNLIMITED {
+                self.lost_seen += 1;
+                state
+                    .ledger
+                    .excuse_loss(message, exceptions::COUNTED_AS_LOST);
+            } else {
+                state.violate("nothing_lost", || {
+                    format!(
+                        "m{message} is in no record after the outage, and was not counted as lost"
+                    )
+                });
+            }
+        }
+        let held = state.data.records.iter();
+        let is_dirty = self.live.iter().any(|(key, value)| {
+            message_of(*key, value).is_none() && state.data.records.get(key) != Some(value)
+        }) || held
+            .filter(|(key, value)| message_of(**key, value).is_some())
+            .any(|(key, value)| self.live.get(key) != Some(value));
+        state.is_dirty = is_dirty;
+    }
+
+    /// Checks that an accepted message is in the store as soon as `put` has returned.
+    pub fn check_durable(&mut self, message: u32) -> Result<(), Stop> {
+        let is_confirmed = self.settings.durability == Durability::Confirmed;
+        if is_confirmed && Self::is_safe(&self.before) {
+            let mut state = self.world.lock();
+            if state
+                .ledger
+                .get(message)
+                .is_some_and(|message| message.copies == 0)
+            {
+                state.violate("nothing_lost", || {
+                    format!("m{message} was accepted, and is not in the store, which is up")
+                });
+            }
+        }
+        self.result()
+    }
+
+    /// Checks everything that is too slow to check at each step.
+    pub fn check_all(&mut self) -> Result<(), Stop> {
+        let Some(process) = &self.process else {
+            return self.result();
+        };
+        let mut state = self.world.lock();
+        state.read_unread();
+        let is_confirmed = self.before.unconfirmed_records == 0
+            || self.settings.durability == Durability::Confirmed;
+        if Self::is_safe(&self.before)
+            && is_confirmed
+            && state.is_all_listed()
+            && !state.is_dirty
+            && state.now() >= state.stalled_until
+        {
+            let missing = state.ledger.outstanding().iter().find(|message| {
+                let message = state.ledger.get(**message);
+                message.is_some_and(|message| message.copies == 0)
+            });
+            if let Some(message) = missing.copied() {
+                state.violate("nothing_lost", || {
+                    format!("m{message} is in no record, and the store is up")
+                });
+            }
+        }
+        if let Some(registry) = &process.registry {
+            let expected = self.gauges();
+            let found = gauges_of(registry);
+            if found != expected {
+                state.violate("gauges_are_true", || {
+                    format!("the gauges have {found:?}, and the records are {expected:?}")
+                });
+            }
+        }
+        drop(state);
+        self.result()
+    }
+
+    /// Number and bytes of the live records, by kind.
+    fn gauges(&self) -> BTreeMap<String, (i64, i64)> {
+        let mut gauges = BTreeMap::new();
+        for kind in Kind::ALL {
+            gauges.insert(kind.label().to_owned(), (0, 0));
+        }
+        for (key, value) in &self.live {
+            let gauge = gauges.entry(key.kind.label().to_owned()).or_default();
+            gauge.0 += 1;
+            gauge.1 += i64::try_from(value.len()).unwrap_or(i64::MAX);
+        }
+        gauges
+    }
+
+    /// Checks that small records are written although a large one is refused.
+    ///
+    /// `refused_since` is when nothing else began to fail.
+    pub fn check_small_records(&mut self, accepted: &BTreeMap<u32, Duration>) -> Result<(), Stop> {
+        let mut state = self.world.lock();
+        let now = state.now();
+        let Some(refusal) = state.refusal() else {
+            return Ok(());
+        };
+        let Some(above) = refusal.above else {
+            return Ok(());
+        };
+        if now < refusal.since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
+            return Ok(());
+        }
+        let since = refusal.since;
+        let late = accepted.iter().find(|(number, at)| {
+            let message = state.ledger.get(**number);
+            now >= (**at).max(since) + PATIENCE
+                && state.ledger.is_outstanding(**number)
+                && message.is_some_and(|message| {
+                    message.copies == 0 && (message.size as usize) + 64 < above
+                })
+        });
+        if let Some((number, _)) = late {
+            let number = *number;
+            state.violate("one_large_record_is_alone", || {
+                format!("m{number} is small and not written while only values above {above} B are refused")
+            });
+        }
+        drop(state);
+        self.result()
+    }
+
+    /// Takes the dead program away, and decides what its death allows.
+    pub fn bury(&mut self, broker: &mut Broker) -> Result<(), Stop> {
+        let Some(process) = self.process.take() else {
+            return Ok(());
+        };
+        process.clock.die();
+        {
+            let mut state = self.world.lock();
+            if state.is_alive(process.incarnation) {
+                state.kill();
+            }
+            state.blow = None;
+        }
+        if std::mem::take(&mut self.is_open) {
+            self.account_for_death(broker);
+        }
+        // What it still asks of the store is refused.
+        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(process)));
+        if dropped.is_err() {
+            self.world.lock().violate("paho_is_never_hurt", || {
+                "dropping the persistence panics".to_owned()
+            });
+        }
+        self.result()
+    }
+
+    /// Decides what the death of the program allows, by the health before it.
+    pub fn account_for_death(&mut self, broker: &mut Broker) {
+        let changing = std::mem::take(&mut self.changing);
+        let mut state = self.world.lock();
+        let in_outage = !Self::is_safe(&self.before);
+        let is_dirty = state.is_dirty || !state.is_all_listed();
+        let is_pipelined = self.settings.durability == Durability::Pipelined;
+        let all_listed = state.is_all_listed();
+        let outstanding: Vec<u32> = state.ledger.outstanding().iter().copied().collect();
+        for number in outstanding {
+            let Some(message) = state.ledger.get(number).copied() else {
+                continue;
+            };
+            if (in_outage || is_dirty) && message.is_sent {
+                state
+                    .ledger
+                    .excuse_disorder(number, exceptions::DIED_IN_OUTAGE);
+            }
+            if message.copies > 0 {
+                continue;
+            }
+            if in_outage {
+                state.ledger.excuse_loss(number, exceptions::DIED_IN_OUTAGE);
+            } else if message.lost_at > 0 && !(all_listed && state.is_listed_since(message.lost_at))
+            {
+                state.ledger.excuse_loss(number, exceptions::STORE_LOST);
+            } else if is_pipelined && is_dirty {
+                state.ledger.excuse_loss(number, exceptions::PIPELINED);
+            } else {
+                state.violate("nothing_lost", || {
+                    format!(
+                        "m{number} was in no record when the program died, and the store was up"
+                    )
+                });
+            }
+        }
+        if in_outage || is_dirty {
+            let stale: Vec<u32> = state
+                .data
+                .records
+                .iter()
+                .filter(|(key, value)| self.live.get(key) != Some(value))
+                .filter_map(|(key, value)| message_of(*key, value))
+                .collect();
+            for number in stale {
+                state
+                    .ledger
+                    .excuse_duplicate(number, exceptions::DIED_IN_OUTAGE);
+                state
+                    .ledger
+                    .excuse_disorder(number, exceptions::DIED_IN_OUTAGE);
+            }
+        } else {
+            let missing = self.live.iter().find(|(key, value)| {
+                let has_copy = message_of(**key, value)
+                    .and_then(|message| state.ledger.get(message))
+                    .is_some_and(|message| message.copies > 0);
+                !has_copy && !changing.contains(key) && state.data.records.get(key) != Some(value)
+            });
+            if let Some((key, _)) = missing {
+                let key = *key;
+                state.violate("nothing_lost", || {
+                    format!(
+                        "{key} was not in the store when the program died, and the store was up"
+                    )
+                });
+            }
+        }
+        broker.forget_lost(&state.data.records);
+        self.live.clear();
+    }
+
+    /// Checks after a close that everything was written.
+    pub fn check_closed(&mut self) -> Result<(), Stop> {
+        let mut state = self.world.lock();
+        state.read_unread();
+        if state.is_dirty || !state.is_all_listed() {
+            return Ok(());
+        }
+        drop(state);
+        self.check_settled("after a close that returned Ok")
+    }
+
+    /// Checks after an opening that no two messages have one packet id.
+    pub fn check_packet_ids(&mut self) -> Result<(), Stop> {
+        let mut users: BTreeMap<u16, (Key, Option<u32>)> = BTreeMap::new();
+        let mut state = self.world.lock();
+        let mut clash = None;
+        for (key, value) in &self.live {
+            let id = match key.kind {
+                Kind::SentPublish => u16::try_from(key.number).ok(),
+                Kind::Command => token(value).filter(|id| *id > 0),
+                _ => None,
+            };
+            let Some(id) = id else { continue };
+            let message = message_of(*key, value);
+            match users.get(&id) {
+                Some((other, other_message)) => {
+                    let is_pair = other.kind == Kind::SentPublish
+                        && key.kind == Kind::SentPublish
+                        && message == *other_message;
+                    let excused = [message, *other_message].iter().flatten().any(|message| {
+                        state
+                            .ledger
+                            .get(*message)
+                            .is_some_and(|message| message.duplicate.is_some())
+                    });
+                    if !is_pair && !excused {
+                        clash.get_or_insert((*other, *key, id, message == *other_message));
+                    }
+                }
+                None => {
+                    users.insert(id, (*key, message));
+                }
+            }
+        }
+        if let Some((first, second, id, is_same)) = clash {
+            state.violate("unique_packet_ids", || {
+                let same = if is_same { ", and are one message" } else { "" };
+                format!("{first} and {second} both have the packet id {id} after an opening{same}")
+            });
+        }
+        drop(state);
+        self.result()
+    }
+
+    /// Checks that the store has the live records and nothing else.
+    pub fn check_settled(&mut self, context: &str) -> Result<(), Stop> {
+        let keys: Vec<Key> = {
+            let mut state = self.world.lock();
+            state.read_unread();
+            state.data.records.keys().copied().collect()
+        };
+        self.find_relocated(&keys);
+        let mut state = self.world.lock();
+        let differing = self
+            .live
+            .iter()
+            .find(|(key, value)| state.data.records.get(key) != Some(value))
+            .map(|(key, value)| (*key, Some(Arc::clone(value))));
+        if let Some((key, _)) = differing {
+            let found = state.data.records.contains_key(&key);
+            state.violate("no_stuck", || {
+                let found = if found {
+                    "has another value"
+                } else {
+                    "lacks it"
+                };
+                format!("{key} is live, and the store {found} {context}")
+            });
+        }
+        let extra = state
+            .data
+            .records
+            .keys()
+            .find(|key| !self.live.contains_key(key) && !state.has_kept(**key))
+            .copied();
+        if let Some(key) = extra {
+            state.violate("no_stuck", || {
+                format!("the store still has {key}, which was removed, {context}")
+            });
+        }
+        drop(state);
+        self.result()
+    }
+}
+
+/// The gauges of the backlog in a registry, by kind.
+fn gauges_of(registry: &paho_mqtt_redis::prometheus::Registry) -> BTreeMap<String, (i64, i64)> {
+    let mut gauges: BTreeMap<String, (i64, i64)> = BTreeMap::new();
+    for family in registry.gather() {
+        let is_bytes = match family.name() {
+            "mqtt_persistence_records" => false,
+            "mqtt_persistence_record_bytes" => true,
+            _ => continue,
+        };
+        for metric in family.get_metric() {
+            let label = metric
+                .get_label()
+                .iter()
+                .find(|label| label.name() == "kind");
+            let Some(kind) = label.map(|label| label.value().to_owned()) else {
+                continue;
+            };
+            if kind == "other" {
+                continue;
+            }
+            #[allow(clippy::cast_possible_truncation)]
+            let value = metric.get_gauge().get_value() as i64;
+            let gauge = gauges.entry(kind).or_default();
+            if is_bytes {
+                gauge.1 = value;
+            } else {
+                gauge.0 = value;
+            }
+        }
+    }
+    gauges
+}

@@ -1,0 +1,1 @@
+//! The simulator finds what it should.
