@@ -15,14 +15,15 @@ impl<S: Store> Lifecycle<S> {
     /// Does what is due and needs the mutex, and returns how long the worker may wait.
     pub(super) fn run_due(&mut self, clock: &Clock, buffer_warn_bytes: usize) -> Wait {
         let now = clock.since_boot();
-        self.report_status(now, buffer_warn_bytes);
         let wait = match self {
             Self::Closed(_) | Self::Opening | Self::Closing | Self::Recovering { .. } => {
                 return Wait::NotOpen;
             }
             Self::Down { recovery, .. } => {
                 let status_due = now.saturating_add(OUTAGE_STATUS_INTERVAL);
-                return Wait::Backoff(recovery.due.min(status_due));
+                let until = recovery.due.min(status_due);
+                self.report_status(now, buffer_warn_bytes);
+                return Wait::Backoff(until);
             }
             Self::Up { opened, .. } => up_wait(opened, now),
         };
@@ -33,6 +34,8 @@ impl<S: Store> Lifecycle<S> {
         let is_check = schedule.check <= now;
         let is_retry = schedule.retry.is_some_and(|(due, _)| due <= now);
         if !is_tick && !is_check && !is_retry {
+            // After the work, so that it shows what the work has changed.
+            self.report_status(now, buffer_warn_bytes);
             return wait;
         }
         let was_taken = self.call(clock, |records, access| {

@@ -152,7 +152,8 @@ fn failing_after(calls_before: usize, inner: RedisPersistence) -> impl ClientPer
 /// numbers of unread ones.
 #[test]
 fn error_at_any_call_of_restore_loses_nothing() {
-    let keys = ["c5-1", "c5-2", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"];
+    // Each message has a packet id of its own.
+    let keys = ["c5-7", "c5-8", "s5-2", "s5-3", "sc5-3", "r5-4", "q5-1"];
     // Three lists, and each record once; a later call never comes.
     let calls = 3 + keys.len();
     for calls_before in 0..=calls {

@@ -182,8 +182,13 @@ fn child() {
         for (field, (value, treatment)) in &contents {
             let name = String::from_utf8_lossy(field);
             let stays = remaining.get(field) == Some(value);
-            // Commands are relocated if their numbers have wrapped.
-            let moved = field.starts_with(b"c") && remaining.values().any(|it| it == value);
+            // Commands are relocated if their numbers have wrapped, and get another packet id, which
+            // is in bytes 4 to 7, if another message has theirs.
+            let is_same = |found: &Vec<u8>| {
+                found.len() == value.len() && found[..4] == value[..4] && found[8..] == value[8..]
+            };
+            let is_command = field.starts_with(b"c") && value.len() > 8;
+            let moved = is_command && remaining.values().any(is_same);
             let is_quarantined = quarantined.get(field) == Some(value);
             let right = match treatment {
                 Treatment::Foreign => stays,

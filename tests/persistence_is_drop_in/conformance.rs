@@ -61,6 +61,7 @@ conformance! {
         unread_record_is_removed_by_key_of_other_version
         publish_is_removed_with_its_pubrel
         unconnected_client_deletes_nothing
+        put_keeps_unread_record_in_order
         put_relocates_unread_record
         wrapped_commands_keep_their_order
         unreadable_records_are_not_listed
@@ -496,9 +497,9 @@ fn unconnected_client_deletes_nothing(backend: &Backend) {
     assert_eq!(keys(&mut connected), set(&[]));
 }
 
-/// Paho gives a new message the number of a record that it could not read when the client was created.
-fn put_relocates_unread_record(backend: &Backend) {
-    for (key, moved) in [("c5-1", "c5-2"), ("s-1", "s-65535"), ("q-1", "q-2")] {
+/// Paho gives a new message the number of a command that it could not read when the client was created.
+fn put_keeps_unread_record_in_order(backend: &Backend) {
+    for (key, aside, behind) in [("c5-1", "c-1", "c5-2"), ("q-1", "q5-1", "q-2")] {
         let mut persistence = backend.opened();
         let (before, new) = (record(key, b"before"), record(key, b"new"));
         persistence.put(key, vec![&before]).expect("puts");
@@ -507,31 +508,53 @@ fn put_relocates_unread_record(backend: &Backend) {
         again.open(ID, URI).expect("opens");
         again.keys().expect("lists");
         again.put(key, vec![&new]).expect("puts");
-        for _ in 0..2 {
-            assert_eq!(keys(&mut again), set(&[key, moved]));
-            assert_eq!(again.get(key).expect("gets"), new);
-            let before = if key == "s-1" {
-                // A packet contains its number.
-                record(moved, b"before")
-            } else {
-                before.clone()
-            };
-            assert_eq!(again.get(moved).expect("gets"), before, "{moved}");
-            drop(again);
-            again = backend.create();
-            again.open(ID, URI).expect("opens");
-        }
+        assert_eq!(keys(&mut again), set(&[key, aside]));
+        assert_eq!(again.get(key).expect("gets"), new);
+        assert_eq!(again.get(aside).expect("gets"), before);
+        drop(again);
+        // The next start finds both, the older one first.
+        let mut again = backend.create();
+        again.open(ID, URI).expect("opens");
+        assert_eq!(keys(&mut again), set(&[key, behind]));
+        assert_eq!(again.get(key).expect("gets"), before);
+        let moved = again.get(behind).expect("gets");
+        assert!(moved.ends_with(&new[8..]), "{moved:?}");
         again.clear().expect("clears");
+    }
+}
+
+/// Paho reuses the packet id of a record that it could not read when the client was created.
+fn put_relocates_unread_record(backend: &Backend) {
+    let (key, moved) = ("s-1", "s-65535");
+    let mut persistence = backend.opened();
+    let new = record(key, b"new");
+    persistence
+        .put(key, vec![&record(key, b"before")])
+        .expect("puts");
+    drop(persistence);
+    let mut again = backend.create();
+    again.open(ID, URI).expect("opens");
+    again.keys().expect("lists");
+    again.put(key, vec![&new]).expect("puts");
+    for _ in 0..2 {
+        assert_eq!(keys(&mut again), set(&[key, moved]));
+        assert_eq!(again.get(key).expect("gets"), new);
+        // A packet contains its number.
+        assert_eq!(again.get(moved).expect("gets"), record(moved, b"before"));
+        drop(again);
+        again = backend.create();
+        again.open(ID, URI).expect("opens");
     }
 }
 
 fn wrapped_commands_keep_their_order(backend: &Backend) {
     let mut persistence = backend.opened();
     let numbers = [999_998, 999_999, 0, 1, 2];
+    // Each with a packet id of its own.
+    let value = |number: i32| publish_command_of("c5-1", number % 1_000 + 1, 1);
     for number in numbers {
         let key = format!("c5-{number}");
-        let value = record("c5-1", number.to_string().as_bytes());
-        persistence.put(&key, vec![&value]).expect("puts");
+        persistence.put(&key, vec![&value(number)]).expect("puts");
     }
     drop(persistence);
     let mut again = backend.create();
@@ -545,8 +568,8 @@ fn wrapped_commands_keep_their_order(backend: &Backend) {
     found.sort_unstable();
     assert_eq!(found.len(), numbers.len());
     for (number, place) in numbers.iter().zip(&found) {
-        let value = again.get(&format!("c5-{place}")).expect("gets");
-        assert_eq!(value, record("c5-1", number.to_string().as_bytes()));
+        let found = again.get(&format!("c5-{place}")).expect("gets");
+        assert_eq!(found, value(*number));
     }
     // Paho gives the next command the number after the highest, which must be free.
     assert!(found.last().is_some_and(|last| *last < 999_999));

@@ -97,6 +97,7 @@ fn replaced_owner_can_never_write_again() {
     successor.open(CLIENT, SERVER).expect("takes over");
     let took = started.elapsed();
     assert!(took >= Duration::from_millis(1_500), "{took:?}");
+    successor.get("q-1").expect("reads what it restores");
     put(&mut successor, "q-1", b"new");
     successor.health().flush(LIMIT).expect("stored");
 
