@@ -11,8 +11,10 @@ use paho_mqtt::ClientPersistence;
 
 use crate::{
     error::{Error, ErrorKind},
-    persistence::{client_persistence::Persistence, config::PersistenceConfig},
-    store::{Change, Connected, Group, MemoryStore, Sent, Store},
+    persistence::{
+        client_persistence::Persistence, config::PersistenceConfig, observer::StoreObserver,
+    },
+    store::{Change, Connected, Group, MemoryStore, Sent, Store, StoreEvent},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -380,4 +382,41 @@ fn close_during_outage_names_what_is_lost() {
         }),
         "cannot check the store before closing: the store is unavailable; no write is pending"
     );
+}
+
+/// Blocks in its first event until the test lets it go.
+struct BlockedObserver(Mutex<mpsc::Receiver<()>>);
+
+impl StoreObserver for BlockedObserver {
+    fn on_event(&self, _: &str, _: &StoreEvent) {
+        // The sender is gone once the test is over.
+        let _ = self.0.lock().expect("no panic").recv();
+    }
+}
+
+#[test]
+fn blocked_observer_holds_up_no_recovery() {
+    let faults = Arc::<Mutex<Faults>>::default();
+    let (snapshots, _snapshots) = mpsc::channel();
+    let (blocked, _blocked) = mpsc::channel();
+    let (release, released) = mpsc::channel();
+    let store = FaultyStore {
+        store: MemoryStore::default(),
+        faults: Arc::clone(&faults),
+        snapshots,
+        blocked,
+    };
+    let config = PersistenceConfig {
+        observer: Some(Arc::new(BlockedObserver(Mutex::new(released)))),
+        ..PersistenceConfig::default()
+    };
+    let mut persistence = Persistence::with_config(store, config);
+    persistence.open("device", "broker").expect("opens");
+    faults.lock().expect("no panic").condition = Condition::Unavailable;
+    let put = persistence.put("s-1", vec![&packet(1, *b"behind 1")]);
+    put.expect("kept in memory");
+    assert!(!persistence.health().snapshot().up);
+    faults.lock().expect("no panic").condition = Condition::Available;
+    persistence.health().flush(LIMIT).expect("recovers");
+    drop(release);
 }

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use super::bench::{Bench, command};
-use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
+use crate::{
+    error::ErrorKind,
+    persistence::simulated::Settings,
+    store::{Durability, StoreEvent},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -114,4 +118,26 @@ fn recovery_writes_little_while_calls_wait() {
     assert_eq!(bench.stored().len(), number - 1);
     let largest = bench.content().largest_confirm;
     assert!(largest <= 256 * 1024, "{largest} bytes");
+}
+
+/// Writes one record into a full store and kills the program before the next tick.
+fn refused_and_killed(durability: Durability) -> (bool, Vec<String>) {
+    let settings = Settings {
+        durability,
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(&settings, &[]);
+    bench.content().largest_value = Some(0);
+    bench.content().is_full = true;
+    bench.put("c-1", &small(1));
+    (bench.is_up(), bench.crash().stored_keys())
+}
+
+#[test]
+fn refused_pipelined_write_dies_unseen_with_program() {
+    // Nothing has answered yet, so nobody knows.
+    let (is_up, stored) = refused_and_killed(Durability::Pipelined);
+    assert!(is_up && stored.is_empty());
+    let (is_up, stored) = refused_and_killed(Durability::Confirmed);
+    assert!(!is_up && stored.is_empty());
 }
