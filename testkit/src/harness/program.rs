@@ -30,6 +30,8 @@ use crate::LIMIT;
 
 /// Environment variable with the orders of a program, as JSON.
 pub(super) const ORDERS: &str = "ORDERS";
+/// Environment variable with the bytes of values that a persistence keeps in memory.
+const CACHE_LIMIT: &str = "CACHE_LIMIT";
 /// Prefix of the lines for the driver; libraries may print other lines.
 pub(super) const MARK: &str = "testkit: ";
 
@@ -254,6 +256,12 @@ pub fn run_killed() -> ! {
     }
 }
 
+/// Bytes of values that a persistence keeps in memory; the library's default unless the environment has another number.
+pub(super) fn cache_limit() -> usize {
+    const DEFAULT: usize = 16 * 1024 * 1024;
+    env::var(CACHE_LIMIT).map_or(DEFAULT, |limit| limit.parse().expect("a number of bytes"))
+}
+
 /// Program that is killed.
 pub(super) struct Killed {
     pub orders: Orders,
@@ -278,6 +286,7 @@ impl Killed {
                     Durability::Confirmed
                 })
                 .operation_timeout(orders.operation_timeout)
+                .cache_limit(cache_limit())
                 .open_timeout(LIMIT);
             let store = match orders.script {
                 Script::Deterministic => store,

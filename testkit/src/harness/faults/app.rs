@@ -26,7 +26,7 @@ use crate::{
     eventually,
     harness::{
         Id, Ledger,
-        program::{client, session},
+        program::{cache_limit, client, session},
     },
     timed::Timed,
 };
@@ -63,6 +63,7 @@ impl App {
                 let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
                 let mut persistence = RedisPersistence::builder()
                     .url(redis)
+                    .cache_limit(cache_limit())
                     .open_timeout(LIMIT)
                     .build()
                     .expect("good options");

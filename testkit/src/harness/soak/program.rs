@@ -18,7 +18,7 @@ use crate::{
     LIMIT,
     harness::{
         Id, kill_self,
-        program::{Publisher, client, commands, exit, orders, report, session},
+        program::{Publisher, cache_limit, client, commands, exit, orders, report, session},
     },
     timed::Timed,
 };
@@ -67,6 +67,12 @@ impl Program {
             let run = orders.first + place;
             let persistence = RedisPersistence::builder()
                 .url(&orders.redis)
+                // Every second client keeps nothing in memory that Redis has.
+                .cache_limit(if run.is_multiple_of(2) {
+                    0
+                } else {
+                    cache_limit()
+                })
                 .open_timeout(LIMIT)
                 .build()
                 .expect("good options");
