@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
-use crate::paho::{Command, Key, KeyHasher, KeyMap, RecordKind};
+use crate::paho::{Key, KeyHasher, KeyMap, RecordKind, command_packet_id};
 
 /// Every record that Paho has not removed.
 ///
@@ -87,7 +87,9 @@ impl RecordIndex {
     pub(crate) fn insert_loaded(&mut self, key: Key, value: Vec<u8>) {
         let length = value.len();
         let fits = self.cached_bytes.saturating_add(length) <= self.cache_limit;
-        let packet_id = command_packet_id(key, &value);
+        let is_command = key.kind == RecordKind::Command;
+        let packet_id = is_command.then(|| command_packet_id(&value, key.v5));
+        let packet_id = packet_id.flatten().unwrap_or_default();
         let value = if fits {
             CachedValue::Cached(value.into_boxed_slice())
         } else {
@@ -317,13 +319,6 @@ impl CachedValue {
             Self::StoreOnly(_) => 0,
         }
     }
-}
-
-/// Returns the packet id with which Paho will send a command, or 0.
-fn command_packet_id(key: Key, value: &[u8]) -> u16 {
-    let command = (key.kind == RecordKind::Command).then(|| Command::parse(value, key.v5));
-    let id = command.flatten().and_then(Command::packet_id);
-    id.and_then(|id| u16::try_from(id).ok()).unwrap_or_default()
 }
 
 /// Returns a number for a record that two different records hardly share.

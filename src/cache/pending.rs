@@ -55,12 +55,15 @@ pub(crate) struct BatchLimits {
     pub(crate) bytes: usize,
     /// Messages that put records; with 0 only removes are taken.
     pub(crate) puts: usize,
+    /// The smallest messages come first, and not the oldest: they have the best chance to be taken.
+    pub(crate) smallest_first: bool,
 }
 
 impl BatchLimits {
     pub(crate) const NONE: Self = Self {
         bytes: usize::MAX,
         puts: usize::MAX,
+        smallest_first: false,
     };
 }
 
@@ -292,7 +295,15 @@ impl PendingWrites {
         let mut groups = Vec::new();
         let mut grouped = HashSet::new();
         let mut size = 0_usize;
-        for key in self.unsent.values() {
+        let mut keys: Vec<Key> = self.unsent.values().copied().collect();
+        if limits.smallest_first {
+            let with_partner = |key: &Key| {
+                let partner = self.partner(*key).and_then(|key| self.put_length(key));
+                self.put_length(*key).max(partner)
+            };
+            keys.sort_by_key(with_partner);
+        }
+        for key in &keys {
             let has_all_puts = limits.puts > 0 && groups.len() >= limits.puts;
             if size >= limits.bytes || has_all_puts {
                 break;
@@ -418,6 +429,22 @@ impl PendingWrites {
         self.piggybacked.clear();
     }
 
+    pub(crate) fn is_unsent(&self, key: Key) -> bool {
+        self.unsent_write(key).is_some()
+    }
+
+    /// The sequence number of the latest write.
+    pub(crate) fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// Returns true if no write up to this sequence number is unsent or refused.
+    pub(crate) fn is_sent_up_to(&self, sequence: u64) -> bool {
+        let lists = [&self.unsent, &self.refused];
+        let oldest = lists.iter().filter_map(|list| list.keys().next()).min();
+        oldest.is_none_or(|oldest| *oldest > sequence)
+    }
+
     pub(crate) fn contains(&self, key: Key) -> bool {
         self.writes.contains_key(&key)
     }
@@ -518,7 +545,13 @@ mod tests {
             pending.record(key(&format!("q-{number}")), Some(100), None, false);
         }
         assert_eq!(
-            names(&pending.next_groups(BatchLimits { bytes: 1, puts: 1 }, |_| false)),
+            names(&pending.next_groups(
+                BatchLimits {
+                    bytes: 1,
+                    ..BatchLimits::NONE
+                },
+                |_| false
+            )),
             [["q-3"]]
         );
         pending.mark_sent(&[key("q-3")]);
@@ -562,8 +595,8 @@ mod tests {
         assert_eq!(
             names(&pending.next_groups(
                 BatchLimits {
-                    bytes: 1000,
-                    puts: 0
+                    puts: 0,
+                    ..BatchLimits::NONE
                 },
                 |_| false
             )),

@@ -11,6 +11,9 @@ use super::{
 };
 use crate::{clock::Clock, error::Error, paho::Key};
 
+/// Number of stale records that are removed in one step.
+const MAX_STALE_REMOVES: usize = 1024;
+
 impl WriteBehindCache {
     /// Makes the writes of a failed attempt at recovery unsent again.
     pub(crate) fn retry_writes(&mut self) {
@@ -35,6 +38,7 @@ impl WriteBehindCache {
     /// Forgets what earlier events said about foreign records, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
         self.last_foreign_records = 0;
+        self.has_lost = false;
     }
 
     /// Compares the keys in a store that may have lost records with the cache.
@@ -46,6 +50,7 @@ impl WriteBehindCache {
         let is_known = |key: &&Key| {
             self.index.contains(**key)
                 || self.pending.contains(**key)
+                || self.stale.contains(*key)
                 || self.unmovable.contains(*key)
         };
         let unknown = stored
@@ -58,9 +63,11 @@ impl WriteBehindCache {
 
     /// Compares records in a store that may have other data with the cache.
     ///
-    /// Returns copies of the records that this process has never known, for the quarantine. Records
-    /// that it knew and that changed since are noted as pending writes. Call
-    /// [`finish_comparison`](Self::finish_comparison) when all records are compared.
+    /// Returns the records that this process has never known, for the quarantine. Those that it knew
+    /// and that changed since are noted as pending writes; if others were lost, they go to the
+    /// quarantine too, since one may be the older state of a lost message. Call
+    /// [`begin_comparison`](Self::begin_comparison) before the first and
+    /// [`finish_comparison`](Self::finish_comparison) after the last.
     pub(crate) fn compare(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
         let mut unknown = Vec::new();
         for (key, value) in records {
@@ -69,7 +76,8 @@ impl WriteBehindCache {
             if is_undecided || self.index.has_content(key, &value) {
                 continue;
             }
-            if self.removed.contains(hash_of(key, &value)) {
+            let is_known = self.removed.contains(hash_of(key, &value));
+            if is_known && !self.has_lost {
                 self.replace_stored(key);
             } else {
                 unknown.push((key, value));
@@ -89,16 +97,41 @@ impl WriteBehindCache {
         }
         // Its value was only in the store, which has another one.
         if self.index.contains(key) {
+            self.has_lost = true;
             self.drop_lost(key);
         }
-        self.pending.record(key, None, None, true);
+        self.stale.insert(key);
+    }
+
+    /// Takes the stale records, once all that replaces them is written.
+    ///
+    /// The older state of a message may be its only copy until then.
+    pub(crate) fn next_stale_batch(&mut self) -> RewriteBatch {
+        self.stale
+            .retain(|key| !self.index.contains(*key) && !self.pending.contains(*key));
+        let mut batch = RewriteBatch::default();
+        if !self.stale.is_empty() && self.pending.is_sent_up_to(self.replaces_stale) {
+            let keys = self.stale.iter().take(MAX_STALE_REMOVES);
+            batch.add(keys.map(|key| (*key, None)));
+        }
+        batch
+    }
+
+    /// Forgets stale records that are removed.
+    pub(crate) fn finish_stale(&mut self, removed: &RewriteBatch) {
+        for key in removed.keys() {
+            self.stale.remove(&key);
+        }
     }
 
     /// Notes that unknown records are in the quarantine, so that their keys can be written.
     pub(crate) fn finish_quarantine(&mut self, unknown: &[(Key, Vec<u8>)]) {
-        for (key, value) in unknown {
-            self.removed.add(hash_of(*key, value));
+        for (key, _) in unknown {
             self.replace_stored(*key);
+            // The copy is safe, so nothing has to be written before this one goes.
+            if self.stale.remove(key) {
+                self.pending.record(*key, None, None, true);
+            }
         }
     }
 
@@ -112,20 +145,21 @@ impl WriteBehindCache {
             return false;
         }
         self.unmovable.extend(unknown.iter().map(|(key, _)| *key));
+        self.foreign_entries = self.foreign_entries.saturating_add(unknown.len());
         true
     }
 
-    /// Notes what is missing in a store whose records have all been compared.
-    pub(crate) fn finish_comparison(
-        &mut self,
-        stored: &[Key],
-        foreign_entries: usize,
-        unknown: usize,
-    ) {
+    /// Notes what is missing in a store whose records are to be compared.
+    pub(crate) fn begin_comparison(&mut self, stored: &[Key], foreign_entries: usize) {
         let stored: HashSet<Key> = stored.iter().copied().collect();
-        self.report_foreign(unknown, true);
         self.count_foreign(&stored, foreign_entries);
         self.note_missing(&stored);
+    }
+
+    /// Notes that all records are compared, and that this many went to the quarantine.
+    pub(crate) fn finish_comparison(&mut self, quarantined: usize) {
+        self.report_foreign(quarantined, true);
+        self.replaces_stale = self.pending.last_sequence();
     }
 
     /// Attempts of one outage repeat the comparison; the same finding is not reported again.
@@ -158,6 +192,7 @@ impl WriteBehindCache {
                 lost.push(key);
             }
         }
+        self.has_lost |= !lost.is_empty();
         self.events.lost(lost);
     }
 

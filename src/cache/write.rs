@@ -119,10 +119,21 @@ impl RewriteBatch {
         }
     }
 
+    /// Returns the groups that put records.
+    fn puts(&self) -> impl Iterator<Item = &Vec<OwnedChange>> {
+        let is_put = |change: &OwnedChange| matches!(change, OwnedChange::Put(..));
+        self.groups
+            .iter()
+            .filter(move |group| group.iter().any(is_put))
+    }
+
+    pub(crate) fn has_put(&self) -> bool {
+        self.puts().next().is_some()
+    }
+
     /// Returns the keys of the only group that puts records, or `None` if there are more.
     pub(crate) fn only_put(&self) -> Option<Vec<Key>> {
-        let is_put = |change: &OwnedChange| matches!(change, OwnedChange::Put(..));
-        let mut puts = self.groups.iter().filter(|group| group.iter().any(is_put));
+        let mut puts = self.puts();
         let (only, None) = (puts.next()?, puts.next()) else {
             return None;
         };
@@ -131,6 +142,17 @@ impl RewriteBatch {
             OwnedChange::Quarantine(..) => None,
         });
         Some(keys.collect())
+    }
+
+    /// Returns the keys of the records that it writes.
+    pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.groups
+            .iter()
+            .flatten()
+            .filter_map(|change| match change {
+                OwnedChange::Put(key, _) | OwnedChange::Remove(key) => Some(*key),
+                OwnedChange::Quarantine(..) => None,
+            })
     }
 
     /// Number of groups.

@@ -1,6 +1,10 @@
 //! The write-behind cache: live records, pending writes, and the state of the store behind them.
 
-use std::{collections::HashSet, sync::Arc, time::SystemTime};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::SystemTime,
+};
 
 use super::{
     access::{Outage, StoreAccess},
@@ -59,6 +63,13 @@ pub(crate) struct WriteBehindCache {
     pub(super) relocations: Relocations,
     /// What this process removed or replaced lately.
     pub(super) removed: RemovedRecords,
+    /// Keys under which the store has older or quarantined records, to be removed once all that
+    /// replaces them is written.
+    pub(super) stale: BTreeSet<Key>,
+    /// Records were lost in this outage, so an older state of one of them must not be removed.
+    pub(super) has_lost: bool,
+    /// Sequence number of the last write that may replace a stale record.
+    pub(super) replaces_stale: u64,
     /// The reply to the last write that the store refused although it takes others.
     pub(super) refusal: Option<Arc<Error>>,
     last_confirmed: SystemTime,
@@ -106,6 +117,9 @@ impl WriteBehindCache {
             unmovable,
             relocations: Relocations::default(),
             removed: RemovedRecords::default(),
+            stale: BTreeSet::new(),
+            has_lost: false,
+            replaces_stale: 0,
             refusal: None,
             last_confirmed: now,
             last_foreign_records: 0,
@@ -308,6 +322,14 @@ impl WriteBehindCache {
             Ok(()) => {
                 self.pending.mark_sent(&group);
                 self.mark_confirmed(access.clock);
+                // What this message replaces had to stay until now.
+                if !self.has_refused() {
+                    for key in std::mem::take(&mut self.stale) {
+                        if !self.index.contains(key) {
+                            self.pending.record(key, None, None, true);
+                        }
+                    }
+                }
                 true
             }
             Err(error) if error.kind().is_refusal() => {
@@ -386,6 +408,16 @@ impl WriteBehindCache {
     pub(super) fn next_groups(&self, limits: BatchLimits) -> Vec<Vec<Key>> {
         let is_blocked = |key| self.relocations.involves(key);
         self.pending.next_groups(limits, is_blocked)
+    }
+
+    /// Returns true if the store has this value of a record, as far as is known.
+    pub(crate) fn has_confirmed(&self, key: Key, value: &[u8]) -> bool {
+        !self.pending.contains(key) && self.index.has_content(key, value)
+    }
+
+    /// Returns true if a write of the key is pending that was not sent, or was refused.
+    pub(crate) fn is_unsent(&self, key: Key) -> bool {
+        self.pending.is_unsent(key)
     }
 
     /// Returns true if a live record, a pending write or a relocation uses the key.

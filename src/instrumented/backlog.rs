@@ -218,7 +218,12 @@ impl Backlog {
             RecordId::Key(key) => {
                 // Mirrors the persistence, which resolves the key in the same way.
                 let is_live = |key| self.records.contains_key(&RecordId::Key(key));
-                RecordId::Key(key.resolve_removed_key(self.last_read, is_live))
+                let key = key.resolve_removed_key(self.last_read, is_live);
+                // Paho removes this key at each connect, and means no record that it has not read.
+                if key.is_command_zero() && self.last_read != Some(key) {
+                    return false;
+                }
+                RecordId::Key(key)
             }
             other @ RecordId::Other(_) => other,
         };

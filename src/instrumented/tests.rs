@@ -930,3 +930,19 @@ fn store_series_live_until_persistence_is_dropped() {
     drop(persistence);
     assert_eq!(exposition(&registry), "");
 }
+
+#[test]
+fn connect_removes_no_command_zero_from_backlog() {
+    let (registry, mut persistence, _) = measured("device");
+    let records = "mqtt_persistence_records{client_id=\"device\",kind=\"command\"}";
+    persistence.open("id", "uri").expect("opens");
+    // The sequence wraps to 0, and Paho removes `c-0` whenever it connects.
+    persistence
+        .put("c-0", vec![&sample_record("c-0")])
+        .expect("puts");
+    persistence.remove("c-0").expect("keeps it");
+    assert_eq!(value(&registry, records), Some(1.0));
+    persistence.get("c-0").expect("is sent");
+    persistence.remove("c-0").expect("removes it");
+    assert_eq!(value(&registry, records), Some(0.0));
+}

@@ -63,6 +63,13 @@ impl Command {
     }
 }
 
+/// Returns the packet id of a command that Paho can read, or 0 for a PUBLISH at QoS 0.
+pub(crate) fn command_packet_id(value: &[u8], v5: bool) -> Option<u16> {
+    Command::parse(value, v5)?;
+    let token = value.get(4..8)?.first_chunk::<4>()?;
+    u16::try_from(i32::from_ne_bytes(*token)).ok()
+}
+
 /// Replaces the packet id with which Paho will send a command.
 pub(crate) fn set_command_packet_id(value: &mut [u8], packet_id: u16) {
     if let Some(token) = value.get_mut(4..8) {

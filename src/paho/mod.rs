@@ -11,7 +11,7 @@ mod sequence;
 mod store_name;
 mod validation;
 
-pub(crate) use command::{Command, set_command_packet_id};
+pub(crate) use command::{Command, command_packet_id, set_command_packet_id};
 pub(crate) use contains_key_abi::to_abi;
 pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};

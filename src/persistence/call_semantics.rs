@@ -149,12 +149,22 @@ impl CallSemantics {
             return Ok(());
         }
         let superseded = self.superseded_by(key);
+        // At a reconnect Paho puts each PUBREL again.
+        if key.kind == RecordKind::SentPubrel
+            && superseded.is_empty()
+            && self.cache.has_confirmed(key, &value)
+        {
+            return Ok(());
+        }
         // The command and the PUBLISH are one message: after a crash one of them must exist.
         // - QoS 1: either, since the message may be sent twice. Usually the PUBACK comes before the
         //   next tick, and the PUBLISH need not be written at all.
         // - QoS 2: the PUBLISH. The call need not wait: once sent, the write survives a crash of
         //   this process, and Paho has a copy too.
+        // If the store has refused the command, none of them exists there, and the call waits.
+        let is_only_here = command.is_some_and(|command| self.cache.is_unsent(command));
         let ack = match (key.kind, qos_of_publish(&value)) {
+            (RecordKind::SentPublish, _) if is_only_here => Ack::Confirmed,
             (RecordKind::SentPublish, Some(1)) if command.is_some() => Ack::Deferred,
             (RecordKind::SentPublish, _) => Ack::Sent,
             _ => Ack::Confirmed,

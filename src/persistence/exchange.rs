@@ -27,6 +27,8 @@ pub(super) enum Step {
     Quarantine(RewriteBatch),
     /// Writes pending changes.
     Write(RewriteBatch),
+    /// Removes stale records.
+    RemoveStale(RewriteBatch),
     /// Checks that the store takes writes.
     Check,
 }
@@ -67,9 +69,10 @@ impl<S: Store> Exchange<S> {
             Step::ReadRelocation(old, new) => {
                 read_or_split(store, &[*old, *new]).map(Answer::Values)
             }
-            Step::Relocate { batch, .. } | Step::Quarantine(batch) | Step::Write(batch) => {
-                batch.write(store).map(|()| Answer::Done)
-            }
+            Step::Relocate { batch, .. }
+            | Step::Quarantine(batch)
+            | Step::Write(batch)
+            | Step::RemoveStale(batch) => batch.write(store).map(|()| Answer::Done),
             Step::Check => store.check().map(|_| Answer::Done),
         };
         self.answer = Some(answer);

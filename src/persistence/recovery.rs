@@ -72,8 +72,6 @@ enum ResyncReason {
 
 #[derive(Default)]
 struct Comparison {
-    stored: Vec<Key>,
-    foreign_entries: usize,
     rest: Vec<Key>,
     /// Records that this process has never known, and that are to be quarantined.
     unknown: Vec<(Key, Vec<u8>)>,
@@ -103,6 +101,7 @@ impl Recovery {
             limits: BatchLimits {
                 bytes: WRITE_BATCH_BYTES,
                 puts: MAX_BATCH_PUTS,
+                smallest_first: false,
             },
             due: now,
             rewritten: 0,
@@ -159,6 +158,10 @@ impl Recovery {
                 self.suspect = None;
             }
         }
+        let batch = cache.next_stale_batch();
+        if !batch.is_empty() {
+            return Some(Step::RemoveStale(batch));
+        }
         // What is left after the check is written under the mutex, so it must be little.
         let left = cache.unsent_totals();
         let size = left.records.saturating_mul(WRITE_OVERHEAD);
@@ -188,11 +191,7 @@ impl Recovery {
             let others = rest.split_off(COMPARE_BATCH.min(rest.len()));
             return Some(Step::Compare(std::mem::replace(rest, others)));
         }
-        cache.finish_comparison(
-            &comparison.stored,
-            comparison.foreign_entries,
-            comparison.quarantined,
-        );
+        cache.finish_comparison(comparison.quarantined);
         self.resync = Resync::NotNeeded;
         None
     }
@@ -251,7 +250,10 @@ impl Recovery {
                 }
                 let puts = self.limits.puts.saturating_mul(2);
                 self.limits.puts = puts.min(MAX_BATCH_PUTS);
+                self.limits.smallest_first &= puts < MAX_BATCH_PUTS;
+                self.backoff = MIN_BACKOFF;
             }
+            (Step::RemoveStale(batch), Answer::Done) => cache.finish_stale(&batch),
             (Step::Check, _) => {
                 self.is_checked = true;
                 // It takes writes, so only this one is refused.
@@ -285,10 +287,9 @@ impl Recovery {
             self.resync = Resync::NotNeeded;
             return;
         }
+        cache.begin_comparison(&stored, foreign);
         self.resync = Resync::Comparing(Comparison {
-            rest: stored.clone(),
-            stored,
-            foreign_entries: foreign,
+            rest: stored,
             ..Comparison::default()
         });
     }
@@ -320,6 +321,8 @@ impl Recovery {
     }
 
     /// Halves the batch after a failed write, until a single message is suspected of the failure.
+    ///
+    /// Returns false if the next attempt would write the same.
     fn narrow_down(&mut self, batch: &RewriteBatch, error: &Arc<Error>) -> bool {
         if let Some(keys) = batch.only_put() {
             let known = self.suspect.take().filter(|suspect| suspect.keys == keys);
@@ -331,10 +334,11 @@ impl Recovery {
             });
         }
         self.limits.puts = (batch.len() / 2).max(1);
+        self.limits.smallest_first = true;
         if error.kind() == ErrorKind::Timeout {
             self.limits.bytes = (self.limits.bytes / 2).max(1);
         }
-        true
+        batch.has_put()
     }
 
     fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {

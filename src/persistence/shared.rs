@@ -155,11 +155,16 @@ impl<S: Store> PersistenceShared<S> {
     pub(super) fn get(&self, key: Key) -> Result<Vec<u8>, Error> {
         let attempt = || format!("read record {key}");
         let until = self.clock().deadline_after(self.config.call_timeout);
+        let mut existed = false;
         loop {
             let result = self.with_open(attempt, |records, access| records.get(access, key));
-            let is_retryable = |error: &Error| error.kind() != ErrorKind::NotFound;
-            if !result.as_ref().is_err_and(is_retryable) {
-                return result;
+            match &result {
+                // It was lost during the outage for whose end this call has waited.
+                Err(error) if error.kind() == ErrorKind::NotFound && existed => {
+                    return Err(Error::new(ErrorKind::Lost, attempt()));
+                }
+                Err(error) if error.kind() != ErrorKind::NotFound => existed = true,
+                _ => return result,
             }
             let mut state = self.lock();
             let is_readable_after_step = state.lifecycle.is_readable_after_step();

@@ -5,3 +5,4 @@ mod dying_program;
 mod killed_device;
 mod random_kills;
 mod restore;
+mod simulation;

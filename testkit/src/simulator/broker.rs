@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::{
     exceptions,
+    invariants::clash_reason,
     values::{Key, Kind, Publish, Topic, Value, message_of, payload, token},
     world::State,
 };
@@ -224,13 +225,15 @@ impl Broker {
             let message = number.and_then(|number| state.ledger.get(number));
             message.is_none_or(|message| message.loss.is_some() || message.duplicate.is_some())
         };
-        if is_orphan || is_excused(other) || is_excused(message) {
+        let reason = clash_reason(&state.ledger, [message, other]);
+        let is_excused = is_orphan || is_excused(other) || is_excused(message);
+        if is_excused || reason != "unique_packet_ids" {
             state
                 .ledger
                 .excuse_loss(number, exceptions::PACKET_ID_OF_LOST);
         } else if state.ledger.is_outstanding(number) {
             let other = other.map_or_else(|| "another message".to_owned(), |m| format!("m{m}"));
-            state.violate("unique_packet_ids", || {
+            state.violate(reason, || {
                 format!("the broker takes m{number} for {other}, which has the packet id {id} too")
             });
         }
@@ -286,12 +289,10 @@ impl Broker {
     pub fn forget_lost(&mut self, records: &BTreeMap<Key, Value>) {
         for (id, received) in &mut self.received {
             let number = u32::from(*id);
-            let keys = [Kind::SentPublish, Kind::SentPubrel];
-            let has_session_record = keys.into_iter().any(|kind| {
-                [false, true]
-                    .into_iter()
-                    .any(|v5| records.contains_key(&Key::new(kind, v5, number)))
-            });
+            // Paho removes a PUBREL that it finds without its PUBLISH.
+            let has_session_record = [false, true]
+                .into_iter()
+                .any(|v5| records.contains_key(&Key::new(Kind::SentPublish, v5, number)));
             let has_command = records.iter().any(|(key, value)| {
                 key.kind == Kind::Command
                     && token(value) == Some(*id)

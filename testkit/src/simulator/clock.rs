@@ -2,13 +2,14 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use paho_mqtt_redis::simulation::{SimulatedClock, SimulatedExchange, SimulatedWorker, Turn};
+use paho_mqtt_redis::{Health, HealthSnapshot};
 
 use super::world::SimulatedStore;
 
@@ -125,6 +126,9 @@ pub struct ProcessClock {
     pub is_worker: AtomicBool,
     /// Waits since the call began, to detect one that never ends.
     pub waits: AtomicU64,
+    health: OnceLock<Health>,
+    /// Health before the worker acted last, while a call waited for it.
+    seen: Mutex<Option<HealthSnapshot>>,
 }
 
 /// Waits of one call from which the clock jumps to the end of the wait.
@@ -139,10 +143,13 @@ impl ProcessClock {
             ahead: AtomicU64::new(0),
             is_worker: AtomicBool::new(false),
             waits: AtomicU64::new(0),
+            health: OnceLock::new(),
+            seen: Mutex::new(None),
         })
     }
 
-    pub fn attach(&self, worker: SimulatedWorker<SimulatedStore>) {
+    pub fn attach(&self, worker: SimulatedWorker<SimulatedStore>, health: Health) {
+        let _ = self.health.set(health);
         self.put_worker(Some(WorkerHandle {
             worker,
             exchange: None,
@@ -152,6 +159,18 @@ impl ProcessClock {
     fn put_worker(&self, worker: Option<WorkerHandle>) -> Option<WorkerHandle> {
         let mut held = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
         std::mem::replace(&mut held, worker)
+    }
+
+    /// Notes that a call begins.
+    pub fn begin_call(&self) {
+        self.waits.store(0, Ordering::Relaxed);
+        drop(self.take_seen());
+    }
+
+    /// Takes the health before the worker acted last, if it did so while a call waited.
+    pub fn take_seen(&self) -> Option<HealthSnapshot> {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.take()
     }
 
     /// Lets the worker act once.
@@ -200,6 +219,10 @@ impl SimulatedClock for ProcessClock {
         if self.waits.fetch_add(1, Ordering::Relaxed) > TOO_MANY_WAITS {
             self.clock.advance(left.max(Duration::from_millis(1)));
             return;
+        }
+        if let Some(health) = self.health.get() {
+            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+            *seen = Some(health.snapshot());
         }
         match self.act() {
             Acted::Idle(time) => self.clock.advance_to(time.min(until)),

@@ -10,8 +10,10 @@ use paho_mqtt_redis::{Durability, HealthSnapshot};
 use super::{
     broker::Broker,
     exceptions,
-    process::{Machine, Stop, UNLIMITED},
-    values::{Key, Kind, message_of, token},
+    ledger::{Ledger, Message},
+    process::{Machine, Stop, UNLIMITED, is_readable},
+    values::{Key, Kind, Value, fingerprint, has_value, message_of, token},
+    world::State,
 };
 
 /// Invariant that does not hold.
@@ -39,6 +41,8 @@ pub const INVARIANTS: &[&str] = &[
     "open_succeeds",
     "order",
     "order_across_qos",
+    "packet_id_of_foreign",
+    "packet_id_of_forgotten",
     "paho_is_never_hurt",
     "qos2_once",
     "unique_packet_ids",
@@ -68,6 +72,7 @@ impl Machine {
         if self.world.lock().violation.is_some() {
             return Err(Stop::Violated);
         }
+        let lost_keys = process.events.take_lost_keys();
         let health = process.health.snapshot();
         let (cached, pending) = process.clock.memory();
         // Paho reads what it put last at once, so that may stay, and so may what was read ahead of the record that it read last.
@@ -78,7 +83,26 @@ impl Machine {
                 format!("{cached} bytes in memory, {pending} of them pending, of {budget}")
             });
         }
-        let was_safe = Self::is_safe(&self.before);
+        let world = self.world.clone();
+        for key in lost_keys {
+            let mut state = world.lock();
+            let is_stored = self
+                .live
+                .get(&key)
+                .is_none_or(|value| has_value(&state.data.records, key, value));
+            if !is_stored && self.settings.cache_limit < UNLIMITED {
+                self.lost_seen += 1;
+                self.excuse_lost(&mut state, key);
+            }
+        }
+        let Some(process) = &self.process else {
+            return Ok(());
+        };
+        // An outage may have come and gone while a call waited.
+        let has_waited = process.clock.take_seen().is_some();
+        let was_safe = Self::is_safe(&self.before)
+            && !has_waited
+            && health.lost_records == self.before.lost_records;
         self.before = health;
         if Self::is_safe(&health) && !was_safe {
             self.check_after_outage();
@@ -93,9 +117,40 @@ impl Machine {
         }
     }
 
+    /// Allows what follows from a record that the store has lost.
+    pub fn excuse_lost(&mut self, state: &mut State, key: Key) {
+        let message_in = |key: Key| {
+            let value = self.live.get(&key)?;
+            message_of(key, value)
+        };
+        if let Some(message) = message_in(key) {
+            state
+                .ledger
+                .excuse_loss(message, exceptions::COUNTED_AS_LOST);
+        }
+        if key.kind == Kind::SentPubrel {
+            // Without it, the PUBLISH is sent again.
+            let publish = key.with_kind(Kind::SentPublish);
+            for publish in [publish, publish.other_version()] {
+                if let Some(message) = message_in(publish) {
+                    state
+                        .ledger
+                        .excuse_duplicate(message, exceptions::COUNTED_AS_LOST);
+                }
+            }
+        }
+        self.live.remove(&key);
+    }
+
     /// Checks at the end of an outage that the store has every record again, or that its loss was counted.
     fn check_after_outage(&mut self) {
-        let mut state = self.world.lock();
+        // What is sent and not answered yet may have been refused, unseen.
+        let is_pipelined = self.settings.durability == Durability::Pipelined;
+        if is_pipelined && self.before.unconfirmed_records > 0 {
+            return;
+        }
+        let world = self.world.clone();
+        let mut state = world.lock();
         state.read_unread();
         if !state.is_all_listed() {
             return;
@@ -103,7 +158,9 @@ impl Machine {
         let missing: Vec<(Key, Option<u32>)> = self
             .live
             .iter()
-            .filter(|(key, value)| state.data.records.get(key) != Some(value))
+            .filter(|(key, value)| !has_value(&state.data.records, **key, value))
+            // The call that is being made removes or replaces them.
+            .filter(|(key, _)| !self.changing.contains(key))
             .map(|(key, value)| (*key, message_of(*key, value)))
             .collect();
         for (key, message) in missing {
@@ -113,12 +170,7 @@ impl Machine {
             }
             if self.lost_seen < self.before.lost_records && self.settings.cache_limit < UNLIMITED {
                 self.lost_seen += 1;
-                self.live.remove(&key);
-                if let Some(message) = message {
-                    state
-                        .ledger
-                        .excuse_loss(message, exceptions::COUNTED_AS_LOST);
-                }
+                self.excuse_lost(&mut state, key);
             } else {
                 state.violate("nothing_lost", || {
                     format!(
@@ -152,10 +204,10 @@ impl Machine {
         }
         let held = state.data.records.iter();
         let is_dirty = self.live.iter().any(|(key, value)| {
-            message_of(*key, value).is_none() && state.data.records.get(key) != Some(value)
+            message_of(*key, value).is_none() && !has_value(&state.data.records, *key, value)
         }) || held
             .filter(|(key, value)| message_of(**key, value).is_some())
-            .any(|(key, value)| self.live.get(key) != Some(value));
+            .any(|(key, value)| !has_value(&self.live, *key, value));
         state.is_dirty = is_dirty;
     }
 
@@ -202,7 +254,9 @@ impl Machine {
                 });
             }
         }
-        if let Some(registry) = &process.registry {
+        // A record of the other version that a put replaces is counted until the next start.
+        let has_one_version = !self.mixes_versions;
+        if let Some(registry) = process.registry.as_ref().filter(|_| has_one_version) {
             let expected = self.gauges();
             let found = gauges_of(registry);
             if found != expected {
@@ -241,10 +295,10 @@ impl Machine {
         let Some(above) = refusal.above else {
             return Ok(());
         };
-        if now < refusal.since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
+        let since = refusal.since.max(state.in_use_until);
+        if now < since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
             return Ok(());
         }
-        let since = refusal.since;
         let late = accepted.iter().find(|(number, at)| {
             let message = state.ledger.get(**number);
             now >= (**at).max(since) + PATIENCE
@@ -269,6 +323,9 @@ impl Machine {
             return Ok(());
         };
         process.clock.die();
+        if let Some(seen) = process.clock.take_seen() {
+            self.before = seen;
+        }
         {
             let mut state = self.world.lock();
             if state.is_alive(process.incarnation) {
@@ -330,10 +387,11 @@ impl Machine {
                 .data
                 .records
                 .iter()
-                .filter(|(key, value)| self.live.get(key) != Some(value))
+                .filter(|(key, value)| !has_value(&self.live, **key, value))
                 .filter_map(|(key, value)| message_of(*key, value))
                 .collect();
-            for number in stale {
+            let unreleased = self.unreleased(&state.data.records);
+            for number in stale.into_iter().chain(unreleased) {
                 state
                     .ledger
                     .excuse_duplicate(number, exceptions::DIED_IN_OUTAGE);
@@ -346,7 +404,9 @@ impl Machine {
                 let has_copy = message_of(**key, value)
                     .and_then(|message| state.ledger.get(message))
                     .is_some_and(|message| message.copies > 0);
-                !has_copy && !changing.contains(key) && state.data.records.get(key) != Some(value)
+                !has_copy
+                    && !changing.contains(key)
+                    && !has_value(&state.data.records, **key, value)
             });
             if let Some((key, _)) = missing {
                 let key = *key;
@@ -359,6 +419,20 @@ impl Machine {
         }
         broker.forget_lost(&state.data.records);
         self.live.clear();
+    }
+
+    /// Messages whose PUBREL the store lacks, so that the PUBLISH is sent again.
+    fn unreleased(&self, stored: &BTreeMap<Key, Value>) -> Vec<u32> {
+        let pubrels = self.live.keys().filter(|key| key.kind == Kind::SentPubrel);
+        let missing = pubrels.filter(|key| !stored.contains_key(key));
+        let publishes = missing.flat_map(|key| {
+            let publish = key.with_kind(Kind::SentPublish);
+            [publish, publish.other_version()]
+        });
+        let values = publishes.filter_map(|key| Some((key, stored.get(&key)?)));
+        values
+            .filter_map(|(key, value)| message_of(key, value))
+            .collect()
     }
 
     /// Checks after a close that everything was written.
@@ -375,8 +449,7 @@ impl Machine {
     /// Checks after an opening that no two messages have one packet id.
     pub fn check_packet_ids(&mut self) -> Result<(), Stop> {
         let mut users: BTreeMap<u16, (Key, Option<u32>)> = BTreeMap::new();
-        let mut state = self.world.lock();
-        let mut clash = None;
+        let mut clashes = Vec::new();
         for (key, value) in &self.live {
             let id = match key.kind {
                 Kind::SentPublish => u16::try_from(key.number).ok(),
@@ -385,29 +458,46 @@ impl Machine {
             };
             let Some(id) = id else { continue };
             let message = message_of(*key, value);
-            match users.get(&id) {
-                Some((other, other_message)) => {
-                    let is_pair = other.kind == Kind::SentPublish
-                        && key.kind == Kind::SentPublish
-                        && message == *other_message;
-                    let excused = [message, *other_message].iter().flatten().any(|message| {
-                        state
-                            .ledger
-                            .get(*message)
-                            .is_some_and(|message| message.duplicate.is_some())
-                    });
-                    if !is_pair && !excused {
-                        clash.get_or_insert((*other, *key, id, message == *other_message));
-                    }
-                }
-                None => {
-                    users.insert(id, (*key, message));
-                }
+            let user = (*key, message);
+            let Some(other) = users.insert(id, user) else {
+                continue;
+            };
+            // Of both versions there may be one each, of which Paho sends the one that it was created for.
+            let is_pair = other.0.kind == Kind::SentPublish
+                && key.kind == Kind::SentPublish
+                && (message == other.1 || self.mixes_versions);
+            if !is_pair {
+                clashes.push((id, other, user));
             }
         }
-        if let Some((first, second, id, is_same)) = clash {
-            state.violate("unique_packet_ids", || {
-                let same = if is_same { ", and are one message" } else { "" };
+        self.clashing = clashes.iter().map(|(id, ..)| *id).collect();
+        let mut state = self.world.lock();
+        for (id, first, second) in clashes {
+            let messages = [first.1, second.1];
+            let is_forgotten = [first.0, second.0].iter().any(|key| {
+                let value = self.live.get(key);
+                value.is_some_and(|value| self.forgotten.contains(&fingerprint(*key, value)))
+            });
+            let reason = if is_forgotten {
+                "packet_id_of_forgotten"
+            } else {
+                clash_reason(&state.ledger, messages)
+            };
+            // Known from here on: what follows from it is not reported again.
+            if reason != "unique_packet_ids" {
+                for message in messages.into_iter().flatten() {
+                    state
+                        .ledger
+                        .excuse_all(message, exceptions::PACKET_ID_OF_LOST);
+                }
+            }
+            state.violate(reason, || {
+                let same = if first.1 == second.1 {
+                    ", and are one message"
+                } else {
+                    ""
+                };
+                let (first, second) = (first.0, second.0);
                 format!("{first} and {second} both have the packet id {id} after an opening{same}")
             });
         }
@@ -427,7 +517,7 @@ impl Machine {
         let differing = self
             .live
             .iter()
-            .find(|(key, value)| state.data.records.get(key) != Some(value))
+            .find(|(key, value)| !has_value(&state.data.records, **key, value))
             .map(|(key, value)| (*key, Some(Arc::clone(value))));
         if let Some((key, _)) = differing {
             let found = state.data.records.contains_key(&key);
@@ -443,9 +533,11 @@ impl Machine {
         let extra = state
             .data
             .records
-            .keys()
-            .find(|key| !self.live.contains_key(key) && !state.has_kept(**key))
-            .copied();
+            .iter()
+            .find(|(key, value)| {
+                !self.live.contains_key(key) && !state.has_kept(**key) && is_readable(**key, value)
+            })
+            .map(|(key, _)| *key);
         if let Some(key) = extra {
             state.violate("no_stuck", || {
                 format!("the store still has {key}, which was removed, {context}")
@@ -453,6 +545,23 @@ impl Machine {
         }
         drop(state);
         self.result()
+    }
+}
+
+/// The name of the invariant that two messages with one packet id break.
+pub fn clash_reason(ledger: &Ledger, messages: [Option<u32>; 2]) -> &'static str {
+    let any = |is_it: fn(&Message) -> bool| {
+        let messages = messages.into_iter().flatten();
+        let mut messages = messages.filter_map(|message| ledger.get(message));
+        messages.any(is_it)
+    };
+    if any(|message| message.disorder == Some(exceptions::FORGOTTEN)) {
+        "packet_id_of_forgotten"
+    } else if any(|message| message.is_foreign || message.duplicate == Some(exceptions::OLDER_DATA))
+    {
+        "packet_id_of_foreign"
+    } else {
+        "unique_packet_ids"
     }
 }
 

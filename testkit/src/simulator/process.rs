@@ -19,7 +19,7 @@ use paho_mqtt_redis::{
 use super::{
     clock::{Acted, ProcessClock, TOO_MANY_WAITS, VirtualClock},
     sabotage::Sabotage,
-    values::{Key, Kind, Value},
+    values::{Key, Kind, Value, has_value},
     world::{SimulatedStore, World},
 };
 
@@ -63,6 +63,8 @@ pub struct Process {
 pub struct Events {
     pub lost: AtomicU64,
     pub opened: AtomicU64,
+    /// Keys of lost records that the model has not taken notice of.
+    lost_keys: Mutex<Vec<String>>,
     damaged: Mutex<Option<String>>,
 }
 
@@ -71,6 +73,13 @@ impl StoreObserver for Events {
         match event {
             StoreEvent::Lost { records } => {
                 self.lost.fetch_add(*records as u64, Ordering::Relaxed);
+            }
+            StoreEvent::RecordLost { key } => {
+                let mut keys = self
+                    .lost_keys
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner);
+                keys.push(key.clone());
             }
             StoreEvent::Opened { .. } => {
                 self.opened.fetch_add(1, Ordering::Relaxed);
@@ -82,6 +91,20 @@ impl StoreObserver for Events {
     fn on_damaged(&self, _: &str, key: &str) {
         let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         *damaged = Some(key.to_owned());
+    }
+}
+
+impl Events {
+    /// Takes the keys of the records that were lost since the last call.
+    pub fn take_lost_keys(&self) -> Vec<Key> {
+        let mut keys = self
+            .lost_keys
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let keys = std::mem::take(&mut *keys);
+        keys.iter()
+            .filter_map(|key| Key::parse(key.as_bytes()))
+            .collect()
     }
 }
 
@@ -117,9 +140,15 @@ pub struct Machine {
     pub is_open: bool,
     /// Records that Paho does not know, since it could not read them.
     pub unread: BTreeSet<Key>,
+    /// Fingerprints of the records that Paho has ever forgotten.
+    pub forgotten: BTreeSet<u64>,
     /// Unread records whose key Paho has used again: they have another number now.
     pub relocated: Vec<(Kind, Value)>,
     pub calls: u64,
+    /// Some starts use another MQTT version than others.
+    pub mixes_versions: bool,
+    /// Packet ids that two messages had at the last opening.
+    pub clashing: BTreeSet<u16>,
     /// Records that the present call changes: if the program dies in it, either state is right.
     pub changing: Vec<Key>,
 }
@@ -131,6 +160,7 @@ impl Machine {
             world: world.clone(),
             settings,
             process: None,
+            mixes_versions: false,
             live: BTreeMap::new(),
             before: HealthSnapshot::default(),
             lost_seen: 0,
@@ -140,8 +170,10 @@ impl Machine {
             has_session: false,
             is_open: false,
             unread: BTreeSet::new(),
+            forgotten: BTreeSet::new(),
             relocated: Vec::new(),
             calls: 0,
+            clashing: BTreeSet::new(),
             changing: Vec::new(),
         }
     }
@@ -163,8 +195,8 @@ impl Machine {
         let process_clock: Arc<dyn simulation::SimulatedClock> = Arc::<ProcessClock>::clone(&clock);
         let (persistence, worker) =
             simulation::simulated_persistence(store, &settings, process_clock, Some(observer));
-        clock.attach(worker);
         let health = persistence.health();
+        clock.attach(worker, health.clone());
         let (persistence, registry) = self.wrap(persistence);
         self.process = Some(Process {
             incarnation,
@@ -206,7 +238,7 @@ impl Machine {
     ) -> Result<T, Stop> {
         let process = self.process.as_mut().expect("a running program");
         self.calls += 1;
-        process.clock.waits.store(0, Ordering::Relaxed);
+        process.clock.begin_call();
         let started = self.clock.now();
         let (operations, slow, timeouts) = {
             let mut state = self.world.lock();
@@ -372,6 +404,15 @@ impl Machine {
         let mut sorted = keys.clone();
         sorted.sort_unstable();
         self.find_relocated(&sorted);
+        let missing: Vec<Key> = self
+            .live
+            .keys()
+            .filter(|key| sorted.binary_search(key).is_err())
+            .copied()
+            .collect();
+        for key in missing {
+            self.account_for_loss(key);
+        }
         if !sorted.iter().eq(self.live.keys()) {
             let extra = sorted.iter().find(|key| !self.live.contains_key(key));
             let missing = self.live.keys().find(|key| !sorted.contains(key));
@@ -433,6 +474,10 @@ impl Machine {
             |persistence| persistence.put(&name, buffers.to_vec()),
         )?;
         if let Err(error) = put {
+            let is_clash = u16::try_from(key.number).is_ok_and(|id| self.clashing.contains(&id));
+            if kind_of(&error) == ErrorKind::Damaged && is_clash {
+                return Ok(());
+            }
             return self.refused(&format!("put {key}"), &error);
         }
         for replaced in superseded_by(key) {
@@ -455,11 +500,17 @@ impl Machine {
             |got| show(got, |value: &Vec<u8>| format!("{} B", value.len())),
             |persistence| persistence.get(&name),
         )?;
+        if got
+            .as_ref()
+            .is_err_and(|error| kind_of(error) == ErrorKind::NotFound)
+        {
+            self.account_for_loss(key);
+        }
         let expected = self.live.get(&key).map(Arc::clone);
         match got {
             Ok(value) => {
                 self.last_lengths.1 = value.len();
-                if expected.as_deref() != Some(&value[..]) {
+                if !has_value(&self.live, key, &value) {
                     let mut state = self.world.lock();
                     state.violate("values_are_true", || match &expected {
                         Some(_) => format!("get {key} returns another value than was put"),
@@ -471,17 +522,38 @@ impl Machine {
                     self.last_read = Some(key);
                 }
                 self.unread.remove(&key);
-                Ok(Ok(value.into()))
+                let value = Value::from(value);
+                // The persistence may have given a command another packet id.
+                self.live.insert(key, Arc::clone(&value));
+                Ok(Ok(value))
             }
             Err(error) => {
                 let kind = kind_of(&error);
                 self.check_get_error(key, expected.is_some(), kind)?;
                 if kind == ErrorKind::Lost {
-                    self.live.remove(&key);
+                    self.account_for_loss(key);
                 }
                 Ok(Err(kind))
             }
         }
+    }
+
+    /// Notes that a record is gone which the store has lost and the persistence has counted as lost.
+    pub fn account_for_loss(&mut self, key: Key) {
+        let process = self.process.as_ref().expect("a running program");
+        let counted = process.health.snapshot().lost_records;
+        let Some(value) = self.live.get(&key) else {
+            return;
+        };
+        let world = self.world.clone();
+        let mut state = world.lock();
+        let is_stored = has_value(&state.data.records, key, value);
+        let is_cached = self.settings.cache_limit >= UNLIMITED;
+        if self.lost_seen >= counted || is_stored || is_cached {
+            return;
+        }
+        self.lost_seen += 1;
+        self.excuse_lost(&mut state, key);
     }
 
     /// Checks that `get` may fail with this error.
@@ -490,6 +562,8 @@ impl Machine {
         let has_all_in_memory = self.settings.cache_limit >= UNLIMITED;
         let is_allowed = match kind {
             ErrorKind::NotFound => !is_live,
+            // The call may have waited while it was found lost.
+            ErrorKind::Lost => !has_all_in_memory,
             _ => is_live && !has_all_in_memory,
         };
         if !is_allowed {

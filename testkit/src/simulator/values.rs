@@ -2,7 +2,7 @@
 //!
 //! The topic has the number of the message, so that a value of any length, an empty payload included, shows which message it carries.
 
-use std::{fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 use crate::{publish_command, subscribe_command, unsubscribe_command};
 
@@ -309,6 +309,32 @@ pub fn message_of(key: Key, value: &[u8]) -> Option<u32> {
     match Topic::parse(topic) {
         Some(Topic::Own(number)) => Some(number),
         _ => None,
+    }
+}
+
+/// Returns true if a record has this value, but for the DUP flag of a PUBLISH.
+pub fn has_value(stored: &BTreeMap<Key, Value>, key: Key, value: &[u8]) -> bool {
+    let stored = stored.get(&key);
+    stored.is_some_and(|stored| is_same(key, stored, value))
+}
+
+/// Compares two values of a record, but for the DUP flag of a PUBLISH: Paho sets it when it sends one again.
+pub fn is_same(key: Key, first: &[u8], second: &[u8]) -> bool {
+    const DUP: u8 = 8;
+    if key.kind == Kind::Command && token(first).is_some_and(|id| id > 0) {
+        // The persistence gives a command another packet id if it shares its own.
+        return first.len() == second.len()
+            && first[..4] == second[..4]
+            && first[8..] == second[8..];
+    }
+    if key.kind != Kind::SentPublish {
+        return first == second;
+    }
+    match (first, second) {
+        ([first, first_rest @ ..], [second, second_rest @ ..]) => {
+            (first ^ second) & !DUP == 0 && first_rest == second_rest
+        }
+        _ => first == second,
     }
 }
 

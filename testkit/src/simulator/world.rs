@@ -19,7 +19,7 @@ use super::{
     invariants::Violation,
     ledger::Ledger,
     sabotage::Sabotage,
-    values::{Key, Value, fingerprint, message_of},
+    values::{Key, Kind, Value, fingerprint, message_of},
 };
 
 /// Payload of a simulated panic in a store, by which the hook knows that it is no failure.
@@ -90,8 +90,15 @@ pub enum Fate {
 #[derive(Clone, Default)]
 pub struct Snapshot {
     pub records: BTreeMap<Key, Value>,
-    pub quarantine: BTreeMap<Key, Value>,
+    pub quarantine: BTreeMap<Key, Vec<Value>>,
     pub fields: BTreeMap<Vec<u8>, Value>,
+}
+
+impl Snapshot {
+    fn has_quarantined(&self, key: Key, value: &Value) -> bool {
+        let values = self.quarantine.get(&key);
+        values.is_some_and(|values| values.contains(value))
+    }
 }
 
 pub struct State {
@@ -297,19 +304,23 @@ impl State {
         }
         let sabotaged = self.sabotage_group(group);
         let group = sabotaged.as_deref().unwrap_or(group);
-        let mut touched: Vec<(u32, Key)> = Vec::new();
+        let mut touched: Vec<(u32, Key, Value)> = Vec::new();
         let mut overwritten: Vec<(Key, Value)> = Vec::new();
         for write in group {
             match write {
                 Write::Put(key, value) => {
                     self.known.insert(fingerprint(*key, value));
+                    // An equal record of another origin is this one.
+                    if let Some(values) = self.kept.get_mut(key) {
+                        values.retain(|kept| kept != value);
+                    }
                     if let Some(message) = message_of(*key, value) {
                         self.ledger.add_copy(message);
                     }
                     if let Some(old) = self.data.records.insert(*key, Arc::clone(value)) {
                         if let Some(message) = message_of(*key, &old) {
                             self.ledger.remove_copy(message);
-                            touched.push((message, *key));
+                            touched.push((message, *key, Arc::clone(&old)));
                         }
                         if old != *value {
                             overwritten.push((*key, old));
@@ -320,21 +331,27 @@ impl State {
                     if let Some(old) = self.data.records.remove(key) {
                         if let Some(message) = message_of(*key, &old) {
                             self.ledger.remove_copy(message);
-                            touched.push((message, *key));
+                            touched.push((message, *key, Arc::clone(&old)));
                         }
                         overwritten.push((*key, old));
                     }
                 }
                 Write::Quarantine(key, value) => {
-                    let old = self.data.quarantine.insert(*key, Arc::clone(value));
-                    overwritten.extend(old.map(|old| (*key, old)));
+                    let values = self.data.quarantine.entry(*key).or_default();
+                    if !values.contains(value) {
+                        values.push(Arc::clone(value));
+                    }
                 }
                 Write::Stray(key) => self.violate("foreign_untouched", || {
                     format!("the store was asked to write the field {key:?}")
                 }),
             }
         }
-        for (message, key) in touched {
+        for (message, key, value) in touched {
+            // An older state of a lost message is kept there.
+            if self.data.has_quarantined(key, &value) {
+                continue;
+            }
             let copies = self.ledger.get(message).map_or(0, |message| message.copies);
             if copies == 0 && self.ledger.is_outstanding(message) {
                 self.violate("nothing_lost", || {
@@ -380,10 +397,15 @@ impl State {
             return;
         }
         for (key, value) in gone {
-            let is_kept = self
-                .kept
-                .get(key)
-                .is_some_and(|values| values.contains(value));
+            // A program that opens the records may renumber them.
+            let is_moved = group.iter().any(|write| {
+                matches!(write, Write::Put(new, moved) if new.kind == key.kind && moved == value)
+            });
+            let is_kept = !is_moved
+                && self
+                    .kept
+                    .get(key)
+                    .is_some_and(|values| values.contains(value));
             if is_kept && !self.has_somewhere(*key, value) {
                 self.violate("nothing_foreign_deleted", || {
                     let group = show_group(group);
@@ -394,7 +416,7 @@ impl State {
     }
 
     fn has_somewhere(&self, key: Key, value: &Value) -> bool {
-        self.data.records.get(&key) == Some(value) || self.data.quarantine.get(&key) == Some(value)
+        self.data.records.get(&key) == Some(value) || self.data.has_quarantined(key, value)
     }
 
     /// Applies what was sent and not read yet. A refusal stays unseen.
@@ -425,6 +447,7 @@ impl State {
 
     /// Ends the living program. What it has sent arrives.
     pub fn kill(&mut self) {
+        self.read_late();
         self.break_connections(100);
         self.alive = self.alive.max(self.loser) + 1;
         self.blow = None;
@@ -507,7 +530,7 @@ impl State {
         let data = &self.data;
         for (key, values) in &mut self.kept {
             values.retain(|value| {
-                data.records.get(key) == Some(value) || data.quarantine.get(key) == Some(value)
+                data.records.get(key) == Some(value) || data.has_quarantined(*key, value)
             });
         }
         self.kept.retain(|_, values| !values.is_empty());
@@ -533,6 +556,10 @@ impl State {
 
     /// Expects that a record stays in its place or in the quarantine.
     pub fn keep(&mut self, key: Key, value: Value) {
+        // All PUBRELs of one packet id are equal.
+        if key.kind == Kind::SentPubrel {
+            return;
+        }
         let values = self.kept.entry(key).or_default();
         if !values.contains(&value) {
             values.push(value);
@@ -556,9 +583,7 @@ impl State {
         }
         let data = &self.data;
         self.kept.retain(|key, values| {
-            values.retain(|value| {
-                is_unreadable(*key, value) || data.quarantine.get(key) == Some(value)
-            });
+            values.retain(|value| is_unreadable(*key, value) || data.has_quarantined(*key, value));
             !values.is_empty()
         });
         self.is_dirty = false;
@@ -670,8 +695,12 @@ impl SimulatedStore {
         match blow {
             Some(Blow::PanicBefore) => return Err(Failed::Panics),
             Some(Blow::Die(share)) => {
-                let applied = groups.len() * share / 100;
-                state.unread.extend(groups.into_iter().take(applied));
+                let is_connected =
+                    self.epoch == Some(state.epoch) && state.now() >= state.down_until;
+                if is_connected {
+                    let applied = groups.len() * share / 100;
+                    state.unread.extend(groups.into_iter().take(applied));
+                }
                 state.note(|| "the program dies".to_owned());
                 state.kill();
                 return Err(Failed::With(ErrorKind::Connection));
@@ -931,7 +960,12 @@ fn owned(groups: &[Group<'_>]) -> Vec<OwnedGroup> {
 fn owned_write(change: &Change<'_>) -> Write {
     let (Change::Put { key, .. } | Change::Remove { key } | Change::Quarantine { key, .. }) =
         change;
-    let Some(parsed) = Key::parse(key.as_bytes()) else {
+    // A record of another origin is quarantined under its key and a hash.
+    let name = match change {
+        Change::Quarantine { .. } => key.split_once(':').map_or(*key, |(name, _)| name),
+        _ => key,
+    };
+    let Some(parsed) = Key::parse(name.as_bytes()) else {
         return Write::Stray((*key).to_owned());
     };
     match change {
