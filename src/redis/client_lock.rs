@@ -16,7 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{connection::RedisConnection, exchange_error::ExchangeError, resp::Reply};
+use ::redis::Value;
+
+use super::{connection::RedisConnection, exchange_error::ExchangeError};
 use crate::error::ErrorKind;
 
 /// The shortest wait between two polls; it grows to ten times that.
@@ -284,7 +286,7 @@ fn poll(
             let mut may_kill = true;
             if name.is_some() {
                 match permitted(replies.read_reply())? {
-                    Some(Reply::Simple(ok)) if ok == "OK" => {}
+                    Some(Value::Okay) => {}
                     Some(_) => {
                         return Err(ExchangeError::protocol("CLIENT SETNAME did not return OK"));
                     }
@@ -296,7 +298,7 @@ fn poll(
                 may_kill &= permitted(replies.read_reply())?.is_some();
             }
             let list = match permitted(replies.read_reply())? {
-                Some(Reply::Bulk(Some(list))) => String::from_utf8_lossy(&list).into_owned(),
+                Some(Value::BulkString(list)) => String::from_utf8_lossy(&list).into_owned(),
                 Some(_) => {
                     return Err(ExchangeError::protocol(
                         "CLIENT LIST returned an unexpected reply",
@@ -311,7 +313,7 @@ fn poll(
 
 /// Returns `None` if Redis refused the command as such: the user may not run it, or it has been
 /// renamed.
-fn permitted(reply: Result<Reply, ExchangeError>) -> Result<Option<Reply>, ExchangeError> {
+fn permitted(reply: Result<Value, ExchangeError>) -> Result<Option<Value>, ExchangeError> {
     match reply {
         Ok(value) => Ok(Some(value)),
         Err(ExchangeError::ErrorReply(ErrorKind::Permission | ErrorKind::Server, _)) => Ok(None),

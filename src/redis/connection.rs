@@ -1,7 +1,8 @@
 //! One connection to Redis, on which every exchange has one absolute deadline.
 //!
 //! The `redis` crate's own connection limits each system call, so that a server which sends a byte
-//! now and then is waited for forever. Here the socket has the deadline of the whole exchange.
+//! now and then is waited for forever. Here the socket has the deadline of the whole exchange, and the
+//! crate decodes the replies that have arrived.
 
 use std::{
     collections::VecDeque,
@@ -9,13 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ::redis::Value;
+
 use super::{
     address::RedisAddress,
     command_buffer::CommandBuffer,
     connect::{RedisStream, connect_socket},
     exchange_error::ExchangeError,
     resolver::Resolver,
-    resp::{Reply, RespReader},
+    resp::RespReader,
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -194,7 +197,7 @@ impl RedisConnection {
     }
 
     /// Reads the next reply, and returns an error reply as an error.
-    pub(super) fn read_reply(&mut self) -> Result<Reply, ExchangeError> {
+    pub(super) fn read_reply(&mut self) -> Result<Value, ExchangeError> {
         let reply = self.reader.reply(&mut self.stream);
         if let Ok(_) | Err(ExchangeError::ErrorReply(..)) = reply {
             self.replies_due = self.replies_due.saturating_sub(1);

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use ::redis::{RedisError, ServerError};
+
 use super::acl;
 use crate::error::{Error, ErrorKind};
 
@@ -107,6 +109,25 @@ impl From<io::Error> for ExchangeError {
     }
 }
 
+/// Converts the errors of the decoder. An error reply is a value to it, not an error.
+impl From<RedisError> for ExchangeError {
+    fn from(error: RedisError) -> Self {
+        // Its text has several lines.
+        let text = error.to_string();
+        let words = text.lines().collect::<Vec<_>>().join(": ");
+        Self::Unusable(ErrorKind::Protocol, words.into())
+    }
+}
+
+impl From<ServerError> for ExchangeError {
+    fn from(error: ServerError) -> Self {
+        match error.details() {
+            Some(details) => error_reply(&format!("{} {details}", error.code())),
+            None => error_reply(error.code()),
+        }
+    }
+}
+
 /// Classifies an error reply with this text.
 pub(super) fn error_reply(words: &str) -> ExchangeError {
     // The arguments of an unknown command may be a payload or a password.
@@ -198,6 +219,39 @@ mod tests {
             assert!(text.contains("unknown command"), "{text}");
             assert!(!text.contains("Zq7xKv2w") && source.is_none(), "{text}");
         }
+    }
+
+    #[test]
+    fn decoded_error_keeps_its_words() {
+        for words in [
+            "ERR no such key",
+            "LOADING Redis is loading the dataset in memory",
+            "READONLY You can't write against a read only replica.",
+            "NOPERM no",
+            "EXECABORT Transaction discarded because of: OOM full",
+            "OOM full",
+            "MISCONF",
+            "ERR",
+        ] {
+            let reply = ::redis::parse_redis_value(format!("-{words}\r\n").as_bytes());
+            let Ok(::redis::Value::ServerError(decoded)) = reply else {
+                panic!("{words} is no error reply");
+            };
+            let (decoded, expected) = (decoded.into(), error_reply(words));
+            assert_eq!(text_and_source(decoded), text_and_source(expected));
+        }
+    }
+
+    #[test]
+    fn malformed_reply_is_reported_on_one_line() {
+        let error = ::redis::parse_redis_value(b":x\r\n").expect_err("no integer");
+        let (kind, _, source) = text_and_source(error.into());
+        assert_eq!(kind, ErrorKind::Protocol);
+        let source = source.expect("the words of the decoder");
+        assert!(
+            source.ends_with(": Expected integer, got garbage"),
+            "{source:?}"
+        );
     }
 
     #[test]

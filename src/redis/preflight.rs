@@ -1,11 +1,12 @@
 //! The checks that a new connection passes before the store uses it: the type of the key, the commands
 //! that the ACL must permit, room for a write, and what Redis reports about itself.
 
+use ::redis::Value;
+
 use super::{
     command_buffer::CommandBuffer,
     connection::RedisConnection,
     exchange_error::ExchangeError,
-    resp::Reply,
     write_commands::{PROBE_FIELD, encode_write_probe},
 };
 use crate::error::{Error, ErrorKind};
@@ -100,10 +101,10 @@ pub(super) fn check(
     })
 }
 
-fn check_type(reply: &Reply) -> Result<(), ExchangeError> {
+fn check_type(reply: &Value) -> Result<(), ExchangeError> {
     match reply {
-        Reply::Simple(name) if name == "none" || name == "hash" => Ok(()),
-        Reply::Simple(name) => Err(ExchangeError::Unusable(
+        Value::SimpleString(name) if name == "none" || name == "hash" => Ok(()),
+        Value::SimpleString(name) => Err(ExchangeError::Unusable(
             ErrorKind::WrongType,
             format!("the key holds a {name}").into(),
         )),
@@ -125,9 +126,9 @@ pub(super) struct ServerInfo {
 
 impl ServerInfo {
     /// Adds what the reply to one `INFO` has.
-    fn add(&mut self, reply: &Reply) -> Result<(), ExchangeError> {
+    fn add(&mut self, reply: &Value) -> Result<(), ExchangeError> {
         match reply {
-            Reply::Bulk(Some(lines)) => {
+            Value::BulkString(lines) => {
                 self.parse(&String::from_utf8_lossy(lines));
                 Ok(())
             }

@@ -1,9 +1,13 @@
 //! Reads replies in the protocol of Redis (RESP 2), with a bound on each.
 //!
-//! It reads in large pieces, and a large value directly into the allocation that the caller keeps. The
-//! parser of the `redis` crate has no bounds, and takes the longer per byte the longer a line is.
+//! A reply to a control command is framed here, within bounds, and the `redis` crate decodes the frame:
+//! its parser bounds neither lines nor bytes, and takes the longer per byte the longer a line is. Values of
+//! records and keys do not pass through it. They are read in large pieces, and a large value directly
+//! into the allocation that the caller keeps.
 
 use std::io::{self, Read};
+
+use ::redis::{Value, parse_redis_value};
 
 use super::exchange_error::{ExchangeError, error_reply};
 
@@ -18,25 +22,12 @@ const MAX_LINE_BYTES: usize = 4 * 1024;
 /// more in the form in which Paho stores a message that has not been sent.
 const MAX_VALUE_BYTES: usize = 268_435_455 + 1024 * 1024;
 
-/// The most memory for a reply to a command that does not read values or list keys: `CLIENT LIST` with
-/// ten thousand clients and long names. Any other needs a thousandth of it, unless a record that was
-/// removed is still there.
+/// The most bytes and values of a reply to a command that does not read values or list keys: `CLIENT
+/// LIST` with ten thousand clients and long names. Any other needs a thousandth of it, unless a record
+/// that was removed is still there. Decoding them takes up to four times as much memory.
 const MAX_REPLY_BYTES: usize = 8 * 1024 * 1024;
 /// The most arrays within one another. Only `EXEC` returns an array of other replies.
 const MAX_DEPTH: usize = 4;
-
-/// A reply of any type.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// Such as `OK`.
-    Simple(String),
-    /// An error within an array; any other is returned as an error.
-    Error(String),
-    Integer(i64),
-    /// A bulk string, or `None` if there is none.
-    Bulk(Option<Vec<u8>>),
-    Array(Vec<Self>),
-}
 
 /// A stream of replies, on which every exchange has a deadline.
 pub(super) trait ReplyStream: Read {
@@ -67,47 +58,52 @@ impl RespReader {
     }
 
     /// Reads one reply, and returns an error reply as an error.
-    pub(super) fn reply(&mut self, from: &mut impl Read) -> Result<Reply, ExchangeError> {
-        match self.reply_within(from, &mut { MAX_REPLY_BYTES }, MAX_DEPTH)? {
-            Reply::Error(words) => Err(error_reply(&words)),
-            reply => Ok(reply),
+    ///
+    /// An error within an array is a value.
+    pub(super) fn reply(&mut self, from: &mut impl Read) -> Result<Value, ExchangeError> {
+        let mut frame = Vec::new();
+        self.frame_reply(from, &mut frame, &mut { MAX_REPLY_BYTES }, MAX_DEPTH)?;
+        match parse_redis_value(&frame)? {
+            Value::ServerError(error) => Err(error.into()),
+            value => Ok(value),
         }
     }
 
-    /// Reads one reply that needs at most this much memory, with at most this many arrays around it.
-    fn reply_within(
+    /// Appends the bytes of one reply to the frame, of which at most this much memory is left, with at
+    /// most this many arrays within one another.
+    fn frame_reply(
         &mut self,
         from: &mut impl Read,
+        frame: &mut Vec<u8>,
         left: &mut usize,
         depth: usize,
-    ) -> Result<Reply, ExchangeError> {
+    ) -> Result<(), ExchangeError> {
         let (mark, line) = self.read_line(from)?;
-        let cost = line.len().saturating_add(size_of::<Reply>());
+        // The decoder takes only UTF-8, but an error may quote the bytes of a command.
+        let text = String::from_utf8_lossy(line);
+        let cost = text.len().saturating_add(size_of::<Value>());
         *left = left.checked_sub(cost).ok_or_else(too_long)?;
-        let text = || String::from_utf8_lossy(line).into_owned();
+        frame.push(mark);
+        frame.extend_from_slice(text.as_bytes());
+        frame.extend_from_slice(b"\r\n");
         match mark {
-            b'+' => Ok(Reply::Simple(text())),
-            b'-' => Ok(Reply::Error(text())),
-            b':' => match text().parse() {
-                Ok(number) => Ok(Reply::Integer(number)),
-                Err(_) => Err(ExchangeError::protocol("expected an integer")),
-            },
-            b'$' if line == b"-1" => Ok(Reply::Bulk(None)),
+            b'+' | b'-' | b':' => Ok(()),
+            b'$' if line == b"-1" => Ok(()),
             b'$' => {
                 let length = parse_length(line).ok_or_else(not_a_string)?;
                 *left = left.checked_sub(length).ok_or_else(too_long)?;
                 let value = self.rest_of_string(from, length, |_, _| ())?;
-                Ok(Reply::Bulk(Some(value)))
+                frame.extend_from_slice(&value);
+                frame.extend_from_slice(b"\r\n");
+                Ok(())
             }
             b'*' => {
                 let count = parse_length(line).ok_or_else(not_an_array)?;
                 let depth = depth.checked_sub(1).ok_or_else(too_long)?;
-                // The server chooses the count, so nothing is allocated for it in advance.
-                let mut replies = Vec::new();
                 for _ in 0..count {
-                    replies.push(self.reply_within(from, left, depth)?);
+                    self.frame_reply(from, frame, left, depth)?;
                 }
-                Ok(Reply::Array(replies))
+                Ok(())
             }
             _ => Err(ExchangeError::protocol("unknown type of reply")),
         }
@@ -354,7 +350,7 @@ mod tests {
         assert!(RespReader::new().string(&mut from, length - 1).is_err());
     }
 
-    fn reply(bytes: &[u8], at_a_time: usize) -> Result<Reply, ErrorKind> {
+    fn reply(bytes: &[u8], at_a_time: usize) -> Result<Value, ErrorKind> {
         let mut from = ChunkedReader(bytes, at_a_time);
         let reply = RespReader::new().reply(&mut from);
         reply.map_err(|error| error.into_error(|| "read".to_owned()).kind())
@@ -363,19 +359,25 @@ mod tests {
     #[test]
     fn reply_of_any_type_is_read() {
         let bytes = b"*6\r\n+OK\r\n-OOM full\r\n:-7\r\n$-1\r\n$2\r\n\r\n\r\n*1\r\n$0\r\n\r\n";
-        let expected = Reply::Array(vec![
-            Reply::Simple("OK".to_owned()),
-            Reply::Error("OOM full".to_owned()),
-            Reply::Integer(-7),
-            Reply::Bulk(None),
-            Reply::Bulk(Some(b"\r\n".to_vec())),
-            Reply::Array(vec![Reply::Bulk(Some(Vec::new()))]),
+        let expected = Value::Array(vec![
+            Value::Okay,
+            parse_redis_value(b"-OOM full\r\n").expect("an error reply"),
+            Value::Int(-7),
+            Value::Nil,
+            Value::BulkString(b"\r\n".to_vec()),
+            Value::Array(vec![Value::BulkString(Vec::new())]),
         ]);
         for at_a_time in [1, 2, 7, usize::MAX] {
             assert_eq!(reply(bytes, at_a_time).as_ref(), Ok(&expected));
             let error = reply(b"-OOM full\r\n", at_a_time);
             assert_eq!(error, Err(ErrorKind::OutOfMemory));
         }
+    }
+
+    #[test]
+    fn error_that_quotes_binary_argument_is_error_reply() {
+        let error = reply(b"-NOPERM \xFF\xC3\r\n", usize::MAX);
+        assert_eq!(error, Err(ErrorKind::Permission));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use ::redis::Value;
+
 use super::{
     acl,
     client_lock::{ClientLock, LockRights},
@@ -10,11 +12,10 @@ use super::{
     connect::transfer_time,
     connection::RedisConnection,
     eviction_check::EvictionCheck,
-    exchange_error::{ExchangeError, error_reply},
+    exchange_error::ExchangeError,
     preflight,
     preflight::{Preflight, ServerInfo},
     resolver::Resolver,
-    resp::Reply,
     write_commands::{encode_groups, encode_write_probe},
 };
 use crate::{
@@ -318,8 +319,8 @@ impl RedisStore {
                     }
                     if has_removed {
                         match replies.read_reply()? {
-                            Reply::Array(values)
-                                if values.iter().all(|value| *value == Reply::Bulk(None)) => {}
+                            Value::Array(values)
+                                if values.iter().all(|value| *value == Value::Nil) => {}
                             _ => confirmed = Err("a removed record still exists"),
                         }
                     }
@@ -335,19 +336,19 @@ impl RedisStore {
     }
 }
 
-fn integer_reply(reply: &Reply) -> Result<usize, ExchangeError> {
+fn integer_reply(reply: &Value) -> Result<usize, ExchangeError> {
     match reply {
-        Reply::Integer(number) => usize::try_from(*number).ok(),
+        Value::Int(number) => usize::try_from(*number).ok(),
         _ => None,
     }
     .ok_or(ExchangeError::protocol("expected an integer"))
 }
 
 /// Returns an error if a command, or one inside a transaction, was not executed.
-fn check_reply(reply: Reply) -> Result<(), ExchangeError> {
+fn check_reply(reply: Value) -> Result<(), ExchangeError> {
     match reply {
-        Reply::Array(results) => results.into_iter().try_for_each(check_reply),
-        Reply::Error(words) => Err(error_reply(&words)),
+        Value::Array(results) => results.into_iter().try_for_each(check_reply),
+        Value::ServerError(error) => Err(error.into()),
         _ => Ok(()),
     }
 }
