@@ -138,7 +138,7 @@ pub enum ErrorKind {
     ///
     /// Check that its directory exists, has space and is writable.
     File,
-    /// A persistence or store that is not of this crate returned an error.
+    /// A persistence or store that is not of this crate returned an error, or the store panicked.
     Other,
 }
 

@@ -231,7 +231,6 @@ impl WriteBehindCache {
     }
 
     /// Takes the oldest unsent writes, whole messages only, and marks them as sent.
-    ///
     pub(crate) fn next_batch(&mut self, limits: BatchLimits) -> RewriteBatch {
         let mut batch = RewriteBatch::default();
         for group in self.next_groups(limits) {

@@ -1,4 +1,4 @@
-//! The write-behind cache: live records, pending writes, and the state of the store behind them.
+//! The write-behind cache: live records and pending writes.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -57,7 +57,7 @@ pub(crate) struct WriteBehindCache {
     pub(super) is_sequential_read: bool,
     /// Number of entries in the store that Paho did not write, unmovable records included.
     pub(super) foreign_entries: usize,
-    /// Unreadable records that the store refused to quarantine.
+    /// Unreadable or unknown records that the store refused to quarantine.
     pub(super) unmovable: HashSet<Key>,
     /// Relocations that must happen in the store before their keys are written.
     pub(super) relocations: Relocations,
@@ -296,9 +296,9 @@ impl WriteBehindCache {
         access.fail(error);
     }
 
-    /// Sends every pending write and waits until the store has confirmed all.
+    /// Sends every pending write that is not refused, and waits until the store has confirmed all.
     ///
-    /// Does nothing if nothing is pending, or in an outage.
+    /// Does nothing if there is none, or in an outage.
     pub(crate) fn flush<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         if self.pending.is_settled() || !access.is_up() {
             return;

@@ -15,7 +15,7 @@ use crate::{
 /// The open session, if Paho has opened the persistence.
 ///
 /// Locked for the updates alone, never during a call to the persistence: a call may wait for the
-/// thread that delivers the events, which needs the session too.
+/// store, and the thread that delivers the events needs the session too.
 #[derive(Clone, Default)]
 pub(super) struct Session(Arc<Mutex<Option<OpenState>>>);
 

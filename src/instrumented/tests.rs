@@ -59,7 +59,7 @@ fn value(registry: &Registry, series: &str) -> Option<f64> {
     Some(line.parse().expect("a number"))
 }
 
-/// Waits for a condition that the worker thread of a persistence brings about.
+/// Waits for a condition that the threads of a persistence bring about.
 #[track_caller]
 fn eventually(condition: &str, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
@@ -200,7 +200,7 @@ fn opened_client_has_every_series_at_zero() {
         .lines()
         .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"))
         .filter(|line| {
-            // The worker thread sets the last three at any moment.
+            // The notifier thread sets the last three at any moment.
             let set_by_open = [
                 "operation=\"open\"",
                 "build_info",
@@ -609,7 +609,7 @@ fn does_not_block(work: impl FnOnce() + Send + 'static) {
     result.expect("neither a panic nor a deadlock");
 }
 
-/// A call may wait for the thread that delivers the events.
+/// Events are delivered while a call waits for the store.
 #[test]
 fn event_is_handled_during_call() {
     let registry = Registry::new();

@@ -320,7 +320,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
     }
 }
 
-/// Removes the series at once. The worker thread of the persistence may outlive this drop and still
+/// Removes the series at once. The notifier thread of the persistence may outlive this drop and still
 /// deliver events.
 impl<P> Drop for Instrumented<P> {
     fn drop(&mut self) {

@@ -46,8 +46,9 @@ use crate::{
 /// and a background thread reconnects and writes them when the store is back. One call waits for up
 /// to the call timeout per outage, the others do not wait. The call timeout is the
 /// `operation_timeout` of `RedisPersistenceBuilder`, and 250 ms with any other store. A `get` fails
-/// if only the store has the value. [`health`](Self::health), a [`StoreObserver`] and the log
-/// report the state of the store.
+/// if only the store has the value. A record that the store refuses, although it takes others, is kept
+/// in memory and tried again. [`health`](Self::health), a [`StoreObserver`] and the log report the state
+/// of the store; observers and log have a thread of their own.
 ///
 /// Dropping it closes it, unless Paho has closed it before: pending writes are sent, and the
 /// connection ends. If the store is unavailable, that takes up to twice the call timeout. The
@@ -268,7 +269,7 @@ impl<S: Store> Persistence<S> {
     ///
     /// # Errors
     ///
-    /// The error of the outage, if the store is unavailable.
+    /// The error of the outage, if the store is unavailable, or its reply, if it refuses some records.
     fn close_records(&mut self) -> (Result<(), Error>, Option<VersionMismatch>) {
         let shared = &self.shared;
         let clock = shared.clock();

@@ -28,6 +28,9 @@ impl Health {
 
     /// The error of the current outage or, if the store is up, of the last one. `None` before the
     /// first outage and while the persistence is not open.
+    ///
+    /// A write that the store refuses begins an outage, which ends when the store takes others. So this
+    /// is also the reason if [`held_records`](HealthSnapshot::held_records) is not 0 while the store is up.
     #[must_use]
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.0.last_error()
@@ -39,8 +42,9 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The error of the outage if the store is unavailable until then, [`ErrorKind::Timeout`] if
-    /// the writes take longer, and [`ErrorKind::NotOpen`] if the persistence is not open.
+    /// The error of the outage if the store is unavailable until then, its last reply if it refuses
+    /// some records until then, [`ErrorKind::Timeout`] if the writes take longer, and
+    /// [`ErrorKind::NotOpen`] if the persistence is not open.
     pub fn flush(&self, timeout: Duration) -> Result<(), Error> {
         self.0.flush(timeout)
     }

@@ -49,7 +49,7 @@ pub(super) struct Opened {
     pub(super) records: CallSemantics,
     /// Name under which the store has the records.
     name: String,
-    /// Identity of the store process when it was last in sync with the records.
+    /// Identity of the data in the store at the last connect.
     instance_id: Option<String>,
     /// The error of the present outage or, if the store is up, of the last one.
     last_error: Option<Arc<Error>>,
@@ -390,7 +390,7 @@ fn finish<S: Store>(
     Lifecycle::Up { store, opened }
 }
 
-/// The error of a close during an outage.
+/// The error of a close with writes that the store has not confirmed, or during an outage.
 ///
 /// It names the consequence, which depends on what is pending: records are lost, removes only make
 /// the next start send messages again.

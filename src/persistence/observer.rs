@@ -4,11 +4,14 @@ use crate::store::StoreEvent;
 
 /// Receives the events of a client's store.
 ///
-/// Events are delivered on the worker thread of the persistence, outside its locks. Recovery waits
-/// for the observer, so hand long work to another thread. An observer may call
-/// [`Health::snapshot`](crate::Health::snapshot) and
-/// [`last_error`](crate::Health::last_error), but not [`flush`](crate::Health::flush), which waits
-/// for the worker. A panic in an observer is caught and dropped.
+/// Events are delivered in order on a thread that only does this, outside the locks of the persistence.
+/// An observer that blocks delays its own events, those of the other observers and the log, but no call
+/// and no recovery. If 1,024 events wait for it, further [`Status`](StoreEvent::Status) events and
+/// repeated [`StillDown`](StoreEvent::StillDown) events are dropped. Events may still come after the
+/// persistence was closed; the last one is [`Closed`](StoreEvent::Closed).
+///
+/// An observer may call every method of [`Health`](crate::Health). A panic in an observer is caught and
+/// dropped.
 pub trait StoreObserver: Send + Sync {
     /// Receives one event; `client_id` is the one that the persistence was opened with.
     fn on_event(&self, client_id: &str, event: &StoreEvent) {

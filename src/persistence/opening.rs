@@ -59,7 +59,7 @@ fn connect_until(
     }
 }
 
-/// Connects and loads the records; returns them with the identity of the store process.
+/// Connects and loads the records; returns them with the identity of the data.
 pub(super) fn open_records(
     store: &mut impl Store,
     name: &str,

@@ -9,8 +9,8 @@ use crate::error::Error;
 
 /// An event of the store of one client.
 ///
-/// The worker thread delivers it outside every lock of the persistence. Later versions may add
-/// events.
+/// It is delivered on a thread of its own, outside every lock of the persistence. Later versions may
+/// add events.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreEvent {
@@ -31,7 +31,8 @@ pub enum StoreEvent {
         /// The kind of the error differs from that of the attempt before.
         is_new_reason: bool,
     },
-    /// The store is available again and has every record that this process knows.
+    /// The store is available again and has every record that this process knows, except those that it
+    /// [refuses](Self::Refused).
     Up {
         /// Duration of the outage.
         outage: Duration,
@@ -55,9 +56,10 @@ pub enum StoreEvent {
     },
     /// An unread record of an earlier run has another key now, since Paho reused its own.
     ///
-    /// Paho does not know the record; the next start restores it.
+    /// Paho does not know the record; the next start restores it. A command keeps its key in the store;
+    /// it is the new command that is stored under another one.
     RecordRelocated {
-        /// The new key.
+        /// The new key, by which later events name the record.
         key: String,
         /// Size of the record in bytes.
         bytes: usize,
@@ -76,7 +78,7 @@ pub enum StoreEvent {
     ForeignRecords {
         /// Their number.
         records: usize,
-        /// `true` if they are being moved to the quarantine, since the store came back with other data.
+        /// `true` if they were moved to the quarantine, since the store came back with other data.
         /// `false` if they stay, since another program wrote them.
         removed: bool,
     },
@@ -105,7 +107,8 @@ pub struct HealthSnapshot {
     pub up: bool,
     /// Start of the outage, by the device's clock; `None` if there is no outage.
     pub down_since: Option<SystemTime>,
-    /// Number of records that exist only in memory because the store is unavailable.
+    /// Number of records that exist only in memory because the store is unavailable or, if it is up,
+    /// refuses them.
     pub held_records: usize,
     /// Their size in bytes.
     pub held_bytes: usize,
@@ -116,6 +119,7 @@ pub struct HealthSnapshot {
     /// Number of records that the store lost since the persistence was opened, and of which this
     /// process had no copy.
     pub lost_records: u64,
-    /// Time at which the store last had every record, by the device's clock; `None` before that.
+    /// Time at which the store last had every record that it does not refuse, by the device's clock;
+    /// `None` before that. While it refuses one, only confirmed writes move it.
     pub last_confirmed: Option<SystemTime>,
 }

@@ -21,7 +21,8 @@ pub enum Change<'a> {
     ///
     /// The record itself stays.
     Quarantine {
-        /// The key of the record.
+        /// Its name there: the key of the record, with a colon and a hash behind it if a record of another
+        /// origin has the key.
         key: &'a str,
         /// Its value.
         value: &'a [u8],
@@ -38,11 +39,11 @@ pub struct Connected {
     ///
     /// Its records can be read and removed all the same, which may make room.
     pub write_error: Option<Error>,
-    /// Identity of the running store, such as the `run_id` of a Redis process.
+    /// Identity of the data, such as the `run_id` and the `master_replid` of a Redis.
     ///
-    /// If it is the same after a reconnect, the store did not restart, so writes that it had confirmed
-    /// are still there unless somebody removed them. Without one, every record is written again after
-    /// an outage.
+    /// If it is the same after a reconnect, the store has what it had confirmed, unless somebody removed
+    /// it: only missing records are written again. If it differs, or there is none, every stored value
+    /// is read and compared, and records that this process has never known are quarantined.
     pub instance_id: Option<String>,
     /// The crashes that records survive, in a few words for the log; for example, if Redis has an AOF.
     pub durability_note: Option<&'static str>,
@@ -65,8 +66,9 @@ pub struct Sent<'a> {
 /// that not every change is waited for. After any error the persistence keeps all unconfirmed changes,
 /// connects again, and repeats them.
 ///
-/// Methods run on Paho's threads and on the worker thread. Except in a recovery, the persistence holds
-/// a lock during them that all calls of Paho need, so each must return within a bounded time.
+/// Methods run on Paho's threads and on the worker thread. Except while it opens and in the steps of a
+/// recovery, the persistence holds a lock during them that all calls of Paho need, so each must return
+/// within a bounded time. A panic counts as an error of the kind [`Other`](crate::ErrorKind::Other).
 pub trait Store: Send + 'static {
     /// The value of the label `store` of the metrics and of `db.system.name` in spans.
     const NAME: &'static str;
