@@ -4,6 +4,7 @@ mod dashboards;
 mod endpoint_page;
 mod errors_page;
 mod examples;
+mod lifecycle;
 mod links;
 mod metrics_page;
 mod module_graph;

@@ -5,6 +5,7 @@ use std::fs;
 /// The text of a Markdown file.
 pub struct Page(pub &'static str);
 
+pub const DESIGN: Page = Page(include_str!("../../docs/design.md"));
 pub const README: Page = Page(include_str!("../../README.md"));
 pub const ENDPOINT: Page = Page(include_str!("../../docs/endpoint.md"));
 pub const ERRORS: Page = Page(include_str!("../../docs/errors.md"));
