@@ -75,3 +75,66 @@ impl EventQueue {
         mem::take(&mut self.queue)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn key(name: &str) -> Key {
+        Key::parse(name).expect("a key")
+    }
+
+    #[test]
+    fn lost_records_are_named_and_counted() {
+        let mut events = EventQueue::default();
+        events.lost([]);
+        assert!(events.is_empty());
+        events.lost([key("s-1"), key("c5-2")]);
+        events.lost([key("q-3")]);
+        assert_eq!(events.lost_records(), 3);
+        assert!(!events.is_empty());
+        let shown: Vec<String> = events
+            .take()
+            .iter()
+            .map(|event| format!("{event:?}"))
+            .collect();
+        let expected = [
+            r#"RecordLost { key: "s-1" }"#,
+            r#"RecordLost { key: "c5-2" }"#,
+            "Lost { records: 2 }",
+            r#"RecordLost { key: "q-3" }"#,
+            "Lost { records: 1 }",
+        ];
+        assert_eq!(shown, expected);
+        assert!(events.is_empty() && events.take().is_empty());
+        assert_eq!(events.lost_records(), 3);
+    }
+
+    #[test]
+    fn other_events_have_their_content() {
+        let mut events = EventQueue::default();
+        events.foreign_records(0, true);
+        events.foreign_records(2, true);
+        events.relocated(key("c5-7"), 10);
+        events.discarded(RecordKind::SentPubrel);
+        let totals = Totals {
+            records: 3,
+            bytes: 4,
+        };
+        events.refused(Arc::new(Error::new(ErrorKind::Server, "write")), totals);
+        let events = events.take();
+        assert!(
+            matches!(
+                &events[..],
+                [
+                    StoreEvent::ForeignRecords { records: 2, removed: true },
+                    StoreEvent::RecordRelocated { key, bytes: 10 },
+                    StoreEvent::Discarded { kind: "sent_pubrel", records: 1 },
+                    StoreEvent::Refused { records: 3, bytes: 4, .. },
+                ] if key == "c5-7"
+            ),
+            "{events:?}"
+        );
+    }
+}

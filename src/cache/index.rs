@@ -369,3 +369,156 @@ fn content_hash(key: Key, value: &[u8]) -> u64 {
         .chain([rest])
         .fold(first, mix)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::parse(name).expect("a key")
+    }
+
+    #[test]
+    fn hash_of_record_is_stable() {
+        // The names of quarantined records contain it.
+        let value: Vec<u8> = (1..=77).collect();
+        let hashes = [0, 1, 8, 9, 32, 40, 77].map(|length| hash_of(key("c-1"), &value[..length]));
+        assert_eq!(
+            hashes,
+            [
+                3_554_196_270_131_021_975,
+                6_351_071_413_991_658_407,
+                1_972_924_490_012_157_930,
+                8_172_966_573_693_180_432,
+                18_224_652_040_764_135_578,
+                6_570_811_532_600_600_451,
+                15_960_884_337_802_548_443,
+            ]
+        );
+        assert_eq!(hash_of(key("s-1"), &value), 12_931_433_886_070_768_197);
+    }
+
+    #[test]
+    fn dup_flag_alone_leaves_hash_of_publish() {
+        let hash = |name, first| hash_of(key(name), &[first, 1, 2, 3]);
+        assert_eq!(hash("s-1", 0x3a), hash("s-1", 0x32));
+        assert_ne!(hash("s-1", 0x3a), hash("s-1", 0x34));
+        assert_ne!(hash("c-1", 0x3a), hash("c-1", 0x32));
+        assert_ne!(hash("s-1", 0x32), hash("s-2", 0x32));
+        // Leading zeros of the last bytes count.
+        assert_ne!(hash_of(key("c-1"), &[0]), hash_of(key("c-1"), &[0, 0]));
+    }
+
+    #[test]
+    fn cached_bytes_follow_every_change() {
+        let mut index = RecordIndex::with_capacity(0, 10);
+        index.insert_loaded(key("s-1"), vec![0; 10]);
+        assert_eq!((index.cached_bytes(), index.is_over_limit()), (10, false));
+        // Beyond the limit only a hash is kept.
+        index.insert_loaded(key("s-2"), vec![2]);
+        assert_eq!((index.cached_bytes(), index.len()), (10, 2));
+        assert_eq!(index.value(key("s-2")), None);
+        assert_eq!(index.length(key("s-2")), Some(1));
+        assert!(index.has_content(key("s-2"), &[2]) && !index.has_content(key("s-2"), &[3]));
+        index.put(key("s-1"), vec![1; 4]);
+        assert_eq!(index.cached_bytes(), 4);
+        index.cache_value(key("s-2"), vec![2; 7]);
+        assert_eq!((index.cached_bytes(), index.is_over_limit()), (11, true));
+        // A cached value may be newer than what was read.
+        index.cache_value(key("s-2"), vec![3]);
+        assert_eq!(index.value(key("s-2")), Some(&[2; 7][..]));
+        assert_eq!(index.length(key("s-2")), Some(7));
+        assert_eq!(index.evict_value(key("s-2")), Some(vec![2; 7]));
+        assert_eq!(index.evict_value(key("s-2")), None);
+        assert_eq!(index.cached_bytes(), 4);
+        index.update_hash(key("s-2"), &[4]);
+        assert!(index.has_content(key("s-2"), &[4]));
+        index.update_hash(key("s-1"), &[4]);
+        assert!(index.has_content(key("s-1"), &[1; 4]));
+        index.remove(key("s-1"));
+        assert_eq!((index.cached_bytes(), index.len()), (0, 1));
+    }
+
+    #[test]
+    fn session_records_are_those_found_in_flight() {
+        let mut index = RecordIndex::with_capacity(0, 100);
+        index.insert_loaded(key("c-1"), vec![1]);
+        index.put(key("s-2"), vec![1]);
+        assert!(!index.has_session());
+        index.insert_loaded(key("s-1"), vec![1]);
+        assert!(index.has_session() && index.is_of_session(key("s-1")));
+        assert!(!index.is_of_session(key("c-1")) && !index.is_of_session(key("s-2")));
+        // A new value leaves it in the session.
+        index.put(key("s-1"), vec![2]);
+        assert!(index.is_of_session(key("s-1")));
+        index.end_session();
+        assert!(!index.has_session() && !index.is_of_session(key("s-1")));
+    }
+
+    #[test]
+    fn loaded_record_stays_unread_when_replaced() {
+        let mut index = RecordIndex::with_capacity(0, 100);
+        index.insert_loaded(key("c-1"), vec![1]);
+        assert!(index.is_unread(key("c-1")) && !index.is_unread(key("c-2")));
+        index.replace_loaded(key("c-1"), vec![2]);
+        assert!(index.is_unread(key("c-1")));
+        index.rekey(key("c-1"), key("c-9"));
+        assert!(index.is_unread(key("c-9")) && !index.contains(key("c-1")));
+        index.set_unread(key("c-9"), false);
+        index.replace_loaded(key("c-9"), vec![3]);
+        assert!(!index.is_unread(key("c-9")));
+        index.insert_loaded(key("c-2"), vec![1]);
+        index.put(key("c-2"), vec![2]);
+        assert!(!index.is_unread(key("c-2")));
+    }
+
+    /// An index of uncached commands with these numbers and lengths.
+    fn uncached(records: &[(u32, usize)]) -> RecordIndex {
+        let mut index = RecordIndex::with_capacity(0, 0);
+        for (number, length) in records {
+            index.insert_loaded(key(&format!("c-{number}")), vec![0; *length]);
+        }
+        index
+    }
+
+    fn numbers(keys: &[Key]) -> Vec<u32> {
+        keys.iter().map(|key| key.number).collect()
+    }
+
+    #[test]
+    fn prefetch_covers_numbers_in_reading_order() {
+        let mut index = uncached(&[(0, 1), (1, 1), (2, 1), (4, 1), (515, 1), (516, 1)]);
+        index.insert_loaded(key("c5-3"), vec![1]);
+        let ascending = |number: u32, index: &RecordIndex| {
+            let key = key(&format!("c-{number}"));
+            numbers(&index.prefetch_keys(key, ReadOrder::Ascending))
+        };
+        // Up to 511 numbers behind the first.
+        assert_eq!(ascending(4, &index), [4, 515]);
+        assert_eq!(ascending(1, &index), [1, 2, 4]);
+        let descending = index.prefetch_keys(key("c-4"), ReadOrder::Descending);
+        assert_eq!(numbers(&descending), [4, 2, 1, 0]);
+        // Cached values need no read.
+        index.cache_value(key("c-2"), vec![1]);
+        assert_eq!(ascending(1, &index), [1, 4]);
+        let next = |number: u32, order| index.next_prefetch(key(&format!("c-{number}")), order);
+        assert_eq!(next(1, ReadOrder::Ascending), Some(key("c-4")));
+        assert_eq!(next(4, ReadOrder::Descending), Some(key("c-1")));
+        assert_eq!(next(0, ReadOrder::Descending), None);
+    }
+
+    #[test]
+    fn prefetch_is_bounded_in_bytes() {
+        let index = uncached(&[
+            (1, 1),
+            (2, PREFETCH_BYTES - 1),
+            (3, 1),
+            (4, PREFETCH_BYTES + 1),
+        ]);
+        let prefetched = index.prefetch_keys(key("c-1"), ReadOrder::Ascending);
+        assert_eq!(numbers(&prefetched), [1, 2]);
+        let next = |name| index.next_prefetch(key(name), ReadOrder::Ascending);
+        assert_eq!(next("c-1"), Some(key("c-2")));
+        assert_eq!(next("c-3"), None);
+    }
+}

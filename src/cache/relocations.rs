@@ -61,3 +61,51 @@ impl Relocations {
         key
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(old: &str, new: &str) -> (Key, Key) {
+        let key = |name| Key::parse(name).expect("a key");
+        (key(old), key(new))
+    }
+
+    #[test]
+    fn chain_of_relocations_is_made_in_order() {
+        let [first, second] = [step("s-1", "s-9"), step("s-9", "s-8")];
+        let mut relocations = Relocations::default();
+        assert_eq!(relocations.first(), None);
+        for (old, new) in [first, second] {
+            relocations.add(old, new);
+        }
+        assert_eq!(relocations.first(), Some(first));
+        let (one, nine) = first;
+        let (_, eight) = second;
+        assert_eq!(relocations.final_target(one), eight);
+        assert_eq!(relocations.final_target(nine), eight);
+        assert_eq!(relocations.final_target(eight), eight);
+        assert!(relocations.involves(one) && !relocations.is_target(one));
+        assert!(relocations.involves(eight) && relocations.is_target(eight));
+        relocations.finish(first);
+        assert_eq!(relocations.first(), Some(second));
+        assert!(!relocations.involves(one));
+        assert!(relocations.involves(nine) && !relocations.is_target(nine));
+        relocations.finish(second);
+        assert_eq!(relocations.first(), None);
+        assert!(!relocations.involves(nine) && !relocations.involves(eight));
+    }
+
+    #[test]
+    fn relocation_out_of_order_is_dropped_alone() {
+        let [first, second] = [step("s-1", "s-9"), step("s-2", "s-8")];
+        let mut relocations = Relocations::default();
+        for (old, new) in [first, second] {
+            relocations.add(old, new);
+        }
+        relocations.finish(second);
+        assert_eq!(relocations.first(), Some(first));
+        relocations.finish(first);
+        assert_eq!(relocations.first(), None);
+    }
+}

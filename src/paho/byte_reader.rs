@@ -71,3 +71,44 @@ impl<'a> ByteReader<'a> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variable_int_has_up_to_four_groups() {
+        for (bytes, expected) in [
+            (&b"\x00"[..], Some(0)),
+            (b"\x7f", Some(127)),
+            (b"\x80\x01", Some(128)),
+            (b"\x81\x80\x01", Some(16_385)),
+            (b"\xff\xff\xff\x7f", Some(268_435_455)),
+            (b"\xff\xff\xff\xff\x01", None),
+            (b"\xff\xff", None),
+            (b"", None),
+        ] {
+            assert_eq!(ByteReader::new(bytes).variable_int(), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn each_field_is_taken_once() {
+        let int = (-2_i32).to_ne_bytes();
+        let bytes = [&int[..], b"ab\0\x01\x02\x00\x01x\x09"].concat();
+        let mut reader = ByteReader::new(&bytes);
+        assert_eq!(reader.c_int(), Some(-2));
+        assert_eq!(reader.c_string(), Some(&b"ab"[..]));
+        assert_eq!(reader.u16_be(), Some(0x0102));
+        assert_eq!(reader.mqtt_string(), Some(&b"x"[..]));
+        assert!(!reader.is_empty());
+        assert_eq!(reader.remaining(), b"\x09");
+        assert_eq!((reader.byte(), reader.byte()), (Some(9), None));
+        assert!(reader.is_empty());
+        assert_eq!((reader.c_int(), reader.u16_be()), (None, None));
+        assert_eq!((reader.c_string(), reader.mqtt_string()), (None, None));
+        // A string without its NUL.
+        assert_eq!(ByteReader::new(b"ab").c_string(), None);
+        assert_eq!(ByteReader::new(b"\x00\x03ab").mqtt_string(), None);
+    }
+}

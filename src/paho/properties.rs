@@ -65,4 +65,27 @@ mod tests {
             assert_eq!(skipped(bytes), None, "{bytes:?}");
         }
     }
+
+    #[test]
+    fn each_property_is_skipped_by_its_type() {
+        let types: [(&[u8], &[u8]); 6] = [
+            (&[1, 23, 25, 36, 37, 40, 41, 42], &[0xff]),
+            (&[19, 33, 34, 35], &[0xff, 0xff]),
+            (&[2, 17, 24, 39], &[0xff, 0xff, 0xff, 0xff]),
+            (&[11], &[0xff, 0x7f]),
+            (&[3, 8, 9, 18, 21, 22, 26, 28, 31], &[0, 2, 0xff, 0xff]),
+            (&[38], &[0, 1, 0xff, 0, 2, 0xff, 0xff]),
+        ];
+        for id in 0..=u8::MAX {
+            let found = types.iter().find(|(ids, _)| ids.contains(&id));
+            let value = found.map_or(&[0xff][..], |(_, value)| value);
+            let list = [&[id], value].concat();
+            let length = u8::try_from(list.len()).expect("short");
+            let whole = [&[length], &list[..]].concat();
+            let expected = found.map(|_| whole.len());
+            assert_eq!(skipped(&whole), expected, "{id}");
+            let cut = [&[length - 1], &list[..list.len() - 1]].concat();
+            assert_eq!(skipped(&cut), None, "{id}");
+        }
+    }
 }

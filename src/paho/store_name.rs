@@ -23,3 +23,31 @@ pub(crate) fn strip_scheme(server_uri: &str) -> &str {
         .find_map(|scheme| server_uri.strip_prefix(scheme));
     bare.unwrap_or(server_uri)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_has_client_and_server() {
+        assert_eq!(
+            record_set_name("device", "broker").expect("a name"),
+            "device:broker"
+        );
+        let error = record_set_name("", "broker").expect_err("no client id");
+        assert_eq!(error.kind(), ErrorKind::InvalidClientId);
+    }
+
+    #[test]
+    fn only_scheme_known_to_paho_is_stripped() {
+        for scheme in ["tcp", "mqtt", "unix", "ws", "ssl", "tls", "mqtts", "wss"] {
+            assert_eq!(
+                strip_scheme(&format!("{scheme}://broker:1883")),
+                "broker:1883"
+            );
+        }
+        for uri in ["http://broker:1883", "broker:1883"] {
+            assert_eq!(strip_scheme(uri), uri);
+        }
+    }
+}

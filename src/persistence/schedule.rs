@@ -103,3 +103,82 @@ impl Schedule {
         Some(status)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn retries_back_off_until_message_is_taken() {
+        let mut schedule = Schedule::new(SECOND);
+        assert_eq!((schedule.tick, schedule.check), (None, 2 * SECOND));
+        // Without a first attempt there is no next one.
+        schedule.plan_retry(false, SECOND);
+        assert_eq!(schedule.retry, None);
+        assert_eq!(schedule.retry_due(SECOND), 2 * SECOND);
+        assert_eq!(schedule.retry_due(9 * SECOND), 2 * SECOND);
+        let mut waits = Vec::new();
+        for _ in 0..11 {
+            schedule.plan_retry(false, 5 * SECOND);
+            waits.push(
+                schedule
+                    .retry_due(SECOND)
+                    .saturating_sub(5 * SECOND)
+                    .as_secs(),
+            );
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 64, 128, 256, 512, 600, 600]);
+        schedule.plan_retry(true, 5 * SECOND);
+        assert_eq!(schedule.retry_due(SECOND), 5 * SECOND + TICK);
+        schedule.plan_retry(false, 5 * SECOND);
+        assert_eq!(schedule.retry_due(SECOND), 7 * SECOND);
+    }
+
+    #[test]
+    fn status_is_due_by_what_has_changed() {
+        let up = HealthSnapshot {
+            up: true,
+            last_confirmed: Some(std::time::SystemTime::UNIX_EPOCH),
+            ..HealthSnapshot::default()
+        };
+        let down = HealthSnapshot { up: false, ..up };
+        let lost = HealthSnapshot {
+            lost_records: 1,
+            ..up
+        };
+        let counted = HealthSnapshot {
+            unconfirmed_records: 1,
+            ..up
+        };
+        let confirmed = HealthSnapshot {
+            last_confirmed: None,
+            ..up
+        };
+        let nanosecond = Duration::from_nanos(1);
+        let half = OUTAGE_STATUS_INTERVAL;
+        for (first, then, age, is_due) in [
+            (up, up, Duration::MAX, false),
+            (up, down, Duration::ZERO, true),
+            (down, up, Duration::ZERO, true),
+            (up, lost, Duration::ZERO, true),
+            (up, counted, TICK - nanosecond, false),
+            (up, counted, TICK, true),
+            (up, confirmed, CHECK_INTERVAL - nanosecond, false),
+            (up, confirmed, CHECK_INTERVAL, true),
+            (down, down, half - nanosecond, false),
+            (down, down, half, true),
+        ] {
+            let mut schedule = Schedule::new(SECOND);
+            assert_eq!(schedule.due_status(first, SECOND), Some(first));
+            let now = SECOND.saturating_add(age);
+            let due = schedule.due_status(then, now);
+            assert_eq!(due, is_due.then_some(then), "{first:?} {then:?} {age:?}");
+            // The next interval counts from the last report.
+            if is_due {
+                assert_eq!(schedule.due_status(then, now), None);
+            }
+        }
+    }
+}

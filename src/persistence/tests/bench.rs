@@ -36,8 +36,24 @@ pub(super) struct Content {
     pub(super) breaks_above: Option<usize>,
     /// Reads fail with this error.
     pub(super) refuses_reads: Option<ErrorKind>,
+    /// Reads of more keys time out.
+    pub(super) largest_read: Option<usize>,
+    /// A prefetch breaks the connection.
+    pub(super) breaks_prefetch: bool,
+    /// Writes and checks fail with this error.
+    pub(super) fails_writes: Option<ErrorKind>,
+    /// The quarantine fails with this error.
+    pub(super) refuses_quarantine: Option<ErrorKind>,
+    /// The next connections find these problems.
+    pub(super) write_error: Option<ErrorKind>,
+    pub(super) warning: Option<ErrorKind>,
+    pub(super) durability_note: Option<&'static str>,
+    /// Entries that Paho did not write.
+    pub(super) foreign: Vec<Vec<u8>>,
     /// Every call panics.
     pub(super) panics: bool,
+    /// The exchanges, as in `send s-1 -c-1`.
+    pub(super) trace: Vec<String>,
     /// Number of reads.
     pub(super) reads: usize,
     /// Most bytes that one write put while calls waited.
@@ -59,6 +75,44 @@ impl ScriptedStore {
 }
 
 impl Content {
+    pub(super) fn new(records: &[(&str, Vec<u8>)]) -> Self {
+        let records = records.iter();
+        let records = records.map(|(key, value)| ((*key).to_owned(), value.clone()));
+        Self {
+            records: records.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Takes the exchanges since the last time.
+    pub(super) fn take_trace(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.trace)
+    }
+
+    fn note<'a>(&mut self, verb: &str, keys: impl IntoIterator<Item = &'a str>) {
+        let mut line = verb.to_owned();
+        for key in keys {
+            line.push(' ');
+            line.push_str(key);
+        }
+        self.trace.push(line);
+    }
+
+    fn note_writes(&mut self, verb: &str, groups: &[Group<'_>]) {
+        let mut words = Vec::new();
+        for (number, group) in groups.iter().enumerate() {
+            if number > 0 && !group.is_empty() {
+                words.push("|".to_owned());
+            }
+            words.extend(group.iter().map(|change| match change {
+                Change::Put { key, .. } => (*key).to_owned(),
+                Change::Remove { key } => format!("-{key}"),
+                Change::Quarantine { key, .. } => format!("!{key}"),
+            }));
+        }
+        self.note(verb, words.iter().map(String::as_str));
+    }
+
     fn apply(&mut self, group: Group<'_>) -> Result<(), Error> {
         let puts_above = |limit: Option<usize>| {
             let limit = limit.unwrap_or(usize::MAX);
@@ -70,6 +124,15 @@ impl Content {
         let is_refused = puts_above(self.largest_value);
         if group.iter().any(is_refused) {
             return Err(Error::new(ErrorKind::OutOfMemory, "change the store"));
+        }
+        if let Some(kind) = self.fails_writes {
+            return Err(Error::new(kind, "change the store"));
+        }
+        let is_quarantine = |change: &Change<'_>| matches!(change, Change::Quarantine { .. });
+        if let Some(kind) = self.refuses_quarantine
+            && group.iter().any(is_quarantine)
+        {
+            return Err(Error::new(kind, "change the quarantine"));
         }
         for change in group {
             match *change {
@@ -91,34 +154,44 @@ impl Content {
 impl Store for ScriptedStore {
     const NAME: &'static str = "scripted";
 
-    fn connect(&mut self, _: &str) -> Result<Connected, Error> {
-        let content = self.available()?;
+    fn connect(&mut self, name: &str) -> Result<Connected, Error> {
+        let mut content = self.available()?;
+        content.note("connect", [name]);
+        let problem = |kind: Option<ErrorKind>| kind.map(|kind| Error::new(kind, "use the store"));
         Ok(Connected {
             instance_id: Some(content.instance_id.to_string()),
-            ..Connected::default()
+            write_error: problem(content.write_error),
+            durability_note: content.durability_note,
+            warnings: problem(content.warning).into_iter().collect(),
         })
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         let content = self.available()?;
-        Ok(content
-            .records
-            .keys()
-            .map(|key| key.clone().into_bytes())
-            .collect())
+        let keys = content.records.keys();
+        let keys = keys.map(|key| key.clone().into_bytes());
+        Ok(keys.chain(content.foreign.iter().cloned()).collect())
     }
 
     fn check(&mut self) -> Result<usize, Error> {
-        let content = self.available()?;
+        let mut content = self.available()?;
+        content.note("check", []);
+        if let Some(kind) = content.fails_writes {
+            return Err(Error::new(kind, "check the store"));
+        }
         if content.is_full {
             return Err(Error::new(ErrorKind::OutOfMemory, "check the store"));
         }
-        Ok(content.records.len())
+        Ok(content.records.len() + content.foreign.len())
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         let mut content = self.available()?;
         content.reads += 1;
+        content.note("read", keys.iter().copied());
+        if content.largest_read.is_some_and(|limit| keys.len() > limit) {
+            return Err(Error::new(ErrorKind::Timeout, "read the store"));
+        }
         if let Some(kind) = content.refuses_reads {
             return Err(Error::new(kind, "read the store"));
         }
@@ -128,8 +201,18 @@ impl Store for ScriptedStore {
             .collect())
     }
 
+    fn prefetch(&mut self, keys: &[&str]) -> Result<(), Error> {
+        let mut content = self.available()?;
+        content.note("prefetch", keys.iter().copied());
+        if content.breaks_prefetch {
+            return Err(Error::new(ErrorKind::Connection, "read ahead"));
+        }
+        Ok(())
+    }
+
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let mut content = self.available()?;
+        content.note_writes("send", groups);
         for group in groups {
             // Unanswered, so a refusal is not seen.
             drop(content.apply(group));
@@ -139,6 +222,7 @@ impl Store for ScriptedStore {
 
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
         let mut content = self.available()?;
+        content.note_writes("confirm", groups);
         let puts = groups.iter().copied().flatten().map(|change| match change {
             Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
             Change::Remove { .. } => 0,
@@ -157,11 +241,16 @@ impl Store for ScriptedStore {
 
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let mut content = self.available()?;
+        content.note_writes("rewrite", groups);
         let results: Vec<_> = groups.iter().map(|group| content.apply(group)).collect();
         results.into_iter().collect()
     }
 
-    fn close(&mut self) {}
+    fn close(&mut self) {
+        if let Ok(mut content) = self.available() {
+            content.note("close", []);
+        }
+    }
 }
 
 /// The clock of a bench: it moves when a call waits, and when the test says so.
@@ -224,27 +313,31 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new(settings: &Settings, records: &[(&str, Vec<u8>)]) -> Self {
-        let records = records.iter();
-        let content = Content {
-            records: records
-                .map(|(key, value)| ((*key).to_owned(), value.clone()))
-                .collect(),
-            ..Content::default()
-        };
+        Self::with_content(settings, Content::new(records))
+    }
+
+    /// Opens over a store with this content and these faults.
+    pub(super) fn with_content(settings: &Settings, content: Content) -> Self {
         Self::open(settings, Arc::new(Mutex::new(content)))
     }
 
     fn open(settings: &Settings, content: Arc<Mutex<Content>>) -> Self {
+        let mut bench = Self::closed(settings, content);
+        bench.persistence.open("device", "broker").expect("opens");
+        bench
+    }
+
+    /// A persistence that is not open yet.
+    pub(super) fn closed(settings: &Settings, content: Arc<Mutex<Content>>) -> Self {
         let clock = Arc::<BenchClock>::default();
         let events = Arc::<Events>::default();
-        let (mut persistence, worker) = simulated_persistence(
+        let (persistence, worker) = simulated_persistence(
             ScriptedStore(Arc::clone(&content)),
             settings,
             Arc::clone(&clock) as Arc<dyn SimulatedClock>,
             Some(Arc::clone(&events) as Arc<dyn StoreObserver>),
         );
         *clock.worker.lock().expect("no panic") = Some(worker.clone());
-        persistence.open("device", "broker").expect("opens");
         Self {
             content,
             settings: settings.clone(),
@@ -334,6 +427,16 @@ impl Bench {
             Turn::Wait(until) => *self.clock.now.lock().expect("no panic") = until,
             Turn::Done | Turn::Ended => {}
         }
+    }
+
+    /// Takes the exchanges with the store since the last time.
+    pub(super) fn trace(&self) -> Vec<String> {
+        self.content().take_trace()
+    }
+
+    /// The time of the bench's clock.
+    pub(super) fn now(&self) -> Duration {
+        self.clock.since_boot()
     }
 
     pub(super) fn is_up(&self) -> bool {

@@ -2,8 +2,10 @@
 
 mod bench;
 mod identity;
+mod logging;
 mod order;
 mod packet_ids;
 mod panics;
+mod reads;
 mod refusal;
 mod restore;
