@@ -42,6 +42,10 @@ pub(super) struct Content {
     pub(super) breaks_prefetch: bool,
     /// Writes and checks fail with this error.
     pub(super) fails_writes: Option<ErrorKind>,
+    /// The next list of keys fails with this error.
+    pub(super) fails_list: Option<ErrorKind>,
+    /// Number of attempts to connect.
+    pub(super) attempts: usize,
     /// The quarantine fails with this error.
     pub(super) refuses_quarantine: Option<ErrorKind>,
     /// The next connections find these problems.
@@ -100,8 +104,8 @@ impl Content {
 
     fn note_writes(&mut self, verb: &str, groups: &[Group<'_>]) {
         let mut words = Vec::new();
-        for (number, group) in groups.iter().enumerate() {
-            if number > 0 && !group.is_empty() {
+        for group in groups.iter().filter(|group| !group.is_empty()) {
+            if !words.is_empty() {
                 words.push("|".to_owned());
             }
             words.extend(group.iter().map(|change| match change {
@@ -155,6 +159,10 @@ impl Store for ScriptedStore {
     const NAME: &'static str = "scripted";
 
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .attempts += 1;
         let mut content = self.available()?;
         content.note("connect", [name]);
         let problem = |kind: Option<ErrorKind>| kind.map(|kind| Error::new(kind, "use the store"));
@@ -167,7 +175,10 @@ impl Store for ScriptedStore {
     }
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        let content = self.available()?;
+        let mut content = self.available()?;
+        if let Some(kind) = content.fails_list.take() {
+            return Err(Error::new(kind, "list the keys"));
+        }
         let keys = content.records.keys();
         let keys = keys.map(|key| key.clone().into_bytes());
         Ok(keys.chain(content.foreign.iter().cloned()).collect())
@@ -291,13 +302,18 @@ fn take_turn(worker: &SimulatedWorker<ScriptedStore>) -> Option<Duration> {
     }
 }
 
-/// Keeps the events that a persistence reports.
+/// Keeps the events that a persistence reports, and the keys of damaged records.
 #[derive(Default)]
-pub(super) struct Events(Mutex<Vec<StoreEvent>>);
+pub(super) struct Events(Mutex<Vec<StoreEvent>>, Mutex<Vec<String>>);
 
 impl StoreObserver for Events {
     fn on_event(&self, _: &str, event: &StoreEvent) {
         self.0.lock().expect("no panic").push(event.clone());
+    }
+
+    fn on_damaged(&self, client_id: &str, key: &str) {
+        let damaged = format!("{client_id} {key}");
+        self.1.lock().expect("no panic").push(damaged);
     }
 }
 
@@ -367,6 +383,11 @@ impl Bench {
 
     pub(super) fn content(&self) -> MutexGuard<'_, Content> {
         self.content.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The store, which outlives the bench.
+    pub(super) fn shared_content(&self) -> Arc<Mutex<Content>> {
+        Arc::clone(&self.content)
     }
 
     pub(super) fn stored(&self) -> BTreeMap<String, Vec<u8>> {
@@ -443,6 +464,11 @@ impl Bench {
         self.persistence.health().snapshot().up
     }
 
+    /// The client and the key of each damaged record.
+    pub(super) fn damaged(&self) -> Vec<String> {
+        self.events.1.lock().expect("no panic").clone()
+    }
+
     /// The events so far; the worker has to run for them.
     pub(super) fn events(&self) -> Vec<StoreEvent> {
         self.events.0.lock().expect("no panic").clone()
@@ -471,6 +497,13 @@ pub(super) fn publish(packet_id: u16, qos: u8, payload: &[u8]) -> Vec<u8> {
         }
     }
     [packet, rest].concat()
+}
+
+/// An inbound message that waits for the application.
+pub(super) fn queued(payload: u8) -> Vec<u8> {
+    let numbers = [2, 0, 0, 1].map(i32::to_ne_bytes).concat();
+    let one = 1_i32.to_ne_bytes();
+    [&one[..], &[payload], &numbers, b"t\0", &one].concat()
 }
 
 /// A PUBREL packet.

@@ -1,11 +1,15 @@
 //! Stories of one persistence over a scripted store: calls, faults, and what is stored afterwards.
 
 mod bench;
+mod fences;
 mod identity;
 mod logging;
+mod opening;
 mod order;
 mod packet_ids;
 mod panics;
 mod reads;
 mod refusal;
 mod restore;
+mod semantics;
+mod waits;

@@ -2,7 +2,7 @@
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish};
+use super::bench::{Bench, Content, command, publish, queued};
 use crate::{
     error::{Error, ErrorKind},
     persistence::simulated::Settings,
@@ -116,7 +116,7 @@ fn write_between_reads_stops_prefetching() {
     bench.put(
         "q-1",
         &crate::paho::Key::parse("q-1")
-            .map(|_| queued())
+            .map(|_| queued(b'x'))
             .expect("a key"),
     );
     bench.get("c-700");
@@ -125,19 +125,6 @@ fn write_between_reads_stops_prefetching() {
         trace.iter().all(|line| !line.starts_with("prefetch")),
         "{trace:?}"
     );
-}
-
-/// An inbound message that waits for the application.
-fn queued() -> Vec<u8> {
-    let numbers = [2, 0, 0, 1].map(i32::to_ne_bytes).concat();
-    [
-        &1_i32.to_ne_bytes()[..],
-        b"x",
-        &numbers,
-        b"t\0",
-        &1_i32.to_ne_bytes(),
-    ]
-    .concat()
 }
 
 #[test]
@@ -198,7 +185,7 @@ fn value_is_readable_in_full_store_only() {
     ] {
         let mut bench = opened(commands([1, 2]));
         bench.content().fails_writes = Some(kind);
-        bench.put("q-1", &queued());
+        bench.put("q-1", &queued(b'x'));
         assert!(!bench.is_up());
         let read = bench.persistence.get("c-1");
         assert_eq!(read.is_ok(), is_readable, "{kind:?}");

@@ -1,0 +1,279 @@
+//! Opening and closing, and what is repaired at an opening.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use paho_mqtt::ClientPersistence;
+
+use super::bench::{Bench, Content, command, publish, pubrel};
+use crate::{
+    MemoryPersistence,
+    error::{Error, ErrorKind},
+    persistence::simulated::Settings,
+    store::StoreEvent,
+};
+
+fn closed(content: Content) -> Bench {
+    Bench::closed(&Settings::default(), Arc::new(Mutex::new(content)))
+}
+
+fn kind(error: &paho_mqtt::Error) -> ErrorKind {
+    Error::in_mqtt(error).expect("ours").kind()
+}
+
+#[test]
+fn store_that_is_not_ready_is_retried() {
+    for (fault, attempts) in [
+        (ErrorKind::Connection, 41),
+        (ErrorKind::Loading, 41),
+        (ErrorKind::Busy, 41),
+        (ErrorKind::InUse, 41),
+        (ErrorKind::Timeout, 1),
+        (ErrorKind::Authentication, 1),
+    ] {
+        let mut bench = closed(Content::default());
+        bench.content().is_down = Some(fault);
+        let error = bench
+            .persistence
+            .open("device", "broker")
+            .expect_err("is down");
+        assert_eq!(kind(&error), fault);
+        assert_eq!(bench.content().attempts, attempts, "{fault:?}");
+        let waited = if attempts == 1 { 0 } else { 2 };
+        assert_eq!(bench.now(), Duration::from_secs(waited));
+    }
+}
+
+#[test]
+fn connection_lost_while_loading_is_made_again() {
+    let mut content = Content::new(&[("c-1", command(1, 1, b"x"))]);
+    content.fails_list = Some(ErrorKind::Connection);
+    let mut bench = closed(content);
+    bench.persistence.open("device", "broker").expect("opens");
+    assert_eq!(bench.content().attempts, 2);
+    assert_eq!(bench.persistence.keys().expect("listed"), ["c-1"]);
+    let mut content = Content::default();
+    content.fails_list = Some(ErrorKind::Timeout);
+    let mut bench = closed(content);
+    let error = bench
+        .persistence
+        .open("device", "broker")
+        .expect_err("fails");
+    assert_eq!(kind(&error), ErrorKind::Timeout);
+    assert_eq!(bench.content().attempts, 1);
+}
+
+#[test]
+fn connect_is_for_closed_persistence_only() {
+    let mut bench = closed(Content::default());
+    let error = bench
+        .persistence
+        .connect("", "broker")
+        .expect_err("no client id");
+    assert_eq!(error.kind(), ErrorKind::InvalidClientId);
+    bench
+        .persistence
+        .connect("device", "mqtt://broker")
+        .expect("connects");
+    bench.persistence.open("device", "broker").expect("opens");
+    let error = bench
+        .persistence
+        .connect("device", "broker")
+        .expect_err("is open");
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    bench.content().is_down = Some(ErrorKind::Timeout);
+    drop(bench.persistence.close());
+    let error = bench
+        .persistence
+        .connect("device", "broker")
+        .expect_err("is down");
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let error = bench
+        .persistence
+        .open("", "broker")
+        .expect_err("no client id");
+    assert_eq!(kind(&error), ErrorKind::InvalidClientId);
+}
+
+#[test]
+fn opening_again_closes_first() {
+    let mut bench = Bench::new(&Settings::default(), &[("s-1", publish(1, 1, b"x"))]);
+    bench.restore();
+    bench.remove("c-0");
+    bench.remove("s-1");
+    bench.trace();
+    bench.persistence.open("device", "other").expect("opens");
+    assert_eq!(
+        bench.trace(),
+        ["confirm -s-1", "close", "connect device:other"]
+    );
+    bench.remove("c-0");
+    drop(bench.trace());
+}
+
+#[test]
+fn drop_flushes_and_closes() {
+    let bench = Bench::new(&Settings::default(), &[("s-1", publish(1, 1, b"x"))]);
+    let content = bench.shared_content();
+    let mut bench = bench;
+    bench.restore();
+    bench.remove("c-0");
+    bench.remove("s-1");
+    content.lock().expect("no panic").take_trace();
+    drop(bench);
+    let trace = content.lock().expect("no panic").take_trace();
+    assert_eq!(trace, ["confirm -s-1", "close"]);
+}
+
+#[test]
+fn unreadable_record_is_copied_before_its_remove() {
+    let records = [
+        ("s-1", b"unreadable".to_vec()),
+        ("c-1", command(1, 1, b"x")),
+    ];
+    let mut bench = Bench::new(&Settings::default(), &records);
+    let trace = bench.trace();
+    let writes: Vec<&str> = trace
+        .iter()
+        .map(String::as_str)
+        .filter(|line| line.starts_with("confirm"))
+        .collect();
+    assert_eq!(writes, ["confirm !s-1", "confirm -s-1"]);
+    assert_eq!(bench.content().quarantine["s-1"], b"unreadable");
+    assert_eq!(bench.persistence.keys().expect("listed"), ["c-1"]);
+    bench.run(Duration::from_secs(2));
+    let is_counted = |event: &StoreEvent| matches!(event, StoreEvent::Opened { quarantined: 1 });
+    assert!(bench.events().iter().any(is_counted));
+    assert!(bench.is_up());
+}
+
+#[test]
+fn record_that_cannot_be_quarantined_stays() {
+    for fault in [
+        ErrorKind::Misconf,
+        ErrorKind::OutOfMemory,
+        ErrorKind::Permission,
+        ErrorKind::ReadOnly,
+        ErrorKind::Server,
+        ErrorKind::WrongType,
+    ] {
+        let mut content = Content::new(&[("s-1", b"unreadable".to_vec())]);
+        content.refuses_quarantine = Some(fault);
+        let mut bench = Bench::with_content(&Settings::default(), content);
+        assert_eq!(bench.stored_keys(), ["s-1"]);
+        assert!(bench.persistence.keys().expect("listed").is_empty());
+        // It counts as foreign, so nothing is missing or new.
+        bench.run(Duration::from_secs(3));
+        assert!(bench.is_up());
+        assert_eq!(bench.events().len(), 3, "{:?}", bench.events());
+    }
+    let mut content = Content::new(&[("s-1", b"unreadable".to_vec())]);
+    content.refuses_quarantine = Some(ErrorKind::Timeout);
+    let mut bench = closed(content);
+    let error = bench
+        .persistence
+        .open("device", "broker")
+        .expect_err("fails");
+    assert_eq!(kind(&error), ErrorKind::Timeout);
+    assert_eq!(bench.stored_keys(), ["s-1"]);
+}
+
+#[test]
+fn publish_in_both_versions_is_kept_once() {
+    let v5 = b"\x34\x07\x00\x01t\x00\x07\x00x".to_vec();
+    for (payload, expected) in [
+        (b"x", &["s5-7", "sc-7"][..]),
+        (b"y", &["s-7", "s5-7", "sc-7"]),
+    ] {
+        let records = [
+            ("s-7", publish(7, 2, payload)),
+            ("s5-7", v5.clone()),
+            ("sc-7", pubrel(7)),
+        ];
+        let mut bench = Bench::new(&Settings::default(), &records);
+        assert_eq!(bench.stored_keys(), expected);
+        assert_eq!(
+            bench.persistence.keys().expect("listed").len(),
+            expected.len()
+        );
+    }
+}
+
+#[test]
+fn wrapped_commands_are_renumbered_in_batches() {
+    // 100 commands before the limit and 100 behind it, of 8 KiB each.
+    let mut content = Content::default();
+    for (number, id) in (999_900..1_000_000).chain(0..100).zip(1..) {
+        let value = command(id, 1, &[b'x'; 8 * 1024]);
+        content.records.insert(format!("c-{number}"), value);
+    }
+    let mut bench = Bench::with_content(&Settings::default(), content);
+    let trace = bench.trace();
+    let moves: Vec<usize> = trace
+        .iter()
+        .filter(|line| line.starts_with("confirm "))
+        .map(|line| {
+            line.split(' ')
+                .filter(|word| word.starts_with("c-"))
+                .count()
+        })
+        .collect();
+    assert_eq!(moves, [32, 32, 32, 32, 32, 32, 8]);
+    assert!(
+        trace
+            .iter()
+            .any(|line| line.starts_with("confirm c-299 -c-99 | c-298 -c-98"))
+    );
+    let keys = bench.persistence.keys().expect("listed");
+    assert_eq!(keys.first().map(String::as_str), Some("c-299"));
+    for (number, id) in (100..300).zip(1..) {
+        assert_eq!(
+            bench.get(&format!("c-{number}"))[..8],
+            command(id, 1, b"")[..8]
+        );
+    }
+    assert_eq!(bench.stored().len(), 200);
+}
+
+#[test]
+fn full_store_opens_without_renumbering() {
+    let records = [("c-0", command(1, 1, b"x")), ("c-1", command(2, 1, b"y"))];
+    let mut content = Content::new(&records);
+    content.fails_writes = Some(ErrorKind::OutOfMemory);
+    let mut bench = Bench::with_content(&Settings::default(), content);
+    assert_eq!(bench.persistence.keys().expect("listed"), ["c-1", "c-0"]);
+    let mut content = Content::new(&records);
+    content.fails_writes = Some(ErrorKind::ReadOnly);
+    let mut bench = closed(content);
+    let error = bench
+        .persistence
+        .open("device", "broker")
+        .expect_err("fails");
+    assert_eq!(kind(&error), ErrorKind::ReadOnly);
+}
+
+#[test]
+fn clone_in_memory_shares_records_and_is_closed() {
+    let mut first = MemoryPersistence::new();
+    first.open("device", "broker").expect("opens");
+    let value = command(1, 1, b"x");
+    first.put("c-1", vec![&value]).expect("put");
+    let mut second = first.clone();
+    assert!(second.keys().is_err());
+    first.close().expect("closes");
+    second.open("device", "broker").expect("opens");
+    assert_eq!(second.get("c-1").expect("present"), value);
+    assert!(MemoryPersistence::default().clone().keys().is_err());
+}
+
+#[test]
+fn health_of_closed_persistence_is_empty() {
+    let bench = closed(Content::default());
+    let health = bench.persistence.health();
+    assert_eq!(health.snapshot(), crate::HealthSnapshot::default());
+    assert!(health.last_error().is_none());
+    let error = health.flush(Duration::ZERO).expect_err("is closed");
+    assert_eq!(error.kind(), ErrorKind::NotOpen);
+}
