@@ -224,6 +224,9 @@ impl Store for ScriptedStore {
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let mut content = self.available()?;
         content.note_writes("send", groups);
+        if let Some(kind) = content.fails_writes.filter(|kind| !kind.is_refusal()) {
+            return Err(Error::new(kind, "send writes"));
+        }
         for group in groups {
             // Unanswered, so a refusal is not seen.
             drop(content.apply(group));

@@ -11,5 +11,6 @@ mod panics;
 mod reads;
 mod refusal;
 mod restore;
+mod resync;
 mod semantics;
 mod waits;

@@ -268,3 +268,20 @@ fn pending_value_stays_in_memory() {
     bench.run(crate::persistence::schedule::TICK * 2);
     assert_eq!(bench.worker.cached_bytes(), value.len());
 }
+
+#[test]
+fn only_timeout_splits_read() {
+    let mut content = commands(1..=3);
+    content.refuses_reads = Some(ErrorKind::Misconf);
+    let content = std::sync::Arc::new(std::sync::Mutex::new(content));
+    let mut bench = Bench::closed(&small_cache(), content);
+    bench
+        .persistence
+        .open("device", "broker")
+        .expect_err("cannot be read");
+    assert_eq!(bench.content().reads, 1);
+    let mut bench = opened(commands(1..=3));
+    bench.content().refuses_reads = Some(ErrorKind::Timeout);
+    bench.persistence.get("c-3").expect_err("times out");
+    assert_eq!(bench.trace(), ["read c-3 c-2 c-1"]);
+}

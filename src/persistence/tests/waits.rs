@@ -335,3 +335,23 @@ fn attempts_back_off_to_two_seconds() {
     assert_eq!(times[0], 0);
     assert_eq!(waits, [50, 100, 200, 400, 800, 1_600, 2_000, 2_000]);
 }
+
+#[test]
+fn call_in_outage_makes_no_exchange() {
+    let mut bench = uncached();
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("s-9", &publish(9, 2, b"x"));
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    bench.trace();
+    bench.put("s-10", &publish(10, 2, b"x"));
+    bench.put("c-3", &command(11, 2, b"x"));
+    bench.remove("c-3");
+    assert!(bench.trace().is_empty());
+    // Neither does the call in which the outage begins, after its first failure.
+    let mut bench = uncached();
+    bench.content().fails_writes = Some(ErrorKind::Connection);
+    bench.trace();
+    bench.persistence.clear().expect("kept in memory");
+    assert_eq!(bench.trace(), ["send -c-1 -c-2"]);
+}

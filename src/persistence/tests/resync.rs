@@ -1,0 +1,379 @@
+//! What is compared, repaired and reported when a store comes back.
+
+use std::time::Duration;
+
+use paho_mqtt::ClientPersistence;
+
+use super::bench::{Bench, command, publish, pubrel, queued};
+use crate::{
+    error::ErrorKind,
+    persistence::simulated::Settings,
+    store::{Durability, StoreEvent},
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn bench(cache_limit: usize, records: &[(&str, Vec<u8>)]) -> Bench {
+    let settings = Settings {
+        cache_limit,
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(&settings, records);
+    bench.persistence.keys().expect("listed");
+    bench
+}
+
+/// Interrupts the connection, and changes the store in the meantime.
+fn interrupt(bench: &mut Bench, change: impl FnOnce(&mut Bench)) {
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.run(2 * SECOND);
+    assert!(!bench.is_up());
+    change(bench);
+    bench.content().is_down = None;
+    bench.trace();
+    bench.run(5 * SECOND);
+    assert!(bench.is_up(), "{:?}", bench.events().last());
+}
+
+fn lost(bench: &Bench) -> Vec<String> {
+    let lost = |event: &StoreEvent| match event {
+        StoreEvent::RecordLost { key } => Some(key.clone()),
+        StoreEvent::Lost { records } => Some(records.to_string()),
+        _ => None,
+    };
+    bench.events().iter().filter_map(lost).collect()
+}
+
+fn foreign(bench: &Bench) -> Vec<(usize, bool)> {
+    let foreign = |event: &StoreEvent| match event {
+        StoreEvent::ForeignRecords { records, removed } => Some((*records, *removed)),
+        _ => None,
+    };
+    bench.events().iter().filter_map(foreign).collect()
+}
+
+#[test]
+fn records_evicted_in_same_store_are_written_again() {
+    let records = [("s-1", publish(1, 2, b"x")), ("s-2", publish(2, 2, b"y"))];
+    let mut bench = bench(usize::MAX, &records);
+    interrupt(&mut bench, |bench| {
+        bench.content().records.remove("s-1");
+    });
+    assert_eq!(bench.stored()["s-1"], publish(1, 2, b"x"));
+    let writes: Vec<String> = bench
+        .trace()
+        .into_iter()
+        .filter(|line| line.contains("s-"))
+        .collect();
+    assert_eq!(writes, ["rewrite s-1"]);
+    assert!(lost(&bench).is_empty());
+    let rewritten = |event: &StoreEvent| matches!(event, StoreEvent::Up { rewritten: 1, .. });
+    assert!(bench.events().iter().any(rewritten), "{:?}", bench.events());
+}
+
+#[test]
+fn records_evicted_without_copy_are_lost() {
+    let records = [("s-1", publish(1, 2, b"x")), ("s-2", publish(2, 2, b"y"))];
+    let mut bench = bench(0, &records);
+    interrupt(&mut bench, |bench| {
+        bench.content().records.remove("s-1");
+    });
+    assert_eq!(lost(&bench), ["s-1", "1"]);
+    assert_eq!(bench.persistence.keys().expect("listed"), ["s-2"]);
+    assert_eq!(bench.persistence.health().snapshot().lost_records, 1);
+}
+
+#[test]
+fn check_notices_evicted_record() {
+    let bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    bench.content().records.clear();
+    bench.run(3 * SECOND);
+    assert_eq!(lost(&bench), ["s-1", "1"]);
+    let error = bench.persistence.health().last_error().expect("an outage");
+    assert_eq!(error.kind(), ErrorKind::Lost);
+    assert!(
+        error
+            .to_string()
+            .starts_with("cannot find all 1 records, only 0 are left"),
+        "{error}"
+    );
+}
+
+#[test]
+fn check_counts_foreign_records_once() {
+    let bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    bench.content().foreign.push(b"other".to_vec());
+    bench.run(3 * SECOND);
+    assert_eq!(foreign(&bench), [(1, false)]);
+    bench.content().foreign.push(b"another".to_vec());
+    bench.run(3 * SECOND);
+    assert_eq!(foreign(&bench), [(1, false), (1, false)]);
+    assert!(bench.is_up());
+}
+
+#[test]
+fn check_proves_nothing_while_writes_are_pending() {
+    let settings = Settings {
+        durability: Durability::Pipelined,
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(&settings, &[]);
+    bench.content().largest_value = Some(100);
+    bench.put("c-1", &command(1, 1, &[0; 200]));
+    bench.run(10 * SECOND);
+    assert!(bench.is_up());
+    assert!(foreign(&bench).is_empty());
+    let downs = |event: &&StoreEvent| matches!(event, StoreEvent::Down { .. });
+    assert!(
+        bench.events().iter().filter(downs).count() <= 1,
+        "{:?}",
+        bench.events()
+    );
+}
+
+#[test]
+fn unknown_record_in_same_store_stays_and_counts() {
+    let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    for _ in 0..2 {
+        interrupt(&mut bench, |bench| {
+            bench
+                .content()
+                .records
+                .insert("c-9".to_owned(), command(9, 1, b"x"));
+        });
+    }
+    assert_eq!(foreign(&bench), [(1, false), (1, false)]);
+    assert_eq!(bench.stored_keys(), ["c-9", "s-1"]);
+    bench.run(3 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(foreign(&bench).len(), 2);
+}
+
+#[test]
+fn repeated_attempt_reports_unknown_records_once() {
+    let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("c-1", &command(1, 1, b"x"));
+    bench.run(SECOND);
+    {
+        let mut content = bench.content();
+        content
+            .records
+            .insert("c-9".to_owned(), command(9, 1, b"x"));
+        content.is_down = None;
+        content.fails_writes = Some(ErrorKind::Connection);
+    }
+    bench.run(20 * SECOND);
+    assert!(!bench.is_up());
+    assert_eq!(foreign(&bench), [(1, false)]);
+}
+
+#[test]
+fn values_of_other_store_are_compared_in_batches() {
+    let names: Vec<String> = (1..=150).map(|number| format!("s-{number}")).collect();
+    let records: Vec<(&str, Vec<u8>)> = names
+        .iter()
+        .zip(1..)
+        .map(|(name, id)| (&**name, publish(id, 2, b"x")))
+        .collect();
+    let mut bench = bench(0, &records);
+    interrupt(&mut bench, |bench| bench.content().instance_id += 1);
+    let reads: Vec<usize> = bench
+        .trace()
+        .iter()
+        .filter(|line| line.starts_with("read"))
+        .map(|line| line.split(' ').count() - 1)
+        .collect();
+    assert_eq!(reads, [64, 64, 22]);
+    assert!(lost(&bench).is_empty() && foreign(&bench).is_empty());
+    assert_eq!(bench.stored().len(), 150);
+}
+
+#[test]
+fn failed_comparison_starts_over() {
+    let records = [("s-1", publish(1, 2, b"x"))];
+    let bench = bench(0, &records);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.run(2 * SECOND);
+    {
+        let mut content = bench.content();
+        content.is_down = None;
+        content.instance_id += 1;
+        content
+            .records
+            .insert("s-1".to_owned(), publish(1, 2, b"other"));
+        content.refuses_reads = Some(ErrorKind::Misconf);
+    }
+    bench.run(5 * SECOND);
+    assert!(!bench.is_up());
+    bench.content().refuses_reads = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(lost(&bench), ["s-1", "1"]);
+    let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+    assert_eq!(quarantine, [publish(1, 2, b"other")]);
+}
+
+#[test]
+fn quarantine_that_is_refused_leaves_records() {
+    let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    bench.content().refuses_quarantine = Some(ErrorKind::Permission);
+    interrupt(&mut bench, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content
+            .records
+            .insert("c-9".to_owned(), command(9, 1, b"x"));
+    });
+    assert_eq!(bench.stored_keys(), ["c-9", "s-1"]);
+    // Later it is known.
+    interrupt(&mut bench, |bench| bench.content().instance_id += 1);
+    bench.run(3 * SECOND);
+    assert!(bench.is_up());
+    assert!(lost(&bench).is_empty());
+}
+
+#[test]
+fn unknown_record_in_the_way_waits_for_quarantine() {
+    let bench = bench(usize::MAX, &[("s-1", publish(1, 2, b"x"))]);
+    bench.content().refuses_quarantine = Some(ErrorKind::Permission);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.run(2 * SECOND);
+    {
+        let mut content = bench.content();
+        content.is_down = None;
+        content.instance_id += 1;
+        content
+            .records
+            .insert("s-1".to_owned(), publish(1, 2, b"other"));
+    }
+    bench.run(5 * SECOND);
+    assert!(!bench.is_up());
+    assert_eq!(bench.stored()["s-1"], publish(1, 2, b"other"));
+    bench.content().refuses_quarantine = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored()["s-1"], publish(1, 2, b"x"));
+    assert_eq!(bench.content().quarantine.len(), 1);
+}
+
+#[test]
+fn pending_write_wins_over_other_data() {
+    let mut bench = bench(usize::MAX, &[("s-1", publish(1, 2, b"x"))]);
+    bench.remove("c-0");
+    interrupt(&mut bench, |bench| {
+        bench.remove("s-1");
+        bench.put("q-1", &queued(1));
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records.insert("q-1".to_owned(), queued(2));
+    });
+    assert_eq!(bench.stored_keys(), ["q-1"]);
+    assert_eq!(bench.stored()["q-1"], queued(1));
+    let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+    assert_eq!(quarantine, [queued(2)]);
+    assert_eq!(foreign(&bench), [(1, true)]);
+}
+
+#[test]
+fn full_store_gets_removes_before_puts() {
+    let records = [("q-1", queued(1)), ("q-2", queued(2))];
+    let mut bench = bench(usize::MAX, &records);
+    bench.content().is_down = Some(ErrorKind::OutOfMemory);
+    bench.put("q-3", &queued(3));
+    bench.remove("q-1");
+    bench.remove("q-2");
+    bench.content().is_down = None;
+    bench.content().largest_value = Some(0);
+    bench.trace();
+    bench.run(SECOND / 4);
+    let writes: Vec<String> = bench
+        .trace()
+        .into_iter()
+        .filter(|line| line.starts_with("rewrite"))
+        .collect();
+    assert_eq!(writes[..2], ["rewrite -q-1 -q-2", "rewrite q-3"]);
+}
+
+#[test]
+fn refused_batch_is_halved() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    for number in 1..=9 {
+        let length = if number == 2 { 300 } else { 3 };
+        bench.put(
+            &format!("q-{number}"),
+            &command(number, 1, &vec![0; length]),
+        );
+    }
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    bench.content().largest_value = Some(200);
+    bench.trace();
+    bench.run(3 * SECOND);
+    let sizes: Vec<usize> = bench
+        .trace()
+        .iter()
+        .filter(|line| line.starts_with("rewrite"))
+        .map(|line| line.matches("q-").count())
+        .collect();
+    // The second one alone is refused; then batches grow again.
+    assert_eq!(sizes, [9, 4, 2, 1, 2, 1, 1, 2, 4]);
+    assert!(bench.is_up());
+}
+
+#[test]
+fn record_that_breaks_connection_is_tried_three_times() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().breaks_above = Some(200);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("q-1", &command(1, 1, &[0; 300]));
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    bench.trace();
+    bench.run(13 * SECOND / 2);
+    let tries = bench
+        .trace()
+        .iter()
+        .filter(|line| *line == "rewrite q-1")
+        .count();
+    assert_eq!(tries, 3);
+    assert!(bench.is_up());
+}
+
+#[test]
+fn reads_of_relocation_recognize_moved_record() {
+    let records = [("s-7", publish(7, 2, b"unread")), ("sc-7", pubrel(7))];
+    let mut bench = bench(0, &records);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("s-7", &publish(7, 2, b"new"));
+    // The queued move is no loss, and the number is taken.
+    assert!(bench.persistence.contains("s-65535") && bench.persistence.contains("sc-65535"));
+    bench.persistence.get("s-65535").expect_err("not moved yet");
+    bench.put("s-65535", &publish(65_535, 2, b"newer"));
+    bench.content().is_down = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    let stored = bench.stored();
+    assert_eq!(stored["s-7"], publish(7, 2, b"new"));
+    assert_eq!(stored["s-65535"], publish(65_535, 2, b"newer"));
+    assert_eq!(stored["s-65534"], publish(65_534, 2, b"unread"));
+    assert_eq!(stored["sc-65534"], pubrel(65_534));
+    assert!(lost(&bench).is_empty());
+    let keys = bench.persistence.keys().expect("listed");
+    for key in keys {
+        bench.get(&key);
+    }
+}
+
+#[test]
+fn relocation_of_record_that_is_gone_reports_loss() {
+    let mut bench = bench(0, &[("r-7", publish(7, 2, b"unread"))]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("r-7", &publish(7, 2, b"new"));
+    bench.content().records.clear();
+    bench.content().is_down = None;
+    bench.run(5 * SECOND);
+    assert_eq!(lost(&bench), ["r-65535", "1"]);
+    assert_eq!(bench.stored_keys(), ["r-7"]);
+}
