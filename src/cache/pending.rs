@@ -605,4 +605,172 @@ mod tests {
         let all = names(&pending.next_groups(BatchLimits::NONE, |_| false));
         assert_eq!(all, [vec!["c-1", "c-2"], vec!["q-1"]]);
     }
+
+    fn all(pending: &PendingWrites) -> Vec<Vec<String>> {
+        names(&pending.next_groups(BatchLimits::NONE, |_| false))
+    }
+
+    fn totals(records: usize, bytes: usize) -> Totals {
+        Totals { records, bytes }
+    }
+
+    #[test]
+    fn totals_follow_every_state() {
+        let mut pending = PendingWrites::default();
+        pending.record(key("q-1"), Some(10), None, false);
+        pending.record(key("q-2"), Some(5), None, false);
+        pending.record(key("q-3"), None, None, true);
+        assert_eq!(pending.put_totals(), totals(2, 15));
+        assert_eq!(pending.unsent_totals(), totals(3, 15));
+        pending.mark_sent(&[key("q-1")]);
+        assert_eq!(pending.put_totals(), totals(2, 15));
+        assert_eq!(pending.unsent_totals(), totals(2, 5));
+        pending.refuse(&[key("q-1"), key("q-2")]);
+        // What was sent may have been accepted.
+        assert_eq!(pending.refused_totals(), totals(1, 5));
+        assert_eq!(pending.unsent_totals(), totals(1, 0));
+        assert!(pending.has_refused() && !pending.is_settled());
+        pending.record(key("q-2"), Some(7), None, false);
+        assert_eq!(pending.refused_totals(), totals(0, 0));
+        assert_eq!(pending.put_totals(), totals(2, 17));
+        let mut confirmed = Vec::new();
+        pending.confirm(|key| confirmed.push(key.to_string()));
+        assert_eq!(confirmed, ["q-1"]);
+        assert_eq!(pending.put_totals(), totals(1, 7));
+        pending.refuse(&[key("q-2")]);
+        assert!(!pending.is_settled());
+        pending.mark_sent(&[key("q-3")]);
+        pending.confirm(drop);
+        assert!(pending.is_settled() && !pending.is_empty());
+        pending.retry_refused();
+        assert!(!pending.is_settled() && !pending.has_refused());
+        assert_eq!(totals(3, 9).without(totals(1, 4)), totals(2, 5));
+        assert_eq!(totals(1, 4).without(totals(3, 9)), totals(0, 0));
+    }
+
+    #[test]
+    fn unconfirmed_writes_are_the_current_ones() {
+        let mut pending = PendingWrites::default();
+        pending.record(key("q-1"), Some(1), None, false);
+        pending.record(key("q-2"), None, None, true);
+        pending.record(key("q-3"), Some(3), None, false);
+        pending.mark_sent(&[key("q-1"), key("q-2"), key("q-3")]);
+        pending.record(key("q-3"), Some(4), None, false);
+        let unconfirmed: Vec<_> = pending.unconfirmed().collect();
+        assert_eq!(unconfirmed, [(key("q-1"), Some(1)), (key("q-2"), None)]);
+        assert!(pending.contains(key("q-3")) && !pending.contains(key("q-4")));
+    }
+
+    #[test]
+    fn write_that_may_have_arrived_needs_remove() {
+        let mut pending = PendingWrites::default();
+        pending.record(key("q-1"), Some(1), None, false);
+        pending.mark_sent(&[key("q-1")]);
+        pending.mark_unsent();
+        pending.record(key("q-1"), None, None, false);
+        assert_eq!(all(&pending), [["q-1"]]);
+        // A write that has replaced the sent one stays as it is.
+        let mut pending = PendingWrites::default();
+        pending.record(key("q-1"), Some(1), None, false);
+        pending.mark_sent(&[key("q-1")]);
+        pending.record(key("q-1"), Some(2), None, false);
+        pending.mark_sent(&[key("q-1")]);
+        pending.record(key("q-1"), Some(3), None, false);
+        pending.mark_unsent();
+        assert_eq!(pending.unsent_totals(), totals(1, 3));
+    }
+
+    #[test]
+    fn only_due_removes_are_piggybacked() {
+        let mut pending = PendingWrites::default();
+        for name in ["q-1", "q-2", "q-3"] {
+            pending.record(key(name), None, None, true);
+            pending.piggyback(key(name));
+        }
+        pending.record(key("q-4"), Some(1), None, true);
+        pending.piggyback(key("q-4"));
+        pending.piggyback(key("q-5"));
+        // Put again, and removed again without going along.
+        pending.record(key("q-2"), Some(1), None, false);
+        pending.record(key("q-2"), None, None, false);
+        pending.mark_sent(&[key("q-3")]);
+        assert_eq!(pending.take_piggybacked(), [key("q-1")]);
+        assert!(pending.take_piggybacked().is_empty());
+        pending.piggyback(key("q-1"));
+        pending.mark_unsent();
+        assert!(pending.take_piggybacked().is_empty());
+    }
+
+    #[test]
+    fn batch_ends_at_either_limit() {
+        let mut pending = PendingWrites::default();
+        for number in 1..=4 {
+            pending.record(key(&format!("q-{number}")), Some(36), None, false);
+        }
+        let count = |bytes, puts| {
+            pending
+                .next_groups(BatchLimits { bytes, puts }, |_| false)
+                .len()
+        };
+        // 36 bytes and 64 of overhead each.
+        assert_eq!((count(200, 9), count(201, 9), count(300, 9)), (2, 3, 3));
+        assert_eq!((count(1000, 1), count(1000, 3), count(1000, 0)), (1, 3, 0));
+        assert_eq!(count(0, 9), 0);
+        let unblocked = pending.next_groups(BatchLimits::NONE, |blocked| blocked == key("q-2"));
+        assert_eq!(names(&unblocked), [["q-1"], ["q-3"], ["q-4"]]);
+        assert_eq!(pending.unsent_puts().len(), 4);
+    }
+
+    #[test]
+    fn partner_of_refused_write_is_tried_again() {
+        let mut pending = PendingWrites::default();
+        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
+        pending.refuse(&[key("s-7"), key("c-1")]);
+        assert_eq!(pending.refused_totals(), totals(1, 5));
+        assert!(all(&pending).is_empty());
+        assert_eq!(pending.partner(key("c-1")), Some(key("s-7")));
+        // Without its PUBLISH, the remove of the command is taken.
+        pending.record(key("s-7"), None, None, false);
+        assert!(!pending.has_refused());
+        assert_eq!(all(&pending), [["c-1"]]);
+    }
+
+    #[test]
+    fn smallest_refused_message_comes_first() {
+        let mut pending = PendingWrites::default();
+        assert_eq!(pending.smallest_refused(), None);
+        for (name, length) in [("q-1", 30), ("q-2", 10), ("q-3", 20)] {
+            pending.record(key(name), Some(length), None, false);
+            pending.refuse(&[key(name)]);
+        }
+        assert_eq!(pending.smallest_refused(), Some(vec![key("q-2")]));
+        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
+        pending.refuse(&[key("c-1"), key("s-7")]);
+        let mut smallest = pending.smallest_refused().expect("some");
+        smallest.sort_unstable();
+        assert_eq!(smallest, [key("c-1"), key("s-7")]);
+    }
+
+    #[test]
+    fn message_group_is_found_from_each_record() {
+        let mut pending = PendingWrites::default();
+        pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
+        pending.record(key("sc5-7"), None, None, true);
+        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("q-1"), Some(5), None, false);
+        for name in ["s-7", "sc5-7", "c-1"] {
+            let mut group = vec![key("q-1")];
+            pending.message_group(key(name), &mut group);
+            assert_eq!(group.remove(0), key("q-1"));
+            group.sort_unstable();
+            assert_eq!(group, [key("c-1"), key("s-7"), key("sc5-7")], "{name}");
+        }
+        pending.mark_sent(&[key("c-1")]);
+        let mut group = Vec::new();
+        pending.message_group(key("s-7"), &mut group);
+        assert_eq!(group, [key("s-7"), key("sc5-7")]);
+        assert_eq!(pending.partner(key("c-1")), None);
+    }
 }

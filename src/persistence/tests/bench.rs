@@ -68,6 +68,10 @@ pub(super) struct Content {
 pub(super) struct ScriptedStore(Arc<Mutex<Content>>);
 
 impl ScriptedStore {
+    pub(super) fn new(content: &Arc<Mutex<Content>>) -> Self {
+        Self(Arc::clone(content))
+    }
+
     fn available(&self) -> Result<MutexGuard<'_, Content>, Error> {
         let content = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(!content.panics, "the test wants a panic");

@@ -8,7 +8,7 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish};
+use super::bench::{Bench, Content, command, publish, queued};
 use crate::{error::ErrorKind, paho::to_abi, persistence::simulated::Settings};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -236,6 +236,10 @@ fn client_of_same_version_logs_no_mismatch() {
         // After a command, Paho asks for no PUBREL.
         bench.get("c-1");
         assert_eq!(bench.persistence.contains_key("sc5-7"), to_abi(false));
+        bench.remove("c-1");
+        // A queued message may be of another version.
+        bench.put("q-1", &queued(1));
+        bench.remove("q5-1");
         bench.persistence.close().expect("closes");
     });
     assert_logged(&lines, &[]);

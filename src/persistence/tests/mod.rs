@@ -13,4 +13,5 @@ mod refusal;
 mod restore;
 mod resync;
 mod semantics;
+mod threads;
 mod waits;

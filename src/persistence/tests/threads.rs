@@ -1,0 +1,97 @@
+//! A persistence with its real worker and notifier threads.
+
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
+
+use paho_mqtt::ClientPersistence;
+
+use super::bench::{Content, ScriptedStore, command, publish};
+use crate::{
+    error::ErrorKind,
+    persistence::{
+        client_persistence::Persistence, config::PersistenceConfig, observer::StoreObserver,
+    },
+    store::{Durability, StoreEvent},
+};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// Passes events to the test, and panics at the first.
+struct Channel(Mutex<(mpsc::Sender<StoreEvent>, bool)>);
+
+impl StoreObserver for Channel {
+    fn on_event(&self, _: &str, event: &StoreEvent) {
+        let mut state = self
+            .0
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        state.0.send(event.clone()).expect("the test receives");
+        assert!(
+            std::mem::replace(&mut state.1, true),
+            "the test wants a panic"
+        );
+    }
+}
+
+fn threaded() -> (
+    Persistence<ScriptedStore>,
+    Arc<Mutex<Content>>,
+    mpsc::Receiver<StoreEvent>,
+) {
+    let (sender, events) = mpsc::channel();
+    let content = Arc::<Mutex<Content>>::default();
+    let config = PersistenceConfig {
+        durability: Durability::Pipelined,
+        observer: Some(Arc::new(Channel(Mutex::new((sender, false))))),
+        ..PersistenceConfig::default()
+    };
+    let store = ScriptedStore::new(&content);
+    let mut persistence = Persistence::with_config(store, config);
+    persistence.open("device", "broker").expect("opens");
+    (persistence, content, events)
+}
+
+fn wait_for(events: &mpsc::Receiver<StoreEvent>, is_expected: impl Fn(&StoreEvent) -> bool) {
+    while !is_expected(&events.recv_timeout(LIMIT).expect("an event")) {}
+}
+
+#[test]
+fn worker_confirms_and_recovers_by_itself() {
+    let (mut persistence, content, events) = threaded();
+    wait_for(&events, |event| matches!(event, StoreEvent::Opened { .. }));
+    // The panic of the observer ends nothing. The worker confirms the write at the next tick.
+    persistence
+        .put("c-1", vec![&command(1, 1, b"x")])
+        .expect("put");
+    wait_for(
+        &events,
+        |event| matches!(event, StoreEvent::Status(status) if status.unconfirmed_records == 0),
+    );
+    content.lock().expect("no panic").is_down = Some(ErrorKind::Connection);
+    persistence
+        .put("s-1", vec![&publish(1, 2, b"x")])
+        .expect("put");
+    wait_for(&events, |event| matches!(event, StoreEvent::Down { .. }));
+    wait_for(&events, |event| {
+        matches!(event, StoreEvent::StillDown { .. })
+    });
+    content.lock().expect("no panic").is_down = None;
+    wait_for(&events, |event| matches!(event, StoreEvent::Up { .. }));
+    assert!(persistence.health().snapshot().up);
+    persistence.close().expect("closes");
+    wait_for(&events, |event| matches!(event, StoreEvent::Closed));
+    assert_eq!(content.lock().expect("no panic").records.len(), 2);
+    // The next opening has a worker too.
+    persistence.open("device", "broker").expect("opens");
+    persistence.remove("c-0").expect("removed");
+    persistence.remove("s-1").expect("removed");
+    let flushed = persistence.health().flush(LIMIT);
+    flushed.expect("flushes");
+    assert_eq!(content.lock().expect("no panic").records.len(), 1);
+    drop(persistence);
+    wait_for(&events, |event| matches!(event, StoreEvent::Closed));
+    // Both threads have ended with the notifier, which owned the observer.
+    assert!(events.recv_timeout(LIMIT).is_err());
+}
