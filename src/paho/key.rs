@@ -267,6 +267,8 @@ pub(crate) fn with_key_names<T>(keys: &[Key], work: impl FnOnce(&[&str]) -> T) -
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -385,8 +387,8 @@ mod tests {
         let names = [
             "c-1", "c5-1", "c-2", "s-1", "s5-1", "sc-1", "r-1", "q-1", "q5-1",
         ];
-        let hashes: std::collections::BTreeSet<u64> = names.into_iter().map(hash).collect();
-        assert_eq!(hashes.len(), names.len());
+        let different: BTreeSet<u64> = names.into_iter().map(hash).collect();
+        assert_eq!(different.len(), names.len());
         // The names of quarantined records contain it, so it must not change.
         assert_eq!(hash("sc5-7"), 14_985_939_397_624_571_112);
         let mut hasher = KeyHasher::default();

@@ -156,18 +156,18 @@ mod tests {
             last_confirmed: None,
             ..up
         };
-        let nanosecond = Duration::from_nanos(1);
+        let before = |interval: Duration| interval.saturating_sub(Duration::from_nanos(1));
         let half = OUTAGE_STATUS_INTERVAL;
         for (first, then, age, is_due) in [
             (up, up, Duration::MAX, false),
             (up, down, Duration::ZERO, true),
             (down, up, Duration::ZERO, true),
             (up, lost, Duration::ZERO, true),
-            (up, counted, TICK - nanosecond, false),
+            (up, counted, before(TICK), false),
             (up, counted, TICK, true),
-            (up, confirmed, CHECK_INTERVAL - nanosecond, false),
+            (up, confirmed, before(CHECK_INTERVAL), false),
             (up, confirmed, CHECK_INTERVAL, true),
-            (down, down, half - nanosecond, false),
+            (down, down, before(half), false),
             (down, down, half, true),
         ] {
             let mut schedule = Schedule::new(SECOND);

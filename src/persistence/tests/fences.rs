@@ -35,7 +35,7 @@ fn every_256th_send_is_confirmed() {
 #[test]
 fn sends_of_256_kib_are_confirmed() {
     let mut bench = pipelined();
-    let value = command(1, 1, &[0; 64 * 1024 - 22]);
+    let value = command(1, 1, &vec![0; 64 * 1024 - 22]);
     assert_eq!(value.len(), 64 * 1024);
     for number in 1..=9 {
         bench.put(&format!("c-{number}"), &value);
@@ -87,8 +87,11 @@ fn deferred_writes_are_flushed_at_their_limits() {
     assert_eq!(first_flush(&mut bench, 2_000, b"x"), Some(512));
     // 256 KiB, with 7 bytes in front of each payload and a header of 4.
     let mut bench = Bench::new(&Settings::default(), &[]);
-    assert_eq!(first_flush(&mut bench, 2_000, &[0; 32 * 1024 - 9]), Some(8));
-    assert_eq!(publish(1, 1, &[0; 32 * 1024 - 9]).len(), 32 * 1024);
+    assert_eq!(
+        first_flush(&mut bench, 2_000, &vec![0; 32 * 1024 - 9]),
+        Some(8)
+    );
+    assert_eq!(publish(1, 1, &vec![0; 32 * 1024 - 9]).len(), 32 * 1024);
 }
 
 #[test]

@@ -294,14 +294,14 @@ fn close_during_outage_is_logged() {
 
 #[test]
 fn connect_warns_of_store_without_room() {
-    let mut content = Content::default();
-    content.write_error = Some(ErrorKind::OutOfMemory);
+    let content = Content {
+        write_error: Some(ErrorKind::OutOfMemory),
+        ..Content::default()
+    };
     let mut bench = Bench::closed(&Settings::default(), Arc::new(Mutex::new(content)));
     let lines = logged(|| {
-        bench
-            .persistence
-            .connect("device", "tcp://broker")
-            .expect("connects")
+        let connected = bench.persistence.connect("device", "tcp://broker");
+        connected.expect("connects");
     });
     assert_logged(&lines, &["WARN the store takes no writes"]);
     assert_eq!(bench.trace(), ["connect device:broker"]);

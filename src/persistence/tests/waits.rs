@@ -30,7 +30,7 @@ fn uncached() -> Bench {
 fn waited<T>(bench: &mut Bench, call: impl FnOnce(&mut Bench) -> T) -> (T, Duration) {
     let before = bench.now();
     let result = call(bench);
-    let waited = bench.now() - before;
+    let waited = bench.now().saturating_sub(before);
     (result, waited)
 }
 
@@ -231,7 +231,7 @@ fn pending_write_is_confirmed_at_next_tick() {
         (1, 0)
     );
     assert_eq!(snapshot.unconfirmed_bytes, command(1, 1, b"x").len());
-    bench.run(TICK - Duration::from_nanos(1));
+    bench.run(TICK.saturating_sub(Duration::from_nanos(1)));
     assert_eq!(bench.trace(), ["send c-1"]);
     bench.run(Duration::from_nanos(2));
     assert_eq!(bench.trace(), ["confirm"]);
