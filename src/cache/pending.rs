@@ -709,7 +709,14 @@ mod tests {
         }
         let count = |bytes, puts| {
             pending
-                .next_groups(BatchLimits { bytes, puts }, |_| false)
+                .next_groups(
+                    BatchLimits {
+                        bytes,
+                        puts,
+                        smallest_first: false,
+                    },
+                    |_| false,
+                )
                 .len()
         };
         // 36 bytes and 64 of overhead each.

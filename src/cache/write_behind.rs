@@ -153,6 +153,9 @@ impl WriteBehindCache {
         let length = value.len();
         let is_known = self.index.contains(key);
         self.note_removed(key);
+        if self.unmovable.remove(&key) {
+            self.foreign_entries = self.foreign_entries.saturating_sub(1);
+        }
         self.index.put(key, value);
         self.pending
             .record(key, Some(length), partner.or(inherited), is_known);
@@ -420,9 +423,17 @@ impl WriteBehindCache {
         self.pending.is_unsent(key)
     }
 
+    /// Returns true for a record that is not Paho's to overwrite, and that stays in place.
+    pub(crate) fn is_unmovable(&self, key: Key) -> bool {
+        self.unmovable.contains(&key)
+    }
+
     /// Returns true if a live record, a pending write or a relocation uses the key.
     pub(crate) fn is_number_used(&self, key: Key) -> bool {
-        self.index.contains(key) || self.pending.contains(key) || self.relocations.involves(key)
+        self.index.contains(key)
+            || self.pending.contains(key)
+            || self.relocations.involves(key)
+            || self.unmovable.contains(&key)
     }
 
     /// Drops a record that the store lost and of which there is no copy.

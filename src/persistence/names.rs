@@ -55,7 +55,7 @@ impl RecordNames {
     }
 
     /// Gives an unread record the name that it would have in the other MQTT version, which this client
-    /// does not use, and begins to assign numbers for its kind. Returns the new name.
+    /// does not use, and begins to assign numbers for its kind. Returns that name.
     pub(super) fn set_aside(&mut self, stored: Key, cache: &WriteBehindCache) -> Key {
         self.forget(stored);
         let name = stored.other_version();
@@ -63,10 +63,15 @@ impl RecordNames {
         if is_free {
             self.add(name, stored);
         }
-        let same_kind = cache.index.keys().filter(|key| key.kind == stored.kind);
-        let last = same_kind.map(|key| key.number).max().unwrap_or_default();
-        self.last_number(stored.kind).get_or_insert(last);
+        self.renumber(stored.kind, cache);
         name
+    }
+
+    /// Begins to assign numbers for a kind of record.
+    pub(super) fn renumber(&mut self, kind: RecordKind, cache: &WriteBehindCache) {
+        let same_kind = cache.index.keys().filter(|key| key.kind == kind);
+        let last = same_kind.map(|key| key.number).max().unwrap_or_default();
+        self.last_number(kind).get_or_insert(last);
     }
 
     /// Assigns a number behind the last one to a new record of Paho.

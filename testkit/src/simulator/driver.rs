@@ -888,6 +888,7 @@ impl Simulation {
         let mut acts = 0;
         // At least one check of the store, which finds what it has lost.
         let checked = self.clock.now() + Duration::from_secs(3);
+        let mut written = None;
         loop {
             acts += 1;
             if let Acted::Idle(due) = self.machine.act()? {
@@ -898,8 +899,14 @@ impl Simulation {
                     .as_ref()
                     .map_or(0, |process| process.clock.memory().1);
                 let is_written = health.up && pending == 0;
-                if is_written && self.clock.now() >= checked {
-                    break;
+                if !is_written {
+                    written = None;
+                } else if self.clock.now() >= checked {
+                    // The removes follow with the next tick.
+                    let since = *written.get_or_insert(self.clock.now());
+                    if self.clock.now() >= since + Duration::from_millis(300) {
+                        break;
+                    }
                 }
                 let next = due.max(self.clock.now() + Duration::from_millis(1));
                 self.clock.advance_to(next);

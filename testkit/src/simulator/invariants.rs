@@ -12,7 +12,7 @@ use super::{
     exceptions,
     ledger::{Ledger, Message},
     process::{Machine, Stop, UNLIMITED, is_readable},
-    values::{Key, Kind, Value, fingerprint, has_value, message_of, token},
+    values::{Key, Kind, Value, fingerprint, has_value, is_same, message_of, token},
     world::State,
 };
 
@@ -159,6 +159,11 @@ impl Machine {
             .live
             .iter()
             .filter(|(key, value)| !has_value(&state.data.records, **key, value))
+            // After half a restore a record may be stored under another number.
+            .filter(|(key, value)| {
+                let mut stored = state.data.records.iter();
+                !stored.any(|(other, found)| other.kind == key.kind && is_same(**key, found, value))
+            })
             // The call that is being made removes or replaces them.
             .filter(|(key, _)| !self.changing.contains(key))
             .map(|(key, value)| (*key, message_of(*key, value)))
@@ -295,7 +300,11 @@ impl Machine {
         let Some(above) = refusal.above else {
             return Ok(());
         };
-        let since = refusal.since.max(state.in_use_until);
+        let reachable = state
+            .in_use_until
+            .max(state.loading_until)
+            .max(state.down_until);
+        let since = refusal.since.max(reachable);
         if now < since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
             return Ok(());
         }
@@ -448,6 +457,7 @@ impl Machine {
 
     /// Checks after an opening that no two messages have one packet id.
     pub fn check_packet_ids(&mut self) -> Result<(), Stop> {
+        self.clashing.clear();
         let mut users: BTreeMap<u16, (Key, Option<u32>)> = BTreeMap::new();
         let mut clashes = Vec::new();
         for (key, value) in &self.live {
@@ -466,11 +476,14 @@ impl Machine {
             let is_pair = other.0.kind == Kind::SentPublish
                 && key.kind == Kind::SentPublish
                 && (message == other.1 || self.mixes_versions);
+            if is_pair && message != other.1 {
+                self.clashing.insert(id);
+            }
             if !is_pair {
                 clashes.push((id, other, user));
             }
         }
-        self.clashing = clashes.iter().map(|(id, ..)| *id).collect();
+        self.clashing.extend(clashes.iter().map(|(id, ..)| *id));
         let mut state = self.world.lock();
         for (id, first, second) in clashes {
             let messages = [first.1, second.1];

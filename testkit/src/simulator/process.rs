@@ -467,6 +467,7 @@ impl Machine {
         let name = key.to_string();
         self.changing = superseded_by(key);
         self.changing.push(key);
+        self.world.lock().note_put(key, value);
         let put = self.call(
             Limit::Call,
             || format!("put {key} ({} B)", value.len()),

@@ -19,7 +19,7 @@ use super::{
     invariants::Violation,
     ledger::Ledger,
     sabotage::Sabotage,
-    values::{Key, Kind, Value, fingerprint, message_of},
+    values::{Key, Kind, Value, fingerprint, is_same, message_of},
 };
 
 /// Payload of a simulated panic in a store, by which the hook knows that it is no failure.
@@ -309,11 +309,7 @@ impl State {
         for write in group {
             match write {
                 Write::Put(key, value) => {
-                    self.known.insert(fingerprint(*key, value));
-                    // An equal record of another origin is this one.
-                    if let Some(values) = self.kept.get_mut(key) {
-                        values.retain(|kept| kept != value);
-                    }
+                    self.note_put(*key, value);
                     if let Some(message) = message_of(*key, value) {
                         self.ledger.add_copy(message);
                     }
@@ -551,6 +547,14 @@ impl State {
                 }
                 self.keep(key, value);
             }
+        }
+    }
+
+    /// Notes that the program has put a record, which it knows from then on.
+    pub fn note_put(&mut self, key: Key, value: &Value) {
+        self.known.insert(fingerprint(key, value));
+        if let Some(values) = self.kept.get_mut(&key) {
+            values.retain(|kept| !is_same(key, kept, value));
         }
     }
 
