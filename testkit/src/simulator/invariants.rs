@@ -90,7 +90,9 @@ impl Machine {
                 .live
                 .get(&key)
                 .is_none_or(|value| has_value(&state.data.records, key, value));
-            if !is_stored && self.settings.cache_limit < UNLIMITED {
+            // A packet may have been put again before the event is delivered.
+            let is_gone = key.is_queue_record() || !is_stored;
+            if is_gone && self.live.contains_key(&key) && self.settings.cache_limit < UNLIMITED {
                 self.lost_seen += 1;
                 self.excuse_lost(&mut state, key);
             }
@@ -305,6 +307,10 @@ impl Machine {
             .max(state.loading_until)
             .max(state.down_until);
         let since = refusal.since.max(reachable);
+        // A message on which the connection broke three times is set aside, whatever the reason was.
+        if self.before.up && self.before.held_records > 0 && refusal.hangs_up {
+            return Ok(());
+        }
         if now < since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
             return Ok(());
         }
@@ -548,7 +554,10 @@ impl Machine {
             .records
             .iter()
             .find(|(key, value)| {
-                !self.live.contains_key(key) && !state.has_kept(**key) && is_readable(**key, value)
+                !self.live.contains_key(key)
+                    && !state.has_kept(**key)
+                    && !state.unquarantined.contains(key)
+                    && is_readable(**key, value)
             })
             .map(|(key, _)| *key);
         if let Some(key) = extra {

@@ -19,7 +19,7 @@ use paho_mqtt_redis::{
 use super::{
     clock::{Acted, ProcessClock, TOO_MANY_WAITS, VirtualClock},
     sabotage::Sabotage,
-    values::{Key, Kind, Value, has_value},
+    values::{Key, Kind, Value, has_value, is_same},
     world::{SimulatedStore, World},
 };
 
@@ -463,7 +463,14 @@ impl Machine {
 
     /// Puts a value that Paho passes in several buffers.
     pub fn put_buffers(&mut self, key: Key, buffers: &[&[u8]], value: &Value) -> Result<(), Stop> {
-        self.last_lengths.0 = value.len();
+        // A packet that is put again replaces nothing in memory.
+        if !self
+            .live
+            .get(&key)
+            .is_some_and(|live| is_same(key, live, value))
+        {
+            self.last_lengths.0 = value.len();
+        }
         let name = key.to_string();
         self.changing = superseded_by(key);
         self.changing.push(key);
@@ -565,7 +572,7 @@ impl Machine {
             ErrorKind::NotFound => !is_live,
             // The call may have waited while it was found lost.
             ErrorKind::Lost => !has_all_in_memory,
-            _ => is_live && !has_all_in_memory,
+            _ => !has_all_in_memory,
         };
         if !is_allowed {
             state.violate("values_are_true", || {

@@ -345,7 +345,11 @@ pub fn fingerprint(key: Key, value: &[u8]) -> u64 {
     let mix =
         |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     // The middle of a payload repeats one byte, so both ends are enough.
-    let head = &value[..value.len().min(96)];
+    let mut head = value[..value.len().min(96)].to_vec();
+    if let (Kind::SentPublish, Some(first)) = (key.kind, head.first_mut()) {
+        // Without the DUP flag.
+        *first &= !8;
+    }
     let tail = &value[value.len().saturating_sub(32)..];
     for chunk in head.chunks(8).chain(tail.chunks(8)) {
         let mut word = [0; 8];

@@ -5,7 +5,7 @@
 //! `connect` returns.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
     panic::panic_any,
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
@@ -135,6 +135,8 @@ pub struct State {
     listed_losses: u32,
     /// The store differs from what it confirmed, and the program may not know that yet.
     pub is_dirty: bool,
+    /// Keys of records that it refused to quarantine, and that stay in place.
+    pub unquarantined: BTreeSet<Key>,
     /// Fingerprints of the records that the living program has known.
     known: HashSet<u64>,
     /// Records that the living program has never known, and unreadable ones: still there or in quarantine.
@@ -185,6 +187,7 @@ impl World {
             losses: 0,
             listed_losses: 0,
             is_dirty: false,
+            unquarantined: BTreeSet::new(),
             known: HashSet::new(),
             kept: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -300,6 +303,11 @@ impl State {
     fn apply(&mut self, group: &[Write]) -> Result<(), ErrorKind> {
         if let Some(kind) = self.refusal_of(group) {
             self.note(|| format!("  store: refused ({kind}): {}", show_group(group)));
+            let quarantined = group.iter().filter_map(|write| match write {
+                Write::Quarantine(key, _) => Some(*key),
+                _ => None,
+            });
+            self.unquarantined.extend(quarantined);
             return Err(kind);
         }
         let sabotaged = self.sabotage_group(group);
