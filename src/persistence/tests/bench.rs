@@ -2,7 +2,10 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -275,6 +278,8 @@ impl Store for ScriptedStore {
 #[derive(Default)]
 struct BenchClock {
     now: Mutex<Duration>,
+    /// Number of turns of the worker.
+    turns: AtomicUsize,
     worker: Mutex<Option<SimulatedWorker<ScriptedStore>>>,
 }
 
@@ -289,23 +294,34 @@ impl SimulatedClock for BenchClock {
 
     fn wait(&self, until: Duration) {
         let worker = self.worker.lock().expect("no panic").clone();
-        let next = worker.map_or(until, |worker| take_turn(&worker).unwrap_or(Duration::ZERO));
+        let next = worker.map_or(until, |worker| {
+            self.take_turn(&worker).unwrap_or(Duration::ZERO)
+        });
         let mut now = self.now.lock().expect("no panic");
         *now = next.min(until).max(*now);
     }
 }
 
-/// Runs one turn of the worker; returns the time until which it then waits.
-fn take_turn(worker: &SimulatedWorker<ScriptedStore>) -> Option<Duration> {
-    match worker.turn() {
-        Turn::Exchange(mut exchange) => {
-            exchange.perform();
-            exchange.finish();
-            None
+impl BenchClock {
+    /// Counts a turn, so that a worker that never waits fails the test instead of hanging it.
+    fn count_turn(&self) {
+        let turns = self.turns.fetch_add(1, Ordering::Relaxed);
+        assert!(turns < 100_000, "the worker never waits");
+    }
+
+    /// Runs one turn of the worker; returns the time until which it then waits.
+    fn take_turn(&self, worker: &SimulatedWorker<ScriptedStore>) -> Option<Duration> {
+        self.count_turn();
+        match worker.turn() {
+            Turn::Exchange(mut exchange) => {
+                exchange.perform();
+                exchange.finish();
+                None
+            }
+            Turn::Done => None,
+            Turn::Wait(until) => Some(until),
+            Turn::Ended => Some(Duration::MAX),
         }
-        Turn::Done => None,
-        Turn::Wait(until) => Some(until),
-        Turn::Ended => Some(Duration::MAX),
     }
 }
 
@@ -437,7 +453,7 @@ impl Bench {
     pub(super) fn run(&self, time: Duration) {
         let end = self.clock.since_boot() + time;
         while self.clock.since_boot() < end {
-            let next = take_turn(&self.worker).unwrap_or(Duration::ZERO);
+            let next = self.clock.take_turn(&self.worker).unwrap_or(Duration::ZERO);
             let mut now = self.clock.now.lock().expect("no panic");
             *now = next.min(end).max(*now);
         }
@@ -445,6 +461,7 @@ impl Bench {
 
     /// Runs one turn of the worker, with calls before and after its exchange.
     pub(super) fn turn_with(&mut self, mut calls: impl FnMut(&mut Self)) {
+        self.clock.count_turn();
         match self.worker.turn() {
             Turn::Exchange(mut exchange) => {
                 calls(self);
