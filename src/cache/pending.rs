@@ -532,6 +532,7 @@ mod tests {
         pending.record(key("s-7"), None, None, false);
         pending.record(key("s5-7"), Some(5), partner, false);
         pending.set_partner(key("c-1"), key("s5-7"));
+        assert_eq!(pending.partner(key("c-1")), Some(key("s5-7")));
         let mut group = Vec::new();
         pending.message_group(key("c-1"), &mut group);
         group.sort_unstable();

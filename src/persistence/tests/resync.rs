@@ -376,4 +376,74 @@ fn relocation_of_record_that_is_gone_reports_loss() {
     bench.run(5 * SECOND);
     assert_eq!(lost(&bench), ["r-65535", "1"]);
     assert_eq!(bench.stored_keys(), ["r-7"]);
+    // It is noticed in the recovery, not by a later check.
+    let is_down = |event: &&StoreEvent| matches!(event, StoreEvent::Down { .. });
+    assert_eq!(bench.events().iter().filter(is_down).count(), 1);
+}
+
+#[test]
+fn recovery_writes_batches_of_256_kib() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    // With 64 bytes of overhead, 242 of them are just above the limit.
+    let value = command(1, 1, &[0; 1_000]);
+    assert_eq!(value.len(), 1_022);
+    for number in 1..=300 {
+        bench.put(&format!("q-{number}"), &value);
+    }
+    interrupt(&mut bench, |_| ());
+    let sizes: Vec<usize> = bench
+        .trace()
+        .iter()
+        .filter(|line| line.starts_with("rewrite"))
+        .map(|line| line.matches("q-").count())
+        .collect();
+    assert_eq!(sizes, [242, 58]);
+}
+
+#[test]
+fn little_that_calls_add_ends_recovery() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("q-1", &queued(1));
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    bench.trace();
+    let mut is_put = false;
+    while !bench.is_up() {
+        bench.turn_with(|bench| {
+            let is_last_step = bench
+                .content()
+                .trace
+                .last()
+                .is_some_and(|line| line == "check");
+            if is_last_step && !is_put {
+                is_put = true;
+                bench.put("q-2", &queued(2));
+            }
+        });
+    }
+    let trace = bench.trace();
+    assert_eq!(
+        trace[trace.len() - 3..],
+        ["rewrite q-1", "check", "confirm q-2"]
+    );
+    bench.run(SECOND / 10);
+    let rewritten = |event: &StoreEvent| matches!(event, StoreEvent::Up { rewritten: 2, .. });
+    assert!(bench.events().iter().any(rewritten), "{:?}", bench.events());
+}
+
+#[test]
+fn record_relocated_twice_is_lost_once() {
+    let mut bench = bench(0, &[("r-7", publish(7, 2, b"unread"))]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("r-7", &publish(7, 2, b"new"));
+    bench.put("r-65535", &publish(65_535, 2, b"newer"));
+    bench.content().records.clear();
+    bench.content().is_down = None;
+    bench.run(5 * SECOND);
+    assert_eq!(lost(&bench), ["r-65534", "1"]);
+    assert_eq!(bench.stored_keys(), ["r-65535", "r-7"]);
+    let is_down = |event: &&StoreEvent| matches!(event, StoreEvent::Down { .. });
+    assert_eq!(bench.events().iter().filter(is_down).count(), 1);
 }

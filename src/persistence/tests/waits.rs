@@ -7,7 +7,11 @@ use paho_mqtt::ClientPersistence;
 use super::bench::{Bench, command, publish};
 use crate::{
     error::{Error, ErrorKind},
-    persistence::{schedule::TICK, simulated::Settings},
+    persistence::{
+        schedule::{TICK, Wait},
+        shared::WorkerState,
+        simulated::Settings,
+    },
     store::{Durability, StoreEvent},
 };
 
@@ -354,4 +358,79 @@ fn call_in_outage_makes_no_exchange() {
     bench.trace();
     bench.persistence.clear().expect("kept in memory");
     assert_eq!(bench.trace(), ["send -c-1 -c-2"]);
+}
+
+#[test]
+fn call_wakes_worker_that_would_be_late() {
+    let at = 3 * SECOND;
+    let settings = Settings {
+        durability: Durability::Pipelined,
+        ..Settings::default()
+    };
+    // Whether the store is down before the call and in it, what the worker does, and whether the
+    // call writes.
+    for (was_down, is_down, worker, writes, is_woken) in [
+        (
+            false,
+            false,
+            WorkerState::Waiting(Wait::Idle(at)),
+            true,
+            true,
+        ),
+        (
+            false,
+            false,
+            WorkerState::Waiting(Wait::Idle(at)),
+            false,
+            false,
+        ),
+        (
+            false,
+            false,
+            WorkerState::Waiting(Wait::Ticking(at)),
+            true,
+            false,
+        ),
+        (
+            false,
+            true,
+            WorkerState::Waiting(Wait::Ticking(at)),
+            true,
+            true,
+        ),
+        (
+            false,
+            true,
+            WorkerState::Waiting(Wait::Idle(at)),
+            true,
+            true,
+        ),
+        (
+            true,
+            true,
+            WorkerState::Waiting(Wait::Backoff(at)),
+            true,
+            false,
+        ),
+        (false, false, WorkerState::Absent, true, false),
+    ] {
+        let mut bench = Bench::new(&settings, &[]);
+        if was_down {
+            bench.content().is_down = Some(ErrorKind::Connection);
+            bench.put("s-9", &publish(9, 2, b"x"));
+        }
+        bench.content().is_down = is_down.then_some(ErrorKind::Connection);
+        bench.persistence.shared().lock().worker = worker;
+        if writes {
+            bench.put("c-1", &command(1, 1, b"x"));
+        } else {
+            bench.persistence.keys().expect("listed");
+        }
+        let expected = if is_woken { WorkerState::Busy } else { worker };
+        assert_eq!(
+            bench.persistence.shared().lock().worker,
+            expected,
+            "{worker:?}"
+        );
+    }
 }
