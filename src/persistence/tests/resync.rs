@@ -338,6 +338,9 @@ fn record_that_breaks_connection_is_tried_three_times() {
         .filter(|line| *line == "rewrite q-1")
         .count();
     assert_eq!(tries, 3);
+    // All in one outage.
+    let is_down = |event: &&StoreEvent| matches!(event, StoreEvent::Down { .. });
+    assert_eq!(bench.events().iter().filter(is_down).count(), 1);
     assert!(bench.is_up());
 }
 
