@@ -45,6 +45,8 @@ pub(super) struct Content {
     pub(super) breaks_prefetch: bool,
     /// Writes and checks fail with this error.
     pub(super) fails_writes: Option<ErrorKind>,
+    /// Recovery's writes of more bytes time out.
+    pub(super) slow_above: Option<usize>,
     /// The next list of keys fails with this error.
     pub(super) fails_list: Option<ErrorKind>,
     /// Number of attempts to connect.
@@ -162,6 +164,15 @@ impl Content {
     }
 }
 
+/// Bytes of the values in these groups.
+fn put_bytes(groups: &[Group<'_>]) -> usize {
+    let lengths = groups.iter().copied().flatten().map(|change| match change {
+        Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
+        Change::Remove { .. } => 0,
+    });
+    lengths.sum()
+}
+
 impl Store for ScriptedStore {
     const NAME: &'static str = "scripted";
 
@@ -244,11 +255,7 @@ impl Store for ScriptedStore {
     fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
         let mut content = self.available()?;
         content.note_writes("confirm", groups);
-        let puts = groups.iter().copied().flatten().map(|change| match change {
-            Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
-            Change::Remove { .. } => 0,
-        });
-        content.largest_confirm = content.largest_confirm.max(puts.sum());
+        content.largest_confirm = content.largest_confirm.max(put_bytes(groups));
         let is_missing =
             |sent: &Sent<'_>| content.records.get(sent.key).map(Vec::len) != sent.length;
         let is_unconfirmed = sent.iter().any(is_missing);
@@ -263,6 +270,12 @@ impl Store for ScriptedStore {
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let mut content = self.available()?;
         content.note_writes("rewrite", groups);
+        if content
+            .slow_above
+            .is_some_and(|limit| put_bytes(groups) > limit)
+        {
+            return Err(Error::new(ErrorKind::Timeout, "repeat writes"));
+        }
         let results: Vec<_> = groups.iter().map(|group| content.apply(group)).collect();
         results.into_iter().collect()
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, command, publish, pubrel, queued};
+use super::bench::{Bench, Content, command, publish, pubrel, queued};
 use crate::{
     error::ErrorKind,
     persistence::simulated::Settings,
@@ -449,4 +449,41 @@ fn record_relocated_twice_is_lost_once() {
     assert_eq!(bench.stored_keys(), ["r-65535", "r-7"]);
     let is_down = |event: &&StoreEvent| matches!(event, StoreEvent::Down { .. });
     assert_eq!(bench.events().iter().filter(is_down).count(), 1);
+}
+
+#[test]
+fn batch_that_times_out_is_halved_in_bytes() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    for number in 1..=60 {
+        bench.put(&format!("q-{number}"), &command(1, 1, &[0; 10_000]));
+    }
+    bench.content().slow_above = Some(100_000);
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    bench.trace();
+    bench.run(20 * SECOND);
+    assert!(bench.is_up());
+    let sizes: Vec<usize> = bench
+        .trace()
+        .iter()
+        .filter(|line| line.starts_with("rewrite"))
+        .map(|line| line.matches("q-").count())
+        .collect();
+    // 256 KiB, then 128, then 64.
+    assert_eq!(sizes, [26, 13, 6, 7, 7, 7, 7, 7, 7, 7, 5]);
+    assert_eq!(bench.stored().len(), 60);
+}
+
+#[test]
+fn own_leftovers_in_same_store_are_not_foreign() {
+    // A record that the quarantine refused, and one that is removed meanwhile.
+    let mut content = Content::new(&[("s-1", b"unreadable".to_vec()), ("q-1", queued(1))]);
+    content.refuses_quarantine = Some(ErrorKind::Permission);
+    let mut bench = Bench::with_content(&Settings::default(), content);
+    interrupt(&mut bench, |bench| bench.remove("q-1"));
+    bench.run(3 * SECOND);
+    assert!(bench.is_up());
+    assert!(foreign(&bench).is_empty() && lost(&bench).is_empty());
+    assert_eq!(bench.stored_keys(), ["s-1"]);
 }
