@@ -1,20 +1,22 @@
 //! Recovery with a store that fails on demand: relocations, and the error of a close.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     mem,
     sync::{Arc, Mutex, mpsc},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use paho_mqtt::ClientPersistence;
 
+use super::Recovery;
 use crate::{
+    cache::{WriteBehindCache, load_records},
     error::{Error, ErrorKind},
     persistence::{
         client_persistence::Persistence, config::PersistenceConfig, observer::StoreObserver,
     },
-    store::{Change, Connected, Group, MemoryStore, Sent, Store, StoreEvent},
+    store::{Change, Connected, Durability, Group, MemoryStore, Sent, Store, StoreEvent},
 };
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -419,4 +421,27 @@ fn blocked_observer_holds_up_no_recovery() {
     faults.lock().expect("no panic").condition = Condition::Available;
     persistence.health().flush(LIMIT).expect("recovers");
     drop(release);
+}
+
+#[test]
+fn jitter_adds_up_to_a_quarter_of_backoff() {
+    let mut store = MemoryStore::default();
+    store.connect("device:broker").expect("connects");
+    let loaded = load_records(&mut store, 0).expect("loads");
+    let mut cache = WriteBehindCache::new(
+        loaded.index,
+        (0, HashSet::new()),
+        Durability::default(),
+        SystemTime::UNIX_EPOCH,
+    );
+    let now = Duration::from_secs(1);
+    let error = Arc::new(Error::new(ErrorKind::Connection, "reach the store"));
+    let mut dues = Vec::new();
+    for random in [0, 128, 255] {
+        let mut recovery = Recovery::new(ErrorKind::Connection, now);
+        assert_eq!(recovery.due, now);
+        recovery.note_failure(&mut cache, None, &error, (now, random));
+        dues.push(recovery.due.saturating_sub(now).as_micros());
+    }
+    assert_eq!(dues, [50_000, 56_250, 62_451]);
 }

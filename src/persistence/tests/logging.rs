@@ -130,7 +130,10 @@ fn outage_is_logged_once_per_reason() {
             "INFO scripted is available again and has confirmed all pending writes",
         ],
     );
-    assert!(lines[2].contains("rewritten=1"), "{lines:#?}");
+    assert!(
+        lines[2].contains("outage_seconds=7.15 rewritten=1"),
+        "{lines:#?}"
+    );
 }
 
 #[test]

@@ -494,10 +494,15 @@ fn numbers_go_on_from_one_behind_last() {
     ];
     let mut bench = bench(&last);
     keys(&mut bench);
+    let v5 = [&command(5, 1, b"e")[..], b"\0"].concat();
+    bench.put("c5-1", &v5);
     bench.put("c-999999", &command(3, 1, b"c"));
-    bench.put("c-2", &command(4, 1, b"d"));
-    assert_eq!(bench.stored()["c-1"], command(3, 1, b"c"));
-    assert_eq!(bench.stored()["c-2"], command(4, 1, b"d"));
-    assert_eq!(bench.stored()["c-999999"], command(2, 1, b"b"));
+    bench.put("c-3", &command(4, 1, b"d"));
+    let stored = bench.stored();
+    // A number is free if neither version uses it.
+    assert_eq!(stored["c5-1"], v5);
+    assert_eq!(stored["c-2"], command(3, 1, b"c"));
+    assert_eq!(stored["c-3"], command(4, 1, b"d"));
+    assert_eq!(stored["c-999999"], command(2, 1, b"b"));
     assert_eq!(bench.get("c-999999"), command(3, 1, b"c"));
 }
