@@ -112,3 +112,27 @@ impl RecordNames {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::parse(name).expect("a key")
+    }
+
+    #[test]
+    fn forgotten_name_leaves_nothing() {
+        let mut names = RecordNames::default();
+        names.add(key("c-1"), key("c-9"));
+        assert_eq!(names.stored_key(key("c-1")), Some(key("c-9")));
+        assert_eq!(names.name(key("c-9")), key("c-1"));
+        // The record that is stored there has another name.
+        assert_eq!(names.stored_key(key("c-9")), None);
+        names.forget(key("c-9"));
+        names.forget(key("c-9"));
+        assert_eq!(names.stored_key(key("c-1")), Some(key("c-1")));
+        assert_eq!(names.stored_key(key("c-9")), Some(key("c-9")));
+        assert!(names.stored.is_empty() && names.names.is_empty());
+    }
+}
