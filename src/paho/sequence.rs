@@ -56,6 +56,7 @@ mod tests {
             (&[0, 999_999], Some(1)),
             (&[0, 1, 2, 999_998, 999_999], Some(3)),
             (&[5, 999_000], Some(1)),
+            (&[0, 500_000], None),
         ] {
             assert_eq!(wrap_position(numbers), first, "{numbers:?}");
         }
