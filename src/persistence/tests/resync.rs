@@ -487,3 +487,13 @@ fn own_leftovers_in_same_store_are_not_foreign() {
     assert!(foreign(&bench).is_empty() && lost(&bench).is_empty());
     assert_eq!(bench.stored_keys(), ["s-1"]);
 }
+
+#[test]
+fn foreign_entries_are_still_known_after_comparison() {
+    let mut content = Content::new(&[("q-1", queued(1))]);
+    content.foreign = vec![b"other".to_vec()];
+    let mut bench = Bench::with_content(&Settings::default(), content);
+    interrupt(&mut bench, |bench| bench.content().instance_id += 1);
+    bench.run(3 * SECOND);
+    assert!(bench.is_up() && foreign(&bench).is_empty());
+}
