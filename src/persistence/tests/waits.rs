@@ -257,7 +257,7 @@ fn idle_store_is_checked_each_second() {
 }
 
 #[test]
-fn status_tells_what_is_held() {
+fn status_shows_what_is_held() {
     let settings = Settings {
         buffer_warn_bytes: 60,
         ..Settings::default()
