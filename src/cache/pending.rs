@@ -7,9 +7,9 @@ use crate::paho::{Key, KeyMap};
 /// The latest unconfirmed write per record.
 ///
 /// A write is *unsent*, then *sent*, and removed once the store has confirmed it. One that the store
-/// refuses, although it takes others, is *refused* until it is tried again. Lists other than `writes`
-/// hold a key with its sequence number; if a later call has replaced the write, the numbers differ
-/// and the list entry is stale. So no list needs to be searched when a record changes.
+/// refuses, although it takes others, is *refused* until it is tried again. `piggybacked` and
+/// `unconfirmed` hold a key with its sequence number; if a later call has replaced the write, the
+/// numbers differ and the list entry is stale. So no list needs to be searched when a record changes.
 #[derive(Default)]
 pub(crate) struct PendingWrites {
     writes: KeyMap<PendingWrite>,

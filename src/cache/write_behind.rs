@@ -325,14 +325,6 @@ impl WriteBehindCache {
             Ok(()) => {
                 self.pending.mark_sent(&group);
                 self.mark_confirmed(access.clock);
-                // What this message replaces had to stay until now.
-                if !self.has_refused() {
-                    for key in std::mem::take(&mut self.stale) {
-                        if !self.index.contains(key) {
-                            self.pending.record(key, None, None, true);
-                        }
-                    }
-                }
                 true
             }
             Err(error) if error.kind().is_refusal() => {
@@ -346,19 +338,35 @@ impl WriteBehindCache {
         }
     }
 
+    /// Removes stale records that had to stay until what replaces them was written.
+    fn release_stale(&mut self) {
+        if self.stale.is_empty() || !self.pending.is_sent_up_to(self.replaces_stale) {
+            return;
+        }
+        for key in std::mem::take(&mut self.stale) {
+            if !self.index.contains(key) {
+                self.pending.record(key, None, None, true);
+            }
+        }
+    }
+
     /// Checks that an idle store takes writes and still has all records.
     pub(crate) fn check<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        self.release_stale();
         let Some(store) = access.writer() else {
             return;
         };
         let expected = self.index.len().saturating_add(self.foreign_entries);
+        let refused = self.pending.refused_totals().records;
         match store.check() {
-            // The store may or may not have applied pending writes, so a count proves nothing.
-            Ok(_) if !self.pending.is_empty() => {}
-            Ok(count) if count < expected => {
+            // The store may or may not have applied unconfirmed writes, so a count proves nothing.
+            Ok(_) if self.has_unsettled() => {}
+            // Refused puts may be missing.
+            Ok(count) if count < expected.saturating_sub(refused) => {
                 let attempt = format!("find all {expected} records, only {count} are left");
                 self.note_failure(access, Error::new(ErrorKind::Lost, attempt));
             }
+            Ok(_) if refused > 0 => self.last_confirmed = access.clock.time(),
             Ok(count) => {
                 let added = count.saturating_sub(expected);
                 self.foreign_entries = self.foreign_entries.saturating_add(added);

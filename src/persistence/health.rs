@@ -80,13 +80,14 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
         loop {
             let pending = state.lifecycle.call(self.clock(), |records, access| {
                 records.cache.flush(access);
-                while records.cache.retry_refused(access) {}
+                let was_taken = records.cache.retry_refused(access);
                 // The store may have lost records that it confirmed earlier.
                 records.cache.check(access);
                 let refusal = records.cache.refusal().cloned();
-                (records.cache.has_pending(), refusal)
+                (records.cache.has_pending(), refusal, was_taken)
             });
-            let Some((has_pending, refusal)) = pending else {
+            self.wake_worker(&mut state);
+            let Some((has_pending, refusal, was_taken)) = pending else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
             let outage = state.lifecycle.outage();
@@ -107,7 +108,12 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
                     },
                 });
             }
-            self.wake_worker(&mut state);
+            if was_taken && self.clock().since_boot() < until {
+                // Calls may go on between two refused messages.
+                drop(state);
+                state = self.lock();
+                continue;
+            }
             (state, is_late) = self.wait_until(state, until);
         }
     }

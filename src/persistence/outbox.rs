@@ -59,6 +59,13 @@ fn push(queue: &mut Vec<StoreEvent>, event: StoreEvent) {
         *last_records = last_records.saturating_add(*records);
         return;
     }
+    // The last one has the totals.
+    if let (StoreEvent::Refused { .. }, Some(last @ StoreEvent::Refused { .. })) =
+        (&event, queue.last_mut())
+    {
+        *last = event;
+        return;
+    }
     // A later event of these kinds brings the same again; any other one must not be dropped.
     let is_repeated = matches!(
         event,

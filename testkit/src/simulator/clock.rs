@@ -164,7 +164,7 @@ impl ProcessClock {
     /// Notes that a call begins.
     pub fn begin_call(&self) {
         self.waits.store(0, Ordering::Relaxed);
-        drop(self.take_seen());
+        let _ = self.take_seen();
     }
 
     /// Takes the health before the worker acted last, if it did so while a call waited.

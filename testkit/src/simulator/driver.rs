@@ -214,6 +214,7 @@ impl Simulation {
     }
 
     /// Handles a death in a step. Returns false if an invariant does not hold.
+    #[allow(clippy::needless_pass_by_value)]
     fn end_step(&mut self, done: Result<(), Stop>) -> bool {
         match done {
             Ok(()) => {}

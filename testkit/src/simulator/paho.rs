@@ -434,6 +434,7 @@ impl Paho {
         self.send(machine, broker, Packet::Publish { publish, is_dup });
     }
 
+    #[allow(clippy::unused_self)]
     fn send(&self, machine: &Machine, broker: &mut Broker, packet: Packet) {
         machine
             .world
@@ -547,7 +548,7 @@ impl Paho {
         match packet {
             Packet::Publish { publish, .. } => self.receive_publish(machine, broker, publish)?,
             Packet::Puback(id) => {
-                self.complete(machine, id, |outbound| outbound.publish.qos == 1)?
+                self.complete(machine, id, |outbound| outbound.publish.qos == 1)?;
             }
             Packet::Pubcomp(id) => self.complete(machine, id, |outbound| outbound.is_released)?,
             Packet::Pubrec(id) => {

@@ -357,6 +357,7 @@ impl Machine {
         Ok(true)
     }
 
+    #[allow(clippy::unused_self)]
     fn world_is_right(&self, is_right: bool) -> Result<(), Stop> {
         if is_right {
             Ok(())
@@ -570,8 +571,7 @@ impl Machine {
         let has_all_in_memory = self.settings.cache_limit >= UNLIMITED;
         let is_allowed = match kind {
             ErrorKind::NotFound => !is_live,
-            // The call may have waited while it was found lost.
-            ErrorKind::Lost => !has_all_in_memory,
+            // The call may have waited while the record was found lost.
             _ => !has_all_in_memory,
         };
         if !is_allowed {

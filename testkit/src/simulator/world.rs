@@ -250,17 +250,6 @@ impl State {
         self.clock.now()
     }
 
-    /// Returns true if no fault is in effect, so that everything works.
-    pub fn is_well(&self) -> bool {
-        let now = self.now();
-        self.refusal().is_none()
-            && now >= self.down_until
-            && now >= self.loading_until
-            && now >= self.stalled_until
-            && now >= self.in_use_until
-            && self.blow.is_none()
-    }
-
     /// Ends every fault.
     pub fn heal(&mut self) {
         self.refusal = None;
