@@ -23,6 +23,8 @@ use crate::{
     store::{Change, Connected, Group, Sent, Store, StoreEvent},
 };
 
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
 /// The content and the faults of a [`ScriptedStore`].
 #[derive(Default)]
 pub(super) struct Content {
@@ -470,6 +472,23 @@ impl Bench {
             let mut now = self.clock.now.lock().expect("no panic");
             *now = next.min(end).max(*now);
         }
+    }
+
+    /// Makes the store fail, changes it while it is away, and brings it back.
+    pub(super) fn replace_data(&mut self, kind: ErrorKind, change: impl FnOnce(&mut Self)) {
+        self.content().is_down = Some(kind);
+        self.run(2 * SECOND);
+        assert!(!self.is_up());
+        change(self);
+        self.content().is_down = None;
+        self.trace();
+        self.run(5 * SECOND);
+    }
+
+    /// Does the same with a store that can be recovered.
+    pub(super) fn interrupt(&mut self, kind: ErrorKind, change: impl FnOnce(&mut Self)) {
+        self.replace_data(kind, change);
+        assert!(self.is_up(), "{:?}", self.events().last());
     }
 
     /// Runs one turn of the worker, with calls before and after its exchange.

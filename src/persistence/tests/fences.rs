@@ -1,4 +1,4 @@
-//! When what was sent or deferred is confirmed.
+//! Fences, which confirm sent and deferred writes.
 
 use super::bench::{Bench, command, publish};
 use crate::{error::ErrorKind, persistence::simulated::Settings, store::Durability};

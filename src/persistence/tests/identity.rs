@@ -1,22 +1,7 @@
 //! A store that comes back with other data.
 
-use std::time::Duration;
-
-use super::bench::{Bench, command, publish};
+use super::bench::{Bench, SECOND, command, publish};
 use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
-
-const SECOND: Duration = Duration::from_secs(1);
-
-/// Interrupts the store, and changes it while it is away.
-fn interrupt(bench: &mut Bench, kind: ErrorKind, change: impl FnOnce(&mut Bench)) {
-    bench.content().is_down = Some(kind);
-    bench.run(2 * SECOND);
-    assert!(!bench.is_up());
-    change(bench);
-    bench.content().is_down = None;
-    bench.run(5 * SECOND);
-    assert!(bench.is_up(), "{:?}", bench.events().last());
-}
 
 fn quarantined_values(bench: &Bench) -> Vec<Vec<u8>> {
     let content = bench.content();
@@ -29,7 +14,7 @@ fn quarantined_values(bench: &Bench) -> Vec<Vec<u8>> {
 fn records_mounted_late_are_quarantined() {
     let mut bench = Bench::new(&Settings::default(), &[]);
     let old: Vec<Vec<u8>> = (0..5).map(|number| command(9, 1, &[number])).collect();
-    interrupt(&mut bench, ErrorKind::Connection, |bench| {
+    bench.interrupt(ErrorKind::Connection, |bench| {
         let mut content = bench.content();
         content.instance_id += 1;
         for (number, value) in old.iter().enumerate() {
@@ -64,7 +49,7 @@ fn unknown_value_under_live_key_is_quarantined() {
         let theirs = command(1, 1, b"theirs");
         bench.put("c-1", &ours);
         bench.put("c-2", &ours);
-        interrupt(&mut bench, ErrorKind::Connection, |bench| {
+        bench.interrupt(ErrorKind::Connection, |bench| {
             bench.put("c-1", &ours);
             let mut content = bench.content();
             content.instance_id += 1;
@@ -86,7 +71,7 @@ fn own_removed_record_is_not_quarantined() {
     bench.remove("s-1");
     bench.run(SECOND);
     assert!(bench.stored_keys().is_empty());
-    interrupt(&mut bench, ErrorKind::Connection, |bench| {
+    bench.interrupt(ErrorKind::Connection, |bench| {
         let mut content = bench.content();
         content.instance_id += 1;
         content.records = older;
@@ -104,7 +89,7 @@ fn older_data_behind_same_identity_is_replaced() {
         bench.put("c-1", &old);
         let older = bench.stored();
         bench.put("c-1", &new);
-        interrupt(&mut bench, kind, |bench| bench.content().records = older);
+        bench.interrupt(kind, |bench| bench.content().records = older);
         assert_eq!(bench.stored().get("c-1"), Some(&new), "{kind:?}");
     }
 }

@@ -1,17 +1,14 @@
-//! What the log says about a persistence.
+//! The log of a persistence.
 
 use std::{
     io,
     sync::{Arc, Mutex},
-    time::Duration,
 };
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish, queued};
+use super::bench::{Bench, Content, SECOND, command, publish, queued};
 use crate::{error::ErrorKind, paho::to_abi, persistence::simulated::Settings};
-
-const SECOND: Duration = Duration::from_secs(1);
 
 /// Collects what a subscriber writes.
 #[derive(Clone, Default)]

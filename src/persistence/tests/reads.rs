@@ -1,4 +1,4 @@
-//! What is read from the store, in which batches, and what stays in memory.
+//! Reads from the store, their batches, and the values that stay in memory.
 
 use paho_mqtt::ClientPersistence;
 

@@ -1,15 +1,11 @@
 //! A store that refuses one record and takes others.
 
-use std::time::Duration;
-
-use super::bench::{Bench, command};
+use super::bench::{Bench, SECOND, command};
 use crate::{
     error::ErrorKind,
     persistence::simulated::Settings,
     store::{Durability, StoreEvent},
 };
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn small(number: u8) -> Vec<u8> {
     command(number.into(), 1, &[number])

@@ -4,10 +4,9 @@ use std::time::Duration;
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, assert_readable, command, publish, pubrel};
+use super::bench::{Bench, SECOND, assert_readable, command, publish, pubrel};
 use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
 
-const SECOND: Duration = Duration::from_secs(1);
 const SMALL_CACHE: Settings = Settings {
     durability: crate::store::Durability::Confirmed,
     cache_limit: 0,

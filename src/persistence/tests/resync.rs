@@ -1,17 +1,13 @@
-//! What is compared, repaired and reported when a store comes back.
-
-use std::time::Duration;
+//! Comparisons, repairs and reports when a store comes back.
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish, pubrel, queued};
+use super::bench::{Bench, Content, SECOND, command, publish, pubrel, queued};
 use crate::{
     error::ErrorKind,
     persistence::simulated::Settings,
     store::{Durability, StoreEvent},
 };
-
-const SECOND: Duration = Duration::from_secs(1);
 
 fn bench(cache_limit: usize, records: &[(&str, Vec<u8>)]) -> Bench {
     let settings = Settings {
@@ -23,16 +19,12 @@ fn bench(cache_limit: usize, records: &[(&str, Vec<u8>)]) -> Bench {
     bench
 }
 
-/// Interrupts the connection, and changes the store in the meantime.
-fn interrupt(bench: &mut Bench, change: impl FnOnce(&mut Bench)) {
-    bench.content().is_down = Some(ErrorKind::Connection);
-    bench.run(2 * SECOND);
-    assert!(!bench.is_up());
-    change(bench);
-    bench.content().is_down = None;
-    bench.trace();
-    bench.run(5 * SECOND);
-    assert!(bench.is_up(), "{:?}", bench.events().last());
+/// Replaces `s-1` by a record of another instance.
+fn put_other_data(bench: &mut Bench) {
+    let mut content = bench.content();
+    content.instance_id += 1;
+    let other = publish(1, 2, b"other");
+    content.records.insert("s-1".to_owned(), other);
 }
 
 fn lost(bench: &Bench) -> Vec<String> {
@@ -56,7 +48,7 @@ fn foreign(bench: &Bench) -> Vec<(usize, bool)> {
 fn records_evicted_in_same_store_are_written_again() {
     let records = [("s-1", publish(1, 2, b"x")), ("s-2", publish(2, 2, b"y"))];
     let mut bench = bench(usize::MAX, &records);
-    interrupt(&mut bench, |bench| {
+    bench.interrupt(ErrorKind::Connection, |bench| {
         bench.content().records.remove("s-1");
     });
     assert_eq!(bench.stored()["s-1"], publish(1, 2, b"x"));
@@ -75,7 +67,7 @@ fn records_evicted_in_same_store_are_written_again() {
 fn records_evicted_without_copy_are_lost() {
     let records = [("s-1", publish(1, 2, b"x")), ("s-2", publish(2, 2, b"y"))];
     let mut bench = bench(0, &records);
-    interrupt(&mut bench, |bench| {
+    bench.interrupt(ErrorKind::Connection, |bench| {
         bench.content().records.remove("s-1");
     });
     assert_eq!(lost(&bench), ["s-1", "1"]);
@@ -135,7 +127,7 @@ fn check_proves_nothing_while_writes_are_pending() {
 fn unknown_record_in_same_store_stays_and_counts() {
     let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
     for _ in 0..2 {
-        interrupt(&mut bench, |bench| {
+        bench.interrupt(ErrorKind::Connection, |bench| {
             bench
                 .content()
                 .records
@@ -177,7 +169,9 @@ fn values_of_other_store_are_compared_in_batches() {
         .map(|(name, id)| (&**name, publish(id, 2, b"x")))
         .collect();
     let mut bench = bench(0, &records);
-    interrupt(&mut bench, |bench| bench.content().instance_id += 1);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        bench.content().instance_id += 1;
+    });
     let reads: Vec<usize> = bench
         .trace()
         .iter()
@@ -192,19 +186,11 @@ fn values_of_other_store_are_compared_in_batches() {
 #[test]
 fn failed_comparison_starts_over() {
     let records = [("s-1", publish(1, 2, b"x"))];
-    let bench = bench(0, &records);
-    bench.content().is_down = Some(ErrorKind::Connection);
-    bench.run(2 * SECOND);
-    {
-        let mut content = bench.content();
-        content.is_down = None;
-        content.instance_id += 1;
-        content
-            .records
-            .insert("s-1".to_owned(), publish(1, 2, b"other"));
-        content.refuses_reads = Some(ErrorKind::Misconf);
-    }
-    bench.run(5 * SECOND);
+    let mut bench = bench(0, &records);
+    bench.replace_data(ErrorKind::Connection, |bench| {
+        put_other_data(bench);
+        bench.content().refuses_reads = Some(ErrorKind::Misconf);
+    });
     assert!(!bench.is_up());
     bench.content().refuses_reads = None;
     bench.run(5 * SECOND);
@@ -218,7 +204,7 @@ fn failed_comparison_starts_over() {
 fn quarantine_that_is_refused_leaves_records() {
     let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
     bench.content().refuses_quarantine = Some(ErrorKind::Permission);
-    interrupt(&mut bench, |bench| {
+    bench.interrupt(ErrorKind::Connection, |bench| {
         let mut content = bench.content();
         content.instance_id += 1;
         content
@@ -227,7 +213,9 @@ fn quarantine_that_is_refused_leaves_records() {
     });
     assert_eq!(bench.stored_keys(), ["c-9", "s-1"]);
     // Later it is known.
-    interrupt(&mut bench, |bench| bench.content().instance_id += 1);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        bench.content().instance_id += 1;
+    });
     bench.run(3 * SECOND);
     assert!(bench.is_up());
     assert!(lost(&bench).is_empty());
@@ -235,19 +223,9 @@ fn quarantine_that_is_refused_leaves_records() {
 
 #[test]
 fn unknown_record_in_the_way_waits_for_quarantine() {
-    let bench = bench(usize::MAX, &[("s-1", publish(1, 2, b"x"))]);
+    let mut bench = bench(usize::MAX, &[("s-1", publish(1, 2, b"x"))]);
     bench.content().refuses_quarantine = Some(ErrorKind::Permission);
-    bench.content().is_down = Some(ErrorKind::Connection);
-    bench.run(2 * SECOND);
-    {
-        let mut content = bench.content();
-        content.is_down = None;
-        content.instance_id += 1;
-        content
-            .records
-            .insert("s-1".to_owned(), publish(1, 2, b"other"));
-    }
-    bench.run(5 * SECOND);
+    bench.replace_data(ErrorKind::Connection, put_other_data);
     assert!(!bench.is_up());
     assert_eq!(bench.stored()["s-1"], publish(1, 2, b"other"));
     bench.content().refuses_quarantine = None;
@@ -261,7 +239,7 @@ fn unknown_record_in_the_way_waits_for_quarantine() {
 fn pending_write_wins_over_other_data() {
     let mut bench = bench(usize::MAX, &[("s-1", publish(1, 2, b"x"))]);
     bench.remove("c-0");
-    interrupt(&mut bench, |bench| {
+    bench.interrupt(ErrorKind::Connection, |bench| {
         bench.remove("s-1");
         bench.put("q-1", &queued(1));
         let mut content = bench.content();
@@ -394,7 +372,7 @@ fn recovery_writes_batches_of_256_kib() {
     for number in 1..=300 {
         bench.put(&format!("q-{number}"), &value);
     }
-    interrupt(&mut bench, |_| ());
+    bench.interrupt(ErrorKind::Connection, |_| ());
     let sizes: Vec<usize> = bench
         .trace()
         .iter()
@@ -481,7 +459,7 @@ fn own_leftovers_in_same_store_are_not_foreign() {
     let mut content = Content::new(&[("s-1", b"unreadable".to_vec()), ("q-1", queued(1))]);
     content.refuses_quarantine = Some(ErrorKind::Permission);
     let mut bench = Bench::with_content(&Settings::default(), content);
-    interrupt(&mut bench, |bench| bench.remove("q-1"));
+    bench.interrupt(ErrorKind::Connection, |bench| bench.remove("q-1"));
     bench.run(3 * SECOND);
     assert!(bench.is_up());
     assert!(foreign(&bench).is_empty() && lost(&bench).is_empty());
@@ -493,7 +471,9 @@ fn foreign_entries_are_still_known_after_comparison() {
     let mut content = Content::new(&[("q-1", queued(1))]);
     content.foreign = vec![b"other".to_vec()];
     let mut bench = Bench::with_content(&Settings::default(), content);
-    interrupt(&mut bench, |bench| bench.content().instance_id += 1);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        bench.content().instance_id += 1;
+    });
     bench.run(3 * SECOND);
     assert!(bench.is_up() && foreign(&bench).is_empty());
 }

@@ -1,10 +1,10 @@
-//! How long calls wait for a store that is away, and what a flush says.
+//! Waits of calls for a store that is away, and the answers of a flush.
 
 use std::time::Duration;
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, command, publish};
+use super::bench::{Bench, SECOND, command, publish};
 use crate::{
     error::{Error, ErrorKind},
     persistence::{
@@ -15,7 +15,6 @@ use crate::{
     store::{Durability, StoreEvent},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
 const CALL_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// A persistence without a cache, over two commands that Paho has listed.
