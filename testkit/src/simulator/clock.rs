@@ -72,7 +72,7 @@ struct Begun {
     is_performed: bool,
 }
 
-/// What one action of the worker was.
+/// The kind of one action of the worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Acted {
     Began,

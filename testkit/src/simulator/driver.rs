@@ -66,7 +66,7 @@ pub struct Simulation {
     /// A program that another one has replaced while it slept.
     sleeper: Option<Process>,
     snapshots: Vec<Snapshot>,
-    /// When each message that is not delivered was accepted.
+    /// The time at which each message was accepted that is not delivered.
     accepted: BTreeMap<u32, Duration>,
     /// The broker cannot be reached before this time.
     unreachable_until: Duration,
@@ -166,7 +166,7 @@ impl Simulation {
             steps.push(number);
             self.totals.steps += 1;
             let done = self.step(number);
-            is_right = self.end_step(done);
+            is_right = self.end_step(&done);
             if !is_right {
                 break;
             }
@@ -174,7 +174,7 @@ impl Simulation {
         if is_right {
             self.note("driver: every fault ends");
             let done = self.finish();
-            let _ = self.end_step(done);
+            let _ = self.end_step(&done);
         }
         self.leave();
         let mut state = self.world.lock();
@@ -214,8 +214,7 @@ impl Simulation {
     }
 
     /// Handles a death in a step. Returns false if an invariant does not hold.
-    #[allow(clippy::needless_pass_by_value)]
-    fn end_step(&mut self, done: Result<(), Stop>) -> bool {
+    fn end_step(&mut self, done: &Result<(), Stop>) -> bool {
         match done {
             Ok(()) => {}
             Err(Stop::Violated) => return false,

@@ -1,4 +1,4 @@
-//! What must hold after each step, and what is allowed after a crash.
+//! The invariants after each step, and the losses that a crash may cause.
 //!
 //! Most checks are made where something changes: in the store when a group is applied, after each call of Paho, at each crash and
 //! opening. Only a few look at everything, every [`FULL_CHECK`] steps.

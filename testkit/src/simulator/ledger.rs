@@ -1,4 +1,4 @@
-//! What became of each published message.
+//! The fate of each published message.
 
 use std::collections::BTreeSet;
 

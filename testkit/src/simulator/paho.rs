@@ -408,7 +408,7 @@ impl Paho {
         })?;
         let Some(publish) = publish.filter(|_| command.publishes) else {
             self.responses.push(command.token);
-            self.send(machine, broker, Packet::Subscribe(command.token));
+            send(machine, broker, Packet::Subscribe(command.token));
             return Ok(true);
         };
         if let Some(message) = command.message
@@ -417,7 +417,7 @@ impl Paho {
             message.is_sent = true;
         }
         if publish.qos == 0 {
-            self.send_publish(machine, broker, publish, false);
+            send_publish(machine, broker, publish, false);
             return Ok(true);
         }
         self.outbound.push(Outbound {
@@ -426,22 +426,8 @@ impl Paho {
             is_released: false,
         });
         put_publish(machine, self.v5, false, &publish)?;
-        self.send_publish(machine, broker, publish, false);
+        send_publish(machine, broker, publish, false);
         Ok(true)
-    }
-
-    fn send_publish(&self, machine: &Machine, broker: &mut Broker, publish: Publish, is_dup: bool) {
-        self.send(machine, broker, Packet::Publish { publish, is_dup });
-    }
-
-    #[allow(clippy::unused_self)]
-    fn send(&self, machine: &Machine, broker: &mut Broker, packet: Packet) {
-        machine
-            .world
-            .note(|| format!("paho: sends {}", show(&packet)));
-        if let Some(connection) = &mut broker.connection {
-            connection.to_broker.push_back(packet);
-        }
     }
 
     /// Connects, and repeats what is in flight. Returns false if the broker cannot be reached.
@@ -479,10 +465,10 @@ impl Paho {
             bytes += publish.payload.len();
             if *is_released {
                 put_pubrel(machine, v5, publish.packet_id)?;
-                self.send(machine, broker, Packet::Pubrel(publish.packet_id));
+                send(machine, broker, Packet::Pubrel(publish.packet_id));
             } else {
                 put_publish(machine, v5, true, &publish)?;
-                self.send_publish(machine, broker, publish, true);
+                send_publish(machine, broker, publish, true);
             }
         }
         let state = machine.world.lock();
@@ -558,7 +544,7 @@ impl Paho {
                     outbound.is_released = true;
                 }
                 put_pubrel(machine, self.v5, id)?;
-                self.send(machine, broker, Packet::Pubrel(id));
+                send(machine, broker, Packet::Pubrel(id));
             }
             Packet::Pubrel(id) => self.release(machine, broker, id)?,
             Packet::Suback(id) => self.responses.retain(|response| *response != id),
@@ -604,7 +590,7 @@ impl Paho {
         if publish.qos < 2 {
             self.deliver(machine, &publish)?;
             if publish.qos == 1 {
-                self.send(machine, broker, Packet::Puback(id));
+                send(machine, broker, Packet::Puback(id));
             }
             return Ok(());
         }
@@ -618,7 +604,7 @@ impl Paho {
             self.deliver(machine, &publish)?;
         }
         self.inbound.insert(id, Inbound { publish, v5 });
-        self.send(machine, broker, Packet::Pubrec(id));
+        send(machine, broker, Packet::Pubrec(id));
         Ok(())
     }
 
@@ -631,7 +617,7 @@ impl Paho {
                 machine.remove(Key::new(Kind::ReceivedPublish, v5, id.into()))?;
             }
         }
-        self.send(machine, broker, Packet::Pubcomp(id));
+        send(machine, broker, Packet::Pubcomp(id));
         Ok(())
     }
 
@@ -714,6 +700,20 @@ fn put_pubrel(machine: &mut Machine, v5: bool, id: u16) -> Result<(), Stop> {
 fn sizes(machine: &Machine) -> (usize, usize) {
     let bytes = machine.live.values().map(|value| value.len()).sum();
     (machine.live.len(), bytes)
+}
+
+fn send_publish(machine: &Machine, broker: &mut Broker, publish: Publish, is_dup: bool) {
+    send(machine, broker, Packet::Publish { publish, is_dup });
+}
+
+/// Sends a packet, if there is a connection.
+fn send(machine: &Machine, broker: &mut Broker, packet: Packet) {
+    machine
+        .world
+        .note(|| format!("paho: sends {}", show(&packet)));
+    if let Some(connection) = &mut broker.connection {
+        connection.to_broker.push_back(packet);
+    }
 }
 
 /// Checks that no exchange was made for each single record.

@@ -336,9 +336,8 @@ impl Machine {
                 let kind = kind_of(error);
                 state.violate("open_succeeds", || format!("open fails: {kind}"));
             }
-            return self
-                .world_is_right(state.violation.is_none())
-                .map(|()| false);
+            drop(state);
+            return self.result().map(|()| false);
         }
         state.read_unread();
         state.opened(|key, value| !is_readable(key, value));
@@ -355,15 +354,6 @@ impl Machine {
         self.before = process.health.snapshot();
         self.observe()?;
         Ok(true)
-    }
-
-    #[allow(clippy::unused_self)]
-    fn world_is_right(&self, is_right: bool) -> Result<(), Stop> {
-        if is_right {
-            Ok(())
-        } else {
-            Err(Stop::Violated)
-        }
     }
 
     /// Closes the records, and returns whether everything has been written.

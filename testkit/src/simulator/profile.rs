@@ -1,4 +1,4 @@
-//! What one seed simulates: the program, the faults, and how often each happens.
+//! The profile of one seed: the program, the faults, and the frequency of each.
 
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ pub struct Profile {
     pub large_share: u32,
     /// Most messages that wait.
     pub max_backlog: usize,
-    /// How many actions the worker makes after each step, at most.
+    /// The most actions that the worker makes after each step.
     pub worker_haste: u32,
     /// QoS of publishes; one is picked.
     pub qos: &'static [u8],

@@ -11,7 +11,7 @@ use super::{
     world::SimulatedPanic,
 };
 
-/// What to simulate.
+/// The orders of one simulation.
 #[derive(Clone, Debug)]
 pub struct Orders {
     pub first_seed: u64,

@@ -121,7 +121,7 @@ pub struct State {
     pub loading_until: Duration,
     pub stalled_until: Duration,
     pub in_use_until: Duration,
-    /// What happens to the operation that comes after this many others.
+    /// The blow to the operation that comes after this many others.
     pub blow: Option<(usize, Blow)>,
 
     /// Sent, and not read by the store yet.
