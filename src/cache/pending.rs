@@ -242,11 +242,8 @@ impl PendingWrites {
         write.filter(|write| write.state != WriteState::Sent)
     }
 
-    /// Returns the deferred puts, oldest first.
+    /// Returns the puts that have not been sent, oldest first.
     pub(crate) fn unsent_puts(&self) -> Vec<Key> {
-        if self.unsent_puts.records == 0 {
-            return Vec::new();
-        }
         let keys = self.unsent.values().copied();
         keys.filter(|key| self.put_length(*key).is_some()).collect()
     }
@@ -295,15 +292,16 @@ impl PendingWrites {
         let mut groups = Vec::new();
         let mut grouped = HashSet::new();
         let mut size = 0_usize;
-        let mut keys: Vec<Key> = self.unsent.values().copied().collect();
+        let mut by_size: Vec<&Key> = Vec::new();
         if limits.smallest_first {
-            let with_partner = |key: &Key| {
-                let partner = self.partner(*key).and_then(|key| self.put_length(key));
-                self.put_length(*key).max(partner)
-            };
-            keys.sort_by_key(with_partner);
+            by_size.extend(self.unsent.values());
+            by_size.sort_by_key(|key| {
+                let partner = self.partner(**key).and_then(|key| self.put_length(key));
+                self.put_length(**key).max(partner)
+            });
         }
-        for key in &keys {
+        let by_age = self.unsent.values().filter(|_| !limits.smallest_first);
+        for key in by_size.into_iter().chain(by_age) {
             let has_all_puts = limits.puts > 0 && groups.len() >= limits.puts;
             if size >= limits.bytes || has_all_puts {
                 break;

@@ -3,7 +3,7 @@
 use super::write::RewriteBatch;
 use crate::paho::{Key, set_record_number};
 
-/// What to do about a record that is to move from one key to another.
+/// The decision about a record that is to move from one key to another.
 pub(crate) enum Relocation {
     /// Write this batch, which moves the record in one step; then it has this value.
     Move { batch: RewriteBatch, value: Vec<u8> },

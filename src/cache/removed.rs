@@ -1,6 +1,11 @@
 //! The records that were removed or replaced lately, recognized by a hash.
 
-use std::collections::{HashMap, VecDeque};
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::BuildHasherDefault,
+};
+
+use crate::paho::KeyHasher;
 
 /// Hashes of records that this process knew and that are gone.
 ///
@@ -9,8 +14,8 @@ use std::collections::{HashMap, VecDeque};
 #[derive(Default)]
 pub(crate) struct RemovedRecords {
     order: VecDeque<u64>,
-    /// How often each hash is in `order`.
-    counts: HashMap<u64, u32>,
+    /// The number of times that each hash is in `order`.
+    counts: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
 }
 
 /// The number of records that are remembered, in up to 300 KB.

@@ -7,7 +7,7 @@ use crate::{
     store::{Change, Group, Sent, Store},
 };
 
-/// How the store acknowledges a write.
+/// The store's acknowledgment of a write.
 #[derive(Clone, Copy)]
 pub(crate) enum WriteAck<'a> {
     /// Not at all; a later fence shows whether it was applied.

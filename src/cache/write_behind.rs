@@ -61,7 +61,7 @@ pub(crate) struct WriteBehindCache {
     pub(super) unmovable: HashSet<Key>,
     /// Relocations that must happen in the store before their keys are written.
     pub(super) relocations: Relocations,
-    /// What this process removed or replaced lately.
+    /// The records that this process removed or replaced lately.
     pub(super) removed: RemovedRecords,
     /// Keys under which the store has older or quarantined records, to be removed once all that
     /// replaces them is written.
@@ -168,13 +168,12 @@ impl WriteBehindCache {
         }
         match ack {
             Ack::Confirmed => self.send_groups(access, &[key], length, true),
+            // During an outage this would search all that is pending, for nothing.
+            Ack::Sent if !access.is_up() => {}
             Ack::Sent => {
                 // With the deferred ones before it: Paho sends what is in flight before what
                 // waits, so a crash would change their order.
-                let keys = match self.pending.unsent_puts() {
-                    keys if keys.len() > 1 => keys,
-                    _ => vec![key],
-                };
+                let keys = self.pending.unsent_puts();
                 self.send_groups(access, &keys, length, false);
             }
             Ack::Deferred => self.flush_if_deferred_full(access),

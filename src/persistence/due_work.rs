@@ -1,4 +1,4 @@
-//! What the worker does under the mutex when it is due, and how long it may wait then.
+//! The work of the worker that needs the mutex, and the wait until more is due.
 
 use std::time::Duration;
 

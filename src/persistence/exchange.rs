@@ -7,7 +7,7 @@ use crate::{
     store::{Connected, Store},
 };
 
-/// What a recovery does next.
+/// A step of a recovery.
 pub(super) enum Step {
     /// Connects to the records of this name.
     Connect(String),
@@ -33,7 +33,7 @@ pub(super) enum Step {
     Check,
 }
 
-/// What the store answered to a step.
+/// The answer of the store to a step.
 pub(super) enum Answer {
     Connected(Connected),
     /// The keys, and the number of foreign entries.

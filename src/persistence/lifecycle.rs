@@ -44,7 +44,7 @@ pub(super) enum Lifecycle<S> {
     Closing,
 }
 
-/// What exists from `open` to `close`, whatever the state of the store.
+/// Everything that exists from `open` to `close`, whatever the state of the store.
 pub(super) struct Opened {
     pub(super) records: CallSemantics,
     /// Name under which the store has the records.
@@ -180,6 +180,16 @@ impl<S: Store> Lifecycle<S> {
 
     /// Begins an outage, or replaces the reason of one in which reads worked so far.
     fn begin_outage(&mut self, error: Arc<Error>, clock: &Clock) {
+        if let Self::Down {
+            opened,
+            outage,
+            recovery,
+            ..
+        } = self
+        {
+            note_failure(opened, outage, recovery, (None, error), clock);
+            return;
+        }
         *self = match mem::replace(self, Self::Closing) {
             Self::Up { store, mut opened } => {
                 let down = StoreEvent::Down {
@@ -194,26 +204,6 @@ impl<S: Store> Lifecycle<S> {
                     opened,
                     outage: Outage::new(error, clock),
                     recovery: Box::new(recovery),
-                }
-            }
-            Self::Down {
-                store,
-                mut opened,
-                mut outage,
-                mut recovery,
-            } => {
-                note_failure(
-                    &mut opened,
-                    &mut outage,
-                    &mut recovery,
-                    (None, error),
-                    clock,
-                );
-                Self::Down {
-                    store,
-                    opened,
-                    outage,
-                    recovery,
                 }
             }
             other => other,

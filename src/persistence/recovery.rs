@@ -308,7 +308,13 @@ impl Recovery {
         self.is_checked = false;
         self.due = now;
         match failed {
-            Some(Step::Write(batch)) if self.narrow_down(batch, error) && is_refusal => return,
+            Some(Step::Write(batch)) => {
+                self.narrow_down(batch, error);
+                // The next batch is another one. Without a put it would be the same.
+                if is_refusal && batch.has_put() {
+                    return;
+                }
+            }
             Some(Step::Quarantine(_)) if is_refusal && self.leave_unknown(cache) => return,
             Some(Step::Check) => self.suspect = None,
             Some(Step::Compare(_)) => self.resync = Resync::Due(ResyncReason::MayBeOther),
@@ -321,9 +327,7 @@ impl Recovery {
     }
 
     /// Halves the batch after a failed write, until a single message is suspected of the failure.
-    ///
-    /// Returns false if the next attempt would write the same.
-    fn narrow_down(&mut self, batch: &RewriteBatch, error: &Arc<Error>) -> bool {
+    fn narrow_down(&mut self, batch: &RewriteBatch, error: &Arc<Error>) {
         if let Some(keys) = batch.only_put() {
             let known = self.suspect.take().filter(|suspect| suspect.keys == keys);
             let broken = known.map_or(0, |suspect| suspect.broken);
@@ -338,7 +342,6 @@ impl Recovery {
         if error.kind() == ErrorKind::Timeout {
             self.limits.bytes = (self.limits.bytes / 2).max(1);
         }
-        batch.has_put()
     }
 
     fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {

@@ -29,7 +29,7 @@ pub(super) struct State<S: Store> {
     pub(super) worker: WorkerState,
 }
 
-/// What the worker is doing; decides if it needs to be woken.
+/// The state of the worker; decides if it needs to be woken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WorkerState {
     /// There is no worker.

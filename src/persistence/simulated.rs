@@ -19,7 +19,7 @@ use crate::{
 /// The options of a simulated persistence.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// What `put` waits for.
+    /// The confirmation that `put` waits for.
     pub durability: Durability,
     /// Maximum size of cached values, in bytes.
     pub cache_limit: usize,
@@ -75,7 +75,7 @@ pub struct SimulatedWorker<S: Store> {
     notifier: Arc<Mutex<Option<Arc<Notifier>>>>,
 }
 
-/// What the worker has done in one turn, or wants to do.
+/// One turn of the worker: done, or to be done by the simulator.
 #[derive(Debug)]
 pub enum Turn<S: Store> {
     /// An exchange with the store. Calls may come before it, and between it and its end.

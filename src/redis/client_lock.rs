@@ -38,7 +38,7 @@ const OBSERVATION_TIME: Duration = Duration::from_millis(1_500);
 ///
 /// A stalled Redis has not read what a peer sent meanwhile. Longer than the backoff of a recovery.
 const MAX_POLL_GAP: Duration = Duration::from_secs(5);
-/// How far the idle time may run ahead of the clock of this machine: Redis counts whole seconds.
+/// The lead that the idle time may have over the clock of this machine: Redis counts whole seconds.
 const IDLE_TOLERANCE: Duration = Duration::from_secs(2);
 /// The address of no client. Killing it shows if the user may kill, also where client ids have 32 bits.
 const NO_ADDRESS: &str = "0.0.0.0:0";
@@ -195,7 +195,7 @@ impl ClientLock {
     }
 }
 
-/// What a connection to the same records means for a new one.
+/// The meaning of a connection to the same records for a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
     /// It is the new one itself.
