@@ -290,9 +290,11 @@ impl Broker {
         for (id, received) in &mut self.received {
             let number = u32::from(*id);
             // Paho removes a PUBREL that it finds without its PUBLISH.
-            let has_session_record = [false, true]
-                .into_iter()
-                .any(|v5| records.contains_key(&Key::new(Kind::SentPublish, v5, number)));
+            let has_session_record = [false, true].into_iter().any(|v5| {
+                let key = Key::new(Kind::SentPublish, v5, number);
+                let stored = records.get(&key);
+                stored.is_some_and(|value| message_of(key, value) == received.message)
+            });
             let has_command = records.iter().any(|(key, value)| {
                 key.kind == Kind::Command
                     && token(value) == Some(*id)

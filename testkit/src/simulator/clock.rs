@@ -11,7 +11,7 @@ use std::{
 use paho_mqtt_redis::simulation::{SimulatedClock, SimulatedExchange, SimulatedWorker, Turn};
 use paho_mqtt_redis::{Health, HealthSnapshot};
 
-use super::world::SimulatedStore;
+use super::store::SimulatedStore;
 
 /// Time of the simulated machine.
 #[derive(Default)]

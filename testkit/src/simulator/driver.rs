@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use paho_mqtt_redis::ErrorKind;
-
 use crate::random::Random;
 
 use super::{
@@ -14,8 +12,8 @@ use super::{
     paho::Paho,
     process::{Machine, Process, Stop, at},
     profile::{Action, Fault, Profile},
-    values::{Key, Kind, Publish, Topic, Value, command, message_of, packet, payload, pubrel},
-    world::{Blow, Fate, Refusal, Snapshot, State, World},
+    values::{Key, Kind, Publish, Topic, command, message_of, payload},
+    world::{Snapshot, World},
 };
 
 /// Counters of a run, to see that it did something.
@@ -57,44 +55,44 @@ pub struct Outcome {
 
 /// One simulation.
 pub struct Simulation {
-    profile: Profile,
-    clock: std::sync::Arc<VirtualClock>,
-    world: World,
-    machine: Machine,
-    broker: Broker,
-    paho: Option<Paho>,
+    pub(super) profile: Profile,
+    pub(super) clock: std::sync::Arc<VirtualClock>,
+    pub(super) world: World,
+    pub(super) machine: Machine,
+    pub(super) broker: Broker,
+    pub(super) paho: Option<Paho>,
     /// A program that another one has replaced while it slept.
-    sleeper: Option<Process>,
-    snapshots: Vec<Snapshot>,
+    pub(super) sleeper: Option<Process>,
+    pub(super) snapshots: Vec<Snapshot>,
     /// The time at which each message was accepted that is not delivered.
-    accepted: BTreeMap<u32, Duration>,
+    pub(super) accepted: BTreeMap<u32, Duration>,
     /// The broker cannot be reached before this time.
-    unreachable_until: Duration,
-    foreign_number: u32,
-    totals: Totals,
+    pub(super) unreachable_until: Duration,
+    pub(super) foreign_number: u32,
+    pub(super) totals: Totals,
 }
 
 /// Numbers that follow from the number of a step.
-struct Choice(Random);
+pub(super) struct Choice(Random);
 
 impl Choice {
-    fn of(number: u32) -> Self {
+    pub(super) fn of(number: u32) -> Self {
         let mut random = Random::of(u64::from(number) << 1 | 1);
         random.draw();
         random.draw();
         Self(random)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         self.0.below(end)
     }
 
-    fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
         self.0.pick(from)
     }
 
     /// Mostly short, sometimes long.
-    fn duration(&mut self, shortest: u64, doublings: usize) -> Duration {
+    pub(super) fn duration(&mut self, shortest: u64, doublings: usize) -> Duration {
         let exponent = self.below(doublings);
         let milliseconds = shortest << exponent;
         Duration::from_millis(
@@ -102,11 +100,6 @@ impl Choice {
         )
     }
 }
-
-/// Virtual time in which everything must be written once all faults have ended.
-const SETTLES_IN: Duration = Duration::from_secs(20);
-/// The longest wait of the persistence between two attempts to write what the store refuses.
-const RETRIES_IN: Duration = Duration::from_secs(11 * 60);
 
 /// Runs a seed for this many steps, or until an invariant does not hold.
 pub fn run(seed: u64, profile: &Profile, steps: usize) -> Outcome {
@@ -137,8 +130,8 @@ impl Simulation {
         let mut broker = Broker::default();
         broker.versions_differ = profile.changes_versions;
         let mut machine = Machine::new(&world, profile.settings);
-        machine.mixes_versions =
-            profile.changes_versions || profile.options.created_v5 != profile.options.connects_v5;
+        machine.mixes_versions = profile.changes_versions
+            || profile.options.versions.created_v5 != profile.options.versions.connects_v5;
         Self {
             machine,
             profile: profile.clone(),
@@ -193,7 +186,7 @@ impl Simulation {
         }
     }
 
-    fn note(&self, line: &str) {
+    pub(super) fn note(&self, line: &str) {
         let now = self.clock.now();
         self.world.note(|| format!("{} {line}", at(now)));
     }
@@ -227,14 +220,14 @@ impl Simulation {
         self.machine.result().is_ok()
     }
 
-    fn bury(&mut self) -> Result<(), Stop> {
+    pub(super) fn bury(&mut self) -> Result<(), Stop> {
         self.paho = None;
         self.disconnect(0);
         self.machine.bury(&mut self.broker)
     }
 
     /// Breaks the connection to the broker, which still receives this share of what was sent.
-    fn disconnect(&mut self, share: usize) {
+    pub(super) fn disconnect(&mut self, share: usize) {
         let Some(connection) = &self.broker.connection else {
             return;
         };
@@ -248,7 +241,7 @@ impl Simulation {
         let Some(number) = self.profile.first_sequence else {
             return;
         };
-        let v5 = self.profile.options.created_v5;
+        let v5 = self.profile.options.versions.created_v5;
         let mut state = self.world.lock();
         let message = state.ledger.publish(1, 8);
         let publish = Publish {
@@ -428,7 +421,7 @@ impl Simulation {
         Ok(())
     }
 
-    fn break_network(&mut self, choice: &mut Choice) -> Result<(), Stop> {
+    pub(super) fn break_network(&mut self, choice: &mut Choice) -> Result<(), Stop> {
         self.note("world: the connection to the broker breaks");
         let share = choice.pick(&[0, 50, 100]);
         self.disconnect(share);
@@ -443,20 +436,22 @@ impl Simulation {
     }
 
     /// Starts the program.
-    fn create(&mut self, choice: &mut Choice) -> Result<(), Stop> {
+    pub(super) fn create(&mut self, choice: &mut Choice) -> Result<(), Stop> {
         let mut options = self.profile.options;
         if self.profile.changes_versions {
             let (created, connects) =
                 choice.pick(&[(true, true), (true, true), (true, false), (false, false)]);
-            (options.created_v5, options.connects_v5) = (created, connects);
+            (options.versions.created_v5, options.versions.connects_v5) = (created, connects);
             if created != connects {
                 self.excuse_versions();
             }
         }
         self.totals.starts += 1;
         self.note("driver: the program starts");
-        self.machine.start();
-        self.paho = Paho::create(&mut self.machine, options)?;
+        let connects = choice.below(3) == 0;
+        if self.machine.start(connects)? {
+            self.paho = Paho::create(&mut self.machine, options)?;
+        }
         if self.paho.is_none() {
             self.end_program()?;
         }
@@ -480,7 +475,7 @@ impl Simulation {
     }
 
     /// Closes the persistence, if it is open, and ends the program.
-    fn end_program(&mut self) -> Result<(), Stop> {
+    pub(super) fn end_program(&mut self) -> Result<(), Stop> {
         if self.machine.is_open {
             let is_written = match self.paho.take() {
                 Some(paho) => paho.destroy(&mut self.machine, &mut self.broker)?,
@@ -503,467 +498,4 @@ impl Simulation {
         }
         self.snapshots.push(snapshot);
     }
-
-    /// Makes one of the faults of this seed happen.
-    fn inject(&mut self, choice: &mut Choice) -> Result<(), Stop> {
-        if self.profile.faults.is_empty() {
-            return Ok(());
-        }
-        self.totals.faults += 1;
-        let fault = choice.pick(&self.profile.faults);
-        self.note(&format!("world: {}", fault.name()));
-        let now = self.clock.now();
-        let until = now + choice.duration(10, 11);
-        match fault {
-            Fault::Refuse => {
-                let kind = choice.pick(&[
-                    ErrorKind::OutOfMemory,
-                    ErrorKind::OutOfMemory,
-                    ErrorKind::Misconf,
-                    ErrorKind::ReadOnly,
-                    ErrorKind::Busy,
-                ]);
-                self.refuse(kind, None, false, until);
-            }
-            Fault::Large => {
-                let above = choice.pick(&[100, 1000, 2000]);
-                let until = now + choice.duration(2000, 5);
-                let hangs_up = choice.below(4) == 0;
-                self.refuse(ErrorKind::OutOfMemory, Some(above), hangs_up, until);
-            }
-            Fault::Connection => {
-                let blow = match choice.below(3) {
-                    0 => Blow::LostAfter,
-                    _ => Blow::LostBefore(choice.pick(&[0, 50, 100])),
-                };
-                self.strike(choice, blow);
-            }
-            Fault::Stall => {
-                if choice.below(2) == 0 {
-                    let fate = choice.pick(&[Fate::Before, Fate::Later, Fate::Never]);
-                    self.strike(choice, Blow::Stall(fate));
-                } else {
-                    self.world.lock().stalled_until = until;
-                }
-            }
-            Fault::Panic => {
-                let blow = choice.pick(&[Blow::PanicBefore, Blow::PanicAfter]);
-                self.strike(choice, blow);
-            }
-            Fault::Down => {
-                let mut state = self.world.lock();
-                state.down_until = until;
-                state.break_connections(choice.pick(&[0, 50, 100]));
-            }
-            Fault::InUse => {
-                let mut state = self.world.lock();
-                state.in_use_until = until;
-                state.break_connections(choice.pick(&[0, 100]));
-            }
-            Fault::Loading => {
-                let data = self.current_data();
-                self.restart(choice, data);
-                self.world.lock().loading_until = until;
-            }
-            Fault::Restart => {
-                let data = self.current_data();
-                self.restart(choice, data);
-            }
-            Fault::Empty => self.restart(choice, Snapshot::default()),
-            Fault::Snapshot => {
-                let data = self.snapshot(choice);
-                self.restart(choice, data);
-            }
-            Fault::Other => {
-                let data = self.other_data(choice);
-                self.restart(choice, data);
-            }
-            Fault::Failover => {
-                let data = self.snapshot(choice);
-                let world = self.world.clone();
-                let mut state = world.lock();
-                state.fail_over();
-                self.load(&mut state, data);
-            }
-            Fault::Evict => {
-                let world = self.world.clone();
-                let mut state = world.lock();
-                state.read_unread();
-                self.load(&mut state, Snapshot::default());
-            }
-            Fault::Foreign => self.add_foreign(choice),
-            Fault::Clock => {
-                let seconds = choice.pick(&[-86_400, -60, -1, 1, 60, 86_400]);
-                self.clock.step_wall_clock(seconds * 1_000_000_000);
-            }
-            Fault::Suspend => self.clock.advance(choice.duration(1000, 12)),
-            Fault::Crash => {
-                if self.machine.process.is_some() {
-                    if choice.below(2) == 0 {
-                        let share = choice.pick(&[0, 50, 100]);
-                        self.strike(choice, Blow::Die(share));
-                    } else {
-                        self.bury()?;
-                    }
-                }
-            }
-            Fault::CrashBoth => {
-                if self.machine.process.is_some() {
-                    self.world.lock().restart(choice.pick(&[0, 50, 100]));
-                    self.bury()?;
-                }
-            }
-            Fault::Close => {
-                if self.paho.is_some() {
-                    self.end_program()?;
-                }
-            }
-            Fault::Sleeper => self.sleep_or_wake(choice)?,
-            Fault::Session => {
-                let mut state = self.world.lock();
-                self.broker.lose_session(&mut state);
-                drop(state);
-                self.break_network(choice)?;
-            }
-            Fault::Network => self.break_network(choice)?,
-        }
-        Ok(())
-    }
-
-    fn refuse(&mut self, kind: ErrorKind, above: Option<usize>, hangs_up: bool, until: Duration) {
-        let since = self.clock.now();
-        let mut state = self.world.lock();
-        // What was sent before is read before.
-        state.read_unread();
-        state.refusal = Some(Refusal {
-            kind,
-            above,
-            hangs_up,
-            since,
-            until,
-        });
-        state.note(|| {
-            format!(
-                "  {:?} until {}",
-                state_refusal(kind, above, hangs_up),
-                at(until)
-            )
-        });
-    }
-
-    fn strike(&mut self, choice: &mut Choice, blow: Blow) {
-        let others = choice.pick(&[0, 0, 1, 2, 5]);
-        let mut state = self.world.lock();
-        state.note(|| format!("  {blow:?} after {others} operations"));
-        state.blow = Some((others, blow));
-    }
-
-    fn current_data(&self) -> Snapshot {
-        self.world.lock().data.clone()
-    }
-
-    fn snapshot(&mut self, choice: &mut Choice) -> Snapshot {
-        if self.snapshots.is_empty() {
-            self.current_data()
-        } else {
-            let chosen = choice.below(self.snapshots.len());
-            self.snapshots[chosen].clone()
-        }
-    }
-
-    /// Restarts the store with these data, or with what it has if they are what it had.
-    fn restart(&mut self, choice: &mut Choice, data: Snapshot) {
-        let share = choice.pick(&[0, 50, 100]);
-        let pause = choice.pick(&[Duration::ZERO, Duration::from_millis(500)]);
-        let world = self.world.clone();
-        let mut state = world.lock();
-        let is_current = data.records == state.data.records;
-        state.restart(share);
-        if !is_current {
-            self.load(&mut state, data);
-        }
-        let now = state.now();
-        state.down_until = state.down_until.max(now + pause);
-    }
-
-    /// Replaces the data of the store.
-    fn load(&mut self, state: &mut State, data: Snapshot) {
-        let is_running = self.machine.process.is_some();
-        state.load(data, is_running);
-        if !is_running {
-            self.broker.forget_lost(&state.data.records);
-        }
-    }
-
-    /// Records of another program, some of them under keys that the program uses.
-    fn other_data(&mut self, choice: &mut Choice) -> Snapshot {
-        let mut data = match choice.below(3) {
-            0 => Snapshot::default(),
-            1 => self.snapshot(choice),
-            _ => self.current_data(),
-        };
-        for _ in 0..=choice.below(6) {
-            let (key, value) = self.foreign_record(choice);
-            data.records.insert(key, value);
-        }
-        data
-    }
-
-    fn foreign_record(&mut self, choice: &mut Choice) -> (Key, Value) {
-        let v5 = self.profile.options.created_v5;
-        let live: Vec<Key> = self.machine.live.keys().copied().collect();
-        let kind = choice.pick(&[
-            Kind::Command,
-            Kind::Command,
-            Kind::SentPublish,
-            Kind::SentPubrel,
-            Kind::ReceivedPublish,
-        ]);
-        let number = u32::try_from(1 + choice.below(40)).unwrap_or(1);
-        let mut key = Key::new(kind, v5, number);
-        if choice.below(2) == 0 && !live.is_empty() {
-            key = choice.pick(&live);
-            if key.kind == Kind::Undelivered {
-                key = Key::new(Kind::Command, key.v5, 1 + key.number % 1000);
-            }
-        }
-        let mut state = self.world.lock();
-        let message = state.ledger.add_foreign(2, 4);
-        drop(state);
-        self.foreign_number += 1;
-        let publish = Publish {
-            qos: 2,
-            packet_id: u16::try_from(key.number).unwrap_or(7).max(1),
-            topic: Topic::Own(message),
-            payload: payload(message, 4),
-        };
-        let value = match key.kind {
-            Kind::Command => command(key.v5, &publish),
-            Kind::SentPubrel => pubrel(publish.packet_id).into(),
-            Kind::SentPublish | Kind::ReceivedPublish | Kind::Undelivered => {
-                let (header, body) = packet(key.v5, false, &publish);
-                [header, body].concat().into()
-            }
-        };
-        (key, value)
-    }
-
-    /// Adds fields that Paho does not write, or records that it cannot read.
-    fn add_foreign(&mut self, choice: &mut Choice) {
-        let number = u32::try_from(500 + choice.below(500)).unwrap_or(500);
-        let v5 = choice.below(2) == 0;
-        let mut state = self.world.lock();
-        if self.machine.process.is_none() && choice.below(2) == 0 {
-            let kind = choice.pick(&[Kind::Command, Kind::SentPublish, Kind::Undelivered]);
-            let length = choice.below(3);
-            let value = vec![b'x'; length];
-            state.plant(Key::new(kind, v5, number), value.into());
-        } else {
-            let field = choice.pick(&[&b"check"[..], b"config", b"\xff\xfe", b"x-1", b"c-01"]);
-            let value: Value = b"of another program".to_vec().into();
-            state.data.fields.insert(field.to_vec(), value);
-        }
-    }
-
-    /// The program falls asleep and another one takes over, or the replaced one wakes up.
-    fn sleep_or_wake(&mut self, choice: &mut Choice) -> Result<(), Stop> {
-        if let Some(mut loser) = self.sleeper.take() {
-            return self.wake(&mut loser, choice);
-        }
-        if self.paho.is_none() {
-            return Ok(());
-        }
-        let Some(process) = self.machine.process.take() else {
-            return Ok(());
-        };
-        {
-            let mut state = self.world.lock();
-            state.kill();
-            state.loser = process.incarnation;
-        }
-        self.paho = None;
-        self.disconnect(0);
-        if std::mem::take(&mut self.machine.is_open) {
-            self.machine.account_for_death(&mut self.broker);
-        }
-        self.sleeper = Some(process);
-        self.machine.result()
-    }
-
-    /// Lets a replaced program make a few calls: none of them may hurt it, and none has an effect on the store.
-    fn wake(&mut self, loser: &mut Process, choice: &mut Choice) -> Result<(), Stop> {
-        let before = self.world.lock().data.clone();
-        let publish = Publish {
-            qos: 1,
-            packet_id: 9,
-            topic: Topic::Inbound(0),
-            payload: Vec::new(),
-        };
-        let acts = std::panic::AssertUnwindSafe(|| {
-            for _ in 0..choice.below(8) {
-                match choice.below(4) {
-                    0 => drop(
-                        loser
-                            .persistence
-                            .put("c5-900", vec![&command(true, &publish)]),
-                    ),
-                    1 => drop(loser.persistence.keys()),
-                    2 => drop(loser.persistence.get("c5-900")),
-                    _ => {
-                        if let Acted::Idle(due) = loser.clock.act() {
-                            self.clock.advance_to(due);
-                        }
-                    }
-                }
-            }
-        });
-        let is_hurt = std::panic::catch_unwind(acts).is_err();
-        loser.clock.die();
-        let mut state = self.world.lock();
-        if is_hurt {
-            state.violate("paho_is_never_hurt", || {
-                "a program that was replaced panics".to_owned()
-            });
-        }
-        if before.records != state.data.records {
-            state.violate("in_use", || {
-                "a program that was replaced has changed the store".to_owned()
-            });
-        }
-        drop(state);
-        self.machine.result()
-    }
-
-    /// Ends every fault, lets everything be written, sends what waits, and checks that all has arrived.
-    fn finish(&mut self) -> Result<(), Stop> {
-        self.world.lock().heal();
-        self.unreachable_until = Duration::ZERO;
-        self.settle_and_drain()?;
-        // What Paho had forgotten is restored by the next start.
-        self.end_program()?;
-        self.settle_and_drain()?;
-        self.end_program()?;
-        let mut state = self.world.lock();
-        let left = state.ledger.outstanding().iter().next().copied();
-        if let Some(number) = left {
-            state.violate("nothing_lost", || {
-                format!("m{number} never arrives, although all faults have ended")
-            });
-        }
-        Ok(())
-    }
-
-    fn settle_and_drain(&mut self) -> Result<(), Stop> {
-        if self.paho.is_none() {
-            self.start_again()?;
-        }
-        self.settle("after all faults have ended")?;
-        self.drain()?;
-        self.settle("after everything was sent")
-    }
-
-    /// Starts the program without a fault.
-    fn start_again(&mut self) -> Result<(), Stop> {
-        if self.machine.process.is_some() {
-            self.end_program()?;
-        }
-        let mut choice = Choice::of(1);
-        for _ in 0..20 {
-            if self.paho.is_some() {
-                return Ok(());
-            }
-            self.create(&mut choice)?;
-        }
-        if self.paho.is_none() {
-            self.world.lock().violate("open_succeeds", || {
-                "the program cannot start although all faults have ended".to_owned()
-            });
-        }
-        self.machine.result()
-    }
-
-    /// Waits until everything is written.
-    fn settle(&mut self, context: &str) -> Result<(), Stop> {
-        let started = self.clock.now();
-        let mut acts = 0;
-        // At least one check of the store, which finds what it has lost.
-        let checked = self.clock.now() + Duration::from_secs(3);
-        let mut written = None;
-        loop {
-            acts += 1;
-            if let Acted::Idle(due) = self.machine.act()? {
-                let health = self.machine.before;
-                let pending = self
-                    .machine
-                    .process
-                    .as_ref()
-                    .map_or(0, |process| process.clock.memory().1);
-                let is_written = health.up && pending == 0;
-                if !is_written {
-                    written = None;
-                } else if self.clock.now() >= checked {
-                    // The removes follow with the next tick.
-                    let since = *written.get_or_insert(self.clock.now());
-                    if self.clock.now() >= since + Duration::from_millis(300) {
-                        break;
-                    }
-                }
-                let next = due.max(self.clock.now() + Duration::from_millis(1));
-                self.clock.advance_to(next);
-            }
-            let health = self.machine.before;
-            // What the store refused is tried again after a wait that doubles.
-            let limit = if health.up && health.held_records > 0 {
-                RETRIES_IN
-            } else {
-                SETTLES_IN
-            };
-            if self.clock.now() > started + limit || acts > 100_000 {
-                self.world.lock().violate("no_stuck", || {
-                    format!("not everything is written within {limit:?} {context}: {health:?}")
-                });
-                return Err(Stop::Violated);
-            }
-        }
-        self.machine.check_settled(context)
-    }
-
-    /// Sends and receives until nothing waits.
-    fn drain(&mut self) -> Result<(), Stop> {
-        for _ in 0..20_000 {
-            let Some(paho) = &mut self.paho else {
-                return Ok(());
-            };
-            paho.is_busy = false;
-            if !paho.is_connected {
-                paho.connect(&mut self.machine, &mut self.broker, true)?;
-            }
-            let mut has_moved = paho.process(&mut self.machine, &mut self.broker)?;
-            let mut state = self.world.lock();
-            has_moved |= self.broker.receive(&mut state);
-            drop(state);
-            has_moved |= paho.receive(&mut self.machine, &mut self.broker)?;
-            has_moved |= paho.deliver_queued(&mut self.machine)?;
-            if !has_moved {
-                // Of two messages with one packet id Paho completes one; the next start sends the other.
-                if paho.is_idle() || !self.machine.clashing.is_empty() {
-                    return Ok(());
-                }
-                break;
-            }
-        }
-        let backlog = self.paho.as_ref().map_or(0, Paho::backlog);
-        self.world.lock().violate("no_stuck", || {
-            format!("{backlog} messages are stuck in Paho after all faults have ended")
-        });
-        Err(Stop::Violated)
-    }
-}
-
-fn state_refusal(
-    kind: ErrorKind,
-    above: Option<usize>,
-    hangs_up: bool,
-) -> (ErrorKind, Option<usize>, bool) {
-    (kind, above, hangs_up)
 }

@@ -1,18 +1,21 @@
-//! The invariants after each step, and the losses that a crash may cause.
+//! What must hold after each step, and what is allowed after a crash.
 //!
 //! Most checks are made where something changes: in the store when a group is applied, after each call of Paho, at each crash and
 //! opening. Only a few look at everything, every [`FULL_CHECK`] steps.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use paho_mqtt_redis::{Durability, HealthSnapshot};
 
 use super::{
-    broker::Broker,
     exceptions,
     ledger::{Ledger, Message},
     process::{Machine, Stop, UNLIMITED, is_readable},
-    values::{Key, Kind, Value, fingerprint, has_value, is_same, message_of, token},
+    values::{Key, Kind, fingerprint, has_value, is_same, message_of, token},
     world::State,
 };
 
@@ -27,6 +30,7 @@ pub struct Violation {
 pub const INVARIANTS: &[&str] = &[
     "altered",
     "call_time",
+    "events_are_true",
     "few_exchanges",
     "flush_is_true",
     "foreign_untouched",
@@ -34,6 +38,7 @@ pub const INVARIANTS: &[&str] = &[
     "in_use",
     "keys_are_true",
     "memory_budget",
+    "no_gap",
     "no_stuck",
     "nothing_foreign_deleted",
     "nothing_lost",
@@ -60,7 +65,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Machine {
     /// Everything that was accepted is in the store, as far as the program knows.
-    fn is_safe(health: &HealthSnapshot) -> bool {
+    pub(super) fn is_safe(health: &HealthSnapshot) -> bool {
         health.up && health.held_records == 0
     }
 
@@ -73,6 +78,11 @@ impl Machine {
             return Err(Stop::Violated);
         }
         let lost_keys = process.events.take_lost_keys();
+        if let Some(key) = process.events.take_damaged() {
+            self.world.lock().violate("paho_is_never_hurt", || {
+                format!("{key} is reported as damaged")
+            });
+        }
         let health = process.health.snapshot();
         let (cached, pending) = process.clock.memory();
         // Paho reads what it put last at once, so that may stay, and so may what was read ahead of the record that it read last.
@@ -106,7 +116,10 @@ impl Machine {
             && !has_waited
             && health.lost_records == self.before.lost_records;
         self.before = health;
-        if Self::is_safe(&health) && !was_safe {
+        self.must_compare |= !was_safe;
+        // What is deferred or unconfirmed need not be in the store.
+        if self.must_compare && Self::is_safe(&health) && health.unconfirmed_records == 0 {
+            self.must_compare = false;
             self.check_after_outage();
         }
         self.result()
@@ -154,13 +167,13 @@ impl Machine {
         let world = self.world.clone();
         let mut state = world.lock();
         state.read_unread();
-        if !state.is_all_listed() {
-            return;
-        }
+        // Of what was lost after the keys were listed the persistence does not know yet.
+        let is_all_listed = state.is_all_listed();
+        let is_known = |key: Key| state.is_listed_since(state.lost_at(key));
         let missing: Vec<(Key, Option<u32>)> = self
             .live
             .iter()
-            .filter(|(key, value)| !has_value(&state.data.records, **key, value))
+            .filter(|(key, value)| !has_value(&state.data.records, **key, value) && is_known(**key))
             // After half a restore a record may be stored under another number.
             .filter(|(key, value)| {
                 let mut stored = state.data.records.iter();
@@ -188,11 +201,10 @@ impl Machine {
         }
         let outstanding: Vec<u32> = state.ledger.outstanding().iter().copied().collect();
         for message in outstanding {
-            if state
-                .ledger
-                .get(message)
-                .is_some_and(|message| message.copies > 0)
-            {
+            let is_missing = state.ledger.get(message).is_some_and(|message| {
+                message.copies == 0 && state.is_listed_since(message.lost_at)
+            });
+            if !is_missing {
                 continue;
             }
             // Of a command that Paho has forgotten no record is live.
@@ -208,6 +220,9 @@ impl Machine {
                     )
                 });
             }
+        }
+        if !is_all_listed {
+            return;
         }
         let held = state.data.records.iter();
         let is_dirty = self.live.iter().any(|(key, value)| {
@@ -332,124 +347,6 @@ impl Machine {
         self.result()
     }
 
-    /// Takes the dead program away, and decides what its death allows.
-    pub fn bury(&mut self, broker: &mut Broker) -> Result<(), Stop> {
-        let Some(process) = self.process.take() else {
-            return Ok(());
-        };
-        process.clock.die();
-        if let Some(seen) = process.clock.take_seen() {
-            self.before = seen;
-        }
-        {
-            let mut state = self.world.lock();
-            if state.is_alive(process.incarnation) {
-                state.kill();
-            }
-            state.blow = None;
-        }
-        if std::mem::take(&mut self.is_open) {
-            self.account_for_death(broker);
-        }
-        // What it still asks of the store is refused.
-        let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || drop(process)));
-        if dropped.is_err() {
-            self.world.lock().violate("paho_is_never_hurt", || {
-                "dropping the persistence panics".to_owned()
-            });
-        }
-        self.result()
-    }
-
-    /// Decides what the death of the program allows, by the health before it.
-    pub fn account_for_death(&mut self, broker: &mut Broker) {
-        let changing = std::mem::take(&mut self.changing);
-        let mut state = self.world.lock();
-        let in_outage = !Self::is_safe(&self.before);
-        let is_dirty = state.is_dirty || !state.is_all_listed();
-        let is_pipelined = self.settings.durability == Durability::Pipelined;
-        let all_listed = state.is_all_listed();
-        let outstanding: Vec<u32> = state.ledger.outstanding().iter().copied().collect();
-        for number in outstanding {
-            let Some(message) = state.ledger.get(number).copied() else {
-                continue;
-            };
-            if (in_outage || is_dirty) && message.is_sent {
-                state
-                    .ledger
-                    .excuse_disorder(number, exceptions::DIED_IN_OUTAGE);
-            }
-            if message.copies > 0 {
-                continue;
-            }
-            if in_outage {
-                state.ledger.excuse_loss(number, exceptions::DIED_IN_OUTAGE);
-            } else if message.lost_at > 0 && !(all_listed && state.is_listed_since(message.lost_at))
-            {
-                state.ledger.excuse_loss(number, exceptions::STORE_LOST);
-            } else if is_pipelined && is_dirty {
-                state.ledger.excuse_loss(number, exceptions::PIPELINED);
-            } else {
-                state.violate("nothing_lost", || {
-                    format!(
-                        "m{number} was in no record when the program died, and the store was up"
-                    )
-                });
-            }
-        }
-        if in_outage || is_dirty {
-            let stale: Vec<u32> = state
-                .data
-                .records
-                .iter()
-                .filter(|(key, value)| !has_value(&self.live, **key, value))
-                .filter_map(|(key, value)| message_of(*key, value))
-                .collect();
-            let unreleased = self.unreleased(&state.data.records);
-            for number in stale.into_iter().chain(unreleased) {
-                state
-                    .ledger
-                    .excuse_duplicate(number, exceptions::DIED_IN_OUTAGE);
-                state
-                    .ledger
-                    .excuse_disorder(number, exceptions::DIED_IN_OUTAGE);
-            }
-        } else {
-            let missing = self.live.iter().find(|(key, value)| {
-                let has_copy = message_of(**key, value)
-                    .and_then(|message| state.ledger.get(message))
-                    .is_some_and(|message| message.copies > 0);
-                !has_copy
-                    && !changing.contains(key)
-                    && !has_value(&state.data.records, **key, value)
-            });
-            if let Some((key, _)) = missing {
-                let key = *key;
-                state.violate("nothing_lost", || {
-                    format!(
-                        "{key} was not in the store when the program died, and the store was up"
-                    )
-                });
-            }
-        }
-        broker.forget_lost(&state.data.records);
-        self.live.clear();
-    }
-
-    /// Messages whose PUBREL the store lacks, so that the PUBLISH is sent again.
-    fn unreleased(&self, stored: &BTreeMap<Key, Value>) -> Vec<u32> {
-        let pubrels = self.live.keys().filter(|key| key.kind == Kind::SentPubrel);
-        let missing = pubrels.filter(|key| !stored.contains_key(key));
-        let publishes = missing.flat_map(|key| {
-            let publish = key.with_kind(Kind::SentPublish);
-            [publish, publish.other_version()]
-        });
-        let values = publishes.filter_map(|key| Some((key, stored.get(&key)?)));
-        values
-            .filter_map(|(key, value)| message_of(key, value))
-            .collect()
-    }
-
     /// Checks after a close that everything was written.
     pub fn check_closed(&mut self) -> Result<(), Stop> {
         let mut state = self.world.lock();
@@ -533,6 +430,20 @@ impl Machine {
         };
         self.find_relocated(&keys);
         let mut state = self.world.lock();
+        // A closed persistence counts nothing.
+        if let Some(process) = &self.process
+            && self.before.up
+        {
+            let (reported, counted) = (
+                process.events.lost.load(Ordering::Relaxed),
+                self.before.lost_records,
+            );
+            if reported != counted {
+                state.violate("events_are_true", || {
+                    format!("events reported {reported} lost records, and the health has {counted}")
+                });
+            }
+        }
         let differing = self
             .live
             .iter()

@@ -1,4 +1,4 @@
-//! The fate of each published message.
+//! What became of each published message.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,6 @@ use std::collections::BTreeSet;
 pub struct Message {
     pub qos: u8,
     pub size: u32,
-    /// `put` of its command has returned Ok.
-    pub is_accepted: bool,
     /// Deliveries by the broker.
     pub delivered: u16,
     /// Number of records in the store that carry it.
@@ -61,8 +59,7 @@ impl Ledger {
     }
 
     pub fn accept(&mut self, number: u32) {
-        let message = &mut self.messages[number as usize];
-        message.is_accepted = true;
+        let message = self.messages[number as usize];
         if message.qos > 0 && message.delivered == 0 && message.loss.is_none() {
             self.outstanding.insert(number);
         }

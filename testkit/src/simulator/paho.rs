@@ -8,17 +8,23 @@ use super::{
     process::{Machine, Stop},
     values::{
         Key, Kind, Publish, Topic, Value, command, fingerprint, message_of, packet, parse_command,
-        parse_packet, payload, pubrel, subscription, token, undelivered, unsubscription,
+        payload, pubrel, subscription, undelivered, unsubscription,
     },
 };
+
+/// Versions of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct Versions {
+    /// It is created for MQTT 5.
+    pub created_v5: bool,
+    /// It connects with MQTT 5.
+    pub connects_v5: bool,
+}
 
 /// Options of the program.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// The client is created for MQTT 5.
-    pub created_v5: bool,
-    /// It connects with MQTT 5.
-    pub connects_v5: bool,
+    pub versions: Versions,
     pub max_inflight: usize,
     pub max_buffered: usize,
     pub deletes_oldest: bool,
@@ -27,44 +33,44 @@ pub struct Options {
 }
 
 /// Command that waits to be sent.
-struct Command {
-    key: Key,
-    token: u16,
-    publishes: bool,
-    qos: u8,
-    message: Option<u32>,
+pub(super) struct Command {
+    pub(super) key: Key,
+    pub(super) token: u16,
+    pub(super) publishes: bool,
+    pub(super) qos: u8,
+    pub(super) message: Option<u32>,
     /// Paho reads it back before it sends it.
-    is_read_back: bool,
+    pub(super) is_read_back: bool,
 }
 
 /// Message in flight.
-struct Outbound {
-    publish: Publish,
-    v5: bool,
-    is_released: bool,
+pub(super) struct Outbound {
+    pub(super) publish: Publish,
+    pub(super) v5: bool,
+    pub(super) is_released: bool,
 }
 
 /// Inbound message at QoS 2 that is not released.
-struct Inbound {
-    publish: Publish,
-    v5: bool,
+pub(super) struct Inbound {
+    pub(super) publish: Publish,
+    pub(super) v5: bool,
 }
 
 /// Client object of Paho.
 pub struct Paho {
     pub options: Options,
     /// Version that it writes records with: that it was created for, until it connects.
-    v5: bool,
-    commands: VecDeque<Command>,
-    outbound: Vec<Outbound>,
-    inbound: BTreeMap<u16, Inbound>,
+    pub(super) v5: bool,
+    pub(super) commands: VecDeque<Command>,
+    pub(super) outbound: Vec<Outbound>,
+    pub(super) inbound: BTreeMap<u16, Inbound>,
     /// Inbound messages that the application has not taken.
-    queue: VecDeque<(u32, Publish)>,
+    pub(super) queue: VecDeque<(u32, Publish)>,
     /// Packet ids of subscriptions that wait for their answer.
-    responses: Vec<u16>,
-    sequence: u32,
-    queue_sequence: u32,
-    last_packet_id: u16,
+    pub(super) responses: Vec<u16>,
+    pub(super) sequence: u32,
+    pub(super) queue_sequence: u32,
+    pub(super) last_packet_id: u16,
     pub is_connected: bool,
     /// The application takes no messages now.
     pub is_busy: bool,
@@ -80,10 +86,10 @@ const RECORDS_PER_EXCHANGE: usize = 16;
 const BYTES_PER_EXCHANGE: usize = 32 * 1024;
 
 impl Paho {
-    fn new(options: Options) -> Self {
+    pub(super) fn new(options: Options) -> Self {
         Self {
             options,
-            v5: options.created_v5,
+            v5: options.versions.created_v5,
             commands: VecDeque::new(),
             outbound: Vec::new(),
             inbound: BTreeMap::new(),
@@ -96,167 +102,6 @@ impl Paho {
             is_busy: false,
             received: 0,
         }
-    }
-
-    /// Creates a client over the persistence, and restores its records. `None` if that fails.
-    pub fn create(machine: &mut Machine, options: Options) -> Result<Option<Self>, Stop> {
-        let errors = machine.world.lock().errors;
-        if !machine.open()? {
-            return Ok(None);
-        }
-        let before = machine.world.lock().operations_of_calls;
-        let mut paho = Self::new(options);
-        if !paho.restore_packets(machine)? {
-            paho.drop_half_made(machine)?;
-            return Ok(None);
-        }
-        paho.restore_commands(machine)?;
-        paho.restore_queue(machine)?;
-        let (count, bytes) = sizes(machine);
-        let state = machine.world.lock();
-        let (made, is_undisturbed) = (state.operations_of_calls - before, state.errors == errors);
-        drop(state);
-        if is_undisturbed {
-            check_exchanges(machine, "the restore", made, count, bytes)?;
-        }
-        machine.check_packet_ids()?;
-        Ok(Some(paho))
-    }
-
-    /// Restores what is in flight. Returns false if the client cannot be created.
-    fn restore_packets(&mut self, machine: &mut Machine) -> Result<bool, Stop> {
-        for key in machine.live_keys()? {
-            if key.is_queue_record() {
-                continue;
-            }
-            let Ok(value) = machine.get(key)? else {
-                return Ok(false);
-            };
-            // A client for 3.1.1 does not restore what one for MQTT 5 wrote.
-            if key.v5 && !self.options.created_v5 {
-                return Ok(false);
-            }
-            let v5 = self.options.created_v5;
-            match key.kind {
-                Kind::ReceivedPublish => {
-                    if let Some(publish) = parse_packet(key.v5, &value) {
-                        let inbound = Inbound { publish, v5 };
-                        self.inbound.insert(inbound.publish.packet_id, inbound);
-                    }
-                }
-                Kind::SentPublish => {
-                    let Some(publish) = parse_packet(key.v5, &value) else {
-                        continue;
-                    };
-                    let id = publish.packet_id.into();
-                    let is_released = machine.contains(Key::new(Kind::SentPubrel, v5, id))?;
-                    if let Topic::Own(number) = publish.topic {
-                        let mut state = machine.world.lock();
-                        if let Some(message) = state.ledger.get_mut(number) {
-                            message.is_restored = true;
-                        }
-                    }
-                    self.outbound.push(Outbound {
-                        publish,
-                        v5,
-                        is_released,
-                    });
-                }
-                Kind::SentPubrel => {
-                    let id = key.number;
-                    if !machine.contains(Key::new(Kind::SentPublish, v5, id))? {
-                        machine.remove(key)?;
-                    }
-                }
-                Kind::Command | Kind::Undelivered => {}
-            }
-        }
-        self.outbound
-            .sort_by_key(|outbound| outbound.publish.packet_id);
-        self.wrap_packet_ids();
-        Ok(true)
-    }
-
-    /// Puts the message behind the widest gap first, as `MQTTPersistence_wrapMsgID` does.
-    fn wrap_packet_ids(&mut self) {
-        let id = |outbound: &Outbound| usize::from(outbound.publish.packet_id);
-        let (Some(first), Some(last)) = (self.outbound.first(), self.outbound.last()) else {
-            return;
-        };
-        let mut gap = 65_535 - id(last) + id(first);
-        let mut start = 0;
-        for (position, pair) in self.outbound.windows(2).enumerate() {
-            let distance = id(&pair[1]) - id(&pair[0]);
-            if distance > gap {
-                gap = distance;
-                start = position + 1;
-            }
-        }
-        self.outbound.rotate_left(start);
-    }
-
-    fn restore_commands(&mut self, machine: &mut Machine) -> Result<(), Stop> {
-        let mut keys = machine.live_keys()?;
-        keys.retain(|key| key.kind == Kind::Command);
-        // `qsort` compares the numbers only.
-        keys.sort_by_key(|key| key.number);
-        for (position, key) in keys.iter().enumerate() {
-            let Ok(value) = machine.get(*key)? else {
-                // The rest stays unread until the next start.
-                for unread in &keys[position..] {
-                    forget(machine, *unread);
-                }
-                return Ok(());
-            };
-            self.sequence = self.sequence.max(key.number);
-            let publish = parse_command(&value);
-            self.commands.push_back(Command {
-                key: *key,
-                token: token(&value).unwrap_or_default(),
-                publishes: publish.is_some(),
-                qos: publish.map_or(1, |publish| publish.qos),
-                message: message_of(*key, &value),
-                is_read_back: true,
-            });
-        }
-        Ok(())
-    }
-
-    fn restore_queue(&mut self, machine: &mut Machine) -> Result<(), Stop> {
-        let mut restored: Vec<(u32, Publish)> = Vec::new();
-        for key in machine.live_keys()? {
-            if key.kind != Kind::Undelivered {
-                continue;
-            }
-            if machine.get(key)?.is_err() {
-                break;
-            }
-            self.queue_sequence = self.queue_sequence.max(key.number);
-            let publish = Publish {
-                qos: 1,
-                packet_id: 0,
-                topic: Topic::Inbound(0),
-                payload: Vec::new(),
-            };
-            restored.push((key.number, publish));
-        }
-        restored.sort_by_key(|(number, _)| *number);
-        self.queue = restored.into();
-        Ok(())
-    }
-
-    /// Drops a client that could not be created.
-    ///
-    /// With MQTT 5 and without a session expiry, Paho removes what is in flight then.
-    fn drop_half_made(&self, machine: &mut Machine) -> Result<(), Stop> {
-        if self.options.created_v5 {
-            for key in machine.keys()? {
-                if !key.is_queue_record() {
-                    machine.remove_protected(key)?;
-                }
-            }
-        }
-        Ok(())
     }
 
     pub fn backlog(&self) -> usize {
@@ -437,7 +282,7 @@ impl Paho {
         broker: &mut Broker,
         is_reachable: bool,
     ) -> Result<(), Stop> {
-        self.v5 = self.options.connects_v5;
+        self.v5 = self.options.versions.connects_v5;
         machine.remove(Key::new(Kind::Command, self.v5, 0))?;
         if !is_reachable {
             return Ok(());
@@ -662,8 +507,23 @@ impl Paho {
     }
 }
 
+/// Sends a packet, if there is a connection.
+fn send_publish(machine: &Machine, broker: &mut Broker, publish: Publish, is_dup: bool) {
+    send(machine, broker, Packet::Publish { publish, is_dup });
+}
+
+/// Sends a packet, if there is a connection.
+fn send(machine: &Machine, broker: &mut Broker, packet: Packet) {
+    machine
+        .world
+        .note(|| format!("paho: sends {}", show(&packet)));
+    if let Some(connection) = &mut broker.connection {
+        connection.to_broker.push_back(packet);
+    }
+}
+
 /// Notes that Paho does not know a record until the next start.
-fn forget(machine: &mut Machine, key: Key) {
+pub(super) fn forget(machine: &mut Machine, key: Key) {
     machine.unread.insert(key);
     let value = machine.live.get(&key).map(Arc::clone);
     if let Some(value) = &value {
@@ -697,27 +557,13 @@ fn put_pubrel(machine: &mut Machine, v5: bool, id: u16) -> Result<(), Stop> {
 }
 
 /// Number and bytes of the live records.
-fn sizes(machine: &Machine) -> (usize, usize) {
+pub(super) fn sizes(machine: &Machine) -> (usize, usize) {
     let bytes = machine.live.values().map(|value| value.len()).sum();
     (machine.live.len(), bytes)
 }
 
-fn send_publish(machine: &Machine, broker: &mut Broker, publish: Publish, is_dup: bool) {
-    send(machine, broker, Packet::Publish { publish, is_dup });
-}
-
-/// Sends a packet, if there is a connection.
-fn send(machine: &Machine, broker: &mut Broker, packet: Packet) {
-    machine
-        .world
-        .note(|| format!("paho: sends {}", show(&packet)));
-    if let Some(connection) = &mut broker.connection {
-        connection.to_broker.push_back(packet);
-    }
-}
-
 /// Checks that no exchange was made for each single record.
-fn check_exchanges(
+pub(super) fn check_exchanges(
     machine: &Machine,
     what: &str,
     made: u64,

@@ -1,4 +1,4 @@
-//! The profile of one seed: the program, the faults, and the frequency of each.
+//! What one seed simulates: the program, the faults, and how often each happens.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use paho_mqtt_redis::Durability;
 use crate::random::Random;
 
 use super::{
-    paho::Options,
+    paho::{Options, Versions},
     process::{Settings, UNLIMITED},
     sabotage::Sabotage,
     world::Identity,
@@ -184,8 +184,10 @@ impl Profile {
                 sabotage,
             },
             options: Options {
-                created_v5: v5,
-                connects_v5: v5,
+                versions: Versions {
+                    created_v5: v5,
+                    connects_v5: v5,
+                },
                 max_inflight: random.pick(&[1, 3, 10, 65_535]),
                 max_buffered: random.pick(&[5, 100, 100, 1000]),
                 deletes_oldest: random.below(6) == 0,

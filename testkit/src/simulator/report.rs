@@ -143,7 +143,7 @@ pub fn check(orders: &Orders, mut on_failure: impl FnMut(&Failure)) -> (Totals, 
 
 /// Lines of a story that is not shortened.
 const STORY_LINES: usize = 60;
-const SHRUNK_STORY_LINES: usize = 400;
+const SHRUNK_STORY_LINES: usize = 4000;
 
 fn tell(orders: &Orders, seed: u64, profile: &Profile, outcome: Outcome) -> Failure {
     let violation = outcome.violation.expect("a violation");

@@ -6,15 +6,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet, VecDeque},
-    panic::panic_any,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use paho_mqtt_redis::{Change, Connected, Error, ErrorKind, Group, Sent, Store};
+use paho_mqtt_redis::ErrorKind;
 
 use super::{
-    clock::{ProcessClock, VirtualClock},
+    clock::VirtualClock,
     exceptions,
     invariants::Violation,
     ledger::Ledger,
@@ -42,7 +41,7 @@ pub enum Write {
     Stray(String),
 }
 
-type OwnedGroup = Vec<Write>;
+pub type OwnedGroup = Vec<Write>;
 
 /// Reason why writes are refused while everything else works.
 #[derive(Clone, Copy, Debug)]
@@ -95,14 +94,14 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    fn has_quarantined(&self, key: Key, value: &Value) -> bool {
+    pub(super) fn has_quarantined(&self, key: Key, value: &Value) -> bool {
         let values = self.quarantine.get(&key);
         values.is_some_and(|values| values.contains(value))
     }
 }
 
 pub struct State {
-    clock: Arc<VirtualClock>,
+    pub(super) clock: Arc<VirtualClock>,
     pub data: Snapshot,
     run_id: u64,
     replication_id: u64,
@@ -114,7 +113,7 @@ pub struct State {
     /// An incarnation that another one has replaced while it slept.
     pub loser: u64,
     /// Connections of an earlier epoch are broken.
-    epoch: u64,
+    pub(super) epoch: u64,
 
     pub refusal: Option<Refusal>,
     pub down_until: Duration,
@@ -125,14 +124,16 @@ pub struct State {
     pub blow: Option<(usize, Blow)>,
 
     /// Sent, and not read by the store yet.
-    unread: VecDeque<OwnedGroup>,
+    pub(super) unread: VecDeque<OwnedGroup>,
     /// Of an abandoned connection: read before the next `connect` returns.
-    late: Vec<OwnedGroup>,
+    pub(super) late: Vec<OwnedGroup>,
 
     /// Number of losses of data so far.
-    losses: u32,
+    pub(super) losses: u32,
+    /// The loss that took each record that was not put again.
+    pub(super) lost_at: BTreeMap<Key, u32>,
     /// The losses before the last complete list of the keys by the living program.
-    listed_losses: u32,
+    pub(super) listed_losses: u32,
     /// The store differs from what it confirmed, and the program may not know that yet.
     pub is_dirty: bool,
     /// Keys of records that it refused to quarantine, and that stay in place.
@@ -140,7 +141,7 @@ pub struct State {
     /// Fingerprints of the records that the living program has known.
     known: HashSet<u64>,
     /// Records that the living program has never known, and unreadable ones: still there or in quarantine.
-    kept: BTreeMap<Key, Vec<Value>>,
+    pub(super) kept: BTreeMap<Key, Vec<Value>>,
 
     pub ledger: Ledger,
     pub violation: Option<Violation>,
@@ -159,9 +160,9 @@ pub struct State {
     pub trace: Option<Vec<String>>,
     /// Deliberate defect of the store.
     pub sabotage: Sabotage,
-    sabotaged: u32,
+    pub(super) sabotaged: u32,
     /// Puts that a sabotaged store still owes.
-    owed: Vec<Write>,
+    pub(super) owed: Vec<Write>,
 }
 
 impl World {
@@ -185,6 +186,7 @@ impl World {
             unread: VecDeque::new(),
             late: Vec::new(),
             losses: 0,
+            lost_at: BTreeMap::new(),
             listed_losses: 0,
             is_dirty: false,
             unquarantined: BTreeSet::new(),
@@ -213,17 +215,11 @@ impl World {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Creates the store of a new incarnation of the program, the only one that lives from now on.
-    pub fn store(&self, clock: &Arc<ProcessClock>) -> SimulatedStore {
+    /// Begins a new incarnation of the program, the only one that lives from now on.
+    pub fn begin_incarnation(&self) -> u64 {
         let mut state = self.lock();
         state.alive = state.alive.max(state.loser) + 1;
-        SimulatedStore {
-            world: self.clone(),
-            clock: Arc::clone(clock),
-            incarnation: state.alive,
-            name: None,
-            epoch: None,
-        }
+        state.alive
     }
 
     pub fn note(&self, line: impl FnOnce() -> String) {
@@ -262,154 +258,6 @@ impl State {
 
     pub fn refusal(&self) -> Option<Refusal> {
         self.refusal.filter(|refusal| self.now() < refusal.until)
-    }
-
-    /// Returns the error reply for a group, if the store refuses it. The whole group is refused with one of its writes.
-    fn refusal_of(&self, group: &[Write]) -> Option<ErrorKind> {
-        let refusal = self.refusal()?;
-        let is_refused = |write: &Write| match write {
-            Write::Put(_, value) | Write::Quarantine(_, value) => {
-                refusal.kind != ErrorKind::OutOfMemory
-                    || refusal.above.is_none_or(|above| value.len() > above)
-            }
-            Write::Remove(_) => refusal.kind != ErrorKind::OutOfMemory,
-            Write::Stray(_) => true,
-        };
-        group.iter().any(is_refused).then_some(refusal.kind)
-    }
-
-    /// Returns true if the server breaks the connection over a write of this group.
-    fn hangs_up_on(&self, groups: &[OwnedGroup]) -> bool {
-        let Some(refusal) = self.refusal().filter(|refusal| refusal.hangs_up) else {
-            return false;
-        };
-        groups
-            .iter()
-            .any(|group| self.refusal_of(group) == Some(refusal.kind))
-    }
-
-    /// Applies one group, all or nothing.
-    fn apply(&mut self, group: &[Write]) -> Result<(), ErrorKind> {
-        if let Some(kind) = self.refusal_of(group) {
-            self.note(|| format!("  store: refused ({kind}): {}", show_group(group)));
-            let quarantined = group.iter().filter_map(|write| match write {
-                Write::Quarantine(key, _) => Some(*key),
-                _ => None,
-            });
-            self.unquarantined.extend(quarantined);
-            return Err(kind);
-        }
-        let sabotaged = self.sabotage_group(group);
-        let group = sabotaged.as_deref().unwrap_or(group);
-        let mut touched: Vec<(u32, Key, Value)> = Vec::new();
-        let mut overwritten: Vec<(Key, Value)> = Vec::new();
-        for write in group {
-            match write {
-                Write::Put(key, value) => {
-                    self.note_put(*key, value);
-                    if let Some(message) = message_of(*key, value) {
-                        self.ledger.add_copy(message);
-                    }
-                    if let Some(old) = self.data.records.insert(*key, Arc::clone(value)) {
-                        if let Some(message) = message_of(*key, &old) {
-                            self.ledger.remove_copy(message);
-                            touched.push((message, *key, Arc::clone(&old)));
-                        }
-                        if old != *value {
-                            overwritten.push((*key, old));
-                        }
-                    }
-                }
-                Write::Remove(key) => {
-                    if let Some(old) = self.data.records.remove(key) {
-                        if let Some(message) = message_of(*key, &old) {
-                            self.ledger.remove_copy(message);
-                            touched.push((message, *key, Arc::clone(&old)));
-                        }
-                        overwritten.push((*key, old));
-                    }
-                }
-                Write::Quarantine(key, value) => {
-                    let values = self.data.quarantine.entry(*key).or_default();
-                    if !values.contains(value) {
-                        values.push(Arc::clone(value));
-                    }
-                }
-                Write::Stray(key) => self.violate("foreign_untouched", || {
-                    format!("the store was asked to write the field {key:?}")
-                }),
-            }
-        }
-        for (message, key, value) in touched {
-            // An older state of a lost message is kept there.
-            if self.data.has_quarantined(key, &value) {
-                continue;
-            }
-            let copies = self.ledger.get(message).map_or(0, |message| message.copies);
-            if copies == 0 && self.ledger.is_outstanding(message) {
-                self.violate("nothing_lost", || {
-                    let group = show_group(group);
-                    format!("m{message} was removed with {key}, its only record, by {group}")
-                });
-            }
-        }
-        self.check_kept(&overwritten, group);
-        Ok(())
-    }
-
-    /// Returns what a store with a deliberate defect applies instead of a group.
-    fn sabotage_group(&mut self, group: &[Write]) -> Option<OwnedGroup> {
-        match self.sabotage {
-            Sabotage::StoreForgets => {
-                self.sabotaged += 1;
-                self.sabotaged.is_multiple_of(50).then(Vec::new)
-            }
-            Sabotage::StoreSplitsGroups => {
-                let mut applied = std::mem::take(&mut self.owed);
-                let is_put = |write: &Write| matches!(write, Write::Put(..));
-                for write in group {
-                    if is_put(write) && group.len() > 1 {
-                        self.owed.push(write.clone());
-                    } else {
-                        applied.push(write.clone());
-                    }
-                }
-                Some(applied)
-            }
-            Sabotage::StoreDropsQuarantine => {
-                let is_kept = |write: &&Write| !matches!(write, Write::Quarantine(..));
-                Some(group.iter().filter(is_kept).cloned().collect())
-            }
-            _ => None,
-        }
-    }
-
-    /// Checks that no record that the program never knew was deleted.
-    fn check_kept(&mut self, gone: &[(Key, Value)], group: &[Write]) {
-        if self.kept.is_empty() {
-            return;
-        }
-        for (key, value) in gone {
-            // A program that opens the records may renumber them.
-            let is_moved = group.iter().any(|write| {
-                matches!(write, Write::Put(new, moved) if new.kind == key.kind && moved == value)
-            });
-            let is_kept = !is_moved
-                && self
-                    .kept
-                    .get(key)
-                    .is_some_and(|values| values.contains(value));
-            if is_kept && !self.has_somewhere(*key, value) {
-                self.violate("nothing_foreign_deleted", || {
-                    let group = show_group(group);
-                    format!("{key}, which the program had never known, was deleted by {group}")
-                });
-            }
-        }
-    }
-
-    fn has_somewhere(&self, key: Key, value: &Value) -> bool {
-        self.data.records.get(&key) == Some(value) || self.data.has_quarantined(key, value)
     }
 
     /// Applies what was sent and not read yet. A refusal stays unseen.
@@ -491,6 +339,11 @@ impl State {
             if let Some(message) = message_of(*key, value) {
                 self.ledger.add_copy(message);
                 present.push(message);
+            }
+        }
+        for key in old.records.keys() {
+            if old.records.get(key) != self.data.records.get(key) {
+                self.lost_at.insert(*key, self.losses);
             }
         }
         let is_changed = old.records != self.data.records;
@@ -591,6 +444,11 @@ impl State {
         self.listed_losses = self.losses;
     }
 
+    /// The loss that took a record; 0 if none did since it was put.
+    pub fn lost_at(&self, key: Key) -> u32 {
+        self.lost_at.get(&key).copied().unwrap_or_default()
+    }
+
     /// Returns true if the program has listed the keys since this loss.
     pub fn is_listed_since(&self, loss: u32) -> bool {
         loss <= self.listed_losses
@@ -605,7 +463,7 @@ impl State {
         self.kept.contains_key(&key)
     }
 
-    fn identity(&self) -> Option<String> {
+    pub(super) fn identity(&self) -> Option<String> {
         match self.identity {
             Identity::None => None,
             Identity::RunIdOnly => Some(self.run_id.to_string()),
@@ -614,369 +472,8 @@ impl State {
     }
 }
 
-/// Store of one incarnation of the program.
-pub struct SimulatedStore {
-    world: World,
-    clock: Arc<ProcessClock>,
-    incarnation: u64,
-    name: Option<String>,
-    /// Epoch of the connection; `None` if there is none.
-    epoch: Option<u64>,
-}
-
-impl SimulatedStore {
-    pub fn incarnation(&self) -> u64 {
-        self.incarnation
-    }
-
-    /// Makes one operation, with every fault that applies.
-    fn operate<T>(
-        &mut self,
-        operation: &'static str,
-        groups: Vec<OwnedGroup>,
-        waits: bool,
-        work: impl FnOnce(&mut State, &[OwnedGroup]) -> Result<T, ErrorKind>,
-    ) -> Result<T, Error> {
-        let world = self.world.clone();
-        let mut state = world.lock();
-        let shown = state.trace.is_some().then(|| {
-            let groups: Vec<String> = groups.iter().map(|group| show_group(group)).collect();
-            format!("  store: {operation} {}", groups.join("; "))
-        });
-        let result = self.operate_on(&mut state, operation, groups, waits, work);
-        if let Some(shown) = shown {
-            let shown = match &result {
-                Ok(_) => shown,
-                Err(Failed::With(kind)) => format!("{shown} -> {kind}"),
-                Err(Failed::Panics) => format!("{shown} -> panics"),
-            };
-            state.note(|| shown);
-        }
-        match result {
-            Ok(value) => Ok(value),
-            Err(Failed::With(kind)) => {
-                state.errors += 1;
-                Err(Error::new(
-                    kind,
-                    format!("{operation} in the simulated store"),
-                ))
-            }
-            Err(Failed::Panics) => {
-                state.errors += 1;
-                drop(state);
-                panic_any(SimulatedPanic);
-            }
-        }
-    }
-
-    fn operate_on<T>(
-        &mut self,
-        state: &mut State,
-        operation: &'static str,
-        groups: Vec<OwnedGroup>,
-        waits: bool,
-        work: impl FnOnce(&mut State, &[OwnedGroup]) -> Result<T, ErrorKind>,
-    ) -> Result<T, Failed> {
-        self.check_alive(state)?;
-        state.operations += 1;
-        let is_worker = self.clock.is_worker.load(Ordering::Relaxed);
-        state.operations_of_calls += u64::from(!is_worker && waits);
-        let blow = match &mut state.blow {
-            Some((0, blow)) => {
-                let blow = *blow;
-                state.blow = None;
-                Some(blow)
-            }
-            Some((others, _)) => {
-                *others -= 1;
-                None
-            }
-            None => None,
-        };
-        match blow {
-            Some(Blow::PanicBefore) => return Err(Failed::Panics),
-            Some(Blow::Die(share)) => {
-                let is_connected =
-                    self.epoch == Some(state.epoch) && state.now() >= state.down_until;
-                if is_connected {
-                    let applied = groups.len() * share / 100;
-                    state.unread.extend(groups.into_iter().take(applied));
-                }
-                state.note(|| "the program dies".to_owned());
-                state.kill();
-                return Err(Failed::With(ErrorKind::Connection));
-            }
-            _ => {}
-        }
-        if operation == "connect" {
-            self.epoch = None;
-        } else {
-            if self.epoch.is_some_and(|epoch| epoch != state.epoch) {
-                self.epoch = None;
-                return Err(Failed::With(ErrorKind::Connection));
-            }
-            if self.name.is_none() {
-                return Err(Failed::With(ErrorKind::NotOpen));
-            }
-            if self.epoch.is_none() {
-                self.open_connection(state)?;
-            }
-        }
-        if let Some(Blow::LostBefore(share)) = blow {
-            state.break_connections(share);
-            self.epoch = None;
-            return Err(Failed::With(ErrorKind::Connection));
-        }
-        if let Some(Blow::Stall(fate)) = blow {
-            self.time_out(state, groups, fate);
-            return Err(Failed::With(ErrorKind::Timeout));
-        }
-        let stalls = state.stalled_until.saturating_sub(state.now());
-        if !stalls.is_zero() && waits {
-            if stalls >= state.call_timeout {
-                self.time_out(state, groups, Fate::Later);
-                return Err(Failed::With(ErrorKind::Timeout));
-            }
-            state.clock.advance(stalls);
-            state.slow += stalls;
-        }
-        if state.hangs_up_on(&groups) {
-            state.break_connections(100);
-            self.epoch = None;
-            return Err(Failed::With(ErrorKind::Connection));
-        }
-        if !waits {
-            state.unread.extend(groups);
-            let done = work(state, &[]);
-            return self.end(state, blow, done);
-        }
-        if operation == "connect" {
-            self.open_connection(state)?;
-        }
-        state.read_unread();
-        let is_busy = |refusal: Refusal| refusal.kind == ErrorKind::Busy;
-        let done = match state.refusal().filter(|refusal| is_busy(*refusal)) {
-            Some(_) => Err(ErrorKind::Busy),
-            None => work(state, &groups),
-        };
-        self.end(state, blow, done)
-    }
-
-    fn end<T>(
-        &mut self,
-        state: &mut State,
-        blow: Option<Blow>,
-        done: Result<T, ErrorKind>,
-    ) -> Result<T, Failed> {
-        match blow {
-            Some(Blow::LostAfter) => {
-                state.break_connections(100);
-                self.epoch = None;
-                Err(Failed::With(ErrorKind::Connection))
-            }
-            Some(Blow::PanicAfter) => Err(Failed::Panics),
-            _ => done.map_err(Failed::With),
-        }
-    }
-
-    fn check_alive(&self, state: &State) -> Result<(), Failed> {
-        if state.is_alive(self.incarnation) {
-            Ok(())
-        } else if self.incarnation == state.loser {
-            Err(Failed::With(ErrorKind::InUse))
-        } else {
-            Err(Failed::With(ErrorKind::Connection))
-        }
-    }
-
-    /// Connects. Nothing that an earlier connection has sent arrives afterwards.
-    fn open_connection(&mut self, state: &mut State) -> Result<(), Failed> {
-        let now = state.now();
-        let refuses = |kind| state.refusal().is_some_and(|refusal| refusal.kind == kind);
-        let error = if now < state.down_until {
-            Some(ErrorKind::Connection)
-        } else if now < state.loading_until {
-            Some(ErrorKind::Loading)
-        } else if now < state.in_use_until {
-            Some(ErrorKind::InUse)
-        } else {
-            // The preflight queues a write; only a full store passes it.
-            let kinds = [ErrorKind::Busy, ErrorKind::ReadOnly, ErrorKind::Misconf];
-            kinds.into_iter().find(|kind| refuses(*kind))
-        };
-        if let Some(kind) = error {
-            return Err(Failed::With(kind));
-        }
-        state.break_connections(100);
-        state.read_late();
-        self.epoch = Some(state.epoch);
-        Ok(())
-    }
-
-    /// Lets the time limit of an operation pass, and abandons the connection.
-    fn time_out(&mut self, state: &mut State, groups: Vec<OwnedGroup>, fate: Fate) {
-        let limit = state.call_timeout;
-        state.clock.advance(limit);
-        let is_worker = self.clock.is_worker.load(Ordering::Relaxed);
-        state.timeouts_of_worker += u64::from(is_worker);
-        self.epoch = None;
-        let sent = std::mem::take(&mut state.unread);
-        match fate {
-            Fate::Before => {
-                state.late.extend(sent.into_iter().chain(groups));
-                state.read_late();
-            }
-            Fate::Later => state.late.extend(sent.into_iter().chain(groups)),
-            Fate::Never => state.is_dirty |= !sent.is_empty(),
-        }
-        state.epoch += 1;
-    }
-}
-
-/// Reason why an operation has no result.
-enum Failed {
-    With(ErrorKind),
-    Panics,
-}
-
-impl Store for SimulatedStore {
-    const NAME: &'static str = "simulated";
-
-    fn connect(&mut self, name: &str) -> Result<Connected, Error> {
-        let connected = self.operate("connect", Vec::new(), true, |state, _| {
-            let is_full = state.refusal().is_some_and(|refusal| {
-                refusal.kind == ErrorKind::OutOfMemory && refusal.above.is_none()
-            });
-            Ok(Connected {
-                write_error: is_full.then(|| Error::new(ErrorKind::OutOfMemory, "write")),
-                instance_id: state.identity(),
-                ..Connected::default()
-            })
-        })?;
-        self.name = Some(name.to_owned());
-        Ok(connected)
-    }
-
-    fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
-        self.operate("keys", Vec::new(), true, |state, _| {
-            state.listed_losses = state.losses;
-            let records = state.data.records.keys();
-            let fields = state.data.fields.keys().cloned();
-            Ok(records
-                .map(|key| key.to_string().into_bytes())
-                .chain(fields)
-                .collect())
-        })
-    }
-
-    fn check(&mut self) -> Result<usize, Error> {
-        self.operate("check", Vec::new(), true, |state, _| {
-            let refusal = state.refusal();
-            match refusal.filter(|refusal| refusal.above.is_none() && !refusal.hangs_up) {
-                Some(refusal) => Err(refusal.kind),
-                None => Ok(state.data.records.len() + state.data.fields.len()),
-            }
-        })
-    }
-
-    fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        self.operate("read", Vec::new(), true, |state, _| {
-            state.note(|| format!("  store: reads {}", keys.join(" ")));
-            Ok(keys.iter().map(|key| value_of(state, key)).collect())
-        })
-    }
-
-    /// Reads all in one exchange, as `RedisStore` does.
-    fn read_each(
-        &mut self,
-        keys: &[&str],
-        on_value: &mut dyn FnMut(Option<Vec<u8>>),
-    ) -> Result<(), Error> {
-        self.read(keys)?.into_iter().for_each(on_value);
-        Ok(())
-    }
-
-    fn prefetch(&mut self, _: &[&str]) -> Result<(), Error> {
-        self.operate("prefetch", Vec::new(), false, |_, _| Ok(()))
-    }
-
-    fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        self.operate("send", owned(groups), false, |_, _| Ok(()))
-    }
-
-    fn confirm(&mut self, sent: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
-        self.operate("confirm", owned(groups), true, |state, groups| {
-            let is_as_sent = |sent: &Sent<'_>| {
-                let length = Key::parse(sent.key.as_bytes())
-                    .and_then(|key| state.data.records.get(&key))
-                    .map(|value| value.len());
-                length == sent.length
-            };
-            let differs = sent.iter().find(|sent| !is_as_sent(sent));
-            let differs = differs.map(|sent| sent.key.to_owned());
-            let mut result = Ok(());
-            for group in groups {
-                result = result.and(state.apply(group));
-            }
-            match differs {
-                Some(key) if result.is_ok() => {
-                    state.note(|| format!("  store: {key} is not as sent"));
-                    Err(ErrorKind::Unconfirmed)
-                }
-                _ => result,
-            }
-        })
-    }
-
-    fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        self.confirm(&[], groups)
-    }
-
-    fn close(&mut self) {
-        let world = self.world.clone();
-        let mut state = world.lock();
-        if self.epoch == Some(state.epoch) && state.is_alive(self.incarnation) {
-            state.break_connections(100);
-        }
-        self.epoch = None;
-        self.name = None;
-    }
-}
-
-fn value_of(state: &State, key: &str) -> Option<Vec<u8>> {
-    let value = match Key::parse(key.as_bytes()) {
-        Some(key) => state.data.records.get(&key),
-        None => state.data.fields.get(key.as_bytes()),
-    };
-    value.map(|value| value.to_vec())
-}
-
-fn owned(groups: &[Group<'_>]) -> Vec<OwnedGroup> {
-    let groups = groups.iter().filter(|group| !group.is_empty());
-    groups
-        .map(|group| group.iter().map(owned_write).collect())
-        .collect()
-}
-
-fn owned_write(change: &Change<'_>) -> Write {
-    let (Change::Put { key, .. } | Change::Remove { key } | Change::Quarantine { key, .. }) =
-        change;
-    // A record of another origin is quarantined under its key and a hash.
-    let name = match change {
-        Change::Quarantine { .. } => key.split_once(':').map_or(*key, |(name, _)| name),
-        _ => key,
-    };
-    let Some(parsed) = Key::parse(name.as_bytes()) else {
-        return Write::Stray((*key).to_owned());
-    };
-    match change {
-        Change::Put { value, .. } => Write::Put(parsed, Value::from(*value)),
-        Change::Remove { .. } => Write::Remove(parsed),
-        Change::Quarantine { value, .. } => Write::Quarantine(parsed, Value::from(*value)),
-    }
-}
-
-fn show_group(group: &[Write]) -> String {
+/// Formats a group for the story.
+pub fn show_group(group: &[Write]) -> String {
     let writes: Vec<String> = group
         .iter()
         .map(|write| match write {
