@@ -30,11 +30,15 @@ impl Outage {
         Self {
             since: clock.since_boot(),
             since_time: clock.time(),
-            // The call that timed out has already waited as long as one may per outage.
-            was_waited_for: error.kind() == ErrorKind::Timeout,
+            was_waited_for: Self::is_wait(&error),
             error,
             has_warned: false,
         }
+    }
+
+    /// Returns true for the error of a call's exchange that has waited as long as a call may per outage.
+    pub(crate) fn is_wait(error: &Error) -> bool {
+        error.kind() == ErrorKind::Timeout
     }
 
     /// Returns true if the store refuses writes but can still be read.

@@ -187,6 +187,7 @@ impl<S: Store> Lifecycle<S> {
             ..
         } = self
         {
+            outage.was_waited_for |= Outage::is_wait(&error);
             note_failure(opened, outage, recovery, (None, error), clock);
             return;
         }

@@ -71,6 +71,22 @@ fn call_that_timed_out_has_waited() {
 }
 
 #[test]
+fn read_that_timed_out_in_full_store_has_waited() {
+    for kind in [ErrorKind::OutOfMemory, ErrorKind::Misconf] {
+        let mut bench = uncached();
+        bench.content().fails_writes = Some(kind);
+        bench.put("s-9", &publish(9, 2, b"x"));
+        bench.put("c-9", &command(9, 2, b"x"));
+        assert!(!bench.is_up());
+        bench.content().refuses_reads = Some(ErrorKind::Timeout);
+        for _ in 0..2 {
+            let read = waited(&mut bench, |bench| try_get(bench, "c-1"));
+            assert_eq!(read, (Err(ErrorKind::Timeout), Duration::ZERO), "{kind}");
+        }
+    }
+}
+
+#[test]
 fn waiting_call_gets_value_of_recovered_store() {
     let mut bench = uncached();
     bench.content().is_down = Some(ErrorKind::Connection);
