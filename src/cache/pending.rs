@@ -44,8 +44,11 @@ struct PendingWrite {
     may_be_in_store: bool,
     /// Length of the value that was put, in bytes; `None` for a remove.
     put_length: Option<usize>,
-    /// The other key of the same message: a put of one and a remove of the other happen together.
-    partner: Option<Key>,
+    /// The next key of the same message; its own key if there is no other.
+    ///
+    /// The keys of a message form a ring, so that each leads to all: a put of one and the removes of
+    /// others happen together.
+    next_partner: Key,
 }
 
 /// The size of a batch of unsent writes.
@@ -98,7 +101,8 @@ impl PendingWrites {
     ///
     /// `may_be_stored` is whether the store may have a value under the key; it counts only if no
     /// write of the key is pending, which knows better. A record that is put and removed before it
-    /// was sent leaves no write at all.
+    /// was sent leaves no write at all. The write goes together with those of `partner` and of the
+    /// message that the key belonged to before.
     pub(crate) fn record(
         &mut self,
         key: Key,
@@ -106,24 +110,21 @@ impl PendingWrites {
         partner: Option<Key>,
         may_be_stored: bool,
     ) {
+        let partners: Vec<Key> = self.partners(key).collect();
         let replaced = self.take(key);
         let may_be_in_store = replaced.map_or(may_be_stored, |replaced| {
             replaced.may_be_in_store || replaced.state == WriteState::Sent
         });
-        let unsent = replaced.filter(|replaced| replaced.state != WriteState::Sent);
-        let inherited = unsent.and_then(|unsent| unsent.partner);
-        // The rest of a refused message may be accepted without this write.
-        if let Some(partner) = inherited {
-            self.reopen(partner);
+        for partner in &partners {
+            // The rest of a refused message may be accepted without this write.
+            self.reopen(*partner);
+            // The remove of a partner may have no put to go with any more, and is still due.
+            if put_length.is_none() {
+                self.piggyback(*partner);
+            }
         }
-        if put_length.is_none() {
-            // The remove of the partner has no put to go with any more, and is still due.
-            if let Some(partner) = inherited {
-                self.piggyback(partner);
-            }
-            if !may_be_in_store {
-                return;
-            }
+        if put_length.is_none() && !may_be_in_store {
+            return;
         }
         self.last_sequence = self.last_sequence.wrapping_add(1);
         let write = PendingWrite {
@@ -131,18 +132,44 @@ impl PendingWrites {
             state: WriteState::Unsent,
             may_be_in_store,
             put_length,
-            partner: partner.or(inherited),
+            next_partner: key,
         };
         self.writes.insert(key, write);
         if let Some(length) = put_length {
             self.put_totals.add(length);
         }
         self.enter_list(key, write);
+        for partner in partners.first().copied().into_iter().chain(partner) {
+            self.join(key, partner);
+        }
+    }
+
+    /// Joins the messages of two keys, if writes of both are pending.
+    fn join(&mut self, key: Key, partner: Key) {
+        if self.partners(key).any(|other| other == partner) {
+            return;
+        }
+        // To exchange the ends of two rings makes them one.
+        let end = |key| Some(self.writes.get(&key)?.next_partner);
+        if let (Some(next), Some(next_of_partner)) = (end(key), end(partner)) {
+            self.set_next_partner(key, next_of_partner);
+            self.set_next_partner(partner, next);
+        }
+    }
+
+    fn set_next_partner(&mut self, key: Key, next: Key) {
+        if let Some(write) = self.writes.get_mut(&key) {
+            write.next_partner = next;
+        }
     }
 
     /// Takes out the write of a key; its entries in `unconfirmed` and `piggybacked` become stale.
     fn take(&mut self, key: Key) -> Option<PendingWrite> {
+        let last_partner = self.partners(key).last();
         let write = self.writes.remove(&key)?;
+        if let Some(last) = last_partner {
+            self.set_next_partner(last, write.next_partner);
+        }
         if let Some(length) = write.put_length {
             self.put_totals.subtract(length);
         }
@@ -202,16 +229,13 @@ impl PendingWrites {
         }
     }
 
-    /// Returns the other key of the message, if the write of this one has not been sent.
-    pub(crate) fn partner(&self, key: Key) -> Option<Key> {
-        self.unsent_write(key)?.partner
-    }
-
-    /// Makes a write go together with that of another key of the same message.
-    pub(crate) fn set_partner(&mut self, key: Key, partner: Key) {
-        if let Some(write) = self.writes.get_mut(&key) {
-            write.partner = Some(partner);
-        }
+    /// Returns the other keys of the message, sent or not.
+    pub(crate) fn partners(&self, key: Key) -> impl Iterator<Item = Key> {
+        let next_partner = move |from: Key| {
+            let next = self.writes.get(&from)?.next_partner;
+            (next != key).then_some(next)
+        };
+        std::iter::successors(next_partner(key), move |from| next_partner(*from))
     }
 
     /// Piggybacks an unsent remove on the next `Ack::Confirmed` write or fence.
@@ -223,17 +247,22 @@ impl PendingWrites {
         }
     }
 
-    /// Takes the piggybacked removes that are still due.
+    /// Takes the piggybacked removes that are still due, and need not go with a put of their message.
     pub(crate) fn take_piggybacked(&mut self) -> Vec<Key> {
         let piggybacked = std::mem::take(&mut self.piggybacked);
         let is_current = |(key, sequence): &(Key, u64)| {
             self.unsent_write(*key)
                 .is_some_and(|write| write.sequence == *sequence)
         };
+        let is_put = |key: Key| {
+            let write = self.unsent_write(key);
+            write.is_some_and(|write| write.put_length.is_some())
+        };
         piggybacked
             .iter()
             .filter(|entry| is_current(entry))
             .map(|(key, _)| *key)
+            .filter(|key| !self.partners(*key).any(is_put))
             .collect()
     }
 
@@ -269,7 +298,7 @@ impl PendingWrites {
         // A partner has siblings and they have partners, so the group grows while it is walked.
         let mut position = first;
         while let Some(key) = group.get(position).copied() {
-            if let Some(partner) = self.partner(key) {
+            for partner in self.partners(key) {
                 add_siblings(partner, group);
             }
             position = position.saturating_add(1);
@@ -296,8 +325,8 @@ impl PendingWrites {
         if limits.smallest_first {
             by_size.extend(self.unsent.values());
             by_size.sort_by_key(|key| {
-                let partner = self.partner(**key).and_then(|key| self.put_length(key));
-                self.put_length(**key).max(partner)
+                let partners = self.partners(**key).map(|key| self.put_length(key));
+                self.put_length(**key).max(partners.max().flatten())
             });
         }
         let by_age = self.unsent.values().filter(|_| !limits.smallest_first);
@@ -503,7 +532,7 @@ mod tests {
     #[test]
     fn moved_message_is_written_in_one_group() {
         let mut pending = PendingWrites::default();
-        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("c-1"), None, None, true);
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
         pending.record(key("q-1"), Some(5), None, false);
         assert_eq!(
@@ -524,17 +553,56 @@ mod tests {
     #[test]
     fn replacing_key_takes_over_partner() {
         let mut pending = PendingWrites::default();
-        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("c-1"), None, None, true);
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
-        let partner = pending.partner(key("s-7"));
+        let partner = pending.partners(key("s-7")).next();
         pending.record(key("s-7"), None, None, false);
         pending.record(key("s5-7"), Some(5), partner, false);
-        pending.set_partner(key("c-1"), key("s5-7"));
-        assert_eq!(pending.partner(key("c-1")), Some(key("s5-7")));
+        assert_eq!(partners(&pending, "c-1"), ["s5-7"]);
+        // The remove goes with its new put, and not before it.
+        assert!(pending.take_piggybacked().is_empty());
         let mut group = Vec::new();
         pending.message_group(key("c-1"), &mut group);
         group.sort_unstable();
         assert_eq!(group, [key("c-1"), key("s5-7")]);
+    }
+
+    fn partners(pending: &PendingWrites, name: &str) -> Vec<String> {
+        let partners = pending.partners(key(name));
+        partners.map(|key| key.to_string()).collect()
+    }
+
+    #[test]
+    fn message_of_three_keys_stays_together() {
+        let mut pending = PendingWrites::default();
+        // An unread PUBLISH is relocated, and another message takes its packet id.
+        pending.record(key("s-7"), None, None, true);
+        pending.record(key("s-9"), Some(5), Some(key("s-7")), false);
+        pending.record(key("c-1"), None, None, true);
+        pending.record(key("s-7"), Some(5), Some(key("c-1")), true);
+        for name in ["s-7", "s-9", "c-1"] {
+            let mut group = Vec::new();
+            pending.message_group(key(name), &mut group);
+            group.sort_unstable();
+            assert_eq!(group, ["c-1", "s-7", "s-9"].map(key), "{name}");
+        }
+        // Sent, and put again: if the first write failed, the second one must not come before it.
+        pending.mark_sent(&["s-7", "s-9", "c-1"].map(key));
+        pending.record(key("s-7"), Some(6), None, false);
+        pending.mark_unsent();
+        let mut group = Vec::new();
+        pending.message_group(key("s-7"), &mut group);
+        assert_eq!(group.len(), 3);
+        // What leaves the message leaves the others together.
+        pending.mark_sent(&[key("c-1")]);
+        pending.confirm(drop);
+        assert_eq!(partners(&pending, "s-7"), ["s-9"]);
+        assert_eq!(partners(&pending, "s-9"), ["s-7"]);
+        // Neither a partner of its own nor one without a write changes anything.
+        pending.record(key("s-9"), Some(5), Some(key("s-7")), false);
+        pending.record(key("s-9"), Some(5), Some(key("s-1")), false);
+        assert_eq!(partners(&pending, "s-7"), ["s-9"]);
+        assert!(partners(&pending, "s-1").is_empty());
     }
 
     #[test]
@@ -730,12 +798,12 @@ mod tests {
     #[test]
     fn partner_of_refused_write_is_tried_again() {
         let mut pending = PendingWrites::default();
-        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("c-1"), None, None, true);
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
         pending.refuse(&[key("s-7"), key("c-1")]);
         assert_eq!(pending.refused_totals(), totals(1, 5));
         assert!(all(&pending).is_empty());
-        assert_eq!(pending.partner(key("c-1")), Some(key("s-7")));
+        assert_eq!(partners(&pending, "c-1"), ["s-7"]);
         // Without its PUBLISH, the remove of the command is taken.
         pending.record(key("s-7"), None, None, false);
         assert!(!pending.has_refused());
@@ -751,7 +819,7 @@ mod tests {
             pending.refuse(&[key(name)]);
         }
         assert_eq!(pending.smallest_refused(), Some(vec![key("q-2")]));
-        pending.record(key("c-1"), None, Some(key("s-7")), true);
+        pending.record(key("c-1"), None, None, true);
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
         pending.refuse(&[key("c-1"), key("s-7")]);
         let mut smallest = pending.smallest_refused().expect("some");
@@ -762,9 +830,9 @@ mod tests {
     #[test]
     fn message_group_is_found_from_each_record() {
         let mut pending = PendingWrites::default();
+        pending.record(key("c-1"), None, None, true);
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
         pending.record(key("sc5-7"), None, None, true);
-        pending.record(key("c-1"), None, Some(key("s-7")), true);
         pending.record(key("q-1"), Some(5), None, false);
         for name in ["s-7", "sc5-7", "c-1"] {
             let mut group = vec![key("q-1")];
@@ -777,6 +845,5 @@ mod tests {
         let mut group = Vec::new();
         pending.message_group(key("s-7"), &mut group);
         assert_eq!(group, [key("s-7"), key("sc5-7")]);
-        assert_eq!(pending.partner(key("c-1")), None);
     }
 }

@@ -141,14 +141,11 @@ impl WriteBehindCache {
         ack: Ack,
     ) {
         // A replaced PUBLISH that was never sent still has its command to remove.
-        let inherited = replaced.iter().find_map(|key| self.pending.partner(*key));
-        for &old in replaced {
-            self.record_removed(old, None);
-        }
-        if let Some(partner) = partner {
-            self.record_removed(partner, Some(key));
-        } else if let Some(inherited) = inherited {
-            self.pending.set_partner(inherited, key);
+        let inherited = replaced
+            .iter()
+            .find_map(|key| self.pending.partners(*key).next());
+        for &old in replaced.iter().chain(&partner) {
+            self.record_removed(old);
         }
         let length = value.len();
         let is_known = self.index.contains(key);
@@ -188,7 +185,7 @@ impl WriteBehindCache {
         ack: Ack,
     ) {
         for &key in keys {
-            self.record_removed(key, None);
+            self.record_removed(key);
         }
         match ack {
             Ack::Confirmed | Ack::Sent => {
@@ -203,11 +200,11 @@ impl WriteBehindCache {
         }
     }
 
-    fn record_removed(&mut self, key: Key, partner: Option<Key>) {
+    fn record_removed(&mut self, key: Key) {
         let is_known = self.index.contains(key);
         self.note_removed(key);
         self.index.remove(key);
-        self.pending.record(key, None, partner, is_known);
+        self.pending.record(key, None, None, is_known);
     }
 
     /// Remembers the present value of a record, which is about to be removed or replaced.

@@ -1,6 +1,8 @@
 //! A store that refuses one record and takes others.
 
-use super::bench::{Bench, SECOND, command};
+use paho_mqtt::ClientPersistence;
+
+use super::bench::{Bench, SECOND, command, publish};
 use crate::{
     error::ErrorKind,
     persistence::simulated::Settings,
@@ -50,12 +52,39 @@ fn removing_refused_record_leaves_nothing() {
     bench.remove("c-1");
     bench.remove("c-1");
     bench.put("c-2", &small(2));
-    bench.send("c-2", "s-2", &super::bench::publish(2, 1, &[2]));
+    bench.send("c-2", "s-2", &publish(2, 1, &[2]));
     bench.run(120 * SECOND);
     assert_eq!(bench.stored_keys(), ["s-2"]);
     let health = bench.persistence.health().snapshot();
     assert!(health.up);
     assert_eq!((health.held_records, health.unconfirmed_records), (0, 0));
+}
+
+#[test]
+fn refused_relocation_keeps_unread_publish() {
+    for qos in [1, 2] {
+        let unread = publish(7, 2, &[0; 8_000]);
+        let mut bench = Bench::new(&Settings::default(), &[("s-7", unread.clone())]);
+        bench.persistence.keys().expect("listed");
+        bench.put("c-1", &command(7, qos, b"new"));
+        bench.content().largest_value = Some(1_000);
+        let packet = publish(7, u8::try_from(qos).expect("small"), b"new");
+        bench.send("c-1", "s-7", &packet);
+        bench.put("q-1", &super::bench::queued(1));
+        bench.run(3 * SECOND);
+        assert!(bench.is_up());
+        // Its number stays taken until the store has the copy under another one.
+        assert_eq!(bench.stored_keys(), ["c-1", "q-1", "s-7"]);
+        assert_eq!(bench.stored()["s-7"], unread);
+        // The broker has acknowledged the new message.
+        bench.remove("s-7");
+        bench.put("q-2", &super::bench::queued(2));
+        bench.run(3 * SECOND);
+        assert_eq!(bench.stored()["s-7"], unread);
+        bench.content().largest_value = None;
+        bench.run(120 * SECOND);
+        assert_eq!(bench.stored_keys(), ["q-1", "q-2", "s-65535"]);
+    }
 }
 
 #[test]
