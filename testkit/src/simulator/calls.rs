@@ -58,6 +58,7 @@ impl Machine {
 
     /// Lists the keys.
     pub fn keys(&mut self) -> Result<Vec<Key>, Stop> {
+        self.pause()?;
         self.last_read = None;
         let keys = self.call(
             Limit::Call,
@@ -143,6 +144,7 @@ impl Machine {
 
     /// Puts a value that Paho passes in several buffers.
     pub fn put_buffers(&mut self, key: Key, buffers: &[&[u8]], value: &Value) -> Result<(), Stop> {
+        self.pause()?;
         // A packet that is put again replaces nothing in memory.
         if !self
             .live
@@ -181,6 +183,7 @@ impl Machine {
 
     /// Reads a record, and checks that the value is the one that was put.
     pub fn get(&mut self, key: Key) -> Result<Result<Value, ErrorKind>, Stop> {
+        self.pause()?;
         let name = key.to_string();
         let got = self.call(
             Limit::Call,
@@ -265,6 +268,7 @@ impl Machine {
 
     /// Removes a record. Whether it was there does not matter.
     pub fn remove(&mut self, key: Key) -> Result<(), Stop> {
+        self.pause()?;
         // Before the call: the persistence may write at once.
         let removed = self.resolve_removed(key);
         self.changing.clone_from(&removed);
@@ -328,6 +332,14 @@ impl Machine {
 
     /// Removes a record of the session before Paho has tried to connect, which must have no effect.
     pub fn remove_protected(&mut self, key: Key) -> Result<(), Stop> {
+        self.pause()?;
+        let publish = key.with_kind(Kind::SentPublish);
+        let has_publish = [publish, publish.other_version()]
+            .iter()
+            .any(|key| self.live.contains_key(key));
+        if key.kind == Kind::SentPubrel && !has_publish {
+            return self.remove(key);
+        }
         let name = key.to_string();
         let removed = self.call(
             Limit::Call,
@@ -343,6 +355,7 @@ impl Machine {
 
     /// Asks whether a record is there, as Paho C hears the answer.
     pub fn contains(&mut self, key: Key) -> Result<bool, Stop> {
+        self.pause()?;
         let name = key.to_string();
         let answer = self.call(
             Limit::Call,

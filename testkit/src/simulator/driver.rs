@@ -10,10 +10,10 @@ use super::{
     exceptions,
     invariants::{FULL_CHECK, Violation},
     paho::Paho,
-    process::{Machine, Process, Stop, at},
+    process::{Machine, Pauses, Process, Stop, at},
     profile::{Action, Fault, Profile},
     values::{Key, Kind, Publish, Topic, command, message_of, payload},
-    world::{Snapshot, World},
+    world::{Blow, Snapshot, World},
 };
 
 /// Counters of a run, to see that it did something.
@@ -158,7 +158,9 @@ impl Simulation {
         for number in numbers {
             steps.push(number);
             self.totals.steps += 1;
+            self.machine.pauses = Some(Pauses::of(number, self.profile.pause_share));
             let done = self.step(number);
+            self.machine.pauses = None;
             is_right = self.end_step(&done);
             if !is_right {
                 break;
@@ -270,7 +272,7 @@ impl Simulation {
             Action::Snapshot => self.take_snapshot(),
             _ if !is_running => {
                 if choice.below(4) == 0 {
-                    self.create(&mut choice)?;
+                    self.create_among_faults(&mut choice)?;
                 } else {
                     self.clock.advance(choice.duration(1, 8));
                 }
@@ -431,6 +433,20 @@ impl Simulation {
             && paho.is_connected
         {
             paho.lose_connection(&mut self.machine)?;
+        }
+        Ok(())
+    }
+
+    /// Starts the program, now and then with a fault in its restore, or closes it before it connects.
+    fn create_among_faults(&mut self, choice: &mut Choice) -> Result<(), Stop> {
+        let has = |fault| self.profile.faults.contains(&fault);
+        let (breaks, closes) = (has(Fault::Connection), has(Fault::Close));
+        if breaks && choice.below(6) == 0 {
+            self.strike(choice, Blow::LostBefore(100));
+        }
+        self.create(choice)?;
+        if closes && self.paho.is_some() && choice.below(6) == 0 {
+            self.end_program()?;
         }
         Ok(())
     }

@@ -174,8 +174,8 @@ impl Simulation {
         });
     }
 
-    fn strike(&mut self, choice: &mut Choice, blow: Blow) {
-        let others = choice.pick(&[0, 0, 1, 2, 5]);
+    pub(super) fn strike(&mut self, choice: &mut Choice, blow: Blow) {
+        let others = choice.pick(&[0, 0, 1, 2, 3, 5, 8]);
         let mut state = self.world.lock();
         state.note(|| format!("  {blow:?} after {others} operations"));
         state.blow = Some((others, blow));

@@ -72,6 +72,7 @@ pub struct Paho {
     pub(super) queue_sequence: u32,
     pub(super) last_packet_id: u16,
     pub is_connected: bool,
+    has_tried_to_connect: bool,
     /// The application takes no messages now.
     pub is_busy: bool,
     pub received: u64,
@@ -99,6 +100,7 @@ impl Paho {
             queue_sequence: 0,
             last_packet_id: 0,
             is_connected: false,
+            has_tried_to_connect: false,
             is_busy: false,
             received: 0,
         }
@@ -283,6 +285,7 @@ impl Paho {
         is_reachable: bool,
     ) -> Result<(), Stop> {
         self.v5 = self.options.versions.connects_v5;
+        self.has_tried_to_connect = true;
         machine.remove(Key::new(Kind::Command, self.v5, 0))?;
         if !is_reachable {
             return Ok(());
@@ -502,6 +505,8 @@ impl Paho {
             broker.disconnect(usize::MAX, &mut state);
             drop(state);
             self.lose_connection(machine)?;
+        } else if !self.has_tried_to_connect {
+            self.drop_unconnected(machine)?;
         }
         machine.close()
     }

@@ -16,6 +16,8 @@ use paho_mqtt_redis::{
     StoreEvent, StoreObserver, prometheus::Registry, simulation,
 };
 
+use crate::random::Random;
+
 use super::{
     clock::{Acted, ProcessClock, TOO_MANY_WAITS, VirtualClock},
     sabotage::Sabotage,
@@ -159,6 +161,45 @@ pub struct Machine {
     pub clashing: BTreeSet<u16>,
     /// Records that the present call changes: if the program dies in it, either state is right.
     pub changing: Vec<Key>,
+    /// What happens between the calls of the present step.
+    pub(super) pauses: Option<Pauses>,
+}
+
+/// Turns of the worker, and ticks of the clock, between the calls of one step.
+pub(super) struct Pauses {
+    random: Random,
+    /// Of a hundred pauses, this many let the worker act.
+    share: u32,
+    /// A call of this step was made, so that the next one comes after a pause.
+    has_called: bool,
+}
+
+impl Pauses {
+    pub fn of(step: u32, share: u32) -> Self {
+        let mut random = Random::of(u64::from(step) << 8 | 0x55);
+        random.draw();
+        random.draw();
+        Self {
+            random,
+            share,
+            has_called: false,
+        }
+    }
+
+    /// The actions of the worker before the next call, and the time that passes first.
+    fn next(&mut self) -> (usize, Duration) {
+        if !std::mem::replace(&mut self.has_called, true) {
+            return (0, Duration::ZERO);
+        }
+        if self.random.below(100) >= self.share as usize {
+            return (0, Duration::ZERO);
+        }
+        let by = match self.random.below(8) {
+            0 => Duration::from_millis(self.random.pick(&[10, 100, 110, 1100])),
+            _ => Duration::ZERO,
+        };
+        (1 + self.random.below(5), by)
+    }
 }
 
 impl Machine {
@@ -184,7 +225,22 @@ impl Machine {
             calls: 0,
             clashing: BTreeSet::new(),
             changing: Vec::new(),
+            pauses: None,
         }
+    }
+
+    /// Lets the worker act before a call that is not the first of its step.
+    pub(super) fn pause(&mut self) -> Result<(), Stop> {
+        let Some((actions, by)) = self.pauses.as_mut().map(Pauses::next) else {
+            return Ok(());
+        };
+        self.clock.advance(by);
+        for _ in 0..actions {
+            if let Acted::Idle(_) = self.act()? {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// Creates the persistence of a new program, which may connect it before Paho opens it.

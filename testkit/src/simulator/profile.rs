@@ -1,4 +1,4 @@
-//! What one seed simulates: the program, the faults, and how often each happens.
+//! Everything that one seed decides: the program, the faults, and the frequency of each.
 
 use std::time::Duration;
 
@@ -140,6 +140,8 @@ pub struct Profile {
     pub max_backlog: usize,
     /// The most actions that the worker makes after each step.
     pub worker_haste: u32,
+    /// Of a hundred pauses between two calls of a step, this many let the worker act.
+    pub pause_share: u32,
     /// QoS of publishes; one is picked.
     pub qos: &'static [u8],
     /// Sequence number at the beginning.
@@ -203,6 +205,7 @@ impl Profile {
             worker_haste: random.pick(&[0, 1, 4, 4, 30]),
             qos: random.pick(&[&[0_u8, 1, 2][..], &[1, 2], &[1, 2], &[2], &[1]]),
             first_sequence: (random.below(4) == 0).then_some(999_980),
+            pause_share: random.pick(&[0, 10, 10, 50, 100]),
             ignored: Vec::new(),
         }
     }

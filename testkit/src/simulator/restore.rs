@@ -16,7 +16,7 @@ impl Paho {
         let before = machine.world.lock().operations_of_calls;
         let mut paho = Self::new(options);
         if !paho.restore_packets(machine)? {
-            paho.drop_half_made(machine)?;
+            paho.drop_unconnected(machine)?;
             return Ok(None);
         }
         paho.restore_commands(machine)?;
@@ -154,10 +154,10 @@ impl Paho {
         Ok(())
     }
 
-    /// Drops a client that could not be created.
+    /// Drops a client that could not be created, or never tried to connect.
     ///
-    /// With MQTT 5 and without a session expiry, Paho removes what is in flight then.
-    fn drop_half_made(&self, machine: &mut Machine) -> Result<(), Stop> {
+    /// With MQTT 5, Paho removes what is in flight then: it knows no session expiry before it connects.
+    pub(super) fn drop_unconnected(&self, machine: &mut Machine) -> Result<(), Stop> {
         if self.options.versions.created_v5 {
             for key in machine.keys()? {
                 if !key.is_queue_record() {
