@@ -140,12 +140,18 @@ impl<S: Store> PersistenceShared<S> {
         attempt: impl FnOnce() -> String,
         work: impl FnOnce(&mut CallSemantics, &mut StoreAccess<'_, S>) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let mut state = self.lock();
-        let Some(result) = state.lifecycle.call(self.clock(), work) else {
-            return Err(Error::new(ErrorKind::NotOpen, attempt()));
-        };
-        self.wake_worker(&mut state);
-        result
+        self.call(&mut self.lock(), attempt, work)
+    }
+
+    fn call<T>(
+        &self,
+        state: &mut State<S>,
+        attempt: impl FnOnce() -> String,
+        work: impl FnOnce(&mut CallSemantics, &mut StoreAccess<'_, S>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let result = state.lifecycle.call(self.clock(), work);
+        self.wake_worker(state);
+        result.unwrap_or_else(|| Err(Error::new(ErrorKind::NotOpen, attempt())))
     }
 
     /// Reads the value of a record.
@@ -156,8 +162,13 @@ impl<S: Store> PersistenceShared<S> {
         let attempt = || format!("read record {key}");
         let until = self.clock().deadline_after(self.config.call_timeout);
         let mut existed = false;
+        // Not unlocked before it waits: the worker could end the outage in between, and the call would
+        // fail although the store is back.
+        let mut state = self.lock();
         loop {
-            let result = self.with_open(attempt, |records, access| records.get(access, key));
+            let result = self.call(&mut state, attempt, |records, access| {
+                records.get(access, key)
+            });
             match &result {
                 // It was lost during the outage for whose end this call has waited.
                 Err(error) if error.kind() == ErrorKind::NotFound && existed => {
@@ -166,7 +177,6 @@ impl<S: Store> PersistenceShared<S> {
                 Err(error) if error.kind() != ErrorKind::NotFound => existed = true,
                 _ => return result,
             }
-            let mut state = self.lock();
             let is_readable_after_step = state.lifecycle.is_readable_after_step();
             match state.lifecycle.outage_mut() {
                 // The worker brings a readable store back after each step. That wait is short, so it
@@ -176,7 +186,8 @@ impl<S: Store> PersistenceShared<S> {
                 }
                 _ => return result,
             }
-            let (_state, is_over) = self.wait_while(state, until, |lifecycle| {
+            let is_over;
+            (state, is_over) = self.wait_while(state, until, |lifecycle| {
                 lifecycle.outage().is_some()
                     && (!is_readable_after_step || lifecycle.is_readable_after_step())
             });
