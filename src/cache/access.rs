@@ -117,11 +117,16 @@ impl<'a, S: Store> StoreAccess<'a, S> {
         let attempt = format!("read record {key}");
         let reason = "its value is only in the store, which is unavailable";
         let outage = self.outage.map(|outage| &outage.error);
-        match self.failure.as_ref().or(outage) {
-            Some(cause) => Error::new(cause.kind(), attempt)
-                .with_reason(reason)
-                .with_source(Arc::clone(cause)),
-            None => Error::new(ErrorKind::Connection, attempt),
+        let cause = self.failure.as_ref().or(outage);
+        let kind = match cause.map(|cause| cause.kind()) {
+            // Others were lost; this record may be there.
+            None | Some(ErrorKind::Lost) => ErrorKind::Connection,
+            Some(kind) => kind,
+        };
+        let error = Error::new(kind, attempt).with_reason(reason);
+        match cause {
+            Some(cause) => error.with_source(Arc::clone(cause)),
+            None => error,
         }
     }
 }

@@ -1,8 +1,10 @@
 //! Reads from the store, their batches, and the values that stay in memory.
 
+use std::time::Duration;
+
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish, queued};
+use super::bench::{Bench, Content, SECOND, command, publish, queued};
 use crate::{
     error::{Error, ErrorKind},
     persistence::simulated::Settings,
@@ -219,6 +221,22 @@ fn damaged_value_in_store_never_reaches_paho() {
         ErrorKind::Lost
     );
     assert_eq!(bench.persistence.keys().expect("listed"), ["c-2"]);
+}
+
+#[test]
+fn readable_record_is_not_lost_with_others() {
+    let mut bench = opened(commands([1, 2]));
+    bench.content().records.remove("c-2");
+    // It checks the store, which begins an outage.
+    let flushed = bench.persistence.health().flush(Duration::ZERO);
+    assert_eq!(flushed.expect_err("one is lost").kind(), ErrorKind::Lost);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    let error = bench.persistence.get("c-1").expect_err("not read now");
+    let error = Error::in_mqtt(&error).expect("ours");
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    bench.content().is_down = None;
+    bench.run(3 * SECOND);
+    bench.get("c-1");
 }
 
 #[test]
