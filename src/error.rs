@@ -41,7 +41,8 @@ pub enum ErrorKind {
     /// Only `get` returns it: removing a missing record is no error, since Paho also removes records
     /// that it never put.
     NotFound,
-    /// The record disappeared from the store, and this process neither removed it nor has a copy.
+    /// The record disappeared from the store or was altered there, and this process neither did that nor
+    /// has a copy.
     ///
     /// Find out who flushed Redis or deletes from it, or whether its `maxmemory-policy` evicts.
     Lost,
@@ -238,8 +239,8 @@ impl ErrorKind {
             Self::NotOpen => "the persistence is not open; Paho opens it when a client is created",
             Self::NotFound => "there is no such record",
             Self::Lost => {
-                "the record disappeared from the store; does another program write there, was Redis \
-                 flushed, or does its maxmemory-policy evict?"
+                "the record disappeared from the store, or was altered; does another program write \
+                 there, was Redis flushed, or does its maxmemory-policy evict?"
             }
             Self::Damaged => {
                 "Paho's copy of the message changed after a failed write to the broker; the stored \

@@ -3,15 +3,15 @@
 use super::{access::StoreAccess, index::ReadOrder, write_behind::WriteBehindCache};
 use crate::{
     error::Error,
-    paho::{Key, RecordKind, is_valid_record, with_key_names},
+    paho::{Key, RecordKind, with_key_names},
     store::Store,
 };
 
 impl WriteBehindCache {
     /// Returns the value of a record; reads it from the store if it is not cached.
     ///
-    /// Returns `None` if there is no such record, or the store lost it. An error means that the
-    /// value cannot be read now.
+    /// Returns `None` if there is no such record, or the store lost it or has another value. An error
+    /// means that the value cannot be read now.
     pub(crate) fn load_value<S: Store>(
         &mut self,
         access: &mut StoreAccess<'_, S>,
@@ -68,10 +68,9 @@ impl WriteBehindCache {
             }
         }
         for (key, value) in keys.into_iter().zip(values) {
-            // Another program may have damaged the value since open, and Paho would crash on it.
-            let is_usable =
-                |value: &Vec<u8>| is_valid_record(key, value) && !self.relocations.is_target(key);
-            if let Some(value) = value.filter(is_usable) {
+            // Another program may have altered the value since open, and Paho might crash on it.
+            let is_ours = |value: &Vec<u8>| self.index.has_content(key, value);
+            if let Some(value) = value.filter(is_ours) {
                 self.index.cache_value(key, value);
                 self.prefetched.push(key);
             }

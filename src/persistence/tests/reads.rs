@@ -224,6 +224,40 @@ fn damaged_value_in_store_never_reaches_paho() {
 }
 
 #[test]
+fn altered_value_in_store_never_reaches_paho() {
+    let mut bench = opened(commands([1, 2, 3]));
+    let altered = command(7, 1, b"other");
+    for key in ["c-1", "c-2"] {
+        let records = &mut bench.content().records;
+        records.insert(key.to_owned(), altered.clone());
+    }
+    assert_eq!(bench.get("c-3"), command(3, 1, &3_i32.to_ne_bytes()));
+    // One is read ahead, the other one alone.
+    assert_eq!(bench.trace(), ["read c-3 c-2 c-1"]);
+    for key in ["c-2", "c-1"] {
+        let error = bench.persistence.get(key).expect_err("altered");
+        let error = Error::in_mqtt(&error).expect("ours");
+        assert_eq!(error.kind(), ErrorKind::Lost);
+    }
+    assert_eq!(bench.persistence.health().snapshot().lost_records, 2);
+    // It is not Paho's, so it stays.
+    assert_eq!(bench.stored()["c-1"], altered);
+}
+
+#[test]
+fn publish_with_dup_flag_is_read_unaltered() {
+    let sent = publish(9, 1, b"x");
+    let mut bench = opened(Content::new(&[("s-9", sent.clone())]));
+    let mut again = sent.clone();
+    again[0] |= 0x08;
+    bench
+        .content()
+        .records
+        .insert("s-9".to_owned(), again.clone());
+    assert_eq!(bench.get("s-9"), again);
+}
+
+#[test]
 fn readable_record_is_not_lost_with_others() {
     let mut bench = opened(commands([1, 2]));
     bench.content().records.remove("c-2");
