@@ -96,9 +96,14 @@ impl Default for MemoryPersistence {
 /// Returns a persistence that shares the records and is not open.
 impl Clone for MemoryPersistence {
     fn clone(&self) -> Self {
-        let state = self.shared.lock();
-        let store = state.lifecycle.store();
-        let mut store = store.map_or_else(MemoryStore::default, |store| store.0.clone());
+        let mut state = self.shared.lock();
+        // `connect`, `open` or the worker has the store for a moment.
+        let mut store = loop {
+            match state.lifecycle.store() {
+                Some(store) => break store.0.clone(),
+                None => state = self.shared.wait(state),
+            }
+        };
         store.close();
         Self::with_store(store)
     }

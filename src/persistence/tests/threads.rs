@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -11,7 +12,10 @@ use super::bench::{Content, ScriptedStore, command, publish};
 use crate::{
     error::ErrorKind,
     persistence::{
-        client_persistence::Persistence, config::PersistenceConfig, observer::StoreObserver,
+        client_persistence::{MemoryPersistence, Persistence},
+        config::PersistenceConfig,
+        lifecycle::Lifecycle,
+        observer::StoreObserver,
     },
     store::{Durability, StoreEvent},
 };
@@ -94,4 +98,26 @@ fn worker_confirms_and_recovers_by_itself() {
     wait_for(&events, |event| matches!(event, StoreEvent::Closed));
     // Both threads have ended with the notifier, which owned the observer.
     assert!(events.recv_timeout(LIMIT).is_err());
+}
+
+#[test]
+fn clone_during_use_of_store_shares_records() {
+    let mut persistence = MemoryPersistence::new();
+    persistence.open("device", "broker").expect("opens");
+    persistence
+        .put("c-1", vec![&command(1, 1, b"x")])
+        .expect("put");
+    persistence.close().expect("closes");
+    let shared = persistence.shared();
+    // As during a connect, or while the worker has the store.
+    let store = shared.lock().lifecycle.begin_opening().expect("is closed");
+    let mut copy = thread::scope(|scope| {
+        let copying = scope.spawn(|| persistence.clone());
+        thread::sleep(Duration::from_millis(50));
+        shared.lock().lifecycle = Lifecycle::Closed(store);
+        shared.notify();
+        copying.join().expect("no panic")
+    });
+    copy.open("device", "broker").expect("opens");
+    assert!(copy.contains("c-1"));
 }
