@@ -44,7 +44,7 @@ pub(super) struct Recovery {
     /// The store has shown that it takes writes.
     is_checked: bool,
     backoff: Duration,
-    /// Limits of one batch; those of a failed one are halved.
+    /// Limits of one batch; those of a failed one are halved, and grow with each success.
     limits: BatchLimits,
     /// Time since boot at which the next step is due.
     pub(super) due: Duration,
@@ -251,6 +251,10 @@ impl Recovery {
                 let puts = self.limits.puts.saturating_mul(2);
                 self.limits.puts = puts.min(MAX_BATCH_PUTS);
                 self.limits.smallest_first &= puts < MAX_BATCH_PUTS;
+                // Slowly, since a batch that is too large for the connection costs it.
+                let growth = (self.limits.bytes / 16).saturating_add(WRITE_OVERHEAD);
+                let bytes = self.limits.bytes.saturating_add(growth);
+                self.limits.bytes = bytes.min(WRITE_BATCH_BYTES);
                 self.backoff = MIN_BACKOFF;
             }
             (Step::RemoveStale(batch), Answer::Done) => cache.finish_stale(&batch),

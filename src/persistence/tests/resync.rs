@@ -448,9 +448,36 @@ fn batch_that_times_out_is_halved_in_bytes() {
         .filter(|line| line.starts_with("rewrite"))
         .map(|line| line.matches("q-").count())
         .collect();
-    // 256 KiB, then 128, then 64.
-    assert_eq!(sizes, [26, 13, 6, 7, 7, 7, 7, 7, 7, 7, 5]);
+    // 256 KiB, then 128, then 64, which grows until a batch times out again.
+    assert_eq!(sizes, [26, 13, 6, 7, 8, 8, 9, 9, 10, 5, 5, 3]);
     assert_eq!(bench.stored().len(), 60);
+}
+
+#[test]
+fn batch_grows_again_once_store_is_fast() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    for number in 1..=900 {
+        bench.put(&format!("q-{number}"), &command(1, 1, &[0; 10_000]));
+    }
+    bench.content().slow_above = Some(15_000);
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    bench.trace();
+    while bench.stored().is_empty() {
+        bench.turn_with(|_| ());
+    }
+    let sizes = |bench: &Bench| -> Vec<usize> {
+        let trace = bench.trace();
+        let writes = trace.iter().filter(|line| line.starts_with("rewrite"));
+        writes.map(|line| line.matches("q-").count()).collect()
+    };
+    assert_eq!(sizes(&bench), [26, 13, 6, 3, 1]);
+    bench.content().slow_above = None;
+    bench.run(20 * SECOND);
+    assert!(bench.is_up());
+    let sizes = sizes(&bench);
+    assert_eq!((sizes[0], sizes.iter().max()), (2, Some(&26)), "{sizes:?}");
 }
 
 #[test]
