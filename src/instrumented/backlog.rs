@@ -170,6 +170,16 @@ impl Backlog {
 
     /// Updates the backlog after a `put`.
     pub(super) fn put(&mut self, key: &str, size: usize) {
+        // Mirrors the persistence of this crate. Another one may keep both.
+        if self.lost_by_get.is_some()
+            && let Some(key) = Key::parse(key)
+        {
+            for id in key.replaced_keys().map(RecordId::Key) {
+                if self.remove_entry(&id) {
+                    self.kind(id.kind()).removed.inc();
+                }
+            }
+        }
         if let Some(kind) = self.upsert(key, size, Clock::since_boot) {
             self.kind(kind).added.inc();
         }

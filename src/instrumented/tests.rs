@@ -719,6 +719,46 @@ fn relocated_record_is_counted_beside_new_one() {
 }
 
 #[test]
+fn record_that_put_replaces_leaves_backlog() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let memory = MemoryPersistence::new();
+    let mut before = memory.clone();
+    before.open("id", "uri").expect("opens");
+    for key in ["s-7", "sc-7", "r-3"] {
+        before.put(key, vec![&sample_record(key)]).expect("puts");
+    }
+    drop(before);
+    let mut persistence = memory.instrument(&metrics).client_label("device");
+    persistence.open("id", "uri").expect("opens");
+    for key in persistence.keys().expect("lists") {
+        persistence.get(&key).expect("reads");
+    }
+    // The client connects with the other version of MQTT.
+    for key in ["s5-7", "r5-3"] {
+        let value = sample_record(key);
+        persistence.put(key, vec![&value]).expect("puts");
+        let kind = if key == "s5-7" {
+            "sent_publish"
+        } else {
+            "received_publish"
+        };
+        let bytes = u64::try_from(value.len()).expect("short");
+        assert_eq!(backlog(&registry, kind), [1, bytes, 0]);
+        assert_eq!(changes(&registry, kind), [1, 1]);
+    }
+    assert_eq!(backlog(&registry, "sent_pubrel"), [0, 0, 0]);
+    // Without events, nothing is known of the persistence.
+    let mut custom = Instrumented::new(CustomPersistence::default(), &metrics);
+    custom.open("id", "uri").expect("opens");
+    for key in ["s-7", "s5-7"] {
+        custom.put(key, vec![b"x"]).expect("puts");
+    }
+    let records = "mqtt_persistence_records{client_id=\"id\",kind=\"sent_publish\"}";
+    assert_eq!(value(&registry, records), Some(2.0));
+}
+
+#[test]
 fn events_after_drop_change_no_series() {
     let (registry, mut persistence, _) = measured("device");
     persistence.open("id", "uri").expect("opens");

@@ -151,6 +151,18 @@ impl Key {
         keys.flat_map(move |key| [key, key.other_version()].into_iter().take(versions))
     }
 
+    /// Returns the keys whose records a put of this key replaces: the same message in the other
+    /// version, and leftovers of an earlier message with the same packet id.
+    pub(crate) fn replaced_keys(self) -> impl Iterator<Item = Self> {
+        let other = self.other_version();
+        let pubrels = [self, other].map(|key| key.with_kind(RecordKind::SentPubrel));
+        let is_publish = self.kind == RecordKind::SentPublish;
+        let others = (!self.is_queue_record()).then_some(other);
+        others
+            .into_iter()
+            .chain(pubrels.into_iter().filter(move |_| is_publish))
+    }
+
     pub(crate) fn with_kind(self, kind: RecordKind) -> Self {
         Self { kind, ..self }
     }

@@ -148,10 +148,11 @@ impl CallSemantics {
         if may_be_resent && self.is_stored_copy(access, key, &value)? {
             return Ok(());
         }
-        let superseded = self.superseded_by(key);
+        let replaced = key.replaced_keys().filter(|key| self.contains(*key));
+        let replaced: Vec<Key> = replaced.collect();
         // At a reconnect Paho puts each PUBREL again.
         if key.kind == RecordKind::SentPubrel
-            && superseded.is_empty()
+            && replaced.is_empty()
             && self.cache.has_confirmed(key, &value)
         {
             return Ok(());
@@ -169,8 +170,7 @@ impl CallSemantics {
             (RecordKind::SentPublish, _) => Ack::Sent,
             _ => Ack::Confirmed,
         };
-        self.cache
-            .put(access, key, value, &superseded, command, ack);
+        self.cache.put(access, key, value, &replaced, command, ack);
         Ok(())
     }
 
@@ -200,23 +200,6 @@ impl CallSemantics {
             self.relocate_unread(access, other);
         }
         key
-    }
-
-    /// The records that a put of `key` replaces: the same message in the other version, and
-    /// leftovers of an earlier message with the same packet id.
-    fn superseded_by(&self, key: Key) -> Vec<Key> {
-        let other = key.other_version();
-        let candidates = match key.kind {
-            RecordKind::SentPublish => vec![
-                other,
-                key.with_kind(RecordKind::SentPubrel),
-                other.with_kind(RecordKind::SentPubrel),
-            ],
-            RecordKind::SentPubrel | RecordKind::ReceivedPublish => vec![other],
-            RecordKind::Command | RecordKind::Undelivered => Vec::new(),
-        };
-        let live = candidates.into_iter().filter(|key| self.contains(*key));
-        live.collect()
     }
 
     /// Returns `true` if a PUBLISH that Paho sends again is stored under `key` already, but for the
