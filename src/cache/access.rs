@@ -21,8 +21,6 @@ pub(crate) struct Outage {
     pub(crate) error: Arc<Error>,
     /// A call has already waited for the store in this outage; no other one does.
     pub(crate) was_waited_for: bool,
-    /// The warning about records that exist only in memory was raised.
-    pub(crate) has_warned: bool,
 }
 
 impl Outage {
@@ -32,7 +30,6 @@ impl Outage {
             since_time: clock.time(),
             was_waited_for: Self::is_wait(&error),
             error,
-            has_warned: false,
         }
     }
 

@@ -67,11 +67,11 @@ impl StoreCatalog {
             )?,
             held_records: gauge(
                 "store_held_records",
-                "Records only in memory while the store is unavailable",
+                "Records only in memory because the store is unavailable or refuses them",
             )?,
             held_bytes: gauge(
                 "store_held_bytes",
-                "Size of records only in memory while the store is unavailable, in bytes",
+                "Size of records only in memory because the store is unavailable or refuses them, in bytes",
             )?,
             discarded: IntCounterVec::new(
                 opts(

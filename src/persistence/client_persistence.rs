@@ -12,7 +12,7 @@ use super::{
     config::PersistenceConfig,
     guarded_store::GuardedStore,
     health::Health,
-    lifecycle::{Lifecycle, Opened, unflushed_error},
+    lifecycle::{Lifecycle, Opened},
     notifier::{Notifier, catch_panic},
     observer::StoreObserver,
     opening::{OpenReport, connect, open_records},
@@ -300,10 +300,7 @@ impl<S: Store> Persistence<S> {
             |lifecycle: &Lifecycle<GuardedStore<S>>| matches!(lifecycle, Lifecycle::Closing);
         drop(shared.wait_while(state, until, is_closing));
         let mismatch = closed.records.take_mismatch();
-        let cache = &closed.records.cache;
-        let cause = closed.outage.take().or_else(|| cache.refusal().cloned());
-        let result = cause.map_or(Ok(()), |cause| Err(unflushed_error(cache, cause)));
-        (result, mismatch)
+        (closed.result(), mismatch)
     }
 }
 

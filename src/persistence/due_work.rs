@@ -60,23 +60,23 @@ impl<S: Store> Lifecycle<S> {
     }
 
     /// Posts a status event and, once per outage, the buffer warning.
+    ///
+    /// The warning may come after the outage, for what the store refuses.
     fn report_status(&mut self, now: Duration, buffer_warn_bytes: usize) {
         let status = self.health_snapshot();
-        if let Self::Down { opened, outage, .. } = self
-            && status.held_bytes >= buffer_warn_bytes
-            && !outage.has_warned
-        {
-            outage.has_warned = true;
-            let bytes = status.held_bytes;
-            opened
-                .notifier
-                .outbox
-                .post([StoreEvent::BufferWarning { bytes }]);
+        let (Self::Up { opened, .. } | Self::Down { opened, .. }) = self else {
+            return;
+        };
+        let Opened {
+            schedule, notifier, ..
+        } = &mut **opened;
+        let bytes = status.held_bytes;
+        if bytes >= buffer_warn_bytes.max(1) && !schedule.has_warned {
+            schedule.has_warned = true;
+            notifier.outbox.post([StoreEvent::BufferWarning { bytes }]);
         }
-        if let Self::Up { opened, .. } | Self::Down { opened, .. } = self
-            && let Some(status) = opened.schedule.due_status(status, now)
-        {
-            opened.notifier.outbox.post([StoreEvent::Status(status)]);
+        if let Some(status) = schedule.due_status(status, now) {
+            notifier.outbox.post([StoreEvent::Status(status)]);
         }
     }
 }

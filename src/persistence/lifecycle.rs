@@ -12,7 +12,7 @@ use super::{
     schedule::Schedule,
 };
 use crate::{
-    cache::{Outage, StoreAccess, WriteBehindCache},
+    cache::{Outage, StoreAccess},
     clock::Clock,
     error::Error,
     store::{HealthSnapshot, Store, StoreEvent},
@@ -89,7 +89,52 @@ impl Opened {
 /// The result of a close: the records, and the outage in which it happened.
 pub(super) struct Closed {
     pub(super) records: CallSemantics,
-    pub(super) outage: Option<Arc<Error>>,
+    outage: Option<Arc<Error>>,
+}
+
+impl Closed {
+    /// The result of the close: an error if the store is unavailable, or has not confirmed every write.
+    ///
+    /// It names the consequence, which depends on what is pending: records are lost, removes only make
+    /// the next start send messages again.
+    pub(super) fn result(&self) -> Result<(), Error> {
+        let cache = &self.records.cache;
+        let outage = self.outage.as_ref();
+        let Some(cause) = outage.or_else(|| cache.refusal()) else {
+            return Ok(());
+        };
+        let (attempt, what, consequence) = match cache.pending_totals().records {
+            0 if cache.has_pending() => (
+                "write the pending removes before closing".to_owned(),
+                "them",
+                ", so acknowledged messages may be sent again",
+            ),
+            0 => (
+                "check the store before closing".to_owned(),
+                "writes",
+                "; no write is pending",
+            ),
+            1 => (
+                "write 1 pending record before closing".to_owned(),
+                "it",
+                ", so it is lost with this process",
+            ),
+            records => (
+                format!("write {records} pending records before closing"),
+                "them",
+                ", so they are lost with this process",
+            ),
+        };
+        let is_refused = outage.is_none_or(|error| error.kind().is_refusal());
+        let reason = if is_refused {
+            format!("the store refuses {what}{consequence}")
+        } else {
+            format!("the store is unavailable{consequence}")
+        };
+        Err(Error::new(cause.kind(), attempt)
+            .with_reason(reason)
+            .with_source(Arc::clone(cause)))
+    }
 }
 
 impl<S: Store> Lifecycle<S> {
@@ -198,6 +243,7 @@ impl<S: Store> Lifecycle<S> {
                 };
                 opened.notifier.outbox.post([down]);
                 opened.last_error = Some(Arc::clone(&error));
+                opened.schedule.has_warned = false;
                 let recovery = Recovery::new(error.kind(), clock.since_boot());
                 opened.records.cache.reopen_refused();
                 Self::Down {
@@ -379,33 +425,4 @@ fn finish<S: Store>(
         rewritten: recovery.rewritten.saturating_add(written),
     }]);
     Lifecycle::Up { store, opened }
-}
-
-/// The error of a close with writes that the store has not confirmed, or during an outage.
-///
-/// It names the consequence, which depends on what is pending: records are lost, removes only make
-/// the next start send messages again.
-pub(super) fn unflushed_error(cache: &WriteBehindCache, cause: Arc<Error>) -> Error {
-    let records = cache.pending_totals().records;
-    let (attempt, reason) = match records {
-        0 if cache.has_pending() => (
-            "write the pending removes before closing".to_owned(),
-            "the store is unavailable, so acknowledged messages may be sent again",
-        ),
-        0 => (
-            "check the store before closing".to_owned(),
-            "the store is unavailable; no write is pending",
-        ),
-        1 => (
-            "write 1 pending record before closing".to_owned(),
-            "the store is unavailable, so it is lost with this process",
-        ),
-        _ => (
-            format!("write {records} pending records before closing"),
-            "the store is unavailable, so they are lost with this process",
-        ),
-    };
-    Error::new(cause.kind(), attempt)
-        .with_reason(reason)
-        .with_source(cause)
 }

@@ -88,16 +88,16 @@ impl Notifier {
                 info,
                 outage_seconds = seconds(*outage),
                 rewritten,
-                "{} is available again and has confirmed all pending writes",
+                "{} is available again and has confirmed all pending writes but those that it refuses",
                 self.display_name()
             ),
             StoreEvent::BufferWarning { bytes } => log!(
                 error,
                 bytes,
-                "{} is unavailable; {} of records exist only in memory and are lost if this \
-                 process dies",
-                self.display_name(),
-                ByteSize(*bytes)
+                "{} of records exist only in memory, since {} is unavailable or refuses them; they \
+                 are lost if this process dies",
+                ByteSize(*bytes),
+                self.display_name()
             ),
             StoreEvent::Lost { records } => log!(
                 error,

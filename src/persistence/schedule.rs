@@ -23,6 +23,8 @@ pub(super) struct Schedule {
     pub(super) check: Duration,
     /// Time of the next attempt to write what the store refused, and the wait that led to it.
     pub(super) retry: Option<(Duration, Duration)>,
+    /// The warning about records that exist only in memory was raised since the last outage began.
+    pub(super) has_warned: bool,
     /// The last reported snapshot and its time.
     status: Option<(HealthSnapshot, Duration)>,
 }
@@ -46,6 +48,7 @@ impl Schedule {
             tick: None,
             check: now.saturating_add(CHECK_INTERVAL),
             retry: None,
+            has_warned: false,
             status: None,
         }
     }

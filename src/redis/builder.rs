@@ -224,8 +224,8 @@ impl RedisPersistenceBuilder {
         self
     }
 
-    /// Sets the number of bytes that exist only in memory, because Redis is unavailable, from which
-    /// on a warning is raised.
+    /// Sets the number of bytes that exist only in memory, because Redis is unavailable or refuses
+    /// them, from which on a warning is raised, once per outage.
     ///
     /// The warning is an error in the log and
     /// [`StoreEvent::BufferWarning`](crate::StoreEvent::BufferWarning). Nothing is dropped: Paho's

@@ -138,8 +138,8 @@ impl RedisStore {
         warn_missing(
             info.is_some(),
             "detect a restart or eviction of Redis",
-            "the user lacks +info, so every record is written again after each outage; docs/redis.md \
-             has the ACL line",
+            "the user lacks +info, so every stored value is read and compared after each outage; \
+             docs/redis.md has the ACL line",
         );
         let eviction_error = info.as_ref().and_then(ServerInfo::eviction_error);
         match (config.eviction_check, eviction_error) {

@@ -124,7 +124,8 @@ fn outage_is_logged_once_per_reason() {
         &[
             "WARN scripted is unavailable; writes are kept in memory until it recovers",
             "WARN scripted is still unavailable, now because",
-            "INFO scripted is available again and has confirmed all pending writes",
+            "INFO scripted is available again and has confirmed all pending writes but those that it \
+             refuses",
         ],
     );
     assert!(
@@ -153,7 +154,7 @@ fn buffer_warning_is_logged_once_per_outage() {
         &lines,
         &[
             "WARN scripted is unavailable",
-            "ERROR scripted is unavailable; 100 B",
+            "ERROR 100 B of records exist only in memory, since scripted is unavailable or",
         ],
     );
 }

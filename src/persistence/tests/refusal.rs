@@ -1,10 +1,12 @@
 //! A store that refuses one record and takes others.
 
+use std::time::Duration;
+
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, SECOND, command, publish};
+use super::bench::{Bench, Content, SECOND, command, publish};
 use crate::{
-    error::ErrorKind,
+    error::{Error, ErrorKind},
     persistence::simulated::Settings,
     store::{Durability, StoreEvent},
 };
@@ -85,6 +87,72 @@ fn refused_relocation_keeps_unread_publish() {
         bench.run(120 * SECOND);
         assert_eq!(bench.stored_keys(), ["q-1", "q-2", "s-65535"]);
     }
+}
+
+#[test]
+fn refused_bytes_raise_buffer_warning() {
+    let settings = Settings {
+        buffer_warn_bytes: large().len(),
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(&settings, &[]);
+    bench.content().largest_value = Some(1_000);
+    bench.put("c-1", &large());
+    bench.run(3 * SECOND);
+    assert!(bench.is_up());
+    let events = bench.events();
+    let bytes = events.iter().filter_map(|event| match event {
+        StoreEvent::BufferWarning { bytes } => Some(*bytes),
+        _ => None,
+    });
+    assert_eq!(bytes.collect::<Vec<_>>(), [large().len()]);
+}
+
+#[test]
+fn close_names_refusal() {
+    let closed = |fault: fn(&mut Content), calls: fn(&mut Bench)| {
+        let mut bench = Bench::new(&Settings::default(), &[("c-9", small(9))]);
+        fault(&mut bench.content());
+        calls(&mut bench);
+        let error = bench.persistence.close().expect_err("is refused");
+        Error::in_mqtt(&error).expect("ours").to_string()
+    };
+    assert_eq!(
+        closed(
+            |content| content.breaks_above = Some(1_000),
+            |bench| {
+                bench.put("c-1", &large());
+                bench.run(5 * SECOND);
+                assert!(bench.is_up());
+            }
+        ),
+        "cannot write 1 pending record before closing: the store refuses it, so it is lost with \
+         this process"
+    );
+    let is_full = |content: &mut Content| {
+        content.is_full = true;
+        content.fails_writes = Some(ErrorKind::OutOfMemory);
+    };
+    assert_eq!(
+        closed(is_full, |bench| {
+            bench.put("c-1", &small(1));
+            bench.put("c-2", &small(2));
+        }),
+        "cannot write 2 pending records before closing: the store refuses them, so they are lost \
+         with this process"
+    );
+    assert_eq!(
+        closed(is_full, |bench| bench.remove("c-9")),
+        "cannot write the pending removes before closing: the store refuses them, so acknowledged \
+         messages may be sent again"
+    );
+    assert_eq!(
+        closed(is_full, |bench| {
+            let flushed = bench.persistence.health().flush(Duration::ZERO);
+            flushed.expect_err("is full");
+        }),
+        "cannot check the store before closing: the store refuses writes; no write is pending"
+    );
 }
 
 #[test]
