@@ -5,7 +5,6 @@ use std::collections::HashSet;
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
     index::RecordIndex,
-    renumber::renumber_wrapped_commands,
     write::{WriteAck, write},
 };
 use crate::{
@@ -27,25 +26,9 @@ pub(crate) struct LoadedRecords {
 
 /// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would
 /// misread.
-///
-/// Only renumbering is skipped if the store is out of memory: waiting messages can be sent all the
-/// same, and that frees memory.
 pub(crate) fn load_records(
     store: &mut impl Store,
     cache_limit: usize,
-) -> Result<LoadedRecords, Error> {
-    match load_and_repair(store, cache_limit, true) {
-        Err(error) if error.kind() == ErrorKind::OutOfMemory => {
-            load_and_repair(store, cache_limit, false)
-        }
-        done => done,
-    }
-}
-
-fn load_and_repair(
-    store: &mut impl Store,
-    cache_limit: usize,
-    may_renumber: bool,
 ) -> Result<LoadedRecords, Error> {
     let (mut keys, foreign_entries) = list_keys(store)?;
     // Values are cached in this order, and Paho reads the lowest command numbers first.
@@ -73,9 +56,6 @@ fn load_and_repair(
         }
     }
     drop_cross_version_duplicates(store, &mut loaded.index)?;
-    if may_renumber {
-        renumber_wrapped_commands(store, &mut loaded.index)?;
-    }
     Ok(loaded)
 }
 

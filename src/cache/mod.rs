@@ -10,7 +10,6 @@ mod prefetch;
 mod relocate;
 mod relocations;
 mod removed;
-mod renumber;
 mod resync;
 mod write;
 mod write_behind;

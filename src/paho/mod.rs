@@ -15,7 +15,7 @@ pub(crate) use command::{Command, command_packet_id, set_command_packet_id};
 pub(crate) use contains_key_abi::to_abi;
 pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
-pub(crate) use sequence::renumbering_plan;
+pub(crate) use sequence::sort_by_sequence;
 pub(crate) use store_name::{record_set_name, strip_scheme};
 pub(crate) use validation::is_valid_record;
 #[cfg(all(test, feature = "metrics"))]

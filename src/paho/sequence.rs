@@ -1,28 +1,16 @@
-//! Sequence numbers that wrapped around to 0, and how to renumber them in order.
+//! Sequence numbers that wrapped around to 0, and the order of what they number.
 
-use super::key::RecordKind;
+use super::key::{Key, RecordKind};
 
-/// Plans the renumbering of these sorted numbers, or returns `None` if they can stay.
-///
-/// Returns the position of the number that comes first in Paho's order, and the first of the free
-/// numbers for all. Paho restores commands by ascending number, so wrapped ones would come first. It
-/// also removes command 0 at each connect, so a record must not keep that number.
-pub(crate) fn renumbering_plan(numbers: &[u32]) -> Option<(usize, u32)> {
-    let (lowest, highest) = (numbers.first()?, numbers.last()?);
-    let limit = RecordKind::Command.number_range().end;
-    let (first, last, end) = match wrap_position(numbers) {
-        Some(first) => (
-            first,
-            numbers.get(first.saturating_sub(1))?,
-            *numbers.get(first)?,
-        ),
-        None if *lowest == 0 => (0, highest, limit),
-        None => return None,
-    };
-    let free = last.saturating_add(1);
-    // Paho numbers consecutively, so scattered numbers without a gap for all are not Paho's.
-    let room = usize::try_from(end.saturating_sub(free)).unwrap_or(usize::MAX);
-    (room >= numbers.len()).then_some((first, free))
+/// Sorts records of one kind into the order in which Paho numbered them; returns true if the numbers do
+/// not show it, since they wrapped from 999,999 to 0.
+pub(crate) fn sort_by_sequence(records: &mut [Key]) -> bool {
+    records.sort_unstable_by_key(|key| (key.number, key.v5));
+    let numbers: Vec<u32> = records.iter().map(|key| key.number).collect();
+    let first = wrap_position(&numbers);
+    // Those numbered after the wrap are newer than those before it.
+    records.rotate_left(first.unwrap_or_default());
+    first.is_some()
 }
 
 /// Returns the position at which a wrapped sequence starts in these sorted numbers.
@@ -63,18 +51,19 @@ mod tests {
     }
 
     #[test]
-    fn records_are_relocated_after_last_or_not_at_all() {
-        for (numbers, expected) in [
-            (&[][..], None),
-            (&[1, 2, 3], None),
-            (&[0], Some((0, 1))),
-            (&[0, 1, 2], Some((0, 3))),
-            (&[0, 1, 999_999], Some((2, 2))),
-            (&[0, 499_999, 999_999], Some((2, 500_000))),
-        ] {
-            assert_eq!(renumbering_plan(numbers), expected, "{numbers:?}");
-        }
-        let scattered: Vec<u32> = (0..500_000).map(|number| number * 2).collect();
-        assert_eq!(renumbering_plan(&scattered), None);
+    fn wrapped_records_are_sorted_from_oldest() {
+        let sorted = |names: &[&str]| {
+            let keys = names.iter().map(|name| Key::parse(name).expect("a key"));
+            let mut keys: Vec<Key> = keys.collect();
+            let is_wrapped = sort_by_sequence(&mut keys);
+            let names: Vec<String> = keys.iter().map(Key::to_string).collect();
+            (names.join(" "), is_wrapped)
+        };
+        assert_eq!(sorted(&[]), (String::new(), false));
+        assert_eq!(sorted(&["c-2", "c5-1", "c-1"]).0, "c-1 c5-1 c-2");
+        assert!(!sorted(&["c-0", "c-1"]).1);
+        let wrapped = sorted(&["c-0", "c5-0", "c5-999999", "c-1", "c-999998"]);
+        assert_eq!(wrapped.0, "c-999998 c5-999999 c-0 c5-0 c-1");
+        assert!(wrapped.1);
     }
 }

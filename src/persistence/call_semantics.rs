@@ -64,8 +64,8 @@ impl VersionTracker {
 impl CallSemantics {
     pub(super) fn new(cache: WriteBehindCache) -> Self {
         Self {
+            names: RecordNames::of_loaded(&cache),
             cache,
-            names: RecordNames::default(),
             last_read: None,
             withheld: None,
             is_listing: false,
@@ -178,8 +178,7 @@ impl CallSemantics {
     fn prepare_put<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) -> Key {
         let other = key.other_version();
         if key.is_queue_record() {
-            let stored = self.names.stored_key(key);
-            if let Some(stored) = stored.filter(|stored| self.cache.index.contains(*stored)) {
+            if let Some(stored) = self.stored_key(key) {
                 if !self.cache.index.is_unread(stored) {
                     // Paho writes a record again that it has under this key.
                     return stored;
@@ -295,7 +294,7 @@ impl CallSemantics {
             return;
         }
         // At a connect Paho removes `c-0` although a PUBLISH may be stored under that number.
-        if sending.is_none() && key.is_command_zero() && self.may_be_publish(access, key) {
+        if sending.is_none() && key.is_command_zero() && self.may_be_publish(access, stored) {
             return;
         }
         // The put of the PUBLISH failed, and yet Paho has sent it and got its acknowledgment.

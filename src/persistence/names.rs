@@ -2,15 +2,18 @@
 
 use crate::{
     cache::WriteBehindCache,
-    paho::{Key, KeyMap, RecordKind},
+    paho::{Key, KeyMap, RecordKind, sort_by_sequence},
 };
 
-/// Maps Paho's keys to stored keys, once Paho reuses the numbers of records that it has not read.
+/// Maps Paho's keys to stored keys, if Paho would reuse the numbers of records that are stored.
 ///
-/// After an incomplete restore Paho counts on from the last command that it has read, and its next
-/// commands would overwrite the unread ones. From the first such put on, every new record of that kind
-/// is stored under a number behind the last one, so that the next start finds all in order. Packet ids
-/// are part of a packet and cannot be mapped; see `CallSemantics::relocate_unread`.
+/// - After an incomplete restore Paho counts on from the last command that it has read, and its next
+///   commands would overwrite the unread ones.
+/// - At open, if a sequence has wrapped from 999,999 to 0: Paho takes the highest number for the last one.
+///
+/// From then on, every new record of that kind is stored under a number behind the last one, so that the
+/// next start finds all in order. Packet ids are part of a packet and cannot be mapped; see
+/// `CallSemantics::relocate_unread`.
 #[derive(Default)]
 pub(super) struct RecordNames {
     /// Stored keys by Paho's keys, where they differ.
@@ -23,6 +26,24 @@ pub(super) struct RecordNames {
 }
 
 impl RecordNames {
+    /// Names the queue records that were found at open.
+    ///
+    /// If their sequence wrapped, or begins with command 0, which Paho removes whenever it connects, their
+    /// names count from 1. The store keeps its numbers, so no open depends on its room.
+    pub(super) fn of_loaded(cache: &WriteBehindCache) -> Self {
+        let mut names = Self::default();
+        for kind in [RecordKind::Command, RecordKind::Undelivered] {
+            let (records, is_wrapped) = in_sequence(kind, cache);
+            if is_wrapped || records.iter().any(|key| key.is_command_zero()) {
+                *names.last_number(kind) = records.last().map(|key| key.number);
+                for (stored, number) in records.into_iter().zip(1..) {
+                    names.add(Key { number, ..stored }, stored);
+                }
+            }
+        }
+        names
+    }
+
     /// Returns the key under which a record of Paho is stored; `None` if there can be no such record,
     /// since the record that is stored under this key has another name.
     pub(super) fn stored_key(&self, name: Key) -> Option<Key> {
@@ -69,9 +90,10 @@ impl RecordNames {
 
     /// Begins to assign numbers for a kind of record.
     pub(super) fn renumber(&mut self, kind: RecordKind, cache: &WriteBehindCache) {
-        let same_kind = cache.index.keys().filter(|key| key.kind == kind);
-        let last = same_kind.map(|key| key.number).max().unwrap_or_default();
-        self.last_number(kind).get_or_insert(last);
+        self.last_number(kind).get_or_insert_with(|| {
+            let (records, _) = in_sequence(kind, cache);
+            records.last().map(|key| key.number).unwrap_or_default()
+        });
     }
 
     /// Assigns a number behind the last one to a new record of Paho.
@@ -111,6 +133,13 @@ impl RecordNames {
             _ => &mut self.last_command,
         }
     }
+}
+
+/// Returns the records of a kind in the order in which Paho numbered them, and true if it wrapped.
+fn in_sequence(kind: RecordKind, cache: &WriteBehindCache) -> (Vec<Key>, bool) {
+    let mut records: Vec<Key> = cache.index.keys().filter(|key| key.kind == kind).collect();
+    let is_wrapped = sort_by_sequence(&mut records);
+    (records, is_wrapped)
 }
 
 #[cfg(test)]

@@ -182,8 +182,7 @@ fn child() {
         for (field, (value, treatment)) in &contents {
             let name = String::from_utf8_lossy(field);
             let stays = remaining.get(field) == Some(value);
-            // Commands are relocated if their numbers have wrapped, and get another packet id, which
-            // is in bytes 4 to 7, if another message has theirs.
+            // A command gets another packet id, which is in bytes 4 to 7, if another message has its own.
             let is_same = |found: &Vec<u8>| {
                 found.len() == value.len() && found[..4] == value[..4] && found[8..] == value[8..]
             };

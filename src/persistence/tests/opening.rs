@@ -7,7 +7,7 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish, pubrel};
+use super::bench::{Bench, Content, command, publish, pubrel, queued};
 use crate::{
     MemoryPersistence,
     error::{Error, ErrorKind},
@@ -203,57 +203,108 @@ fn publish_in_both_versions_is_kept_once() {
     }
 }
 
-#[test]
-fn wrapped_commands_are_renumbered_in_batches() {
-    // 100 commands before the limit and 100 behind it, of 8 KiB each.
-    let mut content = Content::default();
-    for (number, id) in (999_900..1_000_000).chain(0..100).zip(1..) {
-        let value = command(id, 1, &[b'x'; 8 * 1024]);
-        content.records.insert(format!("c-{number}"), value);
+/// Content whose commands wrapped: 999,999 is followed by 5, 6 and 7.
+fn wrapped() -> Content {
+    let numbers = [999_999, 5, 6, 7];
+    let records = numbers.iter().zip(1..).map(|(number, id)| {
+        let value = command(id, 1, &id.to_ne_bytes());
+        (format!("c-{number}"), value)
+    });
+    Content {
+        records: records.collect(),
+        ..Content::default()
     }
-    let mut bench = Bench::with_content(&Settings::default(), content);
-    let trace = bench.trace();
-    let moves: Vec<usize> = trace
-        .iter()
-        .filter(|line| line.starts_with("confirm "))
-        .map(|line| {
-            line.split(' ')
-                .filter(|word| word.starts_with("c-"))
-                .count()
-        })
-        .collect();
-    assert_eq!(moves, [32, 32, 32, 32, 32, 32, 8]);
-    assert!(
-        trace
-            .iter()
-            .any(|line| line.starts_with("confirm c-299 -c-99 | c-298 -c-98"))
-    );
-    let keys = bench.persistence.keys().expect("listed");
-    assert_eq!(keys.first().map(String::as_str), Some("c-299"));
-    for (number, id) in (100..300).zip(1..) {
-        assert_eq!(
-            bench.get(&format!("c-{number}"))[..8],
-            command(id, 1, b"")[..8]
-        );
-    }
-    assert_eq!(bench.stored().len(), 200);
 }
 
 #[test]
-fn full_store_opens_without_renumbering() {
-    let records = [("c-0", command(1, 1, b"x")), ("c-1", command(2, 1, b"y"))];
-    let mut content = Content::new(&records);
-    content.fails_writes = Some(ErrorKind::OutOfMemory);
+fn wrapped_commands_are_named_without_write() {
+    let mut bench = Bench::with_content(&Settings::default(), wrapped());
+    let stored = bench.stored();
+    let named = ["c-4", "c-3", "c-2", "c-1"];
+    assert_eq!(bench.persistence.keys().expect("listed"), named);
+    for (name, stored_key) in named.iter().zip(["c-7", "c-6", "c-5", "c-999999"]) {
+        assert_eq!(bench.get(name), stored[stored_key]);
+    }
+    // Paho counts on from the highest name, and the store from the last record.
+    let new = command(9, 1, b"new");
+    bench.put("c-5", &command(8, 1, b"new"));
+    bench.put("c-6", &new);
+    assert_eq!(bench.get("c-6"), new);
+    bench.run(Duration::from_secs(1));
+    let keys = ["c-5", "c-6", "c-7", "c-8", "c-9", "c-999999"];
+    assert_eq!(bench.stored_keys(), keys);
+    let writes: Vec<String> = bench
+        .trace()
+        .into_iter()
+        .filter(|line| line.starts_with("confirm") || line.starts_with("send"))
+        .collect();
+    assert_eq!(writes, ["confirm c-8", "confirm c-9"]);
+    // The next start finds the same order.
+    let mut bench = bench.crash();
+    let keys = bench.persistence.keys().expect("listed");
+    assert_eq!(keys, ["c-6", "c-5", "c-4", "c-3", "c-2", "c-1"]);
+    assert_eq!(bench.get("c-1"), stored["c-999999"]);
+    assert_eq!(bench.get("c-6"), new);
+}
+
+#[test]
+fn full_store_with_wrapped_commands_loses_nothing() {
+    let content = Content {
+        fails_writes: Some(ErrorKind::OutOfMemory),
+        ..wrapped()
+    };
     let mut bench = Bench::with_content(&Settings::default(), content);
-    assert_eq!(bench.persistence.keys().expect("listed"), ["c-1", "c-0"]);
-    let mut content = Content::new(&records);
-    content.fails_writes = Some(ErrorKind::ReadOnly);
-    let mut bench = closed(content);
-    let error = bench
-        .persistence
-        .open("device", "broker")
-        .expect_err("fails");
-    assert_eq!(kind(&error), ErrorKind::ReadOnly);
+    let before = bench.stored();
+    bench.restore();
+    let new = command(9, 1, b"new");
+    bench.put("c-5", &new);
+    assert_eq!(bench.get("c-1"), before["c-999999"]);
+    bench.content().fails_writes = None;
+    bench.run(Duration::from_secs(5));
+    let stored = bench.stored();
+    assert_eq!(stored["c-8"], new);
+    for (key, value) in before {
+        assert_eq!(stored[&key], value, "{key}");
+    }
+}
+
+#[test]
+fn command_zero_found_at_open_outlives_connect() {
+    let value = command(1, 1, b"x");
+    let mut bench = Bench::new(&Settings::default(), &[("c-0", value.clone())]);
+    assert_eq!(bench.restore(), ["c-1"]);
+    bench.remove("c-0");
+    assert_eq!(bench.get("c-1"), value);
+    bench.remove("c-1");
+    bench.put("s-1", &publish(1, 1, b"x"));
+    bench.run(Duration::from_secs(1));
+    assert_eq!(bench.stored_keys(), ["s-1"]);
+}
+
+#[test]
+fn wrapped_inbound_messages_are_named_in_order() {
+    let records = [("q-999999", queued(1)), ("q-0", queued(2))];
+    let mut bench = Bench::new(&Settings::default(), &records);
+    assert_eq!(bench.restore(), ["q-2", "q-1"]);
+    assert_eq!(bench.get("q-1"), queued(1));
+    bench.put("q-3", &queued(3));
+    bench.remove("q-1");
+    assert_eq!(bench.stored_keys(), ["q-0", "q-1"]);
+}
+
+#[test]
+fn named_put_spares_withheld_command() {
+    let mut bench = Bench::with_content(&Settings::default(), wrapped());
+    bench.restore();
+    let before = bench.stored();
+    // Stored as `c-7`, until its PUBLISH is put.
+    bench.get("c-4");
+    bench.remove("c-4");
+    for name in ["c-5", "c-6", "c-7"] {
+        bench.put(name, &command(9, 1, name.as_bytes()));
+    }
+    assert_eq!(bench.get("c-7"), command(9, 1, b"c-7"));
+    assert_eq!(bench.stored()["c-7"], before["c-7"]);
 }
 
 #[test]

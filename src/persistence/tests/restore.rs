@@ -59,6 +59,17 @@ fn messages_keep_order_after_half_a_restore() {
 }
 
 #[test]
+fn command_zero_with_other_number_outlives_connect() {
+    let mut bench = half_restored(&SMALL_CACHE);
+    bench.put("c-5", &command(105, 1, b"new"));
+    let zero = command(106, 1, b"zero");
+    bench.put("c-0", &zero);
+    bench.put("c-1", &command(107, 1, b"evicts it"));
+    bench.remove("c-0");
+    assert_eq!(bench.get("c-0"), zero);
+}
+
+#[test]
 fn half_a_restore_costs_later_calls_nothing() {
     let mut bench = half_restored(&SMALL_CACHE);
     let reads = bench.content().reads;
