@@ -79,7 +79,7 @@ impl CallSemantics {
     }
 
     /// Returns the key under which a record is stored that Paho has put and not removed.
-    fn stored_key(&self, key: Key) -> Option<Key> {
+    pub(super) fn stored_key(&self, key: Key) -> Option<Key> {
         let stored = self.names.stored_key(key)?;
         let is_live = self.cache.index.contains(stored) && !self.is_withheld(stored);
         is_live.then_some(stored)

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     clock::{Clock, SimulatedClock},
+    paho::Key,
     store::{Durability, Store},
 };
 
@@ -126,6 +127,15 @@ impl<S: Store> SimulatedWorker<S> {
             }
             Wait::NotOpen => Turn::Wait(Duration::MAX),
         }
+    }
+
+    /// Returns the key under which the store has a record that Paho knows as `key`.
+    #[must_use]
+    pub fn stored_key(&self, key: &str) -> Option<String> {
+        let state = self.shared.lock();
+        let records = &state.lifecycle.opened()?.records;
+        let stored = records.stored_key(Key::parse(key)?)?;
+        Some(stored.to_string())
     }
 
     fn deliver_events(&self) -> bool {

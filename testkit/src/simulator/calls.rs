@@ -37,6 +37,7 @@ impl Machine {
             .collect();
         self.is_open = true;
         self.unread.clear();
+        self.names.clear();
         self.relocated.clear();
         drop(state);
         let process = self.process.as_ref().expect("a running program");
@@ -82,7 +83,7 @@ impl Machine {
     /// Lists the keys, and checks that they are those of the live records.
     pub fn live_keys(&mut self) -> Result<Vec<Key>, Stop> {
         let keys = self.keys()?;
-        let mut sorted = keys.clone();
+        let mut sorted: Vec<Key> = keys.iter().map(|key| self.learn_name(*key)).collect();
         sorted.sort_unstable();
         self.find_relocated(&sorted);
         let missing: Vec<Key> = self
@@ -106,6 +107,25 @@ impl Machine {
             return Err(Stop::Violated);
         }
         Ok(keys)
+    }
+
+    /// The key under which the store has a record of Paho.
+    pub fn stored_key(&self, key: Key) -> Key {
+        self.names.get(&key).copied().unwrap_or(key)
+    }
+
+    /// Asks under which key the store has a record of Paho.
+    fn learn_name(&mut self, key: Key) -> Key {
+        let process = self.process.as_ref().expect("a running program");
+        let stored = process.clock.stored_key(&key.to_string());
+        let stored = stored.and_then(|stored| Key::parse(stored.as_bytes()));
+        let stored = stored.unwrap_or(key);
+        if stored == key {
+            self.names.remove(&key);
+        } else {
+            self.names.insert(key, stored);
+        }
+        stored
     }
 
     /// Finds the new numbers of relocated records among the keys.
@@ -174,6 +194,7 @@ impl Machine {
             self.live.remove(&replaced);
         }
         self.changing.clear();
+        let key = self.learn_name(key);
         let replaced = self.live.insert(key, Arc::clone(value));
         if self.unread.remove(&key) {
             self.relocated.extend(replaced.map(|old| (key.kind, old)));
@@ -185,6 +206,7 @@ impl Machine {
     pub fn get(&mut self, key: Key) -> Result<Result<Value, ErrorKind>, Stop> {
         self.pause()?;
         let name = key.to_string();
+        let stored = self.stored_key(key);
         let got = self.call(
             Limit::Call,
             || format!("get {key}"),
@@ -195,13 +217,13 @@ impl Machine {
             .as_ref()
             .is_err_and(|error| kind_of(error) == ErrorKind::NotFound)
         {
-            self.account_for_loss(key);
+            self.account_for_loss(stored);
         }
-        let expected = self.live.get(&key).map(Arc::clone);
+        let expected = self.live.get(&stored).map(Arc::clone);
         match got {
             Ok(value) => {
                 self.last_lengths.1 = value.len();
-                if !has_value(&self.live, key, &value) {
+                if !has_value(&self.live, stored, &value) {
                     let mut state = self.world.lock();
                     state.violate("values_are_true", || match &expected {
                         Some(_) => format!("get {key} returns another value than was put"),
@@ -212,17 +234,17 @@ impl Machine {
                 if key.kind == Kind::Command {
                     self.last_read = Some(key);
                 }
-                self.unread.remove(&key);
+                self.unread.remove(&stored);
                 let value = Value::from(value);
                 // The persistence may have given a command another packet id.
-                self.live.insert(key, Arc::clone(&value));
+                self.live.insert(stored, Arc::clone(&value));
                 Ok(Ok(value))
             }
             Err(error) => {
                 let kind = kind_of(&error);
                 self.check_get_error(key, expected.is_some(), kind)?;
                 if kind == ErrorKind::Lost {
-                    self.account_for_loss(key);
+                    self.account_for_loss(stored);
                 }
                 Ok(Err(kind))
             }
@@ -284,6 +306,7 @@ impl Machine {
         }
         for key in removed {
             self.live.remove(&key);
+            self.names.retain(|_, stored| *stored != key);
         }
         self.changing.clear();
         Ok(())
@@ -304,11 +327,17 @@ impl Machine {
         let other = removed.other_version();
         if key.is_queue_record()
             && !is_zero
-            && !self.live.contains_key(&removed)
-            && self.live.contains_key(&other)
+            && !self.live.contains_key(&self.stored_key(removed))
+            && self.live.contains_key(&self.stored_key(other))
         {
             removed = other;
         }
+        // What is stored under this key may have another name.
+        let has_name = |stored: &Key| *stored == removed;
+        if !self.names.contains_key(&removed) && self.names.values().any(has_name) {
+            return Vec::new();
+        }
+        let removed = self.stored_key(removed);
         if !self.live.contains_key(&removed) {
             return Vec::new();
         }

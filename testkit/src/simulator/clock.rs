@@ -193,6 +193,12 @@ impl ProcessClock {
         })
     }
 
+    /// The key under which the store has a record that Paho knows as `key`.
+    pub fn stored_key(&self, key: &str) -> Option<String> {
+        let worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        worker.as_ref()?.worker.stored_key(key)
+    }
+
     /// Lets no wait of the process block any more, and drops the exchange of its worker.
     pub fn die(&self) {
         self.is_dead.store(true, Ordering::Relaxed);

@@ -95,6 +95,7 @@ impl Machine {
         }
         let world = self.world.clone();
         for key in lost_keys {
+            let key = self.stored_key(key);
             let mut state = world.lock();
             let is_stored = self
                 .live

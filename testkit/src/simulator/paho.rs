@@ -529,6 +529,7 @@ fn send(machine: &Machine, broker: &mut Broker, packet: Packet) {
 
 /// Notes that Paho does not know a record until the next start.
 pub(super) fn forget(machine: &mut Machine, key: Key) {
+    let key = machine.stored_key(key);
     machine.unread.insert(key);
     let value = machine.live.get(&key).map(Arc::clone);
     if let Some(value) = &value {

@@ -131,8 +131,10 @@ pub struct Machine {
     pub clock: Arc<VirtualClock>,
     pub settings: Settings,
     pub process: Option<Process>,
-    /// The records that Paho has put and not removed.
+    /// The records that Paho has put and not removed, under the keys that they have in the store.
     pub live: BTreeMap<Key, Value>,
+    /// These keys by Paho's, where they differ.
+    pub names: BTreeMap<Key, Key>,
     /// The health before the present call or action of the worker.
     pub before: HealthSnapshot,
     /// Lost records that a missing one has accounted for.
@@ -219,6 +221,7 @@ impl Machine {
             last_lengths: (0, 0),
             has_session: false,
             is_open: false,
+            names: BTreeMap::new(),
             unread: BTreeSet::new(),
             forgotten: BTreeSet::new(),
             relocated: Vec::new(),

@@ -340,7 +340,9 @@ pub fn is_same(key: Key, first: &[u8], second: &[u8]) -> bool {
 
 /// Hash of a record, to remember records without their values.
 pub fn fingerprint(key: Key, value: &[u8]) -> u64 {
-    let seed = u64::from(key.number) << 8 | u64::from(key.v5) << 4 | key.kind as u64;
+    // The number of a queue record is only a name.
+    let number = if key.is_queue_record() { 0 } else { key.number };
+    let seed = u64::from(number) << 8 | u64::from(key.v5) << 4 | key.kind as u64;
     let mut hash = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ value.len() as u64;
     let mix =
         |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
