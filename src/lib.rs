@@ -121,6 +121,7 @@ pub use error::{Error, ErrorKind};
 pub use instrumented::Instrumented;
 #[cfg(feature = "metrics")]
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
+pub use paho::DropReason;
 pub use persistence::{Health, MemoryPersistence, Persistence, StoreObserver};
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};

@@ -5,7 +5,7 @@ use std::{mem, sync::Arc};
 use super::pending::Totals;
 use crate::{
     error::Error,
-    paho::{Key, RecordKind},
+    paho::{DropReason, Key, RecordKind},
     store::StoreEvent,
 };
 
@@ -61,10 +61,13 @@ impl EventQueue {
         }
     }
 
-    /// Queues an event about a discarded record.
-    pub(crate) fn discarded(&mut self, kind: RecordKind) {
-        let kind = kind.as_str();
-        self.queue.push(StoreEvent::Discarded { kind, records: 1 });
+    /// Queues an event about a record that Paho has dropped.
+    pub(crate) fn dropped(&mut self, kind: RecordKind, reason: DropReason) {
+        self.queue.push(StoreEvent::Dropped {
+            kind: kind.as_str(),
+            reason,
+            records: 1,
+        });
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -117,7 +120,7 @@ mod tests {
         events.foreign_records(0, true);
         events.foreign_records(2, true);
         events.relocated(key("c5-7"), 10);
-        events.discarded(RecordKind::SentPubrel);
+        events.dropped(RecordKind::SentPubrel, DropReason::SessionLost);
         let totals = Totals {
             records: 3,
             bytes: 4,
@@ -130,7 +133,11 @@ mod tests {
                 [
                     StoreEvent::ForeignRecords { records: 2, removed: true },
                     StoreEvent::RecordRelocated { key, bytes: 10 },
-                    StoreEvent::Discarded { kind: "sent_pubrel", records: 1 },
+                    StoreEvent::Dropped {
+                        kind: "sent_pubrel",
+                        reason: DropReason::SessionLost,
+                        records: 1,
+                    },
                     StoreEvent::Refused { records: 3, bytes: 4, .. },
                 ] if key == "c5-7"
             ),

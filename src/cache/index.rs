@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
-use crate::paho::{Key, KeyHasher, KeyMap, RecordKind, command_packet_id};
+use crate::paho::{Content, Key, KeyHasher, KeyMap, RecordKind, command_packet_id};
 
 /// Every record that Paho has not removed.
 ///
@@ -17,8 +17,6 @@ pub(crate) struct RecordIndex {
     cached_bytes: usize,
     /// Bytes above which confirmed values are evicted.
     cache_limit: usize,
-    /// Set once Paho has tried to connect: from then on it removes session records on purpose.
-    session_ended: bool,
 }
 
 /// The state of one record.
@@ -28,8 +26,7 @@ struct IndexEntry {
     length: usize,
     /// Found at open, and not read by Paho yet.
     is_unread: bool,
-    /// Part of the session that was found at open.
-    is_session_record: bool,
+    content: Content,
     /// The packet id with which Paho will send a command that was found at open; otherwise 0.
     packet_id: u16,
 }
@@ -63,7 +60,6 @@ impl RecordIndex {
             records: KeyMap::with_capacity_and_hasher(records, BuildHasherDefault::default()),
             cached_bytes: 0,
             cache_limit,
-            session_ended: false,
         }
     }
 
@@ -90,6 +86,7 @@ impl RecordIndex {
         let is_command = key.kind == RecordKind::Command;
         let packet_id = is_command.then(|| command_packet_id(&value, key.v5));
         let packet_id = packet_id.flatten().unwrap_or_default();
+        let content = Content::of(key, &value);
         let value = if fits {
             CachedValue::Cached(value.into_boxed_slice())
         } else {
@@ -101,7 +98,7 @@ impl RecordIndex {
                 value,
                 length,
                 is_unread: true,
-                is_session_record: !key.is_queue_record(),
+                content,
                 packet_id,
             },
         );
@@ -118,14 +115,13 @@ impl RecordIndex {
     ///
     /// Until the store confirms the write, this is the only copy.
     pub(crate) fn put(&mut self, key: Key, value: Vec<u8>) {
-        let is_session_record = self.is_of_session(key);
         self.insert(
             key,
             IndexEntry {
                 length: value.len(),
+                content: Content::of(key, &value),
                 value: CachedValue::Cached(value.into_boxed_slice()),
                 is_unread: false,
-                is_session_record,
                 packet_id: 0,
             },
         );
@@ -287,22 +283,10 @@ impl RecordIndex {
         }
     }
 
-    /// Returns true for a record in flight that was found at open, until Paho tries to connect.
-    pub(crate) fn is_of_session(&self, key: Key) -> bool {
-        !self.session_ended
-            && self
-                .records
-                .get(&key)
-                .is_some_and(|record| record.is_session_record)
-    }
-
-    pub(crate) fn has_session(&self) -> bool {
-        !self.session_ended && self.records.values().any(|record| record.is_session_record)
-    }
-
-    /// Ends the protection of session records, since Paho has tried to connect.
-    pub(crate) fn end_session(&mut self) {
-        self.session_ended = true;
+    /// Returns what a record contains; nothing that is a message if there is no such record.
+    pub(crate) fn content(&self, key: Key) -> Content {
+        let record = self.records.get(&key);
+        record.map_or(Content::Other, |record| record.content)
     }
 
     /// Subtracts a value that is cached no longer.
@@ -437,22 +421,6 @@ mod tests {
         assert!(index.has_content(key("s-1"), &[1; 4]));
         index.remove(key("s-1"));
         assert_eq!((index.cached_bytes(), index.len()), (0, 1));
-    }
-
-    #[test]
-    fn session_records_are_those_found_in_flight() {
-        let mut index = RecordIndex::with_capacity(0, 100);
-        index.insert_loaded(key("c-1"), vec![1]);
-        index.put(key("s-2"), vec![1]);
-        assert!(!index.has_session());
-        index.insert_loaded(key("s-1"), vec![1]);
-        assert!(index.has_session() && index.is_of_session(key("s-1")));
-        assert!(!index.is_of_session(key("c-1")) && !index.is_of_session(key("s-2")));
-        // A new value leaves it in the session.
-        index.put(key("s-1"), vec![2]);
-        assert!(index.is_of_session(key("s-1")));
-        index.end_session();
-        assert!(!index.has_session() && !index.is_of_session(key("s-1")));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use std::{
 };
 
 use crate::{
-    metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries},
-    paho::{Key, KeyHasher, RecordKind},
+    metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries, MessageSeries},
+    paho::{CallHistory, Content, Departure, Key, KeyHasher, RecordKind},
 };
 
 /// The identity of a record. A key that Paho writes needs no allocation.
@@ -32,15 +32,19 @@ impl RecordId {
         Key::parse(key).map_or_else(|| Self::Other(key.into()), Self::Key)
     }
 
+    /// Returns the probable content of a record that nobody has read yet.
+    fn unread_content(&self) -> Content {
+        match self {
+            Self::Key(key) if matches!(key.kind, RecordKind::Command | RecordKind::SentPublish) => {
+                Content::Message { qos: 1 }
+            }
+            _ => Content::Other,
+        }
+    }
+
     fn kind(&self) -> KindLabel {
         match self {
-            Self::Key(key) => match key.kind {
-                RecordKind::Command => KindLabel::Command,
-                RecordKind::SentPublish => KindLabel::SentPublish,
-                RecordKind::SentPubrel => KindLabel::SentPubrel,
-                RecordKind::ReceivedPublish => KindLabel::ReceivedPublish,
-                RecordKind::Undelivered => KindLabel::Undelivered,
-            },
+            Self::Key(key) => key.kind.into(),
             Self::Other(_) => KindLabel::Other,
         }
     }
@@ -54,6 +58,7 @@ pub(super) fn kind_of(key: &str) -> KindLabel {
 /// A waiting record.
 struct BacklogEntry {
     size: i64,
+    content: Content,
     /// The number of its arrival in the [`ArrivalQueue`] of its kind.
     arrival: usize,
 }
@@ -128,11 +133,13 @@ pub(super) struct Backlog {
     clock: Clock,
     records: HashMap<RecordId, BacklogEntry, BuildHasherDefault<KeyHasher>>,
     queues: [ArrivalQueue; KindLabel::ALL.len()],
-    /// Records that `get` did not find and that the store has not reported lost yet. `None` if nothing
-    /// reports losses.
-    lost_by_get: Option<HashSet<RecordId>>,
-    /// The key of the last `get`; Paho may remove that record under the key of the other MQTT version.
-    last_read: Option<Key>,
+    /// The persistence is one of this crate: it reports losses, and keeps its session until Paho connects.
+    is_observed: bool,
+    /// Records that `get` did not find and that the store has not reported lost yet.
+    lost_by_get: HashSet<RecordId>,
+    history: CallHistory,
+    /// Paho has removed the command of a message, whose PUBLISH it puts next.
+    is_sending: bool,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
 }
@@ -144,8 +151,10 @@ impl Backlog {
             clock,
             records: HashMap::default(),
             queues: Default::default(),
-            lost_by_get: is_observed.then(HashSet::new),
-            last_read: None,
+            is_observed,
+            lost_by_get: HashSet::new(),
+            history: CallHistory::default(),
+            is_sending: false,
             restored: [0; KindLabel::ALL.len()],
         }
     }
@@ -159,6 +168,10 @@ impl Backlog {
     }
 
     /// Returns the number of queued arrivals, including those of departed records.
+    fn messages(&self) -> &MessageSeries {
+        &self.series.series().messages
+    }
+
     #[cfg(test)]
     pub(super) fn queued_arrivals(&self) -> usize {
         self.queues.iter().map(|queue| queue.arrivals.len()).sum()
@@ -169,42 +182,67 @@ impl Backlog {
     }
 
     /// Updates the backlog after a `put`.
-    pub(super) fn put(&mut self, key: &str, size: usize) {
-        // Mirrors the persistence of this crate. Another one may keep both.
-        if self.lost_by_get.is_some()
-            && let Some(key) = Key::parse(key)
-        {
-            for id in key.replaced_keys().map(RecordId::Key) {
-                if self.remove_entry(&id) {
-                    self.kind(id.kind()).removed.inc();
+    pub(super) fn put(&mut self, key: &str, size: usize, content: Content) {
+        let id = RecordId::of(key);
+        if let RecordId::Key(key) = id {
+            self.history.put(key);
+            if key.kind == RecordKind::Command && content.is_message() {
+                self.messages().accepted.inc();
+            }
+            if self.is_observed {
+                // Mirrors the persistence of this crate. Another one may keep both.
+                for id in key.replaced_keys().map(RecordId::Key) {
+                    if self.remove_entry(&id).is_some() {
+                        self.kind(id.kind()).removed.inc();
+                    }
                 }
             }
         }
-        if let Some(kind) = self.upsert(key, size, Clock::since_boot) {
+        let kind = id.kind();
+        if self.upsert(id, size, content, Clock::since_boot) {
             self.kind(kind).added.inc();
         }
     }
 
-    /// Sets the size of a record. Adds the record if it is new, and then returns its kind.
+    /// Updates the backlog after a `put` that was refused since the value is damaged.
+    pub(super) fn put_damaged(&mut self, key: &str) {
+        if let Some(key) = Key::parse(key) {
+            self.history.damaged(key);
+        }
+    }
+
+    /// Sets the size and the content of a record. Returns true if it is new, and then adds it.
     ///
     /// Only a new record costs a reading of the clock.
     fn upsert(
         &mut self,
-        key: &str,
+        id: RecordId,
         size: usize,
+        content: Content,
         now: impl FnOnce(&Clock) -> Duration,
-    ) -> Option<KindLabel> {
-        let id = RecordId::of(key);
+    ) -> bool {
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        let gauges = self.series.series().kind(kind);
+        let series = self.series.series();
+        let gauges = series.kind(kind);
         if let Some(record) = self.records.get_mut(&id) {
             gauges.bytes.add(size.saturating_sub(record.size));
             record.size = size;
-            return None;
+            let before = std::mem::replace(&mut record.content, content);
+            match (before.is_message(), content.is_message()) {
+                (false, true) => series.messages.waiting.inc(),
+                (true, false) => series.messages.waiting.dec(),
+                _ => {}
+            }
+            return false;
         }
         gauges.records.inc();
         gauges.bytes.add(size);
+        // The message of a PUBLISH has waited as a command before.
+        let is_sent = kind == KindLabel::SentPublish && std::mem::take(&mut self.is_sending);
+        if content.is_message() && !is_sent {
+            series.messages.waiting.inc();
+        }
         let now = now(&self.clock);
         let queue = self.queue(kind);
         let arrival = queue.arrive(now);
@@ -212,58 +250,139 @@ impl Backlog {
         if queue.live == 1 {
             self.series.set_oldest(kind, Some(now));
         }
-        self.records.insert(id, BacklogEntry { size, arrival });
-        Some(kind)
+        let record = BacklogEntry {
+            size,
+            content,
+            arrival,
+        };
+        self.records.insert(id, record);
+        true
     }
 
-    /// Updates the backlog after a `get`, which gives the size of a listed record.
-    pub(super) fn get(&mut self, key: &str, size: usize) {
-        self.upsert(key, size, Clock::since_boot);
-        self.last_read = Key::parse(key);
+    /// Updates the backlog after a `get`, which gives the size and the content of a listed record.
+    pub(super) fn get(&mut self, key: &str, value: &[u8]) {
+        let id = RecordId::of(key);
+        let mut content = Content::Other;
+        if let RecordId::Key(key) = id {
+            content = Content::of(key, value);
+            self.history.get(key);
+        }
+        self.upsert(id, value.len(), content, Clock::since_boot);
+    }
+
+    /// Notes a list of the keys.
+    pub(super) fn list(&mut self) {
+        self.history.list();
+        self.end_sending();
+    }
+
+    /// Notes a question for a record, or a `get` that failed.
+    pub(super) fn look_up(&mut self) {
+        self.history.look_up();
     }
 
     /// Updates the backlog after a `remove` and returns true if the record existed.
     pub(super) fn remove(&mut self, key: &str) -> bool {
-        let id = match RecordId::of(key) {
-            RecordId::Key(key) => {
-                // Mirrors the persistence, which resolves the key in the same way.
-                let is_live = |key| self.records.contains_key(&RecordId::Key(key));
-                let key = key.resolve_removed_key(self.last_read, is_live);
-                // Paho removes this key at each connect, and means no record that it has not read.
-                if key.is_command_zero() && self.last_read != Some(key) {
-                    return false;
+        let key = match RecordId::of(key) {
+            RecordId::Key(key) => key,
+            other @ RecordId::Other(_) => {
+                let existed = self.remove_entry(&other).is_some();
+                if existed {
+                    self.kind(KindLabel::Other).removed.inc();
                 }
-                RecordId::Key(key)
+                return existed;
             }
-            other @ RecordId::Other(_) => other,
         };
-        let existed = self.remove_entry(&id);
-        if existed {
-            self.kind(id.kind()).removed.inc();
+        // Mirrors the persistence, which resolves the key in the same way.
+        let is_live = |key| self.records.contains_key(&RecordId::Key(key));
+        let key = key.resolve_removed_key(self.history.last_read(), is_live);
+        // Paho removes this key at each connect, and means no record that it has not read.
+        if key.is_command_zero() && self.history.last_read() != Some(key) {
+            self.history.connect();
+            return false;
         }
-        existed
+        let id = RecordId::Key(key);
+        let Some(content) = self.records.get(&id).map(|record| record.content) else {
+            return false;
+        };
+        let has = |kind| {
+            let key = key.with_kind(kind);
+            is_live(key) || is_live(key.other_version())
+        };
+        if self.is_observed && self.history.keeps(key, || has(RecordKind::SentPublish)) {
+            return true;
+        }
+        let has_pubrel = key.kind == RecordKind::SentPublish && has(RecordKind::SentPubrel);
+        let departure = self.history.remove(key, content, has_pubrel);
+        if departure == Departure::Sending {
+            self.end_sending();
+            self.is_sending = true;
+            // It goes on waiting, as a PUBLISH.
+            self.messages().waiting.inc();
+        }
+        self.remove_entry(&id);
+        self.kind(key.kind.into()).removed.inc();
+        self.count_departure(key.kind, departure);
+        true
     }
 
-    /// Removes a record that `get` did not find, without counting it as removed.
+    /// Notes a `remove` that failed; a custom persistence may not know `c-0`, which Paho removes at a connect.
+    pub(super) fn remove_failed(&mut self, key: &str) {
+        if Key::parse(key).is_some_and(Key::is_command_zero) {
+            self.history.connect();
+        }
+    }
+
+    fn count_departure(&self, kind: RecordKind, departure: Departure) {
+        let messages = self.messages();
+        let counter = match departure {
+            Departure::HandedOver => messages.delivered(0),
+            Departure::Acknowledged { qos } => messages.delivered(qos),
+            Departure::Dropped(reason) => messages.dropped(kind, reason),
+            Departure::Sending | Departure::Ended => None,
+        };
+        if let Some(counter) = counter {
+            counter.inc();
+        }
+    }
+
+    /// Ends the wait of a message whose PUBLISH was never put: Paho has sent it without a record.
+    fn end_sending(&mut self) {
+        if std::mem::take(&mut self.is_sending) {
+            let messages = self.messages();
+            messages.waiting.dec();
+            if let Some(delivered) = messages.delivered(1) {
+                delivered.inc();
+            }
+        }
+    }
+
+    /// Removes a record that the store has lost, without counting it as removed.
+    fn lose(&mut self, id: &RecordId) -> bool {
+        let content = self.remove_entry(id);
+        if content.is_some_and(Content::is_message) {
+            self.messages().lost.inc();
+        }
+        content.is_some()
+    }
+
+    /// Removes a record that `get` did not find.
     pub(super) fn lose_on_get(&mut self, key: &str) {
         let id = RecordId::of(key);
-        if self.remove_entry(&id)
-            && let Some(lost) = &mut self.lost_by_get
-        {
-            lost.insert(id);
+        if self.lose(&id) && self.is_observed {
+            self.lost_by_get.insert(id);
         }
     }
 
-    /// Removes a record that the store reports lost, without counting it as removed.
+    /// Removes a record that the store reports lost.
     ///
     /// Reports come late. After a `get` that failed Paho may have reused the key, so the report of a
     /// loss that `get` has found is ignored. A PUBLISH that Paho sends again and so puts again between
     /// its loss and the report is missing until the next list of keys.
     pub(super) fn lose_on_event(&mut self, key: &str) {
         let id = RecordId::of(key);
-        let lost_by_get = self.lost_by_get.as_mut();
-        if !lost_by_get.is_some_and(|lost| lost.remove(&id)) {
-            self.remove_entry(&id);
+        if !self.lost_by_get.remove(&id) {
+            self.lose(&id);
         }
     }
 
@@ -272,7 +391,9 @@ impl Backlog {
     /// The put that took its old key went on with the old entry and so with its arrival. The age of
     /// the oldest record is therefore right, although the record under its new key counts as new.
     pub(super) fn relocate(&mut self, key: &str, size: usize) {
-        self.upsert(key, size, Clock::since_boot);
+        let id = RecordId::of(key);
+        let content = id.unread_content();
+        self.upsert(id, size, content, Clock::since_boot);
     }
 
     /// Updates the backlog after a `clear`.
@@ -289,10 +410,12 @@ impl Backlog {
         self.reconcile(&[]);
     }
 
-    fn remove_entry(&mut self, id: &RecordId) -> bool {
-        let Some(record) = self.records.remove(id) else {
-            return false;
-        };
+    /// Removes a record from the gauges, and returns its content.
+    fn remove_entry(&mut self, id: &RecordId) -> Option<Content> {
+        let record = self.records.remove(id)?;
+        if record.content.is_message() {
+            self.messages().waiting.dec();
+        }
         let kind = id.kind();
         let gauges = self.kind(kind);
         gauges.records.dec();
@@ -306,7 +429,7 @@ impl Backlog {
             self.compact(kind);
         }
         self.series.set_oldest(kind, oldest);
-        true
+        Some(record.content)
     }
 
     /// Reconciles the records with the listed keys. New ones have size 0 until they are read.
@@ -326,7 +449,9 @@ impl Backlog {
         }
         for key in keys {
             if !self.contains(key) {
-                self.upsert(key, 0, |_| now);
+                let id = RecordId::of(key);
+                let content = id.unread_content();
+                self.upsert(id, 0, content, |_| now);
             }
         }
     }
@@ -376,6 +501,7 @@ fn queue_of(
 /// Takes the share of this persistence out of the gauges, which others with the same label go on using.
 impl Drop for Backlog {
     fn drop(&mut self) {
+        self.end_sending();
         self.remove_all();
         for kind in KindLabel::ALL {
             self.set_restored(kind, 0);

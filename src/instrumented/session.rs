@@ -104,19 +104,25 @@ impl OpenState {
         }
     }
 
-    /// Takes a record out of the backlog that `get` did not find.
-    ///
-    /// The store lost it, and no `remove` may ever come for it.
-    pub(super) fn drop_missing(&mut self, operation: OperationLabel, key: &str, outcome: Outcome) {
-        if let (OperationLabel::Get, Outcome::Error(ErrorKind::Lost | ErrorKind::NotFound)) =
-            (operation, outcome)
-        {
-            self.backlog.lose_on_get(key);
+    /// Updates the backlog after a call that failed.
+    pub(super) fn note_failure(&mut self, operation: OperationLabel, key: &str, kind: ErrorKind) {
+        match operation {
+            OperationLabel::Get => {
+                self.backlog.look_up();
+                // The store lost it, and no `remove` may ever come for it.
+                if matches!(kind, ErrorKind::Lost | ErrorKind::NotFound) {
+                    self.backlog.lose_on_get(key);
+                }
+            }
+            OperationLabel::Put if kind == ErrorKind::Damaged => self.backlog.put_damaged(key),
+            OperationLabel::Remove => self.backlog.remove_failed(key),
+            _ => {}
         }
     }
 
     /// Reconciles the backlog with the listed keys; the first list after an open gives the restored records.
     pub(super) fn reconcile(&mut self, keys: &[String]) {
+        self.backlog.list();
         self.backlog.reconcile(keys);
         if self.stage == Stage::Opened {
             self.backlog.note_restored();

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     metrics::{OperationLabel, PersistenceMetrics},
+    paho::Content,
     persistence::Persistence,
     store::Store,
 };
@@ -148,7 +149,9 @@ impl<P: ClientPersistence> Instrumented<P> {
             if let Some(session) = &mut *session {
                 session.record_call(operation, key, outcome, now.saturating_sub(start));
                 session.update_restore(operation, key, now);
-                session.drop_missing(operation, key, outcome);
+                if let Outcome::Error(kind) = outcome {
+                    session.note_failure(operation, key, kind);
+                }
             }
             (result, outcome)
         };
@@ -246,6 +249,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
         let bytes = buffers.iter().map(|buffer| buffer.len()).sum();
+        let content = Content::of_buffers(key, &buffers);
         let work = |inner: &mut P| inner.put(key, buffers);
         self.call(
             OperationLabel::Put,
@@ -260,7 +264,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
                     .series()
                     .value_size
                     .observe(bytes as f64);
-                session.backlog.put(key, bytes);
+                session.backlog.put(key, bytes, content);
                 true
             },
         )
@@ -274,7 +278,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             None,
             work,
             |session, value: &Vec<u8>| {
-                session.backlog.get(key, value.len());
+                session.backlog.get(key, value);
                 true
             },
         )
@@ -314,7 +318,10 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             key,
             None,
             work,
-            |_, _: &bool| true,
+            |session, _: &bool| {
+                session.backlog.look_up();
+                true
+            },
         )
         .unwrap_or_default()
     }

@@ -8,8 +8,8 @@ use prometheus::{
 };
 
 use super::{
-    client_table::ClientTable, clock::Clock, lean, names::PREFIX, oldest_age::OldestAgeCollector,
-    store_catalog::StoreCatalog,
+    client_table::ClientTable, clock::Clock, lean, message_catalog::MessageCatalog, names::PREFIX,
+    oldest_age::OldestAgeCollector, store_catalog::StoreCatalog,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -24,6 +24,7 @@ pub(super) struct MetricCatalog {
     pub(super) oldest_record_age: OldestAgeCollector,
     pub(super) added_records: IntCounterVec,
     pub(super) removed_records: IntCounterVec,
+    pub(super) messages: MessageCatalog,
     pub(super) value_size: HistogramVec,
     pub(super) restored_records: IntGaugeVec,
     pub(super) opened: GaugeVec,
@@ -99,6 +100,7 @@ impl MetricCatalog {
                 opts("removed_records_total", "Records removed"),
                 by_kind,
             )?,
+            messages: MessageCatalog::new(opts)?,
             value_size: HistogramVec::new(
                 histogram(
                     "value_size_bytes",
@@ -135,8 +137,8 @@ impl MetricCatalog {
         })
     }
 
-    fn collectors(&self) -> [Box<dyn Collector>; 27] {
-        [
+    fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let mut collectors: Vec<Box<dyn Collector>> = vec![
             Box::new(self.operation_duration.clone()),
             Box::new(self.operation_errors.clone()),
             Box::new(self.operation_misses.clone()),
@@ -160,11 +162,12 @@ impl MetricCatalog {
             Box::new(self.store.unconfirmed_bytes.clone()),
             Box::new(self.store.held_records.clone()),
             Box::new(self.store.held_bytes.clone()),
-            Box::new(self.store.discarded.clone()),
             Box::new(self.store.lost.clone()),
             Box::new(self.store.quarantined.clone()),
             Box::new(self.store.last_confirmed.clone()),
-        ]
+        ];
+        collectors.extend(self.messages.collectors());
+        collectors
     }
 
     /// Returns the collectors that a registry gets: all, or those of the lean profile.

@@ -14,7 +14,10 @@ use prometheus::{
     core::{MetricVec, MetricVecBuilder},
 };
 
-use super::labels::{KindLabel, OperationLabel};
+use super::{
+    labels::{KindLabel, OperationLabel},
+    message_catalog::MessageSeries,
+};
 use crate::error::ErrorKind;
 
 /// The series of one `client_id` label, which several persistences may share.
@@ -23,6 +26,7 @@ use crate::error::ErrorKind;
 pub(crate) struct ClientSeries {
     pub(super) operations: [OperationSeries; OperationLabel::ALL.len()],
     pub(super) kinds: [KindSeries; KindLabel::ALL.len()],
+    pub(crate) messages: MessageSeries,
     pub(crate) in_progress: IntGauge,
     pub(crate) value_size: Histogram,
     pub(crate) opened: Gauge,

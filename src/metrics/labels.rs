@@ -41,6 +41,9 @@ impl OperationLabel {
     }
 }
 
+/// Values of the `qos` label.
+pub(crate) const QOS_LABELS: [&str; 3] = ["0", "1", "2"];
+
 /// Values of the `kind` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum KindLabel {
@@ -51,6 +54,18 @@ pub(crate) enum KindLabel {
     Undelivered,
     /// A record under a key that Paho does not write.
     Other,
+}
+
+impl From<RecordKind> for KindLabel {
+    fn from(kind: RecordKind) -> Self {
+        match kind {
+            RecordKind::Command => Self::Command,
+            RecordKind::SentPublish => Self::SentPublish,
+            RecordKind::SentPubrel => Self::SentPubrel,
+            RecordKind::ReceivedPublish => Self::ReceivedPublish,
+            RecordKind::Undelivered => Self::Undelivered,
+        }
+    }
 }
 
 impl KindLabel {
@@ -78,7 +93,7 @@ impl KindLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::{error::ErrorKind, paho::DropReason};
 
     /// The prometheus crate hashes the concatenated label values without a separator. A free text
     /// before values of closed lists is safe only if no value is a suffix of another.
@@ -91,7 +106,13 @@ mod tests {
                 .iter()
                 .map(move |error| format!("{operation}{error}"))
         });
-        let lists: [Vec<String>; 3] = [
+        let drops = kinds.iter().flat_map(|kind| {
+            let reasons = DropReason::ALL.iter();
+            reasons.map(move |reason| format!("{kind}{}", reason.as_str()))
+        });
+        let lists: [Vec<String>; 5] = [
+            drops.collect(),
+            QOS_LABELS.map(str::to_owned).to_vec(),
             kinds.map(str::to_owned).to_vec(),
             operations.map(str::to_owned).to_vec(),
             errors.collect(),

@@ -25,7 +25,7 @@ enum SeriesFilter {
 const WAITING_KINDS: SeriesFilter = SeriesFilter::Only("kind", &["command", "sent_publish"]);
 
 /// The families of the profile without the prefix, each with its filter.
-const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
+const LEAN_FAMILIES: [(&str, SeriesFilter); 24] = [
     (
         "operation_duration_seconds",
         SeriesFilter::Only("operation", &["put"]),
@@ -42,6 +42,14 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
         SeriesFilter::Only("kind", &["command", "sent_publish", "undelivered"]),
     ),
     ("added_records_total", WAITING_KINDS),
+    ("accepted_messages_total", SeriesFilter::All),
+    ("waiting_messages", SeriesFilter::All),
+    ("delivered_messages_total", SeriesFilter::All),
+    (
+        "dropped_records_total",
+        SeriesFilter::NonZeroOr("reason", &["buffer_full", "session_lost"]),
+    ),
+    ("lost_messages_total", SeriesFilter::All),
     ("removed_records_total", WAITING_KINDS),
     ("restored_records", WAITING_KINDS),
     ("opened_timestamp_seconds", SeriesFilter::All),
@@ -51,10 +59,6 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 20] = [
     ("store_reconnects_total", SeriesFilter::All),
     ("store_errors_total", SeriesFilter::NonZeroOr("error", &[])),
     ("store_held_bytes", SeriesFilter::All),
-    (
-        "store_discarded_records_total",
-        SeriesFilter::NonZeroOr("kind", &["sent_publish"]),
-    ),
     ("store_lost_records_total", SeriesFilter::All),
     ("store_quarantined_records_total", SeriesFilter::All),
     ("store_last_confirmed_timestamp_seconds", SeriesFilter::All),

@@ -39,6 +39,7 @@ impl ClientSeries {
                     oldest_age: catalog.oldest_record_age.gauge.with_label_values(&labels),
                 }
             }),
+            messages: catalog.messages.series(label),
             in_progress: catalog.operations_in_progress.with_label_values(&[label]),
             value_size: catalog.value_size.with_label_values(&[label]),
             opened: catalog.opened.with_label_values(&[label]),
@@ -182,6 +183,7 @@ impl MetricCatalog {
             remove_series(&self.removed_records, &labels);
             remove_series(&self.oldest_record_age.gauge, &labels);
         }
+        self.messages.remove_message_series(label);
         remove_series(&self.operations_in_progress, &[label]);
         remove_series(&self.value_size, &[label]);
         remove_series(&self.opened, &[label]);

@@ -7,6 +7,7 @@ mod clock;
 mod labels;
 mod lean;
 mod live_series;
+mod message_catalog;
 mod names;
 mod oldest_age;
 mod persistence_metrics;
@@ -20,6 +21,7 @@ pub(crate) use clock::Clock;
 pub(crate) use labels::{KindLabel, OperationLabel};
 pub(crate) use live_series::ClientSeriesGuard;
 #[cfg(feature = "server")]
+pub(crate) use message_catalog::MessageSeries;
 pub(crate) use names::PREFIX;
 pub use persistence_metrics::PersistenceMetrics;
 #[cfg(feature = "server")]

@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 
-use super::{client_table::remove_series, labels::KindLabel};
+use super::client_table::remove_series;
 use crate::error::ErrorKind;
 
 /// The metrics of what only the store knows, which `StoreEvent`s feed.
@@ -21,7 +21,6 @@ pub(super) struct StoreCatalog {
     pub(super) unconfirmed_bytes: IntGaugeVec,
     pub(super) held_records: IntGaugeVec,
     pub(super) held_bytes: IntGaugeVec,
-    pub(super) discarded: IntCounterVec,
     pub(super) lost: IntCounterVec,
     pub(super) quarantined: IntCounterVec,
     pub(super) last_confirmed: GaugeVec,
@@ -73,13 +72,6 @@ impl StoreCatalog {
                 "store_held_bytes",
                 "Size of records only in memory because the store is unavailable or refuses them, in bytes",
             )?,
-            discarded: IntCounterVec::new(
-                opts(
-                    "store_discarded_records_total",
-                    "In-flight records that Paho removed without an acknowledgment",
-                ),
-                &["client_id", "kind"],
-            )?,
             lost: counter(
                 "store_lost_records_total",
                 "Records lost by the store without a copy in memory",
@@ -118,9 +110,6 @@ impl StoreCatalog {
         remove_series(&self.unconfirmed_bytes, &of_client);
         remove_series(&self.held_records, &of_client);
         remove_series(&self.held_bytes, &of_client);
-        for kind in KindLabel::ALL {
-            remove_series(&self.discarded, &[label, kind.as_str()]);
-        }
         remove_series(&self.lost, &of_client);
         remove_series(&self.quarantined, &of_client);
         remove_series(&self.last_confirmed, &of_client);

@@ -9,7 +9,6 @@ use prometheus::{Gauge, IntCounter, IntGauge};
 
 use super::{
     catalog::MetricCatalog,
-    labels::KindLabel,
     store_catalog::{LabelStores, store_error_kinds},
 };
 use crate::{
@@ -47,9 +46,6 @@ impl StoreSeries {
         // Under the lock, so that the last share of another persistence does not remove them again.
         for error in store_error_kinds() {
             store.errors.with_label_values(&[label, error.as_str()]);
-        }
-        for kind in KindLabel::ALL {
-            store.discarded.with_label_values(&[label, kind.as_str()]);
         }
         let stores = by_label.entry(label.to_owned()).or_default();
         stores.persistences = stores.persistences.saturating_add(1);
@@ -103,12 +99,6 @@ impl StoreSeries {
                 self.reconnects.inc();
             }
             StoreEvent::Lost { records } => self.lost.inc_by(to_counter(*records)),
-            StoreEvent::Discarded { kind, records } => self
-                .catalog
-                .store
-                .discarded
-                .with_label_values(&[self.label.as_str(), kind])
-                .inc_by(to_counter(*records)),
             // The status has `up` too: an earlier `Up` or `Down` may have been dropped, or have come
             // before the end of the previous opening.
             StoreEvent::Status(status) => {

@@ -3,6 +3,7 @@
 mod byte_reader;
 mod command;
 mod contains_key_abi;
+mod departure;
 mod key;
 mod packet;
 mod properties;
@@ -13,6 +14,8 @@ mod validation;
 
 pub(crate) use command::{Command, command_packet_id, set_command_packet_id};
 pub(crate) use contains_key_abi::to_abi;
+pub use departure::DropReason;
+pub(crate) use departure::{CallHistory, Content, Departure};
 pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
 pub(crate) use sequence::sort_by_sequence;

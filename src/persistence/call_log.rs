@@ -19,7 +19,7 @@ pub(super) struct CallLog {
     store_name: &'static str,
     /// The client id of the last `open`.
     pub(super) client_id: String,
-    throttle: Mutex<LogThrottle>,
+    throttle: Mutex<LogThrottle<ErrorKind>>,
 }
 
 impl CallLog {
@@ -44,7 +44,7 @@ impl CallLog {
             let kind = error.kind();
             // Paho asks for records that may not exist: an answer, not a failure.
             let due = (kind != ErrorKind::NotFound)
-                .then(|| self.throttle().admit(kind, Instant::now()))
+                .then(|| self.throttle().admit(kind, 1, Instant::now()))
                 .flatten();
             macro_rules! log {
                 ($level:ident) => {
@@ -157,7 +157,7 @@ impl CallLog {
         );
     }
 
-    fn throttle(&self) -> MutexGuard<'_, LogThrottle> {
+    fn throttle(&self) -> MutexGuard<'_, LogThrottle<ErrorKind>> {
         self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

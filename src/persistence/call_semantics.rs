@@ -6,7 +6,10 @@ use super::names::RecordNames;
 use crate::{
     cache::{Ack, StoreAccess, WriteBehindCache},
     error::{Error, ErrorKind},
-    paho::{Command, Key, Publish, RecordKind, qos_of_publish, set_record_number},
+    paho::{
+        CallHistory, Command, Departure, Key, Publish, RecordKind, qos_of_publish,
+        set_record_number,
+    },
     store::{Store, StoreEvent},
 };
 
@@ -17,20 +20,12 @@ use crate::{
 pub(super) struct CallSemantics {
     pub(super) cache: WriteBehindCache,
     names: RecordNames,
-    /// The command of the last `get`; Paho reads a command in order to send it.
-    last_read: Option<LastRead>,
+    history: CallHistory,
+    /// The packet id of the command that was read last.
+    last_packet_id: Option<u32>,
     /// The stored key of a publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
     withheld: Option<(Key, u32)>,
-    /// Paho has listed the keys, and not read, put or looked for a record since: a remove now discards
-    /// a record.
-    is_listing: bool,
     versions: VersionTracker,
-}
-
-struct LastRead {
-    /// Paho's key.
-    key: Key,
-    packet_id: Option<u32>,
 }
 
 /// Detects, from the calls, a client of another MQTT version than its records.
@@ -66,9 +61,9 @@ impl CallSemantics {
         Self {
             names: RecordNames::of_loaded(&cache),
             cache,
-            last_read: None,
+            history: CallHistory::default(),
+            last_packet_id: None,
             withheld: None,
-            is_listing: false,
             versions: VersionTracker::default(),
         }
     }
@@ -118,7 +113,7 @@ impl CallSemantics {
                 v5_records: read.v5,
             });
         }
-        self.is_listing = false;
+        self.history.look_up();
         let in_other = key.is_outbound() && self.contains(key.other_version());
         in_other || self.contains(key)
     }
@@ -134,7 +129,7 @@ impl CallSemantics {
         key: Key,
         value: &[&[u8]],
     ) -> Result<(), Error> {
-        self.is_listing = false;
+        self.history.put(key);
         let key = self.prepare_put(access, key);
         // Paho reuses the key of a withheld command; the new record must not be removed with it.
         self.withheld.take_if(|(withheld, _)| *withheld == key);
@@ -145,8 +140,15 @@ impl CallSemantics {
         let value = value.concat();
         // A PUBLISH without a command is one that Paho sends again. Its buffer may be freed memory.
         let may_be_resent = key.kind == RecordKind::SentPublish && command.is_none();
-        if may_be_resent && self.is_stored_copy(access, key, &value)? {
-            return Ok(());
+        if may_be_resent {
+            match self.is_stored_copy(access, key, &value) {
+                Ok(false) => {}
+                Ok(true) => return Ok(()),
+                Err(error) => {
+                    self.history.damaged(key);
+                    return Err(error);
+                }
+            }
         }
         let replaced = key.replaced_keys().filter(|key| self.contains(*key));
         let replaced: Vec<Key> = replaced.collect();
@@ -237,7 +239,7 @@ impl CallSemantics {
         access: &mut StoreAccess<'_, S>,
         key: Key,
     ) -> Result<Vec<u8>, Error> {
-        self.is_listing = false;
+        self.history.look_up();
         let Some(stored) = self.stored_key(key) else {
             return Err(Error::new(
                 ErrorKind::NotFound,
@@ -259,26 +261,25 @@ impl CallSemantics {
         };
         self.cache.index.set_unread(stored, false);
         if key.kind == RecordKind::Command {
-            let packet_id = Command::parse(&value, key.v5).and_then(Command::packet_id);
-            self.last_read = Some(LastRead { key, packet_id });
+            self.last_packet_id = Command::parse(&value, key.v5).and_then(Command::packet_id);
         }
+        self.history.get(key);
         self.versions.last_packet = (!key.is_queue_record()).then_some(key);
         Ok(value)
     }
 
     pub(super) fn remove<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) {
         let removed = key;
-        let last_read = self.last_read.as_ref().map(|read| read.key);
+        let last_read = self.history.last_read();
         let key = removed.resolve_removed_key(last_read, |key| self.contains(key));
-        // Some if Paho is sending the command; None if it drops it, or removes another record.
-        let sending = self.last_read.take_if(|read| read.key == key);
         if key != removed && key.kind == RecordKind::Command {
             self.versions
                 .note(VersionMismatch::Connected { v5_records: key.v5 });
         }
         // Paho removes `c-0` when it starts to connect, since a connect command has no number.
-        if sending.is_none() && key.is_command_zero() {
-            self.cache.index.end_session();
+        let is_connect = key.is_command_zero() && last_read != Some(key);
+        if is_connect {
+            self.history.connect();
         }
         let Some(stored) = self.stored_key(key) else {
             return;
@@ -286,15 +287,16 @@ impl CallSemantics {
         if self.protects_session(key) || self.protects_unread(stored) {
             return;
         }
-        if let Some(packet_id) = sending.as_ref().and_then(|read| read.packet_id) {
+        // At a connect Paho removes `c-0` although a PUBLISH may be stored under that number.
+        if is_connect && self.cache.index.content(stored).is_message() {
+            return;
+        }
+        let departure = self.note_removal(key, stored);
+        if let (Departure::Sending, Some(packet_id)) = (departure, self.last_packet_id) {
             // Paho sends one command at a time: an earlier withheld one gets no PUBLISH any more.
             self.release_withheld(access);
             self.withheld = Some((stored, packet_id));
             self.names.forget(stored);
-            return;
-        }
-        // At a connect Paho removes `c-0` although a PUBLISH may be stored under that number.
-        if sending.is_none() && key.is_command_zero() && self.may_be_publish(access, stored) {
             return;
         }
         // The put of the PUBLISH failed, and yet Paho has sent it and got its acknowledgment.
@@ -305,15 +307,29 @@ impl CallSemantics {
         {
             self.release_withheld(access);
         }
-        if self.is_listing && !key.is_queue_record() {
-            self.cache.events.discarded(key.kind);
-        }
         if key.is_outbound() {
             self.remove_with_publish(access, key);
         } else {
             self.names.forget(stored);
             self.cache.remove(access, &[stored], Ack::Sent);
         }
+    }
+
+    /// Notes that Paho removes a record, and returns the way in which it leaves.
+    fn note_removal(&mut self, key: Key, stored: Key) -> Departure {
+        let content = self.cache.index.content(stored);
+        let pubrel = key.with_kind(RecordKind::SentPubrel);
+        let has_pubrel = key.kind == RecordKind::SentPublish && self.has_packet(pubrel);
+        let departure = self.history.remove(key, content, has_pubrel);
+        if let Departure::Dropped(reason) = departure {
+            self.cache.events.dropped(key.kind, reason);
+        }
+        departure
+    }
+
+    /// Returns `true` if there is such a packet, in either version.
+    fn has_packet(&self, key: Key) -> bool {
+        self.contains(key) || self.contains(key.other_version())
     }
 
     /// Removes a PUBLISH, or a PUBREL together with its PUBLISH.
@@ -326,6 +342,9 @@ impl CallSemantics {
         let mut keys: Vec<Key> = publishes
             .filter(|publish| key.kind == RecordKind::SentPubrel && self.contains(*publish))
             .collect();
+        for &publish in &keys {
+            self.note_removal(publish, publish);
+        }
         keys.push(key);
         // A crash before the next tick repeats a QoS 1 message, or a PUBREL, which the broker
         // answers. MQTT allows both.
@@ -333,30 +352,26 @@ impl CallSemantics {
     }
 
     /// Returns `true` for records of the session that was found at open, until Paho connects.
-    ///
-    /// A client that has never tried to connect has no reason to delete what is in flight: it could
-    /// not be created because a record was unreadable, or it is being dropped. Only a PUBREL
-    /// without its PUBLISH is useless.
     fn protects_session(&self, key: Key) -> bool {
         let publish = key.with_kind(RecordKind::SentPublish);
-        let is_orphan = key.kind == RecordKind::SentPubrel
-            && !self.contains(publish)
-            && !self.contains(publish.other_version());
-        self.cache.index.is_of_session(key) && !is_orphan
+        self.history.keeps(key, || self.has_packet(publish))
     }
 
     /// Returns `true` for an unread record of a kind whose numbers Paho reuses, unless Paho discards
     /// what it has listed: it means its own record.
     fn protects_unread(&self, stored: Key) -> bool {
         self.names.is_renumbered(stored.kind)
-            && !self.is_listing
+            && !self.history.is_listing()
             && self.cache.index.is_unread(stored)
     }
 
     /// Flushes everything before `close`; a withheld command gets no PUBLISH any more.
     pub(super) fn finish<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         // A 3.1.1 client stops restoring at a record of MQTT 5: no later call shows the mismatch.
-        if self.versions.last_packet.is_some_and(|read| read.v5) && self.cache.index.has_session() {
+        if self.versions.last_packet.is_some_and(|read| read.v5)
+            && !self.history.has_connected()
+            && self.cache.index.keys().any(|key| !key.is_queue_record())
+        {
             self.versions
                 .note(VersionMismatch::Created { v5_records: true });
         }
@@ -374,10 +389,8 @@ impl CallSemantics {
     ///
     /// Paho then inserts each record at the head of a sorted list, in constant time.
     pub(super) fn keys(&mut self) -> Vec<String> {
-        // After a list, Paho reads records to restore or discard them, not to send them.
-        self.last_read = None;
+        self.history.list();
         self.versions.last_packet = None;
-        self.is_listing = true;
         let keys = self.cache.index.keys();
         let keys = keys.filter(|key| !self.is_withheld(*key));
         let mut keys: Vec<Key> = keys.map(|key| self.names.name(key)).collect();
@@ -395,7 +408,7 @@ impl CallSemantics {
         }
         self.cache.flush(access);
         self.names = RecordNames::default();
-        self.last_read = None;
+        self.history = CallHistory::default();
         self.versions = VersionTracker::default();
     }
 
@@ -445,16 +458,5 @@ impl CallSemantics {
         };
         // Paho assigns them upwards, so the highest stays free longest.
         kind.number_range().rev().find(is_free)
-    }
-
-    /// Returns `true` also if the value cannot be read: keeping a record is the safe side.
-    fn may_be_publish<S: Store>(&mut self, access: &mut StoreAccess<'_, S>, key: Key) -> bool {
-        match self.cache.load_value(access, key) {
-            Ok(Some(value)) => {
-                matches!(Command::parse(value, key.v5), Some(Command::Publish(_)))
-            }
-            Ok(None) => false,
-            Err(_) => true,
-        }
     }
 }

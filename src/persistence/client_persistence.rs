@@ -1,6 +1,9 @@
 //! [`Persistence`]: implements Paho's eight calls, and opens and closes the records.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use tracing::error;
@@ -245,6 +248,7 @@ impl<S: Store> Persistence<S> {
             client_id: client_id.to_owned(),
             observers: self.observers.clone(),
             outbox: Outbox::default(),
+            drops: Mutex::default(),
         });
         let quarantined = report.unreadable.len();
         notifier.outbox.post([StoreEvent::Opened { quarantined }]);

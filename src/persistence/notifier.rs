@@ -3,14 +3,18 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use tracing::{error, info, warn};
 
 use super::{observer::StoreObserver, outbox::Outbox};
-use crate::{error::ErrorChain, store::StoreEvent};
+use crate::{
+    error::{ErrorChain, log_throttle::LogThrottle},
+    paho::DropReason,
+    store::StoreEvent,
+};
 
 /// Runs the log and the observers for the store of one client.
 ///
@@ -20,6 +24,8 @@ pub(super) struct Notifier {
     pub(super) client_id: String,
     pub(super) observers: Vec<Arc<dyn StoreObserver>>,
     pub(super) outbox: Outbox,
+    /// Limits the lines about dropped records: a full buffer drops one at each publish.
+    pub(super) drops: Mutex<LogThrottle<DropReason>>,
 }
 
 impl Notifier {
@@ -138,15 +144,39 @@ impl Notifier {
                  client id?",
                 self.display_name()
             ),
+            StoreEvent::Dropped {
+                kind,
+                reason,
+                records,
+            } => self.log_drop(kind, *reason, *records),
             // Metrics and observers use these; in the log they would be noise. `Lost` is logged for
             // all the records that it counts.
             StoreEvent::StillDown { .. }
             | StoreEvent::Opened { .. }
             | StoreEvent::RecordLost { .. }
             | StoreEvent::RecordRelocated { .. }
-            | StoreEvent::Discarded { .. }
             | StoreEvent::Status(_)
             | StoreEvent::Closed => {}
+        }
+    }
+
+    /// Logs dropped records; a line has the number of those in the suppressed lines before it, too.
+    fn log_drop(&self, kind: &str, reason: DropReason, records: usize) {
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        let admitted = {
+            let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
+            drops.admit(reason, records, Instant::now())
+        };
+        if let Some(suppressed) = admitted {
+            warn!(
+                "db.system.name" = self.store_name,
+                "messaging.client.id" = self.client_id,
+                "record.kind" = kind,
+                records = suppressed.saturating_add(records),
+                reason = reason.as_str(),
+                "Paho dropped records that were not delivered: {}",
+                explanation(reason)
+            );
         }
     }
 
@@ -156,6 +186,28 @@ impl Notifier {
             "Redis"
         } else {
             self.store_name
+        }
+    }
+}
+
+/// Returns the cause of a drop and what to do about it.
+fn explanation(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::BufferFull => {
+            "the buffer was full; raise max_buffered_messages, or publish less while the broker is away"
+        }
+        DropReason::SessionLost => {
+            "the broker no longer had the session, or the client asked for a clean one; have the \
+             broker keep its sessions, and connect with clean_start(false) and a session expiry"
+        }
+        DropReason::SessionDiscarded => {
+            "the client does not keep its session; connect with clean_start(false) and a session \
+             expiry"
+        }
+        DropReason::NotRestored => "the client was created with restore_messages(false)",
+        DropReason::Rejected => "the broker refused them; its log has the reason",
+        DropReason::Damaged => {
+            "Paho sent damaged copies of them, and the broker acknowledged those"
         }
     }
 }

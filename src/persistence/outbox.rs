@@ -48,13 +48,18 @@ impl Outbox {
 
 /// Queues an event, or adds it to the last one if that says the same of another record.
 fn push(queue: &mut Vec<StoreEvent>, event: StoreEvent) {
-    // Paho discards a session record by record.
-    if let StoreEvent::Discarded { kind, records } = &event
-        && let Some(StoreEvent::Discarded {
+    // Paho drops a session record by record.
+    if let StoreEvent::Dropped {
+        kind,
+        reason,
+        records,
+    } = &event
+        && let Some(StoreEvent::Dropped {
             kind: last_kind,
+            reason: last_reason,
             records: last_records,
         }) = queue.last_mut()
-        && last_kind == kind
+        && (*last_kind, *last_reason) == (*kind, *reason)
     {
         *last_records = last_records.saturating_add(*records);
         return;
@@ -83,6 +88,7 @@ fn push(queue: &mut Vec<StoreEvent>, event: StoreEvent) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::paho::DropReason;
 
     #[test]
     fn slow_observer_misses_repeated_events_only() {
@@ -90,17 +96,27 @@ mod tests {
         for _ in 0..2 * MAX_QUEUED {
             outbox.post([StoreEvent::Status(crate::store::HealthSnapshot::default())]);
         }
-        for kind in ["command", "command", "sent_publish"] {
-            outbox.post([StoreEvent::Discarded { kind, records: 1 }]);
+        for (kind, reason) in [
+            ("command", DropReason::BufferFull),
+            ("command", DropReason::BufferFull),
+            ("sent_publish", DropReason::BufferFull),
+            ("sent_publish", DropReason::SessionLost),
+        ] {
+            outbox.post([StoreEvent::Dropped {
+                kind,
+                reason,
+                records: 1,
+            }]);
         }
         outbox.post([StoreEvent::Closed]);
         let queued = outbox.wait();
-        assert_eq!(queued.len(), MAX_QUEUED + 3);
+        assert_eq!(queued.len(), MAX_QUEUED + 4);
         assert!(matches!(
             queued[MAX_QUEUED..],
             [
-                StoreEvent::Discarded { records: 2, .. },
-                StoreEvent::Discarded { records: 1, .. },
+                StoreEvent::Dropped { records: 2, .. },
+                StoreEvent::Dropped { records: 1, .. },
+                StoreEvent::Dropped { records: 1, .. },
                 StoreEvent::Closed
             ]
         ));

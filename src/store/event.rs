@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use crate::error::Error;
+use crate::{error::Error, paho::DropReason};
 
 /// An event of the store of one client.
 ///
@@ -82,10 +82,12 @@ pub enum StoreEvent {
         /// `false` if they stay, since another program wrote them.
         removed: bool,
     },
-    /// Paho removed records in flight without an acknowledgment, because the session is gone.
-    Discarded {
+    /// Paho removed records although their messages were not delivered.
+    Dropped {
         /// The value of the label `kind` of the metrics.
         kind: &'static str,
+        /// The reason, as far as the calls show it.
+        reason: DropReason,
         /// Their number.
         records: usize,
     },

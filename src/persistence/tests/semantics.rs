@@ -294,7 +294,7 @@ fn sending_command_zero_does_not_end_session() {
 }
 
 #[test]
-fn discarded_session_is_counted() {
+fn dropped_records_are_counted_with_reason() {
     let mut bench = session();
     bench.remove("c-0");
     keys(&mut bench);
@@ -311,15 +311,24 @@ fn discarded_session_is_counted() {
     bench.get("sc-8");
     bench.remove("sc-8");
     bench.run(TICKS);
-    let discarded: Vec<(&str, usize)> = bench
+    let dropped: Vec<(&str, &str, usize)> = bench
         .events()
         .iter()
         .filter_map(|event| match event {
-            StoreEvent::Discarded { kind, records } => Some((*kind, *records)),
+            StoreEvent::Dropped {
+                kind,
+                reason,
+                records,
+            } => Some((*kind, reason.as_str(), *records)),
             _ => None,
         })
         .collect();
-    assert_eq!(discarded, [("sent_publish", 1), ("received_publish", 1)]);
+    let expected = [
+        ("sent_publish", "session_lost", 1),
+        ("received_publish", "session_lost", 1),
+        ("command", "not_restored", 1),
+    ];
+    assert_eq!(dropped, expected);
 }
 
 #[test]
@@ -334,22 +343,23 @@ fn publish_under_zero_survives_connect() {
 }
 
 #[test]
-fn unreadable_command_zero_survives_connect() {
+fn connect_asks_no_store_about_command_zero() {
     let settings = Settings {
         cache_limit: 0,
         ..Settings::default()
     };
     let mut bench = Bench::new(&settings, &[]);
-    bench.put("c-0", &subscription());
-    bench.put("c-1", &subscription());
-    bench.put("c-2", &subscription());
-    bench.content().refuses_reads = Some(ErrorKind::Connection);
+    for key in ["c-0", "c-1"] {
+        bench.put(key, &command(1, 1, b"x"));
+    }
+    bench.trace();
     bench.remove("c-0");
+    assert!(bench.trace().is_empty());
     assert!(bench.persistence.contains("c-0"));
 }
 
 #[test]
-fn lost_command_zero_is_removed_at_connect() {
+fn lost_command_zero_is_reported_by_get() {
     let settings = Settings {
         cache_limit: 0,
         ..Settings::default()
@@ -360,6 +370,8 @@ fn lost_command_zero_is_removed_at_connect() {
     }
     bench.content().records.remove("c-0");
     bench.remove("c-0");
+    let error = bench.persistence.get("c-0").expect_err("is lost");
+    assert_eq!(kind(&error), ErrorKind::Lost);
     assert!(!bench.persistence.contains("c-0"));
 }
 
