@@ -122,6 +122,10 @@ pub enum ErrorKind {
     ///
     /// Check that the URL leads to a Redis.
     Protocol,
+    /// A message exceeds a limit of what waits: `max_buffered_messages` or `byte_budget`.
+    ///
+    /// Only [`Health::check_room`](crate::Health::check_room) returns it. Publish later, or not at all.
+    Full,
     /// A metric with the same name is already registered.
     ///
     /// Register `PersistenceMetrics` once per registry, and clone it.
@@ -169,6 +173,7 @@ impl ErrorKind {
         Self::Busy,
         Self::Server,
         Self::Protocol,
+        Self::Full,
         Self::Registration,
         Self::Bind,
         Self::Render,
@@ -220,6 +225,7 @@ impl ErrorKind {
             Self::Busy => "busy",
             Self::Server => "server",
             Self::Protocol => "protocol",
+            Self::Full => "full",
             Self::Registration => "registration",
             Self::Bind => "bind",
             Self::Render => "render",
@@ -280,6 +286,7 @@ impl ErrorKind {
             Self::Busy => "a script blocks Redis; end it with SCRIPT KILL",
             Self::Server => "Redis returned an error",
             Self::Protocol => "the reply is not valid RESP; is this a Redis server?",
+            Self::Full => "a limit of what waits is reached",
             Self::Registration => "a metric with that name is already registered",
             Self::Bind => "the address cannot be bound",
             Self::Render => "a collector in the registry failed or panicked",

@@ -1,10 +1,11 @@
 //! The index of live records, with the values that fit into memory.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, hash_map::Entry},
     hash::{BuildHasherDefault, Hash, Hasher},
 };
 
+use super::waiting::WaitingMessages;
 use crate::paho::{Content, Key, KeyHasher, KeyMap, RecordKind, command_packet_id};
 
 /// Every record that Paho has not removed.
@@ -17,6 +18,7 @@ pub(crate) struct RecordIndex {
     cached_bytes: usize,
     /// Bytes above which confirmed values are evicted.
     cache_limit: usize,
+    pub(super) waiting: WaitingMessages,
 }
 
 /// The state of one record.
@@ -27,6 +29,8 @@ struct IndexEntry {
     /// Found at open, and not read by Paho yet.
     is_unread: bool,
     content: Content,
+    /// The second since boot in which it arrived.
+    since: u32,
     /// The packet id with which Paho will send a command that was found at open; otherwise 0.
     packet_id: u16,
 }
@@ -60,6 +64,7 @@ impl RecordIndex {
             records: KeyMap::with_capacity_and_hasher(records, BuildHasherDefault::default()),
             cached_bytes: 0,
             cache_limit,
+            waiting: WaitingMessages::default(),
         }
     }
 
@@ -99,8 +104,10 @@ impl RecordIndex {
                 length,
                 is_unread: true,
                 content,
+                since: 0,
                 packet_id,
             },
+            None,
         );
     }
 
@@ -115,15 +122,22 @@ impl RecordIndex {
     ///
     /// Until the store confirms the write, this is the only copy.
     pub(crate) fn put(&mut self, key: Key, value: Vec<u8>) {
+        self.put_since(key, value, None);
+    }
+
+    /// Puts a record whose message has been waiting under another key since this second.
+    pub(super) fn put_since(&mut self, key: Key, value: Vec<u8>, since: Option<u32>) {
         self.insert(
             key,
             IndexEntry {
                 length: value.len(),
                 content: Content::of(key, &value),
+                since: 0,
                 value: CachedValue::Cached(value.into_boxed_slice()),
                 is_unread: false,
                 packet_id: 0,
             },
+            since,
         );
     }
 
@@ -157,15 +171,38 @@ impl RecordIndex {
         renumbered.map(|((key, _), id)| (key, id)).collect()
     }
 
-    fn insert(&mut self, key: Key, record: IndexEntry) {
+    /// Inserts a record that arrived in this second, or else when the record that it replaces arrived.
+    fn insert(&mut self, key: Key, mut record: IndexEntry, since: Option<u32>) {
         self.cached_bytes = self.cached_bytes.saturating_add(record.value.cached_len());
-        let replaced = self.records.insert(key, record);
-        self.release(replaced.map(|replaced| replaced.value));
+        let waiting = &mut self.waiting;
+        let added = ((key, record.content), record.length);
+        match self.records.entry(key) {
+            Entry::Vacant(entry) => {
+                record.since = waiting.add(added.0, added.1, since);
+                entry.insert(record);
+            }
+            Entry::Occupied(mut entry) => {
+                let replaced = entry.get();
+                let since = since.or(Some(replaced.since));
+                waiting.remove((key, replaced.content), replaced.length, replaced.since);
+                record.since = waiting.add(added.0, added.1, since);
+                let replaced = entry.insert(record);
+                self.release(Some(replaced.value));
+            }
+        }
     }
 
     pub(crate) fn remove(&mut self, key: Key) {
-        let removed = self.records.remove(&key);
-        self.release(removed.map(|removed| removed.value));
+        if let Some(removed) = self.records.remove(&key) {
+            let content = (key, removed.content);
+            self.waiting.remove(content, removed.length, removed.since);
+            self.release(Some(removed.value));
+        }
+    }
+
+    /// Returns the second since boot in which the record arrived.
+    pub(super) fn since(&self, key: Key) -> Option<u32> {
+        Some(self.records.get(&key)?.since)
     }
 
     /// Returns the value if it is cached.

@@ -11,6 +11,7 @@ mod relocate;
 mod relocations;
 mod removed;
 mod resync;
+mod waiting;
 mod write;
 mod write_behind;
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -144,6 +144,7 @@ impl WriteBehindCache {
         let inherited = replaced
             .iter()
             .find_map(|key| self.pending.partners(*key).next());
+        let since = partner.and_then(|partner| self.index.since(partner));
         for &old in replaced.iter().chain(&partner) {
             self.record_removed(old);
         }
@@ -153,7 +154,7 @@ impl WriteBehindCache {
         if self.unmovable.remove(&key) {
             self.foreign_entries = self.foreign_entries.saturating_sub(1);
         }
-        self.index.put(key, value);
+        self.index.put_since(key, value, since);
         self.pending
             .record(key, Some(length), partner.or(inherited), is_known);
         // Confirming the previous put did not evict it; nobody is about to read it now.
@@ -470,6 +471,12 @@ impl WriteBehindCache {
         self.pending.put_totals()
     }
 
+    /// Moves the clock by which the ages of messages are known.
+    pub(crate) fn set_now(&mut self, since_boot: Duration) {
+        let second = u32::try_from(since_boot.as_secs()).unwrap_or(u32::MAX);
+        self.index.waiting.set_now(second);
+    }
+
     /// Takes a snapshot for `Health` and `StoreEvent::Status`.
     ///
     /// Pending puts count as held during an outage or if the store refused them, and as unconfirmed
@@ -481,6 +488,8 @@ impl WriteBehindCache {
             None => self.pending.refused_totals(),
         };
         let unconfirmed = pending.without(held);
+        let waiting = self.index.waiting.totals();
+        let oldest_age = self.index.waiting.oldest_age();
         HealthSnapshot {
             up: outage.is_none(),
             down_since: outage.map(|outage| outage.since_time),
@@ -488,6 +497,12 @@ impl WriteBehindCache {
             held_bytes: held.bytes,
             unconfirmed_records: unconfirmed.records,
             unconfirmed_bytes: unconfirmed.bytes,
+            waiting_messages: waiting.messages,
+            queued_messages: waiting.queued,
+            waiting_bytes: waiting.bytes,
+            limit_messages: None,
+            limit_bytes: None,
+            oldest_waiting: oldest_age.map(|age| Duration::from_secs(age.into())),
             lost_records: self.events.lost_records(),
             last_confirmed: Some(self.last_confirmed),
         }

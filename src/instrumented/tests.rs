@@ -225,7 +225,7 @@ fn opened_client_has_every_series_at_zero() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 31);
+    assert_eq!(text.matches("# TYPE ").count(), 35);
 }
 
 #[test]

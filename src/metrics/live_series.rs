@@ -64,6 +64,7 @@ fn possible_errors(operation: OperationLabel) -> impl Iterator<Item = ErrorKind>
             | ErrorKind::Registration
             | ErrorKind::Bind
             | ErrorKind::Render
+            | ErrorKind::Full
             | ErrorKind::File => false,
             ErrorKind::InvalidClientId => operation == Open,
             ErrorKind::InvalidKey => matches!(operation, Put | Get | Remove),

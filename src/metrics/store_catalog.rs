@@ -21,6 +21,10 @@ pub(super) struct StoreCatalog {
     pub(super) unconfirmed_bytes: IntGaugeVec,
     pub(super) held_records: IntGaugeVec,
     pub(super) held_bytes: IntGaugeVec,
+    pub(super) waiting_bytes: IntGaugeVec,
+    pub(super) queued_messages: IntGaugeVec,
+    pub(super) limit_messages: IntGaugeVec,
+    pub(super) limit_bytes: IntGaugeVec,
     pub(super) lost: IntCounterVec,
     pub(super) quarantined: IntCounterVec,
     pub(super) last_confirmed: GaugeVec,
@@ -72,6 +76,22 @@ impl StoreCatalog {
                 "store_held_bytes",
                 "Size of records only in memory because the store is unavailable or refuses them, in bytes",
             )?,
+            waiting_bytes: gauge(
+                "store_waiting_bytes",
+                "Size of the records of all waiting messages, in bytes",
+            )?,
+            queued_messages: gauge(
+                "store_queued_messages",
+                "Waiting messages that Paho has not sent yet",
+            )?,
+            limit_messages: gauge(
+                "store_limit_messages",
+                "Messages that Paho buffers at most; 0 if not set",
+            )?,
+            limit_bytes: gauge(
+                "store_limit_bytes",
+                "Limit of store_waiting_bytes, in bytes; 0 if not set",
+            )?,
             lost: counter(
                 "store_lost_records_total",
                 "Records lost by the store without a copy in memory",
@@ -110,6 +130,10 @@ impl StoreCatalog {
         remove_series(&self.unconfirmed_bytes, &of_client);
         remove_series(&self.held_records, &of_client);
         remove_series(&self.held_bytes, &of_client);
+        remove_series(&self.waiting_bytes, &of_client);
+        remove_series(&self.queued_messages, &of_client);
+        remove_series(&self.limit_messages, &of_client);
+        remove_series(&self.limit_bytes, &of_client);
         remove_series(&self.lost, &of_client);
         remove_series(&self.quarantined, &of_client);
         remove_series(&self.last_confirmed, &of_client);
@@ -119,7 +143,7 @@ impl StoreCatalog {
 /// Returns the kinds of error that a store can return, so that no series exists that can never move.
 pub(super) fn store_error_kinds() -> impl Iterator<Item = ErrorKind> {
     use ErrorKind::{
-        Bind, Damaged, File, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
+        Bind, Damaged, File, Full, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
         Registration, Render,
     };
     ErrorKind::ALL.iter().copied().filter(|kind| {
@@ -127,6 +151,7 @@ pub(super) fn store_error_kinds() -> impl Iterator<Item = ErrorKind> {
             kind,
             Bind | Damaged
                 | File
+                | Full
                 | InvalidClientId
                 | InvalidKey
                 | InvalidOption

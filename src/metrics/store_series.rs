@@ -33,6 +33,10 @@ pub(crate) struct StoreSeries {
     unconfirmed_bytes: IntGauge,
     held_records: IntGauge,
     held_bytes: IntGauge,
+    waiting_bytes: IntGauge,
+    queued_messages: IntGauge,
+    limit_messages: IntGauge,
+    limit_bytes: IntGauge,
     lost: IntCounter,
     quarantined: IntCounter,
     last_confirmed: Gauge,
@@ -72,6 +76,10 @@ impl StoreSeries {
             unconfirmed_bytes: store.unconfirmed_bytes.with_label_values(&of_client),
             held_records: store.held_records.with_label_values(&of_client),
             held_bytes: store.held_bytes.with_label_values(&of_client),
+            waiting_bytes: store.waiting_bytes.with_label_values(&of_client),
+            queued_messages: store.queued_messages.with_label_values(&of_client),
+            limit_messages: store.limit_messages.with_label_values(&of_client),
+            limit_bytes: store.limit_bytes.with_label_values(&of_client),
             lost: store.lost.with_label_values(&of_client),
             quarantined: store.quarantined.with_label_values(&of_client),
             last_confirmed: store.last_confirmed.with_label_values(&of_client),
@@ -169,6 +177,26 @@ impl StoreSeries {
                 status.held_records,
             ),
             (&self.held_bytes, self.last.held_bytes, status.held_bytes),
+            (
+                &self.waiting_bytes,
+                self.last.waiting_bytes,
+                status.waiting_bytes,
+            ),
+            (
+                &self.queued_messages,
+                self.last.queued_messages,
+                status.queued_messages,
+            ),
+            (
+                &self.limit_messages,
+                self.last.limit_messages.unwrap_or_default(),
+                status.limit_messages.unwrap_or_default(),
+            ),
+            (
+                &self.limit_bytes,
+                self.last.limit_bytes.unwrap_or_default(),
+                status.limit_bytes.unwrap_or_default(),
+            ),
         ] {
             gauge.add(to_gauge(now).saturating_sub(to_gauge(before)));
         }

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::observer::StoreObserver;
+use super::{fill::WaitingLimits, observer::StoreObserver};
 use crate::{clock::Clock, store::Durability};
 
 /// The settings that do not depend on the store; the builders document their public forms.
@@ -13,6 +13,8 @@ pub(crate) struct PersistenceConfig {
     pub(crate) cache_limit: usize,
     /// Size of records that exist only in memory, in bytes, from which a warning is raised.
     pub(crate) buffer_warn_bytes: usize,
+    /// The limits of what waits, for gauges, warnings and `Health::check_room`.
+    pub(crate) waiting_limits: WaitingLimits,
     /// Time that one call may wait for an unavailable store.
     pub(crate) call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
@@ -27,6 +29,7 @@ impl Default for PersistenceConfig {
             durability: Durability::default(),
             cache_limit: 16 * 1024 * 1024,
             buffer_warn_bytes: 1024 * 1024,
+            waiting_limits: WaitingLimits::default(),
             call_timeout: Duration::from_millis(250),
             open_timeout: Duration::from_secs(2),
             observer: None,

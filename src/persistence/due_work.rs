@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    config::PersistenceConfig,
     lifecycle::{Lifecycle, Opened},
     schedule::{CHECK_INTERVAL, OUTAGE_STATUS_INTERVAL, TICK, Wait},
 };
@@ -13,7 +14,7 @@ use crate::{
 
 impl<S: Store> Lifecycle<S> {
     /// Does what is due and needs the mutex, and returns how long the worker may wait.
-    pub(super) fn run_due(&mut self, clock: &Clock, buffer_warn_bytes: usize) -> Wait {
+    pub(super) fn run_due(&mut self, clock: &Clock, config: &PersistenceConfig) -> Wait {
         let now = clock.since_boot();
         let wait = match self {
             Self::Closed(_) | Self::Opening | Self::Closing | Self::Recovering { .. } => {
@@ -22,7 +23,7 @@ impl<S: Store> Lifecycle<S> {
             Self::Down { recovery, .. } => {
                 let status_due = now.saturating_add(OUTAGE_STATUS_INTERVAL);
                 let until = recovery.due.min(status_due);
-                self.report_status(now, buffer_warn_bytes);
+                self.report_status(now, config);
                 return Wait::Backoff(until);
             }
             Self::Up { opened, .. } => up_wait(opened, now),
@@ -35,7 +36,7 @@ impl<S: Store> Lifecycle<S> {
         let is_retry = schedule.retry.is_some_and(|(due, _)| due <= now);
         if !is_tick && !is_check && !is_retry {
             // After the work, so that it shows what the work has changed.
-            self.report_status(now, buffer_warn_bytes);
+            self.report_status(now, config);
             return wait;
         }
         let was_taken = self.call(clock, |records, access| {
@@ -59,11 +60,14 @@ impl<S: Store> Lifecycle<S> {
         Wait::Ticking(now)
     }
 
-    /// Posts a status event and, once per outage, the buffer warning.
+    /// Posts a status event, a warning near a limit and, once per outage, the buffer warning.
     ///
-    /// The warning may come after the outage, for what the store refuses.
-    fn report_status(&mut self, now: Duration, buffer_warn_bytes: usize) {
-        let status = self.health_snapshot();
+    /// The buffer warning may come after the outage, for what the store refuses.
+    fn report_status(&mut self, now: Duration, config: &PersistenceConfig) {
+        if let Self::Up { opened, .. } | Self::Down { opened, .. } = self {
+            opened.records.cache.set_now(now);
+        }
+        let status = self.health_snapshot(config.waiting_limits);
         let (Self::Up { opened, .. } | Self::Down { opened, .. }) = self else {
             return;
         };
@@ -71,9 +75,15 @@ impl<S: Store> Lifecycle<S> {
             schedule, notifier, ..
         } = &mut **opened;
         let bytes = status.held_bytes;
-        if bytes >= buffer_warn_bytes.max(1) && !schedule.has_warned {
+        if bytes >= config.buffer_warn_bytes.max(1) && !schedule.has_warned {
             schedule.has_warned = true;
             notifier.outbox.post([StoreEvent::BufferWarning { bytes }]);
+        }
+        if schedule.fill_warning.is_due(config.waiting_limits, &status) {
+            notifier.outbox.post([StoreEvent::NearlyFull {
+                queued_messages: status.queued_messages,
+                waiting_bytes: status.waiting_bytes,
+            }]);
         }
         if let Some(status) = schedule.due_status(status, now) {
             notifier.outbox.post([StoreEvent::Status(status)]);

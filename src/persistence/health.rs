@@ -26,6 +26,20 @@ impl Health {
         self.0.snapshot()
     }
 
+    /// Checks that one more message would exceed no limit of what waits.
+    ///
+    /// For a program that prefers to refuse new messages: Paho sends a message although its persistence
+    /// refuses it, so only a check before `publish` can. `bytes` is the size of topic and payload. The
+    /// limits are the options `max_buffered_messages` and `byte_budget` of `RedisPersistenceBuilder`;
+    /// without them there is always room.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Full`] if the message exceeds a limit, with what waits and the limit in its text.
+    pub fn check_room(&self, bytes: usize) -> Result<(), Error> {
+        self.0.check_room(bytes)
+    }
+
     /// The error of the current outage or, if the store is up, of the last one. `None` before the
     /// first outage and while the persistence is not open.
     ///
@@ -60,16 +74,36 @@ impl fmt::Debug for Health {
 pub(super) trait HealthSource: Send + Sync {
     fn snapshot(&self) -> HealthSnapshot;
     fn last_error(&self) -> Option<Arc<Error>>;
+    fn check_room(&self, bytes: usize) -> Result<(), Error>;
     fn flush(&self, timeout: Duration) -> Result<(), Error>;
 }
 
 impl<S: Store> HealthSource for PersistenceShared<S> {
     fn snapshot(&self) -> HealthSnapshot {
-        self.lock().lifecycle.health_snapshot()
+        let limits = self.config.waiting_limits;
+        self.lock().lifecycle.health_snapshot(limits)
     }
 
     fn last_error(&self) -> Option<Arc<Error>> {
         self.lock().lifecycle.opened()?.last_error()
+    }
+
+    fn check_room(&self, bytes: usize) -> Result<(), Error> {
+        let status = self.snapshot();
+        let limits = self.config.waiting_limits;
+        if !limits.is_exceeded_by(&status, bytes) {
+            return Ok(());
+        }
+        let attempt = format!("find room for a message of {bytes} bytes");
+        let limit =
+            |limit: Option<usize>| limit.map_or("no limit".to_owned(), |limit| limit.to_string());
+        Err(Error::new(ErrorKind::Full, attempt).with_reason(format!(
+            "{} messages wait (max_buffered_messages: {}) with {} bytes (byte_budget: {})",
+            status.queued_messages,
+            limit(limits.messages),
+            status.waiting_bytes,
+            limit(limits.bytes)
+        )))
     }
 
     fn flush(&self, timeout: Duration) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use std::{mem, sync::Arc, time::Duration};
 use super::{
     call_semantics::CallSemantics,
     exchange::{Answer, Exchange, Step},
+    fill::WaitingLimits,
     notifier::Notifier,
     recovery::Recovery,
     schedule::Schedule,
@@ -175,11 +176,15 @@ impl<S: Store> Lifecycle<S> {
     }
 
     /// The state of the store, for `Health` and `StoreEvent::Status`.
-    pub(super) fn health_snapshot(&self) -> HealthSnapshot {
-        self.opened()
-            .map_or_else(HealthSnapshot::default, |opened| {
-                opened.records.cache.health_snapshot(self.outage())
-            })
+    pub(super) fn health_snapshot(&self, limits: WaitingLimits) -> HealthSnapshot {
+        let Some(opened) = self.opened() else {
+            return HealthSnapshot::default();
+        };
+        HealthSnapshot {
+            limit_messages: limits.messages,
+            limit_bytes: limits.bytes,
+            ..opened.records.cache.health_snapshot(self.outage())
+        }
     }
 
     /// Takes the store of a closed persistence, in order to open it.

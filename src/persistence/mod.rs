@@ -6,6 +6,7 @@ mod client_persistence;
 mod config;
 mod due_work;
 mod exchange;
+mod fill;
 mod guarded_store;
 mod health;
 mod lifecycle;
@@ -25,6 +26,8 @@ mod worker;
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
+#[cfg(feature = "redis")]
+pub(crate) use fill::WaitingLimits;
 pub use health::Health;
 pub use observer::StoreObserver;
 pub use simulated::{Settings, SimulatedExchange, SimulatedWorker, Turn, simulated_persistence};

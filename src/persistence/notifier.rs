@@ -28,6 +28,17 @@ pub(super) struct Notifier {
     pub(super) drops: Mutex<LogThrottle<DropReason>>,
 }
 
+/// Logs with the fields that every line about a store has.
+macro_rules! log {
+    ($notifier:ident, $level:ident, $($rest:tt)*) => {
+        $level!(
+            "db.system.name" = $notifier.store_name,
+            "messaging.client.id" = $notifier.client_id,
+            $($rest)*
+        )
+    };
+}
+
 impl Notifier {
     /// Delivers events until the persistence is closed.
     pub(super) fn run(&self) {
@@ -61,17 +72,9 @@ impl Notifier {
     }
 
     fn log_event(&self, event: &StoreEvent) {
-        macro_rules! log {
-            ($level:ident, $($rest:tt)*) => {
-                $level!(
-                    "db.system.name" = self.store_name,
-                    "messaging.client.id" = self.client_id,
-                    $($rest)*
-                )
-            };
-        }
         match event {
             StoreEvent::Down { error } => log!(
+                self,
                 warn,
                 "error.type" = error.kind().as_str(),
                 "{} is unavailable; writes are kept in memory until it recovers: {}",
@@ -82,6 +85,7 @@ impl Notifier {
                 error,
                 is_new_reason: true,
             } => log!(
+                self,
                 warn,
                 "error.type" = error.kind().as_str(),
                 "{} is still unavailable, now because: {}",
@@ -91,6 +95,7 @@ impl Notifier {
             // Records may have been reported lost a moment ago, so this must not claim that the
             // store has all of them.
             StoreEvent::Up { outage, rewritten } => log!(
+                self,
                 info,
                 outage_seconds = seconds(*outage),
                 rewritten,
@@ -98,6 +103,7 @@ impl Notifier {
                 self.display_name()
             ),
             StoreEvent::BufferWarning { bytes } => log!(
+                self,
                 error,
                 bytes,
                 "{} of records exist only in memory, since {} is unavailable or refuses them; they \
@@ -105,18 +111,12 @@ impl Notifier {
                 ByteSize(*bytes),
                 self.display_name()
             ),
-            StoreEvent::Lost { records } => log!(
-                error,
-                records,
-                "{} lost records of which this process has no copy; was it flushed, or does its \
-                 maxmemory-policy evict?",
-                self.display_name()
-            ),
             StoreEvent::Refused {
                 error,
                 records,
                 bytes,
             } => log!(
+                self,
                 error,
                 records,
                 bytes,
@@ -127,10 +127,38 @@ impl Notifier {
                 ByteSize(*bytes),
                 ErrorChain(&**error)
             ),
+            _ => self.log_record_event(event),
+        }
+    }
+
+    /// Logs an event about records.
+    fn log_record_event(&self, event: &StoreEvent) {
+        match event {
+            StoreEvent::NearlyFull {
+                queued_messages,
+                waiting_bytes,
+            } => log!(
+                self,
+                warn,
+                queued_messages,
+                waiting_bytes,
+                "the waiting messages are near their limit: {queued_messages} are not sent yet, and all \
+                 have {}; is the broker away?",
+                ByteSize(*waiting_bytes)
+            ),
+            StoreEvent::Lost { records } => log!(
+                self,
+                error,
+                records,
+                "{} lost records of which this process has no copy; was it flushed, or does its \
+                 maxmemory-policy evict?",
+                self.display_name()
+            ),
             StoreEvent::ForeignRecords {
                 records,
                 removed: true,
             } => log!(
+                self,
                 warn,
                 records,
                 "{} came back with other data; records that this process has never known are in the \
@@ -138,6 +166,7 @@ impl Notifier {
                 self.display_name()
             ),
             StoreEvent::ForeignRecords { records, .. } => log!(
+                self,
                 error,
                 records,
                 "{} has records that this client did not write; does another program use its \
@@ -151,12 +180,7 @@ impl Notifier {
             } => self.log_drop(kind, *reason, *records),
             // Metrics and observers use these; in the log they would be noise. `Lost` is logged for
             // all the records that it counts.
-            StoreEvent::StillDown { .. }
-            | StoreEvent::Opened { .. }
-            | StoreEvent::RecordLost { .. }
-            | StoreEvent::RecordRelocated { .. }
-            | StoreEvent::Status(_)
-            | StoreEvent::Closed => {}
+            _ => {}
         }
     }
 

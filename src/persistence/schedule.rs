@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fill::FillWarning;
 use crate::store::HealthSnapshot;
 
 /// Interval of flushes while writes are pending: the longest time that a write is deferred or goes
@@ -25,6 +26,7 @@ pub(super) struct Schedule {
     pub(super) retry: Option<(Duration, Duration)>,
     /// The warning about records that exist only in memory was raised since the last outage began.
     pub(super) has_warned: bool,
+    pub(super) fill_warning: FillWarning,
     /// The last reported snapshot and its time.
     status: Option<(HealthSnapshot, Duration)>,
 }
@@ -49,6 +51,7 @@ impl Schedule {
             check: now.saturating_add(CHECK_INTERVAL),
             retry: None,
             has_warned: false,
+            fill_warning: FillWarning::default(),
             status: None,
         }
     }
@@ -75,7 +78,7 @@ impl Schedule {
 
     /// Returns the snapshot if it is due: at once if the store went up or down or lost records, up
     /// to ten times per second if counts changed, and once per second if only the time of the last
-    /// confirmation did.
+    /// confirmation or the age of the oldest message did.
     pub(super) fn due_status(
         &mut self,
         status: HealthSnapshot,
@@ -88,6 +91,7 @@ impl Schedule {
             // `last_confirmed` changes with nearly every call and would make each snapshot new.
             let has_new_counts = HealthSnapshot {
                 last_confirmed: reported.last_confirmed,
+                oldest_waiting: reported.oldest_waiting,
                 ..status
             } != reported;
             let interval = if status.up {

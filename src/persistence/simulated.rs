@@ -8,8 +8,8 @@ use std::{
 
 use super::{
     client_persistence::Persistence, config::PersistenceConfig, exchange::Exchange,
-    guarded_store::GuardedStore, lifecycle::Lifecycle, notifier::Notifier, observer::StoreObserver,
-    schedule::Wait, shared::PersistenceShared,
+    fill::WaitingLimits, guarded_store::GuardedStore, lifecycle::Lifecycle, notifier::Notifier,
+    observer::StoreObserver, schedule::Wait, shared::PersistenceShared,
 };
 use crate::{
     clock::{Clock, SimulatedClock},
@@ -26,6 +26,10 @@ pub struct Settings {
     pub cache_limit: usize,
     /// Size of records that exist only in memory, in bytes, from which a warning is raised.
     pub buffer_warn_bytes: usize,
+    /// Number of messages that Paho buffers at most.
+    pub max_buffered_messages: Option<usize>,
+    /// Limit of the bytes of all waiting messages.
+    pub byte_budget: Option<usize>,
     /// Time that one call may wait for an unavailable store.
     pub call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
@@ -39,6 +43,8 @@ impl Default for Settings {
             durability: config.durability,
             cache_limit: config.cache_limit,
             buffer_warn_bytes: config.buffer_warn_bytes,
+            max_buffered_messages: None,
+            byte_budget: None,
             call_timeout: config.call_timeout,
             open_timeout: config.open_timeout,
         }
@@ -56,6 +62,10 @@ pub fn simulated_persistence<S: Store>(
         durability: settings.durability,
         cache_limit: settings.cache_limit,
         buffer_warn_bytes: settings.buffer_warn_bytes,
+        waiting_limits: WaitingLimits {
+            messages: settings.max_buffered_messages,
+            bytes: settings.byte_budget,
+        },
         call_timeout: settings.call_timeout,
         open_timeout: settings.open_timeout,
         observer,

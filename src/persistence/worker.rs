@@ -74,7 +74,7 @@ impl<S: Store> PersistenceShared<S> {
 
     /// Does what is due under the mutex.
     pub(super) fn run_due(&self, lifecycle: &mut Lifecycle<S>) -> Wait {
-        let wait = lifecycle.run_due(self.clock(), self.config.buffer_warn_bytes);
+        let wait = lifecycle.run_due(self.clock(), &self.config);
         if let Wait::Ticking(_) = wait {
             // A flush may wait for what was written.
             self.notify();

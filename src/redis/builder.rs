@@ -8,7 +8,7 @@ use super::{
 use crate::{
     clock::Clock,
     error::Error,
-    persistence::{Persistence, PersistenceConfig, StoreObserver},
+    persistence::{Persistence, PersistenceConfig, StoreObserver, WaitingLimits},
     store::Durability,
 };
 
@@ -65,6 +65,8 @@ impl Default for RedisPersistence {
 /// | [`open_timeout`](Self::open_timeout) | 2 s | duration above zero |
 /// | [`cache_limit`](Self::cache_limit) | 16,777,216 (16 MiB) | bytes of values |
 /// | [`buffer_warn_bytes`](Self::buffer_warn_bytes) | 1,048,576 (1 MiB) | bytes of records |
+/// | [`max_buffered_messages`](Self::max_buffered_messages) | unknown | messages |
+/// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
 /// | [`eviction_check`](Self::eviction_check) | [`EvictionCheck::Warn`] | |
 /// | [`observer`](Self::observer) | none | |
 ///
@@ -92,6 +94,7 @@ pub struct RedisPersistenceBuilder {
     durability: Durability,
     cache_limit: usize,
     buffer_warn_bytes: usize,
+    waiting_limits: WaitingLimits,
     observer: Option<Arc<dyn StoreObserver>>,
 }
 
@@ -103,6 +106,7 @@ impl Default for RedisPersistenceBuilder {
             durability,
             cache_limit,
             buffer_warn_bytes,
+            waiting_limits,
             call_timeout,
             open_timeout,
             observer,
@@ -118,6 +122,7 @@ impl Default for RedisPersistenceBuilder {
             durability,
             cache_limit,
             buffer_warn_bytes,
+            waiting_limits,
             observer,
         }
     }
@@ -238,6 +243,35 @@ impl RedisPersistenceBuilder {
         self
     }
 
+    /// Sets the limit that the create options of the client have as `max_buffered_messages`.
+    ///
+    /// The persistence cannot read it there.
+    ///
+    /// Paho refuses a new message, or drops the oldest one, if as many wait. With this option a gauge
+    /// shows the limit, [`StoreEvent::NearlyFull`](crate::StoreEvent::NearlyFull) comes at 80 % of it,
+    /// and [`Health::check_room`](crate::Health::check_room) knows it.
+    ///
+    /// Defaults to unknown.
+    #[must_use]
+    pub fn max_buffered_messages(mut self, messages: usize) -> Self {
+        self.waiting_limits.messages = Some(messages);
+        self
+    }
+
+    /// Sets a limit in bytes for the records of all waiting messages.
+    ///
+    /// A gauge shows it, [`StoreEvent::NearlyFull`](crate::StoreEvent::NearlyFull) comes at 80 % of it,
+    /// and [`Health::check_room`](crate::Health::check_room) lets the program refuse a message that
+    /// exceeds it. Nothing else enforces it: Paho sends what its persistence refuses, and its token for
+    /// that message would point to freed memory.
+    ///
+    /// Defaults to none.
+    #[must_use]
+    pub fn byte_budget(mut self, bytes: usize) -> Self {
+        self.waiting_limits.bytes = Some(bytes);
+        self
+    }
+
     /// Sets the reaction to a Redis that may delete records when its memory is full.
     ///
     /// Defaults to [`EvictionCheck::Warn`].
@@ -298,6 +332,7 @@ impl RedisPersistenceBuilder {
             durability,
             cache_limit,
             buffer_warn_bytes,
+            waiting_limits,
             observer,
         } = self;
         let store = RedisStore::new(RedisConfig {
@@ -313,6 +348,7 @@ impl RedisPersistenceBuilder {
             durability,
             cache_limit,
             buffer_warn_bytes,
+            waiting_limits,
             call_timeout: operation_timeout,
             open_timeout,
             observer,
@@ -335,6 +371,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             durability,
             cache_limit,
             buffer_warn_bytes,
+            waiting_limits,
             observer: _,
         } = self;
         let url = RedisAddress::parse(url).map_or_else(
@@ -351,6 +388,8 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("durability", durability)
             .field("cache_limit", cache_limit)
             .field("buffer_warn_bytes", buffer_warn_bytes)
+            .field("max_buffered_messages", &waiting_limits.messages)
+            .field("byte_budget", &waiting_limits.bytes)
             .finish_non_exhaustive()
     }
 }

@@ -44,6 +44,13 @@ pub enum StoreEvent {
         /// Their size in bytes.
         bytes: usize,
     },
+    /// The waiting messages have reached 80 % of a limit: `max_buffered_messages` or `byte_budget`.
+    NearlyFull {
+        /// The number of messages that Paho has not sent yet.
+        queued_messages: usize,
+        /// The size of the records of all waiting messages in bytes.
+        waiting_bytes: usize,
+    },
     /// The store lost records of which this process has no copy.
     Lost {
         /// Their number.
@@ -118,6 +125,21 @@ pub struct HealthSnapshot {
     pub unconfirmed_records: usize,
     /// Their size in bytes.
     pub unconfirmed_bytes: usize,
+    /// Number of messages to the broker that wait to be sent or acknowledged: those in Paho's buffer, and
+    /// those in flight.
+    pub waiting_messages: usize,
+    /// Number of them that Paho has not sent yet: the fill of its buffer, but for messages at QoS 0 with
+    /// `persist_qos0(false)`.
+    pub queued_messages: usize,
+    /// The size of the records of all waiting messages in bytes.
+    pub waiting_bytes: usize,
+    /// The limit of `queued_messages`, if the option `max_buffered_messages` is set.
+    pub limit_messages: Option<usize>,
+    /// The limit of `waiting_bytes`, if the option `byte_budget` is set.
+    pub limit_bytes: Option<usize>,
+    /// The time that the oldest of them has been waiting, to a second; a lower bound after a restart.
+    /// `None` if none waits.
+    pub oldest_waiting: Option<Duration>,
     /// Number of records that the store lost since the persistence was opened, and of which this
     /// process had no copy.
     pub lost_records: u64,

@@ -14,4 +14,5 @@ mod restore;
 mod resync;
 mod semantics;
 mod threads;
+mod waiting;
 mod waits;

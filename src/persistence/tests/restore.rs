@@ -11,6 +11,8 @@ const SMALL_CACHE: Settings = Settings {
     durability: crate::store::Durability::Confirmed,
     cache_limit: 0,
     buffer_warn_bytes: usize::MAX,
+    max_buffered_messages: None,
+    byte_budget: None,
     call_timeout: Duration::from_millis(250),
     open_timeout: Duration::from_secs(2),
 };
