@@ -122,7 +122,9 @@ pub use instrumented::Instrumented;
 #[cfg(feature = "metrics")]
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
 pub use paho::DropReason;
-pub use persistence::{Health, MemoryPersistence, Persistence, StoreObserver};
+pub use persistence::{
+    Adoption, Health, MemoryPersistence, MovedBacklog, Persistence, StoreObserver,
+};
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};
 /// The endpoint from the bytes of a request to those of the response, for the fuzzer.
@@ -132,7 +134,8 @@ pub use server::fuzzing;
 #[cfg(feature = "server")]
 pub use server::{MetricsServer, MetricsServerBuilder};
 pub use store::{
-    Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, Sent, Store, StoreEvent,
+    Adopted, Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, OtherRecords, Sent,
+    Store, StoreEvent,
 };
 
 /// Compiles the examples of the README and of `docs/` as doc tests.

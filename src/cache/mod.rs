@@ -1,6 +1,7 @@
 //! The write-behind cache of live records and pending writes: single-threaded, no locks.
 
 mod access;
+mod adopt;
 mod batched_read;
 mod event_queue;
 mod index;
@@ -16,6 +17,7 @@ mod write;
 mod write_behind;
 
 pub(crate) use access::{Outage, StoreAccess};
+pub(crate) use adopt::adopt_records;
 pub(crate) use batched_read::{list_keys, read_or_split};
 pub(crate) use load::load_records;
 pub(crate) use pending::BatchLimits;

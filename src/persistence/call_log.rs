@@ -8,7 +8,7 @@ use std::{
 use paho_mqtt as mqtt;
 use tracing::{debug, info, warn};
 
-use super::{call_semantics::VersionMismatch, opening::OpenReport};
+use super::{call_semantics::VersionMismatch, moved_backlog::MovedBacklog, opening::OpenReport};
 use crate::{
     error::{Error, ErrorChain, ErrorKind, log_throttle::LogThrottle},
     paho::Key,
@@ -175,5 +175,55 @@ pub(super) fn warn_of_write_error(store_name: &str, client_id: &str, write_error
              {}",
             ErrorChain(error)
         );
+    }
+}
+
+/// Warns of backlogs of this client id under other server URIs, which nothing sends, or that they could
+/// not be looked for.
+pub(super) fn warn_of_moved_backlogs(
+    store_name: &str,
+    client_id: &str,
+    found: Result<Vec<MovedBacklog>, Error>,
+) {
+    const MAX_NAMED: usize = 10;
+    match found {
+        Ok(backlogs) if backlogs.is_empty() => {}
+        Ok(backlogs) => {
+            let records = backlogs.iter().map(|backlog| backlog.records);
+            let named = backlogs.iter().take(MAX_NAMED).map(|backlog| {
+                let MovedBacklog {
+                    server_uri,
+                    records,
+                } = backlog;
+                format!("{server_uri} ({records})")
+            });
+            warn!(
+                "db.system.name" = store_name,
+                "messaging.client.id" = client_id,
+                records = records.fold(0, usize::saturating_add),
+                server_uris = named.collect::<Vec<_>>().join(" "),
+                "this client id has records under another server URI, which this client does not send; \
+                 move them with Persistence::adopt, or create the client with that URI"
+            );
+        }
+        Err(error) => {
+            let error = if error.kind() == ErrorKind::Permission {
+                Error::new(
+                    ErrorKind::Permission,
+                    "look for records of this client id under another server URI",
+                )
+                .with_reason("the user lacks +scan; docs/redis.md has the ACL line")
+                .with_source(error)
+            } else {
+                error
+            };
+            warn!(
+                "db.system.name" = store_name,
+                "messaging.client.id" = client_id,
+                "error.type" = error.kind().as_str(),
+                "{}",
+                ErrorChain(&error)
+            );
+        }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     guarded_store::GuardedStore,
     health::Health,
     lifecycle::{Lifecycle, Opened},
+    moved_backlog::find_backlogs,
     notifier::{Notifier, catch_panic},
     observer::StoreObserver,
     opening::{OpenReport, connect, open_records},
@@ -142,6 +143,8 @@ impl<S: Store> Persistence<S> {
     /// error", and a wait for the store during the creation blocks every client of the process.
     /// Pass the `server_uri` that the client is created with. If the store is still starting, this
     /// waits for up to the `open_timeout` of `RedisPersistenceBuilder`, or 2 s with any other store.
+    /// Records of this client id under another server URI are logged as a warning:
+    /// [`adopt`](Self::adopt) moves them.
     ///
     /// # Errors
     ///
@@ -151,10 +154,15 @@ impl<S: Store> Persistence<S> {
         let attempt = || format!("connect to the records of {name}");
         let mut store = self.begin_opening(attempt)?;
         let connected = connect(&mut store, &name, &self.shared.config);
+        if let Ok(connected) = &connected {
+            call_log::warn_of_write_error(S::NAME, client_id, connected.write_error.as_ref());
+            if self.shared.config.moved_backlog_check {
+                let found = find_backlogs(&mut store, client_id);
+                call_log::warn_of_moved_backlogs(S::NAME, client_id, found);
+            }
+        }
         self.end_opening(Lifecycle::Closed(store));
-        let connected = connected?;
-        call_log::warn_of_write_error(S::NAME, client_id, connected.write_error.as_ref());
-        Ok(())
+        connected.map(drop)
     }
 
     /// Returns `true` if there is a record with this key.
@@ -209,7 +217,10 @@ impl<S: Store> Persistence<S> {
     }
 
     /// Takes the store in order to open it, once a worker that still has it has brought it back.
-    fn begin_opening(&self, attempt: impl FnOnce() -> String) -> Result<GuardedStore<S>, Error> {
+    pub(super) fn begin_opening(
+        &self,
+        attempt: impl FnOnce() -> String,
+    ) -> Result<GuardedStore<S>, Error> {
         let shared = &self.shared;
         let until = shared.clock().deadline_after(shared.config.open_timeout);
         let is_closing =
@@ -225,7 +236,7 @@ impl<S: Store> Persistence<S> {
         }
     }
 
-    fn end_opening(&self, lifecycle: Lifecycle<GuardedStore<S>>) {
+    pub(super) fn end_opening(&self, lifecycle: Lifecycle<GuardedStore<S>>) {
         self.shared.lock().lifecycle = lifecycle;
         self.shared.notify();
     }

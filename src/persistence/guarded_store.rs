@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
     error::{Error, ErrorKind},
-    store::{Connected, Group, Sent, Store},
+    store::{Adopted, Connected, Group, OtherRecords, Sent, Store},
 };
 
 /// A store whose panics are errors.
@@ -69,6 +69,19 @@ impl<S: Store> Store for GuardedStore<S> {
 
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         self.guard("repeat writes", |store| store.rewrite(groups))
+    }
+
+    fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
+        self.guard("look for other records", |store| store.find_others(prefix))
+    }
+
+    fn another(&self) -> Option<Self> {
+        let another = catch_unwind(AssertUnwindSafe(|| self.0.another()));
+        another.ok().flatten().map(Self)
+    }
+
+    fn adopt(&mut self, from: &str, groups: &[&[Adopted<'_>]]) -> Result<(), Error> {
+        self.guard("adopt records", |store| store.adopt(from, groups))
     }
 
     fn close(&mut self) {

@@ -1,5 +1,6 @@
 //! Paho's eight calls over a store, and the worker that keeps the store up to date.
 
+mod adoption;
 mod call_log;
 mod call_semantics;
 mod client_persistence;
@@ -10,6 +11,7 @@ mod fill;
 mod guarded_store;
 mod health;
 mod lifecycle;
+mod moved_backlog;
 mod names;
 mod notifier;
 mod observer;
@@ -23,11 +25,13 @@ mod simulated;
 mod tests;
 mod worker;
 
+pub use adoption::Adoption;
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
 #[cfg(feature = "redis")]
 pub(crate) use fill::WaitingLimits;
 pub use health::Health;
+pub use moved_backlog::MovedBacklog;
 pub use observer::StoreObserver;
 pub use simulated::{Settings, SimulatedExchange, SimulatedWorker, Turn, simulated_persistence};

@@ -68,6 +68,7 @@ pub fn simulated_persistence<S: Store>(
         },
         call_timeout: settings.call_timeout,
         open_timeout: settings.open_timeout,
+        moved_backlog_check: false,
         observer,
         clock: Clock::Simulated(clock),
     };

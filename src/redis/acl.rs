@@ -41,8 +41,8 @@ pub(super) fn missing_key_reason(words: &str, key_prefix: &str, hash: &str) -> O
     })
 }
 
-/// Escapes a text, so that as an ACL pattern it matches only itself.
-fn escape_pattern(text: &str) -> String {
+/// Escapes a text, so that as a pattern of an ACL or of `SCAN` it matches only itself.
+pub(super) fn escape_pattern(text: &str) -> String {
     let mut pattern = String::with_capacity(text.len());
     for character in text.chars() {
         if "*?[]^\\".contains(character) {

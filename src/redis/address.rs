@@ -8,12 +8,14 @@ use super::url_error;
 use crate::error::{Error, ErrorKind};
 
 /// The place that a socket connects to.
+#[derive(Clone)]
 pub(super) enum Endpoint {
     Tcp(String, u16),
     Unix(PathBuf),
 }
 
 /// A parsed URL of Redis. Its `Display` has neither user nor password.
+#[derive(Clone)]
 pub(super) struct RedisAddress {
     pub(super) endpoint: Endpoint,
     pub(super) tls: bool,

@@ -68,6 +68,7 @@ impl Default for RedisPersistence {
 /// | [`max_buffered_messages`](Self::max_buffered_messages) | unknown | messages |
 /// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
 /// | [`eviction_check`](Self::eviction_check) | [`EvictionCheck::Warn`] | |
+/// | [`moved_backlog_check`](Self::moved_backlog_check) | `true` | |
 /// | [`observer`](Self::observer) | none | |
 ///
 /// The setters accept every value; [`build`](Self::build) returns the error.
@@ -91,6 +92,7 @@ pub struct RedisPersistenceBuilder {
     operation_timeout: Duration,
     open_timeout: Duration,
     eviction_check: EvictionCheck,
+    moved_backlog_check: bool,
     durability: Durability,
     cache_limit: usize,
     buffer_warn_bytes: usize,
@@ -109,6 +111,7 @@ impl Default for RedisPersistenceBuilder {
             waiting_limits,
             call_timeout,
             open_timeout,
+            moved_backlog_check,
             observer,
             clock: _,
         } = PersistenceConfig::default();
@@ -119,6 +122,7 @@ impl Default for RedisPersistenceBuilder {
             operation_timeout: call_timeout,
             open_timeout,
             eviction_check: EvictionCheck::default(),
+            moved_backlog_check,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -281,6 +285,21 @@ impl RedisPersistenceBuilder {
         self
     }
 
+    /// Sets if [`connect`](RedisPersistence::connect) looks for records of the same client id under
+    /// another server URI, and logs a warning with their names and number.
+    ///
+    /// A client that is created with another address of its broker finds none of its backlog.
+    /// [`adopt`](RedisPersistence::adopt) moves it. The search looks at up to 100,000 keys of the database
+    /// for up to [`operation_timeout`](Self::operation_timeout). The user needs the right `+scan` for it;
+    /// without it a warning is logged instead.
+    ///
+    /// Defaults to `true`.
+    #[must_use]
+    pub fn moved_backlog_check(mut self, moved_backlog_check: bool) -> Self {
+        self.moved_backlog_check = moved_backlog_check;
+        self
+    }
+
     /// Sets the observer that receives the events of the store.
     ///
     /// Defaults to none. Metrics need no observer:
@@ -329,6 +348,7 @@ impl RedisPersistenceBuilder {
             operation_timeout,
             open_timeout,
             eviction_check,
+            moved_backlog_check,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -351,6 +371,7 @@ impl RedisPersistenceBuilder {
             waiting_limits,
             call_timeout: operation_timeout,
             open_timeout,
+            moved_backlog_check,
             observer,
             clock: Clock::System,
         };
@@ -368,6 +389,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             operation_timeout,
             open_timeout,
             eviction_check,
+            moved_backlog_check,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -385,6 +407,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("operation_timeout", operation_timeout)
             .field("open_timeout", open_timeout)
             .field("eviction_check", eviction_check)
+            .field("moved_backlog_check", moved_backlog_check)
             .field("durability", durability)
             .field("cache_limit", cache_limit)
             .field("buffer_warn_bytes", buffer_warn_bytes)

@@ -8,6 +8,7 @@ use crate::store::Durability;
 /// The options of a [`RedisStore`](crate::redis::RedisStore), validated by the builder.
 ///
 /// The rest of the builder's options goes to the persistence, which is the same for every store.
+#[derive(Clone)]
 pub(super) struct RedisConfig {
     pub(super) address: RedisAddress,
     /// Precedes `client_id:server_uri` in the key of the hash.

@@ -10,6 +10,7 @@ mod connect;
 mod connection;
 mod eviction_check;
 mod exchange_error;
+mod other_records;
 mod preflight;
 mod resolver;
 mod resp;

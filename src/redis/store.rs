@@ -13,15 +13,15 @@ use super::{
     connection::RedisConnection,
     eviction_check::EvictionCheck,
     exchange_error::ExchangeError,
-    preflight,
+    other_records, preflight,
     preflight::{Preflight, ServerInfo},
     resolver::Resolver,
-    write_commands::{encode_groups, encode_write_probe},
+    write_commands::{encode_adoption, encode_groups, encode_write_probe},
 };
 use crate::{
     error::{Error, ErrorKind},
     net::deadline_after,
-    store::{Change, Connected, Durability, Group, Sent, Store},
+    store::{Adopted, Change, Connected, Durability, Group, OtherRecords, Sent, Store},
 };
 
 /// The store of a [`RedisPersistence`](crate::RedisPersistence).
@@ -274,6 +274,37 @@ impl Store for RedisStore {
         let extra = transfer_time(lengths.fold(0, usize::saturating_add));
         let limit = self.config.operation_timeout.saturating_add(extra);
         self.confirm_within(limit, &[], groups)
+    }
+
+    fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
+        let limit = self.config.operation_timeout;
+        let key_prefix = self.config.key_prefix.clone();
+        self.with_connection("look for other hashes than", limit, |connection, hash| {
+            other_records::find(connection, &key_prefix, prefix, hash)
+        })
+    }
+
+    fn another(&self) -> Option<Self> {
+        Some(Self::new(self.config.clone()))
+    }
+
+    fn adopt(&mut self, from: &str, groups: &[&[Adopted<'_>]]) -> Result<(), Error> {
+        let source = format!("{}{from}", self.config.key_prefix);
+        let lengths = groups.iter().copied().flatten();
+        let lengths = lengths.map(|adopted| adopted.value.len());
+        let extra = transfer_time(lengths.fold(0, usize::saturating_add));
+        let limit = self.config.operation_timeout.saturating_add(extra);
+        self.with_connection("move records to", limit, |connection, hash| {
+            connection.exchange(
+                |commands| encode_adoption(commands, &source, hash, groups),
+                |replies| {
+                    while replies.has_replies_due() {
+                        check_reply(replies.read_reply()?)?;
+                    }
+                    Ok(())
+                },
+            )
+        })
     }
 
     fn close(&mut self) {

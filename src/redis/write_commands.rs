@@ -1,7 +1,7 @@
 //! Encodes groups of changes as Redis commands.
 
 use super::command_buffer::CommandBuffer;
-use crate::store::{Change, Group};
+use crate::store::{Adopted, Change, Group};
 
 /// Appends the commands for groups of changes, each group all or nothing.
 pub(super) fn encode_groups(commands: &mut CommandBuffer, hash: &str, groups: &[Group<'_>]) {
@@ -35,6 +35,24 @@ pub(super) fn encode_write_probe(commands: &mut CommandBuffer, hash: &str) {
 
 /// A field that neither Paho nor a person writes.
 pub(super) const PROBE_FIELD: &str = "paho-mqtt-redis:probe";
+
+/// Appends one transaction per group, which moves its records from the hash `source` to the other one.
+pub(super) fn encode_adoption(
+    commands: &mut CommandBuffer,
+    source: &str,
+    hash: &str,
+    groups: &[&[Adopted<'_>]],
+) {
+    for group in groups.iter().filter(|group| !group.is_empty()) {
+        commands.push_words(&["MULTI"]);
+        for Adopted { key, value, .. } in *group {
+            commands.push(&[b"HSET", hash.as_bytes(), key.as_bytes(), value]);
+        }
+        let keys = group.iter().map(|adopted| adopted.from);
+        commands.push_list(&["HDEL", source], keys);
+        commands.push_words(&["EXEC"]);
+    }
+}
 
 /// Appends one `HDEL` for all removes of a group.
 fn encode_removes(commands: &mut CommandBuffer, hash: &str, group: &[Change<'_>]) {

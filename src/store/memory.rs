@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::traits::{Change, Connected, Group, Sent, Store};
+use super::traits::{Adopted, Change, Connected, Group, OtherRecords, Sent, Store};
 use crate::error::{Error, ErrorKind};
 
 type RecordMap = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -80,6 +80,45 @@ impl Store for MemoryStore {
     fn confirm(&mut self, _: &[Sent<'_>], groups: &[Group<'_>]) -> Result<(), Error> {
         // A change in memory cannot fail unnoticed, so nothing needs to be verified.
         self.send(groups)
+    }
+
+    fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
+        let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = by_name.iter().filter(|(name, records)| {
+            name.starts_with(prefix) && Some(*name) != self.name.as_ref() && !records.is_empty()
+        });
+        let others = others.map(|(name, records)| OtherRecords {
+            name: name.clone(),
+            records: records.len(),
+        });
+        Ok(others.collect())
+    }
+
+    fn another(&self) -> Option<Self> {
+        Some(Self {
+            by_name: Arc::clone(&self.by_name),
+            name: None,
+        })
+    }
+
+    fn adopt(&mut self, from: &str, groups: &[&[Adopted<'_>]]) -> Result<(), Error> {
+        let Some(name) = &self.name else {
+            return Err(Error::new(ErrorKind::NotOpen, "adopt records in memory"));
+        };
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        for Adopted {
+            from: old,
+            key,
+            value,
+        } in groups.iter().copied().flatten()
+        {
+            if let Some(records) = by_name.get_mut(from) {
+                records.remove(old.as_bytes());
+            }
+            let records = by_name.entry(name.clone()).or_default();
+            records.insert(key.as_bytes().to_vec(), value.to_vec());
+        }
+        Ok(())
     }
 
     fn close(&mut self) {

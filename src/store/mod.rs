@@ -8,4 +8,4 @@ mod traits;
 pub use durability::Durability;
 pub use event::{HealthSnapshot, StoreEvent};
 pub use memory::MemoryStore;
-pub use traits::{Change, Connected, Group, Sent, Store};
+pub use traits::{Adopted, Change, Connected, Group, OtherRecords, Sent, Store};

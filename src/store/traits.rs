@@ -1,6 +1,6 @@
 //! The [`Store`] trait: what [`Persistence`](crate::Persistence) needs of a backend.
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// A change of one record.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,26 @@ pub struct Sent<'a> {
     pub key: &'a str,
     /// Length of its value in bytes; `None` if the record was removed.
     pub length: Option<usize>,
+}
+
+/// A set of records under another name than the connected one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherRecords {
+    /// The name under which the store has them.
+    pub name: String,
+    /// Their number, foreign entries included.
+    pub records: usize,
+}
+
+/// A record that moves here from another name.
+#[derive(Clone, Copy, Debug)]
+pub struct Adopted<'a> {
+    /// Its key under the other name, where it is removed.
+    pub from: &'a str,
+    /// Its key here.
+    pub key: &'a str,
+    /// Its value here.
+    pub value: &'a [u8],
 }
 
 /// A backend for records, which need not know Paho.
@@ -170,6 +190,45 @@ pub trait Store: Send + 'static {
     /// The same as [`confirm`](Self::confirm).
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         self.confirm(&[], groups)
+    }
+
+    /// Finds sets of records whose names begin with `prefix`, but for the connected one.
+    ///
+    /// The search may be limited in time and number, so the list need not be complete. By default it
+    /// finds none.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why the names cannot be listed. The connection to the records stays usable or is made
+    /// again by the next call.
+    fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
+        let _ = prefix;
+        Ok(Vec::new())
+    }
+
+    /// Creates a store for the same backend, not connected, which can be connected to another name.
+    ///
+    /// By default there is none, so records cannot be [adopted](Self::adopt).
+    fn another(&self) -> Option<Self>
+    where
+        Self: Sized,
+    {
+        None
+    }
+
+    /// Moves groups of records here from another name, and waits until that is done: each group is put here
+    /// and removed there in one step.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why a group cannot be moved. It is then unknown which of them were.
+    fn adopt(&mut self, from: &str, groups: &[&[Adopted<'_>]]) -> Result<(), Error> {
+        let _ = groups;
+        Err(Error::new(
+            ErrorKind::InvalidOption,
+            format!("adopt the records of {from}"),
+        )
+        .with_reason("this store cannot move records from one name to another"))
     }
 
     /// Closes the connection. The records stay.

@@ -1,5 +1,6 @@
 //! Every call, error and invalid option shows in a span, a metric or a typed error.
 
 mod bad_input;
+mod moved_broker;
 mod spans;
 mod textfile;

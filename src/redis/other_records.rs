@@ -1,0 +1,91 @@
+//! Finds hashes of the same client id under another server URI.
+
+use std::collections::BTreeSet;
+
+use ::redis::Value;
+
+use super::{acl, connection::RedisConnection, exchange_error::ExchangeError};
+use crate::{error::ErrorKind, paho::is_companion_name, store::OtherRecords};
+
+/// The number of keys that Redis looks at per `SCAN`, which takes it about a millisecond.
+const KEYS_PER_SCAN: &str = "10000";
+/// The number of scans, each of which is a round trip. The Redis of a device needs one.
+const MAX_SCANS: usize = 10;
+/// The number of hashes that are counted and reported.
+const MAX_FOUND: usize = 64;
+
+/// Finds hashes whose keys begin with both prefixes, except `own` and the companions of hashes, such as
+/// their quarantine; returns their names, which are without the key prefix.
+///
+/// Keys that are no hash, or that the user may not access, are skipped.
+pub(super) fn find(
+    connection: &mut RedisConnection,
+    key_prefix: &str,
+    prefix: &str,
+    own: &str,
+) -> Result<Vec<OtherRecords>, ExchangeError> {
+    let pattern = format!("{}*", acl::escape_pattern(&format!("{key_prefix}{prefix}")));
+    // A scan may return a key twice.
+    let mut hashes = BTreeSet::new();
+    let mut cursor = "0".to_owned();
+    for _ in 0..MAX_SCANS {
+        let scan = ["SCAN", &cursor, "MATCH", &pattern, "COUNT", KEYS_PER_SCAN];
+        let (next, keys) = connection.exchange(
+            |commands| commands.push_words(&scan),
+            |replies| scan_reply(replies.read_reply()?),
+        )?;
+        let is_other = |key: &String| key != own && !is_companion_name(key);
+        hashes.extend(keys.into_iter().filter(is_other));
+        cursor = next;
+        if cursor == "0" || hashes.len() >= MAX_FOUND {
+            break;
+        }
+    }
+    let hashes: Vec<String> = hashes.into_iter().take(MAX_FOUND).collect();
+    if hashes.is_empty() {
+        return Ok(Vec::new());
+    }
+    connection.exchange(
+        |commands| {
+            for hash in &hashes {
+                commands.push_words(&["HLEN", hash]);
+            }
+        },
+        |replies| {
+            let mut found = Vec::new();
+            for hash in &hashes {
+                let records = match replies.read_reply() {
+                    Ok(Value::Int(records)) => usize::try_from(records).unwrap_or_default(),
+                    Ok(_) => return Err(ExchangeError::protocol("expected an integer")),
+                    Err(ExchangeError::ErrorReply(
+                        ErrorKind::WrongType | ErrorKind::Permission,
+                        _,
+                    )) => continue,
+                    Err(failure) => return Err(failure),
+                };
+                if let Some(name) = hash.strip_prefix(key_prefix)
+                    && records > 0
+                {
+                    let name = name.to_owned();
+                    found.push(OtherRecords { name, records });
+                }
+            }
+            Ok(found)
+        },
+    )
+}
+
+/// Parses the reply to `SCAN`: the next cursor, and keys; those that are not UTF-8 are skipped.
+fn scan_reply(reply: Value) -> Result<(String, Vec<String>), ExchangeError> {
+    let text = |value| match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes).ok(),
+        _ => None,
+    };
+    if let Value::Array(parts) = reply
+        && let Ok([cursor, Value::Array(keys)]) = <[Value; 2]>::try_from(parts)
+        && let Some(cursor) = text(cursor)
+    {
+        return Ok((cursor, keys.into_iter().filter_map(text).collect()));
+    }
+    Err(ExchangeError::protocol("SCAN returned an unexpected reply"))
+}
