@@ -167,11 +167,11 @@ impl Backlog {
         self.series.series().kind(kind)
     }
 
-    /// Returns the number of queued arrivals, including those of departed records.
     fn messages(&self) -> &MessageSeries {
         &self.series.series().messages
     }
 
+    /// Returns the number of queued arrivals, including those of departed records.
     #[cfg(test)]
     pub(super) fn queued_arrivals(&self) -> usize {
         self.queues.iter().map(|queue| queue.arrivals.len()).sum()

@@ -9,10 +9,7 @@ use std::{
     time::Duration,
 };
 
-use prometheus::{
-    Gauge, Histogram, IntCounter, IntGauge,
-    core::{MetricVec, MetricVecBuilder},
-};
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::{
     labels::{KindLabel, OperationLabel},
@@ -175,10 +172,4 @@ impl ClientTable {
 pub(super) struct OldestSample<'a> {
     pub(super) gauge: &'a Gauge,
     pub(super) since: Option<Duration>,
-}
-
-/// Removes the series with these label values, if it exists.
-pub(super) fn remove_series<T: MetricVecBuilder>(family: &MetricVec<T>, labels: &[&str]) {
-    // The only error is that the series does not exist, which is the wanted state.
-    drop(family.remove_label_values(labels));
 }

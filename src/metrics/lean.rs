@@ -25,7 +25,7 @@ enum SeriesFilter {
 const WAITING_KINDS: SeriesFilter = SeriesFilter::Only("kind", &["command", "sent_publish"]);
 
 /// The families of the profile without the prefix, each with its filter.
-const LEAN_FAMILIES: [(&str, SeriesFilter); 28] = [
+const LEAN_FAMILIES: [(&str, SeriesFilter); 26] = [
     (
         "operation_duration_seconds",
         SeriesFilter::Only("operation", &["put"]),
@@ -41,16 +41,14 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 28] = [
         "oldest_record_age_seconds",
         SeriesFilter::Only("kind", &["command", "sent_publish", "undelivered"]),
     ),
-    ("added_records_total", WAITING_KINDS),
     ("accepted_messages_total", SeriesFilter::All),
     ("waiting_messages", SeriesFilter::All),
     ("delivered_messages_total", SeriesFilter::All),
     (
         "dropped_records_total",
-        SeriesFilter::NonZeroOr("reason", &["buffer_full", "session_lost"]),
+        SeriesFilter::NonZeroOr("kind", &["command", "sent_publish"]),
     ),
     ("lost_messages_total", SeriesFilter::All),
-    ("removed_records_total", WAITING_KINDS),
     ("restored_records", WAITING_KINDS),
     ("opened_timestamp_seconds", SeriesFilter::All),
     ("build_info", SeriesFilter::All),

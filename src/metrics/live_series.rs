@@ -4,10 +4,9 @@ use std::{collections::hash_map::Entry, sync::Arc, time::Duration};
 
 use super::{
     catalog::MetricCatalog,
-    client_table::{
-        ClientSeries, KindSeries, LabelSeries, OldestTimes, OperationSeries, remove_series,
-    },
+    client_table::{ClientSeries, KindSeries, LabelSeries, OldestTimes, OperationSeries},
     labels::{KindLabel, OperationLabel},
+    removal::remove_series,
 };
 use crate::error::ErrorKind;
 

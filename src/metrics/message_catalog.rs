@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, core::Collector};
 
-use super::{client_table::remove_series, labels::QOS_LABELS};
+use super::{labels::QOS_LABELS, removal::remove_series};
 use crate::paho::{DropReason, RecordKind};
 
 /// A message is accepted, and then waits until it is delivered, dropped or lost.

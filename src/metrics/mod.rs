@@ -11,6 +11,7 @@ mod message_catalog;
 mod names;
 mod oldest_age;
 mod persistence_metrics;
+mod removal;
 mod render;
 mod store_catalog;
 mod store_series;

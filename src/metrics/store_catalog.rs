@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 
-use super::client_table::remove_series;
+use super::removal::remove_series;
 use crate::error::ErrorKind;
 
 /// The metrics of what only the store knows, which `StoreEvent`s feed.

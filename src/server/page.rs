@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("page/script.js");
 /// A hash per text instead of `unsafe-inline` keeps a client id with markup from running as a script.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-Tjc1UVpRX0hqCRLnTDzf/3k8a3y/6E75mm6VoNtALJs='; \
-     script-src 'sha256-tLdHRKp73bwwFsXIucRyCHLfsJP8rjBvwl42njocYAo='; \
+     script-src 'sha256-533iU1ZN1FQGN0Ld3aXRRDdEPhv9wTAwLpu7fL2Wtoc='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Titles of the kinds of records. The script has the kinds in the same order.
@@ -32,6 +32,16 @@ const KIND_TITLES: [(&str, &str); 6] = [
     ("received_publish", "received, not released"),
     ("undelivered", "not yet delivered"),
     ("other", "other"),
+];
+
+/// Titles of the reasons of drops.
+const DROP_TITLES: [(&str, &str); 6] = [
+    ("buffer_full", "buffer full"),
+    ("session_lost", "session lost"),
+    ("session_discarded", "session discarded"),
+    ("not_restored", "not restored"),
+    ("rejected", "rejected by the broker"),
+    ("damaged", "damaged by Paho"),
 ];
 
 /// The samples of one client.
@@ -67,7 +77,8 @@ fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
                 continue;
             };
             let client = clients.entry(id).or_default();
-            let label_value = label(metric, &["operation", "kind", "error"]).unwrap_or_default();
+            let label_value =
+                label(metric, &["operation", "reason", "kind", "error"]).unwrap_or_default();
             let mut add = |name: String, value: f64| {
                 *client.samples.entry((name, label_value)).or_default() += value;
             };
@@ -156,10 +167,9 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
         Escaped(client.version)
     )?;
     for (title, cell) in [
-        (
-            "Messages waiting",
-            cell("records", "command sent_publish", 'n'),
-        ),
+        ("Messages waiting", cell("waiting_messages", "", 'n')),
+        ("Delivered", cell("delivered_messages_total", "", 'n')),
+        ("Dropped", cell("dropped_records_total", "", 'n')),
         ("Oldest", cell("oldest_record_age_seconds", "", 's')),
         ("Bytes waiting", cell("record_bytes", "", 'b')),
         ("Only in memory", cell("store_held_records", "", 'n')),
@@ -226,6 +236,18 @@ fn write_tables(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Re
             cell("record_bytes", kind, 'b'),
             cell("oldest_record_age_seconds", kind, 's'),
             cell("restored_records", kind, 'n')
+        )?;
+    }
+    page.push_str("</tbody></table></div>");
+    page.push_str(
+        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Dropped records\"><table><caption>Dropped records</caption><thead><tr>\
+         <th scope=\"col\">reason</th><th scope=\"col\">records</th></tr></thead><tbody>",
+    );
+    for (reason, title) in DROP_TITLES {
+        let records = cell("dropped_records_total", reason, 'n');
+        write!(
+            page,
+            "<tr><th scope=\"row\">{title}</th><td{records}</td></tr>"
         )?;
     }
     page.push_str("</tbody></table></div>");

@@ -159,6 +159,11 @@ impl Broker {
         self.shared.lock().script.discards_sessions = discards;
     }
 
+    /// Answers with this reason code in each packet of this kind from now on. From 0x80 on it refuses the message (MQTT 5).
+    pub fn answer_with(&self, kind: Kind, code: u8) {
+        self.shared.lock().script.codes.insert(kind, code);
+    }
+
     /// Creates a session of this client, as if it had connected before.
     pub fn create_session(&self, client: &str) {
         let mut session = Session::default();
@@ -385,7 +390,7 @@ impl State {
             .iter()
             .any(|action| matches!(action, Action::Drop | Action::Run(_)));
         self.saw(client, Direction::FromClient, packet.clone());
-        if packet.kind == Kind::Publish {
+        if packet.kind == Kind::Publish && !self.script.refuses(packet.qos) {
             self.account(client, &packet);
         }
         if !silent && let Some(answer) = self.answer(client, packet) {
@@ -426,6 +431,7 @@ impl State {
         let mut answer = Packet::new(kind, packet.id);
         answer.qos = if kind == Kind::Suback { packet.qos } else { 0 };
         answer.filters = packet.filters;
+        answer.code = self.script.codes.get(&kind).copied().unwrap_or_default();
         Some(answer)
     }
 

@@ -10,7 +10,7 @@ use testkit::{
 };
 
 use super::{
-    page::{METRICS, code, setters},
+    page::{FLEET, METRICS, code, setters},
     rules::lean_has,
 };
 
@@ -120,4 +120,32 @@ fn panels_incomplete_in_lean_profile_are_named() {
     );
     let named = list.split('*').skip(1).step_by(2);
     assert_eq!(named.collect::<BTreeSet<_>>(), lacking);
+}
+
+/// Number of samples of one client.
+fn samples(is_lean: bool) -> usize {
+    let of_family = |family: &MetricFamily| -> usize {
+        let metrics = family.get_metric().iter();
+        let samples = metrics.map(|metric| match family.get_field_type() {
+            // The bucket of infinity, the sum and the count.
+            MetricType::HISTOGRAM => metric.get_histogram().get_bucket().len() + 3,
+            _ => 1,
+        });
+        samples.sum()
+    };
+    families(is_lean).iter().map(of_family).sum()
+}
+
+#[test]
+fn series_per_client_match_text() {
+    let (full, lean) = (samples(false), samples(true));
+    for text in [
+        METRICS.between("alerts read: ", " per client"),
+        FLEET.between("The full profile has ", ": those that"),
+    ] {
+        let numbers = text.split(|letter: char| !letter.is_ascii_digit());
+        let mut numbers: Vec<usize> = numbers.filter_map(|number| number.parse().ok()).collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [lean, full], "{text}");
+    }
 }

@@ -9,6 +9,7 @@ pub const DESIGN: Page = Page(include_str!("../../docs/design.md"));
 pub const README: Page = Page(include_str!("../../README.md"));
 pub const ENDPOINT: Page = Page(include_str!("../../docs/endpoint.md"));
 pub const ERRORS: Page = Page(include_str!("../../docs/errors.md"));
+pub const FLEET: Page = Page(include_str!("../../docs/fleet.md"));
 pub const METRICS: Page = Page(include_str!("../../docs/metrics.md"));
 pub const MONITORING: Page = Page(include_str!("../../docs/monitoring.md"));
 pub const REDIS: Page = Page(include_str!("../../docs/redis.md"));

@@ -312,7 +312,7 @@ fn lean_profile_has_series_that_rules_read() {
         // The rules know that these may begin later.
         "mqtt_persistence_operation_errors_total",
         "mqtt_persistence_store_errors_total",
-        "mqtt_persistence_store_discarded_records_total",
+        "mqtt_persistence_dropped_records_total",
         // The series of puts suffices to see that calls end.
         "mqtt_persistence_operation_duration_seconds_count",
     ];

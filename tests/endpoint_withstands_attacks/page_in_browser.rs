@@ -48,7 +48,9 @@ impl Busy {
                 let most = if number % 400 < 200 { 150 } else { 20 };
                 while waiting.len() > most {
                     let oldest = waiting.pop_front().unwrap();
-                    persistence.remove(&format!("c-{oldest}")).unwrap();
+                    let oldest = format!("c-{oldest}");
+                    persistence.get(&oldest).unwrap();
+                    persistence.remove(&oldest).unwrap();
                 }
                 thread::park_timeout(Duration::from_millis(20));
             }
@@ -69,7 +71,7 @@ impl Drop for Busy {
     }
 }
 
-const WAITING: &str = "[data-client='device-1'] dd[data-m='records']";
+const WAITING: &str = "[data-client='device-1'] dd[data-m='waiting_messages']";
 const STATE: &str = "[data-client='device-1'] .state";
 
 #[test]

@@ -22,7 +22,7 @@ use testkit::{
     Alertmanager, Mosquitto, Prometheus, RedisServer, Server,
     dashboard::{Dashboard, Query, array, fill, path, text},
     device::{Device, address},
-    eventually_queried, record,
+    eventually_queried, publish_command_of, record,
     rules::load,
 };
 
@@ -164,7 +164,7 @@ fn set_max_memory(store: &RedisServer, bytes: &str) {
 }
 
 /// Program with three clients, whose calls are made here as Paho would make them. `busy` puts continuously, and each time a message
-/// of it is discarded. `idle` has a waiting message of which only Redis has a copy, and has found one that Paho cannot read.
+/// of it is discarded. `idle` has waiting messages of which only Redis has a copy, and has found one that Paho cannot read.
 /// `refused` has a custom persistence, which returns an error if its store refuses a put.
 struct Gateway {
     address: String,
@@ -191,8 +191,8 @@ impl Gateway {
             persistence
         };
         let mut idle = open("idle", 0);
-        // The cache has a copy of the youngest record, so Redis can only lose the other one.
-        for key in ["q5-1", "q5-2"] {
+        // The cache has a copy of the youngest record, so Redis can only lose the others.
+        for key in ["c5-1", "q5-1", "q5-2"] {
             idle.put(key, vec![&record(key, b"a message")])
                 .expect("put");
         }
@@ -232,7 +232,8 @@ impl Gateway {
 
 /// Puts and removes a message at QoS 0, which waits and is sent.
 fn accept_and_send(persistence: &mut impl ClientPersistence) -> mqtt::Result<()> {
-    persistence.put("c5-1", vec![&record("c5-1", b"a reading")])?;
+    persistence.put("c5-1", vec![&publish_command_of("c5-1", 0, 0)])?;
+    persistence.get("c5-1")?;
     persistence.remove("c5-1")
 }
 
@@ -409,7 +410,7 @@ fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> 
         "Errors",
         "Restarts",
         "Errors of the store",
-        "Discarded records",
+        "Dropped records",
     ];
     let zeros = [
         "Store",
@@ -591,7 +592,7 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     fleet.gateway.store.restart();
     until_firing(&prometheus, "MqttPersistenceRecordsLost", &gateway);
     until_quiet(&prometheus, "MqttPersistenceStoreDown", &gateway);
-    until_firing(&prometheus, "MqttPersistenceRecordsDiscarded", &gateway);
+    until_firing(&prometheus, "MqttPersistenceMessagesDropped", &gateway);
     until_firing(&prometheus, "MqttPersistenceBacklogGrowing", &a);
 
     let since = || fleet.started.elapsed();

@@ -22,7 +22,7 @@ function parse(text) {
     if ('le' in labels || !('client_id' in labels)) continue;
     if (!clients.has(labels.client_id)) clients.set(labels.client_id, new Map());
     const samples = clients.get(labels.client_id);
-    const key = name.slice(PREFIX.length) + '|' + (labels.operation ?? labels.kind ?? labels.error ?? '');
+    const key = name.slice(PREFIX.length) + '|' + (labels.operation ?? labels.reason ?? labels.kind ?? labels.error ?? '');
     samples.set(key, (samples.get(key) || 0) + Number(value));
   }
   return clients;

@@ -36,6 +36,8 @@ pub struct Script {
     pub refuse: usize,
     /// Set if the broker discards the session at every CONNECT.
     pub discards_sessions: bool,
+    /// Reason codes other than 0, by kind of the packet.
+    pub codes: HashMap<Kind, u8>,
 }
 
 impl Script {
@@ -66,6 +68,16 @@ impl Script {
         let due = self.due.entry(kind).or_default();
         *due += 1;
         self.withheld.contains(&kind) || self.withheld_nth.contains(&(kind, *due))
+    }
+
+    /// Returns true if the answer to a message at this QoS refuses it.
+    pub fn refuses(&self, qos: u8) -> bool {
+        let kind = match qos {
+            1 => Kind::Puback,
+            2 => Kind::Pubrec,
+            _ => return false,
+        };
+        self.codes.get(&kind).is_some_and(|code| *code >= 0x80)
     }
 
     /// Returns the actions at the arrival of this packet. Each rule applies once.

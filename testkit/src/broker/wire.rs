@@ -112,6 +112,8 @@ impl Packet {
                 [&id[..], properties, &codes].concat()
             }
             Kind::Pingresp => Vec::new(),
+            // A reason code of zero may be left out.
+            _ if v5 && self.code != 0 => [&id[..], &code].concat(),
             _ => id.to_vec(),
         };
         let mut bytes = vec![(self.kind as u8) << 4 | flags];
