@@ -3,6 +3,7 @@
 //! Every server has a folder of its own, listens on loopback or on a Unix socket only, and dies with the value that started it. A
 //! server that is not installed fails the test with the name of its Debian package.
 
+pub mod accounting;
 mod alertmanager;
 pub mod bar_chart;
 pub mod breaking;

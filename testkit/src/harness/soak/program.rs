@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     LIMIT,
+    accounting::accounts,
     harness::{
         Id, kill_self,
         program::{Publisher, cache_limit, client, commands, exit, orders, report, session},
@@ -47,6 +48,7 @@ pub fn run() -> ! {
 }
 
 struct Program {
+    registry: Registry,
     clients: Vec<Client>,
     longest: Arc<Mutex<Duration>>,
     next: usize,
@@ -61,7 +63,8 @@ struct Client {
 impl Program {
     fn create(orders: &Orders) -> Self {
         let longest = Arc::<Mutex<Duration>>::default();
-        let metrics = PersistenceMetrics::register(&Registry::new()).expect("a new registry");
+        let registry = Registry::new();
+        let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
         let numbered = orders.numbers.iter().enumerate();
         let clients = numbered.map(|(place, &number)| {
             let run = orders.first + place;
@@ -91,6 +94,7 @@ impl Program {
         });
         Self {
             clients: clients.collect(),
+            registry,
             longest,
             next: 0,
             is_held: false,
@@ -139,6 +143,9 @@ impl Program {
                     let _ = client.publisher.mqtt.disconnect(None).wait_for(LIMIT);
                     // Records that remain in Redis are found there.
                     let _ = client.health.flush(LIMIT);
+                }
+                for (client, account) in accounts(&self.registry) {
+                    assert!(account.is_balanced(), "{client}: {account:?}");
                 }
                 process::exit(exit::DONE);
             }
