@@ -6,7 +6,7 @@ use paho_mqtt_redis::{Error, ErrorKind};
 
 use super::{
     process::{CLIENT, Limit, Machine, SERVER, Stop, UNLIMITED, is_readable, kind_of, show},
-    values::{Key, Kind, Value, has_value, is_same, parse_command},
+    values::{Key, Kind, Value, has_value, parse_command},
 };
 
 impl Machine {
@@ -165,12 +165,9 @@ impl Machine {
     /// Puts a value that Paho passes in several buffers.
     pub fn put_buffers(&mut self, key: Key, buffers: &[&[u8]], value: &Value) -> Result<(), Stop> {
         self.pause()?;
-        // A packet that is put again replaces nothing in memory.
-        if !self
-            .live
-            .get(&key)
-            .is_some_and(|live| is_same(key, live, value))
-        {
+        // A PUBLISH that is put again replaces nothing in memory.
+        let is_again = key.kind == Kind::SentPublish && has_value(&self.live, key, value);
+        if !is_again {
             self.last_lengths.0 = value.len();
         }
         let name = key.to_string();
