@@ -37,15 +37,19 @@ impl WriteBehindCache {
 
     /// Forgets what earlier events said about foreign records, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
-        self.last_foreign_records = 0;
+        self.last_unknown = 0;
+        self.last_quarantined = 0;
         self.has_lost = false;
     }
 
     /// Compares the keys in a store that may have lost records with the cache.
     ///
     /// Records that it lost are noted as pending writes, or dropped as lost if there is no copy of
-    /// them. Unknown ones stay and count as foreign.
-    pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) {
+    /// them. Unknown ones stay and count as foreign. Returns those in the way of a new record, which
+    /// are to be compared.
+    pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) -> Vec<Key> {
+        let in_the_way = stored.iter().filter(|key| self.pending.is_new(**key));
+        let in_the_way: Vec<Key> = in_the_way.copied().collect();
         let stored: HashSet<Key> = stored.iter().copied().collect();
         let is_known = |key: &&Key| {
             self.index.contains(**key)
@@ -59,6 +63,7 @@ impl WriteBehindCache {
         self.report_foreign(unknown, false);
         self.count_foreign(&stored, foreign_entries.saturating_add(unknown));
         self.note_missing(&stored);
+        in_the_way
     }
 
     /// Compares records in a store that may have other data with the cache.
@@ -71,6 +76,7 @@ impl WriteBehindCache {
     pub(crate) fn compare(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
         let mut unknown = Vec::new();
         for (key, value) in records {
+            self.pending.note_stored(key);
             // What the keys of a relocation should have is decided when it is made.
             let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
             if is_undecided || self.index.has_content(key, &value) {
@@ -89,6 +95,7 @@ impl WriteBehindCache {
     /// Notes that the store has something else under a key than it should.
     fn replace_stored(&mut self, key: Key) {
         if self.pending.contains(key) {
+            self.pending.note_stored(key);
             return;
         }
         if let Some(length) = self.index.value(key).map(<[u8]>::len) {
@@ -107,8 +114,6 @@ impl WriteBehindCache {
     ///
     /// The older state of a message may be its only copy until then.
     pub(crate) fn next_stale_batch(&mut self) -> RewriteBatch {
-        self.stale
-            .retain(|key| !self.index.contains(*key) && !self.pending.contains(*key));
         let mut batch = RewriteBatch::default();
         if !self.stale.is_empty() && self.pending.is_sent_up_to(self.replaces_stale) {
             let keys = self.stale.iter().take(MAX_STALE_REMOVES);
@@ -164,8 +169,12 @@ impl WriteBehindCache {
 
     /// Attempts of one outage repeat the comparison; the same finding is not reported again.
     fn report_foreign(&mut self, records: usize, quarantined: bool) {
-        if records != self.last_foreign_records {
-            self.last_foreign_records = records;
+        let last = if quarantined {
+            &mut self.last_quarantined
+        } else {
+            &mut self.last_unknown
+        };
+        if std::mem::replace(last, records) != records {
             self.events.foreign_records(records, quarantined);
         }
     }

@@ -286,14 +286,19 @@ impl Recovery {
     }
 
     fn note_list(&mut self, cache: &mut WriteBehindCache, stored: Vec<Key>, foreign: usize) {
-        if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
-            cache.restore_missing(&stored, foreign);
-            self.resync = Resync::NotNeeded;
-            return;
-        }
-        cache.begin_comparison(&stored, foreign);
+        let rest = if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
+            let in_the_way = cache.restore_missing(&stored, foreign);
+            if in_the_way.is_empty() {
+                self.resync = Resync::NotNeeded;
+                return;
+            }
+            in_the_way
+        } else {
+            cache.begin_comparison(&stored, foreign);
+            stored
+        };
         self.resync = Resync::Comparing(Comparison {
-            rest: stored,
+            rest,
             ..Comparison::default()
         });
     }

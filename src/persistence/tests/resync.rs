@@ -504,3 +504,101 @@ fn foreign_entries_are_still_known_after_comparison() {
     bench.run(3 * SECOND);
     assert!(bench.is_up() && foreign(&bench).is_empty());
 }
+
+/// Begins an outage with a put that fills a batch.
+fn begin_outage(bench: &mut Bench) {
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("q-5", &command(5, 1, &[0; 300_000]));
+    bench.run(SECOND);
+}
+
+/// Brings back a store with another `q-1`, and recovers until an exchange that begins with this.
+fn recover_until(bench: &mut Bench, other: Vec<u8>, instance_id: u32, exchange: &str) {
+    {
+        let mut content = bench.content();
+        content.instance_id = instance_id;
+        content.records.insert("q-1".to_owned(), other);
+        content.is_down = None;
+        content.trace.clear();
+    }
+    let is_done = |bench: &Bench| {
+        let trace = &bench.content().trace;
+        trace.last().is_some_and(|line| line.starts_with(exchange))
+    };
+    while !is_done(bench) {
+        bench.turn_with(|_| ());
+    }
+}
+
+#[test]
+fn removed_pending_put_leaves_nothing_under_its_key() {
+    for (other, exchange) in [(1, "read q-1"), (9, "read q-1"), (9, "rewrite !q-1")] {
+        let mut bench = bench(usize::MAX, &[]);
+        bench.put("q-1", &queued(1));
+        bench.remove("q-1");
+        bench.run(SECOND);
+        begin_outage(&mut bench);
+        bench.put("q-1", &queued(2));
+        recover_until(&mut bench, queued(other), 1, exchange);
+        bench.remove("q-1");
+        bench.run(5 * SECOND);
+        assert_eq!(bench.stored_keys(), ["q-5"], "{other} {exchange}");
+        let is_quarantined = !bench.content().quarantine.is_empty();
+        assert_eq!(is_quarantined, other == 9);
+    }
+}
+
+#[test]
+fn put_over_stale_record_leaves_nothing_if_removed() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.put("q-1", &queued(1));
+    bench.remove("q-1");
+    bench.run(SECOND);
+    begin_outage(&mut bench);
+    recover_until(&mut bench, queued(1), 1, "read q-1");
+    bench.put("q-1", &queued(2));
+    bench.turn_with(|_| ());
+    bench.remove("q-1");
+    bench.run(5 * SECOND);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+}
+
+#[test]
+fn new_put_spares_unknown_record_in_same_store() {
+    for is_removed in [false, true] {
+        let mut bench = bench(usize::MAX, &[]);
+        begin_outage(&mut bench);
+        bench.put("q-1", &queued(2));
+        recover_until(&mut bench, queued(1), 0, "connect");
+        bench.content().records.insert("q-9".to_owned(), queued(9));
+        bench.turn_with(|_| ());
+        if is_removed {
+            bench.remove("q-1");
+        }
+        bench.run(5 * SECOND);
+        assert!(bench.is_up());
+        let stored = bench.stored();
+        let own = (!is_removed).then(|| queued(2));
+        assert_eq!(stored.get("q-1"), own.as_ref());
+        // Only what is in the way is moved.
+        assert_eq!(stored["q-9"], queued(9));
+        let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+        assert_eq!(quarantine, [queued(1)]);
+        assert!(
+            foreign(&bench).contains(&(1, true)),
+            "{:?}",
+            foreign(&bench)
+        );
+    }
+}
+
+#[test]
+fn removed_pending_put_reaches_equal_record() {
+    let mut bench = bench(usize::MAX, &[]);
+    begin_outage(&mut bench);
+    bench.put("q-1", &queued(1));
+    recover_until(&mut bench, queued(1), 1, "read q-1");
+    bench.remove("q-1");
+    bench.run(5 * SECOND);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+}
