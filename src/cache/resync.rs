@@ -142,16 +142,14 @@ impl WriteBehindCache {
 
     /// Leaves unknown records in place that the store refuses to quarantine.
     ///
-    /// Returns false if one of them is in the way of a record of this client.
-    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> bool {
-        let is_in_the_way =
-            |(key, _): &(Key, Vec<u8>)| self.index.contains(*key) || self.pending.contains(*key);
-        if unknown.iter().any(is_in_the_way) {
-            return false;
-        }
-        self.unmovable.extend(unknown.iter().map(|(key, _)| *key));
-        self.foreign_entries = self.foreign_entries.saturating_add(unknown.len());
-        true
+    /// Returns those that are in the way of a record of this client.
+    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> Vec<Key> {
+        let keys = unknown.iter().map(|(key, _)| *key);
+        let (in_the_way, unmovable): (Vec<Key>, Vec<Key>) =
+            keys.partition(|key| self.index.contains(*key) || self.pending.contains(*key));
+        self.foreign_entries = self.foreign_entries.saturating_add(unmovable.len());
+        self.unmovable.extend(unmovable);
+        in_the_way
     }
 
     /// Notes what is missing in a store whose records are to be compared.
@@ -241,8 +239,25 @@ impl WriteBehindCache {
 
     /// Takes the oldest unsent writes, whole messages only, and marks them as sent.
     pub(crate) fn next_batch(&mut self, limits: BatchLimits) -> RewriteBatch {
+        let groups = self.next_groups(limits);
+        self.take_batch(groups)
+    }
+
+    /// Takes removes, but for those of messages with one of these keys.
+    pub(crate) fn next_removes(
+        &mut self,
+        limits: BatchLimits,
+        kept: &HashSet<Key>,
+    ) -> RewriteBatch {
+        let limits = BatchLimits { puts: 0, ..limits };
+        let is_blocked = |key| kept.contains(&key) || self.relocations.involves(key);
+        let groups = self.pending.next_groups(limits, is_blocked);
+        self.take_batch(groups)
+    }
+
+    fn take_batch(&mut self, groups: Vec<Vec<Key>>) -> RewriteBatch {
         let mut batch = RewriteBatch::default();
-        for group in self.next_groups(limits) {
+        for group in groups {
             batch.add(group.iter().map(|key| (*key, self.index.value(*key))));
             self.pending.mark_sent(&group);
         }

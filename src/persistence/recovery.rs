@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::exchange::{Answer, Step};
 use crate::{
@@ -73,6 +73,9 @@ enum ResyncReason {
 #[derive(Default)]
 struct Comparison {
     rest: Vec<Key>,
+    /// Unknown records in the way of others, which the quarantine has refused. Nothing is put before they
+    /// are moved.
+    in_the_way: HashSet<Key>,
     /// Records that this process has never known, and that are to be quarantined.
     unknown: Vec<(Key, Vec<u8>)>,
     /// Number of those that were quarantined.
@@ -133,11 +136,7 @@ impl Recovery {
             return Some(step);
         }
         if std::mem::take(&mut self.removes_first) {
-            let removes = BatchLimits {
-                puts: 0,
-                ..self.limits
-            };
-            let batch = cache.next_batch(removes);
+            let batch = cache.next_removes(self.limits, &HashSet::new());
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
             }
@@ -185,6 +184,14 @@ impl Recovery {
         if !comparison.unknown.is_empty() {
             let batch = RewriteBatch::to_quarantine(&comparison.unknown);
             return Some(Step::Quarantine(batch));
+        }
+        if comparison.rest.is_empty() && !comparison.in_the_way.is_empty() {
+            // Removes may make the room that the quarantine lacks.
+            let batch = cache.next_removes(self.limits, &comparison.in_the_way);
+            if !batch.is_empty() {
+                return Some(Step::Write(batch));
+            }
+            comparison.rest = comparison.in_the_way.drain().collect();
         }
         if !comparison.rest.is_empty() {
             let rest = &mut comparison.rest;
@@ -353,15 +360,16 @@ impl Recovery {
         }
     }
 
+    /// Leaves the unknown records that the quarantine has refused; returns true if the next step is another
+    /// one.
     fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {
         let Resync::Comparing(comparison) = &mut self.resync else {
             return false;
         };
         let unknown = std::mem::take(&mut comparison.unknown);
-        let is_left = cache.leave_unknown(&unknown);
-        if !is_left {
-            self.resync = Resync::Due(ResyncReason::MayBeOther);
-        }
+        let in_the_way = cache.leave_unknown(&unknown);
+        let is_left = in_the_way.is_empty() || !comparison.rest.is_empty();
+        comparison.in_the_way.extend(in_the_way);
         is_left
     }
 }

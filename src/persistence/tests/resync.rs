@@ -602,3 +602,44 @@ fn removed_pending_put_reaches_equal_record() {
     bench.run(5 * SECOND);
     assert_eq!(bench.stored_keys(), ["q-5"]);
 }
+
+#[test]
+fn removes_go_first_if_quarantine_has_no_room() {
+    let records = [("q-1", queued(1)), ("q-2", queued(2))];
+    let mut bench = bench(usize::MAX, &records);
+    bench.content().refuses_quarantine = Some(ErrorKind::OutOfMemory);
+    bench.replace_data(ErrorKind::Connection, |bench| {
+        bench.put("q-3", &queued(3));
+        bench.remove("q-2");
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records.insert("q-1".to_owned(), queued(9));
+        content.records.insert("q-7".to_owned(), queued(7));
+    });
+    assert!(!bench.is_up());
+    // Neither what is unknown is removed, nor is anything put.
+    assert_eq!(bench.stored_keys(), ["q-1", "q-7"]);
+    assert_eq!(bench.stored()["q-1"], queued(9));
+    // Each attempt compares again only what is in the way.
+    bench.trace();
+    bench.run(3 * SECOND);
+    let trace = bench.trace();
+    let is_expected = |line: &String| {
+        ["read q-1", "rewrite !q-1"]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
+    assert!(
+        trace.len() >= 2 && trace.iter().all(is_expected),
+        "{trace:?}"
+    );
+    bench.remove("q-1");
+    bench.put("q-1", &queued(8));
+    bench.content().refuses_quarantine = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored_keys(), ["q-1", "q-3", "q-7"]);
+    assert_eq!(bench.stored()["q-1"], queued(8));
+    let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+    assert_eq!(quarantine, [queued(9)]);
+}
