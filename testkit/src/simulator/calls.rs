@@ -114,6 +114,17 @@ impl Machine {
         self.names.get(&key).copied().unwrap_or(key)
     }
 
+    /// The stored key of a live record of Paho.
+    fn live_key(&self, key: Key) -> Option<Key> {
+        // What is stored under this key may have another name.
+        let has_name = |stored: &Key| *stored == key;
+        if !self.names.contains_key(&key) && self.names.values().any(has_name) {
+            return None;
+        }
+        let stored = self.stored_key(key);
+        self.live.contains_key(&stored).then_some(stored)
+    }
+
     /// Asks under which key the store has a record of Paho.
     fn learn_name(&mut self, key: Key) -> Key {
         let process = self.process.as_ref().expect("a running program");
@@ -324,20 +335,14 @@ impl Machine {
         let other = removed.other_version();
         if key.is_queue_record()
             && !is_zero
-            && !self.live.contains_key(&self.stored_key(removed))
-            && self.live.contains_key(&self.stored_key(other))
+            && self.live_key(removed).is_none()
+            && self.live_key(other).is_some()
         {
             removed = other;
         }
-        // What is stored under this key may have another name.
-        let has_name = |stored: &Key| *stored == removed;
-        if !self.names.contains_key(&removed) && self.names.values().any(has_name) {
+        let Some(removed) = self.live_key(removed) else {
             return Vec::new();
-        }
-        let removed = self.stored_key(removed);
-        if !self.live.contains_key(&removed) {
-            return Vec::new();
-        }
+        };
         // Paho removes this key at each connect, and means no record.
         if is_zero && read.is_none() && self.is_publish(removed) {
             return Vec::new();
