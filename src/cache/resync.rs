@@ -3,13 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
+    access::StoreAccess,
     index::hash_of,
     pending::{BatchLimits, Totals},
     relocate::Relocation,
     write::RewriteBatch,
     write_behind::WriteBehindCache,
 };
-use crate::{clock::Clock, error::Error, paho::Key};
+use crate::{clock::Clock, error::Error, paho::Key, store::Store};
 
 /// Number of stale records that are removed in one step.
 const MAX_STALE_REMOVES: usize = 1024;
@@ -126,6 +127,17 @@ impl WriteBehindCache {
     pub(crate) fn finish_stale(&mut self, removed: &RewriteBatch) {
         for key in removed.keys() {
             self.stale.remove(&key);
+        }
+    }
+
+    /// Removes the stale records that had to stay while the store refused what replaces them.
+    pub(crate) fn remove_stale<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        let batch = self.next_stale_batch();
+        let store = access.writer().filter(|_| !batch.is_empty());
+        match store.map(|store| batch.write(store)) {
+            Some(Ok(())) => self.finish_stale(&batch),
+            Some(Err(error)) => self.note_failure(access, error),
+            None => {}
         }
     }
 

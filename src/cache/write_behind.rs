@@ -337,21 +337,8 @@ impl WriteBehindCache {
         }
     }
 
-    /// Removes stale records that had to stay until what replaces them was written.
-    fn release_stale(&mut self) {
-        if self.stale.is_empty() || !self.pending.is_sent_up_to(self.replaces_stale) {
-            return;
-        }
-        for key in std::mem::take(&mut self.stale) {
-            if !self.index.contains(key) {
-                self.pending.record(key, None, None, true);
-            }
-        }
-    }
-
     /// Checks that an idle store takes writes and still has all records.
     pub(crate) fn check<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
-        self.release_stale();
         let Some(store) = access.writer() else {
             return;
         };
