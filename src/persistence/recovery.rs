@@ -22,7 +22,7 @@ const WRITE_BATCH_BYTES: usize = 256 * 1024;
 const MAX_BATCH_PUTS: usize = 16 * 1024;
 /// Bytes of key and protocol per write, roughly.
 const WRITE_OVERHEAD: usize = 64;
-/// Number of values that are compared per exchange.
+/// Number of values that are compared per exchange, at most.
 const COMPARE_BATCH: usize = 64;
 /// Number of times that the write of one message alone may break the connection before the message is
 /// set aside.
@@ -70,9 +70,10 @@ enum ResyncReason {
     MayBeOther,
 }
 
-#[derive(Default)]
 struct Comparison {
     rest: Vec<Key>,
+    /// Number of records in the next step.
+    batch: usize,
     /// Unknown records in the way of others, which the quarantine has refused. Nothing is put before they
     /// are moved.
     in_the_way: HashSet<Key>,
@@ -88,6 +89,12 @@ struct Suspect {
     error: Arc<Error>,
     /// Number of connections that its write has broken.
     broken: u8,
+}
+
+impl Comparison {
+    fn grow_batch(&mut self) {
+        self.batch = self.batch.saturating_mul(2).min(COMPARE_BATCH);
+    }
 }
 
 impl Recovery {
@@ -195,7 +202,7 @@ impl Recovery {
         }
         if !comparison.rest.is_empty() {
             let rest = &mut comparison.rest;
-            let others = rest.split_off(COMPARE_BATCH.min(rest.len()));
+            let others = rest.split_off(comparison.batch.min(rest.len()));
             return Some(Step::Compare(std::mem::replace(rest, others)));
         }
         cache.finish_comparison(comparison.quarantined);
@@ -223,6 +230,9 @@ impl Recovery {
                 let unknown = cache.compare(records.collect());
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     comparison.unknown = unknown;
+                    if comparison.unknown.is_empty() {
+                        comparison.grow_batch();
+                    }
                 }
             }
             (Step::Quarantine(_), Answer::Done) => {
@@ -231,6 +241,7 @@ impl Recovery {
                     cache.finish_quarantine(&unknown);
                     let sum = comparison.quarantined.saturating_add(unknown.len());
                     comparison.quarantined = sum;
+                    comparison.grow_batch();
                 }
             }
             (Step::ReadRelocation(old, new), Answer::Values(values)) => {
@@ -306,7 +317,10 @@ impl Recovery {
         };
         self.resync = Resync::Comparing(Comparison {
             rest,
-            ..Comparison::default()
+            batch: COMPARE_BATCH,
+            in_the_way: HashSet::new(),
+            unknown: Vec::new(),
+            quarantined: 0,
         });
     }
 
@@ -367,6 +381,13 @@ impl Recovery {
             return false;
         };
         let unknown = std::mem::take(&mut comparison.unknown);
+        if unknown.len() > 1 {
+            // The quarantine may take some of them, so each is tried alone.
+            let keys = unknown.iter().map(|(key, _)| *key);
+            comparison.rest.splice(..0, keys);
+            comparison.batch = 1;
+            return true;
+        }
         let in_the_way = cache.leave_unknown(&unknown);
         let is_left = in_the_way.is_empty() || !comparison.rest.is_empty();
         comparison.in_the_way.extend(in_the_way);

@@ -55,6 +55,8 @@ pub(super) struct Content {
     pub(super) attempts: usize,
     /// The quarantine fails with this error.
     pub(super) refuses_quarantine: Option<ErrorKind>,
+    /// The quarantine has no room for longer values.
+    pub(super) largest_quarantined: Option<usize>,
     /// The next connections find these problems.
     pub(super) write_error: Option<ErrorKind>,
     pub(super) warning: Option<ErrorKind>,
@@ -142,6 +144,11 @@ impl Content {
         }
         if let Some(kind) = self.fails_writes {
             return Err(Error::new(kind, "change the store"));
+        }
+        let limit = self.largest_quarantined.unwrap_or(usize::MAX);
+        let is_too_long = |change: &Change<'_>| matches!(change, Change::Quarantine { value, .. } if value.len() > limit);
+        if group.iter().any(is_too_long) {
+            return Err(Error::new(ErrorKind::OutOfMemory, "change the quarantine"));
         }
         let is_quarantine = |change: &Change<'_>| matches!(change, Change::Quarantine { .. });
         if let Some(kind) = self.refuses_quarantine

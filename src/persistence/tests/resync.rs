@@ -643,3 +643,42 @@ fn removes_go_first_if_quarantine_has_no_room() {
     let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
     assert_eq!(quarantine, [queued(9)]);
 }
+
+#[test]
+fn quarantine_takes_what_it_has_room_for() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().largest_quarantined = Some(1_000);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        for number in 1..=9 {
+            let length = if number == 4 { 2_000 } else { 10 };
+            let value = command(number, 1, &vec![0; length]);
+            content.records.insert(format!("c-{number}"), value);
+        }
+    });
+    assert_eq!(bench.stored_keys(), ["c-4"]);
+    assert_eq!(bench.content().quarantine.len(), 8);
+    assert_eq!(foreign(&bench), [(8, true)]);
+}
+
+#[test]
+fn stale_record_goes_once_refused_put_is_taken() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.put("q-1", &queued(1));
+    bench.remove("q-1");
+    bench.run(SECOND);
+    begin_outage(&mut bench);
+    bench.content().largest_value = Some(1_000);
+    recover_until(&mut bench, queued(1), 1, "check");
+    bench.run(SECOND / 2);
+    assert!(bench.is_up());
+    // It might be the only copy of what is refused.
+    assert_eq!(bench.stored_keys(), ["q-1"]);
+    bench.content().largest_value = None;
+    while !bench.stored().contains_key("q-5") {
+        bench.run(SECOND / 100);
+    }
+    bench.run(SECOND / 100);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+}
