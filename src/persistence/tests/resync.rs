@@ -508,7 +508,7 @@ fn foreign_entries_are_still_known_after_comparison() {
 /// Begins an outage with a put that fills a batch.
 fn begin_outage(bench: &mut Bench) {
     bench.content().is_down = Some(ErrorKind::Connection);
-    bench.put("q-5", &command(5, 1, &[0; 300_000]));
+    bench.put("q-5", &command(5, 1, &vec![0; 300_000]));
     bench.run(SECOND);
 }
 
