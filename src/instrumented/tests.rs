@@ -874,10 +874,15 @@ fn each_store_event_changes_its_series_only() {
         changed(),
         ["discarded_records_total{kind=\"sent_pubrel\"} 5"]
     );
+    send(StoreEvent::ForeignRecords {
+        records: 3,
+        removed: true,
+    });
+    assert_eq!(changed(), ["quarantined_records_total{} 5"]);
     send(StoreEvent::BufferWarning { bytes: 1 });
     send(StoreEvent::ForeignRecords {
         records: 1,
-        removed: true,
+        removed: false,
     });
     assert_eq!(changed(), [""; 0]);
 

@@ -102,6 +102,10 @@ impl StoreSeries {
                 self.set_down(false);
                 self.reconnects.inc();
             }
+            StoreEvent::ForeignRecords {
+                records,
+                removed: true,
+            } => self.quarantined.inc_by(to_counter(*records)),
             StoreEvent::Lost { records } => self.lost.inc_by(to_counter(*records)),
             StoreEvent::Discarded { kind, records } => self
                 .catalog
