@@ -47,6 +47,8 @@ pub(super) struct Content {
     pub(super) breaks_prefetch: bool,
     /// Writes and checks fail with this error.
     pub(super) fails_writes: Option<ErrorKind>,
+    /// The next write succeeds, and its reply is replaced by this error.
+    pub(super) loses_reply: Option<ErrorKind>,
     /// Recovery's writes of more bytes time out.
     pub(super) slow_above: Option<usize>,
     /// The next list of keys fails with this error.
@@ -69,6 +71,8 @@ pub(super) struct Content {
     pub(super) trace: Vec<String>,
     /// Number of reads.
     pub(super) reads: usize,
+    /// The records after each write, if the test wants them.
+    pub(super) snapshots: Option<Vec<BTreeMap<String, Vec<u8>>>>,
     /// Most bytes that one write put while calls waited.
     pub(super) largest_confirm: usize,
 }
@@ -169,7 +173,13 @@ impl Content {
                 }
             }
         }
-        Ok(())
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.push(self.records.clone());
+        }
+        match self.loses_reply.take() {
+            Some(kind) => Err(Error::new(kind, "read the reply")),
+            None => Ok(()),
+        }
     }
 }
 
