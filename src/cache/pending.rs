@@ -229,6 +229,19 @@ impl PendingWrites {
         }
     }
 
+    /// Notes that the store has a value under the key of a pending write, which a remove must reach.
+    pub(crate) fn note_stored(&mut self, key: Key) {
+        if let Some(write) = self.writes.get_mut(&key) {
+            write.may_be_in_store = true;
+        }
+    }
+
+    /// Returns true for a put that the store cannot have, since it was never sent.
+    pub(crate) fn is_new(&self, key: Key) -> bool {
+        let write = self.writes.get(&key);
+        write.is_some_and(|write| !write.may_be_in_store)
+    }
+
     /// Returns the other keys of the message, sent or not.
     pub(crate) fn partners(&self, key: Key) -> impl Iterator<Item = Key> {
         let next_partner = move |from: Key| {

@@ -3,13 +3,14 @@
 use std::{collections::HashSet, sync::Arc};
 
 use super::{
+    access::StoreAccess,
     index::hash_of,
     pending::{BatchLimits, Totals},
     relocate::Relocation,
     write::RewriteBatch,
     write_behind::WriteBehindCache,
 };
-use crate::{clock::Clock, error::Error, paho::Key};
+use crate::{clock::Clock, error::Error, paho::Key, store::Store};
 
 /// Number of stale records that are removed in one step.
 const MAX_STALE_REMOVES: usize = 1024;
@@ -37,15 +38,19 @@ impl WriteBehindCache {
 
     /// Forgets what earlier events said about foreign records, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
-        self.last_foreign_records = 0;
+        self.last_unknown = 0;
+        self.last_quarantined = 0;
         self.has_lost = false;
     }
 
     /// Compares the keys in a store that may have lost records with the cache.
     ///
     /// Records that it lost are noted as pending writes, or dropped as lost if there is no copy of
-    /// them. Unknown ones stay and count as foreign.
-    pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) {
+    /// them. Unknown ones stay and count as foreign. Returns those in the way of a new record, which
+    /// are to be compared.
+    pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) -> Vec<Key> {
+        let in_the_way = stored.iter().filter(|key| self.pending.is_new(**key));
+        let in_the_way: Vec<Key> = in_the_way.copied().collect();
         let stored: HashSet<Key> = stored.iter().copied().collect();
         let is_known = |key: &&Key| {
             self.index.contains(**key)
@@ -59,6 +64,7 @@ impl WriteBehindCache {
         self.report_foreign(unknown, false);
         self.count_foreign(&stored, foreign_entries.saturating_add(unknown));
         self.note_missing(&stored);
+        in_the_way
     }
 
     /// Compares records in a store that may have other data with the cache.
@@ -71,6 +77,7 @@ impl WriteBehindCache {
     pub(crate) fn compare(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
         let mut unknown = Vec::new();
         for (key, value) in records {
+            self.pending.note_stored(key);
             // What the keys of a relocation should have is decided when it is made.
             let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
             if is_undecided || self.index.has_content(key, &value) {
@@ -89,6 +96,7 @@ impl WriteBehindCache {
     /// Notes that the store has something else under a key than it should.
     fn replace_stored(&mut self, key: Key) {
         if self.pending.contains(key) {
+            self.pending.note_stored(key);
             return;
         }
         if let Some(length) = self.index.value(key).map(<[u8]>::len) {
@@ -107,8 +115,6 @@ impl WriteBehindCache {
     ///
     /// The older state of a message may be its only copy until then.
     pub(crate) fn next_stale_batch(&mut self) -> RewriteBatch {
-        self.stale
-            .retain(|key| !self.index.contains(*key) && !self.pending.contains(*key));
         let mut batch = RewriteBatch::default();
         if !self.stale.is_empty() && self.pending.is_sent_up_to(self.replaces_stale) {
             let keys = self.stale.iter().take(MAX_STALE_REMOVES);
@@ -121,6 +127,17 @@ impl WriteBehindCache {
     pub(crate) fn finish_stale(&mut self, removed: &RewriteBatch) {
         for key in removed.keys() {
             self.stale.remove(&key);
+        }
+    }
+
+    /// Removes the stale records that had to stay while the store refused what replaces them.
+    pub(crate) fn remove_stale<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        let batch = self.next_stale_batch();
+        let store = access.writer().filter(|_| !batch.is_empty());
+        match store.map(|store| batch.write(store)) {
+            Some(Ok(())) => self.finish_stale(&batch),
+            Some(Err(error)) => self.note_failure(access, error),
+            None => {}
         }
     }
 
@@ -137,16 +154,14 @@ impl WriteBehindCache {
 
     /// Leaves unknown records in place that the store refuses to quarantine.
     ///
-    /// Returns false if one of them is in the way of a record of this client.
-    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> bool {
-        let is_in_the_way =
-            |(key, _): &(Key, Vec<u8>)| self.index.contains(*key) || self.pending.contains(*key);
-        if unknown.iter().any(is_in_the_way) {
-            return false;
-        }
-        self.unmovable.extend(unknown.iter().map(|(key, _)| *key));
-        self.foreign_entries = self.foreign_entries.saturating_add(unknown.len());
-        true
+    /// Returns those that are in the way of a record of this client.
+    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> Vec<Key> {
+        let keys = unknown.iter().map(|(key, _)| *key);
+        let (in_the_way, unmovable): (Vec<Key>, Vec<Key>) =
+            keys.partition(|key| self.index.contains(*key) || self.pending.contains(*key));
+        self.foreign_entries = self.foreign_entries.saturating_add(unmovable.len());
+        self.unmovable.extend(unmovable);
+        in_the_way
     }
 
     /// Notes what is missing in a store whose records are to be compared.
@@ -164,8 +179,12 @@ impl WriteBehindCache {
 
     /// Attempts of one outage repeat the comparison; the same finding is not reported again.
     fn report_foreign(&mut self, records: usize, quarantined: bool) {
-        if records != self.last_foreign_records {
-            self.last_foreign_records = records;
+        let last = if quarantined {
+            &mut self.last_quarantined
+        } else {
+            &mut self.last_unknown
+        };
+        if std::mem::replace(last, records) != records {
             self.events.foreign_records(records, quarantined);
         }
     }
@@ -232,8 +251,25 @@ impl WriteBehindCache {
 
     /// Takes the oldest unsent writes, whole messages only, and marks them as sent.
     pub(crate) fn next_batch(&mut self, limits: BatchLimits) -> RewriteBatch {
+        let groups = self.next_groups(limits);
+        self.take_batch(groups)
+    }
+
+    /// Takes removes, but for those of messages with one of these keys.
+    pub(crate) fn next_removes(
+        &mut self,
+        limits: BatchLimits,
+        kept: &HashSet<Key>,
+    ) -> RewriteBatch {
+        let limits = BatchLimits { puts: 0, ..limits };
+        let is_blocked = |key| kept.contains(&key) || self.relocations.involves(key);
+        let groups = self.pending.next_groups(limits, is_blocked);
+        self.take_batch(groups)
+    }
+
+    fn take_batch(&mut self, groups: Vec<Vec<Key>>) -> RewriteBatch {
         let mut batch = RewriteBatch::default();
-        for group in self.next_groups(limits) {
+        for group in groups {
             batch.add(group.iter().map(|key| (*key, self.index.value(*key))));
             self.pending.mark_sent(&group);
         }

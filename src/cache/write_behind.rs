@@ -73,8 +73,9 @@ pub(crate) struct WriteBehindCache {
     /// The reply to the last write that the store refused although it takes others.
     pub(super) refusal: Option<Arc<Error>>,
     last_confirmed: SystemTime,
-    /// Number of foreign records in the last event, so that each resync does not repeat it.
-    pub(super) last_foreign_records: usize,
+    /// Numbers of foreign records in the last events, so that each resync does not repeat them.
+    pub(super) last_unknown: usize,
+    pub(super) last_quarantined: usize,
     pub(crate) events: EventQueue,
 }
 
@@ -122,7 +123,8 @@ impl WriteBehindCache {
             replaces_stale: 0,
             refusal: None,
             last_confirmed: now,
-            last_foreign_records: 0,
+            last_unknown: 0,
+            last_quarantined: 0,
             events: EventQueue::default(),
         }
     }
@@ -149,7 +151,8 @@ impl WriteBehindCache {
             self.record_removed(old);
         }
         let length = value.len();
-        let is_known = self.index.contains(key);
+        // The store still has a stale record, which the put replaces.
+        let is_known = self.stale.remove(&key) || self.index.contains(key);
         self.note_removed(key);
         if self.unmovable.remove(&key) {
             self.foreign_entries = self.foreign_entries.saturating_sub(1);
@@ -335,21 +338,8 @@ impl WriteBehindCache {
         }
     }
 
-    /// Removes stale records that had to stay until what replaces them was written.
-    fn release_stale(&mut self) {
-        if self.stale.is_empty() || !self.pending.is_sent_up_to(self.replaces_stale) {
-            return;
-        }
-        for key in std::mem::take(&mut self.stale) {
-            if !self.index.contains(key) {
-                self.pending.record(key, None, None, true);
-            }
-        }
-    }
-
     /// Checks that an idle store takes writes and still has all records.
     pub(crate) fn check<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
-        self.release_stale();
         let Some(store) = access.writer() else {
             return;
         };
@@ -433,12 +423,13 @@ impl WriteBehindCache {
         self.unmovable.contains(&key)
     }
 
-    /// Returns true if a live record, a pending write or a relocation uses the key.
+    /// Returns true if a record, a pending write or a relocation uses the key.
     pub(crate) fn is_number_used(&self, key: Key) -> bool {
         self.index.contains(key)
             || self.pending.contains(key)
             || self.relocations.involves(key)
             || self.unmovable.contains(&key)
+            || self.stale.contains(&key)
     }
 
     /// Drops a record that the store lost and of which there is no copy.

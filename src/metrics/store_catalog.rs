@@ -98,7 +98,7 @@ impl StoreCatalog {
             )?,
             quarantined: counter(
                 "store_quarantined_records_total",
-                "Unreadable records found at open: quarantined, or unmovable",
+                "Records quarantined: unreadable at open, or unknown when the store came back",
             )?,
             last_confirmed: GaugeVec::new(
                 opts(

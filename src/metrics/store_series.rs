@@ -106,6 +106,10 @@ impl StoreSeries {
                 self.set_down(false);
                 self.reconnects.inc();
             }
+            StoreEvent::ForeignRecords {
+                records,
+                removed: true,
+            } => self.quarantined.inc_by(to_counter(*records)),
             StoreEvent::Lost { records } => self.lost.inc_by(to_counter(*records)),
             // The status has `up` too: an earlier `Up` or `Down` may have been dropped, or have come
             // before the end of the previous opening.

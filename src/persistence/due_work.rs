@@ -42,6 +42,7 @@ impl<S: Store> Lifecycle<S> {
         let was_taken = self.call(clock, |records, access| {
             records.cache.flush(access);
             let was_taken = is_retry && records.cache.retry_refused(access);
+            records.cache.remove_stale(access);
             if is_check {
                 records.cache.check(access);
             }

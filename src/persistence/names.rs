@@ -1,5 +1,7 @@
 //! Paho's names of queue records that are stored under another number.
 
+use std::collections::BTreeMap;
+
 use crate::{
     cache::WriteBehindCache,
     paho::{Key, KeyMap, RecordKind, sort_by_sequence},
@@ -20,9 +22,8 @@ pub(super) struct RecordNames {
     stored: KeyMap<Key>,
     /// Paho's keys by stored keys, where they differ.
     names: KeyMap<Key>,
-    /// The last number that was assigned; `None` while Paho's numbers are used.
-    last_command: Option<u32>,
-    last_undelivered: Option<u32>,
+    /// The last number that was assigned, for each kind of record that does not use Paho's numbers.
+    last_numbers: BTreeMap<RecordKind, u32>,
 }
 
 impl RecordNames {
@@ -35,7 +36,8 @@ impl RecordNames {
         for kind in [RecordKind::Command, RecordKind::Undelivered] {
             let (records, is_wrapped) = in_sequence(kind, cache);
             if is_wrapped || records.iter().any(|key| key.is_command_zero()) {
-                *names.last_number(kind) = records.last().map(|key| key.number);
+                let last = records.last().map(|key| (kind, key.number));
+                names.last_numbers.extend(last);
                 for (stored, number) in records.into_iter().zip(1..) {
                     names.add(Key { number, ..stored }, stored);
                 }
@@ -61,11 +63,7 @@ impl RecordNames {
 
     /// Returns true if new records of this kind get numbers of their own.
     pub(super) fn is_renumbered(&self, kind: RecordKind) -> bool {
-        match kind {
-            RecordKind::Command => self.last_command.is_some(),
-            RecordKind::Undelivered => self.last_undelivered.is_some(),
-            _ => false,
-        }
+        self.last_numbers.contains_key(&kind)
     }
 
     /// Forgets the name of a record that is removed.
@@ -90,7 +88,7 @@ impl RecordNames {
 
     /// Begins to assign numbers for a kind of record.
     pub(super) fn renumber(&mut self, kind: RecordKind, cache: &WriteBehindCache) {
-        self.last_number(kind).get_or_insert_with(|| {
+        self.last_numbers.entry(kind).or_insert_with(|| {
             let (records, _) = in_sequence(kind, cache);
             records.last().map(|key| key.number).unwrap_or_default()
         });
@@ -99,7 +97,7 @@ impl RecordNames {
     /// Assigns a number behind the last one to a new record of Paho.
     pub(super) fn assign(&mut self, name: Key, cache: &WriteBehindCache) -> Key {
         let numbers = name.kind.number_range();
-        let Some(last) = *self.last_number(name.kind) else {
+        let Some(last) = self.last_numbers.get(&name.kind).copied() else {
             return name;
         };
         let is_free = |number: &u32| {
@@ -114,7 +112,7 @@ impl RecordNames {
         let Some(number) = behind.chain(1..last).find(is_free) else {
             return name;
         };
-        *self.last_number(name.kind) = Some(number);
+        self.last_numbers.insert(name.kind, number);
         let stored = Key { number, ..name };
         if stored != name {
             self.add(name, stored);
@@ -125,13 +123,6 @@ impl RecordNames {
     fn add(&mut self, name: Key, stored: Key) {
         self.stored.insert(name, stored);
         self.names.insert(stored, name);
-    }
-
-    fn last_number(&mut self, kind: RecordKind) -> &mut Option<u32> {
-        match kind {
-            RecordKind::Undelivered => &mut self.last_undelivered,
-            _ => &mut self.last_command,
-        }
     }
 }
 

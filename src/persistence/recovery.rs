@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use super::exchange::{Answer, Step};
 use crate::{
@@ -22,7 +22,7 @@ const WRITE_BATCH_BYTES: usize = 256 * 1024;
 const MAX_BATCH_PUTS: usize = 16 * 1024;
 /// Bytes of key and protocol per write, roughly.
 const WRITE_OVERHEAD: usize = 64;
-/// Number of values that are compared per exchange.
+/// Number of values that are compared per exchange, at most.
 const COMPARE_BATCH: usize = 64;
 /// Number of times that the write of one message alone may break the connection before the message is
 /// set aside.
@@ -70,9 +70,13 @@ enum ResyncReason {
     MayBeOther,
 }
 
-#[derive(Default)]
 struct Comparison {
     rest: Vec<Key>,
+    /// Number of records in the next step.
+    batch: usize,
+    /// Unknown records in the way of others, which the quarantine has refused. Nothing is put before they
+    /// are moved.
+    in_the_way: HashSet<Key>,
     /// Records that this process has never known, and that are to be quarantined.
     unknown: Vec<(Key, Vec<u8>)>,
     /// Number of those that were quarantined.
@@ -85,6 +89,12 @@ struct Suspect {
     error: Arc<Error>,
     /// Number of connections that its write has broken.
     broken: u8,
+}
+
+impl Comparison {
+    fn grow_batch(&mut self) {
+        self.batch = self.batch.saturating_mul(2).min(COMPARE_BATCH);
+    }
 }
 
 impl Recovery {
@@ -133,11 +143,7 @@ impl Recovery {
             return Some(step);
         }
         if std::mem::take(&mut self.removes_first) {
-            let removes = BatchLimits {
-                puts: 0,
-                ..self.limits
-            };
-            let batch = cache.next_batch(removes);
+            let batch = cache.next_removes(self.limits, &HashSet::new());
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
             }
@@ -186,9 +192,17 @@ impl Recovery {
             let batch = RewriteBatch::to_quarantine(&comparison.unknown);
             return Some(Step::Quarantine(batch));
         }
+        if comparison.rest.is_empty() && !comparison.in_the_way.is_empty() {
+            // Removes may make the room that the quarantine lacks.
+            let batch = cache.next_removes(self.limits, &comparison.in_the_way);
+            if !batch.is_empty() {
+                return Some(Step::Write(batch));
+            }
+            comparison.rest = comparison.in_the_way.drain().collect();
+        }
         if !comparison.rest.is_empty() {
             let rest = &mut comparison.rest;
-            let others = rest.split_off(COMPARE_BATCH.min(rest.len()));
+            let others = rest.split_off(comparison.batch.min(rest.len()));
             return Some(Step::Compare(std::mem::replace(rest, others)));
         }
         cache.finish_comparison(comparison.quarantined);
@@ -216,6 +230,9 @@ impl Recovery {
                 let unknown = cache.compare(records.collect());
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     comparison.unknown = unknown;
+                    if comparison.unknown.is_empty() {
+                        comparison.grow_batch();
+                    }
                 }
             }
             (Step::Quarantine(_), Answer::Done) => {
@@ -224,6 +241,7 @@ impl Recovery {
                     cache.finish_quarantine(&unknown);
                     let sum = comparison.quarantined.saturating_add(unknown.len());
                     comparison.quarantined = sum;
+                    comparison.grow_batch();
                 }
             }
             (Step::ReadRelocation(old, new), Answer::Values(values)) => {
@@ -286,15 +304,23 @@ impl Recovery {
     }
 
     fn note_list(&mut self, cache: &mut WriteBehindCache, stored: Vec<Key>, foreign: usize) {
-        if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
-            cache.restore_missing(&stored, foreign);
-            self.resync = Resync::NotNeeded;
-            return;
-        }
-        cache.begin_comparison(&stored, foreign);
+        let rest = if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
+            let in_the_way = cache.restore_missing(&stored, foreign);
+            if in_the_way.is_empty() {
+                self.resync = Resync::NotNeeded;
+                return;
+            }
+            in_the_way
+        } else {
+            cache.begin_comparison(&stored, foreign);
+            stored
+        };
         self.resync = Resync::Comparing(Comparison {
-            rest: stored,
-            ..Comparison::default()
+            rest,
+            batch: COMPARE_BATCH,
+            in_the_way: HashSet::new(),
+            unknown: Vec::new(),
+            quarantined: 0,
         });
     }
 
@@ -348,15 +374,23 @@ impl Recovery {
         }
     }
 
+    /// Leaves the unknown records that the quarantine has refused; returns true if the next step is another
+    /// one.
     fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {
         let Resync::Comparing(comparison) = &mut self.resync else {
             return false;
         };
         let unknown = std::mem::take(&mut comparison.unknown);
-        let is_left = cache.leave_unknown(&unknown);
-        if !is_left {
-            self.resync = Resync::Due(ResyncReason::MayBeOther);
+        if unknown.len() > 1 {
+            // The quarantine may take some of them, so each is tried alone.
+            let keys = unknown.iter().map(|(key, _)| *key);
+            comparison.rest.splice(..0, keys);
+            comparison.batch = 1;
+            return true;
         }
+        let in_the_way = cache.leave_unknown(&unknown);
+        let is_left = in_the_way.is_empty() || !comparison.rest.is_empty();
+        comparison.in_the_way.extend(in_the_way);
         is_left
     }
 }

@@ -47,6 +47,8 @@ pub(super) struct Content {
     pub(super) breaks_prefetch: bool,
     /// Writes and checks fail with this error.
     pub(super) fails_writes: Option<ErrorKind>,
+    /// The next write succeeds, and its reply is replaced by this error.
+    pub(super) loses_reply: Option<ErrorKind>,
     /// Recovery's writes of more bytes time out.
     pub(super) slow_above: Option<usize>,
     /// The next list of keys fails with this error.
@@ -55,6 +57,8 @@ pub(super) struct Content {
     pub(super) attempts: usize,
     /// The quarantine fails with this error.
     pub(super) refuses_quarantine: Option<ErrorKind>,
+    /// The quarantine has no room for longer values.
+    pub(super) largest_quarantined: Option<usize>,
     /// The next connections find these problems.
     pub(super) write_error: Option<ErrorKind>,
     pub(super) warning: Option<ErrorKind>,
@@ -67,6 +71,8 @@ pub(super) struct Content {
     pub(super) trace: Vec<String>,
     /// Number of reads.
     pub(super) reads: usize,
+    /// The records after each write, if the test wants them.
+    pub(super) snapshots: Option<Vec<BTreeMap<String, Vec<u8>>>>,
     /// Most bytes that one write put while calls waited.
     pub(super) largest_confirm: usize,
 }
@@ -143,6 +149,11 @@ impl Content {
         if let Some(kind) = self.fails_writes {
             return Err(Error::new(kind, "change the store"));
         }
+        let limit = self.largest_quarantined.unwrap_or(usize::MAX);
+        let is_too_long = |change: &Change<'_>| matches!(change, Change::Quarantine { value, .. } if value.len() > limit);
+        if group.iter().any(is_too_long) {
+            return Err(Error::new(ErrorKind::OutOfMemory, "change the quarantine"));
+        }
         let is_quarantine = |change: &Change<'_>| matches!(change, Change::Quarantine { .. });
         if let Some(kind) = self.refuses_quarantine
             && group.iter().any(is_quarantine)
@@ -162,7 +173,13 @@ impl Content {
                 }
             }
         }
-        Ok(())
+        if let Some(snapshots) = &mut self.snapshots {
+            snapshots.push(self.records.clone());
+        }
+        match self.loses_reply.take() {
+            Some(kind) => Err(Error::new(kind, "read the reply")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -95,6 +95,37 @@ fn older_data_behind_same_identity_is_replaced() {
 }
 
 #[test]
+fn records_of_successor_are_quarantined_and_counted() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    let own = command(1, 1, b"own");
+    let [waiting, sent] = [command(2, 1, b"waiting"), publish(3, 2, b"sent")];
+    bench.put("c-1", &own);
+    bench.interrupt(ErrorKind::InUse, |bench| {
+        // The successor has sent what it found, and left records of its own.
+        let records = [("c-1", &waiting), ("s-3", &sent)];
+        let records = records.map(|(key, value)| (key.to_owned(), value.clone()));
+        bench.content().records = records.into();
+    });
+    assert_eq!(bench.stored(), [("c-1".to_owned(), own)].into());
+    assert_eq!(quarantined_values(&bench), [waiting, sent]);
+    let is_counted = |event: &StoreEvent| {
+        matches!(
+            event,
+            StoreEvent::ForeignRecords {
+                records: 2,
+                removed: true
+            }
+        )
+    };
+    let counted = bench
+        .events()
+        .iter()
+        .filter(|event| is_counted(event))
+        .count();
+    assert_eq!(counted, 1, "{:?}", bench.events());
+}
+
+#[test]
 fn lost_writes_make_identity_doubtful() {
     let mut bench = Bench::new(&Settings::default(), &[]);
     let value = command(1, 1, b"old");

@@ -6,6 +6,7 @@ use std::{
 };
 
 use paho_mqtt::ClientPersistence;
+use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::bench::{Bench, Content, SECOND, command, publish, queued};
 use crate::{error::ErrorKind, paho::to_abi, persistence::simulated::Settings};
@@ -27,6 +28,9 @@ impl io::Write for Lines {
 
 /// Runs `work` and returns what it logs at level INFO and above.
 fn logged(work: impl FnOnce()) -> Vec<String> {
+    // If there is one subscriber only, an event or span whose first use is on a thread without it is
+    // disabled on all threads.
+    let _second = Dispatch::new(NoSubscriber::default());
     let lines = Lines::default();
     let writer = lines.clone();
     let subscriber = tracing_subscriber::fmt()

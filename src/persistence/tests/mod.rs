@@ -10,6 +10,7 @@ mod packet_ids;
 mod panics;
 mod reads;
 mod refusal;
+mod relocation;
 mod restore;
 mod resync;
 mod semantics;

@@ -109,12 +109,12 @@ fn refused_bytes_raise_buffer_warning() {
 }
 
 #[test]
-fn close_names_refusal() {
+fn close_names_cause_and_consequence() {
     let closed = |fault: fn(&mut Content), calls: fn(&mut Bench)| {
         let mut bench = Bench::new(&Settings::default(), &[("c-9", small(9))]);
         fault(&mut bench.content());
         calls(&mut bench);
-        let error = bench.persistence.close().expect_err("is refused");
+        let error = bench.persistence.close().expect_err("not flushed");
         Error::in_mqtt(&error).expect("ours").to_string()
     };
     assert_eq!(
@@ -129,6 +129,26 @@ fn close_names_refusal() {
         "cannot write 1 pending record before closing: the store refuses it, so it is lost with \
          this process"
     );
+    let is_down = |content: &mut Content| content.is_down = Some(ErrorKind::Connection);
+    let remove = |bench: &mut Bench| bench.remove("c-9");
+    let flush = |bench: &mut Bench| {
+        let flushed = bench.persistence.health().flush(Duration::ZERO);
+        flushed.expect_err("is down");
+    };
+    assert_eq!(
+        closed(is_down, |bench| bench.put("c-1", &small(1))),
+        "cannot write 1 pending record before closing: the store is unavailable, so it is lost with \
+         this process"
+    );
+    assert_eq!(
+        closed(is_down, remove),
+        "cannot write the pending removes before closing: the store is unavailable, so acknowledged \
+         messages may be sent again"
+    );
+    assert_eq!(
+        closed(is_down, flush),
+        "cannot check the store before closing: the store is unavailable; no write is pending"
+    );
     let is_full = |content: &mut Content| {
         content.is_full = true;
         content.fails_writes = Some(ErrorKind::OutOfMemory);
@@ -142,15 +162,12 @@ fn close_names_refusal() {
          with this process"
     );
     assert_eq!(
-        closed(is_full, |bench| bench.remove("c-9")),
+        closed(is_full, remove),
         "cannot write the pending removes before closing: the store refuses them, so acknowledged \
          messages may be sent again"
     );
     assert_eq!(
-        closed(is_full, |bench| {
-            let flushed = bench.persistence.health().flush(Duration::ZERO);
-            flushed.expect_err("is full");
-        }),
+        closed(is_full, flush),
         "cannot check the store before closing: the store refuses writes; no write is pending"
     );
 }

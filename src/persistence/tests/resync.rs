@@ -504,3 +504,181 @@ fn foreign_entries_are_still_known_after_comparison() {
     bench.run(3 * SECOND);
     assert!(bench.is_up() && foreign(&bench).is_empty());
 }
+
+/// Begins an outage with a put that fills a batch.
+fn begin_outage(bench: &mut Bench) {
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("q-5", &command(5, 1, &vec![0; 300_000]));
+    bench.run(SECOND);
+}
+
+/// Brings back a store with another `q-1`, and recovers until an exchange that begins with this.
+fn recover_until(bench: &mut Bench, other: Vec<u8>, instance_id: u32, exchange: &str) {
+    {
+        let mut content = bench.content();
+        content.instance_id = instance_id;
+        content.records.insert("q-1".to_owned(), other);
+        content.is_down = None;
+        content.trace.clear();
+    }
+    let is_done = |bench: &Bench| {
+        let trace = &bench.content().trace;
+        trace.last().is_some_and(|line| line.starts_with(exchange))
+    };
+    while !is_done(bench) {
+        bench.turn_with(|_| ());
+    }
+}
+
+#[test]
+fn removed_pending_put_leaves_nothing_under_its_key() {
+    for (other, exchange) in [(1, "read q-1"), (9, "read q-1"), (9, "rewrite !q-1")] {
+        let mut bench = bench(usize::MAX, &[]);
+        bench.put("q-1", &queued(1));
+        bench.remove("q-1");
+        bench.run(SECOND);
+        begin_outage(&mut bench);
+        bench.put("q-1", &queued(2));
+        recover_until(&mut bench, queued(other), 1, exchange);
+        bench.remove("q-1");
+        bench.run(5 * SECOND);
+        assert_eq!(bench.stored_keys(), ["q-5"], "{other} {exchange}");
+        let is_quarantined = !bench.content().quarantine.is_empty();
+        assert_eq!(is_quarantined, other == 9);
+    }
+}
+
+#[test]
+fn put_over_stale_record_leaves_nothing_if_removed() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.put("q-1", &queued(1));
+    bench.remove("q-1");
+    bench.run(SECOND);
+    begin_outage(&mut bench);
+    recover_until(&mut bench, queued(1), 1, "read q-1");
+    bench.put("q-1", &queued(2));
+    bench.turn_with(|_| ());
+    bench.remove("q-1");
+    bench.run(5 * SECOND);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+}
+
+#[test]
+fn new_put_spares_unknown_record_in_same_store() {
+    for is_removed in [false, true] {
+        let mut bench = bench(usize::MAX, &[]);
+        begin_outage(&mut bench);
+        bench.put("q-1", &queued(2));
+        recover_until(&mut bench, queued(1), 0, "connect");
+        bench.content().records.insert("q-9".to_owned(), queued(9));
+        bench.turn_with(|_| ());
+        if is_removed {
+            bench.remove("q-1");
+        }
+        bench.run(5 * SECOND);
+        assert!(bench.is_up());
+        let stored = bench.stored();
+        let own = (!is_removed).then(|| queued(2));
+        assert_eq!(stored.get("q-1"), own.as_ref());
+        // Only what is in the way is moved.
+        assert_eq!(stored["q-9"], queued(9));
+        let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+        assert_eq!(quarantine, [queued(1)]);
+        assert!(
+            foreign(&bench).contains(&(1, true)),
+            "{:?}",
+            foreign(&bench)
+        );
+    }
+}
+
+#[test]
+fn removed_pending_put_reaches_equal_record() {
+    let mut bench = bench(usize::MAX, &[]);
+    begin_outage(&mut bench);
+    bench.put("q-1", &queued(1));
+    recover_until(&mut bench, queued(1), 1, "read q-1");
+    bench.remove("q-1");
+    bench.run(5 * SECOND);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+}
+
+#[test]
+fn removes_go_first_if_quarantine_has_no_room() {
+    let records = [("q-1", queued(1)), ("q-2", queued(2))];
+    let mut bench = bench(usize::MAX, &records);
+    bench.content().refuses_quarantine = Some(ErrorKind::OutOfMemory);
+    bench.replace_data(ErrorKind::Connection, |bench| {
+        bench.put("q-3", &queued(3));
+        bench.remove("q-2");
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records.insert("q-1".to_owned(), queued(9));
+        content.records.insert("q-7".to_owned(), queued(7));
+    });
+    assert!(!bench.is_up());
+    // Neither what is unknown is removed, nor is anything put.
+    assert_eq!(bench.stored_keys(), ["q-1", "q-7"]);
+    assert_eq!(bench.stored()["q-1"], queued(9));
+    // Each attempt compares again only what is in the way.
+    bench.trace();
+    bench.run(3 * SECOND);
+    let trace = bench.trace();
+    let is_expected = |line: &String| {
+        ["read q-1", "rewrite !q-1"]
+            .iter()
+            .any(|start| line.starts_with(start))
+    };
+    assert!(
+        trace.len() >= 2 && trace.iter().all(is_expected),
+        "{trace:?}"
+    );
+    bench.remove("q-1");
+    bench.put("q-1", &queued(8));
+    bench.content().refuses_quarantine = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored_keys(), ["q-1", "q-3", "q-7"]);
+    assert_eq!(bench.stored()["q-1"], queued(8));
+    let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+    assert_eq!(quarantine, [queued(9)]);
+}
+
+#[test]
+fn quarantine_takes_what_it_has_room_for() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.content().largest_quarantined = Some(1_000);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        for number in 1..=9 {
+            let length = if number == 4 { 2_000 } else { 10 };
+            let value = command(number, 1, &vec![0; length]);
+            content.records.insert(format!("c-{number}"), value);
+        }
+    });
+    assert_eq!(bench.stored_keys(), ["c-4"]);
+    assert_eq!(bench.content().quarantine.len(), 8);
+    assert_eq!(foreign(&bench), [(8, true)]);
+}
+
+#[test]
+fn stale_record_goes_once_refused_put_is_taken() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.put("q-1", &queued(1));
+    bench.remove("q-1");
+    bench.run(SECOND);
+    begin_outage(&mut bench);
+    bench.content().largest_value = Some(1_000);
+    recover_until(&mut bench, queued(1), 1, "check");
+    bench.run(SECOND / 2);
+    assert!(bench.is_up());
+    // It might be the only copy of what is refused.
+    assert_eq!(bench.stored_keys(), ["q-1"]);
+    bench.content().largest_value = None;
+    while !bench.stored().contains_key("q-5") {
+        bench.run(SECOND / 100);
+    }
+    bench.run(SECOND / 100);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+}

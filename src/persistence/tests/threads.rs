@@ -39,22 +39,17 @@ impl StoreObserver for Channel {
     }
 }
 
-fn threaded() -> (
-    Persistence<ScriptedStore>,
-    Arc<Mutex<Content>>,
-    mpsc::Receiver<StoreEvent>,
-) {
-    let (sender, events) = mpsc::channel();
+fn opened(observer: Arc<dyn StoreObserver>) -> (Persistence<ScriptedStore>, Arc<Mutex<Content>>) {
     let content = Arc::<Mutex<Content>>::default();
     let config = PersistenceConfig {
         durability: Durability::Pipelined,
-        observer: Some(Arc::new(Channel(Mutex::new((sender, false))))),
+        observer: Some(observer),
         ..PersistenceConfig::default()
     };
     let store = ScriptedStore::new(&content);
     let mut persistence = Persistence::with_config(store, config);
     persistence.open("device", "broker").expect("opens");
-    (persistence, content, events)
+    (persistence, content)
 }
 
 fn wait_for(events: &mpsc::Receiver<StoreEvent>, is_expected: impl Fn(&StoreEvent) -> bool) {
@@ -63,7 +58,8 @@ fn wait_for(events: &mpsc::Receiver<StoreEvent>, is_expected: impl Fn(&StoreEven
 
 #[test]
 fn worker_confirms_and_recovers_by_itself() {
-    let (mut persistence, content, events) = threaded();
+    let (sender, events) = mpsc::channel();
+    let (mut persistence, content) = opened(Arc::new(Channel(Mutex::new((sender, false)))));
     wait_for(&events, |event| matches!(event, StoreEvent::Opened { .. }));
     // The panic of the observer ends nothing. The worker confirms the write at the next tick.
     persistence
@@ -120,4 +116,27 @@ fn clone_during_use_of_store_shares_records() {
     });
     copy.open("device", "broker").expect("opens");
     assert!(copy.contains("c-1"));
+}
+
+/// Blocks in its first event until the test lets it go.
+struct BlockedObserver(Mutex<mpsc::Receiver<()>>);
+
+impl StoreObserver for BlockedObserver {
+    fn on_event(&self, _: &str, _: &StoreEvent) {
+        // The sender is gone once the test is over.
+        let _ = self.0.lock().expect("no panic").recv();
+    }
+}
+
+#[test]
+fn blocked_observer_holds_up_no_recovery() {
+    let (release, released) = mpsc::channel();
+    let (mut persistence, content) = opened(Arc::new(BlockedObserver(Mutex::new(released))));
+    content.lock().expect("no panic").is_down = Some(ErrorKind::Connection);
+    let put = persistence.put("s-1", vec![&publish(1, 2, b"x")]);
+    put.expect("kept in memory");
+    assert!(!persistence.health().snapshot().up);
+    content.lock().expect("no panic").is_down = None;
+    persistence.health().flush(LIMIT).expect("recovers");
+    drop(release);
 }

@@ -6,7 +6,7 @@ use paho_mqtt_redis::{Error, ErrorKind};
 
 use super::{
     process::{CLIENT, Limit, Machine, SERVER, Stop, UNLIMITED, is_readable, kind_of, show},
-    values::{Key, Kind, Value, has_value, is_same, parse_command},
+    values::{Key, Kind, Value, has_value, parse_command},
 };
 
 impl Machine {
@@ -114,6 +114,17 @@ impl Machine {
         self.names.get(&key).copied().unwrap_or(key)
     }
 
+    /// The stored key of a live record of Paho.
+    fn live_key(&self, key: Key) -> Option<Key> {
+        // What is stored under this key may have another name.
+        let has_name = |stored: &Key| *stored == key;
+        if !self.names.contains_key(&key) && self.names.values().any(has_name) {
+            return None;
+        }
+        let stored = self.stored_key(key);
+        self.live.contains_key(&stored).then_some(stored)
+    }
+
     /// Asks under which key the store has a record of Paho.
     fn learn_name(&mut self, key: Key) -> Key {
         let process = self.process.as_ref().expect("a running program");
@@ -165,12 +176,9 @@ impl Machine {
     /// Puts a value that Paho passes in several buffers.
     pub fn put_buffers(&mut self, key: Key, buffers: &[&[u8]], value: &Value) -> Result<(), Stop> {
         self.pause()?;
-        // A packet that is put again replaces nothing in memory.
-        if !self
-            .live
-            .get(&key)
-            .is_some_and(|live| is_same(key, live, value))
-        {
+        // A PUBLISH that is put again replaces nothing in memory.
+        let is_again = key.kind == Kind::SentPublish && has_value(&self.live, key, value);
+        if !is_again {
             self.last_lengths.0 = value.len();
         }
         let name = key.to_string();
@@ -327,20 +335,14 @@ impl Machine {
         let other = removed.other_version();
         if key.is_queue_record()
             && !is_zero
-            && !self.live.contains_key(&self.stored_key(removed))
-            && self.live.contains_key(&self.stored_key(other))
+            && self.live_key(removed).is_none()
+            && self.live_key(other).is_some()
         {
             removed = other;
         }
-        // What is stored under this key may have another name.
-        let has_name = |stored: &Key| *stored == removed;
-        if !self.names.contains_key(&removed) && self.names.values().any(has_name) {
+        let Some(removed) = self.live_key(removed) else {
             return Vec::new();
-        }
-        let removed = self.stored_key(removed);
-        if !self.live.contains_key(&removed) {
-            return Vec::new();
-        }
+        };
         // Paho removes this key at each connect, and means no record.
         if is_zero && read.is_none() && self.is_publish(removed) {
             return Vec::new();

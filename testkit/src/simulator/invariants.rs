@@ -78,7 +78,14 @@ impl Machine {
             return Err(Stop::Violated);
         }
         let lost_keys = process.events.take_lost_keys();
-        if let Some(key) = process.events.take_damaged() {
+        // Of two messages with one packet id Paho puts one over the other.
+        let is_clash = |key: &String| {
+            let key = Key::parse(key.as_bytes());
+            let id = key.and_then(|key| u16::try_from(key.number).ok());
+            id.is_some_and(|id| self.clashing.contains(&id))
+        };
+        let damaged = process.events.take_damaged();
+        if let Some(key) = damaged.filter(|key| !is_clash(key)) {
             self.world.lock().violate("paho_is_never_hurt", || {
                 format!("{key} is reported as damaged")
             });
@@ -321,7 +328,8 @@ impl Machine {
         let reachable = state
             .in_use_until
             .max(state.loading_until)
-            .max(state.down_until);
+            .max(state.down_until)
+            .max(state.stalled_until);
         let since = refusal.since.max(reachable);
         // A message on which the connection broke three times is set aside, whatever the reason was.
         if self.before.up && self.before.held_records > 0 && refusal.hangs_up {

@@ -347,13 +347,18 @@ pub fn fingerprint(key: Key, value: &[u8]) -> u64 {
     let mix =
         |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
     // The middle of a payload repeats one byte, so both ends are enough.
-    let mut head = value[..value.len().min(96)].to_vec();
-    if let (Kind::SentPublish, Some(first)) = (key.kind, head.first_mut()) {
+    let mut ends = value[..value.len().min(96)].to_vec();
+    ends.extend(&value[ends.len().max(value.len().saturating_sub(32))..]);
+    match (key.kind, &mut ends[..]) {
         // Without the DUP flag.
-        *first &= !8;
+        (Kind::SentPublish, [first, ..]) => *first &= !8,
+        // Without the packet id, which the persistence may change.
+        (Kind::Command, [_, _, _, _, id @ ..]) if token(value).is_some_and(|id| id > 0) => {
+            id.iter_mut().take(4).for_each(|byte| *byte = 0);
+        }
+        _ => {}
     }
-    let tail = &value[value.len().saturating_sub(32)..];
-    for chunk in head.chunks(8).chain(tail.chunks(8)) {
+    for chunk in ends.chunks(8) {
         let mut word = [0; 8];
         word[..chunk.len()].copy_from_slice(chunk);
         hash = mix(hash, u64::from_le_bytes(word));

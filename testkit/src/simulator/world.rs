@@ -374,9 +374,13 @@ impl State {
         }
         // Of a record that was lost nothing is expected any more.
         let data = &self.data;
+        let known = &self.known;
         for (key, values) in &mut self.kept {
+            // The program may remove what it has known since it opened the records.
             values.retain(|value| {
-                data.records.get(key) == Some(value) || data.has_quarantined(*key, value)
+                let is_unknown = !known.contains(&fingerprint(*key, value));
+                is_unknown && data.records.get(key) == Some(value)
+                    || data.has_quarantined(*key, value)
             });
         }
         self.kept.retain(|_, values| !values.is_empty());
@@ -433,7 +437,9 @@ impl State {
     pub fn opened(&mut self, is_unreadable: impl Fn(Key, &Value) -> bool) {
         self.known.clear();
         for (key, value) in &self.data.records {
-            self.known.insert(fingerprint(*key, value));
+            if !is_unreadable(*key, value) {
+                self.known.insert(fingerprint(*key, value));
+            }
         }
         let data = &self.data;
         self.kept.retain(|key, values| {
