@@ -37,6 +37,33 @@ impl<Kind: Copy + PartialEq> LogThrottle<Kind> {
         self.last = Some((kind, now));
         Some(std::mem::take(&mut self.suppressed))
     }
+
+    /// Returns the suppressed events if no line can follow that would count them: of another kind than
+    /// `next`, or 10 s after their line.
+    pub(crate) fn take_overdue(&mut self, next: Option<Kind>, now: Instant) -> Option<(Kind, u64)> {
+        let (last, at) = self.last?;
+        let is_overdue = now.saturating_duration_since(at) >= LOG_INTERVAL;
+        let is_other = next.is_some_and(|next| next != last);
+        if is_overdue || is_other {
+            self.take_rest()
+        } else {
+            None
+        }
+    }
+
+    /// Returns the suppressed events, if there are any.
+    pub(crate) fn take_rest(&mut self) -> Option<(Kind, u64)> {
+        let (last, _) = self.last?;
+        let suppressed = std::mem::take(&mut self.suppressed);
+        (suppressed > 0).then_some((last, suppressed))
+    }
+
+    /// Returns the time after which suppressed events are overdue, if there are any.
+    pub(crate) fn until_overdue(&self, now: Instant) -> Option<Duration> {
+        let (_, at) = self.last?;
+        let since = now.saturating_duration_since(at);
+        (self.suppressed > 0).then(|| LOG_INTERVAL.saturating_sub(since))
+    }
 }
 
 #[cfg(test)]
@@ -56,5 +83,24 @@ mod tests {
         assert_eq!(admit(ErrorKind::Connection, 10), Some(2));
         assert_eq!(admit(ErrorKind::Loading, 11), Some(0));
         assert_eq!(admit(ErrorKind::Connection, 12), Some(0));
+    }
+
+    #[test]
+    fn suppressed_events_are_reported_under_their_kind() {
+        let (first, other) = (ErrorKind::Connection, ErrorKind::Loading);
+        let mut throttle = LogThrottle::default();
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(throttle.until_overdue(at(0)), None);
+        assert_eq!(throttle.admit(first, 1, at(0)), Some(0));
+        assert_eq!(throttle.until_overdue(at(1)), None);
+        assert_eq!(throttle.admit(first, 3, at(1)), None);
+        assert_eq!(throttle.until_overdue(at(4)), Some(Duration::from_secs(6)));
+        assert_eq!(throttle.take_overdue(Some(first), at(9)), None);
+        assert_eq!(throttle.take_overdue(None, at(9)), None);
+        assert_eq!(throttle.take_overdue(Some(other), at(9)), Some((first, 3)));
+        assert_eq!(throttle.admit(first, 2, at(9)), None);
+        assert_eq!(throttle.take_overdue(None, at(10)), Some((first, 2)));
+        assert_eq!(throttle.take_rest(), None);
     }
 }

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -25,7 +25,7 @@ pub(super) struct Notifier {
     pub(super) observers: Vec<Arc<dyn StoreObserver>>,
     pub(super) outbox: Outbox,
     /// Limits the lines about dropped records: a full buffer drops one at each publish.
-    pub(super) drops: Mutex<LogThrottle<DropReason>>,
+    pub(super) drops: Mutex<LogThrottle<(&'static str, DropReason)>>,
 }
 
 /// Logs with the fields that every line about a store has.
@@ -43,12 +43,15 @@ impl Notifier {
     /// Delivers events until the persistence is closed.
     pub(super) fn run(&self) {
         loop {
-            for event in self.outbox.wait() {
+            let timeout = self.drops().until_overdue(Instant::now());
+            for event in self.outbox.wait(timeout) {
                 self.notify(&event);
                 if matches!(event, StoreEvent::Closed) {
                     return;
                 }
             }
+            let overdue = self.drops().take_overdue(None, Instant::now());
+            catch_panic(|| self.log_drops(overdue));
         }
     }
 
@@ -178,30 +181,45 @@ impl Notifier {
                 reason,
                 records,
             } => self.log_drop(kind, *reason, *records),
+            StoreEvent::Closed => {
+                let rest = self.drops().take_rest();
+                self.log_drops(rest);
+            }
             // Metrics and observers use these; in the log they would be noise. `Lost` is logged for
             // all the records that it counts.
             _ => {}
         }
     }
 
-    /// Logs dropped records; a line has the number of those in the suppressed lines before it, too.
-    fn log_drop(&self, kind: &str, reason: DropReason, records: usize) {
+    /// Logs dropped records, or leaves them to a later line about records of the same kind and reason.
+    fn log_drop(&self, kind: &'static str, reason: DropReason, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        let admitted = {
-            let mut drops = self.drops.lock().unwrap_or_else(PoisonError::into_inner);
-            drops.admit(reason, records, Instant::now())
+        let (dropped, now) = ((kind, reason), Instant::now());
+        let (others, admitted) = {
+            let mut drops = self.drops();
+            let others = drops.take_overdue(Some(dropped), now);
+            (others, drops.admit(dropped, records, now))
         };
-        if let Some(suppressed) = admitted {
+        self.log_drops(others);
+        self.log_drops(admitted.map(|suppressed| (dropped, suppressed.saturating_add(records))));
+    }
+
+    fn log_drops(&self, drops: Option<((&'static str, DropReason), u64)>) {
+        if let Some(((kind, reason), records)) = drops {
             warn!(
                 "db.system.name" = self.store_name,
                 "messaging.client.id" = self.client_id,
                 "record.kind" = kind,
-                records = suppressed.saturating_add(records),
+                records,
                 reason = reason.as_str(),
                 "Paho dropped records that were not delivered: {}",
                 explanation(reason)
             );
         }
+    }
+
+    fn drops(&self) -> MutexGuard<'_, LogThrottle<(&'static str, DropReason)>> {
+        self.drops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The store's name as people write it.

@@ -1,6 +1,9 @@
 //! The events of one opening that the notifier has not delivered yet.
 
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::store::StoreEvent;
 
@@ -29,15 +32,17 @@ impl Outbox {
         std::mem::take(&mut *self.lock())
     }
 
-    /// Waits for events and takes them.
-    pub(super) fn wait(&self) -> Vec<StoreEvent> {
-        let mut queue = self.lock();
-        while queue.is_empty() {
-            queue = self
-                .posted
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
-        }
+    /// Waits for events, up to a timeout if there is one, and takes them.
+    pub(super) fn wait(&self, timeout: Option<Duration>) -> Vec<StoreEvent> {
+        let queue = self.lock();
+        let is_empty = |queue: &mut Vec<StoreEvent>| queue.is_empty();
+        let mut queue = if let Some(timeout) = timeout {
+            let waited = self.posted.wait_timeout_while(queue, timeout, is_empty);
+            waited.unwrap_or_else(PoisonError::into_inner).0
+        } else {
+            let waited = self.posted.wait_while(queue, is_empty);
+            waited.unwrap_or_else(PoisonError::into_inner)
+        };
         std::mem::take(&mut *queue)
     }
 
@@ -109,7 +114,7 @@ mod tests {
             }]);
         }
         outbox.post([StoreEvent::Closed]);
-        let queued = outbox.wait();
+        let queued = outbox.wait(None);
         assert_eq!(queued.len(), MAX_QUEUED + 4);
         assert!(matches!(
             queued[MAX_QUEUED..],
