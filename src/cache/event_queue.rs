@@ -61,6 +61,13 @@ impl EventQueue {
         }
     }
 
+    /// Queues an event about records that wait for the next start; ignores 0.
+    pub(crate) fn earlier_records(&mut self, records: usize) {
+        if records > 0 {
+            self.queue.push(StoreEvent::EarlierRecords { records });
+        }
+    }
+
     /// Queues an event about a record that Paho has dropped.
     pub(crate) fn dropped(&mut self, kind: RecordKind, reason: DropReason) {
         self.queue.push(StoreEvent::Dropped {

@@ -19,6 +19,9 @@ pub(crate) struct RecordIndex {
     /// Bytes above which confirmed values are evicted.
     cache_limit: usize,
     pub(super) waiting: WaitingMessages,
+    /// Number of records of an earlier run that were found after open; they do not count as waiting, since
+    /// Paho does not know them.
+    earlier: usize,
 }
 
 /// The state of one record.
@@ -26,13 +29,23 @@ struct IndexEntry {
     value: CachedValue,
     /// Length of the value in bytes, cached or not.
     length: usize,
-    /// Found at open, and not read by Paho yet.
-    is_unread: bool,
+    familiarity: Familiarity,
     content: Content,
     /// The second since boot in which it arrived.
     since: u32,
     /// The packet id with which Paho will send a command that was found at open; otherwise 0.
     packet_id: u16,
+}
+
+/// The extent to which Paho knows a record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Familiarity {
+    /// Paho has put or read it.
+    Known,
+    /// Found at open, and not read by Paho yet.
+    Unread,
+    /// Of an earlier run, and found after open: it waits for the next start.
+    Earlier,
 }
 
 /// The value of a record, or what is needed to recognize it.
@@ -65,6 +78,7 @@ impl RecordIndex {
             cached_bytes: 0,
             cache_limit,
             waiting: WaitingMessages::default(),
+            earlier: 0,
         }
     }
 
@@ -86,6 +100,19 @@ impl RecordIndex {
 
     /// Inserts a record that was found at open, and caches its value if the limit allows it.
     pub(crate) fn insert_loaded(&mut self, key: Key, value: Vec<u8>) {
+        self.insert_found(key, value, Familiarity::Unread);
+    }
+
+    /// Inserts a record of an earlier run that was found after open. Only the store has the value if
+    /// `is_moving`, since it is about to move to this key.
+    pub(crate) fn insert_earlier(&mut self, key: Key, value: Vec<u8>, is_moving: bool) {
+        self.insert_found(key, value, Familiarity::Earlier);
+        if is_moving {
+            self.evict_value(key);
+        }
+    }
+
+    fn insert_found(&mut self, key: Key, value: Vec<u8>, familiarity: Familiarity) {
         let length = value.len();
         let fits = self.cached_bytes.saturating_add(length) <= self.cache_limit;
         let is_command = key.kind == RecordKind::Command;
@@ -102,7 +129,7 @@ impl RecordIndex {
             IndexEntry {
                 value,
                 length,
-                is_unread: true,
+                familiarity,
                 content,
                 since: 0,
                 packet_id,
@@ -134,7 +161,7 @@ impl RecordIndex {
                 content: Content::of(key, &value),
                 since: 0,
                 value: CachedValue::Cached(value.into_boxed_slice()),
-                is_unread: false,
+                familiarity: Familiarity::Known,
                 packet_id: 0,
             },
             since,
@@ -174,29 +201,27 @@ impl RecordIndex {
     /// Inserts a record that arrived in this second, or else when the record that it replaces arrived.
     fn insert(&mut self, key: Key, mut record: IndexEntry, since: Option<u32>) {
         self.cached_bytes = self.cached_bytes.saturating_add(record.value.cached_len());
-        let waiting = &mut self.waiting;
-        let added = ((key, record.content), record.length);
+        let (waiting, earlier) = (&mut self.waiting, &mut self.earlier);
         match self.records.entry(key) {
             Entry::Vacant(entry) => {
-                record.since = waiting.add(added.0, added.1, since);
+                record.count(key, since, waiting, earlier);
                 entry.insert(record);
             }
             Entry::Occupied(mut entry) => {
                 let replaced = entry.get();
                 let since = since.or(Some(replaced.since));
-                waiting.remove((key, replaced.content), replaced.length, replaced.since);
-                record.since = waiting.add(added.0, added.1, since);
+                replaced.uncount(key, waiting, earlier);
+                record.count(key, since, waiting, earlier);
                 let replaced = entry.insert(record);
-                self.release(Some(replaced.value));
+                self.release(&replaced.value);
             }
         }
     }
 
     pub(crate) fn remove(&mut self, key: Key) {
         if let Some(removed) = self.records.remove(&key) {
-            let content = (key, removed.content);
-            self.waiting.remove(content, removed.length, removed.since);
-            self.release(Some(removed.value));
+            removed.uncount(key, &mut self.waiting, &mut self.earlier);
+            self.release(&removed.value);
         }
     }
 
@@ -311,12 +336,42 @@ impl RecordIndex {
     pub(crate) fn is_unread(&self, key: Key) -> bool {
         self.records
             .get(&key)
-            .is_some_and(|record| record.is_unread)
+            .is_some_and(|record| record.familiarity != Familiarity::Known)
+    }
+
+    /// Returns true for a record of an earlier run that was found after open.
+    pub(crate) fn is_earlier(&self, key: Key) -> bool {
+        // Asked by each call, and mostly there is none.
+        self.earlier > 0
+            && self
+                .records
+                .get(&key)
+                .is_some_and(|record| record.familiarity == Familiarity::Earlier)
+    }
+
+    /// Number of records of an earlier run that were found after open.
+    pub(crate) fn earlier(&self) -> usize {
+        self.earlier
+    }
+
+    /// Notes that Paho does not know a record that was put for it, since it is of an earlier run.
+    pub(crate) fn set_earlier(&mut self, key: Key) {
+        if let Some(record) = self.records.get_mut(&key) {
+            record.uncount(key, &mut self.waiting, &mut self.earlier);
+            record.familiarity = Familiarity::Earlier;
+            record.count(key, None, &mut self.waiting, &mut self.earlier);
+        }
     }
 
     pub(crate) fn set_unread(&mut self, key: Key, is_unread: bool) {
-        if let Some(record) = self.records.get_mut(&key) {
-            record.is_unread = is_unread;
+        if let Some(record) = self.records.get_mut(&key)
+            && record.familiarity != Familiarity::Earlier
+        {
+            record.familiarity = if is_unread {
+                Familiarity::Unread
+            } else {
+                Familiarity::Known
+            };
         }
     }
 
@@ -327,9 +382,33 @@ impl RecordIndex {
     }
 
     /// Subtracts a value that is cached no longer.
-    fn release(&mut self, value: Option<CachedValue>) {
-        let length = value.map_or(0, |value| value.cached_len());
-        self.cached_bytes = self.cached_bytes.saturating_sub(length);
+    fn release(&mut self, value: &CachedValue) {
+        self.cached_bytes = self.cached_bytes.saturating_sub(value.cached_len());
+    }
+}
+
+impl IndexEntry {
+    /// Counts the record as waiting, or as one of an earlier run, of which Paho knows nothing.
+    fn count(
+        &mut self,
+        key: Key,
+        since: Option<u32>,
+        waiting: &mut WaitingMessages,
+        earlier: &mut usize,
+    ) {
+        if self.familiarity == Familiarity::Earlier {
+            *earlier = earlier.saturating_add(1);
+        } else {
+            self.since = waiting.add((key, self.content), self.length, since);
+        }
+    }
+
+    fn uncount(&self, key: Key, waiting: &mut WaitingMessages, earlier: &mut usize) {
+        if self.familiarity == Familiarity::Earlier {
+            *earlier = earlier.saturating_sub(1);
+        } else {
+            waiting.remove((key, self.content), self.length, self.since);
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 mod access;
 mod adopt;
 mod batched_read;
+mod earlier;
 mod event_queue;
 mod index;
 mod load;

@@ -242,6 +242,31 @@ impl PendingWrites {
         write.is_some_and(|write| !write.may_be_in_store)
     }
 
+    /// Gives the write of a record another key, in its place in the order.
+    pub(crate) fn rekey(&mut self, old: Key, new: Key) {
+        let last_partner = self.partners(old).last();
+        let Some(mut write) = self.writes.remove(&old) else {
+            return;
+        };
+        match last_partner {
+            Some(last) => self.set_next_partner(last, new),
+            None => write.next_partner = new,
+        }
+        self.writes.insert(new, write);
+        let by_sequence = [&mut self.unsent, &mut self.refused];
+        for key in by_sequence
+            .into_iter()
+            .filter_map(|list| list.get_mut(&write.sequence))
+        {
+            *key = new;
+        }
+        for (key, _) in self.unconfirmed.iter_mut().chain(&mut self.piggybacked) {
+            if *key == old {
+                *key = new;
+            }
+        }
+    }
+
     /// Returns the other keys of the message, sent or not.
     pub(crate) fn partners(&self, key: Key) -> impl Iterator<Item = Key> {
         let next_partner = move |from: Key| {

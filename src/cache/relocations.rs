@@ -38,6 +38,11 @@ impl Relocations {
         self.order.front().copied()
     }
 
+    /// Returns the target of the relocation from this key.
+    pub(crate) fn target(&self, old: Key) -> Option<Key> {
+        self.by_source.get(&old).copied()
+    }
+
     /// Returns true if the key is the source or the target of a relocation.
     pub(crate) fn involves(&self, key: Key) -> bool {
         self.by_source.contains_key(&key) || self.targets.contains(&key)

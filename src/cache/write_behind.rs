@@ -72,7 +72,10 @@ pub(crate) struct WriteBehindCache {
     pub(super) replaces_stale: u64,
     /// The reply to the last write that the store refused although it takes others.
     pub(super) refusal: Option<Arc<Error>>,
-    last_confirmed: SystemTime,
+    /// `None` if the store was unavailable at open, and has not confirmed anything since.
+    last_confirmed: Option<SystemTime>,
+    /// Packet ids that messages in flight of an earlier run have, while they are loaded after open.
+    pub(super) earlier_ids: HashSet<u32>,
     /// Numbers of foreign records in the last events, so that each resync does not repeat them.
     pub(super) last_unknown: usize,
     pub(super) last_quarantined: usize,
@@ -100,7 +103,7 @@ impl WriteBehindCache {
         index: RecordIndex,
         (foreign_entries, unmovable): (usize, HashSet<Key>),
         durability: Durability,
-        now: SystemTime,
+        last_confirmed: Option<SystemTime>,
     ) -> Self {
         Self {
             index,
@@ -122,11 +125,18 @@ impl WriteBehindCache {
             has_lost: false,
             replaces_stale: 0,
             refusal: None,
-            last_confirmed: now,
+            last_confirmed,
+            earlier_ids: HashSet::new(),
             last_unknown: 0,
             last_quarantined: 0,
             events: EventQueue::default(),
         }
+    }
+
+    /// Creates the cache of a persistence whose store was unavailable at open.
+    pub(crate) fn without_store(cache_limit: usize, durability: Durability) -> Self {
+        let index = RecordIndex::with_capacity(0, cache_limit);
+        Self::new(index, (0, HashSet::new()), durability, None)
     }
 
     /// Writes a record and, in the same step, removes those that it replaces.
@@ -353,12 +363,12 @@ impl WriteBehindCache {
                 let attempt = format!("find all {expected} records, only {count} are left");
                 self.note_failure(access, Error::new(ErrorKind::Lost, attempt));
             }
-            Ok(_) if refused > 0 => self.last_confirmed = access.clock.time(),
+            Ok(_) if refused > 0 => self.last_confirmed = Some(access.clock.time()),
             Ok(count) => {
                 let added = count.saturating_sub(expected);
                 self.foreign_entries = self.foreign_entries.saturating_add(added);
                 self.events.foreign_records(added, false);
-                self.last_confirmed = access.clock.time();
+                self.last_confirmed = Some(access.clock.time());
             }
             Err(error) => self.note_failure(access, error),
         }
@@ -495,7 +505,8 @@ impl WriteBehindCache {
             limit_bytes: None,
             oldest_waiting: oldest_age.map(|age| Duration::from_secs(age.into())),
             lost_records: self.events.lost_records(),
-            last_confirmed: Some(self.last_confirmed),
+            earlier_records: self.index.earlier(),
+            last_confirmed: self.last_confirmed,
         }
     }
 
@@ -523,6 +534,6 @@ impl WriteBehindCache {
         });
         self.sends_since_fence = 0;
         self.bytes_since_fence = 0;
-        self.last_confirmed = clock.time();
+        self.last_confirmed = Some(clock.time());
     }
 }

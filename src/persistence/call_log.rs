@@ -70,7 +70,17 @@ impl CallLog {
     }
 
     /// Logs the findings of an opening.
-    pub(super) fn opened(&self, server_uri: &str, report: &OpenReport) {
+    pub(super) fn opened(&self, server_uri: &str, report: Option<&OpenReport>) {
+        let Some(report) = report else {
+            warn!(
+                "db.system.name" = self.store_name,
+                "messaging.client.id" = self.client_id,
+                server_uri,
+                "persistence opened without the store, which is unavailable; records of an earlier run \
+                 are not sent before the next start"
+            );
+            return;
+        };
         warn_of_write_error(
             self.store_name,
             &self.client_id,

@@ -76,7 +76,9 @@ impl CallSemantics {
     /// Returns the key under which a record is stored that Paho has put and not removed.
     pub(super) fn stored_key(&self, key: Key) -> Option<Key> {
         let stored = self.names.stored_key(key)?;
-        let is_live = self.cache.index.contains(stored) && !self.is_withheld(stored);
+        let is_live = self.cache.index.contains(stored)
+            && !self.cache.index.is_earlier(stored)
+            && !self.is_withheld(stored);
         is_live.then_some(stored)
     }
 
@@ -92,6 +94,21 @@ impl CallSemantics {
             }
         }
         events
+    }
+
+    /// Stores the queue records of this run behind those that the store has from an earlier one, which it
+    /// could not list at open.
+    pub(super) fn make_room_for(&mut self, stored: &[Key]) {
+        for kind in [RecordKind::Command, RecordKind::Undelivered] {
+            for (old, new) in self.names.move_behind(kind, stored, &mut self.cache) {
+                if let Some((withheld, _)) = &mut self.withheld
+                    && *withheld == old
+                {
+                    *withheld = new;
+                    self.names.forget(new);
+                }
+            }
+        }
     }
 
     /// Returns `true` for a command that Paho has removed, but that a restart has to find.
@@ -150,7 +167,9 @@ impl CallSemantics {
                 }
             }
         }
-        let replaced = key.replaced_keys().filter(|key| self.contains(*key));
+        // Those of an earlier run too: Paho does not know them, and uses their packet id again.
+        let replaced = key.replaced_keys();
+        let replaced = replaced.filter(|key| self.cache.index.contains(*key));
         let replaced: Vec<Key> = replaced.collect();
         // At a reconnect Paho puts each PUBREL again.
         if key.kind == RecordKind::SentPubrel
@@ -392,7 +411,7 @@ impl CallSemantics {
         self.history.list();
         self.versions.last_packet = None;
         let keys = self.cache.index.keys();
-        let keys = keys.filter(|key| !self.is_withheld(*key));
+        let keys = keys.filter(|key| !self.is_withheld(*key) && !self.cache.index.is_earlier(*key));
         let mut keys: Vec<Key> = keys.map(|key| self.names.name(key)).collect();
         self.cache.note_listing();
         keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
@@ -420,12 +439,17 @@ impl CallSemantics {
             return;
         };
         let pubrels = [key, key.other_version()].map(|key| key.with_kind(RecordKind::SentPubrel));
+        // The PUBREL of an earlier run stays, and the put replaces it: with another id it would release
+        // nothing, since this run uses the id in the same session of the broker.
         let unread_pubrels = pubrels.into_iter().filter(|pubrel| {
-            key.kind == RecordKind::SentPublish && self.cache.index.is_unread(*pubrel)
+            key.kind == RecordKind::SentPublish
+                && self.cache.index.is_unread(*pubrel)
+                && !self.cache.index.is_earlier(*pubrel)
         });
         for old in [key].into_iter().chain(unread_pubrels).collect::<Vec<_>>() {
             let new = Key { number, ..old };
             let bytes = self.cache.index.length(old).unwrap_or_default();
+            let is_earlier = self.cache.index.is_earlier(old);
             self.cache.events.relocated(new, bytes);
             match self
                 .cache
@@ -437,6 +461,9 @@ impl CallSemantics {
                     self.cache
                         .put(access, new, value, &[], Some(old), Ack::Confirmed);
                     self.cache.index.set_unread(new, true);
+                    if is_earlier {
+                        self.cache.index.set_earlier(new);
+                    }
                 }
                 Ok(None) => self.cache.drop_lost(old),
                 // The put that needs this number must not fail, so recovery relocates the record.

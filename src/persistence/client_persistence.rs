@@ -19,13 +19,13 @@ use super::{
     moved_backlog::find_backlogs,
     notifier::{Notifier, catch_panic},
     observer::StoreObserver,
-    opening::{OpenReport, connect, open_records},
+    opening::{OpenReport, connect, may_open_without, open_records},
     outbox::Outbox,
     shared::PersistenceShared,
     worker::spawn_threads,
 };
 use crate::{
-    cache::StoreAccess,
+    cache::{StoreAccess, WriteBehindCache},
     clock::Clock,
     error::{Error, ErrorChain, ErrorKind},
     paho::{Key, record_set_name, strip_scheme, to_abi},
@@ -241,18 +241,20 @@ impl<S: Store> Persistence<S> {
         self.shared.notify();
     }
 
-    fn try_open(&mut self, client_id: &str, server_uri: &str) -> Result<OpenReport, Error> {
+    /// Opens the records; returns `None` if the store is unavailable and may be for now.
+    fn try_open(&mut self, client_id: &str, server_uri: &str) -> Result<Option<OpenReport>, Error> {
         let name = record_set_name(client_id, server_uri)?;
         drop(self.close_records());
         let mut store = self.begin_opening(|| "open the records".to_owned())?;
         let shared = &self.shared;
-        let (cache, instance_id, report) = match open_records(&mut store, &name, &shared.config) {
-            Ok(opened) => opened,
-            Err(error) => {
+        let config = &shared.config;
+        let opened = match open_records(&mut store, &name, config) {
+            Err(error) if !(config.open_without_store && may_open_without(error.kind())) => {
                 store.close();
                 self.end_opening(Lifecycle::Closed(store));
                 return Err(error);
             }
+            opened => opened,
         };
         let notifier = Arc::new(Notifier {
             store_name: S::NAME,
@@ -261,8 +263,13 @@ impl<S: Store> Persistence<S> {
             outbox: Outbox::default(),
             drops: Mutex::default(),
         });
-        let quarantined = report.unreadable.len();
-        notifier.outbox.post([StoreEvent::Opened { quarantined }]);
+        let (cache, instance_id, result) = match opened {
+            Ok((cache, instance_id, report)) => (cache, instance_id, Ok(report)),
+            Err(error) => {
+                let cache = WriteBehindCache::without_store(config.cache_limit, config.durability);
+                (cache, None, Err(Arc::new(error)))
+            }
+        };
         let opened = Opened::new(
             CallSemantics::new(cache),
             name,
@@ -270,7 +277,15 @@ impl<S: Store> Persistence<S> {
             shared.clock().since_boot(),
             Arc::clone(&notifier),
         );
-        self.end_opening(Lifecycle::Up { store, opened });
+        let quarantined = result.as_ref().map_or(0, |report| report.unreadable.len());
+        notifier.outbox.post([StoreEvent::Opened { quarantined }]);
+        self.end_opening(match &result {
+            Ok(_) => Lifecycle::Up { store, opened },
+            Err(error) => {
+                let error = Arc::clone(error);
+                Lifecycle::opened_without_store(store, opened, error, shared.clock())
+            }
+        });
         if let Clock::System = shared.clock()
             && let Err(error) = spawn_threads(shared, notifier)
         {
@@ -279,7 +294,7 @@ impl<S: Store> Persistence<S> {
                 .with_reason("the system has no thread or memory left for this process")
                 .with_source(error));
         }
-        Ok(report)
+        Ok(result.ok())
     }
 
     /// Flushes and closes the records, and takes a version mismatch that has not been logged.
@@ -324,7 +339,7 @@ impl<S: Store> ClientPersistence for Persistence<S> {
         client_id.clone_into(&mut self.log.client_id);
         match self.try_open(client_id, server_uri) {
             Ok(report) => {
-                self.log.opened(server_uri, &report);
+                self.log.opened(server_uri, report.as_ref());
                 Ok(())
             }
             // Paho drops the error, so the log is the only place that has it.

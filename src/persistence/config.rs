@@ -19,6 +19,8 @@ pub(crate) struct PersistenceConfig {
     pub(crate) call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
     pub(crate) open_timeout: Duration,
+    /// `open` succeeds if the store is unreachable, and its records are loaded later.
+    pub(crate) open_without_store: bool,
     /// `connect` looks for a backlog of the same client id under another server URI.
     pub(crate) moved_backlog_check: bool,
     pub(crate) observer: Option<Arc<dyn StoreObserver>>,
@@ -34,6 +36,7 @@ impl Default for PersistenceConfig {
             waiting_limits: WaitingLimits::default(),
             call_timeout: Duration::from_millis(250),
             open_timeout: Duration::from_secs(2),
+            open_without_store: false,
             moved_backlog_check: true,
             observer: None,
             clock: Clock::System,

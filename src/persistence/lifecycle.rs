@@ -187,6 +187,27 @@ impl<S: Store> Lifecycle<S> {
         }
     }
 
+    /// The state of a persistence that was opened although its store is unavailable.
+    pub(super) fn opened_without_store(
+        store: S,
+        mut opened: Box<Opened>,
+        error: Arc<Error>,
+        clock: &Clock,
+    ) -> Self {
+        let recovery = Recovery::of_opening(error.kind(), clock.since_boot());
+        opened.last_error = Some(Arc::clone(&error));
+        let down = StoreEvent::Down {
+            error: Arc::clone(&error),
+        };
+        opened.notifier.outbox.post([down]);
+        Self::Down {
+            store,
+            opened,
+            outage: Outage::new(error, clock),
+            recovery: Box::new(recovery),
+        }
+    }
+
     /// Takes the store of a closed persistence, in order to open it.
     pub(super) fn begin_opening(&mut self) -> Option<S> {
         match mem::replace(self, Self::Opening) {
@@ -367,6 +388,9 @@ fn note_answer(
         instance_id,
         ..
     } = opened;
+    if let (true, Answer::Listed(stored, _)) = (recovery.is_loading(), &answered.1) {
+        records.make_room_for(stored);
+    }
     recovery.note_answer(&mut records.cache, instance_id, answered, clock);
     recovery.due = clock.since_boot();
     opened.post_events();

@@ -1,6 +1,6 @@
 //! Paho's names of queue records that are stored under another number.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::{
     cache::WriteBehindCache,
@@ -11,6 +11,8 @@ use crate::{
 ///
 /// - After an incomplete restore Paho counts on from the last command that it has read, and its next
 ///   commands would overwrite the unread ones.
+/// - If the store was unavailable at open, it may have commands of an earlier run under the numbers of this
+///   one.
 /// - At open, if a sequence has wrapped from 999,999 to 0: Paho takes the highest number for the last one.
 ///
 /// From then on, every new record of that kind is stored under a number behind the last one, so that the
@@ -94,8 +96,61 @@ impl RecordNames {
         });
     }
 
+    /// Stores the records of this run behind those of an earlier one, which were found after open; returns
+    /// the keys that change. `stored` are the keys of the earlier run.
+    pub(super) fn move_behind(
+        &mut self,
+        kind: RecordKind,
+        stored: &[Key],
+        cache: &mut WriteBehindCache,
+    ) -> Vec<(Key, Key)> {
+        let mut earlier: Vec<Key> = stored
+            .iter()
+            .copied()
+            .filter(|key| key.kind == kind)
+            .collect();
+        sort_by_sequence(&mut earlier);
+        let Some(last) = earlier.last() else {
+            return Vec::new();
+        };
+        let of_this_run = cache.index.keys();
+        let of_this_run =
+            of_this_run.filter(|key| key.kind == kind && !cache.index.is_earlier(*key));
+        let mut of_this_run: Vec<Key> = of_this_run.collect();
+        sort_by_sequence(&mut of_this_run);
+        self.last_numbers.insert(kind, last.number);
+        let numbers: HashSet<u32> = earlier.iter().map(|key| key.number).collect();
+        let mut both = [earlier.as_slice(), &of_this_run].concat();
+        sort_by_sequence(&mut both);
+        let is_shared = |key: &Key| numbers.contains(&key.number);
+        if both.starts_with(&earlier) && !of_this_run.iter().any(is_shared) {
+            // An attempt before this one has moved them.
+            self.last_numbers
+                .extend(both.last().map(|key| (kind, key.number)));
+            return Vec::new();
+        }
+        let mut moved = Vec::new();
+        for old in of_this_run {
+            let name = self.name(old);
+            self.forget(old);
+            let new = self.assign_free(name, cache, |number| numbers.contains(&number));
+            cache.rekey_unsent(old, new);
+            moved.push((old, new));
+        }
+        moved
+    }
+
     /// Assigns a number behind the last one to a new record of Paho.
     pub(super) fn assign(&mut self, name: Key, cache: &WriteBehindCache) -> Key {
+        self.assign_free(name, cache, |_| false)
+    }
+
+    fn assign_free(
+        &mut self,
+        name: Key,
+        cache: &WriteBehindCache,
+        is_taken: impl Fn(u32) -> bool,
+    ) -> Key {
         let numbers = name.kind.number_range();
         let Some(last) = self.last_numbers.get(&name.kind).copied() else {
             return name;
@@ -105,7 +160,8 @@ impl RecordNames {
                 number: *number,
                 ..name
             };
-            !cache.is_number_used(key) && !cache.is_number_used(key.other_version())
+            let is_used = cache.is_number_used(key) || cache.is_number_used(key.other_version());
+            !is_used && !is_taken(*number)
         };
         let behind = last.saturating_add(1)..numbers.end;
         // Paho removes number 0 at each connect.

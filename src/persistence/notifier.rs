@@ -176,6 +176,14 @@ impl Notifier {
                  client id?",
                 self.display_name()
             ),
+            StoreEvent::EarlierRecords { records } => log!(
+                self,
+                warn,
+                records,
+                "{} has records of an earlier run, which were not restored since it was unavailable at \
+                 open; nothing sends them before the next start",
+                self.display_name()
+            ),
             StoreEvent::Dropped {
                 kind,
                 reason,

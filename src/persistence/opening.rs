@@ -88,10 +88,18 @@ pub(super) fn open_records(
         loaded.index,
         (loaded.foreign_entries, loaded.unmovable),
         config.durability,
-        config.clock.time(),
+        Some(config.clock.time()),
     );
     cache.replace_shared_packet_ids(store)?;
     Ok((cache, connected.instance_id, report))
+}
+
+/// Returns `true` for errors of a store without which a client may be opened, if the user wants that.
+///
+/// Not of one that another program uses, or that refuses this one: that would last.
+pub(super) fn may_open_without(kind: ErrorKind) -> bool {
+    use ErrorKind::{Busy, Connection, Loading, Timeout};
+    matches!(kind, Busy | Connection | Loading | Timeout)
 }
 
 /// Returns `true` for errors of a store that is starting or a predecessor that is ending.

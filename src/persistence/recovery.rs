@@ -37,6 +37,7 @@ pub(super) struct Recovery {
     /// The store has no memory for puts, so removes go first.
     removes_first: bool,
     resync: Resync,
+    found_at_open: FoundAtOpen,
     /// A relocation whose move is planned.
     relocation: Option<((Key, Key), RewriteBatch, Vec<u8>)>,
     /// The message whose write failed when it was alone in its batch.
@@ -50,6 +51,14 @@ pub(super) struct Recovery {
     pub(super) due: Duration,
     /// Number of writes that it has made.
     pub(super) rewritten: u64,
+}
+
+/// The records that the store had when the persistence was opened.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum FoundAtOpen {
+    Loaded,
+    /// The store was unavailable, so they are loaded before anything is written.
+    ToLoad,
 }
 
 /// The comparison of the store with the cache.
@@ -104,6 +113,7 @@ impl Recovery {
             needs_reconnect: false,
             removes_first: false,
             resync: Resync::NotNeeded,
+            found_at_open: FoundAtOpen::Loaded,
             relocation: None,
             suspect: None,
             is_checked: false,
@@ -118,6 +128,20 @@ impl Recovery {
         };
         recovery.note_kind(kind);
         recovery
+    }
+
+    /// Begins the recovery from an outage in which the persistence was opened.
+    pub(super) fn of_opening(kind: ErrorKind, now: Duration) -> Self {
+        Self {
+            needs_reconnect: true,
+            found_at_open: FoundAtOpen::ToLoad,
+            ..Self::new(kind, now)
+        }
+    }
+
+    /// Returns true until the records have been loaded that the store had at open.
+    pub(super) fn is_loading(&self) -> bool {
+        self.found_at_open == FoundAtOpen::ToLoad
     }
 
     /// Notes what an error says about the connection and the content of the store.
@@ -207,6 +231,10 @@ impl Recovery {
         }
         cache.finish_comparison(comparison.quarantined);
         self.resync = Resync::NotNeeded;
+        if self.is_loading() {
+            self.found_at_open = FoundAtOpen::Loaded;
+            cache.finish_load();
+        }
         None
     }
 
@@ -227,7 +255,11 @@ impl Recovery {
             (Step::Compare(keys), Answer::Values(values)) => {
                 let records = keys.into_iter().zip(values);
                 let records = records.filter_map(|(key, value)| Some((key, value?)));
-                let unknown = cache.compare(records.collect());
+                let unknown = if self.is_loading() {
+                    cache.load_earlier(records.collect())
+                } else {
+                    cache.compare(records.collect())
+                };
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     comparison.unknown = unknown;
                     if comparison.unknown.is_empty() {
@@ -304,7 +336,10 @@ impl Recovery {
     }
 
     fn note_list(&mut self, cache: &mut WriteBehindCache, stored: Vec<Key>, foreign: usize) {
-        let rest = if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
+        let rest = if self.is_loading() {
+            cache.begin_load(&stored, foreign);
+            stored
+        } else if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
             let in_the_way = cache.restore_missing(&stored, foreign);
             if in_the_way.is_empty() {
                 self.resync = Resync::NotNeeded;

@@ -34,6 +34,8 @@ pub struct Settings {
     pub call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
     pub open_timeout: Duration,
+    /// Opening succeeds if the store is unreachable.
+    pub open_without_store: bool,
 }
 
 impl Default for Settings {
@@ -47,6 +49,7 @@ impl Default for Settings {
             byte_budget: None,
             call_timeout: config.call_timeout,
             open_timeout: config.open_timeout,
+            open_without_store: config.open_without_store,
         }
     }
 }
@@ -68,6 +71,7 @@ pub fn simulated_persistence<S: Store>(
         },
         call_timeout: settings.call_timeout,
         open_timeout: settings.open_timeout,
+        open_without_store: settings.open_without_store,
         moved_backlog_check: false,
         observer,
         clock: Clock::Simulated(clock),

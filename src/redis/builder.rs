@@ -69,6 +69,7 @@ impl Default for RedisPersistence {
 /// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
 /// | [`eviction_check`](Self::eviction_check) | [`EvictionCheck::Warn`] | |
 /// | [`moved_backlog_check`](Self::moved_backlog_check) | `true` | |
+/// | [`open_without_redis`](Self::open_without_redis) | `false` | |
 /// | [`observer`](Self::observer) | none | |
 ///
 /// The setters accept every value; [`build`](Self::build) returns the error.
@@ -93,6 +94,7 @@ pub struct RedisPersistenceBuilder {
     open_timeout: Duration,
     eviction_check: EvictionCheck,
     moved_backlog_check: bool,
+    open_without_redis: bool,
     durability: Durability,
     cache_limit: usize,
     buffer_warn_bytes: usize,
@@ -111,6 +113,7 @@ impl Default for RedisPersistenceBuilder {
             waiting_limits,
             call_timeout,
             open_timeout,
+            open_without_store: open_without_redis,
             moved_backlog_check,
             observer,
             clock: _,
@@ -123,6 +126,7 @@ impl Default for RedisPersistenceBuilder {
             open_timeout,
             eviction_check: EvictionCheck::default(),
             moved_backlog_check,
+            open_without_redis,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -300,6 +304,23 @@ impl RedisPersistenceBuilder {
         self
     }
 
+    /// Sets if a client can be created while Redis is unreachable, loading or busy.
+    ///
+    /// Opening then succeeds after [`open_timeout`](Self::open_timeout) without the records, as in an
+    /// outage: what is put is kept in memory, [`StoreEvent::Down`](crate::StoreEvent::Down) and the metrics
+    /// show it, and it is lost if the program dies before Redis is back. When Redis is back, records of an
+    /// earlier run stay, and Paho does not know them:
+    /// [`StoreEvent::EarlierRecords`](crate::StoreEvent::EarlierRecords) has their number, and the next start
+    /// sends them. [`connect`](RedisPersistence::connect) still returns the error, and so does opening for
+    /// every other reason.
+    ///
+    /// Defaults to `false`: the client is not created.
+    #[must_use]
+    pub fn open_without_redis(mut self, open_without_redis: bool) -> Self {
+        self.open_without_redis = open_without_redis;
+        self
+    }
+
     /// Sets the observer that receives the events of the store.
     ///
     /// Defaults to none. Metrics need no observer:
@@ -349,6 +370,7 @@ impl RedisPersistenceBuilder {
             open_timeout,
             eviction_check,
             moved_backlog_check,
+            open_without_redis,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -371,6 +393,7 @@ impl RedisPersistenceBuilder {
             waiting_limits,
             call_timeout: operation_timeout,
             open_timeout,
+            open_without_store: open_without_redis,
             moved_backlog_check,
             observer,
             clock: Clock::System,
@@ -390,6 +413,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             open_timeout,
             eviction_check,
             moved_backlog_check,
+            open_without_redis,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -408,6 +432,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("open_timeout", open_timeout)
             .field("eviction_check", eviction_check)
             .field("moved_backlog_check", moved_backlog_check)
+            .field("open_without_redis", open_without_redis)
             .field("durability", durability)
             .field("cache_limit", cache_limit)
             .field("buffer_warn_bytes", buffer_warn_bytes)

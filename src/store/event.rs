@@ -89,6 +89,13 @@ pub enum StoreEvent {
         /// `false` if they stay, since another program wrote them.
         removed: bool,
     },
+    /// The store, which was unavailable at open, has records of an earlier run.
+    ///
+    /// Paho does not know them, and nothing sends them before the next start, which restores them.
+    EarlierRecords {
+        /// Their number.
+        records: usize,
+    },
     /// Paho removed records although their messages were not delivered.
     Dropped {
         /// The value of the label `kind` of the metrics.
@@ -143,6 +150,9 @@ pub struct HealthSnapshot {
     /// Number of records that the store lost since the persistence was opened, and of which this
     /// process had no copy.
     pub lost_records: u64,
+    /// Number of records of an earlier run that wait for the next start, since the store was unavailable
+    /// at open.
+    pub earlier_records: usize,
     /// Time at which the store last had every record that it does not refuse, by the device's clock;
     /// `None` before that. While it refuses one, only confirmed writes move it.
     pub last_confirmed: Option<SystemTime>,

@@ -3,6 +3,7 @@
 mod connection;
 mod faults;
 mod hostile_server;
+mod late_redis;
 mod network;
 mod ownership;
 mod recovery;

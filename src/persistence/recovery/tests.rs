@@ -22,7 +22,7 @@ fn jitter_adds_up_to_a_quarter_of_backoff() {
         loaded.index,
         (0, HashSet::new()),
         Durability::default(),
-        SystemTime::UNIX_EPOCH,
+        Some(SystemTime::UNIX_EPOCH),
     );
     let now = Duration::from_secs(1);
     let error = Arc::new(Error::new(ErrorKind::Connection, "reach the store"));

@@ -3,6 +3,7 @@
 mod bench;
 mod fences;
 mod identity;
+mod late_store;
 mod logging;
 mod opening;
 mod order;

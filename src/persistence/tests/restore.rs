@@ -15,6 +15,7 @@ const SMALL_CACHE: Settings = Settings {
     byte_budget: None,
     call_timeout: Duration::from_millis(250),
     open_timeout: Duration::from_secs(2),
+    open_without_store: false,
 };
 
 /// Ten waiting commands, of which Paho has read all but the first six.
