@@ -11,6 +11,7 @@ mod module_graph;
 mod page;
 mod provisioning;
 mod readme;
+mod redis_exporter;
 mod redis_page;
 mod rules;
 mod systemd;

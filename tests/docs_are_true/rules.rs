@@ -17,8 +17,13 @@ use testkit::{
 use super::page::documents;
 
 const ALERT_TESTS: &str = "rules/tests/mqtt-persistence.alerts.test.yml";
-/// Series of others that rules read: of Prometheus itself, and of `node_exporter`.
-const OTHERS: [&str; 2] = ["up", "node_textfile_mtime_seconds"];
+/// Series of others that rules read: of Prometheus itself, of `node_exporter` and of `redis_exporter`.
+const OTHERS: [&str; 4] = [
+    "up",
+    "node_textfile_mtime_seconds",
+    "redis_key_size",
+    "redis_up",
+];
 const GRAFANA: &str = "https://grafana.example/d/mqtt-persistence-";
 const RUNBOOKS: &str = "https://runbooks.example/mqtt-persistence.md#";
 
