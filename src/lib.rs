@@ -52,6 +52,7 @@
 //! - [README]: a first program, the three settings that cost messages, performance
 //! - [Guarantees]: what survives which crash, and the proof
 //! - [A reliable client]: what a program has to do
+//! - [Dead letters]: what Paho drops, and how to publish it again
 //! - [Redis]: configuration, users and rights, systemd
 //! - [Metrics] and [the endpoint]: what is measured, and how it is served
 //! - [Monitoring]: dashboards, recording rules and alerts
@@ -64,6 +65,7 @@
 //! [README]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/README.md
 //! [Guarantees]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/guarantees.md
 //! [a reliable client]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/reliable-client.md
+//! [Dead letters]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/dead-letters.md
 //! [Redis]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/redis.md
 //! [Metrics]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/metrics.md
 //! [the endpoint]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/endpoint.md
@@ -123,7 +125,8 @@ pub use instrumented::Instrumented;
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
 pub use paho::DropReason;
 pub use persistence::{
-    Adoption, Health, MemoryPersistence, MovedBacklog, Persistence, StoreObserver,
+    Adoption, DeadLetter, DeadLetters, Health, MemoryPersistence, MovedBacklog, Persistence,
+    PublishedAgain, StoreObserver,
 };
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};
@@ -134,8 +137,8 @@ pub use server::fuzzing;
 #[cfg(feature = "server")]
 pub use server::{MetricsServer, MetricsServerBuilder};
 pub use store::{
-    Adopted, Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, OtherRecords, Sent,
-    Store, StoreEvent,
+    Adopted, Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, OtherRecords,
+    Place, Sent, SetAsideLimits, SetAsideLoss, Store, StoreEvent,
 };
 
 /// Compiles the examples of the README and of `docs/` as doc tests.
@@ -143,6 +146,8 @@ pub use store::{
 mod documentation {
     #[doc = include_str!("../README.md")]
     mod readme {}
+    #[doc = include_str!("../docs/dead-letters.md")]
+    mod dead_letters {}
     #[doc = include_str!("../docs/endpoint.md")]
     mod endpoint {}
     #[doc = include_str!("../docs/logging.md")]

@@ -111,8 +111,16 @@ impl<'a, S: Store> StoreAccess<'a, S> {
 
     /// Creates the error for a value that cannot be read now.
     pub(super) fn unavailable_error(&self, key: Key) -> Error {
-        let attempt = format!("read record {key}");
         let reason = "its value is only in the store, which is unavailable";
+        self.unavailable_because(format!("read record {key}"), reason)
+    }
+
+    /// Creates the error for something that only the store knows.
+    pub(super) fn unavailable(&self, attempt: &str) -> Error {
+        self.unavailable_because(attempt.to_owned(), "the store is unavailable")
+    }
+
+    fn unavailable_because(&self, attempt: String, reason: &'static str) -> Error {
         let outage = self.outage.map(|outage| &outage.error);
         let cause = self.failure.as_ref().or(outage);
         let kind = match cause.map(|cause| cause.kind()) {

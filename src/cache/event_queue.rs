@@ -6,7 +6,7 @@ use super::pending::Totals;
 use crate::{
     error::Error,
     paho::{DropReason, Key, RecordKind},
-    store::StoreEvent,
+    store::{Place, SetAsideLoss, StoreEvent},
 };
 
 /// Collects events, which the persistence takes after each call.
@@ -75,6 +75,22 @@ impl EventQueue {
             reason,
             records: 1,
         });
+    }
+
+    /// Queues an event about a record that is set aside.
+    pub(crate) fn set_aside(&mut self, place: Place) {
+        self.queue.push(StoreEvent::SetAside { place, records: 1 });
+    }
+
+    /// Queues an event about records that are set aside no longer; ignores 0.
+    pub(crate) fn set_aside_lost(&mut self, place: Place, reason: SetAsideLoss, records: usize) {
+        if records > 0 {
+            self.queue.push(StoreEvent::SetAsideLost {
+                place,
+                reason,
+                records,
+            });
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {

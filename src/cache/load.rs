@@ -5,12 +5,14 @@ use std::collections::HashSet;
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
     index::RecordIndex,
+    set_aside::name_for,
+    set_asides::SetAsides,
     write::{WriteAck, write},
 };
 use crate::{
     error::{Error, ErrorKind},
     paho::{Key, Publish, RecordKind, is_valid_record},
-    store::{Change, Store},
+    store::{Change, Place, Store},
 };
 
 /// The contents of the store at open.
@@ -22,6 +24,8 @@ pub(crate) struct LoadedRecords {
     pub(crate) unreadable: Vec<Key>,
     /// The unreadable records that stay in place, since the store refused to move them.
     pub(crate) unmovable: HashSet<Key>,
+    /// Number of records that were added to the quarantine.
+    pub(crate) quarantined: usize,
 }
 
 /// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would
@@ -29,6 +33,7 @@ pub(crate) struct LoadedRecords {
 pub(crate) fn load_records(
     store: &mut impl Store,
     cache_limit: usize,
+    set_asides: &mut SetAsides,
 ) -> Result<LoadedRecords, Error> {
     let (mut keys, foreign_entries) = list_keys(store)?;
     // Values are cached in this order, and Paho reads the lowest command numbers first.
@@ -39,6 +44,7 @@ pub(crate) fn load_records(
         foreign_entries,
         unreadable: Vec::new(),
         unmovable: HashSet::new(),
+        quarantined: 0,
     };
     for batch in keys.chunks(READ_BATCH) {
         let known_unreadable = loaded.unreadable.len();
@@ -50,8 +56,10 @@ pub(crate) fn load_records(
         })?;
         let unreadable = loaded.unreadable.get(known_unreadable..);
         for &key in unreadable.unwrap_or_default() {
-            if !quarantine(store, key)? {
-                loaded.unmovable.insert(key);
+            match quarantine(store, key, set_asides)? {
+                Moved::Added => loaded.quarantined = loaded.quarantined.saturating_add(1),
+                Moved::Again => {}
+                Moved::Refused => drop(loaded.unmovable.insert(key)),
             }
         }
     }
@@ -59,19 +67,34 @@ pub(crate) fn load_records(
     Ok(loaded)
 }
 
-/// Moves a record to the quarantine hash; returns false if the store refuses.
+/// The result of an attempt to move a record to the quarantine.
+enum Moved {
+    Added,
+    /// It is there already, since a crash ended the last attempt.
+    Again,
+    Refused,
+}
+
+/// Moves a record to the quarantine.
 ///
 /// The copy is confirmed before the remove is sent: a store may apply the remove of a group
 /// although it refused the copy in it, and then the record would be gone. A crash between the two
 /// leaves the record in both places.
-fn quarantine(store: &mut impl Store, key: Key) -> Result<bool, Error> {
+fn quarantine(
+    store: &mut impl Store,
+    record: Key,
+    set_asides: &mut SetAsides,
+) -> Result<Moved, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
-    let key = &key.to_name();
+    let key = &record.to_name();
     let [Some(value)] = &store.read(&[key])?[..] else {
-        return Ok(true);
+        return Ok(Moved::Again);
     };
     let ack = WriteAck::Confirmed { sent: &[] };
-    let copied = write(store, &[&[Change::Quarantine { key, value }]], ack);
+    let place = Place::Quarantine;
+    let name = name_for("unreadable", record, key, value);
+    let name = &set_asides.name_of_record(place, name);
+    let copied = write(store, &[&[Change::SetAside { place, name, value }]], ack);
     match copied.and_then(|()| write(store, &[&[Change::Remove { key }]], ack)) {
         Err(error)
             if matches!(
@@ -79,9 +102,11 @@ fn quarantine(store: &mut impl Store, key: Key) -> Result<bool, Error> {
                 Misconf | OutOfMemory | Permission | ReadOnly | Server | WrongType
             ) =>
         {
-            Ok(false)
+            Ok(Moved::Refused)
         }
-        done => done.map(|()| true),
+        Err(error) => Err(error),
+        Ok(()) if set_asides.add(place, name) => Ok(Moved::Added),
+        Ok(()) => Ok(Moved::Again),
     }
 }
 

@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use crate::paho::{Key, KeyMap};
+use crate::{
+    paho::{Key, KeyMap},
+    store::{Change, Place},
+};
 
 /// The latest unconfirmed write per record.
 ///
@@ -26,6 +29,69 @@ pub(crate) struct PendingWrites {
     put_totals: Totals,
     /// Puts in `unsent`.
     unsent_puts: Totals,
+    /// Changes that are made in one step with the write of a key.
+    attached: KeyMap<Vec<Attachment>>,
+    /// Values in `attached`.
+    attached_totals: Totals,
+}
+
+/// A change of what is set aside, made in one step with the write of a record.
+///
+/// It stays with the key until it is confirmed, also if Paho puts another record there meanwhile.
+struct Attachment {
+    change: SetAsideChange,
+    /// The sequence number of the write with which it was sent.
+    sent_with: Option<u64>,
+    /// It was sent, and may have arrived.
+    may_be_in_store: bool,
+}
+
+/// A change of what is set aside, which owns its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SetAsideChange {
+    Add {
+        place: Place,
+        name: String,
+        value: Box<[u8]>,
+    },
+    Remove {
+        place: Place,
+        name: String,
+    },
+}
+
+impl SetAsideChange {
+    /// Returns the length of the value that exists only here until it is written.
+    fn length(&self) -> Option<usize> {
+        match self {
+            Self::Add { value, .. } => Some(value.len()),
+            Self::Remove { .. } => None,
+        }
+    }
+
+    fn adds(&self, place: Place, name: &str) -> bool {
+        matches!(self, Self::Add { place: other, name: known, .. } if *other == place && known == name)
+    }
+
+    pub(super) fn place_and_name(&self) -> (Place, &str) {
+        match self {
+            Self::Add { place, name, .. } | Self::Remove { place, name } => (*place, name),
+        }
+    }
+
+    pub(super) fn as_change(&self) -> Change<'_> {
+        match self {
+            Self::Add { place, name, value } => Change::SetAside {
+                place: *place,
+                name,
+                value,
+            },
+            Self::Remove { place, name } => Change::RemoveSetAside {
+                place: *place,
+                name,
+            },
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +189,8 @@ impl PendingWrites {
                 self.piggyback(*partner);
             }
         }
-        if put_length.is_none() && !may_be_in_store {
+        // What is attached needs a write to go with.
+        if put_length.is_none() && !may_be_in_store && !self.attached.contains_key(&key) {
             return;
         }
         self.last_sequence = self.last_sequence.wrapping_add(1);
@@ -141,6 +208,116 @@ impl PendingWrites {
         self.enter_list(key, write);
         for partner in partners.first().copied().into_iter().chain(partner) {
             self.join(key, partner);
+        }
+    }
+
+    /// Attaches a change to the next write of a key, which the caller records next.
+    pub(crate) fn attach(&mut self, key: Key, change: SetAsideChange) {
+        if let Some(length) = change.length() {
+            self.attached_totals.add(length);
+        }
+        self.attached.entry(key).or_default().push(Attachment {
+            change,
+            sent_with: None,
+            may_be_in_store: false,
+        });
+    }
+
+    /// Returns the changes that are made in one step with the write of a key.
+    pub(crate) fn attached(&self, key: Key) -> impl Iterator<Item = &SetAsideChange> {
+        let attached = self.attached.get(&key).into_iter().flatten();
+        attached.map(|attachment| &attachment.change)
+    }
+
+    /// Drops a value that was to be set aside; returns false if the store may have it.
+    pub(crate) fn detach(&mut self, key: Key, place: Place, name: &str) -> bool {
+        let mut is_only_here = false;
+        self.retain_attached(key, |attachment| {
+            let is_it = attachment.change.adds(place, name);
+            is_only_here |= is_it && !attachment.may_be_in_store;
+            !is_it
+        });
+        is_only_here
+    }
+
+    /// Returns every change of what is set aside that is not confirmed.
+    pub(crate) fn all_attached(&self) -> impl Iterator<Item = &SetAsideChange> {
+        let attached = self.attached.values().flatten();
+        attached.map(|attachment| &attachment.change)
+    }
+
+    /// Returns true if a value is set aside in one step with the write of the key or of its message.
+    pub(crate) fn sets_aside(&self, key: Key) -> bool {
+        if self.attached.is_empty() {
+            return false;
+        }
+        let mut group = Vec::new();
+        self.message_group(key, &mut group);
+        group.iter().any(|key| self.has_value_attached(*key))
+    }
+
+    pub(crate) fn has_attached(&self, key: Key) -> bool {
+        self.attached.contains_key(&key)
+    }
+
+    fn has_value_attached(&self, key: Key) -> bool {
+        self.attached(key).any(|change| change.length().is_some())
+    }
+
+    /// Drops the values that are to be set aside with these keys, so that only the rest is written.
+    ///
+    /// Returns their places and names.
+    pub(crate) fn give_up(&mut self, keys: &[Key]) -> Vec<(Place, String)> {
+        let mut given_up = Vec::new();
+        for key in keys {
+            self.retain_attached(*key, |attachment| match &attachment.change {
+                SetAsideChange::Add { place, name, .. } => {
+                    given_up.push((*place, name.clone()));
+                    false
+                }
+                SetAsideChange::Remove { .. } => true,
+            });
+        }
+        given_up
+    }
+
+    /// Returns the keys with values to be set aside whose messages also remove something from the store.
+    pub(crate) fn blocked_removes(&self) -> Vec<Key> {
+        let frees = |key: &Key| {
+            let write = self.writes.get(key);
+            write.is_some_and(|write| write.put_length.is_none() && write.may_be_in_store)
+        };
+        let puts = |key: &Key| self.put_length(*key).is_some();
+        let keys = self.attached.keys().filter(|key| {
+            let mut group = Vec::new();
+            self.message_group(**key, &mut group);
+            self.has_value_attached(**key) && group.iter().any(frees) && !group.iter().any(puts)
+        });
+        keys.copied().collect()
+    }
+
+    fn retain_attached(&mut self, key: Key, mut is_kept: impl FnMut(&Attachment) -> bool) {
+        let Some(attached) = self.attached.get_mut(&key) else {
+            return;
+        };
+        let totals = &mut self.attached_totals;
+        attached.retain(|attachment| {
+            let is_kept = is_kept(attachment);
+            if let (false, Some(length)) = (is_kept, attachment.change.length()) {
+                totals.subtract(length);
+            }
+            is_kept
+        });
+        if !attached.is_empty() {
+            return;
+        }
+        self.attached.remove(&key);
+        // A remove of what the store never had, which was needed for the attached changes only.
+        let is_void = |write: &PendingWrite| {
+            write.put_length.is_none() && !write.may_be_in_store && write.state != WriteState::Sent
+        };
+        if self.writes.get(&key).is_some_and(is_void) {
+            self.take(key);
         }
     }
 
@@ -301,6 +478,8 @@ impl PendingWrites {
             .filter(|entry| is_current(entry))
             .map(|(key, _)| *key)
             .filter(|key| !self.partners(*key).any(is_put))
+            // A full store refuses what adds something, and must not refuse these removes with it.
+            .filter(|key| !self.sets_aside(*key))
             .collect()
     }
 
@@ -378,12 +557,16 @@ impl PendingWrites {
             }
             let mut group = Vec::new();
             self.message_group(*key, &mut group);
+            let attached = group.iter().flat_map(|key| self.attached(*key));
             let lengths = group.iter().map(|key| self.put_length(*key));
-            let has_put = lengths.clone().any(|length| length.is_some());
+            let lengths: Vec<Option<usize>> = lengths
+                .chain(attached.map(SetAsideChange::length))
+                .collect();
+            let has_put = lengths.iter().any(Option::is_some);
             if has_put && limits.puts == 0 || group.iter().any(|key| is_blocked(*key)) {
                 continue;
             }
-            size = lengths.fold(size, |size, length| {
+            size = lengths.iter().fold(size, |size, length| {
                 size.saturating_add(length.unwrap_or_default())
                     .saturating_add(OVERHEAD)
             });
@@ -408,6 +591,11 @@ impl PendingWrites {
     pub(crate) fn mark_sent(&mut self, keys: &[Key]) {
         for key in keys {
             self.set_state(*key, WriteState::Sent);
+            let sequence = self.writes.get(key).map(|write| write.sequence);
+            for attachment in self.attached.get_mut(key).into_iter().flatten() {
+                attachment.sent_with = sequence;
+                attachment.may_be_in_store = true;
+            }
         }
     }
 
@@ -469,6 +657,9 @@ impl PendingWrites {
     pub(crate) fn confirm(&mut self, mut on_confirmed: impl FnMut(Key)) {
         let mut unconfirmed = std::mem::take(&mut self.unconfirmed);
         for (key, sequence) in unconfirmed.drain(..) {
+            if !self.attached.is_empty() {
+                self.retain_attached(key, |attachment| attachment.sent_with != Some(sequence));
+            }
             let write = self.writes.get(&key);
             if write.is_some_and(|write| write.sequence == sequence) {
                 self.take(key);
@@ -489,6 +680,9 @@ impl PendingWrites {
                 write.may_be_in_store = true;
                 self.set_state(key, WriteState::Unsent);
             }
+        }
+        for attachment in self.attached.values_mut().flatten() {
+            attachment.sent_with = None;
         }
         // Recovery writes everything that is unsent, removes included.
         self.piggybacked.clear();
@@ -527,13 +721,20 @@ impl PendingWrites {
     pub(crate) fn unsent_totals(&self) -> Totals {
         Totals {
             records: self.unsent.len(),
-            bytes: self.unsent_puts.bytes,
+            bytes: self
+                .unsent_puts
+                .bytes
+                .saturating_add(self.attached_totals.bytes),
         }
     }
 
-    /// Number and bytes of the puts that are not confirmed, sent or not.
+    /// Number and bytes of the puts that are not confirmed, sent or not, and of what is set aside.
     pub(crate) fn put_totals(&self) -> Totals {
-        self.put_totals
+        let attached = self.attached_totals;
+        Totals {
+            records: self.put_totals.records.saturating_add(attached.records),
+            bytes: self.put_totals.bytes.saturating_add(attached.bytes),
+        }
     }
 }
 

@@ -28,8 +28,13 @@ impl WriteBehindCache {
         self.pending.retry_refused();
     }
 
-    /// Sets a message aside that the store refuses, although it takes others.
+    /// Puts a message off that the store refuses, although it takes others.
+    ///
+    /// If a value is set aside with it, that is given up first: the rest may be accepted without it.
     pub(crate) fn refuse(&mut self, keys: &[Key], error: Arc<Error>) {
+        if self.give_up_set_asides(keys) {
+            return;
+        }
         self.pending.refuse(keys);
         self.refusal = Some(Arc::clone(&error));
         let totals = self.pending.refused_totals();
@@ -152,10 +157,22 @@ impl WriteBehindCache {
         }
     }
 
+    /// Creates the batch that copies unknown records to the quarantine.
+    pub(crate) fn quarantine_batch(&mut self, unknown: &[(Key, Vec<u8>)]) -> RewriteBatch {
+        let named = unknown.iter().map(|(key, value)| {
+            let name = self.add_to_quarantine("foreign", *key, value);
+            (name, value.clone())
+        });
+        RewriteBatch::to_quarantine(named.collect::<Vec<_>>().into_iter())
+    }
+
     /// Leaves unknown records in place that the store refuses to quarantine.
     ///
     /// Returns those that are in the way of a record of this client.
     pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> Vec<Key> {
+        for (key, value) in unknown {
+            self.forget_quarantined(*key, value);
+        }
         let keys = unknown.iter().map(|(key, _)| *key);
         let (in_the_way, unmovable): (Vec<Key>, Vec<Key>) =
             keys.partition(|key| self.index.contains(*key) || self.pending.contains(*key));
@@ -270,7 +287,7 @@ impl WriteBehindCache {
     fn take_batch(&mut self, groups: Vec<Vec<Key>>) -> RewriteBatch {
         let mut batch = RewriteBatch::default();
         for group in groups {
-            batch.add(group.iter().map(|key| (*key, self.index.value(*key))));
+            batch.add_message(&group, (&self.index, &self.pending));
             self.pending.mark_sent(&group);
         }
         batch

@@ -1,10 +1,13 @@
 //! The one place that writes to a store.
 
-use super::index::{RecordIndex, hash_of};
+use super::{
+    index::RecordIndex,
+    pending::{PendingWrites, SetAsideChange},
+};
 use crate::{
     error::Error,
     paho::{Key, KeyName},
-    store::{Change, Group, Sent, Store},
+    store::{Change, Group, Place, Sent, Store},
 };
 
 /// The store's acknowledgment of a write.
@@ -43,34 +46,57 @@ pub(super) fn write(
 }
 
 /// Writes the present state of these records: their cached values, or their removes.
+///
+/// Each is preceded by what is set aside with it. `removals` are records to be removed from their places.
 pub(super) fn write_records(
     store: &mut impl Store,
-    index: &RecordIndex,
+    (index, pending): (&RecordIndex, &PendingWrites),
     groups: &[&[Key]],
+    removals: &[(Place, String)],
     ack: WriteAck<'_>,
 ) -> Result<(), Error> {
     let mut keys = groups.iter().copied().flatten();
     // Most calls write a single record, which needs no lists on the heap.
-    if let (Some(key), None) = (keys.next(), keys.next()) {
+    if let (Some(key), None) = (keys.next(), keys.next())
+        && pending.attached(*key).next().is_none()
+        && removals.is_empty()
+    {
         let name = key.to_name();
         return write(store, &[&[change_for(index, *key, &name)]], ack);
     }
     let keys = groups.iter().copied().flatten();
-    let names: Vec<(Key, KeyName)> = keys.map(|key| (*key, key.to_name())).collect();
-    let changes = names
-        .iter()
-        .map(|(key, name)| change_for(index, *key, name));
-    let changes: Vec<Change<'_>> = changes.collect();
+    let names: Vec<KeyName> = keys.map(|key| key.to_name()).collect();
+    let mut changes: Vec<Change<'_>> = Vec::with_capacity(names.len());
+    let mut lengths: Vec<usize> = Vec::with_capacity(groups.len());
+    let mut names = names.iter();
+    for group in groups {
+        let before = changes.len();
+        for (key, name) in group.iter().zip(names.by_ref()) {
+            changes.extend(pending.attached(*key).map(SetAsideChange::as_change));
+            changes.push(change_for(index, *key, name));
+        }
+        lengths.push(changes.len().saturating_sub(before));
+    }
+    let removals = removals.iter();
+    let removals: Vec<Change<'_>> = removals.map(removal_of).collect();
     let mut rest = &changes[..];
-    let groups: Vec<&[Change<'_>]> = groups
+    let mut groups: Vec<&[Change<'_>]> = lengths
         .iter()
-        .filter_map(|keys| {
-            let (group, others) = rest.split_at_checked(keys.len())?;
+        .filter_map(|length| {
+            let (group, others) = rest.split_at_checked(*length)?;
             rest = others;
             Some(group)
         })
         .collect();
+    groups.push(&removals);
     write(store, &groups, ack)
+}
+
+fn removal_of((place, name): &(Place, String)) -> Change<'_> {
+    Change::RemoveSetAside {
+        place: *place,
+        name,
+    }
 }
 
 /// Creates the change that brings the store to the record's current value, or removes the record.
@@ -86,8 +112,24 @@ fn change_for<'a>(index: &'a RecordIndex, key: Key, name: &'a KeyName) -> Change
 enum OwnedChange {
     Put(Key, Box<[u8]>),
     Remove(Key),
-    /// Copies a record to the quarantine under this name.
-    Quarantine(String, Box<[u8]>),
+    OfSetAside(SetAsideChange),
+}
+
+impl OwnedChange {
+    fn of_record((key, value): (Key, Option<&[u8]>)) -> Self {
+        match value {
+            Some(value) => Self::Put(key, value.into()),
+            None => Self::Remove(key),
+        }
+    }
+
+    /// Returns the key of the record that it changes.
+    fn key(&self) -> Option<Key> {
+        match self {
+            Self::Put(key, _) | Self::Remove(key) => Some(*key),
+            Self::OfSetAside(_) => None,
+        }
+    }
 }
 
 /// Groups of writes for one exchange of recovery.
@@ -100,19 +142,31 @@ pub(crate) struct RewriteBatch {
 
 impl RewriteBatch {
     pub(super) fn add<'a>(&mut self, changes: impl Iterator<Item = (Key, Option<&'a [u8]>)>) {
-        let changes = changes.map(|(key, value)| match value {
-            Some(value) => OwnedChange::Put(key, value.into()),
-            None => OwnedChange::Remove(key),
+        let changes = changes.map(OwnedChange::of_record);
+        self.groups.push(changes.collect());
+    }
+
+    /// Adds the present state of a message, and what is set aside with it.
+    pub(super) fn add_message(
+        &mut self,
+        keys: &[Key],
+        (index, pending): (&RecordIndex, &PendingWrites),
+    ) {
+        let changes = keys.iter().flat_map(|key| {
+            let attached = pending.attached(*key).cloned().map(OwnedChange::OfSetAside);
+            attached.chain([OwnedChange::of_record((*key, index.value(*key)))])
         });
         self.groups.push(changes.collect());
     }
 
-    /// Creates a batch that copies records of another origin to the quarantine.
-    pub(crate) fn to_quarantine(records: &[(Key, Vec<u8>)]) -> Self {
-        let groups = records.iter().map(|(key, value)| {
-            // The hash keeps two records of one key apart.
-            let name = format!("{key}:{:016x}", hash_of(*key, value));
-            vec![OwnedChange::Quarantine(name, value.as_slice().into())]
+    /// Creates a batch that copies records of another origin to the quarantine, under these names.
+    pub(crate) fn to_quarantine(records: impl Iterator<Item = (String, Vec<u8>)>) -> Self {
+        let groups = records.map(|(name, value)| {
+            vec![OwnedChange::OfSetAside(SetAsideChange::Add {
+                place: Place::Quarantine,
+                name,
+                value: value.into(),
+            })]
         });
         Self {
             groups: groups.collect(),
@@ -121,7 +175,12 @@ impl RewriteBatch {
 
     /// Returns the groups that put records.
     fn puts(&self) -> impl Iterator<Item = &Vec<OwnedChange>> {
-        let is_put = |change: &OwnedChange| matches!(change, OwnedChange::Put(..));
+        let is_put = |change: &OwnedChange| {
+            matches!(
+                change,
+                OwnedChange::Put(..) | OwnedChange::OfSetAside(SetAsideChange::Add { .. })
+            )
+        };
         self.groups
             .iter()
             .filter(move |group| group.iter().any(is_put))
@@ -137,22 +196,12 @@ impl RewriteBatch {
         let (only, None) = (puts.next()?, puts.next()) else {
             return None;
         };
-        let keys = only.iter().filter_map(|change| match change {
-            OwnedChange::Put(key, _) | OwnedChange::Remove(key) => Some(*key),
-            OwnedChange::Quarantine(..) => None,
-        });
-        Some(keys.collect())
+        Some(only.iter().filter_map(OwnedChange::key).collect())
     }
 
     /// Returns the keys of the records that it writes.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
-        self.groups
-            .iter()
-            .flatten()
-            .filter_map(|change| match change {
-                OwnedChange::Put(key, _) | OwnedChange::Remove(key) => Some(*key),
-                OwnedChange::Quarantine(..) => None,
-            })
+        self.groups.iter().flatten().filter_map(OwnedChange::key)
     }
 
     /// Number of groups.
@@ -166,10 +215,7 @@ impl RewriteBatch {
 
     /// Writes the batch and waits until the store has confirmed it; no call waits.
     pub(crate) fn write(&self, store: &mut impl Store) -> Result<(), Error> {
-        let name = |change: &OwnedChange| match change {
-            OwnedChange::Put(key, _) | OwnedChange::Remove(key) => Some(key.to_name()),
-            OwnedChange::Quarantine(..) => None,
-        };
+        let name = |change: &OwnedChange| change.key().map(Key::to_name);
         let names: Vec<Option<KeyName>> = self.groups.iter().flatten().map(name).collect();
         let mut names = names.iter().map(|name| name.as_deref().unwrap_or_default());
         let mut groups: Vec<Vec<Change<'_>>> = Vec::with_capacity(self.groups.len());
@@ -178,7 +224,7 @@ impl RewriteBatch {
             let changes = changes.map(|(change, key)| match change {
                 OwnedChange::Put(_, value) => Change::Put { key, value },
                 OwnedChange::Remove(_) => Change::Remove { key },
-                OwnedChange::Quarantine(key, value) => Change::Quarantine { key, value },
+                OwnedChange::OfSetAside(change) => change.as_change(),
             });
             groups.push(changes.collect());
         }

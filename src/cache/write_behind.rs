@@ -14,13 +14,14 @@ use super::{
     pending::{BatchLimits, PendingWrites, Totals},
     relocations::Relocations,
     removed::RemovedRecords,
+    set_asides::SetAsides,
     write::{WriteAck, write_records},
 };
 use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     paho::{Key, set_command_packet_id},
-    store::{Durability, HealthSnapshot, Store},
+    store::{Durability, HealthSnapshot, Place, Store},
 };
 
 /// Limits of what is sent without an answer: after this many sends or bytes, a fence asks the store
@@ -79,6 +80,7 @@ pub(crate) struct WriteBehindCache {
     /// Numbers of foreign records in the last events, so that each resync does not repeat them.
     pub(super) last_unknown: usize,
     pub(super) last_quarantined: usize,
+    pub(crate) set_asides: SetAsides,
     pub(crate) events: EventQueue,
 }
 
@@ -103,6 +105,7 @@ impl WriteBehindCache {
         index: RecordIndex,
         (foreign_entries, unmovable): (usize, HashSet<Key>),
         durability: Durability,
+        set_asides: SetAsides,
         last_confirmed: Option<SystemTime>,
     ) -> Self {
         Self {
@@ -129,14 +132,19 @@ impl WriteBehindCache {
             earlier_ids: HashSet::new(),
             last_unknown: 0,
             last_quarantined: 0,
+            set_asides,
             events: EventQueue::default(),
         }
     }
 
     /// Creates the cache of a persistence whose store was unavailable at open.
-    pub(crate) fn without_store(cache_limit: usize, durability: Durability) -> Self {
+    pub(crate) fn without_store(
+        cache_limit: usize,
+        durability: Durability,
+        set_asides: SetAsides,
+    ) -> Self {
         let index = RecordIndex::with_capacity(0, cache_limit);
-        Self::new(index, (0, HashSet::new()), durability, None)
+        Self::new(index, (0, HashSet::new()), durability, set_asides, None)
     }
 
     /// Writes a record and, in the same step, removes those that it replaces.
@@ -207,7 +215,9 @@ impl WriteBehindCache {
             }
             Ack::Deferred => {
                 for &key in keys {
-                    self.pending.piggyback(key);
+                    if !self.pending.sets_aside(key) {
+                        self.pending.piggyback(key);
+                    }
                 }
                 self.flush_if_deferred_full(access);
             }
@@ -253,19 +263,21 @@ impl WriteBehindCache {
         if !access.is_up() {
             return;
         }
-        let waits = self.needs_fence(wants_confirm, bytes);
-        let mut piggybacked = Vec::new();
-        if wants_confirm || waits {
-            piggybacked = self.pending.take_piggybacked();
-        }
+        let mut waits = self.needs_fence(wants_confirm, bytes);
         let mut group = std::mem::take(&mut self.group_buffer);
         for &key in keys {
             if !group.contains(&key) {
                 self.pending.message_group(key, &mut group);
             }
         }
+        // A store may remove a record although it refused to set it aside, and only its reply shows that.
+        waits |= group.iter().any(|key| self.pending.has_attached(*key));
+        let mut piggybacked = Vec::new();
+        if wants_confirm || waits {
+            piggybacked = self.pending.take_piggybacked();
+        }
         piggybacked.retain(|key| !group.contains(key));
-        self.flush_groups(access, &[&piggybacked, &group], waits);
+        self.flush_groups(access, &[&piggybacked, &group], false, waits);
         group.clear();
         self.group_buffer = group;
     }
@@ -275,6 +287,7 @@ impl WriteBehindCache {
         &mut self,
         access: &mut StoreAccess<'_, S>,
         groups: &[&[Key]],
+        with_removals: bool,
         waits: bool,
     ) {
         let Some(store) = access.writer() else {
@@ -291,7 +304,13 @@ impl WriteBehindCache {
         } else {
             WriteAck::Sent
         };
-        let written = write_records(store, &self.index, groups, ack);
+        let removals = self.set_asides.removals.as_slice();
+        let removals = if with_removals { removals } else { &[] };
+        let records = (&self.index, &self.pending);
+        let written = write_records(store, records, groups, removals, ack);
+        if with_removals && written.is_ok() {
+            self.set_asides.removals.clear();
+        }
         // Also after a failure, which may have come after the write.
         for keys in groups {
             self.pending.mark_sent(keys);
@@ -313,12 +332,12 @@ impl WriteBehindCache {
     ///
     /// Does nothing if there is none, or in an outage.
     pub(crate) fn flush<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
-        if self.pending.is_settled() || !access.is_up() {
+        if !self.has_unsettled() || !access.is_up() {
             return;
         }
         let groups = self.next_groups(BatchLimits::NONE);
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
-        self.flush_groups(access, &groups, true);
+        self.flush_groups(access, &groups, true, true);
     }
 
     /// Tries to write the smallest message that the store has refused; returns true if it was taken.
@@ -331,7 +350,7 @@ impl WriteBehindCache {
             return false;
         };
         let ack = WriteAck::Confirmed { sent: &[] };
-        match write_records(store, &self.index, &[&group], ack) {
+        match write_records(store, (&self.index, &self.pending), &[&group], &[], ack) {
             Ok(()) => {
                 self.pending.mark_sent(&group);
                 self.mark_confirmed(access.clock);
@@ -350,6 +369,8 @@ impl WriteBehindCache {
 
     /// Checks that an idle store takes writes and still has all records.
     pub(crate) fn check<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        self.note_time(access.clock);
+        self.enforce_set_aside_limits();
         let Some(store) = access.writer() else {
             return;
         };
@@ -455,7 +476,7 @@ impl WriteBehindCache {
 
     /// Returns true if a write is pending that the store has not refused.
     pub(crate) fn has_unsettled(&self) -> bool {
-        !self.pending.is_settled()
+        !self.pending.is_settled() || !self.set_asides.removals.is_empty()
     }
 
     pub(crate) fn has_refused(&self) -> bool {
@@ -491,6 +512,7 @@ impl WriteBehindCache {
         let unconfirmed = pending.without(held);
         let waiting = self.index.waiting.totals();
         let oldest_age = self.index.waiting.oldest_age();
+        let [quarantined, discarded] = Place::ALL.map(|place| self.set_asides.totals(place));
         HealthSnapshot {
             up: outage.is_none(),
             down_since: outage.map(|outage| outage.since_time),
@@ -507,6 +529,10 @@ impl WriteBehindCache {
             lost_records: self.events.lost_records(),
             earlier_records: self.index.earlier(),
             last_confirmed: self.last_confirmed,
+            discarded_records: discarded.records,
+            discarded_bytes: discarded.bytes,
+            quarantined_records: quarantined.records,
+            quarantined_bytes: quarantined.bytes,
         }
     }
 

@@ -229,7 +229,7 @@ fn opened_client_has_every_series_at_zero() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 35);
+    assert_eq!(text.matches("# TYPE ").count(), 39);
 }
 
 #[test]

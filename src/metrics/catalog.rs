@@ -170,6 +170,7 @@ impl MetricCatalog {
             Box::new(self.store.quarantined.clone()),
             Box::new(self.store.last_confirmed.clone()),
         ];
+        collectors.extend(self.store.set_aside.collectors());
         collectors.extend(self.messages.collectors());
         collectors
     }

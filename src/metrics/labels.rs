@@ -93,7 +93,11 @@ impl KindLabel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{error::ErrorKind, paho::DropReason};
+    use crate::{
+        error::ErrorKind,
+        paho::DropReason,
+        store::{Place, SetAsideLoss},
+    };
 
     /// The prometheus crate hashes the concatenated label values without a separator. A free text
     /// before values of closed lists is safe only if no value is a suffix of another.
@@ -110,7 +114,14 @@ mod tests {
             let reasons = DropReason::ALL.iter();
             reasons.map(move |reason| format!("{kind}{}", reason.as_str()))
         });
-        let lists: [Vec<String>; 5] = [
+        let places = Place::ALL.map(Place::as_str);
+        let losses = places.iter().flat_map(|place| {
+            let reasons = SetAsideLoss::ALL.iter();
+            reasons.map(move |reason| format!("{place}{}", reason.as_str()))
+        });
+        let lists: [Vec<String>; 7] = [
+            losses.collect(),
+            places.map(str::to_owned).to_vec(),
             drops.collect(),
             QOS_LABELS.map(str::to_owned).to_vec(),
             kinds.map(str::to_owned).to_vec(),

@@ -13,6 +13,7 @@ mod oldest_age;
 mod persistence_metrics;
 mod removal;
 mod render;
+mod set_aside_catalog;
 mod store_catalog;
 mod store_series;
 

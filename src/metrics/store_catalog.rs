@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts};
 
-use super::removal::remove_series;
+use super::{removal::remove_series, set_aside_catalog::SetAsideCatalog};
 use crate::error::ErrorKind;
 
 /// The metrics of what only the store knows, which `StoreEvent`s feed.
@@ -28,6 +28,7 @@ pub(super) struct StoreCatalog {
     pub(super) lost: IntCounterVec,
     pub(super) quarantined: IntCounterVec,
     pub(super) last_confirmed: GaugeVec,
+    pub(super) set_aside: SetAsideCatalog,
     by_label: Mutex<HashMap<String, LabelStores>>,
 }
 
@@ -107,6 +108,7 @@ impl StoreCatalog {
                 ),
                 of_client,
             )?,
+            set_aside: SetAsideCatalog::new(&opts)?,
             by_label: Mutex::default(),
         })
     }
@@ -137,6 +139,7 @@ impl StoreCatalog {
         remove_series(&self.lost, &of_client);
         remove_series(&self.quarantined, &of_client);
         remove_series(&self.last_confirmed, &of_client);
+        self.set_aside.remove_set_aside_series(label);
     }
 }
 

@@ -51,6 +51,7 @@ impl StoreSeries {
         for error in store_error_kinds() {
             store.errors.with_label_values(&[label, error.as_str()]);
         }
+        store.set_aside.create_series(label);
         let stores = by_label.entry(label.to_owned()).or_default();
         stores.persistences = stores.persistences.saturating_add(1);
         stores.down = stores.down.saturating_add(1);
@@ -89,6 +90,7 @@ impl StoreSeries {
 
     /// Updates the series from an event.
     pub(super) fn apply(&mut self, event: &StoreEvent) {
+        self.catalog.store.set_aside.count(&self.label, event);
         match event {
             StoreEvent::Opened { quarantined } => {
                 self.set_down(false);
@@ -204,6 +206,8 @@ impl StoreSeries {
         ] {
             gauge.add(to_gauge(now).saturating_sub(to_gauge(before)));
         }
+        let set_aside = &self.catalog.store.set_aside;
+        set_aside.set_status(&self.label, &self.last, &status);
         if let Some(at) = status.last_confirmed {
             self.last_confirmed.set(unix_seconds(at));
         }

@@ -10,6 +10,7 @@ mod properties;
 mod queued_message;
 mod sequence;
 mod store_name;
+mod stored_message;
 mod validation;
 
 pub(crate) use command::{Command, command_packet_id, set_command_packet_id};
@@ -18,8 +19,10 @@ pub use departure::DropReason;
 pub(crate) use departure::{CallHistory, Content, Departure};
 pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
+pub(crate) use properties::PropertyValue;
 pub(crate) use sequence::sort_by_sequence;
 pub(crate) use store_name::{is_companion_name, record_set_name, strip_scheme};
+pub(crate) use stored_message::StoredMessage;
 pub(crate) use validation::is_valid_record;
 #[cfg(all(test, feature = "metrics"))]
 pub(crate) use validation::sample_record;

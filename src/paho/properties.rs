@@ -1,6 +1,18 @@
-//! MQTT 5 properties, parsed only far enough to know that Paho can read them back.
+//! MQTT 5 properties, as Paho stores them.
 
 use super::byte_reader::ByteReader;
+
+/// The value of a property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PropertyValue<'a> {
+    Byte(u8),
+    TwoByte(u16),
+    FourByte(u32),
+    Variable(usize),
+    /// A string or binary data.
+    Text(&'a [u8]),
+    Pair(&'a [u8], &'a [u8]),
+}
 
 /// Skips a whole list of properties.
 ///
@@ -9,29 +21,41 @@ pub(super) fn skip_properties(reader: &mut ByteReader<'_>) -> Option<()> {
     let length = reader.variable_int()?;
     let mut list = ByteReader::new(reader.take_bytes(length)?);
     while !list.is_empty() {
-        skip_property(&mut list)?;
+        read_property(&mut list)?;
     }
     Some(())
 }
 
-/// Skips one property, whose identifier decides its type (MQTT 5, section 2.2.2.2).
-fn skip_property(list: &mut ByteReader<'_>) -> Option<()> {
-    match list.byte()? {
-        // One byte.
-        1 | 23 | 25 | 36 | 37 | 40 | 41 | 42 => list.byte().map(drop),
-        // Two and four byte integers, then the variable byte integer.
-        19 | 33 | 34 | 35 => list.u16_be().map(drop),
-        2 | 17 | 24 | 39 => list.take_bytes(4).map(drop),
-        11 => list.variable_int().map(drop),
-        // Strings and binary data.
-        3 | 8 | 9 | 18 | 21 | 22 | 26 | 28 | 31 => list.mqtt_string().map(drop),
-        // A user property: name and value.
-        38 => {
-            list.mqtt_string()?;
-            list.mqtt_string().map(drop)
-        }
-        _ => None,
+/// Reads a whole list of properties, each with its identifier.
+pub(super) fn read_properties<'a>(
+    reader: &mut ByteReader<'a>,
+) -> Option<Vec<(u8, PropertyValue<'a>)>> {
+    let length = reader.variable_int()?;
+    let mut list = ByteReader::new(reader.take_bytes(length)?);
+    let mut properties = Vec::new();
+    while !list.is_empty() {
+        properties.push(read_property(&mut list)?);
     }
+    Some(properties)
+}
+
+/// Reads one property, whose identifier decides its type (MQTT 5, section 2.2.2.2).
+fn read_property<'a>(list: &mut ByteReader<'a>) -> Option<(u8, PropertyValue<'a>)> {
+    let id = list.byte()?;
+    let value = match id {
+        1 | 23 | 25 | 36 | 37 | 40 | 41 | 42 => PropertyValue::Byte(list.byte()?),
+        19 | 33 | 34 | 35 => PropertyValue::TwoByte(list.u16_be()?),
+        2 | 17 | 24 | 39 => {
+            let bytes = list.take_bytes(4)?;
+            PropertyValue::FourByte(u32::from_be_bytes(*bytes.first_chunk()?))
+        }
+        11 => PropertyValue::Variable(list.variable_int()?),
+        3 | 8 | 9 | 18 | 21 | 22 | 26 | 28 | 31 => PropertyValue::Text(list.mqtt_string()?),
+        // A user property: name and value.
+        38 => PropertyValue::Pair(list.mqtt_string()?, list.mqtt_string()?),
+        _ => return None,
+    };
+    Some((id, value))
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use crate::{
         CallHistory, Command, Departure, Key, Publish, RecordKind, qos_of_publish,
         set_record_number,
     },
-    store::{Store, StoreEvent},
+    store::{Place, Store, StoreEvent},
 };
 
 /// The records of an open client, changed as the sequence of Paho's calls implies.
@@ -23,6 +23,8 @@ pub(super) struct CallSemantics {
     history: CallHistory,
     /// The packet id of the command that was read last.
     last_packet_id: Option<u32>,
+    /// What was set aside and is published again with the next command.
+    pub(super) published_again: Option<(Place, String)>,
     /// The stored key of a publish command that Paho removed, and the packet id of the PUBLISH that it puts next.
     withheld: Option<(Key, u32)>,
     versions: VersionTracker,
@@ -63,6 +65,7 @@ impl CallSemantics {
             cache,
             history: CallHistory::default(),
             last_packet_id: None,
+            published_again: None,
             withheld: None,
             versions: VersionTracker::default(),
         }
@@ -148,6 +151,10 @@ impl CallSemantics {
     ) -> Result<(), Error> {
         self.history.put(key);
         let key = self.prepare_put(access, key);
+        if let Some((place, name)) = self.published_again.take() {
+            // A crash finds the message either set aside or waiting.
+            self.cache.remove_set_aside_with(key, place, name);
+        }
         // Paho reuses the key of a withheld command; the new record must not be removed with it.
         self.withheld.take_if(|(withheld, _)| *withheld == key);
         let command = self
@@ -310,7 +317,7 @@ impl CallSemantics {
         if is_connect && self.cache.index.content(stored).is_message() {
             return;
         }
-        let departure = self.note_removal(key, stored);
+        let departure = self.note_removal(access, key, stored);
         if let (Departure::Sending, Some(packet_id)) = (departure, self.last_packet_id) {
             // Paho sends one command at a time: an earlier withheld one gets no PUBLISH any more.
             self.release_withheld(access);
@@ -330,18 +337,39 @@ impl CallSemantics {
             self.remove_with_publish(access, key);
         } else {
             self.names.forget(stored);
-            self.cache.remove(access, &[stored], Ack::Sent);
+            // What is set aside waits for the next tick, so that a full buffer costs no exchange per
+            // message. A crash before that restores the message.
+            let ack = if self.cache.sets_aside(stored) {
+                Ack::Deferred
+            } else {
+                Ack::Sent
+            };
+            self.cache.remove(access, &[stored], ack);
         }
     }
 
     /// Notes that Paho removes a record, and returns the way in which it leaves.
-    fn note_removal(&mut self, key: Key, stored: Key) -> Departure {
+    ///
+    /// A message that was dropped is set aside.
+    fn note_removal<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        key: Key,
+        stored: Key,
+    ) -> Departure {
         let content = self.cache.index.content(stored);
         let pubrel = key.with_kind(RecordKind::SentPubrel);
         let has_pubrel = key.kind == RecordKind::SentPublish && self.has_packet(pubrel);
         let departure = self.history.remove(key, content, has_pubrel);
         if let Departure::Dropped(reason) = departure {
             self.cache.events.dropped(key.kind, reason);
+            let is_inbound = matches!(
+                key.kind,
+                RecordKind::ReceivedPublish | RecordKind::Undelivered
+            );
+            if content.is_message() || is_inbound {
+                self.cache.discard(access, stored, reason.as_str());
+            }
         }
         departure
     }
@@ -362,7 +390,7 @@ impl CallSemantics {
             .filter(|publish| key.kind == RecordKind::SentPubrel && self.contains(*publish))
             .collect();
         for &publish in &keys {
-            self.note_removal(publish, publish);
+            self.note_removal(access, publish, publish);
         }
         keys.push(key);
         // A crash before the next tick repeats a QoS 1 message, or a PUBREL, which the broker

@@ -13,6 +13,8 @@ use super::{
     call_log::CallLog,
     call_semantics::{CallSemantics, VersionMismatch},
     config::PersistenceConfig,
+    dead_letters,
+    dead_letters::DeadLetters,
     guarded_store::GuardedStore,
     health::Health,
     lifecycle::{Lifecycle, Opened},
@@ -25,7 +27,7 @@ use super::{
     worker::spawn_threads,
 };
 use crate::{
-    cache::{StoreAccess, WriteBehindCache},
+    cache::{SetAsides, StoreAccess, WriteBehindCache},
     clock::Clock,
     error::{Error, ErrorChain, ErrorKind},
     paho::{Key, record_set_name, strip_scheme, to_abi},
@@ -189,6 +191,15 @@ impl<S: Store> Persistence<S> {
         Health::new(shared)
     }
 
+    /// Returns a handle to the records that are set aside: what Paho dropped, and the quarantine.
+    ///
+    /// It works after a client has taken the persistence, too.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters {
+        let shared: Arc<PersistenceShared<GuardedStore<S>>> = Arc::clone(&self.shared);
+        DeadLetters::new(shared)
+    }
+
     /// Runs `work` on the open records with the parsed key.
     fn with_parsed_key<T>(
         &self,
@@ -262,11 +273,18 @@ impl<S: Store> Persistence<S> {
             observers: self.observers.clone(),
             outbox: Outbox::default(),
             drops: Mutex::default(),
+            set_aside_losses: Mutex::default(),
         });
         let (cache, instance_id, result) = match opened {
             Ok((cache, instance_id, report)) => (cache, instance_id, Ok(report)),
             Err(error) => {
-                let cache = WriteBehindCache::without_store(config.cache_limit, config.durability);
+                // What is set aside in the store is listed once it is there.
+                let set_asides = SetAsides::new(&config.set_asides);
+                let cache = WriteBehindCache::without_store(
+                    config.cache_limit,
+                    config.durability,
+                    set_asides,
+                );
                 (cache, None, Err(Arc::new(error)))
             }
         };
@@ -364,7 +382,9 @@ impl<S: Store> ClientPersistence for Persistence<S> {
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
+        let published_again = dead_letters::take_published_again(&self.shared);
         let put = self.with_parsed_key("write", key, |records, access, key| {
+            records.published_again = published_again;
             records.put(access, key, &buffers)
         });
         let is_damaged = matches!(&put, Err(error) if error.kind() == ErrorKind::Damaged);

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{fill::WaitingLimits, observer::StoreObserver};
-use crate::{clock::Clock, store::Durability};
+use crate::{cache::SetAsideOptions, clock::Clock, store::Durability};
 
 /// The settings that do not depend on the store; the builders document their public forms.
 #[derive(Clone)]
@@ -23,6 +23,8 @@ pub(crate) struct PersistenceConfig {
     pub(crate) open_without_store: bool,
     /// `connect` looks for a backlog of the same client id under another server URI.
     pub(crate) moved_backlog_check: bool,
+    /// What is set aside, and its bounds.
+    pub(crate) set_asides: SetAsideOptions,
     pub(crate) observer: Option<Arc<dyn StoreObserver>>,
     pub(crate) clock: Clock,
 }
@@ -38,6 +40,7 @@ impl Default for PersistenceConfig {
             open_timeout: Duration::from_secs(2),
             open_without_store: false,
             moved_backlog_check: true,
+            set_asides: SetAsideOptions::default(),
             observer: None,
             clock: Clock::System,
         }

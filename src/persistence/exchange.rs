@@ -4,7 +4,7 @@ use crate::{
     cache::{RewriteBatch, list_keys, read_or_split},
     error::Error,
     paho::Key,
-    store::{Connected, Store},
+    store::{Connected, Place, Store},
 };
 
 /// A step of a recovery.
@@ -36,8 +36,8 @@ pub(super) enum Step {
 /// The answer of the store to a step.
 pub(super) enum Answer {
     Connected(Connected),
-    /// The keys, and the number of foreign entries.
-    Listed(Vec<Key>, usize),
+    /// The keys, the number of foreign entries, and the names of what is set aside.
+    Listed(Vec<Key>, usize, Vec<(Place, Vec<Vec<u8>>)>),
     Values(Vec<Option<Vec<u8>>>),
     Done,
 }
@@ -64,7 +64,7 @@ impl<S: Store> Exchange<S> {
         let store = &mut self.store;
         let answer = match &self.step {
             Step::Connect(name) => store.connect(name).map(Answer::Connected),
-            Step::List => list_keys(store).map(|(keys, foreign)| Answer::Listed(keys, foreign)),
+            Step::List => list(store),
             Step::Compare(keys) => read_or_split(store, keys).map(Answer::Values),
             Step::ReadRelocation(old, new) => {
                 read_or_split(store, &[*old, *new]).map(Answer::Values)
@@ -77,4 +77,18 @@ impl<S: Store> Exchange<S> {
         };
         self.answer = Some(answer);
     }
+}
+
+/// Lists the keys, and what is set aside in the places that the store can list.
+fn list(store: &mut impl Store) -> Result<Answer, Error> {
+    let (keys, foreign) = list_keys(store)?;
+    let mut set_asides = Vec::new();
+    for place in Place::ALL {
+        match store.set_aside_names(place) {
+            Ok(names) => set_asides.push((place, names)),
+            Err(error) if error.kind().is_refusal() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Answer::Listed(keys, foreign, set_asides))
 }

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
     error::{Error, ErrorKind},
-    store::{Adopted, Connected, Group, OtherRecords, Sent, Store},
+    store::{Adopted, Connected, Group, OtherRecords, Place, Sent, Store},
 };
 
 /// A store whose panics are errors.
@@ -82,6 +82,22 @@ impl<S: Store> Store for GuardedStore<S> {
 
     fn adopt(&mut self, from: &str, groups: &[&[Adopted<'_>]]) -> Result<(), Error> {
         self.guard("adopt records", |store| store.adopt(from, groups))
+    }
+
+    fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
+        self.guard("list what is set aside", |store| {
+            store.set_aside_names(place)
+        })
+    }
+
+    fn read_set_aside(
+        &mut self,
+        place: Place,
+        names: &[&str],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.guard("read what is set aside", |store| {
+            store.read_set_aside(place, names)
+        })
     }
 
     fn close(&mut self) {

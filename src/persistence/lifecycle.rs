@@ -294,6 +294,7 @@ impl<S: Store> Lifecycle<S> {
                 mut recovery,
             } if recovery.due <= now => {
                 let cache = &mut opened.records.cache;
+                cache.note_time(clock);
                 if let Some(step) = recovery.next_step(cache, &opened.name) {
                     *self = Self::Recovering {
                         opened,
@@ -388,7 +389,7 @@ fn note_answer(
         instance_id,
         ..
     } = opened;
-    if let (true, Answer::Listed(stored, _)) = (recovery.is_loading(), &answered.1) {
+    if let (true, Answer::Listed(stored, ..)) = (recovery.is_loading(), &answered.1) {
         records.make_room_for(stored);
     }
     recovery.note_answer(&mut records.cache, instance_id, answered, clock);

@@ -5,6 +5,7 @@ mod call_log;
 mod call_semantics;
 mod client_persistence;
 mod config;
+mod dead_letters;
 mod due_work;
 mod exchange;
 mod fill;
@@ -29,6 +30,7 @@ pub use adoption::Adoption;
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
+pub use dead_letters::{DeadLetter, DeadLetters, PublishedAgain};
 #[cfg(feature = "redis")]
 pub(crate) use fill::WaitingLimits;
 pub use health::Health;

@@ -13,7 +13,7 @@ use super::{observer::StoreObserver, outbox::Outbox};
 use crate::{
     error::{ErrorChain, log_throttle::LogThrottle},
     paho::DropReason,
-    store::StoreEvent,
+    store::{Place, SetAsideLoss, StoreEvent},
 };
 
 /// Runs the log and the observers for the store of one client.
@@ -26,6 +26,8 @@ pub(super) struct Notifier {
     pub(super) outbox: Outbox,
     /// Limits the lines about dropped records: a full buffer drops one at each publish.
     pub(super) drops: Mutex<LogThrottle<(&'static str, DropReason)>>,
+    /// Limits the lines about what is set aside no longer.
+    pub(super) set_aside_losses: Mutex<LogThrottle<(Place, SetAsideLoss)>>,
 }
 
 /// Logs with the fields that every line about a store has.
@@ -193,6 +195,11 @@ impl Notifier {
                 let rest = self.drops().take_rest();
                 self.log_drops(rest);
             }
+            StoreEvent::SetAsideLost {
+                place,
+                reason,
+                records,
+            } => self.log_set_aside_loss(*place, *reason, *records),
             // Metrics and observers use these; in the log they would be noise. `Lost` is logged for
             // all the records that it counts.
             _ => {}
@@ -230,6 +237,27 @@ impl Notifier {
         self.drops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Logs what is set aside no longer, as [`log_drop`](Self::log_drop) does.
+    fn log_set_aside_loss(&self, place: Place, reason: SetAsideLoss, records: usize) {
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        let admitted = {
+            let losses = self.set_aside_losses.lock();
+            let mut losses = losses.unwrap_or_else(PoisonError::into_inner);
+            losses.admit((place, reason), records, Instant::now())
+        };
+        if let Some(suppressed) = admitted {
+            warn!(
+                "db.system.name" = self.store_name,
+                "messaging.client.id" = self.client_id,
+                place = place.as_str(),
+                records = suppressed.saturating_add(records),
+                reason = reason.as_str(),
+                "records that were set aside are gone: {}",
+                loss_explanation(reason)
+            );
+        }
+    }
+
     /// The store's name as people write it.
     fn display_name(&self) -> &'static str {
         if self.store_name == "redis" {
@@ -259,6 +287,23 @@ fn explanation(reason: DropReason) -> &'static str {
         DropReason::Damaged => {
             "Paho sent damaged copies of them, and the broker acknowledged those"
         }
+    }
+}
+
+/// Returns why a record is set aside no longer, and what to do about it.
+fn loss_explanation(reason: SetAsideLoss) -> &'static str {
+    match reason {
+        SetAsideLoss::Bytes | SetAsideLoss::Number => {
+            "there were too many, and the oldest had to go; publish them again sooner, or raise the limits"
+        }
+        SetAsideLoss::Age => "they were too old; publish them again sooner, or raise the limits",
+        SetAsideLoss::Refused => {
+            "the store refused them; is it full, or does its user lack a right?"
+        }
+        SetAsideLoss::Unreadable => {
+            "their values were only in the store, which could not be read when Paho dropped them"
+        }
+        SetAsideLoss::Lost => "they disappeared from the store; was it flushed?",
     }
 }
 

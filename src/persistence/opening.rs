@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::config::PersistenceConfig;
 use crate::{
-    cache::{WriteBehindCache, load_records},
+    cache::{LoadedRecords, SetAsides, WriteBehindCache, load_records},
     error::{Error, ErrorKind},
     paho::Key,
-    store::{Connected, Store},
+    store::{Connected, Place, Store},
 };
 
 /// Interval of attempts to connect to a store that is not ready.
@@ -67,11 +67,11 @@ pub(super) fn open_records(
 ) -> Result<(WriteBehindCache, Option<String>, OpenReport), Error> {
     let until = config.clock.deadline_after(config.open_timeout);
     let mut connected = connect_until(store, name, config, until)?;
-    let loaded = match load_records(store, config.cache_limit) {
+    let (loaded, set_asides) = match load(store, config, &mut connected) {
         // The connection broke since `connect`, for example because Redis restarted.
         Err(error) if error.kind() == ErrorKind::Connection => {
             connected = connect_until(store, name, config, until)?;
-            load_records(store, config.cache_limit)?
+            load(store, config, &mut connected)?
         }
         done => done?,
     };
@@ -88,8 +88,13 @@ pub(super) fn open_records(
         loaded.index,
         (loaded.foreign_entries, loaded.unmovable),
         config.durability,
+        set_asides,
         Some(config.clock.time()),
     );
+    for _ in 0..loaded.quarantined {
+        cache.events.set_aside(Place::Quarantine);
+    }
+    cache.enforce_set_aside_limits();
     cache.replace_shared_packet_ids(store)?;
     Ok((cache, connected.instance_id, report))
 }
@@ -100,6 +105,32 @@ pub(super) fn open_records(
 pub(super) fn may_open_without(kind: ErrorKind) -> bool {
     use ErrorKind::{Busy, Connection, Loading, Timeout};
     matches!(kind, Busy | Connection | Loading | Timeout)
+}
+
+/// Lists what is set aside, and loads the records.
+fn load(
+    store: &mut impl Store,
+    config: &PersistenceConfig,
+    connected: &mut Connected,
+) -> Result<(LoadedRecords, SetAsides), Error> {
+    let mut set_asides = SetAsides::new(&config.set_asides);
+    set_asides.note_time(config.clock.time(), config.clock.since_boot());
+    for place in Place::ALL {
+        if !set_asides.is_on(place) {
+            continue;
+        }
+        match store.set_aside_names(place) {
+            Ok(names) => set_asides.load(place, &names),
+            // The records can be used all the same.
+            Err(error) if error.kind().is_refusal() => {
+                set_asides.turn_off(place);
+                connected.warnings.push(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let loaded = load_records(store, config.cache_limit, &mut set_asides)?;
+    Ok((loaded, set_asides))
 }
 
 /// Returns `true` for errors of a store that is starting or a predecessor that is ending.

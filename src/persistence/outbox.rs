@@ -51,22 +51,15 @@ impl Outbox {
     }
 }
 
-/// Queues an event, or adds it to the last one if that says the same of another record.
+/// Number of events at the end of the queue to which an equal one is added.
+///
+/// If the buffer is full, each publish drops a record, sets it aside, and removes the oldest that was.
+const MERGED: usize = 3;
+
+/// Queues an event, or adds it to a recent one if that says the same of another record.
 fn push(queue: &mut Vec<StoreEvent>, event: StoreEvent) {
-    // Paho drops a session record by record.
-    if let StoreEvent::Dropped {
-        kind,
-        reason,
-        records,
-    } = &event
-        && let Some(StoreEvent::Dropped {
-            kind: last_kind,
-            reason: last_reason,
-            records: last_records,
-        }) = queue.last_mut()
-        && (*last_kind, *last_reason) == (*kind, *reason)
-    {
-        *last_records = last_records.saturating_add(*records);
+    let mut recent = queue.iter_mut().rev().take(MERGED);
+    if recent.any(|recent| add_records(recent, &event)) {
         return;
     }
     // The last one has the totals.
@@ -88,6 +81,47 @@ fn push(queue: &mut Vec<StoreEvent>, event: StoreEvent) {
     if queue.len() < MAX_QUEUED || !is_repeated {
         queue.push(event);
     }
+}
+
+/// Adds the records of an event to those of an equal one; returns false if they differ.
+fn add_records(sum: &mut StoreEvent, event: &StoreEvent) -> bool {
+    use StoreEvent::{Dropped, SetAside, SetAsideLost};
+    let (sum, added) = match (sum, event) {
+        (
+            Dropped {
+                kind,
+                reason,
+                records,
+            },
+            Dropped {
+                kind: other_kind,
+                reason: other_reason,
+                records: added,
+            },
+        ) if (*kind, *reason) == (*other_kind, *other_reason) => (records, added),
+        (
+            SetAside { place, records },
+            SetAside {
+                place: other_place,
+                records: added,
+            },
+        ) if place == other_place => (records, added),
+        (
+            SetAsideLost {
+                place,
+                reason,
+                records,
+            },
+            SetAsideLost {
+                place: other_place,
+                reason: other_reason,
+                records: added,
+            },
+        ) if (*place, *reason) == (*other_place, *other_reason) => (records, added),
+        _ => return false,
+    };
+    *sum = sum.saturating_add(*added);
+    true
 }
 
 #[cfg(test)]

@@ -167,7 +167,11 @@ impl Recovery {
             return Some(step);
         }
         if std::mem::take(&mut self.removes_first) {
-            let batch = cache.next_removes(self.limits, &HashSet::new());
+            let mut batch = cache.next_removes(self.limits, &HashSet::new());
+            // A full store takes nothing more. What Paho has dropped must not keep it full.
+            if batch.is_empty() && cache.give_up_for_room() {
+                batch = cache.next_removes(self.limits, &HashSet::new());
+            }
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
             }
@@ -213,7 +217,7 @@ impl Recovery {
             Resync::Comparing(comparison) => comparison,
         };
         if !comparison.unknown.is_empty() {
-            let batch = RewriteBatch::to_quarantine(&comparison.unknown);
+            let batch = cache.quarantine_batch(&comparison.unknown);
             return Some(Step::Quarantine(batch));
         }
         if comparison.rest.is_empty() && !comparison.in_the_way.is_empty() {
@@ -251,7 +255,12 @@ impl Recovery {
                 self.note_connected(connected.instance_id.as_ref(), instance_id.as_ref());
                 *instance_id = connected.instance_id;
             }
-            (Step::List, Answer::Listed(keys, foreign)) => self.note_list(cache, keys, foreign),
+            (Step::List, Answer::Listed(keys, foreign, set_asides)) => {
+                for (place, names) in &set_asides {
+                    cache.refresh_set_asides(*place, names);
+                }
+                self.note_list(cache, keys, foreign);
+            }
             (Step::Compare(keys), Answer::Values(values)) => {
                 let records = keys.into_iter().zip(values);
                 let records = records.filter_map(|(key, value)| Some((key, value?)));

@@ -12,9 +12,10 @@ use super::{
     observer::StoreObserver, schedule::Wait, shared::PersistenceShared,
 };
 use crate::{
+    cache::SetAsideOptions,
     clock::{Clock, SimulatedClock},
     paho::Key,
-    store::{Durability, Store},
+    store::{Durability, SetAsideLimits, Store},
 };
 
 /// The options of a simulated persistence.
@@ -36,6 +37,10 @@ pub struct Settings {
     pub open_timeout: Duration,
     /// Opening succeeds if the store is unreachable.
     pub open_without_store: bool,
+    /// Nothing that Paho drops is set aside.
+    pub without_dead_letters: bool,
+    /// The bounds of what is set aside, in each place.
+    pub set_aside_limits: SetAsideLimits,
 }
 
 impl Default for Settings {
@@ -50,6 +55,8 @@ impl Default for Settings {
             call_timeout: config.call_timeout,
             open_timeout: config.open_timeout,
             open_without_store: config.open_without_store,
+            without_dead_letters: config.set_asides.without_dead_letters,
+            set_aside_limits: config.set_asides.discarded,
         }
     }
 }
@@ -73,6 +80,11 @@ pub fn simulated_persistence<S: Store>(
         open_timeout: settings.open_timeout,
         open_without_store: settings.open_without_store,
         moved_backlog_check: false,
+        set_asides: SetAsideOptions {
+            without_dead_letters: settings.without_dead_letters,
+            quarantine: settings.set_aside_limits,
+            discarded: settings.set_aside_limits,
+        },
         observer,
         clock: Clock::Simulated(clock),
     };

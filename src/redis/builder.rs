@@ -6,10 +6,11 @@ use super::{
     address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, store::RedisStore,
 };
 use crate::{
+    cache::SetAsideOptions,
     clock::Clock,
     error::Error,
     persistence::{Persistence, PersistenceConfig, StoreObserver, WaitingLimits},
-    store::Durability,
+    store::{Durability, SetAsideLimits},
 };
 
 /// A persistence that keeps the records of a Paho client in a Redis hash.
@@ -67,6 +68,9 @@ impl Default for RedisPersistence {
 /// | [`buffer_warn_bytes`](Self::buffer_warn_bytes) | 1,048,576 (1 MiB) | bytes of records |
 /// | [`max_buffered_messages`](Self::max_buffered_messages) | unknown | messages |
 /// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
+/// | [`dead_letters`](Self::dead_letters) | `true` | |
+/// | [`dead_letter_limits`](Self::dead_letter_limits) | 1 MiB, 1,000 records, 7 days | |
+/// | [`quarantine_limits`](Self::quarantine_limits) | 1 MiB, 1,000 records, 7 days | |
 /// | [`eviction_check`](Self::eviction_check) | [`EvictionCheck::Warn`] | |
 /// | [`moved_backlog_check`](Self::moved_backlog_check) | `true` | |
 /// | [`open_without_redis`](Self::open_without_redis) | `false` | |
@@ -99,6 +103,7 @@ pub struct RedisPersistenceBuilder {
     cache_limit: usize,
     buffer_warn_bytes: usize,
     waiting_limits: WaitingLimits,
+    set_asides: SetAsideOptions,
     observer: Option<Arc<dyn StoreObserver>>,
 }
 
@@ -115,6 +120,7 @@ impl Default for RedisPersistenceBuilder {
             open_timeout,
             open_without_store: open_without_redis,
             moved_backlog_check,
+            set_asides,
             observer,
             clock: _,
         } = PersistenceConfig::default();
@@ -131,6 +137,7 @@ impl Default for RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            set_asides,
             observer,
         }
     }
@@ -280,6 +287,38 @@ impl RedisPersistenceBuilder {
         self
     }
 
+    /// Sets if records that Paho drops are set aside, where [`DeadLetters`](crate::DeadLetters) finds them.
+    ///
+    /// They are in a hash beside that of the records, whose key ends with `:discarded`.
+    ///
+    /// Defaults to `true`.
+    #[must_use]
+    pub fn dead_letters(mut self, dead_letters: bool) -> Self {
+        self.set_asides.without_dead_letters = !dead_letters;
+        self
+    }
+
+    /// Sets the bounds of the dead letters.
+    ///
+    /// Defaults to 1 MiB, 1,000 records and 7 days.
+    #[must_use]
+    pub fn dead_letter_limits(mut self, limits: SetAsideLimits) -> Self {
+        self.set_asides.discarded = limits;
+        self
+    }
+
+    /// Sets the bounds of the quarantine, which has the records that Paho could not read, and those of
+    /// another origin.
+    ///
+    /// The only record leaves for its age alone, however large it is.
+    ///
+    /// Defaults to 1 MiB, 1,000 records and 7 days.
+    #[must_use]
+    pub fn quarantine_limits(mut self, limits: SetAsideLimits) -> Self {
+        self.set_asides.quarantine = limits;
+        self
+    }
+
     /// Sets the reaction to a Redis that may delete records when its memory is full.
     ///
     /// Defaults to [`EvictionCheck::Warn`].
@@ -375,6 +414,7 @@ impl RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            set_asides,
             observer,
         } = self;
         let store = RedisStore::new(RedisConfig {
@@ -395,6 +435,7 @@ impl RedisPersistenceBuilder {
             open_timeout,
             open_without_store: open_without_redis,
             moved_backlog_check,
+            set_asides,
             observer,
             clock: Clock::System,
         };
@@ -418,6 +459,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            set_asides,
             observer: _,
         } = self;
         let url = RedisAddress::parse(url).map_or_else(
@@ -438,6 +480,9 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("buffer_warn_bytes", buffer_warn_bytes)
             .field("max_buffered_messages", &waiting_limits.messages)
             .field("byte_budget", &waiting_limits.bytes)
+            .field("dead_letters", &!set_asides.without_dead_letters)
+            .field("dead_letter_limits", &set_asides.discarded)
+            .field("quarantine_limits", &set_asides.quarantine)
             .finish_non_exhaustive()
     }
 }

@@ -16,12 +16,12 @@ use super::{
     other_records, preflight,
     preflight::{Preflight, ServerInfo},
     resolver::Resolver,
-    write_commands::{encode_adoption, encode_groups, encode_write_probe},
+    write_commands::{encode_adoption, encode_groups, encode_write_probe, place_hash},
 };
 use crate::{
     error::{Error, ErrorKind},
     net::deadline_after,
-    store::{Adopted, Change, Connected, Durability, Group, OtherRecords, Sent, Store},
+    store::{Adopted, Change, Connected, Durability, Group, OtherRecords, Place, Sent, Store},
 };
 
 /// The store of a [`RedisPersistence`](crate::RedisPersistence).
@@ -268,8 +268,8 @@ impl Store for RedisStore {
     /// Confirms the groups within a time that grows with their bytes.
     fn rewrite(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let lengths = groups.iter().copied().flatten().map(|change| match change {
-            Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
-            Change::Remove { .. } => 0,
+            Change::Put { value, .. } | Change::SetAside { value, .. } => value.len(),
+            Change::Remove { .. } | Change::RemoveSetAside { .. } => 0,
         });
         let extra = transfer_time(lengths.fold(0, usize::saturating_add));
         let limit = self.config.operation_timeout.saturating_add(extra);
@@ -305,6 +305,33 @@ impl Store for RedisStore {
                 },
             )
         })
+    }
+
+    fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
+        let limit = self.config.operation_timeout;
+        self.with_connection(
+            "list what is set aside beside",
+            limit,
+            |connection, hash| connection.keys(&["HKEYS", &place_hash(hash, place)]),
+        )
+    }
+
+    fn read_set_aside(
+        &mut self,
+        place: Place,
+        names: &[&str],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mut values = Vec::with_capacity(names.len());
+        let limit = self.config.operation_timeout;
+        self.with_connection(
+            "read what is set aside beside",
+            limit,
+            |connection, hash| {
+                let hash = place_hash(hash, place);
+                connection.values(&hash, names, Some(limit), &mut |value| values.push(value))
+            },
+        )?;
+        Ok(values)
     }
 
     fn close(&mut self) {

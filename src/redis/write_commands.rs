@@ -1,17 +1,22 @@
 //! Encodes groups of changes as Redis commands.
 
 use super::command_buffer::CommandBuffer;
-use crate::store::{Adopted, Change, Group};
+use crate::store::{Adopted, Change, Group, Place};
 
 /// Appends the commands for groups of changes, each group all or nothing.
 pub(super) fn encode_groups(commands: &mut CommandBuffer, hash: &str, groups: &[Group<'_>]) {
     for group in groups {
-        let is_remove = |change: &Change<'_>| matches!(change, Change::Remove { .. });
+        let removes = |change: &Change<'_>| {
+            matches!(
+                change,
+                Change::Remove { .. } | Change::RemoveSetAside { .. }
+            )
+        };
         match group {
             [] => {}
-            // One HDEL, which is atomic too: a full Redis refuses every command inside a
-            // transaction, but executes an HDEL on its own.
-            _ if group.iter().all(is_remove) => encode_removes(commands, hash, group),
+            // One HDEL per hash: a full Redis refuses every command inside a transaction, but executes
+            // an HDEL on its own. What is set aside goes last: until then a person finds it.
+            _ if group.iter().all(removes) => encode_removes(commands, hash, group),
             [change] => encode_change(commands, hash, change),
             _ => {
                 commands.push_words(&["MULTI"]);
@@ -54,24 +59,99 @@ pub(super) fn encode_adoption(
     }
 }
 
-/// Appends one `HDEL` for all removes of a group.
+/// Appends one `HDEL` per hash for all removes of a group.
 fn encode_removes(commands: &mut CommandBuffer, hash: &str, group: &[Change<'_>]) {
     let keys = group.iter().filter_map(|change| match *change {
         Change::Remove { key } => Some(key),
-        Change::Put { .. } | Change::Quarantine { .. } => None,
+        _ => None,
     });
-    commands.push_list(&["HDEL", hash], keys);
+    if keys.clone().next().is_some() {
+        commands.push_list(&["HDEL", hash], keys);
+    }
+    for place in Place::ALL {
+        let names = group.iter().filter_map(|change| match *change {
+            Change::RemoveSetAside { place: other, name } if other == place => Some(name),
+            _ => None,
+        });
+        if names.clone().next().is_some() {
+            commands.push_list(&["HDEL", &place_hash(hash, place)], names);
+        }
+    }
+}
+
+/// Returns the key of the hash of a place.
+///
+/// It has the same prefix as that of the records, so that an ACL pattern covers both.
+pub(super) fn place_hash(hash: &str, place: Place) -> String {
+    format!("{hash}:{}", place.as_str())
 }
 
 fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) {
-    let hash = hash.as_bytes();
+    let bytes = hash.as_bytes();
     match *change {
-        Change::Put { key, value } => commands.push(&[b"HSET", hash, key.as_bytes(), value]),
-        Change::Remove { key } => commands.push(&[b"HDEL", hash, key.as_bytes()]),
-        Change::Quarantine { key, value } => {
-            // A hash of its own, with the same prefix, so that an ACL pattern covers both.
-            let quarantine = [hash, b":quarantine"].concat();
-            commands.push(&[b"HSET", &quarantine, key.as_bytes(), value]);
+        Change::Put { key, value } => commands.push(&[b"HSET", bytes, key.as_bytes(), value]),
+        Change::Remove { key } => commands.push(&[b"HDEL", bytes, key.as_bytes()]),
+        Change::SetAside { place, name, value } => {
+            let place = place_hash(hash, place);
+            commands.push(&[b"HSET", place.as_bytes(), name.as_bytes(), value]);
         }
+        Change::RemoveSetAside { place, name } => {
+            let place = place_hash(hash, place);
+            commands.push(&[b"HDEL", place.as_bytes(), name.as_bytes()]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(group: &[Change<'_>]) -> String {
+        let mut commands = CommandBuffer::default();
+        encode_groups(&mut commands, "h", &[group]);
+        let text = String::from_utf8(commands.bytes().to_vec()).expect("text");
+        let words = text
+            .split("\r\n")
+            .filter(|line| !line.starts_with(['*', '$']) && !line.is_empty());
+        words.collect::<Vec<_>>().join(" ")
+    }
+
+    const PLACE: Place = Place::Discarded;
+
+    #[test]
+    fn record_is_set_aside_and_removed_in_one_transaction() {
+        let group = [
+            Change::SetAside {
+                place: PLACE,
+                name: "n",
+                value: b"v",
+            },
+            Change::Remove { key: "s-1" },
+        ];
+        assert_eq!(
+            encoded(&group),
+            "MULTI HSET h:discarded n v HDEL h s-1 EXEC"
+        );
+    }
+
+    #[test]
+    fn removes_of_each_hash_need_no_transaction() {
+        let removes = [
+            Change::RemoveSetAside {
+                place: PLACE,
+                name: "n",
+            },
+            Change::Remove { key: "s-1" },
+            Change::RemoveSetAside {
+                place: Place::Quarantine,
+                name: "m",
+            },
+            Change::Remove { key: "s-2" },
+        ];
+        assert_eq!(
+            encoded(&removes),
+            "HDEL h s-1 s-2 HDEL h:quarantine m HDEL h:discarded n"
+        );
+        assert_eq!(encoded(&removes[..1]), "HDEL h:discarded n");
     }
 }

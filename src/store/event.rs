@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use super::{set_aside::SetAsideLoss, traits::Place};
 use crate::{error::Error, paho::DropReason};
 
 /// An event of the store of one client.
@@ -105,6 +106,22 @@ pub enum StoreEvent {
         /// Their number.
         records: usize,
     },
+    /// Records were set aside, to be listed with [`DeadLetters`](crate::DeadLetters).
+    SetAside {
+        /// Their place.
+        place: Place,
+        /// Their number.
+        records: usize,
+    },
+    /// Records that were set aside, or were to be, are gone.
+    SetAsideLost {
+        /// Their place.
+        place: Place,
+        /// The reason.
+        reason: SetAsideLoss,
+        /// Their number.
+        records: usize,
+    },
     /// The state of the store.
     ///
     /// Sent at once if the store went up or down or lost records. Otherwise at most ten times per
@@ -156,4 +173,12 @@ pub struct HealthSnapshot {
     /// Time at which the store last had every record that it does not refuse, by the device's clock;
     /// `None` before that. While it refuses one, only confirmed writes move it.
     pub last_confirmed: Option<SystemTime>,
+    /// Number of dead letters: records that Paho dropped, and that are set aside.
+    pub discarded_records: usize,
+    /// Size of their values in bytes, as far as their names have it.
+    pub discarded_bytes: usize,
+    /// Number of records in the quarantine.
+    pub quarantined_records: usize,
+    /// Size of their values in bytes, as far as their names have it.
+    pub quarantined_bytes: usize,
 }

@@ -5,10 +5,17 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::traits::{Adopted, Change, Connected, Group, OtherRecords, Sent, Store};
+use super::traits::{Adopted, Change, Connected, Group, OtherRecords, Place, Sent, Store};
 use crate::error::{Error, ErrorKind};
 
 type RecordMap = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// The records under one name, and those that are set aside.
+#[derive(Debug, Default)]
+struct Records {
+    live: RecordMap,
+    set_aside: BTreeMap<Place, RecordMap>,
+}
 
 /// The store of [`MemoryPersistence`](crate::MemoryPersistence).
 ///
@@ -16,17 +23,13 @@ type RecordMap = BTreeMap<Vec<u8>, Vec<u8>>;
 /// survives the process.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryStore {
-    by_name: Arc<Mutex<HashMap<String, RecordMap>>>,
+    by_name: Arc<Mutex<HashMap<String, Records>>>,
     /// The name that this clone is connected to.
     name: Option<String>,
 }
 
 impl MemoryStore {
-    fn with_map<T>(
-        &self,
-        attempt: &str,
-        work: impl FnOnce(&mut RecordMap) -> T,
-    ) -> Result<T, Error> {
+    fn with_map<T>(&self, attempt: &str, work: impl FnOnce(&mut Records) -> T) -> Result<T, Error> {
         let Some(name) = &self.name else {
             return Err(Error::new(ErrorKind::NotOpen, attempt));
         };
@@ -45,18 +48,17 @@ impl Store for MemoryStore {
 
     fn keys(&mut self) -> Result<Vec<Vec<u8>>, Error> {
         self.with_map("list the records in memory", |records| {
-            records.keys().cloned().collect()
+            records.live.keys().cloned().collect()
         })
     }
 
     fn check(&mut self) -> Result<usize, Error> {
-        self.with_map("count the records in memory", |records| records.len())
+        self.with_map("count the records in memory", |records| records.live.len())
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
         self.with_map("read records in memory", |records| {
-            let values = keys.iter().map(|key| records.get(key.as_bytes()).cloned());
-            values.collect()
+            values_of(&records.live, keys)
         })
     }
 
@@ -65,13 +67,19 @@ impl Store for MemoryStore {
             for change in groups.iter().copied().flatten() {
                 match *change {
                     Change::Put { key, value } => {
-                        records.insert(key.as_bytes().to_vec(), value.to_vec());
+                        records.live.insert(key.as_bytes().to_vec(), value.to_vec());
                     }
                     Change::Remove { key } => {
-                        records.remove(key.as_bytes());
+                        records.live.remove(key.as_bytes());
                     }
-                    // Nobody could inspect a quarantine in memory.
-                    Change::Quarantine { .. } => {}
+                    Change::SetAside { place, name, value } => {
+                        let set_aside = records.set_aside.entry(place).or_default();
+                        set_aside.insert(name.as_bytes().to_vec(), value.to_vec());
+                    }
+                    Change::RemoveSetAside { place, name } => {
+                        let set_aside = records.set_aside.entry(place).or_default();
+                        set_aside.remove(name.as_bytes());
+                    }
                 }
             }
         })
@@ -85,11 +93,13 @@ impl Store for MemoryStore {
     fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
         let by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         let others = by_name.iter().filter(|(name, records)| {
-            name.starts_with(prefix) && Some(*name) != self.name.as_ref() && !records.is_empty()
+            name.starts_with(prefix)
+                && Some(*name) != self.name.as_ref()
+                && !records.live.is_empty()
         });
         let others = others.map(|(name, records)| OtherRecords {
             name: name.clone(),
-            records: records.len(),
+            records: records.live.len(),
         });
         Ok(others.collect())
     }
@@ -113,15 +123,37 @@ impl Store for MemoryStore {
         } in groups.iter().copied().flatten()
         {
             if let Some(records) = by_name.get_mut(from) {
-                records.remove(old.as_bytes());
+                records.live.remove(old.as_bytes());
             }
             let records = by_name.entry(name.clone()).or_default();
-            records.insert(key.as_bytes().to_vec(), value.to_vec());
+            records.live.insert(key.as_bytes().to_vec(), value.to_vec());
         }
         Ok(())
+    }
+
+    fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
+        self.with_map("list what is set aside in memory", |records| {
+            let set_aside = records.set_aside.entry(place).or_default();
+            set_aside.keys().cloned().collect()
+        })
+    }
+
+    fn read_set_aside(
+        &mut self,
+        place: Place,
+        names: &[&str],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        self.with_map("read what is set aside in memory", |records| {
+            values_of(records.set_aside.entry(place).or_default(), names)
+        })
     }
 
     fn close(&mut self) {
         self.name = None;
     }
+}
+
+fn values_of(records: &RecordMap, keys: &[&str]) -> Vec<Option<Vec<u8>>> {
+    let values = keys.iter().map(|key| records.get(key.as_bytes()).cloned());
+    values.collect()
 }

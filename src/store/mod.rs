@@ -3,9 +3,12 @@
 mod durability;
 mod event;
 mod memory;
+mod set_aside;
 mod traits;
 
 pub use durability::Durability;
 pub use event::{HealthSnapshot, StoreEvent};
 pub use memory::MemoryStore;
-pub use traits::{Adopted, Change, Connected, Group, OtherRecords, Sent, Store};
+pub(crate) use set_aside::SetAsideName;
+pub use set_aside::{SetAsideLimits, SetAsideLoss};
+pub use traits::{Adopted, Change, Connected, Group, OtherRecords, Place, Sent, Store};

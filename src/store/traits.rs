@@ -17,16 +17,50 @@ pub enum Change<'a> {
         /// The key of the record.
         key: &'a str,
     },
-    /// Copies a record to the quarantine, which Paho never reads but a person can inspect.
+    /// Copies a record to a place that Paho never reads, but a program or a person can.
     ///
-    /// The record itself stays.
-    Quarantine {
-        /// Its name there: the key of the record, with a colon and a hash behind it if a record of another
-        /// origin has the key.
-        key: &'a str,
+    /// The record itself stays, unless another change of the group removes it.
+    SetAside {
+        /// The place.
+        place: Place,
+        /// Its name there, which no other record has.
+        name: &'a str,
         /// Its value.
         value: &'a [u8],
     },
+    /// Removes a record from such a place; a missing one is not an error.
+    RemoveSetAside {
+        /// The place.
+        place: Place,
+        /// Its name there.
+        name: &'a str,
+    },
+}
+
+/// A place for records that Paho never reads.
+///
+/// Each client has its own, beside its records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Place {
+    /// Records that Paho could not read, and records of another origin.
+    Quarantine,
+    /// Records that Paho dropped although their messages were not delivered.
+    Discarded,
+}
+
+impl Place {
+    /// Every place.
+    pub const ALL: [Self; 2] = [Self::Quarantine, Self::Discarded];
+
+    /// Returns the value of the label `place` of the metrics, which is also the end of the key of the
+    /// hash in Redis.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Quarantine => "quarantine",
+            Self::Discarded => "discarded",
+        }
+    }
 }
 
 /// Changes that are applied in order, all or none.
@@ -229,6 +263,33 @@ pub trait Store: Send + 'static {
             format!("adopt the records of {from}"),
         )
         .with_reason("this store cannot move records from one name to another"))
+    }
+
+    /// Returns the names of all records in a place, in any order, including what others put there.
+    ///
+    /// By default there are none, as for a store that drops what is set aside.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why a name cannot be read.
+    fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
+        let _ = place;
+        Ok(Vec::new())
+    }
+
+    /// Returns the values of these records of a place, in the same order; `None` for a missing one, and
+    /// for all of them by default.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why one of them cannot be read.
+    fn read_set_aside(
+        &mut self,
+        place: Place,
+        names: &[&str],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let _ = place;
+        Ok(vec![None; names.len()])
     }
 
     /// Closes the connection. The records stay.

@@ -1,6 +1,7 @@
 //! Every call, error and invalid option shows in a span, a metric or a typed error.
 
 mod bad_input;
+mod dead_letters;
 mod departures;
 mod moved_broker;
 mod spans;

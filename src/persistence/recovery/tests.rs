@@ -8,7 +8,7 @@ use std::{
 
 use super::Recovery;
 use crate::{
-    cache::{WriteBehindCache, load_records},
+    cache::{SetAsideOptions, SetAsides, WriteBehindCache, load_records},
     error::{Error, ErrorKind},
     store::{Durability, MemoryStore, Store},
 };
@@ -17,11 +17,13 @@ use crate::{
 fn jitter_adds_up_to_a_quarter_of_backoff() {
     let mut store = MemoryStore::default();
     store.connect("device:broker").expect("connects");
-    let loaded = load_records(&mut store, 0).expect("loads");
+    let mut set_asides = SetAsides::new(&SetAsideOptions::default());
+    let loaded = load_records(&mut store, 0, &mut set_asides).expect("loads");
     let mut cache = WriteBehindCache::new(
         loaded.index,
         (0, HashSet::new()),
         Durability::default(),
+        set_asides,
         Some(SystemTime::UNIX_EPOCH),
     );
     let now = Duration::from_secs(1);

@@ -20,7 +20,7 @@ use crate::{
         observer::StoreObserver,
         simulated::{Settings, SimulatedWorker, Turn, simulated_persistence},
     },
-    store::{Change, Connected, Group, Sent, Store, StoreEvent},
+    store::{Change, Connected, Group, Place, Sent, Store, StoreEvent},
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) struct Content {
     pub(super) records: BTreeMap<String, Vec<u8>>,
     pub(super) quarantine: BTreeMap<String, Vec<u8>>,
+    pub(super) discarded: BTreeMap<String, Vec<u8>>,
     pub(super) instance_id: u32,
     /// Every call fails with this error.
     pub(super) is_down: Option<ErrorKind>,
@@ -55,7 +56,9 @@ pub(super) struct Content {
     pub(super) fails_list: Option<ErrorKind>,
     /// Number of attempts to connect.
     pub(super) attempts: usize,
-    /// The quarantine fails with this error.
+    /// What is set aside cannot be listed, for this reason.
+    pub(super) refuses_places: Option<ErrorKind>,
+    /// The quarantine, or setting anything aside, fails with this error.
     pub(super) refuses_quarantine: Option<ErrorKind>,
     /// The quarantine has no room for longer values.
     pub(super) largest_quarantined: Option<usize>,
@@ -128,10 +131,20 @@ impl Content {
             words.extend(group.iter().map(|change| match change {
                 Change::Put { key, .. } => (*key).to_owned(),
                 Change::Remove { key } => format!("-{key}"),
-                Change::Quarantine { key, .. } => format!("!{key}"),
+                Change::SetAside { place, name, .. } => format!("!{}", short_name(*place, name)),
+                Change::RemoveSetAside { place, name } => {
+                    format!("-!{}", short_name(*place, name))
+                }
             }));
         }
         self.note(verb, words.iter().map(String::as_str));
+    }
+
+    pub(super) fn place(&mut self, place: Place) -> &mut BTreeMap<String, Vec<u8>> {
+        match place {
+            Place::Quarantine => &mut self.quarantine,
+            Place::Discarded => &mut self.discarded,
+        }
     }
 
     fn apply(&mut self, group: Group<'_>) -> Result<(), Error> {
@@ -150,13 +163,16 @@ impl Content {
             return Err(Error::new(kind, "change the store"));
         }
         let limit = self.largest_quarantined.unwrap_or(usize::MAX);
-        let is_too_long = |change: &Change<'_>| matches!(change, Change::Quarantine { value, .. } if value.len() > limit);
+        let is_too_long = |change: &Change<'_>| matches!(change, Change::SetAside { value, .. } if value.len() > limit);
         if group.iter().any(is_too_long) {
             return Err(Error::new(ErrorKind::OutOfMemory, "change the quarantine"));
         }
-        let is_quarantine = |change: &Change<'_>| matches!(change, Change::Quarantine { .. });
+        let sets_aside = |change: &Change<'_>| matches!(change, Change::SetAside { .. });
+        if self.is_full && group.iter().any(sets_aside) {
+            return Err(Error::new(ErrorKind::OutOfMemory, "set a record aside"));
+        }
         if let Some(kind) = self.refuses_quarantine
-            && group.iter().any(is_quarantine)
+            && group.iter().any(sets_aside)
         {
             return Err(Error::new(kind, "change the quarantine"));
         }
@@ -168,8 +184,12 @@ impl Content {
                 Change::Remove { key } => {
                     self.records.remove(key);
                 }
-                Change::Quarantine { key, value } => {
-                    self.quarantine.insert(key.to_owned(), value.to_vec());
+                Change::SetAside { place, name, value } => {
+                    let set_aside = self.place(place);
+                    set_aside.insert(name.to_owned(), value.to_vec());
+                }
+                Change::RemoveSetAside { place, name } => {
+                    self.place(place).remove(name);
                 }
             }
         }
@@ -183,11 +203,17 @@ impl Content {
     }
 }
 
+/// Returns the key in the name of a record that is set aside, with the first letter of its place.
+fn short_name(place: Place, name: &str) -> String {
+    let key = name.split(':').nth(3).unwrap_or(name);
+    format!("{}:{key}", &place.as_str()[..1])
+}
+
 /// Bytes of the values in these groups.
 fn put_bytes(groups: &[Group<'_>]) -> usize {
     let lengths = groups.iter().copied().flatten().map(|change| match change {
-        Change::Put { value, .. } | Change::Quarantine { value, .. } => value.len(),
-        Change::Remove { .. } => 0,
+        Change::Put { value, .. } | Change::SetAside { value, .. } => value.len(),
+        Change::Remove { .. } | Change::RemoveSetAside { .. } => 0,
     });
     lengths.sum()
 }
@@ -297,6 +323,26 @@ impl Store for ScriptedStore {
         }
         let results: Vec<_> = groups.iter().map(|group| content.apply(group)).collect();
         results.into_iter().collect()
+    }
+
+    fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
+        let mut content = self.available()?;
+        if let Some(kind) = content.refuses_places {
+            return Err(Error::new(kind, "list what is set aside"));
+        }
+        let names = content.place(place).keys();
+        Ok(names.map(|name| name.clone().into_bytes()).collect())
+    }
+
+    fn read_set_aside(
+        &mut self,
+        place: Place,
+        names: &[&str],
+    ) -> Result<Vec<Option<Vec<u8>>>, Error> {
+        let mut content = self.available()?;
+        let set_aside = content.place(place);
+        let values = names.iter().map(|name| set_aside.get(*name).cloned());
+        Ok(values.collect())
     }
 
     fn close(&mut self) {

@@ -46,7 +46,7 @@ fn sends_of_256_kib_are_confirmed() {
 #[test]
 fn fence_takes_deferred_removes_along() {
     let mut bench = pipelined();
-    bench.put("s-1", &publish(1, 2, b"x"));
+    bench.put("s-1", &publish(1, 1, b"x"));
     bench.remove("s-1");
     // With `Pipelined`, too, a remove goes before a new message, which may reuse its packet id.
     bench.put("c-1", &command(1, 1, b"x"));

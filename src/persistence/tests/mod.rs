@@ -1,6 +1,7 @@
 //! Stories of one persistence over a scripted store: calls, faults, and what is stored afterwards.
 
 mod bench;
+mod dead_letters;
 mod fences;
 mod identity;
 mod late_store;

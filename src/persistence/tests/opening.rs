@@ -141,8 +141,16 @@ fn unreadable_record_is_copied_before_its_remove() {
         .map(String::as_str)
         .filter(|line| line.starts_with("confirm"))
         .collect();
-    assert_eq!(writes, ["confirm !s-1", "confirm -s-1"]);
-    assert_eq!(bench.content().quarantine["s-1"], b"unreadable");
+    assert_eq!(writes, ["confirm !q:s-1", "confirm -s-1"]);
+    let quarantine: Vec<_> = bench.content().quarantine.clone().into_iter().collect();
+    let [(name, value)] = &quarantine[..] else {
+        panic!("{quarantine:?}");
+    };
+    assert!(
+        name.starts_with("1700000000000:unreadable:10:s-1:"),
+        "{name}"
+    );
+    assert_eq!(value, b"unreadable");
     assert_eq!(bench.persistence.keys().expect("listed"), ["c-1"]);
     bench.run(Duration::from_secs(2));
     let is_counted = |event: &StoreEvent| matches!(event, StoreEvent::Opened { quarantined: 1 });

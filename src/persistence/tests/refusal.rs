@@ -130,7 +130,11 @@ fn close_names_cause_and_consequence() {
          this process"
     );
     let is_down = |content: &mut Content| content.is_down = Some(ErrorKind::Connection);
-    let remove = |bench: &mut Bench| bench.remove("c-9");
+    // Read and removed, as a command that is sent.
+    let remove = |bench: &mut Bench| {
+        bench.get("c-9");
+        bench.remove("c-9");
+    };
     let flush = |bench: &mut Bench| {
         let flushed = bench.persistence.health().flush(Duration::ZERO);
         flushed.expect_err("is down");

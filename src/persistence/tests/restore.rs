@@ -16,6 +16,8 @@ const SMALL_CACHE: Settings = Settings {
     call_timeout: Duration::from_millis(250),
     open_timeout: Duration::from_secs(2),
     open_without_store: false,
+    without_dead_letters: false,
+    set_aside_limits: crate::store::SetAsideLimits::DEFAULT,
 };
 
 /// Ten waiting commands, of which Paho has read all but the first six.

@@ -532,7 +532,7 @@ fn recover_until(bench: &mut Bench, other: Vec<u8>, instance_id: u32, exchange: 
 
 #[test]
 fn removed_pending_put_leaves_nothing_under_its_key() {
-    for (other, exchange) in [(1, "read q-1"), (9, "read q-1"), (9, "rewrite !q-1")] {
+    for (other, exchange) in [(1, "read q-1"), (9, "read q-1"), (9, "rewrite !q:q-1")] {
         let mut bench = bench(usize::MAX, &[]);
         bench.put("q-1", &queued(1));
         bench.remove("q-1");
@@ -625,7 +625,7 @@ fn removes_go_first_if_quarantine_has_no_room() {
     bench.run(3 * SECOND);
     let trace = bench.trace();
     let is_expected = |line: &String| {
-        ["read q-1", "rewrite !q-1"]
+        ["read q-1", "rewrite !q:q-1"]
             .iter()
             .any(|start| line.starts_with(start))
     };

@@ -170,7 +170,7 @@ fn close_during_step_waits_for_store() {
 #[test]
 fn flush_confirms_what_is_deferred() {
     let mut bench = Bench::new(&Settings::default(), &[]);
-    bench.put("s-1", &publish(1, 2, b"x"));
+    bench.put("s-1", &publish(1, 1, b"x"));
     bench.remove("s-1");
     bench.trace();
     bench.persistence.health().flush(SECOND).expect("flushes");

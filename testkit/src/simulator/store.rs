@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use paho_mqtt_redis::{Change, Connected, Error, ErrorKind, Group, Sent, Store};
+use paho_mqtt_redis::{Change, Connected, Error, ErrorKind, Group, Place, Sent, Store};
 
 use super::{
     clock::ProcessClock,
@@ -369,19 +369,23 @@ fn owned(groups: &[Group<'_>]) -> Vec<OwnedGroup> {
 }
 
 fn owned_write(change: &Change<'_>) -> Write {
-    let (Change::Put { key, .. } | Change::Remove { key } | Change::Quarantine { key, .. }) =
-        change;
-    // A record of another origin is quarantined under its key and a hash.
     let name = match change {
-        Change::Quarantine { .. } => key.split_once(':').map_or(*key, |(name, _)| name),
-        _ => key,
+        Change::Put { key, .. } | Change::Remove { key } => *key,
+        // Time, reason and length come before the key.
+        Change::SetAside { name, .. } | Change::RemoveSetAside { name, .. } => {
+            name.split(':').nth(3).unwrap_or(name)
+        }
     };
     let Some(parsed) = Key::parse(name.as_bytes()) else {
-        return Write::Stray((*key).to_owned());
+        return Write::Stray(name.to_owned());
     };
     match change {
         Change::Put { value, .. } => Write::Put(parsed, Value::from(*value)),
         Change::Remove { .. } => Write::Remove(parsed),
-        Change::Quarantine { value, .. } => Write::Quarantine(parsed, Value::from(*value)),
+        Change::SetAside { place, value, .. } => match place {
+            Place::Quarantine => Write::Quarantine(parsed, Value::from(*value)),
+            Place::Discarded => Write::Discard(parsed, Value::from(*value)),
+        },
+        Change::RemoveSetAside { .. } => Write::RemoveSetAside(parsed),
     }
 }

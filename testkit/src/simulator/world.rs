@@ -37,6 +37,10 @@ pub enum Write {
     Put(Key, Value),
     Remove(Key),
     Quarantine(Key, Value),
+    /// Sets a record aside that Paho has dropped.
+    Discard(Key, Value),
+    /// Removes what was set aside.
+    RemoveSetAside(Key),
     /// A write to a field that Paho does not write.
     Stray(String),
 }
@@ -490,6 +494,8 @@ pub fn show_group(group: &[Write]) -> String {
             }
             Write::Remove(key) => format!("remove {key}"),
             Write::Quarantine(key, _) => format!("quarantine {key}"),
+            Write::Discard(key, _) => format!("discard {key}"),
+            Write::RemoveSetAside(key) => format!("remove {key} from its place"),
             Write::Stray(key) => format!("write {key:?}"),
         })
         .collect();

@@ -15,11 +15,11 @@ impl State {
     fn refusal_of(&self, group: &[Write]) -> Option<ErrorKind> {
         let refusal = self.refusal()?;
         let is_refused = |write: &Write| match write {
-            Write::Put(_, value) | Write::Quarantine(_, value) => {
+            Write::Put(_, value) | Write::Quarantine(_, value) | Write::Discard(_, value) => {
                 refusal.kind != ErrorKind::OutOfMemory
                     || refusal.above.is_none_or(|above| value.len() > above)
             }
-            Write::Remove(_) => refusal.kind != ErrorKind::OutOfMemory,
+            Write::Remove(_) | Write::RemoveSetAside(_) => refusal.kind != ErrorKind::OutOfMemory,
             Write::Stray(_) => true,
         };
         group.iter().any(is_refused).then_some(refusal.kind)
@@ -83,6 +83,8 @@ impl State {
                         values.push(Arc::clone(value));
                     }
                 }
+                // Nobody reads them here.
+                Write::Discard(..) | Write::RemoveSetAside(_) => {}
                 Write::Stray(key) => self.violate("foreign_untouched", || {
                     format!("the store was asked to write the field {key:?}")
                 }),
