@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries},
-    paho::{Key, KeyHasher, RecordKind},
+    paho::{Command, Key, KeyHasher, RecordKind},
 };
 
 /// The identity of a record. A key that Paho writes needs no allocation.
@@ -133,6 +133,8 @@ pub(super) struct Backlog {
     lost_by_get: Option<HashSet<RecordId>>,
     /// The key of the last `get`; Paho may remove that record under the key of the other MQTT version.
     last_read: Option<Key>,
+    /// Paho reads command 0 before it removes it: a PUBLISH, or one that was found at open.
+    is_zero_read: bool,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
 }
@@ -146,6 +148,7 @@ impl Backlog {
             queues: Default::default(),
             lost_by_get: is_observed.then(HashSet::new),
             last_read: None,
+            is_zero_read: true,
             restored: [0; KindLabel::ALL.len()],
         }
     }
@@ -183,6 +186,11 @@ impl Backlog {
         if let Some(kind) = self.upsert(key, size, Clock::since_boot) {
             self.kind(kind).added.inc();
         }
+    }
+
+    /// Notes the value of command 0.
+    pub(super) fn note_zero(&mut self, value: &[u8], v5: bool) {
+        self.is_zero_read = matches!(Command::parse(value, v5), Some(Command::Publish(_)));
     }
 
     /// Sets the size of a record. Adds the record if it is new, and then returns its kind.
@@ -229,8 +237,9 @@ impl Backlog {
                 // Mirrors the persistence, which resolves the key in the same way.
                 let is_live = |key| self.records.contains_key(&RecordId::Key(key));
                 let key = key.resolve_removed_key(self.last_read, is_live);
-                // Paho removes this key at each connect, and means no record that it has not read.
-                if key.is_command_zero() && self.last_read != Some(key) {
+                // Paho removes this key at each connect, and means no PUBLISH that it has not read.
+                let is_unread = self.is_zero_read && self.last_read != Some(key);
+                if key.is_command_zero() && is_unread {
                     return false;
                 }
                 RecordId::Key(key)

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Error, ErrorKind},
     metrics::{OperationLabel, PersistenceMetrics},
+    paho::Key,
     persistence::Persistence,
     store::Store,
 };
@@ -246,6 +247,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
         let bytes = buffers.iter().map(|buffer| buffer.len()).sum();
+        let zero = Key::parse(key).filter(|key| key.is_command_zero());
+        let zero = zero.map(|key| (buffers.concat(), key.v5));
         let work = |inner: &mut P| inner.put(key, buffers);
         self.call(
             OperationLabel::Put,
@@ -261,6 +264,9 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
                     .value_size
                     .observe(bytes as f64);
                 session.backlog.put(key, bytes);
+                if let Some((value, v5)) = zero {
+                    session.backlog.note_zero(&value, v5);
+                }
                 true
             },
         )
