@@ -1,7 +1,7 @@
 //! What must hold after each step, and what is allowed after a crash.
 //!
 //! Most checks are made where something changes: in the store when a group is applied, after each call of Paho, at each crash and
-//! opening. Only a few look at everything, every [`FULL_CHECK`] steps.
+//! opening. Only a few look at everything, every few steps.
 
 use std::{
     collections::BTreeMap,
@@ -53,9 +53,6 @@ pub const INVARIANTS: &[&str] = &[
     "unique_packet_ids",
     "values_are_true",
 ];
-
-/// Steps between two checks of everything.
-pub const FULL_CHECK: usize = 50;
 
 /// Bytes that a read ahead may add to the memory: the cache limits one to 512 KiB, and keeps it until Paho has read it.
 const READ_AHEAD: usize = 512 * 1024;
@@ -330,7 +327,11 @@ impl Machine {
             .max(state.loading_until)
             .max(state.down_until)
             .max(state.stalled_until);
-        let since = refusal.since.max(reachable);
+        let since = refusal.since.max(reachable).max(state.disturbed_at);
+        // Nothing is written before unknown records are in the quarantine.
+        if refusal.hangs_up && state.has_unknown_above(above) {
+            return Ok(());
+        }
         // A message on which the connection broke three times is set aside, whatever the reason was.
         if self.before.up && self.before.held_records > 0 && refusal.hangs_up {
             return Ok(());
