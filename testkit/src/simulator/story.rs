@@ -7,15 +7,19 @@ const MAX_REPLAYS: usize = 3000;
 
 /// Removes steps, ever smaller chunks of them, as long as the same invariant fails.
 ///
-/// Checks everything after each step, if the run fails in the same way then.
+/// Checks everything after each step, if the run fails in the same way and earlier then.
 pub fn shrink(profile: &mut Profile, steps: &[u32], violation: &Violation) -> Vec<u32> {
     let mut steps = steps.to_vec();
     let mut replays = 0;
     let usual = std::mem::replace(&mut profile.full_check_steps, 1);
     let found = replay(profile, &steps, false);
-    match found.violation {
-        Some(found_violation) if found_violation.name == violation.name => steps = found.steps,
-        _ => profile.full_check_steps = usual,
+    let is_same = found
+        .violation
+        .is_some_and(|found| found.name == violation.name);
+    if is_same && found.steps.len() < steps.len() {
+        steps = found.steps;
+    } else {
+        profile.full_check_steps = usual;
     }
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
