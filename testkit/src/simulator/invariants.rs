@@ -60,6 +60,9 @@ const READ_AHEAD: usize = 512 * 1024;
 /// Time in which a small record must be written while a large one is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// The same while each attempt breaks the connection: before each is a backoff, and they halve the batch.
+const PATIENCE_WITH_BREAKS: Duration = Duration::from_secs(30);
+
 impl Machine {
     /// Everything that was accepted is in the store, as far as the program knows.
     pub(super) fn is_safe(health: &HealthSnapshot) -> bool {
@@ -336,12 +339,17 @@ impl Machine {
         if self.before.up && self.before.held_records > 0 && refusal.hangs_up {
             return Ok(());
         }
-        if now < since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
+        let patience = if refusal.hangs_up {
+            PATIENCE_WITH_BREAKS
+        } else {
+            PATIENCE
+        };
+        if now < since + patience || !state.is_all_listed() || state.blow.is_some() {
             return Ok(());
         }
         let late = accepted.iter().find(|(number, at)| {
             let message = state.ledger.get(**number);
-            now >= (**at).max(since) + PATIENCE
+            now >= (**at).max(since) + patience
                 && state.ledger.is_outstanding(**number)
                 && message.is_some_and(|message| {
                     message.copies == 0 && (message.size as usize) + 64 < above
