@@ -296,15 +296,19 @@ impl Backlog {
         // Mirrors the persistence, which resolves the key in the same way.
         let is_live = |key| self.records.contains_key(&RecordId::Key(key));
         let key = key.resolve_removed_key(self.history.last_read(), is_live);
-        // Paho removes this key at each connect, and means no record that it has not read.
-        if key.is_command_zero() && self.history.last_read() != Some(key) {
-            self.history.connect();
-            return false;
-        }
         let id = RecordId::Key(key);
-        let Some(content) = self.records.get(&id).map(|record| record.content) else {
+        let content = self.records.get(&id).map(|record| record.content);
+        let is_connect = key.is_command_zero() && self.history.last_read() != Some(key);
+        if is_connect {
+            self.history.connect();
+        }
+        let Some(content) = content else {
             return false;
         };
+        // Paho removes this key at each connect, and means no message that it has not read.
+        if is_connect && content.is_message() {
+            return false;
+        }
         let has = |kind| {
             let key = key.with_kind(kind);
             is_live(key) || is_live(key.other_version())

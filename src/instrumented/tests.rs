@@ -1096,3 +1096,17 @@ fn connect_removes_no_command_zero_from_backlog() {
     persistence.remove("c-0").expect("removes it");
     assert_eq!(value(&registry, records), Some(0.0));
 }
+
+#[test]
+fn subscription_zero_leaves_backlog_unread() {
+    let (registry, mut persistence, _) = measured("device");
+    let records = "mqtt_persistence_records{client_id=\"device\",kind=\"command\"}";
+    persistence.open("id", "uri").expect("opens");
+    // Paho sends a SUBSCRIBE of its own life without reading it.
+    let numbers = [8, 7, 1].map(i32::to_ne_bytes).concat();
+    let subscription = [&numbers[..], b"t\0", &1_i32.to_ne_bytes()].concat();
+    persistence.put("c-0", vec![&subscription]).expect("puts");
+    persistence.remove("c-0").expect("removes it");
+    assert_eq!(value(&registry, records), Some(0.0));
+    assert!(persistence.keys().expect("lists").is_empty());
+}

@@ -176,8 +176,8 @@ impl Machine {
     /// Puts a value that Paho passes in several buffers.
     pub fn put_buffers(&mut self, key: Key, buffers: &[&[u8]], value: &Value) -> Result<(), Stop> {
         self.pause()?;
-        // A PUBLISH that is put again replaces nothing in memory.
-        let is_again = key.kind == Kind::SentPublish && has_value(&self.live, key, value);
+        // A PUBLISH or PUBREL that is put again replaces nothing in memory.
+        let is_again = key.is_outbound() && has_value(&self.live, key, value);
         if !is_again {
             self.last_lengths.0 = value.len();
         }

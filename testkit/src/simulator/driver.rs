@@ -8,7 +8,7 @@ use super::{
     broker::Broker,
     clock::{Acted, VirtualClock},
     exceptions,
-    invariants::{FULL_CHECK, Violation},
+    invariants::Violation,
     paho::Paho,
     process::{Machine, Pauses, Process, Stop, at},
     profile::{Action, Fault, Profile},
@@ -303,7 +303,10 @@ impl Simulation {
             let actions = choice.below(haste as usize + 1);
             self.work(actions)?;
         }
-        let is_due = self.totals.steps.is_multiple_of(FULL_CHECK as u64);
+        let is_due = self
+            .totals
+            .steps
+            .is_multiple_of(self.profile.full_check_steps);
         if is_due && self.machine.is_open {
             self.machine.check_all()?;
             self.check_small_records()?;

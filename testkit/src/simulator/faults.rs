@@ -113,6 +113,9 @@ impl Simulation {
             }
             Fault::Network => self.break_network(choice)?,
         }
+        if fault != Fault::Large {
+            self.world.lock().disturbed_at = self.clock.now();
+        }
         Ok(())
     }
 

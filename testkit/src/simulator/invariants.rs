@@ -1,7 +1,7 @@
 //! What must hold after each step, and what is allowed after a crash.
 //!
 //! Most checks are made where something changes: in the store when a group is applied, after each call of Paho, at each crash and
-//! opening. Only a few look at everything, every [`FULL_CHECK`] steps.
+//! opening. Only a few look at everything, every few steps.
 
 use std::{
     collections::BTreeMap,
@@ -54,14 +54,14 @@ pub const INVARIANTS: &[&str] = &[
     "values_are_true",
 ];
 
-/// Steps between two checks of everything.
-pub const FULL_CHECK: usize = 50;
-
 /// Bytes that a read ahead may add to the memory: the cache limits one to 512 KiB, and keeps it until Paho has read it.
 const READ_AHEAD: usize = 512 * 1024;
 
 /// Time in which a small record must be written while a large one is refused.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The same while each attempt breaks the connection: before each is a backoff, and they halve the batch.
+const PATIENCE_WITH_BREAKS: Duration = Duration::from_secs(30);
 
 impl Machine {
     /// Everything that was accepted is in the store, as far as the program knows.
@@ -330,17 +330,26 @@ impl Machine {
             .max(state.loading_until)
             .max(state.down_until)
             .max(state.stalled_until);
-        let since = refusal.since.max(reachable);
+        let since = refusal.since.max(reachable).max(state.disturbed_at);
+        // Nothing is written before unknown records are in the quarantine.
+        if refusal.hangs_up && state.has_unknown_above(above) {
+            return Ok(());
+        }
         // A message on which the connection broke three times is set aside, whatever the reason was.
         if self.before.up && self.before.held_records > 0 && refusal.hangs_up {
             return Ok(());
         }
-        if now < since + PATIENCE || !state.is_all_listed() || state.blow.is_some() {
+        let patience = if refusal.hangs_up {
+            PATIENCE_WITH_BREAKS
+        } else {
+            PATIENCE
+        };
+        if now < since + patience || !state.is_all_listed() || state.blow.is_some() {
             return Ok(());
         }
         let late = accepted.iter().find(|(number, at)| {
             let message = state.ledger.get(**number);
-            now >= (**at).max(since) + PATIENCE
+            now >= (**at).max(since) + patience
                 && state.ledger.is_outstanding(**number)
                 && message.is_some_and(|message| {
                     message.copies == 0 && (message.size as usize) + 64 < above

@@ -146,6 +146,8 @@ pub struct Profile {
     pub qos: &'static [u8],
     /// Sequence number at the beginning.
     pub first_sequence: Option<u32>,
+    /// Steps between two checks of everything.
+    pub full_check_steps: u64,
     /// Invariants that are not reported.
     pub ignored: Vec<&'static str>,
 }
@@ -206,6 +208,7 @@ impl Profile {
             qos: random.pick(&[&[0_u8, 1, 2][..], &[1, 2], &[1, 2], &[2], &[1]]),
             first_sequence: (random.below(4) == 0).then_some(999_980),
             pause_share: random.pick(&[0, 10, 10, 50, 100]),
+            full_check_steps: 50,
             ignored: Vec::new(),
         }
     }

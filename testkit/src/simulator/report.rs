@@ -150,13 +150,14 @@ fn tell(orders: &Orders, seed: u64, profile: &Profile, outcome: Outcome) -> Fail
     let mut story = String::new();
     let mut shown = outcome.steps.clone();
     let mut lines = STORY_LINES;
+    let mut profile = profile.clone();
     if orders.shrinks {
-        shown = shrink(profile, &outcome.steps, &violation);
+        shown = shrink(&mut profile, &outcome.steps, &violation);
         let (before, after) = (outcome.steps.len(), shown.len());
         let _ = writeln!(story, "shortened from {before} steps to {after}");
         lines = SHRUNK_STORY_LINES;
     }
-    let told = replay(profile, &shown, true);
+    let told = replay(&profile, &shown, true);
     let trace = &told.trace[told.trace.len().saturating_sub(lines)..];
     let _ = writeln!(story, "{profile:?}");
     for line in trace {

@@ -103,6 +103,9 @@ impl SimulatedStore {
             }
             None => None,
         };
+        if blow.is_some() {
+            state.disturbed_at = state.now();
+        }
         match blow {
             Some(Blow::PanicBefore) => return Err(Failed::Panics),
             Some(Blow::Die(share)) => {

@@ -6,9 +6,21 @@ use super::{driver::replay, invariants::Violation, profile::Profile};
 const MAX_REPLAYS: usize = 3000;
 
 /// Removes steps, ever smaller chunks of them, as long as the same invariant fails.
-pub fn shrink(profile: &Profile, steps: &[u32], violation: &Violation) -> Vec<u32> {
+///
+/// Checks everything after each step, if the run fails in the same way and earlier then.
+pub fn shrink(profile: &mut Profile, steps: &[u32], violation: &Violation) -> Vec<u32> {
     let mut steps = steps.to_vec();
     let mut replays = 0;
+    let usual = std::mem::replace(&mut profile.full_check_steps, 1);
+    let found = replay(profile, &steps, false);
+    let is_same = found
+        .violation
+        .is_some_and(|found| found.name == violation.name);
+    if is_same && found.steps.len() < steps.len() {
+        steps = found.steps;
+    } else {
+        profile.full_check_steps = usual;
+    }
     let mut size = steps.len().div_ceil(2);
     while size > 0 {
         let mut has_shrunk = false;

@@ -109,10 +109,10 @@ fn seed_repeats_itself() {
 fn shrunk_story_fails_in_same_way() {
     let faults = [Fault::Network];
     let found = find(Sabotage::DropsPuts, &faults);
-    let profile = Profile::of(found.seed, &faults, Sabotage::DropsPuts);
+    let mut profile = Profile::of(found.seed, &faults, Sabotage::DropsPuts);
     let outcome = run(found.seed, &profile, 1000);
     let violation = outcome.violation.expect("it fails");
-    let steps = shrink(&profile, &outcome.steps, &violation);
+    let steps = shrink(&mut profile, &outcome.steps, &violation);
     assert!(steps.len() < outcome.steps.len());
     let again = replay(&profile, &steps, false);
     assert_eq!(

@@ -124,6 +124,8 @@ pub struct State {
     pub loading_until: Duration,
     pub stalled_until: Duration,
     pub in_use_until: Duration,
+    /// The last time at which something other than a refusal hindered the program.
+    pub disturbed_at: Duration,
     /// The blow to the operation that comes after this many others.
     pub blow: Option<(usize, Blow)>,
 
@@ -186,6 +188,7 @@ impl World {
             loading_until: Duration::ZERO,
             stalled_until: Duration::ZERO,
             in_use_until: Duration::ZERO,
+            disturbed_at: Duration::ZERO,
             blow: None,
             unread: VecDeque::new(),
             late: Vec::new(),
@@ -426,6 +429,16 @@ impl State {
         if !values.contains(&value) {
             values.push(value);
         }
+    }
+
+    /// Returns true if the store has a value above this length that the program has never known, and that is to be quarantined.
+    pub fn has_unknown_above(&self, length: usize) -> bool {
+        let mut large = self
+            .data
+            .records
+            .iter()
+            .filter(|(_, value)| value.len() > length);
+        large.any(|(key, value)| !self.known.contains(&fingerprint(*key, value)))
     }
 
     /// Adds a record behind the program's back.
