@@ -66,7 +66,7 @@ impl Default for RedisPersistence {
 /// | [`open_timeout`](Self::open_timeout) | 2 s | duration above zero |
 /// | [`cache_limit`](Self::cache_limit) | 16,777,216 (16 MiB) | bytes of values |
 /// | [`buffer_warn_bytes`](Self::buffer_warn_bytes) | 1,048,576 (1 MiB) | bytes of records |
-/// | [`max_buffered_messages`](Self::max_buffered_messages) | unknown | messages |
+/// | [`max_buffered_messages`](Self::max_buffered_messages) | none | messages |
 /// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
 /// | [`dead_letters`](Self::dead_letters) | `true` | |
 /// | [`dead_letter_limits`](Self::dead_letter_limits) | 1 MiB, 1,000 records, 7 days | |
@@ -266,7 +266,7 @@ impl RedisPersistenceBuilder {
     /// shows the limit, [`StoreEvent::NearlyFull`](crate::StoreEvent::NearlyFull) comes at 80 % of it,
     /// and [`Health::check_room`](crate::Health::check_room) knows it.
     ///
-    /// Defaults to unknown.
+    /// Defaults to none: the limit is unknown.
     #[must_use]
     pub fn max_buffered_messages(mut self, messages: usize) -> Self {
         self.waiting_limits.messages = Some(messages);
