@@ -308,7 +308,8 @@ impl Store for RedisStore {
     }
 
     fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
-        let limit = self.config.operation_timeout;
+        // Opening lists them, too.
+        let limit = self.config.operation_timeout.min(self.config.open_timeout);
         self.with_connection(
             "list what is set aside beside",
             limit,

@@ -188,7 +188,12 @@ fn child() {
             };
             let is_command = field.starts_with(b"c") && value.len() > 8;
             let moved = is_command && remaining.values().any(is_same);
-            let is_quarantined = quarantined.get(field) == Some(value);
+            // Time, reason and length come before the key, and a hash behind it.
+            let is_entry =
+                |name: &[u8]| name.split(|byte| *byte == b':').nth(3) == Some(field.as_slice());
+            let is_quarantined = quarantined
+                .iter()
+                .any(|(name, found)| is_entry(name) && found == value);
             let right = match treatment {
                 Treatment::Foreign => stays,
                 Treatment::Stays => stays || moved,

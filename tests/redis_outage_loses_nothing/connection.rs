@@ -187,7 +187,7 @@ pub(super) const QUEUED: &[u8] = b"+QUEUED\r\n";
 
 /// Returns the answers with which a persistence opens and finds no records, and nothing for later commands.
 pub(super) fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
-    let mut opened = false;
+    let mut listed = 0;
     let mut queueing = false;
     move |command| {
         let answer: &[u8] = match command {
@@ -207,8 +207,9 @@ pub(super) fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
                 b"*0\r\n"
             }
             _ if queueing => QUEUED,
-            "HKEYS" if !opened => {
-                opened = true;
+            // The two places of what is set aside, and the records.
+            "HKEYS" if listed < 3 => {
+                listed += 1;
                 NO_RECORDS
             }
             _ => return None,
