@@ -1,6 +1,6 @@
 //! Loads the records at open, and quarantines those that Paho could not read.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::SystemTime};
 
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    paho::{Key, Publish, RecordKind, is_valid_record},
+    paho::{Key, KeyName, Publish, RecordKind, is_expired, is_valid_record},
     store::{Change, Place, Store},
 };
 
@@ -26,6 +26,8 @@ pub(crate) struct LoadedRecords {
     pub(crate) unmovable: HashSet<Key>,
     /// Number of records that were added to the quarantine.
     pub(crate) quarantined: usize,
+    /// Number of waiting messages that had expired, and were removed.
+    pub(crate) expired: usize,
 }
 
 /// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would
@@ -34,6 +36,7 @@ pub(crate) fn load_records(
     store: &mut impl Store,
     cache_limit: usize,
     set_asides: &mut SetAsides,
+    now: SystemTime,
 ) -> Result<LoadedRecords, Error> {
     let (mut keys, foreign_entries) = list_keys(store)?;
     // Values are cached in this order, and Paho reads the lowest command numbers first.
@@ -45,11 +48,18 @@ pub(crate) fn load_records(
         unreadable: Vec::new(),
         unmovable: HashSet::new(),
         quarantined: 0,
+        expired: 0,
     };
+    let mut expired = Vec::new();
     for batch in keys.chunks(READ_BATCH) {
         let known_unreadable = loaded.unreadable.len();
         read_each_or_split(store, batch, |key, value| match value {
-            Some(value) if is_valid_record(key, &value) => loaded.index.insert_loaded(key, value),
+            Some(value) if is_valid_record(key, &value) => {
+                if is_expired(key, &value, || now) {
+                    expired.push(key);
+                }
+                loaded.index.insert_loaded(key, value);
+            }
             Some(_) => loaded.unreadable.push(key),
             // Removed since it was listed.
             None => {}
@@ -63,8 +73,36 @@ pub(crate) fn load_records(
             }
         }
     }
+    loaded.expired = drop_expired(store, &mut loaded.index, &expired)?;
     drop_cross_version_duplicates(store, &mut loaded.index)?;
     Ok(loaded)
+}
+
+/// Removes messages that have expired, and returns their number.
+///
+/// If the store refuses, they are restored: a message that comes late does less harm than none at all.
+fn drop_expired(
+    store: &mut impl Store,
+    index: &mut RecordIndex,
+    expired: &[Key],
+) -> Result<usize, Error> {
+    let mut dropped = 0_usize;
+    for keys in expired.chunks(READ_BATCH) {
+        let names: Vec<KeyName> = keys.iter().map(|key| key.to_name()).collect();
+        let removes = names.iter().map(|key| Change::Remove { key });
+        let removes: Vec<Change<'_>> = removes.collect();
+        let ack = WriteAck::Confirmed { sent: &[] };
+        match write(store, &[&removes], ack) {
+            Ok(()) => {}
+            Err(error) if error.kind().is_refusal() || error.kind() == ErrorKind::ReadOnly => break,
+            Err(error) => return Err(error),
+        }
+        for key in keys {
+            index.remove(*key);
+        }
+        dropped = dropped.saturating_add(keys.len());
+    }
+    Ok(dropped)
 }
 
 /// The result of an attempt to move a record to the quarantine.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries, MessageSeries},
-    paho::{CallHistory, Content, Departure, Key, KeyHasher, RecordKind},
+    paho::{CallHistory, Content, Departure, DropReason, Key, KeyHasher, RecordKind},
 };
 
 /// The identity of a record. A key that Paho writes needs no allocation.
@@ -347,6 +347,17 @@ impl Backlog {
         };
         if let Some(counter) = counter {
             counter.inc();
+        }
+    }
+
+    /// Counts messages that the persistence dropped before Paho listed them.
+    pub(super) fn expired(&self, records: usize) {
+        let records = u64::try_from(records).unwrap_or(u64::MAX);
+        let counter = self
+            .messages()
+            .dropped(RecordKind::Command, DropReason::Expired);
+        if let Some(counter) = counter {
+            counter.inc_by(records);
         }
     }
 

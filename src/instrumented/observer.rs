@@ -1,7 +1,9 @@
 //! [`InstrumentedObserver`]: passes the events of the store to the metrics and the backlog.
 
 use super::session::{OpenState, Session};
-use crate::{metrics::StoreMetricsObserver, persistence::StoreObserver, store::StoreEvent};
+use crate::{
+    metrics::StoreMetricsObserver, paho::DropReason, persistence::StoreObserver, store::StoreEvent,
+};
 
 /// The observer that `instrument` adds to a persistence.
 pub(crate) struct InstrumentedObserver {
@@ -39,6 +41,11 @@ impl StoreObserver for InstrumentedObserver {
         self.store_metrics.on_event(client_id, event);
         match event {
             StoreEvent::RecordLost { key } => self.record_lost(key),
+            StoreEvent::Dropped {
+                reason: DropReason::Expired,
+                records,
+                ..
+            } => self.with_session(|session| session.backlog.expired(*records)),
             StoreEvent::RecordRelocated { key, bytes } => self.record_relocated(key, *bytes),
             _ => {}
         }

@@ -54,6 +54,14 @@ impl Command {
         reader.is_empty().then_some(command)
     }
 
+    /// Skips a PUBLISH up to its properties; returns `None` for another command.
+    pub(super) fn skip_publish(reader: &mut ByteReader<'_>) -> Option<()> {
+        let kind = reader.c_int()?;
+        let token = reader.c_int()?;
+        (kind == PUBLISH).then_some(())?;
+        parse_publish(reader, token).map(drop)
+    }
+
     /// Returns the packet id under which the command will be sent, for a PUBLISH at QoS 1 or 2.
     pub(crate) fn packet_id(self) -> Option<u32> {
         match self {

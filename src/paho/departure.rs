@@ -26,6 +26,8 @@ pub enum DropReason {
     Rejected,
     /// Paho sent a damaged copy again, and the broker acknowledged that one.
     Damaged,
+    /// Its message expiry (MQTT 5) ended before the client was created.
+    Expired,
 }
 
 impl DropReason {
@@ -37,6 +39,7 @@ impl DropReason {
         Self::NotRestored,
         Self::Rejected,
         Self::Damaged,
+        Self::Expired,
     ];
 
     /// Returns the value of the label `reason` of the metrics.
@@ -49,6 +52,7 @@ impl DropReason {
             Self::NotRestored => "not_restored",
             Self::Rejected => "rejected",
             Self::Damaged => "damaged",
+            Self::Expired => "expired",
         }
     }
 
@@ -56,7 +60,7 @@ impl DropReason {
     #[cfg(feature = "metrics")]
     pub(crate) fn applies_to(self, kind: RecordKind) -> bool {
         match self {
-            Self::BufferFull => kind == RecordKind::Command,
+            Self::BufferFull | Self::Expired => kind == RecordKind::Command,
             Self::SessionLost | Self::SessionDiscarded => {
                 !matches!(kind, RecordKind::Command | RecordKind::Undelivered)
             }

@@ -39,6 +39,20 @@ pub(super) fn read_properties<'a>(
     Some(properties)
 }
 
+/// Returns the number of bytes from the value of a property to the end, if the list has it.
+pub(super) fn bytes_from_property(reader: &mut ByteReader<'_>, wanted: u8) -> Option<usize> {
+    let length = reader.variable_int()?;
+    let mut list = ByteReader::new(reader.take_bytes(length)?);
+    while !list.is_empty() {
+        let from_value = list.remaining().len().checked_sub(1)?;
+        let (id, _) = read_property(&mut list)?;
+        if id == wanted {
+            return from_value.checked_add(reader.remaining().len());
+        }
+    }
+    None
+}
+
 /// Reads one property, whose identifier decides its type (MQTT 5, section 2.2.2.2).
 fn read_property<'a>(list: &mut ByteReader<'a>) -> Option<(u8, PropertyValue<'a>)> {
     let id = list.byte()?;

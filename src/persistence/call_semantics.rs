@@ -7,8 +7,8 @@ use crate::{
     cache::{Ack, StoreAccess, WriteBehindCache},
     error::{Error, ErrorKind},
     paho::{
-        CallHistory, Command, Departure, Key, Publish, RecordKind, qos_of_publish,
-        set_record_number,
+        CallHistory, Command, Departure, Key, Publish, RecordKind, qos_of_publish, set_expiry_time,
+        set_record_number, set_remaining_interval,
     },
     store::{Place, Store, StoreEvent},
 };
@@ -161,7 +161,8 @@ impl CallSemantics {
             .withheld
             .take_if(|(_, id)| key.kind == RecordKind::SentPublish && key.number == *id)
             .map(|(command, _)| command);
-        let value = value.concat();
+        let mut value = value.concat();
+        set_expiry_time(key, &mut value, || access.clock.time());
         // A PUBLISH without a command is one that Paho sends again. Its buffer may be freed memory.
         let may_be_resent = key.kind == RecordKind::SentPublish && command.is_none();
         if may_be_resent {
@@ -273,7 +274,10 @@ impl CallSemantics {
             ));
         };
         let value = match self.cache.take_for_paho(access, stored) {
-            Ok(Some(value)) => value,
+            Ok(Some(mut value)) => {
+                set_remaining_interval(key, &mut value, || access.clock.time());
+                value
+            }
             Ok(None) => {
                 self.cache.drop_lost(stored);
                 return Err(Error::new(ErrorKind::Lost, format!("read record {key}")));

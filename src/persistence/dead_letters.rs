@@ -16,7 +16,7 @@ use paho_mqtt::{
 use super::shared::PersistenceShared;
 use crate::{
     error::Error,
-    paho::{Key, PropertyValue, RecordKind, StoredMessage},
+    paho::{Key, PropertyValue, RecordKind, StoredMessage, set_remaining_interval},
     store::{Place, SetAsideName, Store},
 };
 
@@ -124,7 +124,9 @@ impl DeadLetter {
     #[must_use]
     pub fn to_message(&self) -> Option<Message> {
         let key = Key::parse(self.key()?)?;
-        let message = StoredMessage::parse(key, &self.value)?;
+        let mut value = self.value.clone();
+        set_remaining_interval(key, &mut value, SystemTime::now);
+        let message = StoredMessage::parse(key, &value)?;
         let topic = text(message.topic).filter(|topic| !topic.is_empty())?;
         let mut properties = Properties::new();
         for (id, value) in message.properties {

@@ -227,7 +227,7 @@ impl Notifier {
                 "record.kind" = kind,
                 records,
                 reason = reason.as_str(),
-                "Paho dropped records that were not delivered: {}",
+                "records were dropped that were not delivered: {}",
                 explanation(reason)
             );
         }
@@ -287,6 +287,7 @@ fn explanation(reason: DropReason) -> &'static str {
         DropReason::Damaged => {
             "Paho sent damaged copies of them, and the broker acknowledged those"
         }
+        DropReason::Expired => "their message expiry ended before this start",
     }
 }
 

@@ -6,7 +6,7 @@ use super::config::PersistenceConfig;
 use crate::{
     cache::{LoadedRecords, SetAsides, WriteBehindCache, load_records},
     error::{Error, ErrorKind},
-    paho::Key,
+    paho::{DropReason, Key, RecordKind},
     store::{Connected, Place, Store},
 };
 
@@ -94,6 +94,11 @@ pub(super) fn open_records(
     for _ in 0..loaded.quarantined {
         cache.events.set_aside(Place::Quarantine);
     }
+    for _ in 0..loaded.expired {
+        cache
+            .events
+            .dropped(RecordKind::Command, DropReason::Expired);
+    }
     cache.enforce_set_aside_limits();
     cache.replace_shared_packet_ids(store)?;
     Ok((cache, connected.instance_id, report))
@@ -129,7 +134,8 @@ fn load(
             Err(error) => return Err(error),
         }
     }
-    let loaded = load_records(store, config.cache_limit, &mut set_asides)?;
+    let now = config.clock.time();
+    let loaded = load_records(store, config.cache_limit, &mut set_asides, now)?;
     Ok((loaded, set_asides))
 }
 

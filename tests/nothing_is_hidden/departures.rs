@@ -5,6 +5,7 @@ use std::{
     net::SocketAddr,
     os::unix::process::ExitStatusExt,
     sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
@@ -281,7 +282,7 @@ fn mqtt_5_child() {
         let text = log.text();
         let lines = text.lines().filter(|line| {
             line.contains("WARN")
-                && line.contains("Paho dropped records that were not delivered")
+                && line.contains("records were dropped that were not delivered")
                 && line.contains("record.kind=\"command\"")
                 && line.contains("reason=\"buffer_full\"")
         });
@@ -320,6 +321,39 @@ fn broker_without_sessions_loses_messages_in_flight() {
         device.assert_dropped(&[("sent_publish", "session_lost", 200)]);
         assert_eq!(device.sum("delivered_messages_total", &[("qos", "2")]), 1);
     }
+}
+
+#[test]
+fn expired_message_is_not_sent_after_restart() {
+    let _alone = alone();
+    let (device, broker) = (Device::start(), Broker::start());
+    let accept = |client: &Client, payload: &str, expiry: u32| {
+        let mut properties = mqtt::Properties::new();
+        let pushed = properties.push_u32(mqtt::PropertyCode::MessageExpiryInterval, expiry);
+        pushed.expect("a property of PUBLISH");
+        let message = mqtt::MessageBuilder::new()
+            .topic("a/topic")
+            .payload(payload)
+            .qos(1)
+            .properties(properties)
+            .finalize();
+        client.try_publish(message).expect("accepted");
+    };
+    let client = device.client(&broker.url(), V5);
+    accept(&client, "short", 1);
+    accept(&client, "long", 3600);
+    let published = Instant::now();
+    drop(client);
+    eventually(LIMIT, "the short message expires", || {
+        (published.elapsed() > Duration::from_secs(2)).then_some(())
+    });
+    let client = device.client(&broker.url(), V5);
+    device.wait_for("dropped_records_total", &[("reason", "expired")], 1);
+    assert_eq!(device.waiting(), 1);
+    client.connect(V5);
+    device.wait_for("delivered_messages_total", &[], 1);
+    assert_eq!(broker.count(Direction::FromClient, Kind::Publish), 1);
+    device.assert_messages_add_up();
 }
 
 #[test]

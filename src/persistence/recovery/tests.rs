@@ -18,7 +18,8 @@ fn jitter_adds_up_to_a_quarter_of_backoff() {
     let mut store = MemoryStore::default();
     store.connect("device:broker").expect("connects");
     let mut set_asides = SetAsides::new(&SetAsideOptions::default());
-    let loaded = load_records(&mut store, 0, &mut set_asides).expect("loads");
+    let loaded =
+        load_records(&mut store, 0, &mut set_asides, SystemTime::UNIX_EPOCH).expect("loads");
     let mut cache = WriteBehindCache::new(
         loaded.index,
         (0, HashSet::new()),

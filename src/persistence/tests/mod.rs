@@ -2,6 +2,7 @@
 
 mod bench;
 mod dead_letters;
+mod expiry;
 mod fences;
 mod identity;
 mod late_store;
