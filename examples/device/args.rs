@@ -32,8 +32,8 @@ Usage: device [OPTION]...
   --metrics full|lean  all series, or only those that the fleet board, recording rules and alerts use (default full)
   --listen-token FILE  require the bearer token in this file
   --listen-tls FILE    serve over TLS with certificate and key from this PEM file (feature server-tls)
-  --buffer NUMBER      max_buffered_messages, 4 to 65535; readings beyond it are dropped and counted as refused
-                       (default 10000)
+  --buffer NUMBER      max_buffered_messages, 4 to 65535; readings beyond it are dropped and counted as refused. Its fill
+                       is among the metrics (default 10000)
   --stop-timeout SECONDS
                        time that a clean stop waits for acknowledgments, 0 to 86400 (default 10)
   --ledger FILE        append the id of each accepted reading to FILE, one per line
@@ -88,7 +88,7 @@ pub struct Args {
     pub metrics: Metrics,
     pub listen_token: Option<PathBuf>,
     pub listen_tls: Option<PathBuf>,
-    pub buffer: i32,
+    pub buffer: u16,
     pub stop_timeout: Duration,
     pub ledger: Option<PathBuf>,
     pub log: LogFormat,
@@ -193,7 +193,7 @@ pub fn parse(mut parser: lexopt::Parser) -> Result<Command, String> {
                     "--listen-tls: this was built without the feature server-tls".to_owned(),
                 );
             }
-            "buffer" => args.buffer = value()?.number(4..=65_535)?,
+            "buffer" => args.buffer = value()?.number(4..=u16::MAX)?,
             "stop-timeout" => {
                 args.stop_timeout = Duration::from_secs_f64(value()?.number(0.0..=86_400.0)?);
             }

@@ -172,6 +172,7 @@ fn create_client(
     let mut persistence = RedisPersistence::builder()
         .url(args.redis.as_str())
         .key_prefix(args.key_prefix.as_str())
+        .max_buffered_messages(usize::from(args.buffer))
         .observer(guard.clone())
         .build()
         .map_err(|error| Failure::of(Exit::Usage, "--redis", &error))?;
@@ -186,7 +187,7 @@ fn create_client(
         .client_id(args.client_id.as_str())
         // Paho restores records in the form of this version, so it must be the one that the client connects with.
         .mqtt_version(args.mqtt)
-        .max_buffered_messages(args.buffer)
+        .max_buffered_messages(i32::from(args.buffer))
         // Readings are accepted while the broker is unreachable, and before the first connection.
         .send_while_disconnected(true)
         .allow_disconnected_send_at_anytime(true)

@@ -1,7 +1,7 @@
 //! The page for people: the present contents of the registry, and a script that updates them.
 //!
 //! The script refreshes every element with `data-m`, the name of a metric, `data-k`, values of its label, and `data-f`,
-//! a format. This file renders the same elements first, so formats and names must be changed in both.
+//! a format, and hides one with `data-limit`, the name of a metric that is 0. This file renders the same elements first, so formats and names must be changed in both.
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("page/script.js");
 /// A hash per text instead of `unsafe-inline` keeps a client id with markup from running as a script.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-Tjc1UVpRX0hqCRLnTDzf/3k8a3y/6E75mm6VoNtALJs='; \
-     script-src 'sha256-533iU1ZN1FQGN0Ld3aXRRDdEPhv9wTAwLpu7fL2Wtoc='; \
+     script-src 'sha256-UxCnx38d7Vk4xpb1h3DDGi0el6Wd4I+DVUvZc5XEt/o='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Titles of the kinds of records. The script has the kinds in the same order.
@@ -189,6 +189,7 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
     ] {
         write!(page, "<div><dt>{title}</dt><dd{cell}</dd></div>")?;
     }
+    write_fill(page, client, now)?;
     let (calls, spent) = (
         client.get("operation_duration_seconds_count", &[]),
         client.get("operation_duration_seconds_sum", &[]),
@@ -217,6 +218,36 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
         }
     }
     page.push_str("</ol></div></section>");
+    Ok(())
+}
+
+/// Writes how much of each limit is used. A limit that is not set is 0 and hidden; the script shows it once it is set.
+fn write_fill(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
+    for (title, fill, limit, format) in [
+        (
+            "Not sent yet",
+            "store_queued_messages",
+            "store_limit_messages",
+            'n',
+        ),
+        (
+            "Byte budget",
+            "store_waiting_bytes",
+            "store_limit_bytes",
+            'b',
+        ),
+    ] {
+        let is_set = client.get(limit, &[]).is_some_and(|limit| limit > 0.0);
+        let hidden = if is_set { "" } else { " hidden" };
+        let cell = |name| client.cell(name, "", format, now);
+        write!(
+            page,
+            "<div data-limit=\"{limit}\"{hidden}><dt>{title}</dt>\
+             <dd><span{}</span> of <span{}</span></dd></div>",
+            cell(fill),
+            cell(limit)
+        )?;
+    }
     Ok(())
 }
 
@@ -473,6 +504,32 @@ mod tests {
             (200_000.0, "2 d"),
         ] {
             assert_eq!(format_duration(seconds), text);
+        }
+    }
+
+    #[test]
+    fn limit_is_hidden_unless_set() {
+        let registry = prometheus::Registry::new();
+        for (name, value) in [
+            ("store_queued_messages", 8),
+            ("store_limit_messages", 10),
+            ("store_waiting_bytes", 2048),
+            ("store_limit_bytes", 0),
+        ] {
+            let opts = prometheus::Opts::new(format!("{PREFIX}{name}"), "help");
+            let gauge = prometheus::IntGauge::with_opts(opts.const_label("client_id", "a"));
+            let gauge = gauge.expect("valid");
+            gauge.set(value);
+            registry.register(Box::new(gauge)).expect("new");
+        }
+        let page = page(&registry.gather(), SystemTime::now());
+        for part in [
+            "<div data-limit=\"store_limit_messages\"><dt>Not sent yet</dt><dd><span \
+             data-m=\"store_queued_messages\" data-f=\"n\">8</span> of <span \
+             data-m=\"store_limit_messages\" data-f=\"n\">10</span></dd></div>",
+            "<div data-limit=\"store_limit_bytes\" hidden><dt>Byte budget</dt>",
+        ] {
+            assert!(page.contains(part), "{part} in {page}");
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Error, ErrorKind, MetricsServer, PersistenceMetrics, StoreEvent, StoreObserver,
+    Error, ErrorKind, HealthSnapshot, MetricsServer, PersistenceMetrics, StoreEvent, StoreObserver,
     prometheus::Registry,
 };
 use tempfile::TempDir;
@@ -128,6 +128,27 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         let (outage, rewritten) = (Duration::from_secs(1), 0);
         page.report("device-1", &StoreEvent::Up { outage, rewritten });
     }
+}
+
+#[test]
+fn fill_of_buffer_shows_once_its_limit_is_set() {
+    let page = Page::new();
+    let _persistence = page.client("device-1");
+    page.report("device-1", &StoreEvent::Opened { quarantined: 0 });
+    let mut browser = Chromium::start(360, 740);
+    browser.open(&page.url());
+    eventually(LIMIT, "the numbers are there", || {
+        browser.text(".calls").filter(|calls| calls != "–")
+    });
+    let boxes = "[...document.querySelectorAll('[data-limit]')].map(one => one.hidden ? '-' : one.innerText.replace(/\\s+/g, ' ')).join('; ')";
+    assert_eq!(browser.evaluate(boxes), "-; -");
+    let mut status = HealthSnapshot::default();
+    (status.queued_messages, status.limit_messages) = (8, Some(10));
+    page.report("device-1", &StoreEvent::Status(status));
+    eventually(LIMIT, "the fill is shown", || {
+        (browser.evaluate(boxes) == "Not sent yet 8 of 10; -").then_some(())
+    });
+    assert_eq!(browser.errors(), [""; 0]);
 }
 
 #[test]

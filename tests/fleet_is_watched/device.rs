@@ -54,12 +54,19 @@ fn scraped_device_shows_growing_and_drained_backlog() {
         r#"mqtt_persistence_operation_duration_seconds_count{client_id="scraped",operation="put"}"#,
         |puts| puts > 100.0,
     );
+    until(
+        r#"mqtt_persistence_store_limit_messages{client_id="scraped"}"#,
+        |limit| (9999.0..10001.0).contains(&limit),
+    );
     broker.stop();
     device.wait_cut_off(&mut run, &["--listen", &address]);
     until(
         r#"sum(mqtt_persistence_records{kind="command"})"#,
         |waiting| waiting > 50.0,
     );
+    until("mqtt_persistence_store_queued_messages", |waiting| {
+        waiting > 50.0
+    });
     until(
         r#"mqtt_persistence_oldest_record_age_seconds{kind="command"}"#,
         |age| age > 0.5,

@@ -125,6 +125,7 @@ function updateSection(section, samples) {
     const value = cellValue(samples, cell);
     setText(cell, value === null ? '–' : FORMATS[cell.dataset.f](value));
   }
+  for (const box of section.querySelectorAll('[data-limit]')) box.hidden = !(samples.get(box.dataset.limit + '|') > 0);
   const state = section.querySelector('.state');
   if (last.up !== undefined) {
     setText(state, last.up === 1 ? 'Store up' : 'Store down');
