@@ -3,6 +3,7 @@
 mod bad_input;
 mod dead_letters;
 mod departures;
+mod limits;
 mod moved_broker;
 mod spans;
 mod textfile;
