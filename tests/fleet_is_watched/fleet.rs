@@ -23,10 +23,11 @@ const FACTOR: u32 = 100;
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Limit on an alert, which waits for up to half an hour divided by the factor; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
-/// Panels that stay empty in this outage: nothing is lost, every device answers, and no store error reaches Paho. A persistence
-/// of these devices knows no limit.
-const EMPTY: [&str; 5] = [
+/// Panels that stay empty in this outage: nothing is lost or dropped, every device answers, and no store error reaches Paho.
+/// The persistences of these devices know no limit.
+const EMPTY: [&str; 6] = [
     "Backlogs without a program",
+    "Dropped records",
     "Failing stores",
     "Lost records",
     "Nearest to a limit",
