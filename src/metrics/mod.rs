@@ -22,8 +22,8 @@ pub(crate) use client_table::KindSeries;
 pub(crate) use clock::Clock;
 pub(crate) use labels::{KindLabel, OperationLabel};
 pub(crate) use live_series::ClientSeriesGuard;
-#[cfg(feature = "server")]
 pub(crate) use message_catalog::MessageSeries;
+#[cfg(feature = "server")]
 pub(crate) use names::PREFIX;
 pub use persistence_metrics::PersistenceMetrics;
 #[cfg(feature = "server")]

@@ -23,7 +23,7 @@ pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
 pub(crate) use properties::PropertyValue;
 pub(crate) use sequence::sort_by_sequence;
-pub(crate) use store_name::{is_companion_name, record_set_name, strip_scheme};
+pub(crate) use store_name::{record_set_name, strip_scheme};
 pub(crate) use stored_message::StoredMessage;
 pub(crate) use validation::is_valid_record;
 #[cfg(all(test, feature = "metrics"))]

@@ -24,14 +24,6 @@ pub(crate) fn strip_scheme(server_uri: &str) -> &str {
     bare.unwrap_or(server_uri)
 }
 
-/// What the names of hashes end with that hold no records of Paho, but belong to such a hash.
-const COMPANIONS: [&str; 2] = [":quarantine", ":discarded"];
-
-/// Returns true for the name of a companion, which is no backlog.
-pub(crate) fn is_companion_name(name: &str) -> bool {
-    COMPANIONS.iter().any(|companion| name.ends_with(companion))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -44,19 +36,6 @@ mod tests {
         );
         let error = record_set_name("", "broker").expect_err("no client id");
         assert_eq!(error.kind(), ErrorKind::InvalidClientId);
-    }
-
-    #[test]
-    fn companion_is_no_backlog() {
-        for (name, is_companion) in [
-            ("device:broker:1883", false),
-            ("device:broker:1883:quarantine", true),
-            ("device:broker:1883:discarded", true),
-            ("device:quarantine", true),
-            ("quarantine:broker:1883", false),
-        ] {
-            assert_eq!(is_companion_name(name), is_companion, "{name}");
-        }
     }
 
     #[test]

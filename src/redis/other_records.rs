@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 
 use ::redis::Value;
 
-use super::{acl, connection::RedisConnection, exchange_error::ExchangeError};
-use crate::{error::ErrorKind, paho::is_companion_name, store::OtherRecords};
+use super::{
+    acl, connection::RedisConnection, exchange_error::ExchangeError, write_commands::is_place_hash,
+};
+use crate::{error::ErrorKind, store::OtherRecords};
 
 /// The number of keys that Redis looks at per `SCAN`, which takes it about a millisecond.
 const KEYS_PER_SCAN: &str = "10000";
@@ -34,7 +36,7 @@ pub(super) fn find(
             |commands| commands.push_words(&scan),
             |replies| scan_reply(replies.read_reply()?),
         )?;
-        let is_other = |key: &String| key != own && !is_companion_name(key);
+        let is_other = |key: &String| key != own && !is_place_hash(key);
         hashes.extend(keys.into_iter().filter(is_other));
         cursor = next;
         if cursor == "0" || hashes.len() >= MAX_FOUND {

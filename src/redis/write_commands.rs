@@ -86,6 +86,12 @@ pub(super) fn place_hash(hash: &str, place: Place) -> String {
     format!("{hash}:{}", place.as_str())
 }
 
+/// Returns true for the key of the hash of a place, which has no records of Paho.
+pub(super) fn is_place_hash(key: &str) -> bool {
+    let mut places = Place::ALL.into_iter();
+    places.any(|place| key.ends_with(&place_hash("", place)))
+}
+
 fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) {
     let bytes = hash.as_bytes();
     match *change {
@@ -105,6 +111,19 @@ fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hash_of_place_is_no_backlog() {
+        for (name, is_place) in [
+            ("device:broker:1883", false),
+            ("device:broker:1883:quarantine", true),
+            ("device:broker:1883:discarded", true),
+            ("device:quarantine", true),
+            ("quarantine:broker:1883", false),
+        ] {
+            assert_eq!(is_place_hash(name), is_place, "{name}");
+        }
+    }
 
     fn encoded(group: &[Change<'_>]) -> String {
         let mut commands = CommandBuffer::default();

@@ -39,7 +39,8 @@ pub fn accounts(registry: &Registry) -> BTreeMap<String, Account> {
             let account = accounts.entry(client.to_owned()).or_default();
             // An expired message was dropped before it could be restored.
             let is_expired = label(metric, "reason") == Some("expired");
-            let is_message = !is_expired && matches!(label(metric, "kind"), Some("command" | "sent_publish"));
+            let is_message =
+                !is_expired && matches!(label(metric, "kind"), Some("command" | "sent_publish"));
             let field = match name {
                 "accepted_messages_total" => &mut account.accepted,
                 "restored_records" if is_message => &mut account.restored,
