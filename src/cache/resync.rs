@@ -7,7 +7,7 @@ use super::{
     index::hash_of,
     pending::{BatchLimits, Totals},
     relocate::Relocation,
-    write::RewriteBatch,
+    write::{RewriteBatch, WriteAck},
     write_behind::WriteBehindCache,
 };
 use crate::{clock::Clock, error::Error, paho::Key, store::Store};
@@ -39,7 +39,7 @@ impl WriteBehindCache {
     /// Forgets what earlier events said about foreign records, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
         self.last_unknown = 0;
-        self.last_quarantined = 0;
+        self.quarantined.clear();
         self.has_lost = false;
     }
 
@@ -61,7 +61,10 @@ impl WriteBehindCache {
         let unknown = stored
             .len()
             .saturating_sub(stored.iter().filter(is_known).count());
-        self.report_foreign(unknown, false);
+        // Attempts of one outage repeat this; the same finding is not reported again.
+        if std::mem::replace(&mut self.last_unknown, unknown) != unknown {
+            self.events.foreign_records(unknown, false);
+        }
         self.count_foreign(&stored, foreign_entries.saturating_add(unknown));
         self.note_missing(&stored);
         in_the_way
@@ -77,14 +80,16 @@ impl WriteBehindCache {
     pub(crate) fn compare(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
         let mut unknown = Vec::new();
         for (key, value) in records {
-            self.pending.note_stored(key);
             // What the keys of a relocation should have is decided when it is made.
             let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
             if is_undecided || self.index.has_content(key, &value) {
+                self.pending.note_stored(key);
                 continue;
             }
-            let is_known = self.removed.contains(hash_of(key, &value));
-            if is_known && !self.has_lost {
+            let hash = hash_of(key, &value);
+            if self.quarantined.contains(&hash) {
+                self.replace_quarantined(key);
+            } else if self.removed.contains(hash) && !self.has_lost {
                 self.replace_stored(key);
             } else {
                 unknown.push((key, value));
@@ -134,7 +139,8 @@ impl WriteBehindCache {
     pub(crate) fn remove_stale<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         let batch = self.next_stale_batch();
         let store = access.writer().filter(|_| !batch.is_empty());
-        match store.map(|store| batch.write(store)) {
+        let ack = WriteAck::Confirmed { sent: &[] };
+        match store.map(|store| batch.write(store, ack)) {
             Some(Ok(())) => self.finish_stale(&batch),
             Some(Err(error)) => self.note_failure(access, error),
             None => {}
@@ -143,12 +149,18 @@ impl WriteBehindCache {
 
     /// Notes that unknown records are in the quarantine, so that their keys can be written.
     pub(crate) fn finish_quarantine(&mut self, unknown: &[(Key, Vec<u8>)]) {
-        for (key, _) in unknown {
-            self.replace_stored(*key);
-            // The copy is safe, so nothing has to be written before this one goes.
-            if self.stale.remove(key) {
-                self.pending.record(*key, None, None, true);
-            }
+        self.events.foreign_records(unknown.len(), true);
+        for (key, value) in unknown {
+            self.quarantined.insert(hash_of(*key, value));
+            self.replace_quarantined(*key);
+        }
+    }
+
+    fn replace_quarantined(&mut self, key: Key) {
+        self.replace_stored(key);
+        // The copy is safe, so nothing has to be written before this one goes.
+        if self.stale.remove(&key) {
+            self.pending.record(key, None, None, true);
         }
     }
 
@@ -160,6 +172,9 @@ impl WriteBehindCache {
         let (in_the_way, unmovable): (Vec<Key>, Vec<Key>) =
             keys.partition(|key| self.index.contains(*key) || self.pending.contains(*key));
         self.foreign_entries = self.foreign_entries.saturating_add(unmovable.len());
+        for key in &unmovable {
+            self.stale.remove(key);
+        }
         self.unmovable.extend(unmovable);
         in_the_way
     }
@@ -171,25 +186,13 @@ impl WriteBehindCache {
         self.note_missing(&stored);
     }
 
-    /// Notes that all records are compared, and that this many went to the quarantine.
-    pub(crate) fn finish_comparison(&mut self, quarantined: usize) {
-        self.report_foreign(quarantined, true);
+    /// Notes that all records are compared.
+    pub(crate) fn finish_comparison(&mut self) {
         self.replaces_stale = self.pending.last_sequence();
     }
 
-    /// Attempts of one outage repeat the comparison; the same finding is not reported again.
-    fn report_foreign(&mut self, records: usize, quarantined: bool) {
-        let last = if quarantined {
-            &mut self.last_quarantined
-        } else {
-            &mut self.last_unknown
-        };
-        if std::mem::replace(last, records) != records {
-            self.events.foreign_records(records, quarantined);
-        }
-    }
-
     fn count_foreign(&mut self, stored: &HashSet<Key>, foreign_entries: usize) {
+        self.stale.retain(|key| stored.contains(key));
         let unmovable = self.unmovable.iter().filter(|key| stored.contains(*key));
         self.foreign_entries = foreign_entries.saturating_add(unmovable.count());
     }

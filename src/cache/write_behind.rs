@@ -73,9 +73,10 @@ pub(crate) struct WriteBehindCache {
     /// The reply to the last write that the store refused although it takes others.
     pub(super) refusal: Option<Arc<Error>>,
     last_confirmed: SystemTime,
-    /// Numbers of foreign records in the last events, so that each resync does not repeat them.
+    /// Number of foreign records in the last event, so that each resync does not repeat it.
     pub(super) last_unknown: usize,
-    pub(super) last_quarantined: usize,
+    /// Hashes of the records that were quarantined in this outage.
+    pub(super) quarantined: HashSet<u64>,
     pub(crate) events: EventQueue,
 }
 
@@ -124,7 +125,7 @@ impl WriteBehindCache {
             refusal: None,
             last_confirmed: now,
             last_unknown: 0,
-            last_quarantined: 0,
+            quarantined: HashSet::new(),
             events: EventQueue::default(),
         }
     }
@@ -342,7 +343,8 @@ impl WriteBehindCache {
         let Some(store) = access.writer() else {
             return;
         };
-        let expected = self.index.len().saturating_add(self.foreign_entries);
+        let others = self.foreign_entries.saturating_add(self.stale.len());
+        let expected = self.index.len().saturating_add(others);
         let refused = self.pending.refused_totals().records;
         match store.check() {
             // The store may or may not have applied unconfirmed writes, so a count proves nothing.

@@ -37,6 +37,8 @@ pub(super) struct Recovery {
     /// The store has no memory for puts, so removes go first.
     removes_first: bool,
     resync: Resync,
+    /// Number of values in the next step of a comparison; that of a failed one is halved.
+    compare_batch: usize,
     /// A relocation whose move is planned.
     relocation: Option<((Key, Key), RewriteBatch, Vec<u8>)>,
     /// The message whose write failed when it was alone in its batch.
@@ -61,6 +63,17 @@ enum Resync {
     Comparing(Comparison),
 }
 
+impl Resync {
+    /// Returns the reason for a comparison that is due or in progress.
+    fn reason(&self) -> Option<ResyncReason> {
+        match self {
+            Self::NotNeeded => None,
+            Self::Due(reason) => Some(*reason),
+            Self::Comparing(comparison) => Some(comparison.reason),
+        }
+    }
+}
+
 /// The reason why the content of the store may differ from what it confirmed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ResyncReason {
@@ -71,16 +84,13 @@ enum ResyncReason {
 }
 
 struct Comparison {
+    reason: ResyncReason,
     rest: Vec<Key>,
-    /// Number of records in the next step.
-    batch: usize,
     /// Unknown records in the way of others, which the quarantine has refused. Nothing is put before they
     /// are moved.
     in_the_way: HashSet<Key>,
     /// Records that this process has never known, and that are to be quarantined.
     unknown: Vec<(Key, Vec<u8>)>,
-    /// Number of those that were quarantined.
-    quarantined: usize,
 }
 
 /// A message that may be the only one that the store does not take.
@@ -91,12 +101,6 @@ struct Suspect {
     broken: u8,
 }
 
-impl Comparison {
-    fn grow_batch(&mut self) {
-        self.batch = self.batch.saturating_mul(2).min(COMPARE_BATCH);
-    }
-}
-
 impl Recovery {
     /// Begins the recovery from an outage of this kind.
     pub(super) fn new(kind: ErrorKind, now: Duration) -> Self {
@@ -104,6 +108,7 @@ impl Recovery {
             needs_reconnect: false,
             removes_first: false,
             resync: Resync::NotNeeded,
+            compare_batch: COMPARE_BATCH,
             relocation: None,
             suspect: None,
             is_checked: false,
@@ -202,10 +207,10 @@ impl Recovery {
         }
         if !comparison.rest.is_empty() {
             let rest = &mut comparison.rest;
-            let others = rest.split_off(comparison.batch.min(rest.len()));
+            let others = rest.split_off(self.compare_batch.min(rest.len()));
             return Some(Step::Compare(std::mem::replace(rest, others)));
         }
-        cache.finish_comparison(comparison.quarantined);
+        cache.finish_comparison();
         self.resync = Resync::NotNeeded;
         None
     }
@@ -228,21 +233,19 @@ impl Recovery {
                 let records = keys.into_iter().zip(values);
                 let records = records.filter_map(|(key, value)| Some((key, value?)));
                 let unknown = cache.compare(records.collect());
+                if unknown.is_empty() {
+                    self.grow_compare_batch();
+                }
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     comparison.unknown = unknown;
-                    if comparison.unknown.is_empty() {
-                        comparison.grow_batch();
-                    }
                 }
             }
             (Step::Quarantine(_), Answer::Done) => {
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     let unknown = std::mem::take(&mut comparison.unknown);
                     cache.finish_quarantine(&unknown);
-                    let sum = comparison.quarantined.saturating_add(unknown.len());
-                    comparison.quarantined = sum;
-                    comparison.grow_batch();
                 }
+                self.grow_compare_batch();
             }
             (Step::ReadRelocation(old, new), Answer::Values(values)) => {
                 let mut values = values.into_iter();
@@ -288,23 +291,28 @@ impl Recovery {
         }
     }
 
+    /// Slowly, since a batch that is too large for the connection costs it.
+    fn grow_compare_batch(&mut self) {
+        let growth = (self.compare_batch / 16).saturating_add(1);
+        let batch = self.compare_batch.saturating_add(growth);
+        self.compare_batch = batch.min(COMPARE_BATCH);
+    }
+
     fn note_connected(&mut self, instance_id: Option<&String>, known: Option<&String>) {
         self.needs_reconnect = false;
         let is_same = instance_id.is_some() && instance_id == known;
-        let is_doubtful = match self.resync {
-            Resync::NotNeeded | Resync::Due(ResyncReason::MayHaveLess) => false,
-            Resync::Due(ResyncReason::MayBeOther) | Resync::Comparing(_) => true,
-        };
-        self.resync = Resync::Due(if is_same && !is_doubtful {
-            // It may have been flushed, or have evicted records, meanwhile.
-            ResyncReason::MayHaveLess
+        // It may have been flushed, or have evicted records, meanwhile.
+        let reason = self.resync.reason().unwrap_or(ResyncReason::MayHaveLess);
+        self.resync = Resync::Due(if is_same {
+            reason
         } else {
             ResyncReason::MayBeOther
         });
     }
 
     fn note_list(&mut self, cache: &mut WriteBehindCache, stored: Vec<Key>, foreign: usize) {
-        let rest = if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
+        let reason = self.resync.reason().unwrap_or(ResyncReason::MayBeOther);
+        let rest = if reason == ResyncReason::MayHaveLess {
             let in_the_way = cache.restore_missing(&stored, foreign);
             if in_the_way.is_empty() {
                 self.resync = Resync::NotNeeded;
@@ -316,11 +324,10 @@ impl Recovery {
             stored
         };
         self.resync = Resync::Comparing(Comparison {
+            reason,
             rest,
-            batch: COMPARE_BATCH,
             in_the_way: HashSet::new(),
             unknown: Vec::new(),
-            quarantined: 0,
         });
     }
 
@@ -347,7 +354,14 @@ impl Recovery {
             }
             Some(Step::Quarantine(_)) if is_refusal && self.leave_unknown(cache) => return,
             Some(Step::Check) => self.suspect = None,
-            Some(Step::Compare(_)) => self.resync = Resync::Due(ResyncReason::MayBeOther),
+            Some(Step::Quarantine(batch)) if error.kind() == ErrorKind::Timeout => {
+                self.compare_batch = (batch.len() / 2).max(1);
+            }
+            // What it should read is compared again from the start.
+            Some(Step::Compare(_)) => {
+                let reason = self.resync.reason().unwrap_or(ResyncReason::MayBeOther);
+                self.resync = Resync::Due(reason);
+            }
             _ => {}
         }
         // Up to a quarter more, so that clients of one store do not all reconnect at the same time.
@@ -385,7 +399,7 @@ impl Recovery {
             // The quarantine may take some of them, so each is tried alone.
             let keys = unknown.iter().map(|(key, _)| *key);
             comparison.rest.splice(..0, keys);
-            comparison.batch = 1;
+            self.compare_batch = 1;
             return true;
         }
         let in_the_way = cache.leave_unknown(&unknown);

@@ -659,7 +659,7 @@ fn quarantine_takes_what_it_has_room_for() {
     });
     assert_eq!(bench.stored_keys(), ["c-4"]);
     assert_eq!(bench.content().quarantine.len(), 8);
-    assert_eq!(foreign(&bench), [(8, true)]);
+    assert_eq!(quarantined(&bench), 8);
 }
 
 #[test]
@@ -681,4 +681,163 @@ fn stale_record_goes_once_refused_put_is_taken() {
     }
     bench.run(SECOND / 100);
     assert_eq!(bench.stored_keys(), ["q-5"]);
+}
+
+#[test]
+fn refused_quarantine_keeps_what_was_stale() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.put("q-1", &queued(1));
+    bench.remove("q-1");
+    bench.run(SECOND);
+    begin_outage(&mut bench);
+    recover_until(&mut bench, queued(1), 1, "read q-1");
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.run(SECOND);
+    {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records.insert("q-1".to_owned(), queued(9));
+        content.refuses_quarantine = Some(ErrorKind::Permission);
+        content.is_down = None;
+    }
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored()["q-1"], queued(9));
+}
+
+#[test]
+fn slow_link_gets_smaller_quarantine_batches() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.replace_data(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.slow_above = Some(10_000);
+        for number in 1..=30 {
+            let value = command(number, 1, &[0; 1_000]);
+            content.records.insert(format!("c-{number}"), value);
+        }
+    });
+    bench.run(20 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.content().quarantine.len(), 30);
+    assert_eq!(quarantined(&bench), 30);
+}
+
+#[test]
+fn stale_records_beyond_one_step_are_not_foreign() {
+    const RECORDS: usize = 2_500;
+    let mut bench = bench(usize::MAX, &[]);
+    let keys: Vec<String> = (1..=RECORDS).map(|number| format!("c-{number}")).collect();
+    for key in &keys {
+        bench.put(key, &command(1, 1, b"x"));
+        bench.remove(key);
+    }
+    bench.run(SECOND);
+    begin_outage(&mut bench);
+    {
+        let mut content = bench.content();
+        content.largest_value = Some(1_000);
+        let older = keys.iter().map(|key| (key.clone(), command(1, 1, b"x")));
+        content.records.extend(older);
+        content.instance_id += 1;
+        content.is_down = None;
+    }
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.stored().len(), RECORDS);
+    bench.content().largest_value = None;
+    bench.trace();
+    bench.run(20 * SECOND);
+    assert_eq!(bench.stored_keys(), ["q-5"]);
+    assert!(foreign(&bench).is_empty(), "{:?}", foreign(&bench));
+    let is_down = |event: &&StoreEvent| matches!(event, StoreEvent::Down { .. });
+    assert_eq!(bench.events().iter().filter(is_down).count(), 1);
+    // Calls wait meanwhile, so no write may take longer than theirs.
+    let trace = bench.trace();
+    assert!(!trace.iter().any(|line| line.starts_with("rewrite")));
+}
+
+#[test]
+fn interrupted_quarantine_in_same_store_moves_no_more() {
+    // The connection, or only the right to read, is lost while what is in the way is compared.
+    for (exchange, kind) in [
+        ("rewrite !q-1", ErrorKind::Connection),
+        ("list", ErrorKind::Connection),
+        ("list", ErrorKind::Misconf),
+    ] {
+        let mut bench = bench(usize::MAX, &[]);
+        begin_outage(&mut bench);
+        bench.put("q-1", &queued(2));
+        {
+            let mut content = bench.content();
+            content.records.insert("q-1".to_owned(), queued(1));
+            content.records.insert("q-9".to_owned(), queued(9));
+            content.is_down = None;
+            if exchange == "list" {
+                content.refuses_reads = Some(kind);
+            } else {
+                content.loses_reply = Some(kind);
+            }
+        }
+        bench.run(SECOND);
+        assert!(!bench.is_up() || exchange != "list");
+        bench.content().refuses_reads = None;
+        bench.run(5 * SECOND);
+        assert!(bench.is_up());
+        assert_eq!(bench.stored()["q-1"], queued(2));
+        assert_eq!(bench.stored()["q-9"], queued(9), "{exchange} {kind:?}");
+        let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+        assert_eq!(quarantine, [queued(1)]);
+        assert_eq!(quarantined(&bench), 1);
+    }
+}
+
+/// Number of records that were reported as quarantined.
+fn quarantined(bench: &Bench) -> usize {
+    let removed = foreign(bench).into_iter().filter(|(_, removed)| *removed);
+    removed.map(|(records, _)| records).sum()
+}
+
+#[test]
+fn interrupted_comparison_counts_each_record_once() {
+    let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    begin_outage(&mut bench);
+    put_other_data(&mut bench);
+    {
+        let mut content = bench.content();
+        for number in 11..=90 {
+            let key = format!("c-{number}");
+            content.records.insert(key, command(number, 1, b"x"));
+        }
+        content.is_down = None;
+    }
+    while bench.content().quarantine.is_empty() {
+        bench.turn_with(|_| ());
+    }
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.run(SECOND);
+    bench.content().is_down = None;
+    // All are compared, and none is removed or replaced yet.
+    let is_removing = |bench: &Bench| {
+        let trace = &bench.content().trace;
+        trace.iter().any(|line| line.starts_with("rewrite -"))
+    };
+    while !is_removing(&bench) {
+        let is_moved = bench.content().quarantine.len() == 81;
+        bench.content().fails_writes = is_moved.then_some(ErrorKind::Connection);
+        bench.turn_with(|_| ());
+    }
+    {
+        let mut content = bench.content();
+        content.fails_writes = None;
+        content.instance_id += 1;
+        content
+            .records
+            .insert("c-99".to_owned(), command(99, 1, b"x"));
+    }
+    bench.run(10 * SECOND);
+    assert!(bench.is_up());
+    assert_eq!(bench.content().quarantine.len(), 82);
+    assert_eq!(quarantined(&bench), 82);
+    assert_eq!(lost(&bench), ["s-1", "1"]);
 }
