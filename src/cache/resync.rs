@@ -4,13 +4,19 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     access::StoreAccess,
+    batched_read::read_or_split,
     index::hash_of,
     pending::{BatchLimits, Totals},
     relocate::Relocation,
     write::{RewriteBatch, WriteAck},
     write_behind::WriteBehindCache,
 };
-use crate::{clock::Clock, error::Error, paho::Key, store::Store};
+use crate::{
+    clock::Clock,
+    error::{Error, ErrorKind},
+    paho::Key,
+    store::Store,
+};
 
 /// Number of stale records that are removed in one step.
 const MAX_STALE_REMOVES: usize = 1024;
@@ -38,8 +44,7 @@ impl WriteBehindCache {
 
     /// Forgets what earlier events said about foreign records, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
-        self.last_unknown = 0;
-        self.quarantined.clear();
+        self.forget_quarantined();
         self.has_lost = false;
     }
 
@@ -49,23 +54,26 @@ impl WriteBehindCache {
     /// them. Unknown ones stay and count as foreign. Returns those in the way of a new record, which
     /// are to be compared.
     pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) -> Vec<Key> {
-        let in_the_way = stored.iter().filter(|key| self.pending.is_new(**key));
-        let in_the_way: Vec<Key> = in_the_way.copied().collect();
-        let stored: HashSet<Key> = stored.iter().copied().collect();
-        let is_known = |key: &&Key| {
-            self.index.contains(**key)
-                || self.pending.contains(**key)
-                || self.stale.contains(*key)
-                || self.unmovable.contains(*key)
+        let is_in_the_way = |key: &&Key| {
+            self.pending.is_new(**key)
+                || self.foreign.contains(*key) && self.pending.contains(**key)
         };
-        let unknown = stored
-            .len()
-            .saturating_sub(stored.iter().filter(is_known).count());
-        // Attempts of one outage repeat this; the same finding is not reported again.
-        if std::mem::replace(&mut self.last_unknown, unknown) != unknown {
-            self.events.foreign_records(unknown, false);
-        }
-        self.count_foreign(&stored, foreign_entries.saturating_add(unknown));
+        let in_the_way: Vec<Key> = stored.iter().filter(is_in_the_way).copied().collect();
+        let stored: HashSet<Key> = stored.iter().copied().collect();
+        let before = self.foreign_entries.saturating_add(self.foreign.len());
+        self.count_foreign(&stored, foreign_entries);
+        let is_known = |key: &&Key| {
+            self.index.contains(**key) || self.pending.contains(**key) || self.stale.contains(*key)
+        };
+        let unknown: Vec<Key> = stored
+            .iter()
+            .filter(|key| !is_known(key))
+            .copied()
+            .collect();
+        self.foreign.extend(unknown);
+        let all = self.foreign_entries.saturating_add(self.foreign.len());
+        self.events
+            .foreign_records(all.saturating_sub(before), false);
         self.note_missing(&stored);
         in_the_way
     }
@@ -81,8 +89,9 @@ impl WriteBehindCache {
         let mut unknown = Vec::new();
         for (key, value) in records {
             // What the keys of a relocation should have is decided when it is made.
-            let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
+            let is_undecided = self.relocations.involves(key);
             if is_undecided || self.index.has_content(key, &value) {
+                self.foreign.remove(&key);
                 self.pending.note_stored(key);
                 continue;
             }
@@ -100,6 +109,7 @@ impl WriteBehindCache {
 
     /// Notes that the store has something else under a key than it should.
     fn replace_stored(&mut self, key: Key) {
+        self.foreign.remove(&key);
         if self.pending.contains(key) {
             self.pending.note_stored(key);
             return;
@@ -156,6 +166,11 @@ impl WriteBehindCache {
         }
     }
 
+    /// Forgets what is in the quarantine, since another store may not have it.
+    pub(crate) fn forget_quarantined(&mut self) {
+        self.quarantined.clear();
+    }
+
     fn replace_quarantined(&mut self, key: Key) {
         self.replace_stored(key);
         // The copy is safe, so nothing has to be written before this one goes.
@@ -166,17 +181,90 @@ impl WriteBehindCache {
 
     /// Leaves unknown records in place that the store refuses to quarantine.
     ///
-    /// Returns those that are in the way of a record of this client.
-    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> Vec<Key> {
-        let keys = unknown.iter().map(|(key, _)| *key);
-        let (in_the_way, unmovable): (Vec<Key>, Vec<Key>) =
-            keys.partition(|key| self.index.contains(*key) || self.pending.contains(*key));
-        self.foreign_entries = self.foreign_entries.saturating_add(unmovable.len());
-        for key in &unmovable {
+    /// What this client has under their keys is written once they are moved.
+    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)], error: Arc<Error>) {
+        let mut added = 0_usize;
+        for (key, _) in unknown {
+            added = added.saturating_add(usize::from(self.foreign.insert(*key)));
             self.stale.remove(key);
+            if self.pending.contains(*key) {
+                self.pending.note_absent(*key);
+            } else if let Some(length) = self.index.value(*key).map(<[u8]>::len) {
+                self.pending.record(*key, Some(length), None, false);
+            } else if self.index.contains(*key) {
+                // Its value was only in the store, which has another one.
+                self.has_lost = true;
+                self.drop_lost(*key);
+            }
         }
-        self.unmovable.extend(unmovable);
-        in_the_way
+        self.events.foreign_records(added, false);
+        self.refuse_obstructed(Some(error));
+    }
+
+    /// Sets the messages aside that have a foreign record in their way, which could not be moved because
+    /// of this error.
+    pub(super) fn refuse_obstructed(&mut self, error: Option<Arc<Error>>) {
+        if self.foreign.is_empty() {
+            return;
+        }
+        let is_obstructed = |key| self.foreign.contains(&key);
+        let messages = self.pending.unsent_messages_with(is_obstructed);
+        let Some(key) = messages.iter().flatten().find(|key| is_obstructed(**key)) else {
+            return;
+        };
+        let error = error.unwrap_or_else(|| {
+            let error = Error::new(ErrorKind::InUse, format!("write record {key}"));
+            Arc::new(error.with_reason("the store has a record of another program under its key"))
+        });
+        for message in &messages {
+            self.pending.refuse(message);
+        }
+        self.refusal = Some(Arc::clone(&error));
+        let totals = self.pending.refused_totals();
+        self.events.refused(error, totals);
+    }
+
+    /// Copies one record to the quarantine that is in the way of a message; returns true if it is safe.
+    pub(super) fn quarantine_obstruction<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+    ) -> bool {
+        let obstructions = self.foreign.iter();
+        let obstructions = obstructions.filter(|key| self.pending.contains(**key));
+        let obstructions: Vec<Key> = obstructions.copied().collect();
+        // Any of them, since the store may refuse one for ever.
+        let random = usize::from(access.clock.random());
+        let position = random.checked_rem(obstructions.len()).unwrap_or_default();
+        let Some(&key) = obstructions.get(position) else {
+            return false;
+        };
+        let Some(store) = access.writer() else {
+            return false;
+        };
+        let copied = read_or_split(store, &[key]).and_then(|values| {
+            let records = values.into_iter().flatten().map(|value| (key, value));
+            let records: Vec<(Key, Vec<u8>)> = records.collect();
+            let batch = RewriteBatch::to_quarantine(&records);
+            if !batch.is_empty() {
+                batch.write(store, WriteAck::Confirmed { sent: &[] })?;
+            }
+            Ok(records)
+        });
+        match copied {
+            Ok(records) => {
+                self.foreign.remove(&key);
+                self.finish_quarantine(&records);
+                true
+            }
+            Err(error) if error.kind().is_refusal() => {
+                self.refusal = Some(Arc::new(error));
+                false
+            }
+            Err(error) => {
+                self.note_failure(access, error);
+                false
+            }
+        }
     }
 
     /// Notes what is missing in a store whose records are to be compared.
@@ -193,8 +281,8 @@ impl WriteBehindCache {
 
     fn count_foreign(&mut self, stored: &HashSet<Key>, foreign_entries: usize) {
         self.stale.retain(|key| stored.contains(key));
-        let unmovable = self.unmovable.iter().filter(|key| stored.contains(*key));
-        self.foreign_entries = foreign_entries.saturating_add(unmovable.count());
+        self.foreign.retain(|key| stored.contains(key));
+        self.foreign_entries = foreign_entries;
     }
 
     /// Notes writes for the records that the store lacks, and drops those of which there is no copy.
@@ -254,19 +342,8 @@ impl WriteBehindCache {
 
     /// Takes the oldest unsent writes, whole messages only, and marks them as sent.
     pub(crate) fn next_batch(&mut self, limits: BatchLimits) -> RewriteBatch {
+        self.refuse_obstructed(None);
         let groups = self.next_groups(limits);
-        self.take_batch(groups)
-    }
-
-    /// Takes removes, but for those of messages with one of these keys.
-    pub(crate) fn next_removes(
-        &mut self,
-        limits: BatchLimits,
-        kept: &HashSet<Key>,
-    ) -> RewriteBatch {
-        let limits = BatchLimits { puts: 0, ..limits };
-        let is_blocked = |key| kept.contains(&key) || self.relocations.involves(key);
-        let groups = self.pending.next_groups(limits, is_blocked);
         self.take_batch(groups)
     }
 

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::exchange::{Answer, Step};
 use crate::{
@@ -86,9 +86,6 @@ enum ResyncReason {
 struct Comparison {
     reason: ResyncReason,
     rest: Vec<Key>,
-    /// Unknown records in the way of others, which the quarantine has refused. Nothing is put before they
-    /// are moved.
-    in_the_way: HashSet<Key>,
     /// Records that this process has never known, and that are to be quarantined.
     unknown: Vec<(Key, Vec<u8>)>,
 }
@@ -148,7 +145,10 @@ impl Recovery {
             return Some(step);
         }
         if std::mem::take(&mut self.removes_first) {
-            let batch = cache.next_removes(self.limits, &HashSet::new());
+            let batch = cache.next_batch(BatchLimits {
+                puts: 0,
+                ..self.limits
+            });
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
             }
@@ -197,14 +197,6 @@ impl Recovery {
             let batch = RewriteBatch::to_quarantine(&comparison.unknown);
             return Some(Step::Quarantine(batch));
         }
-        if comparison.rest.is_empty() && !comparison.in_the_way.is_empty() {
-            // Removes may make the room that the quarantine lacks.
-            let batch = cache.next_removes(self.limits, &comparison.in_the_way);
-            if !batch.is_empty() {
-                return Some(Step::Write(batch));
-            }
-            comparison.rest = comparison.in_the_way.drain().collect();
-        }
         if !comparison.rest.is_empty() {
             let rest = &mut comparison.rest;
             let others = rest.split_off(self.compare_batch.min(rest.len()));
@@ -225,7 +217,12 @@ impl Recovery {
     ) {
         match (step, answer) {
             (Step::Connect(_), Answer::Connected(connected)) => {
-                self.note_connected(connected.instance_id.as_ref(), instance_id.as_ref());
+                let (new, known) = (connected.instance_id.as_ref(), instance_id.as_ref());
+                let is_same = new.is_some() && new == known;
+                if !is_same {
+                    cache.forget_quarantined();
+                }
+                self.note_connected(is_same);
                 *instance_id = connected.instance_id;
             }
             (Step::List, Answer::Listed(keys, foreign)) => self.note_list(cache, keys, foreign),
@@ -298,9 +295,8 @@ impl Recovery {
         self.compare_batch = batch.min(COMPARE_BATCH);
     }
 
-    fn note_connected(&mut self, instance_id: Option<&String>, known: Option<&String>) {
+    fn note_connected(&mut self, is_same: bool) {
         self.needs_reconnect = false;
-        let is_same = instance_id.is_some() && instance_id == known;
         // It may have been flushed, or have evicted records, meanwhile.
         let reason = self.resync.reason().unwrap_or(ResyncReason::MayHaveLess);
         self.resync = Resync::Due(if is_same {
@@ -326,7 +322,6 @@ impl Recovery {
         self.resync = Resync::Comparing(Comparison {
             reason,
             rest,
-            in_the_way: HashSet::new(),
             unknown: Vec::new(),
         });
     }
@@ -352,7 +347,10 @@ impl Recovery {
                     return;
                 }
             }
-            Some(Step::Quarantine(_)) if is_refusal && self.leave_unknown(cache) => return,
+            Some(Step::Quarantine(_)) if is_refusal => {
+                self.leave_unknown(cache, error);
+                return;
+            }
             Some(Step::Check) => self.suspect = None,
             Some(Step::Quarantine(batch)) if error.kind() == ErrorKind::Timeout => {
                 self.compare_batch = (batch.len() / 2).max(1);
@@ -388,23 +386,19 @@ impl Recovery {
         }
     }
 
-    /// Leaves the unknown records that the quarantine has refused; returns true if the next step is another
-    /// one.
-    fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {
+    /// Leaves the unknown records that the quarantine has refused. It may take some of them, so each is
+    /// tried alone before.
+    fn leave_unknown(&mut self, cache: &mut WriteBehindCache, error: &Arc<Error>) {
         let Resync::Comparing(comparison) = &mut self.resync else {
-            return false;
+            return;
         };
         let unknown = std::mem::take(&mut comparison.unknown);
         if unknown.len() > 1 {
-            // The quarantine may take some of them, so each is tried alone.
             let keys = unknown.iter().map(|(key, _)| *key);
             comparison.rest.splice(..0, keys);
             self.compare_batch = 1;
-            return true;
+        } else {
+            cache.leave_unknown(&unknown, Arc::clone(error));
         }
-        let in_the_way = cache.leave_unknown(&unknown);
-        let is_left = in_the_way.is_empty() || !comparison.rest.is_empty();
-        comparison.in_the_way.extend(in_the_way);
-        is_left
     }
 }
