@@ -20,7 +20,7 @@ impl WriteBehindCache {
     pub(crate) fn load_earlier(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
         let mut unknown = Vec::new();
         for (key, value) in records {
-            let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
+            let is_undecided = self.foreign.contains(&key) || self.relocations.involves(key);
             // An attempt before this one has loaded it.
             let is_loaded = self.index.is_earlier(key) && self.index.has_content(key, &value);
             if is_undecided || is_loaded {

@@ -413,6 +413,17 @@ impl PendingWrites {
         }
     }
 
+    /// Notes that the store has nothing of this client under the key, so a remove of it is not due.
+    pub(crate) fn note_absent(&mut self, key: Key) {
+        let Some(write) = self.writes.get_mut(&key) else {
+            return;
+        };
+        write.may_be_in_store = false;
+        if write.put_length.is_none() {
+            self.take(key);
+        }
+    }
+
     /// Returns true for a put that the store cannot have, since it was never sent.
     pub(crate) fn is_new(&self, key: Key) -> bool {
         let write = self.writes.get(&key);
@@ -608,6 +619,11 @@ impl PendingWrites {
         }
     }
 
+    pub(crate) fn is_refused(&self, key: Key) -> bool {
+        let write = self.writes.get(&key);
+        write.is_some_and(|write| write.state == WriteState::Refused)
+    }
+
     /// Makes every refused write unsent again.
     pub(crate) fn retry_refused(&mut self) {
         for key in std::mem::take(&mut self.refused).into_values() {
@@ -616,17 +632,31 @@ impl PendingWrites {
     }
 
     /// Returns the refused message with the smallest value, which has the best chance to be taken.
-    pub(crate) fn smallest_refused(&self) -> Option<Vec<Key>> {
-        let messages = self.refused.values().map(|key| {
-            let mut group = Vec::new();
-            self.message_group(*key, &mut group);
-            group
-        });
+    ///
+    /// Messages with a key for which `is_blocked` returns true are left out.
+    pub(crate) fn smallest_refused(&self, is_blocked: impl Fn(Key) -> bool) -> Option<Vec<Key>> {
+        let messages = self.messages(self.refused.values());
+        let messages = messages.filter(|group| !group.iter().any(|key| is_blocked(*key)));
         let bytes = |group: &Vec<Key>| {
             let lengths = group.iter().filter_map(|key| self.put_length(*key));
             lengths.fold(0, usize::saturating_add)
         };
         messages.min_by_key(bytes)
+    }
+
+    /// Returns the messages with unsent writes that have a key for which `is_wanted` returns true.
+    pub(crate) fn unsent_messages_with(&self, is_wanted: impl Fn(Key) -> bool) -> Vec<Vec<Key>> {
+        let messages = self.messages(self.unsent.values());
+        let messages = messages.filter(|group| group.iter().any(|key| is_wanted(*key)));
+        messages.collect()
+    }
+
+    fn messages<'a>(&self, keys: impl Iterator<Item = &'a Key>) -> impl Iterator<Item = Vec<Key>> {
+        keys.map(|key| {
+            let mut group = Vec::new();
+            self.message_group(*key, &mut group);
+            group
+        })
     }
 
     /// Number and bytes of the puts that the store refused.
@@ -1052,16 +1082,16 @@ mod tests {
     #[test]
     fn smallest_refused_message_comes_first() {
         let mut pending = PendingWrites::default();
-        assert_eq!(pending.smallest_refused(), None);
+        assert_eq!(pending.smallest_refused(|_| false), None);
         for (name, length) in [("q-1", 30), ("q-2", 10), ("q-3", 20)] {
             pending.record(key(name), Some(length), None, false);
             pending.refuse(&[key(name)]);
         }
-        assert_eq!(pending.smallest_refused(), Some(vec![key("q-2")]));
+        assert_eq!(pending.smallest_refused(|_| false), Some(vec![key("q-2")]));
         pending.record(key("c-1"), None, None, true);
         pending.record(key("s-7"), Some(5), Some(key("c-1")), false);
         pending.refuse(&[key("c-1"), key("s-7")]);
-        let mut smallest = pending.smallest_refused().expect("some");
+        let mut smallest = pending.smallest_refused(|_| false).expect("some");
         smallest.sort_unstable();
         assert_eq!(smallest, [key("c-1"), key("s-7")]);
     }

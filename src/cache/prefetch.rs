@@ -41,9 +41,9 @@ impl WriteBehindCache {
             return Err(access.unavailable_error(key));
         };
         // The store has this batch in flight and returns it only for exactly the same keys.
-        let keys = match std::mem::take(&mut self.prefetching) {
-            prefetching if prefetching.first() == Some(&key) => prefetching,
-            _ => self.index.prefetch_keys(key, order),
+        let (keys, is_prefetched) = match std::mem::take(&mut self.prefetching) {
+            prefetching if prefetching.first() == Some(&key) => (prefetching, true),
+            _ => (self.index.prefetch_keys(key, order), false),
         };
         let values = match with_key_names(&keys, |names| store.read(names)) {
             Ok(values) => values,
@@ -67,13 +67,23 @@ impl WriteBehindCache {
                 self.index.evict_value(key);
             }
         }
-        for (key, value) in keys.into_iter().zip(values) {
+        let mut is_altered = false;
+        for (read, value) in keys.into_iter().zip(values) {
+            let Some(value) = value else { continue };
             // Another program may have altered the value since open, and Paho might crash on it.
-            let is_ours = |value: &Vec<u8>| self.index.has_content(key, value);
-            if let Some(value) = value.filter(is_ours) {
-                self.index.cache_value(key, value);
-                self.prefetched.push(key);
+            if self.index.has_content(read, &value) {
+                self.index.cache_value(read, value);
+                self.prefetched.push(read);
+            } else {
+                is_altered |= read == key;
             }
+        }
+        if is_prefetched && self.index.value(key).is_none() {
+            // It may have been written since it was prefetched.
+            return self.read_with_prefetch(access, key);
+        }
+        if is_altered && self.foreign.insert(key) {
+            self.events.foreign_records(1, false);
         }
         Ok(())
     }

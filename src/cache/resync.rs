@@ -4,13 +4,19 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{
     access::StoreAccess,
+    batched_read::read_or_split,
     index::hash_of,
     pending::{BatchLimits, Totals},
     relocate::Relocation,
-    write::RewriteBatch,
+    write::{RewriteBatch, WriteAck},
     write_behind::WriteBehindCache,
 };
-use crate::{clock::Clock, error::Error, paho::Key, store::Store};
+use crate::{
+    clock::Clock,
+    error::{Error, ErrorKind},
+    paho::Key,
+    store::Store,
+};
 
 /// Number of stale records that are removed in one step.
 const MAX_STALE_REMOVES: usize = 1024;
@@ -43,8 +49,7 @@ impl WriteBehindCache {
 
     /// Forgets what earlier events said about foreign records, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
-        self.last_unknown = 0;
-        self.last_quarantined = 0;
+        self.clear_quarantined();
         self.has_lost = false;
     }
 
@@ -54,20 +59,26 @@ impl WriteBehindCache {
     /// them. Unknown ones stay and count as foreign. Returns those in the way of a new record, which
     /// are to be compared.
     pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) -> Vec<Key> {
-        let in_the_way = stored.iter().filter(|key| self.pending.is_new(**key));
-        let in_the_way: Vec<Key> = in_the_way.copied().collect();
-        let stored: HashSet<Key> = stored.iter().copied().collect();
-        let is_known = |key: &&Key| {
-            self.index.contains(**key)
-                || self.pending.contains(**key)
-                || self.stale.contains(*key)
-                || self.unmovable.contains(*key)
+        let is_in_the_way = |key: &&Key| {
+            self.pending.is_new(**key)
+                || self.foreign.contains(*key) && self.pending.contains(**key)
         };
-        let unknown = stored
-            .len()
-            .saturating_sub(stored.iter().filter(is_known).count());
-        self.report_foreign(unknown, false);
-        self.count_foreign(&stored, foreign_entries.saturating_add(unknown));
+        let in_the_way: Vec<Key> = stored.iter().filter(is_in_the_way).copied().collect();
+        let stored: HashSet<Key> = stored.iter().copied().collect();
+        let before = self.foreign_entries.saturating_add(self.foreign.len());
+        self.count_foreign(&stored, foreign_entries);
+        let is_known = |key: &&Key| {
+            self.index.contains(**key) || self.pending.contains(**key) || self.stale.contains(*key)
+        };
+        let unknown: Vec<Key> = stored
+            .iter()
+            .filter(|key| !is_known(key))
+            .copied()
+            .collect();
+        self.foreign.extend(unknown);
+        let all = self.foreign_entries.saturating_add(self.foreign.len());
+        self.events
+            .foreign_records(all.saturating_sub(before), false);
         self.note_missing(&stored);
         in_the_way
     }
@@ -82,14 +93,17 @@ impl WriteBehindCache {
     pub(crate) fn compare(&mut self, records: Vec<(Key, Vec<u8>)>) -> Vec<(Key, Vec<u8>)> {
         let mut unknown = Vec::new();
         for (key, value) in records {
-            self.pending.note_stored(key);
             // What the keys of a relocation should have is decided when it is made.
-            let is_undecided = self.unmovable.contains(&key) || self.relocations.involves(key);
+            let is_undecided = self.relocations.involves(key);
             if is_undecided || self.index.has_content(key, &value) {
+                self.foreign.remove(&key);
+                self.pending.note_stored(key);
                 continue;
             }
-            let is_known = self.removed.contains(hash_of(key, &value));
-            if is_known && !self.has_lost {
+            let hash = hash_of(key, &value);
+            if self.quarantined.contains(&hash) {
+                self.replace_quarantined(key);
+            } else if self.removed.contains(hash) && !self.has_lost {
                 self.replace_stored(key);
             } else {
                 unknown.push((key, value));
@@ -100,6 +114,7 @@ impl WriteBehindCache {
 
     /// Notes that the store has something else under a key than it should.
     fn replace_stored(&mut self, key: Key) {
+        self.foreign.remove(&key);
         if self.pending.contains(key) {
             self.pending.note_stored(key);
             return;
@@ -139,7 +154,8 @@ impl WriteBehindCache {
     pub(crate) fn remove_stale<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
         let batch = self.next_stale_batch();
         let store = access.writer().filter(|_| !batch.is_empty());
-        match store.map(|store| batch.write(store)) {
+        let ack = WriteAck::Confirmed { sent: &[] };
+        match store.map(|store| batch.write(store, ack)) {
             Some(Ok(())) => self.finish_stale(&batch),
             Some(Err(error)) => self.note_failure(access, error),
             None => {}
@@ -148,12 +164,23 @@ impl WriteBehindCache {
 
     /// Notes that unknown records are in the quarantine, so that their keys can be written.
     pub(crate) fn finish_quarantine(&mut self, unknown: &[(Key, Vec<u8>)]) {
-        for (key, _) in unknown {
-            self.replace_stored(*key);
-            // The copy is safe, so nothing has to be written before this one goes.
-            if self.stale.remove(key) {
-                self.pending.record(*key, None, None, true);
-            }
+        self.events.foreign_records(unknown.len(), true);
+        for (key, value) in unknown {
+            self.quarantined.insert(hash_of(*key, value));
+            self.replace_quarantined(*key);
+        }
+    }
+
+    /// Forgets what is in the quarantine, since another store may not have it.
+    pub(crate) fn clear_quarantined(&mut self) {
+        self.quarantined.clear();
+    }
+
+    fn replace_quarantined(&mut self, key: Key) {
+        self.replace_stored(key);
+        // The copy is safe, so nothing has to be written before this one goes.
+        if self.stale.remove(&key) {
+            self.pending.record(key, None, None, true);
         }
     }
 
@@ -168,17 +195,100 @@ impl WriteBehindCache {
 
     /// Leaves unknown records in place that the store refuses to quarantine.
     ///
-    /// Returns those that are in the way of a record of this client.
-    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)]) -> Vec<Key> {
+    /// What this client has under their keys is written once they are moved.
+    pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)], error: Arc<Error>) {
+        let mut added = 0_usize;
         for (key, value) in unknown {
             self.forget_quarantined(*key, value);
+            added = added.saturating_add(usize::from(self.foreign.insert(*key)));
+            self.stale.remove(key);
+            if self.pending.contains(*key) {
+                self.pending.note_absent(*key);
+            } else if let Some(length) = self.index.value(*key).map(<[u8]>::len) {
+                self.pending.record(*key, Some(length), None, false);
+            } else if self.index.contains(*key) {
+                // Its value was only in the store, which has another one.
+                self.has_lost = true;
+                self.drop_lost(*key);
+            }
         }
-        let keys = unknown.iter().map(|(key, _)| *key);
-        let (in_the_way, unmovable): (Vec<Key>, Vec<Key>) =
-            keys.partition(|key| self.index.contains(*key) || self.pending.contains(*key));
-        self.foreign_entries = self.foreign_entries.saturating_add(unmovable.len());
-        self.unmovable.extend(unmovable);
-        in_the_way
+        self.events.foreign_records(added, false);
+        self.refuse_obstructed(Some(error));
+    }
+
+    /// Sets the messages aside that have a foreign record in their way, which could not be moved because
+    /// of this error.
+    pub(super) fn refuse_obstructed(&mut self, error: Option<Arc<Error>>) {
+        if self.foreign.is_empty() {
+            return;
+        }
+        let is_obstructed = |key| self.foreign.contains(&key);
+        let messages = self.pending.unsent_messages_with(is_obstructed);
+        let Some(key) = messages.iter().flatten().find(|key| is_obstructed(**key)) else {
+            return;
+        };
+        let error = error.unwrap_or_else(|| {
+            let error = Error::new(ErrorKind::InUse, format!("write record {key}"));
+            Arc::new(error.with_reason("the store has a record of another program under its key"))
+        });
+        for message in &messages {
+            self.pending.refuse(message);
+        }
+        self.refusal = Some(Arc::clone(&error));
+        let totals = self.pending.refused_totals();
+        self.events.refused(error, totals);
+    }
+
+    /// Copies one record to the quarantine that is in the way of a message; returns true if it is safe.
+    pub(super) fn quarantine_obstruction<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+    ) -> bool {
+        let obstructions = self.foreign.iter();
+        let obstructions = obstructions.filter(|key| self.pending.contains(**key));
+        let obstructions: Vec<Key> = obstructions.copied().collect();
+        // Any of them, since the store may refuse one for ever.
+        let random = usize::from(access.clock.random());
+        let position = random.checked_rem(obstructions.len()).unwrap_or_default();
+        let Some(&key) = obstructions.get(position) else {
+            return false;
+        };
+        let Some(store) = access.writer() else {
+            return false;
+        };
+        let records = match read_or_split(store, &[key]) {
+            Ok(values) => values.into_iter().flatten().map(|value| (key, value)),
+            Err(error) => {
+                self.note_failure(access, error);
+                return false;
+            }
+        };
+        let records: Vec<(Key, Vec<u8>)> = records.collect();
+        let batch = self.quarantine_batch(&records);
+        let ack = WriteAck::Confirmed { sent: &[] };
+        let copied = if batch.is_empty() {
+            Ok(())
+        } else {
+            batch.write(store, ack)
+        };
+        match copied {
+            Ok(()) => {
+                self.foreign.remove(&key);
+                self.finish_quarantine(&records);
+                true
+            }
+            Err(error) if error.kind().is_refusal() => {
+                for (key, value) in &records {
+                    self.forget_quarantined(*key, value);
+                }
+                self.refusal = Some(Arc::new(error));
+                false
+            }
+            Err(error) => {
+                self.note_failure(access, error);
+                false
+            }
+        }
     }
 
     /// Notes what is missing in a store whose records are to be compared.
@@ -188,27 +298,15 @@ impl WriteBehindCache {
         self.note_missing(&stored);
     }
 
-    /// Notes that all records are compared, and that this many went to the quarantine.
-    pub(crate) fn finish_comparison(&mut self, quarantined: usize) {
-        self.report_foreign(quarantined, true);
+    /// Notes that all records are compared.
+    pub(crate) fn finish_comparison(&mut self) {
         self.replaces_stale = self.pending.last_sequence();
     }
 
-    /// Attempts of one outage repeat the comparison; the same finding is not reported again.
-    fn report_foreign(&mut self, records: usize, quarantined: bool) {
-        let last = if quarantined {
-            &mut self.last_quarantined
-        } else {
-            &mut self.last_unknown
-        };
-        if std::mem::replace(last, records) != records {
-            self.events.foreign_records(records, quarantined);
-        }
-    }
-
     fn count_foreign(&mut self, stored: &HashSet<Key>, foreign_entries: usize) {
-        let unmovable = self.unmovable.iter().filter(|key| stored.contains(*key));
-        self.foreign_entries = foreign_entries.saturating_add(unmovable.count());
+        self.stale.retain(|key| stored.contains(key));
+        self.foreign.retain(|key| stored.contains(key));
+        self.foreign_entries = foreign_entries;
     }
 
     /// Notes writes for the records that the store lacks, and drops those of which there is no copy.
@@ -268,19 +366,8 @@ impl WriteBehindCache {
 
     /// Takes the oldest unsent writes, whole messages only, and marks them as sent.
     pub(crate) fn next_batch(&mut self, limits: BatchLimits) -> RewriteBatch {
+        self.refuse_obstructed(None);
         let groups = self.next_groups(limits);
-        self.take_batch(groups)
-    }
-
-    /// Takes removes, but for those of messages with one of these keys.
-    pub(crate) fn next_removes(
-        &mut self,
-        limits: BatchLimits,
-        kept: &HashSet<Key>,
-    ) -> RewriteBatch {
-        let limits = BatchLimits { puts: 0, ..limits };
-        let is_blocked = |key| kept.contains(&key) || self.relocations.involves(key);
-        let groups = self.pending.next_groups(limits, is_blocked);
         self.take_batch(groups)
     }
 

@@ -213,8 +213,12 @@ impl RewriteBatch {
         self.groups.is_empty()
     }
 
-    /// Writes the batch and waits until the store has confirmed it; no call waits.
-    pub(crate) fn write(&self, store: &mut impl Store) -> Result<(), Error> {
+    /// Writes the batch in recovery and waits until the store has confirmed it; no call waits.
+    pub(crate) fn rewrite(&self, store: &mut impl Store) -> Result<(), Error> {
+        self.write(store, WriteAck::Rewritten)
+    }
+
+    pub(super) fn write(&self, store: &mut impl Store, ack: WriteAck<'_>) -> Result<(), Error> {
         let name = |change: &OwnedChange| change.key().map(Key::to_name);
         let names: Vec<Option<KeyName>> = self.groups.iter().flatten().map(name).collect();
         let mut names = names.iter().map(|name| name.as_deref().unwrap_or_default());
@@ -229,6 +233,6 @@ impl RewriteBatch {
             groups.push(changes.collect());
         }
         let groups: Vec<&[Change<'_>]> = groups.iter().map(Vec::as_slice).collect();
-        write(store, &groups, WriteAck::Rewritten)
+        write(store, &groups, ack)
     }
 }

@@ -56,10 +56,12 @@ pub(crate) struct WriteBehindCache {
     pub(super) last_read: Option<Key>,
     /// Values were read and nothing was written since, as while Paho restores its queues.
     pub(super) is_sequential_read: bool,
-    /// Number of entries in the store that Paho did not write, unmovable records included.
+    /// Number of entries in the store that Paho did not write, without those in `foreign`.
     pub(super) foreign_entries: usize,
-    /// Unreadable or unknown records that the store refused to quarantine.
-    pub(super) unmovable: HashSet<Key>,
+    /// Keys of records in the store that Paho cannot read, or that this process has never known.
+    ///
+    /// They stay, and nothing is written under these keys before they are in the quarantine.
+    pub(super) foreign: BTreeSet<Key>,
     /// Relocations that must happen in the store before their keys are written.
     pub(super) relocations: Relocations,
     /// The records that this process removed or replaced lately.
@@ -77,9 +79,8 @@ pub(crate) struct WriteBehindCache {
     last_confirmed: Option<SystemTime>,
     /// Packet ids that messages in flight of an earlier run have, while they are loaded after open.
     pub(super) earlier_ids: HashSet<u32>,
-    /// Numbers of foreign records in the last events, so that each resync does not repeat them.
-    pub(super) last_unknown: usize,
-    pub(super) last_quarantined: usize,
+    /// Hashes of the records that were quarantined in this outage, in the store as it is now.
+    pub(super) quarantined: HashSet<u64>,
     pub(crate) set_asides: SetAsides,
     pub(crate) events: EventQueue,
 }
@@ -120,8 +121,8 @@ impl WriteBehindCache {
             prefetched: Vec::new(),
             last_read: None,
             is_sequential_read: false,
-            foreign_entries: foreign_entries.saturating_add(unmovable.len()),
-            unmovable,
+            foreign_entries,
+            foreign: unmovable.into_iter().collect(),
             relocations: Relocations::default(),
             removed: RemovedRecords::default(),
             stale: BTreeSet::new(),
@@ -130,8 +131,7 @@ impl WriteBehindCache {
             refusal: None,
             last_confirmed,
             earlier_ids: HashSet::new(),
-            last_unknown: 0,
-            last_quarantined: 0,
+            quarantined: HashSet::new(),
             set_asides,
             events: EventQueue::default(),
         }
@@ -170,11 +170,8 @@ impl WriteBehindCache {
         }
         let length = value.len();
         // The store still has a stale record, which the put replaces.
-        let is_known = self.stale.remove(&key) || self.index.contains(key);
+        let is_known = self.stale.remove(&key) || self.may_be_stored(key);
         self.note_removed(key);
-        if self.unmovable.remove(&key) {
-            self.foreign_entries = self.foreign_entries.saturating_sub(1);
-        }
         self.index.put_since(key, value, since);
         self.pending
             .record(key, Some(length), partner.or(inherited), is_known);
@@ -225,10 +222,15 @@ impl WriteBehindCache {
     }
 
     fn record_removed(&mut self, key: Key) {
-        let is_known = self.index.contains(key);
+        let is_known = self.may_be_stored(key);
         self.note_removed(key);
         self.index.remove(key);
         self.pending.record(key, None, None, is_known);
+    }
+
+    /// Returns true if what the store has under the key may be the record of this client.
+    fn may_be_stored(&self, key: Key) -> bool {
+        self.index.contains(key) && !self.foreign.contains(&key)
     }
 
     /// Remembers the present value of a record, which is about to be removed or replaced.
@@ -264,9 +266,10 @@ impl WriteBehindCache {
             return;
         }
         let mut waits = self.needs_fence(wants_confirm, bytes);
+        self.refuse_obstructed(None);
         let mut group = std::mem::take(&mut self.group_buffer);
         for &key in keys {
-            if !group.contains(&key) {
+            if !group.contains(&key) && !self.pending.is_refused(key) {
                 self.pending.message_group(key, &mut group);
             }
         }
@@ -335,19 +338,23 @@ impl WriteBehindCache {
         if !self.has_unsettled() || !access.is_up() {
             return;
         }
+        self.refuse_obstructed(None);
         let groups = self.next_groups(BatchLimits::NONE);
         let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
         self.flush_groups(access, &groups, true, true);
     }
 
-    /// Tries to write the smallest message that the store has refused; returns true if it was taken.
+    /// Tries to quarantine one record that is in the way of a message, and to write the smallest message
+    /// that the store has refused; returns true if something was taken.
     pub(crate) fn retry_refused<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) -> bool {
         self.flush(access);
-        let Some(group) = self.pending.smallest_refused() else {
-            return false;
+        let is_moved = self.quarantine_obstruction(access);
+        let is_obstructed = |key| self.foreign.contains(&key);
+        let Some(group) = self.pending.smallest_refused(is_obstructed) else {
+            return is_moved;
         };
         let Some(store) = access.writer() else {
-            return false;
+            return is_moved;
         };
         let ack = WriteAck::Confirmed { sent: &[] };
         match write_records(store, (&self.index, &self.pending), &[&group], &[], ack) {
@@ -358,11 +365,11 @@ impl WriteBehindCache {
             }
             Err(error) if error.kind().is_refusal() => {
                 self.refusal = Some(Arc::new(error));
-                false
+                is_moved
             }
             Err(error) => {
                 self.note_failure(access, error);
-                false
+                is_moved
             }
         }
     }
@@ -374,7 +381,9 @@ impl WriteBehindCache {
         let Some(store) = access.writer() else {
             return;
         };
-        let expected = self.index.len().saturating_add(self.foreign_entries);
+        let others = self.foreign_entries.saturating_add(self.foreign.len());
+        let others = others.saturating_add(self.stale.len());
+        let expected = self.index.len().saturating_add(others);
         let refused = self.pending.refused_totals().records;
         match store.check() {
             // The store may or may not have applied unconfirmed writes, so a count proves nothing.
@@ -450,8 +459,8 @@ impl WriteBehindCache {
     }
 
     /// Returns true for a record that is not Paho's to overwrite, and that stays in place.
-    pub(crate) fn is_unmovable(&self, key: Key) -> bool {
-        self.unmovable.contains(&key)
+    pub(crate) fn is_foreign(&self, key: Key) -> bool {
+        self.foreign.contains(&key)
     }
 
     /// Returns true if a record, a pending write or a relocation uses the key.
@@ -459,7 +468,7 @@ impl WriteBehindCache {
         self.index.contains(key)
             || self.pending.contains(key)
             || self.relocations.involves(key)
-            || self.unmovable.contains(&key)
+            || self.foreign.contains(&key)
             || self.stale.contains(&key)
     }
 

@@ -215,7 +215,7 @@ impl CallSemantics {
                 let bytes = self.cache.index.length(stored).unwrap_or_default();
                 let name = self.names.set_aside(stored, &self.cache);
                 self.cache.events.relocated(name, bytes);
-            } else if self.cache.is_unmovable(key) {
+            } else if self.cache.is_foreign(key) {
                 self.names.renumber(key.kind, &self.cache);
             }
             return self.names.assign(key, &self.cache);

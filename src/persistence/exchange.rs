@@ -72,7 +72,7 @@ impl<S: Store> Exchange<S> {
             Step::Relocate { batch, .. }
             | Step::Quarantine(batch)
             | Step::Write(batch)
-            | Step::RemoveStale(batch) => batch.write(store).map(|()| Answer::Done),
+            | Step::RemoveStale(batch) => batch.rewrite(store).map(|()| Answer::Done),
             Step::Check => store.check().map(|_| Answer::Done),
         };
         self.answer = Some(answer);

@@ -166,8 +166,7 @@ impl Notifier {
                 self,
                 warn,
                 records,
-                "{} came back with other data; records that this process has never known are in the \
-                 quarantine hash",
+                "{} had records that this process has never known; they are in the quarantine hash now",
                 self.display_name()
             ),
             StoreEvent::ForeignRecords { records, .. } => log!(

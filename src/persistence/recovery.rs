@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use super::exchange::{Answer, Step};
 use crate::{
@@ -38,6 +38,8 @@ pub(super) struct Recovery {
     removes_first: bool,
     resync: Resync,
     found_at_open: FoundAtOpen,
+    /// Number of values in the next step of a comparison; that of a failed one is halved.
+    compare_batch: usize,
     /// A relocation whose move is planned.
     relocation: Option<((Key, Key), RewriteBatch, Vec<u8>)>,
     /// The message whose write failed when it was alone in its batch.
@@ -70,6 +72,17 @@ enum Resync {
     Comparing(Comparison),
 }
 
+impl Resync {
+    /// Returns the reason for a comparison that is due or in progress.
+    fn reason(&self) -> Option<ResyncReason> {
+        match self {
+            Self::NotNeeded => None,
+            Self::Due(reason) => Some(*reason),
+            Self::Comparing(comparison) => Some(comparison.reason),
+        }
+    }
+}
+
 /// The reason why the content of the store may differ from what it confirmed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum ResyncReason {
@@ -80,16 +93,10 @@ enum ResyncReason {
 }
 
 struct Comparison {
+    reason: ResyncReason,
     rest: Vec<Key>,
-    /// Number of records in the next step.
-    batch: usize,
-    /// Unknown records in the way of others, which the quarantine has refused. Nothing is put before they
-    /// are moved.
-    in_the_way: HashSet<Key>,
     /// Records that this process has never known, and that are to be quarantined.
     unknown: Vec<(Key, Vec<u8>)>,
-    /// Number of those that were quarantined.
-    quarantined: usize,
 }
 
 /// A message that may be the only one that the store does not take.
@@ -100,12 +107,6 @@ struct Suspect {
     broken: u8,
 }
 
-impl Comparison {
-    fn grow_batch(&mut self) {
-        self.batch = self.batch.saturating_mul(2).min(COMPARE_BATCH);
-    }
-}
-
 impl Recovery {
     /// Begins the recovery from an outage of this kind.
     pub(super) fn new(kind: ErrorKind, now: Duration) -> Self {
@@ -114,6 +115,7 @@ impl Recovery {
             removes_first: false,
             resync: Resync::NotNeeded,
             found_at_open: FoundAtOpen::Loaded,
+            compare_batch: COMPARE_BATCH,
             relocation: None,
             suspect: None,
             is_checked: false,
@@ -167,10 +169,14 @@ impl Recovery {
             return Some(step);
         }
         if std::mem::take(&mut self.removes_first) {
-            let mut batch = cache.next_removes(self.limits, &HashSet::new());
+            let limits = BatchLimits {
+                puts: 0,
+                ..self.limits
+            };
+            let mut batch = cache.next_batch(limits);
             // A full store takes nothing more. What Paho has dropped must not keep it full.
             if batch.is_empty() && cache.give_up_for_room() {
-                batch = cache.next_removes(self.limits, &HashSet::new());
+                batch = cache.next_batch(limits);
             }
             if !batch.is_empty() {
                 return Some(Step::Write(batch));
@@ -220,20 +226,12 @@ impl Recovery {
             let batch = cache.quarantine_batch(&comparison.unknown);
             return Some(Step::Quarantine(batch));
         }
-        if comparison.rest.is_empty() && !comparison.in_the_way.is_empty() {
-            // Removes may make the room that the quarantine lacks.
-            let batch = cache.next_removes(self.limits, &comparison.in_the_way);
-            if !batch.is_empty() {
-                return Some(Step::Write(batch));
-            }
-            comparison.rest = comparison.in_the_way.drain().collect();
-        }
         if !comparison.rest.is_empty() {
             let rest = &mut comparison.rest;
-            let others = rest.split_off(comparison.batch.min(rest.len()));
+            let others = rest.split_off(self.compare_batch.min(rest.len()));
             return Some(Step::Compare(std::mem::replace(rest, others)));
         }
-        cache.finish_comparison(comparison.quarantined);
+        cache.finish_comparison();
         self.resync = Resync::NotNeeded;
         if self.is_loading() {
             self.found_at_open = FoundAtOpen::Loaded;
@@ -252,7 +250,12 @@ impl Recovery {
     ) {
         match (step, answer) {
             (Step::Connect(_), Answer::Connected(connected)) => {
-                self.note_connected(connected.instance_id.as_ref(), instance_id.as_ref());
+                let (new, known) = (connected.instance_id.as_ref(), instance_id.as_ref());
+                let is_same = new.is_some() && new == known;
+                if !is_same {
+                    cache.clear_quarantined();
+                }
+                self.note_connected(is_same);
                 *instance_id = connected.instance_id;
             }
             (Step::List, Answer::Listed(keys, foreign, set_asides)) => {
@@ -269,21 +272,19 @@ impl Recovery {
                 } else {
                     cache.compare(records.collect())
                 };
+                if unknown.is_empty() {
+                    self.grow_compare_batch();
+                }
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     comparison.unknown = unknown;
-                    if comparison.unknown.is_empty() {
-                        comparison.grow_batch();
-                    }
                 }
             }
             (Step::Quarantine(_), Answer::Done) => {
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     let unknown = std::mem::take(&mut comparison.unknown);
                     cache.finish_quarantine(&unknown);
-                    let sum = comparison.quarantined.saturating_add(unknown.len());
-                    comparison.quarantined = sum;
-                    comparison.grow_batch();
                 }
+                self.grow_compare_batch();
             }
             (Step::ReadRelocation(old, new), Answer::Values(values)) => {
                 let mut values = values.into_iter();
@@ -329,26 +330,30 @@ impl Recovery {
         }
     }
 
-    fn note_connected(&mut self, instance_id: Option<&String>, known: Option<&String>) {
+    /// Slowly, since a batch that is too large for the connection costs it.
+    fn grow_compare_batch(&mut self) {
+        let growth = (self.compare_batch / 16).saturating_add(1);
+        let batch = self.compare_batch.saturating_add(growth);
+        self.compare_batch = batch.min(COMPARE_BATCH);
+    }
+
+    fn note_connected(&mut self, is_same: bool) {
         self.needs_reconnect = false;
-        let is_same = instance_id.is_some() && instance_id == known;
-        let is_doubtful = match self.resync {
-            Resync::NotNeeded | Resync::Due(ResyncReason::MayHaveLess) => false,
-            Resync::Due(ResyncReason::MayBeOther) | Resync::Comparing(_) => true,
-        };
-        self.resync = Resync::Due(if is_same && !is_doubtful {
-            // It may have been flushed, or have evicted records, meanwhile.
-            ResyncReason::MayHaveLess
+        // It may have been flushed, or have evicted records, meanwhile.
+        let reason = self.resync.reason().unwrap_or(ResyncReason::MayHaveLess);
+        self.resync = Resync::Due(if is_same {
+            reason
         } else {
             ResyncReason::MayBeOther
         });
     }
 
     fn note_list(&mut self, cache: &mut WriteBehindCache, stored: Vec<Key>, foreign: usize) {
+        let reason = self.resync.reason().unwrap_or(ResyncReason::MayBeOther);
         let rest = if self.is_loading() {
             cache.begin_load(&stored, foreign);
             stored
-        } else if let Resync::Due(ResyncReason::MayHaveLess) = self.resync {
+        } else if reason == ResyncReason::MayHaveLess {
             let in_the_way = cache.restore_missing(&stored, foreign);
             if in_the_way.is_empty() {
                 self.resync = Resync::NotNeeded;
@@ -360,11 +365,9 @@ impl Recovery {
             stored
         };
         self.resync = Resync::Comparing(Comparison {
+            reason,
             rest,
-            batch: COMPARE_BATCH,
-            in_the_way: HashSet::new(),
             unknown: Vec::new(),
-            quarantined: 0,
         });
     }
 
@@ -389,9 +392,19 @@ impl Recovery {
                     return;
                 }
             }
-            Some(Step::Quarantine(_)) if is_refusal && self.leave_unknown(cache) => return,
+            Some(Step::Quarantine(_)) if is_refusal => {
+                self.leave_unknown(cache, error);
+                return;
+            }
             Some(Step::Check) => self.suspect = None,
-            Some(Step::Compare(_)) => self.resync = Resync::Due(ResyncReason::MayBeOther),
+            Some(Step::Quarantine(batch)) if error.kind() == ErrorKind::Timeout => {
+                self.compare_batch = (batch.len() / 2).max(1);
+            }
+            // What it should read is compared again from the start.
+            Some(Step::Compare(_)) => {
+                let reason = self.resync.reason().unwrap_or(ResyncReason::MayBeOther);
+                self.resync = Resync::Due(reason);
+            }
             _ => {}
         }
         // Up to a quarter more, so that clients of one store do not all reconnect at the same time.
@@ -418,23 +431,19 @@ impl Recovery {
         }
     }
 
-    /// Leaves the unknown records that the quarantine has refused; returns true if the next step is another
-    /// one.
-    fn leave_unknown(&mut self, cache: &mut WriteBehindCache) -> bool {
+    /// Leaves the unknown records that the quarantine has refused. It may take some of them, so each is
+    /// tried alone before.
+    fn leave_unknown(&mut self, cache: &mut WriteBehindCache, error: &Arc<Error>) {
         let Resync::Comparing(comparison) = &mut self.resync else {
-            return false;
+            return;
         };
         let unknown = std::mem::take(&mut comparison.unknown);
         if unknown.len() > 1 {
-            // The quarantine may take some of them, so each is tried alone.
             let keys = unknown.iter().map(|(key, _)| *key);
             comparison.rest.splice(..0, keys);
-            comparison.batch = 1;
-            return true;
+            self.compare_batch = 1;
+        } else {
+            cache.leave_unknown(&unknown, Arc::clone(error));
         }
-        let in_the_way = cache.leave_unknown(&unknown);
-        let is_left = in_the_way.is_empty() || !comparison.rest.is_empty();
-        comparison.in_the_way.extend(in_the_way);
-        is_left
     }
 }

@@ -86,7 +86,8 @@ pub enum StoreEvent {
     ForeignRecords {
         /// Their number.
         records: usize,
-        /// `true` if they were moved to the quarantine, since the store came back with other data.
+        /// `true` if they were moved to the quarantine, since the store came back with other data or they
+        /// were in the way of a record.
         /// `false` if they stay, since another program wrote them.
         removed: bool,
     },

@@ -185,7 +185,7 @@ fn other_data_and_losses_are_logged() {
         &[
             "ERROR scripted has records that this client did not write",
             "WARN scripted is unavailable",
-            "WARN scripted came back with other data",
+            "WARN scripted had records that this process has never known",
             "INFO scripted is available again",
         ],
     );

@@ -108,8 +108,16 @@ fn clone_during_use_of_store_shares_records() {
     // As during a connect, or while the worker has the store.
     let store = shared.lock().lifecycle.begin_opening().expect("is closed");
     let mut copy = thread::scope(|scope| {
-        let copying = scope.spawn(|| persistence.clone());
-        thread::sleep(Duration::from_millis(50));
+        let (started, is_started) = mpsc::channel();
+        let persistence = &persistence;
+        let copying = scope.spawn(move || {
+            started.send(()).expect("received");
+            persistence.clone()
+        });
+        is_started.recv().expect("starts");
+        // Without a wait for the store it ends at once.
+        thread::sleep(Duration::from_millis(100));
+        assert!(!copying.is_finished(), "waits for the store");
         shared.lock().lifecycle = Lifecycle::Closed(store);
         shared.notify();
         copying.join().expect("no panic")

@@ -25,7 +25,11 @@ pub use catalogue::FAULTS;
 pub use program::run_program;
 pub use site::Site;
 
-use super::{Ledger, child::Child};
+use super::{
+    Ledger,
+    child::Child,
+    program::{DEFAULT_CACHE_LIMIT, cache_limit},
+};
 use crate::{LIMIT, child::program, process::die_with_this_thread};
 
 /// Situation of the program while a fault lasts.
@@ -81,6 +85,13 @@ pub struct Fault {
     pub end: fn(&mut Site),
 }
 
+impl Fault {
+    /// Returns true if no message may be lost: Redis keeps its contents, or the program has them in memory too.
+    pub fn is_covered(&self) -> bool {
+        self.keeps || cache_limit() >= DEFAULT_CACHE_LIMIT
+    }
+}
+
 /// Connection of the program to Redis.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Way {
@@ -115,7 +126,8 @@ impl Run {
     }
 
     fn kept_by(keeper: Keeper, setting: Setting) -> impl Iterator<Item = Self> {
-        (0..FAULTS.len()).map(move |fault| Self {
+        let covered = (0..FAULTS.len()).filter(|fault| FAULTS[*fault].is_covered());
+        covered.map(move |fault| Self {
             fault,
             setting,
             keeper,

@@ -32,6 +32,8 @@ use crate::LIMIT;
 pub(super) const ORDERS: &str = "ORDERS";
 /// Environment variable with the bytes of values that a persistence keeps in memory.
 const CACHE_LIMIT: &str = "CACHE_LIMIT";
+/// The library's default.
+pub(super) const DEFAULT_CACHE_LIMIT: usize = 16 * 1024 * 1024;
 /// Prefix of the lines for the driver; libraries may print other lines.
 pub(super) const MARK: &str = "testkit: ";
 
@@ -258,8 +260,9 @@ pub fn run_killed() -> ! {
 
 /// Bytes of values that a persistence keeps in memory; the library's default unless the environment has another number.
 pub(super) fn cache_limit() -> usize {
-    const DEFAULT: usize = 16 * 1024 * 1024;
-    env::var(CACHE_LIMIT).map_or(DEFAULT, |limit| limit.parse().expect("a number of bytes"))
+    env::var(CACHE_LIMIT).map_or(DEFAULT_CACHE_LIMIT, |limit| {
+        limit.parse().expect("a number of bytes")
+    })
 }
 
 /// Program that is killed.

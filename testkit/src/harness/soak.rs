@@ -78,7 +78,9 @@ impl Kind {
 
     /// All kinds, except faults of Redis that must happen in the program itself or before it starts.
     fn all() -> Vec<Self> {
-        let of_redis = FAULTS.iter().filter(|fault| fault.can_be_killed_in);
+        let of_redis = FAULTS
+            .iter()
+            .filter(|fault| fault.can_be_killed_in && fault.is_covered());
         let others = [
             Self::BrokerStopped,
             Self::BrokerPaused,

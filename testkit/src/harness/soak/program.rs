@@ -70,12 +70,7 @@ impl Program {
             let run = orders.first + place;
             let persistence = RedisPersistence::builder()
                 .url(&orders.redis)
-                // Every second client keeps nothing in memory that Redis has.
-                .cache_limit(if run.is_multiple_of(2) {
-                    0
-                } else {
-                    cache_limit()
-                })
+                .cache_limit(cache_limit())
                 .open_timeout(LIMIT)
                 .build()
                 .expect("good options");
