@@ -56,6 +56,39 @@ fn blocks(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
+#[test]
+fn server_function_pastes_into_first_program() {
+    let first = blocks(README.between("## A first program\n", "### "));
+    let (_, program) = first[2];
+    let section = README.between("## Metrics, boards and alerts\n", "## ");
+    let [(language, function)] = blocks(section)[..] else {
+        panic!("one block in: {section}");
+    };
+    assert_eq!(language, "rust,no_run");
+    let between = |text: &str, before: &str| {
+        let (_, rest) = text.split_once(before).expect(before);
+        rest.split_once('`').expect("an end").0.to_owned()
+    };
+    let call = between(section, "`persistence.connect(…)?`:\n`");
+    let sleep = between(section, "to keep it alive, put `");
+    let add_line = |program: &str, at: &str, line: &str, is_before: bool| {
+        let found = program.lines().filter(|other| other.contains(at)).count();
+        assert_eq!(found, 1, "{at}");
+        let lines = program.lines().map(|other| match other {
+            other if !other.contains(at) => format!("{other}\n"),
+            other if is_before => format!("{line}\n{other}\n"),
+            other => format!("{other}\n{line}\n"),
+        });
+        lines.collect::<String>()
+    };
+    let program = add_line(program, "persistence.connect(", &call, false);
+    let program = add_line(&program, "client.disconnect", &sleep, true);
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = folder.path().join("main.rs");
+    fs::write(&source, format!("{program}\n{function}")).expect("written");
+    compile(&source, &folder.path().join("with-server"));
+}
+
 /// Finds a free port of 127.0.0.1 that no connection uses as its own: below those that the kernel assigns.
 fn free_port(from: u16) -> u16 {
     (from..from + 1_000)
