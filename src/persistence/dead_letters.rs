@@ -111,7 +111,8 @@ impl DeadLetter {
         key.is_some_and(|key| matches!(key.kind, RecordKind::Command | RecordKind::SentPublish))
     }
 
-    /// The bytes of the record, as Paho wrote them.
+    /// The bytes of the record, as Paho wrote them; in a waiting message of MQTT 5 the time at which it
+    /// expires is in place of the interval.
     #[must_use]
     pub fn value(&self) -> &[u8] {
         &self.value
@@ -119,6 +120,7 @@ impl DeadLetter {
 
     /// Returns the message, with its topic, payload, QoS, retained flag and properties of MQTT 5.
     ///
+    /// Of a message that had not been sent, the message expiry is what remains of it now, at least 1 s.
     /// A topic alias is left out, since it belongs to a connection that has ended. `None` if there is no
     /// message in the record, or only an alias in place of its topic.
     #[must_use]
@@ -249,7 +251,7 @@ impl DeadLetters {
     /// removed after that one has accepted the message, and a crash between the two publishes it twice.
     ///
     /// A message that had been sent before it was dropped may arrive twice, also at QoS 2. One that
-    /// expires gets its whole interval again.
+    /// waited when it was dropped goes out with what remains of its message expiry, at least a second.
     ///
     /// While the client is connected and its buffer is full, this waits for up to 5 s for room. Without a
     /// connection it ends with the first message that the client refuses.
