@@ -6,6 +6,7 @@
 //!
 //! - QoS 1 messages and PUBRELs may be repeated, as MQTT has it: their removes are deferred for a tick, and a crash drops them.
 //! - Paho sorts what it restores in flight by packet id, so two messages that were both in flight may change places.
+//! - A record of another program that a full store refused to quarantine is overwritten if Paho gives its packet id to a new message.
 //! - Inbound messages are not counted. A crash between `put r` and the callback loses one, and a stale `r`, as a program leaves it that
 //!   dies in an outage, swallows the next one of its packet id.
 
