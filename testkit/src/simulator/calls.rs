@@ -61,6 +61,7 @@ impl Machine {
     pub fn keys(&mut self) -> Result<Vec<Key>, Stop> {
         self.pause()?;
         self.last_read = None;
+        self.misses_in_gauges = false;
         let keys = self.call(
             Limit::Call,
             || "keys".to_owned(),

@@ -71,6 +71,7 @@ impl Simulation {
         // At least one check of the store, which finds what it has lost.
         let checked = self.clock.now() + Duration::from_secs(3);
         let mut written = None;
+        let mut limit = SETTLES_IN;
         loop {
             acts += 1;
             if let Acted::Idle(due) = self.machine.act()? {
@@ -95,11 +96,9 @@ impl Simulation {
             }
             let health = self.machine.before;
             // What the store refused is tried again after a wait that doubles.
-            let limit = if health.up && health.held_records > 0 {
-                RETRIES_IN
-            } else {
-                SETTLES_IN
-            };
+            if health.up && health.held_records > 0 {
+                limit = RETRIES_IN;
+            }
             if self.clock.now() > started + limit || acts > 100_000 {
                 self.world.lock().violate("no_stuck", || {
                     format!("not everything is written within {limit:?} {context}: {health:?}")

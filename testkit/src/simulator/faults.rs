@@ -162,6 +162,9 @@ impl Simulation {
         let mut state = self.world.lock();
         // What was sent before is read before.
         state.read_unread();
+        state.smallest_refused = above.map_or(state.smallest_refused, |above| {
+            above.min(state.smallest_refused)
+        });
         state.refusal = Some(Refusal {
             kind,
             above,
@@ -283,7 +286,10 @@ impl Simulation {
             let kind = choice.pick(&[Kind::Command, Kind::SentPublish, Kind::Undelivered]);
             let length = choice.below(3);
             let value = vec![b'x'; length];
-            state.plant(Key::new(kind, v5, number), value.into());
+            let key = Key::new(kind, v5, number);
+            if !state.data.records.contains_key(&key) {
+                state.plant(key, value.into());
+            }
         } else {
             let field = choice.pick(&[&b"check"[..], b"config", b"\xff\xfe", b"x-1", b"c-01"]);
             let value: Value = b"of another program".to_vec().into();

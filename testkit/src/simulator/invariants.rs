@@ -101,6 +101,7 @@ impl Machine {
             });
         }
         let world = self.world.clone();
+        let clock = Arc::clone(&process.clock);
         for key in lost_keys {
             let key = self.stored_key(key);
             let mut state = world.lock();
@@ -109,7 +110,10 @@ impl Machine {
                 .get(&key)
                 .is_none_or(|value| has_value(&state.data.records, key, value));
             // A packet may have been put again before the event is delivered.
-            let is_gone = key.is_queue_record() || !is_stored;
+            let is_put_again = !key.is_queue_record()
+                && (is_stored || clock.stored_key(&key.to_string()).is_some());
+            self.misses_in_gauges |= is_put_again;
+            let is_gone = !is_put_again;
             if is_gone && self.live.contains_key(&key) && self.settings.cache_limit < UNLIMITED {
                 self.lost_seen += 1;
                 self.excuse_lost(&mut state, key);
@@ -212,7 +216,12 @@ impl Machine {
             let is_missing = state.ledger.get(message).is_some_and(|message| {
                 message.copies == 0 && state.is_listed_since(message.lost_at)
             });
-            if !is_missing {
+            // Its key was listed, and what was under it went away before it was compared.
+            let is_lost_since = self.live.iter().any(|(key, value)| {
+                !state.is_listed_since(state.lost_at(*key))
+                    && message_of(*key, value) == Some(message)
+            });
+            if !is_missing || is_lost_since {
                 continue;
             }
             // Of a command that Paho has forgotten no record is live.
@@ -284,8 +293,9 @@ impl Machine {
                 });
             }
         }
-        // A record of the other version that a put replaces is counted until the next start.
-        let has_one_version = !self.mixes_versions;
+        // A record of the other version that a put replaces is counted until the next start, and a packet that was put again
+        // between its loss and the report is missing until the next list of keys.
+        let has_one_version = !self.mixes_versions && !self.misses_in_gauges;
         if let Some(registry) = process.registry.as_ref().filter(|_| has_one_version) {
             let expected = self.gauges();
             let found = gauges_of(registry);
@@ -331,8 +341,13 @@ impl Machine {
             .max(state.down_until)
             .max(state.stalled_until);
         let since = refusal.since.max(reachable).max(state.disturbed_at);
-        // Nothing is written before unknown records are in the quarantine.
-        if refusal.hangs_up && state.has_unknown_above(above) {
+        // Nothing is put before a record that is in the way is in the quarantine.
+        let mut large = state
+            .data
+            .records
+            .iter()
+            .filter(|(_, value)| value.len() > above);
+        if large.any(|(key, value)| !has_value(&self.live, *key, value)) {
             return Ok(());
         }
         // A message on which the connection broke three times is set aside, whatever the reason was.
@@ -352,7 +367,7 @@ impl Machine {
             now >= (**at).max(since) + patience
                 && state.ledger.is_outstanding(**number)
                 && message.is_some_and(|message| {
-                    message.copies == 0 && (message.size as usize) + 64 < above
+                    message.copies == 0 && (message.size as usize) + 64 < state.smallest_refused
                 })
         });
         if let Some((number, _)) = late {

@@ -159,6 +159,8 @@ pub struct Machine {
     pub calls: u64,
     /// Some starts use another MQTT version than others.
     pub mixes_versions: bool,
+    /// A packet was put again between its loss and the report, so the gauges lack it until the keys are listed.
+    pub misses_in_gauges: bool,
     /// Packet ids that two messages had at the last opening.
     pub clashing: BTreeSet<u16>,
     /// Records that the present call changes: if the program dies in it, either state is right.
@@ -226,6 +228,7 @@ impl Machine {
             forgotten: BTreeSet::new(),
             relocated: Vec::new(),
             calls: 0,
+            misses_in_gauges: false,
             clashing: BTreeSet::new(),
             changing: Vec::new(),
             pauses: None,

@@ -120,6 +120,8 @@ pub struct State {
     pub(super) epoch: u64,
 
     pub refusal: Option<Refusal>,
+    /// Smallest size above which values were ever refused: what is set aside then is tried again after up to ten minutes.
+    pub smallest_refused: usize,
     pub down_until: Duration,
     pub loading_until: Duration,
     pub stalled_until: Duration,
@@ -184,6 +186,7 @@ impl World {
             loser: 0,
             epoch: 1,
             refusal: None,
+            smallest_refused: usize::MAX,
             down_until: Duration::ZERO,
             loading_until: Duration::ZERO,
             stalled_until: Duration::ZERO,
@@ -429,16 +432,6 @@ impl State {
         if !values.contains(&value) {
             values.push(value);
         }
-    }
-
-    /// Returns true if the store has a value above this length that the program has never known, and that is to be quarantined.
-    pub fn has_unknown_above(&self, length: usize) -> bool {
-        let mut large = self
-            .data
-            .records
-            .iter()
-            .filter(|(_, value)| value.len() > length);
-        large.any(|(key, value)| !self.known.contains(&fingerprint(*key, value)))
     }
 
     /// Adds a record behind the program's back.

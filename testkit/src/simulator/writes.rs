@@ -82,6 +82,7 @@ impl State {
                     if !values.contains(value) {
                         values.push(Arc::clone(value));
                     }
+                    self.unquarantined.remove(key);
                 }
                 // Nobody reads them here.
                 Write::Discard(..) | Write::RemoveSetAside(_) => {}
@@ -149,7 +150,14 @@ impl State {
             let is_moved = group.iter().any(|write| {
                 matches!(write, Write::Put(new, moved) if new.kind == key.kind && moved == value)
             });
+            // A full store refused to quarantine it, and Paho chose its packet id for another message.
+            let is_overwritten = self.unquarantined.contains(key)
+                && !key.is_queue_record()
+                && group
+                    .iter()
+                    .any(|write| matches!(write, Write::Put(new, _) if new == key));
             let is_kept = !is_moved
+                && !is_overwritten
                 && self
                     .kept
                     .get(key)
