@@ -111,10 +111,13 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
         let until = self.clock().deadline_after(timeout);
         let mut state = self.lock();
         let mut is_late = false;
+        // What the store refuses is tried once here, and again only after it has taken something; the
+        // worker goes on with its own intervals.
+        let mut may_retry = true;
         loop {
             let pending = state.lifecycle.call(self.clock(), |records, access| {
                 records.cache.flush(access);
-                let was_taken = records.cache.retry_refused(access);
+                let was_taken = may_retry && records.cache.retry_refused(access);
                 // The store may have lost records that it confirmed earlier.
                 records.cache.check(access);
                 let refusal = records.cache.refusal().cloned();
@@ -142,6 +145,7 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
                     },
                 });
             }
+            may_retry = was_taken;
             if was_taken && self.clock().since_boot() < until {
                 // Calls may go on between two refused messages.
                 drop(state);

@@ -945,3 +945,21 @@ fn store_without_copy_gets_another_one() {
     assert_eq!(bench.stored_keys(), ["q-5"]);
     assert_eq!(bench.content().quarantine.len(), 1);
 }
+
+#[test]
+fn flush_tries_refused_message_once() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let other = publish(7, 2, b"other");
+        bench.content().records.insert("s-1".to_owned(), other);
+        bench.content().refuses_quarantine = Some(ErrorKind::OutOfMemory);
+    });
+    bench.put("s-1", &publish(1, 2, b"own"));
+    bench.trace();
+    let flushed = bench.persistence.health().flush(SECOND);
+    let error = flushed.expect_err("it is in the way");
+    assert_eq!(error.kind(), ErrorKind::OutOfMemory);
+    let trace = bench.trace();
+    let attempts = trace.iter().filter(|line| line.contains("!q:s-1"));
+    assert!((1..=3).contains(&attempts.count()), "{trace:?}");
+}
