@@ -19,13 +19,18 @@ use crate::{
     accounting::accounts,
     harness::{
         Id, kill_self,
-        program::{Publisher, cache_limit, client, commands, exit, orders, report, session},
+        program::{
+            DEFAULT_CACHE_LIMIT, Publisher, cache_limit, client, commands, exit, orders, report,
+            session,
+        },
     },
     timed::Timed,
 };
 
 /// Keep-alive interval of a client.
 const KEEP_ALIVE: Duration = Duration::from_secs(2);
+/// Time that messages get to complete, if some may never do so.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Limit on the waiting messages of one client.
 const MOST_WAITING: usize = 2_000;
 
@@ -164,12 +169,17 @@ impl Program {
             is_well &= client.publisher.settle();
         }
         if !is_well {
-            for client in &self.clients {
-                // Records that cannot be saved are counted as lost by the driver.
-                let _ = client.health.flush(LIMIT);
-            }
-            process::exit(exit::GIVEN_UP);
+            self.give_up();
         }
+    }
+
+    /// Ends, so that the next run sends what this one cannot.
+    fn give_up(&self) -> ! {
+        for client in &self.clients {
+            // Records that cannot be saved are counted as lost by the driver.
+            let _ = client.health.flush(LIMIT);
+        }
+        process::exit(exit::GIVEN_UP)
     }
 
     fn settle(&mut self) {
@@ -177,6 +187,11 @@ impl Program {
         let waits = |client: &Client| client.publisher.waiting() > 0;
         while self.clients.iter().any(waits) {
             self.settle_tokens();
+            // Paho drops a command that it cannot read in an outage, and only the next run sends it.
+            let has_unread = cache_limit() < DEFAULT_CACHE_LIMIT;
+            if has_unread && started.elapsed() > PATIENCE {
+                self.give_up();
+            }
             if started.elapsed() > LIMIT * 2 {
                 process::exit(exit::STUCK);
             }
