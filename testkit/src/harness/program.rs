@@ -158,8 +158,12 @@ impl Publisher {
 
     /// Publishes the next message and reports it if it was accepted. Returns true if it was.
     pub fn publish(&mut self) -> bool {
-        let Ok(token) = self.mqtt.try_publish(self.next.message()) else {
-            return false;
+        let token = match self.mqtt.try_publish(self.next.message()) {
+            Ok(token) => token,
+            Err(error) => {
+                eprintln!("cannot publish {}: {error}", self.next);
+                return false;
+            }
         };
         report(&format!("accepted {}", self.next));
         self.next.number += 1;
