@@ -11,6 +11,8 @@ use super::{
     values::{Key, Kind, Value, has_value, message_of},
 };
 
+type Records = BTreeMap<Key, Value>;
+
 impl Machine {
     /// Takes the dead program away, and decides what its death allows.
     pub fn bury(&mut self, broker: &mut Broker) -> Result<(), Stop> {
@@ -85,7 +87,14 @@ impl Machine {
                 .filter(|(key, value)| !has_value(&self.live, **key, value))
                 .filter_map(|(key, value)| message_of(*key, value))
                 .collect();
-            let unreleased = self.unreleased(&state.data.records);
+            let released = unmatched_pubrels(&state.data.records, &self.live, &state.data.records);
+            for number in released {
+                // With a PUBREL of another program the next start does not send it.
+                state.ledger.excuse_all(number, exceptions::OLDER_DATA);
+            }
+            // Without its PUBREL it is sent again.
+            let unreleased =
+                unmatched_pubrels(&self.live, &state.data.records, &state.data.records);
             for number in outdated.into_iter().chain(unreleased) {
                 state
                     .ledger
@@ -115,18 +124,18 @@ impl Machine {
         broker.forget_lost(&state.data.records);
         self.live.clear();
     }
+}
 
-    /// Messages whose PUBREL the store lacks, so that the PUBLISH is sent again.
-    fn unreleased(&self, stored: &BTreeMap<Key, Value>) -> Vec<u32> {
-        let pubrels = self.live.keys().filter(|key| key.kind == Kind::SentPubrel);
-        let missing = pubrels.filter(|key| !stored.contains_key(key));
-        let publishes = missing.flat_map(|key| {
-            let publish = key.with_kind(Kind::SentPublish);
-            [publish, publish.other_version()]
-        });
-        let values = publishes.filter_map(|key| Some((key, stored.get(&key)?)));
-        values
-            .filter_map(|(key, value)| message_of(key, value))
-            .collect()
-    }
+/// Messages whose PUBLISH is stored, and whose PUBREL is in one set of records and not in the other.
+fn unmatched_pubrels(one: &Records, other: &Records, stored: &Records) -> Vec<u32> {
+    let pubrels = one.keys().filter(|key| key.kind == Kind::SentPubrel);
+    let missing = pubrels.filter(|key| !other.contains_key(key));
+    let publishes = missing.flat_map(|key| {
+        let publish = key.with_kind(Kind::SentPublish);
+        [publish, publish.other_version()]
+    });
+    let values = publishes.filter_map(|key| Some((key, stored.get(&key)?)));
+    values
+        .filter_map(|(key, value)| message_of(key, value))
+        .collect()
 }

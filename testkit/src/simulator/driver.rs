@@ -158,7 +158,9 @@ impl Simulation {
         for number in numbers {
             steps.push(number);
             self.totals.steps += 1;
-            self.machine.pauses = Some(Pauses::of(number, self.profile.pause_share));
+            let is_deadly = self.profile.faults.contains(&Fault::Crash);
+            let pauses = Pauses::of(number, self.profile.pause_share, is_deadly);
+            self.machine.pauses = Some(pauses);
             let done = self.step(number);
             self.machine.pauses = None;
             is_right = self.end_step(&done);

@@ -402,7 +402,10 @@ impl Machine {
                 Kind::Command => token(value).filter(|id| *id > 0),
                 _ => None,
             };
-            let Some(id) = id else { continue };
+            // The persistence may have given an unread command another packet id.
+            let Some(id) = id.filter(|_| !self.unread.contains(key)) else {
+                continue;
+            };
             let message = message_of(*key, value);
             let user = (*key, message);
             let Some(other) = users.insert(id, user) else {

@@ -174,18 +174,21 @@ pub(super) struct Pauses {
     random: Random,
     /// Of a hundred pauses, this many let the worker act.
     share: u32,
+    /// The program may die in a pause.
+    is_deadly: bool,
     /// A call of this step was made, so that the next one comes after a pause.
     has_called: bool,
 }
 
 impl Pauses {
-    pub fn of(step: u32, share: u32) -> Self {
+    pub fn of(step: u32, share: u32, is_deadly: bool) -> Self {
         let mut random = Random::of(u64::from(step) << 8 | 0x55);
         random.draw();
         random.draw();
         Self {
             random,
             share,
+            is_deadly,
             has_called: false,
         }
     }
@@ -203,6 +206,10 @@ impl Pauses {
             _ => Duration::ZERO,
         };
         (1 + self.random.below(5), by)
+    }
+
+    fn dies(&mut self) -> bool {
+        self.is_deadly && self.random.below(200) == 0
     }
 }
 
@@ -245,6 +252,12 @@ impl Machine {
             if let Acted::Idle(_) = self.act()? {
                 break;
             }
+        }
+        if actions > 0 && self.pauses.as_mut().is_some_and(Pauses::dies) {
+            let mut state = self.world.lock();
+            state.note(|| "the program dies between two calls".to_owned());
+            state.kill();
+            return Err(Stop::Died);
         }
         Ok(())
     }
