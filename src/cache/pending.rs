@@ -413,13 +413,14 @@ impl PendingWrites {
         }
     }
 
-    /// Notes that the store has nothing of this client under the key, so a remove of it is not due.
+    /// Notes that the store has nothing of this client under the key, so a remove of it is not due
+    /// unless something is attached.
     pub(crate) fn note_absent(&mut self, key: Key) {
         let Some(write) = self.writes.get_mut(&key) else {
             return;
         };
         write.may_be_in_store = false;
-        if write.put_length.is_none() {
+        if write.put_length.is_none() && !self.attached.contains_key(&key) {
             self.take(key);
         }
     }

@@ -460,3 +460,23 @@ fn emptied_store_is_noticed() {
     assert_eq!(losses(&bench), [(SetAsideLoss::Lost, 1)]);
     assert_eq!(bench.persistence.health().snapshot().discarded_records, 0);
 }
+
+#[test]
+fn drop_with_foreign_record_in_way_is_set_aside() {
+    let mut bench = bench(&[("c-1", command(1, 1, b"own"))]);
+    bench.content().refuses_quarantine = Some(ErrorKind::Permission);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        bench.remove("c-1");
+        let mut content = bench.content();
+        content.instance_id += 1;
+        let other = command(9, 1, b"other");
+        content.records.insert("c-1".to_owned(), other);
+    });
+    assert!(bench.persistence.health().flush(SECOND).is_err());
+    bench.content().refuses_quarantine = None;
+    bench.run(20 * SECOND);
+    bench.persistence.health().flush(SECOND).expect("flushes");
+    let letters = listed(&bench);
+    let expected = [("c-1", "buffer_full"), ("c-1", "foreign")];
+    assert_eq!(keys_and_reasons(&letters), expected);
+}
