@@ -229,7 +229,7 @@ fn opened_client_has_every_series_at_zero() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 39);
+    assert_eq!(text.matches("# TYPE ").count(), 40);
 }
 
 #[test]
@@ -899,6 +899,26 @@ fn observed_store() -> (Registry, impl Fn(StoreEvent)) {
     let metrics = PersistenceMetrics::register(&registry).expect("registers");
     let send = move |event| metrics.on_event("id", &event);
     (registry, send)
+}
+
+#[test]
+fn earlier_records_have_gauge_while_they_wait() {
+    let (registry, send) = observed_store();
+    let series = "mqtt_persistence_store_earlier_records{client_id=\"id\"}";
+    let read = || value(&registry, series);
+    let earlier = |earlier_records| {
+        StoreEvent::Status(HealthSnapshot {
+            up: true,
+            earlier_records,
+            ..HealthSnapshot::default()
+        })
+    };
+    send(earlier(20));
+    assert_eq!(read(), Some(20.0));
+    send(earlier(3));
+    assert_eq!(read(), Some(3.0));
+    send(earlier(0));
+    assert_eq!(read(), Some(0.0));
 }
 
 #[test]

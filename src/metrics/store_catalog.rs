@@ -25,6 +25,7 @@ pub(super) struct StoreCatalog {
     pub(super) queued_messages: IntGaugeVec,
     pub(super) limit_messages: IntGaugeVec,
     pub(super) limit_bytes: IntGaugeVec,
+    pub(super) earlier_records: IntGaugeVec,
     pub(super) lost: IntCounterVec,
     pub(super) quarantined: IntCounterVec,
     pub(super) last_confirmed: GaugeVec,
@@ -93,6 +94,10 @@ impl StoreCatalog {
                 "store_limit_bytes",
                 "Limit of store_waiting_bytes, in bytes; 0 if not set",
             )?,
+            earlier_records: gauge(
+                "store_earlier_records",
+                "Records of an earlier run that wait for the next start",
+            )?,
             lost: counter(
                 "store_lost_records_total",
                 "Records lost by the store without a copy in memory",
@@ -136,6 +141,7 @@ impl StoreCatalog {
         remove_series(&self.queued_messages, &of_client);
         remove_series(&self.limit_messages, &of_client);
         remove_series(&self.limit_bytes, &of_client);
+        remove_series(&self.earlier_records, &of_client);
         remove_series(&self.lost, &of_client);
         remove_series(&self.quarantined, &of_client);
         remove_series(&self.last_confirmed, &of_client);

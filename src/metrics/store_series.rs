@@ -37,6 +37,7 @@ pub(crate) struct StoreSeries {
     queued_messages: IntGauge,
     limit_messages: IntGauge,
     limit_bytes: IntGauge,
+    earlier_records: IntGauge,
     lost: IntCounter,
     quarantined: IntCounter,
     last_confirmed: Gauge,
@@ -81,6 +82,7 @@ impl StoreSeries {
             queued_messages: store.queued_messages.with_label_values(&of_client),
             limit_messages: store.limit_messages.with_label_values(&of_client),
             limit_bytes: store.limit_bytes.with_label_values(&of_client),
+            earlier_records: store.earlier_records.with_label_values(&of_client),
             lost: store.lost.with_label_values(&of_client),
             quarantined: store.quarantined.with_label_values(&of_client),
             last_confirmed: store.last_confirmed.with_label_values(&of_client),
@@ -202,6 +204,11 @@ impl StoreSeries {
                 &self.limit_bytes,
                 self.last.limit_bytes.unwrap_or_default(),
                 status.limit_bytes.unwrap_or_default(),
+            ),
+            (
+                &self.earlier_records,
+                self.last.earlier_records,
+                status.earlier_records,
             ),
         ] {
             gauge.add(to_gauge(now).saturating_sub(to_gauge(before)));
