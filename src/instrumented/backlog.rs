@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries, MessageSeries},
+    metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries, MessageChanges},
     paho::{CallHistory, Content, Departure, DropReason, Key, KeyHasher, RecordKind},
 };
 
@@ -142,6 +142,8 @@ pub(super) struct Backlog {
     is_sending: bool,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
+    /// What this call has changed in the message series.
+    changes: MessageChanges,
 }
 
 impl Backlog {
@@ -156,6 +158,15 @@ impl Backlog {
             history: CallHistory::default(),
             is_sending: false,
             restored: [0; KindLabel::ALL.len()],
+            changes: MessageChanges::default(),
+        }
+    }
+
+    /// Passes the changes of a call to the series in one step, so that each scrape accounts for every message.
+    pub(super) fn publish(&mut self) {
+        if self.changes != MessageChanges::default() {
+            let changes = std::mem::take(&mut self.changes);
+            self.series.series().messages.add(&changes);
         }
     }
 
@@ -167,8 +178,15 @@ impl Backlog {
         self.series.series().kind(kind)
     }
 
-    fn messages(&self) -> &MessageSeries {
-        &self.series.series().messages
+    /// Adds to the number of waiting messages.
+    fn add_waiting(&mut self, messages: i64) {
+        self.changes.waiting = self.changes.waiting.saturating_add(messages);
+    }
+
+    fn count_delivered(&mut self, qos: u8) {
+        if let Some(delivered) = self.changes.delivered.get_mut(usize::from(qos)) {
+            *delivered = delivered.saturating_add(1);
+        }
     }
 
     /// Returns the number of queued arrivals, including those of departed records.
@@ -187,7 +205,7 @@ impl Backlog {
         if let RecordId::Key(key) = id {
             self.history.put(key);
             if key.kind == RecordKind::Command && content.is_message() {
-                self.messages().accepted.inc();
+                self.changes.accepted = self.changes.accepted.saturating_add(1);
             }
             if self.is_observed {
                 // Mirrors the persistence of this crate. Another one may keep both.
@@ -230,8 +248,8 @@ impl Backlog {
             record.size = size;
             let before = std::mem::replace(&mut record.content, content);
             match (before.is_message(), content.is_message()) {
-                (false, true) => series.messages.waiting.inc(),
-                (true, false) => series.messages.waiting.dec(),
+                (false, true) => self.add_waiting(1),
+                (true, false) => self.add_waiting(-1),
                 _ => {}
             }
             return false;
@@ -241,7 +259,7 @@ impl Backlog {
         // The message of a PUBLISH has waited as a command before.
         let is_sent = kind == KindLabel::SentPublish && std::mem::take(&mut self.is_sending);
         if content.is_message() && !is_sent {
-            series.messages.waiting.inc();
+            self.add_waiting(1);
         }
         let now = now(&self.clock);
         let queue = self.queue(kind);
@@ -322,7 +340,7 @@ impl Backlog {
             self.end_sending();
             self.is_sending = true;
             // It goes on waiting, as a PUBLISH.
-            self.messages().waiting.inc();
+            self.add_waiting(1);
         }
         self.remove_entry(&id);
         self.kind(key.kind.into()).removed.inc();
@@ -337,38 +355,27 @@ impl Backlog {
         }
     }
 
-    fn count_departure(&self, kind: RecordKind, departure: Departure) {
-        let messages = self.messages();
-        let counter = match departure {
-            Departure::HandedOver => messages.delivered(0),
-            Departure::Acknowledged { qos } => messages.delivered(qos),
-            Departure::Dropped(reason) => messages.dropped(kind, reason),
-            Departure::Sending | Departure::Ended => None,
-        };
-        if let Some(counter) = counter {
-            counter.inc();
+    fn count_departure(&mut self, kind: RecordKind, departure: Departure) {
+        match departure {
+            Departure::HandedOver => self.count_delivered(0),
+            Departure::Acknowledged { qos } => self.count_delivered(qos),
+            Departure::Dropped(reason) => self.changes.drop_records(kind, reason, 1),
+            Departure::Sending | Departure::Ended => {}
         }
     }
 
     /// Counts messages that the persistence dropped before Paho listed them.
-    pub(super) fn expired(&self, records: usize) {
+    pub(super) fn expired(&mut self, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        let counter = self
-            .messages()
-            .dropped(RecordKind::Command, DropReason::Expired);
-        if let Some(counter) = counter {
-            counter.inc_by(records);
-        }
+        let (kind, reason) = (RecordKind::Command, DropReason::Expired);
+        self.changes.drop_records(kind, reason, records);
     }
 
     /// Ends the wait of a message whose PUBLISH was never put: Paho has sent it without a record.
     fn end_sending(&mut self) {
         if std::mem::take(&mut self.is_sending) {
-            let messages = self.messages();
-            messages.waiting.dec();
-            if let Some(delivered) = messages.delivered(1) {
-                delivered.inc();
-            }
+            self.add_waiting(-1);
+            self.count_delivered(1);
         }
     }
 
@@ -376,7 +383,7 @@ impl Backlog {
     fn lose(&mut self, id: &RecordId) -> bool {
         let content = self.remove_entry(id);
         if content.is_some_and(Content::is_message) {
-            self.messages().lost.inc();
+            self.changes.lost = self.changes.lost.saturating_add(1);
         }
         content.is_some()
     }
@@ -429,7 +436,7 @@ impl Backlog {
     fn remove_entry(&mut self, id: &RecordId) -> Option<Content> {
         let record = self.records.remove(id)?;
         if record.content.is_message() {
-            self.messages().waiting.dec();
+            self.add_waiting(-1);
         }
         let kind = id.kind();
         let gauges = self.kind(kind);
@@ -486,7 +493,8 @@ impl Backlog {
     )]
     fn set_restored(&mut self, kind: KindLabel, records: i64) {
         let before = std::mem::replace(&mut self.restored[kind as usize], records);
-        self.kind(kind).restored.add(records.saturating_sub(before));
+        let change = &mut self.changes.restored[kind as usize];
+        *change = change.saturating_add(records.saturating_sub(before));
     }
 
     fn compact(&mut self, kind: KindLabel) {
@@ -521,6 +529,7 @@ impl Drop for Backlog {
         for kind in KindLabel::ALL {
             self.set_restored(kind, 0);
         }
+        self.publish();
     }
 }
 

@@ -32,6 +32,7 @@ impl InstrumentedObserver {
     fn with_session(&self, work: impl FnOnce(&mut OpenState)) {
         if let Some(session) = &mut *self.session.lock() {
             work(session);
+            session.backlog.publish();
         }
     }
 }

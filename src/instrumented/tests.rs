@@ -816,6 +816,37 @@ fn accepted_message_is_counted_until_delivered() {
 }
 
 #[test]
+fn scrape_during_calls_accounts_for_every_message() {
+    let (registry, mut persistence, _) = measured("device-1");
+    let (stop, stopped) = mpsc::channel::<()>();
+    let calls = thread::spawn(move || {
+        persistence.open("id", "uri").unwrap();
+        persistence.keys().unwrap();
+        while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            persistence.put("c-1", vec![&sample_record("c-1")]).unwrap();
+            persistence.get("c-1").unwrap();
+            persistence.remove("c-1").unwrap();
+            persistence.put("s-1", vec![&sample_record("s-1")]).unwrap();
+            persistence.remove("s-1").unwrap();
+        }
+        persistence
+    });
+    eventually("messages are delivered", || {
+        value(
+            &registry,
+            "mqtt_persistence_accepted_messages_total{client_id=\"device-1\"}",
+        ) > Some(0.0)
+    });
+    for _ in 0..200 {
+        let [accepted, waiting, delivered @ ..] = messages(&registry);
+        let delivered: u64 = delivered.iter().sum();
+        assert_eq!(accepted, waiting + delivered);
+    }
+    drop(stop);
+    drop(calls.join().unwrap());
+}
+
+#[test]
 fn subscription_is_no_message() {
     let (registry, mut persistence, _) = measured("device");
     persistence.open("id", "uri").expect("opens");

@@ -152,6 +152,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                 if let Outcome::Error(kind) = outcome {
                     session.note_failure(operation, key, kind);
                 }
+                session.backlog.publish();
             }
             (result, outcome)
         };

@@ -26,7 +26,6 @@ pub(super) struct MetricCatalog {
     pub(super) removed_records: IntCounterVec,
     pub(super) messages: MessageCatalog,
     pub(super) value_size: HistogramVec,
-    pub(super) restored_records: IntGaugeVec,
     pub(super) opened: GaugeVec,
     pub(super) restore_duration: GaugeVec,
     pub(super) build_info: IntGaugeVec,
@@ -100,7 +99,7 @@ impl MetricCatalog {
                 opts("removed_records_total", "Records removed"),
                 by_kind,
             )?,
-            messages: MessageCatalog::new(opts)?,
+            messages: MessageCatalog::new(opts, client_table.clone())?,
             value_size: HistogramVec::new(
                 histogram(
                     "value_size_bytes",
@@ -108,10 +107,6 @@ impl MetricCatalog {
                     size_buckets,
                 ),
                 &["client_id"],
-            )?,
-            restored_records: IntGaugeVec::new(
-                opts("restored_records", "Records restored at the last open"),
-                by_kind,
             )?,
             opened: GaugeVec::new(
                 opts(
@@ -149,7 +144,6 @@ impl MetricCatalog {
             Box::new(self.added_records.clone()),
             Box::new(self.removed_records.clone()),
             Box::new(self.value_size.clone()),
-            Box::new(self.restored_records.clone()),
             Box::new(self.opened.clone()),
             Box::new(self.restore_duration.clone()),
             Box::new(self.build_info.clone()),
@@ -172,7 +166,7 @@ impl MetricCatalog {
             Box::new(self.store.last_confirmed.clone()),
         ];
         collectors.extend(self.store.set_aside.collectors());
-        collectors.extend(self.messages.collectors());
+        collectors.push(Box::new(self.messages.clone()));
         collectors
     }
 

@@ -13,7 +13,7 @@ use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 
 use super::{
     labels::{KindLabel, OperationLabel},
-    message_catalog::MessageSeries,
+    message_series::MessageSeries,
 };
 use crate::error::ErrorKind;
 
@@ -55,7 +55,6 @@ impl OperationSeries {
 pub(crate) struct KindSeries {
     pub(crate) records: IntGauge,
     pub(crate) bytes: IntGauge,
-    pub(crate) restored: IntGauge,
     pub(crate) added: IntCounter,
     pub(crate) removed: IntCounter,
     pub(super) oldest_age: Gauge,

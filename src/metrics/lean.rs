@@ -95,27 +95,31 @@ fn has_label(metric: &Metric, label: &str, values: &[&str]) -> bool {
 /// Filters at each collection, so counting stays complete and costs the same in both profiles.
 struct FilteredCollector {
     collector: Box<dyn Collector>,
-    filter: SeriesFilter,
 }
 
-/// Returns the collector restricted to the profile, or `None` if its family is not part of it.
+/// Returns the collector restricted to the profile, or `None` if no family of it is part of the profile.
 pub(super) fn filtered(collector: Box<dyn Collector>) -> Option<Box<dyn Collector>> {
-    let filter = SeriesFilter::of(&collector.desc().first()?.fq_name)?;
-    Some(Box::new(FilteredCollector { collector, filter }))
+    let collector = FilteredCollector { collector };
+    let is_empty = collector.desc().is_empty();
+    (!is_empty).then(|| Box::new(collector) as Box<dyn Collector>)
 }
 
 impl Collector for FilteredCollector {
     fn desc(&self) -> Vec<&Desc> {
-        self.collector.desc()
+        let mut descs = self.collector.desc();
+        descs.retain(|desc| SeriesFilter::of(&desc.fq_name).is_some());
+        descs
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
         let mut families = self.collector.collect();
-        for family in &mut families {
-            family
-                .mut_metric()
-                .retain(|metric| self.filter.admits(metric));
-        }
+        families.retain_mut(|family| {
+            let filter = SeriesFilter::of(family.name());
+            if let Some(filter) = filter {
+                family.mut_metric().retain(|metric| filter.admits(metric));
+            }
+            filter.is_some()
+        });
         families
     }
 }

@@ -32,7 +32,6 @@ impl ClientSeries {
                 KindSeries {
                     records: catalog.records.with_label_values(&labels),
                     bytes: catalog.record_bytes.with_label_values(&labels),
-                    restored: catalog.restored_records.with_label_values(&labels),
                     added: catalog.added_records.with_label_values(&labels),
                     removed: catalog.removed_records.with_label_values(&labels),
                     oldest_age: catalog.oldest_record_age.gauge.with_label_values(&labels),
@@ -178,7 +177,6 @@ impl MetricCatalog {
             let labels = [label, kind.as_str()];
             remove_series(&self.records, &labels);
             remove_series(&self.record_bytes, &labels);
-            remove_series(&self.restored_records, &labels);
             remove_series(&self.added_records, &labels);
             remove_series(&self.removed_records, &labels);
             remove_series(&self.oldest_record_age.gauge, &labels);

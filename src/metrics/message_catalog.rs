@@ -1,42 +1,41 @@
 //! [`MessageCatalog`]: the metrics that count messages to the broker, and what became of them.
 
-use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, core::Collector};
+use std::sync::Mutex;
 
-use super::{labels::QOS_LABELS, removal::remove_series};
+use prometheus::{
+    IntCounterVec, IntGaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use super::{
+    client_table::ClientTable,
+    labels::{KindLabel, QOS_LABELS},
+    message_series::MessageSeries,
+    removal::remove_series,
+};
 use crate::paho::{DropReason, RecordKind};
 
-/// A message is accepted, and then waits until it is delivered, dropped or lost.
+/// A message is accepted or restored, and then waits until it is delivered, dropped or lost.
+///
+/// One collector for all of these families. A scrape that read them one after the other would count a message
+/// that moves meanwhile twice, or not at all.
+#[derive(Clone)]
 pub(super) struct MessageCatalog {
     accepted: IntCounterVec,
+    restored: IntGaugeVec,
     waiting: IntGaugeVec,
     delivered: IntCounterVec,
     dropped: IntCounterVec,
     lost: IntCounterVec,
-}
-
-/// The series of one client.
-pub(crate) struct MessageSeries {
-    pub(crate) accepted: IntCounter,
-    pub(crate) waiting: IntGauge,
-    delivered: [IntCounter; QOS_LABELS.len()],
-    dropped: Vec<(RecordKind, DropReason, IntCounter)>,
-    pub(crate) lost: IntCounter,
-}
-
-impl MessageSeries {
-    pub(crate) fn delivered(&self, qos: u8) -> Option<&IntCounter> {
-        self.delivered.get(usize::from(qos))
-    }
-
-    pub(crate) fn dropped(&self, kind: RecordKind, reason: DropReason) -> Option<&IntCounter> {
-        let mut dropped = self.dropped.iter();
-        let (.., counter) = dropped.find(|(of, why, _)| (*of, *why) == (kind, reason))?;
-        Some(counter)
-    }
+    client_table: ClientTable,
 }
 
 impl MessageCatalog {
-    pub(super) fn new(opts: impl Fn(&str, &str) -> Opts) -> prometheus::Result<Self> {
+    pub(super) fn new(
+        opts: impl Fn(&str, &str) -> Opts,
+        client_table: ClientTable,
+    ) -> prometheus::Result<Self> {
         Ok(Self {
             accepted: IntCounterVec::new(
                 opts(
@@ -44,6 +43,10 @@ impl MessageCatalog {
                     "Messages that publish accepted and Paho put",
                 ),
                 &["client_id"],
+            )?,
+            restored: IntGaugeVec::new(
+                opts("restored_records", "Records restored at the last open"),
+                &["client_id", "kind"],
             )?,
             waiting: IntGaugeVec::new(
                 opts(
@@ -73,16 +76,18 @@ impl MessageCatalog {
                 ),
                 &["client_id"],
             )?,
+            client_table,
         })
     }
 
-    pub(super) fn collectors(&self) -> [Box<dyn Collector>; 5] {
+    fn families(&self) -> [&dyn Collector; 6] {
         [
-            Box::new(self.accepted.clone()),
-            Box::new(self.waiting.clone()),
-            Box::new(self.delivered.clone()),
-            Box::new(self.dropped.clone()),
-            Box::new(self.lost.clone()),
+            &self.accepted,
+            &self.restored,
+            &self.waiting,
+            &self.delivered,
+            &self.dropped,
+            &self.lost,
         ]
     }
 
@@ -93,7 +98,10 @@ impl MessageCatalog {
             (kind, reason, self.dropped.with_label_values(&labels))
         });
         MessageSeries {
+            changes: Mutex::default(),
             accepted: self.accepted.with_label_values(&[label]),
+            restored: KindLabel::ALL
+                .map(|kind| self.restored.with_label_values(&[label, kind.as_str()])),
             waiting: self.waiting.with_label_values(&[label]),
             delivered: QOS_LABELS.map(|qos| self.delivered.with_label_values(&[label, qos])),
             dropped: dropped.collect(),
@@ -104,6 +112,9 @@ impl MessageCatalog {
     /// Removes the series of a label.
     pub(super) fn remove_message_series(&self, label: &str) {
         remove_series(&self.accepted, &[label]);
+        for kind in KindLabel::ALL {
+            remove_series(&self.restored, &[label, kind.as_str()]);
+        }
         remove_series(&self.waiting, &[label]);
         for qos in QOS_LABELS {
             remove_series(&self.delivered, &[label, qos]);
@@ -112,6 +123,23 @@ impl MessageCatalog {
             remove_series(&self.dropped, &[label, kind.as_str(), reason.as_str()]);
         }
         remove_series(&self.lost, &[label]);
+    }
+}
+
+impl Collector for MessageCatalog {
+    fn desc(&self) -> Vec<&Desc> {
+        let families = self.families().into_iter();
+        families.flat_map(Collector::desc).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        // Held to the end, since another scrape that publishes meanwhile would move what this one still reads.
+        let clients = self.client_table.lock();
+        for client in clients.values() {
+            client.series.messages.publish();
+        }
+        let families = self.families().into_iter();
+        families.flat_map(Collector::collect).collect()
     }
 }
 

@@ -8,6 +8,7 @@ mod labels;
 mod lean;
 mod live_series;
 mod message_catalog;
+mod message_series;
 mod names;
 mod oldest_age;
 mod persistence_metrics;
@@ -22,7 +23,7 @@ pub(crate) use client_table::KindSeries;
 pub(crate) use clock::Clock;
 pub(crate) use labels::{KindLabel, OperationLabel};
 pub(crate) use live_series::ClientSeriesGuard;
-pub(crate) use message_catalog::MessageSeries;
+pub(crate) use message_series::MessageChanges;
 #[cfg(feature = "server")]
 pub(crate) use names::PREFIX;
 pub use persistence_metrics::PersistenceMetrics;
