@@ -8,7 +8,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::process::{Server, on_free_port, on_same_port};
+use super::{
+    LIMIT, eventually,
+    process::{Server, on_free_port, on_same_port},
+};
 
 /// Name of its snapshot file.
 pub const SNAPSHOT: &str = "dump.rdb";
@@ -148,6 +151,26 @@ impl RedisServer {
         drop(fs::remove_file(self.dir().join(SNAPSHOT)));
     }
 
+    /// Rewrites its AOF, which then has what is stored, without the history of it, and waits for the end.
+    pub fn rewrite_aof(&self) {
+        let mut connection = self.connection();
+        let started = redis::cmd("BGREWRITEAOF").exec(&mut connection);
+        started.expect("no rewrite is in progress");
+        eventually(LIMIT, "the AOF is rewritten", || {
+            let mut about = |field| persistence_info(&mut connection, field);
+            let is_over = about("aof_rewrite_in_progress") == "0"
+                && about("aof_rewrite_scheduled") == "0"
+                && about("aof_last_bgrewrite_status") == "ok";
+            is_over.then_some(())
+        });
+    }
+
+    /// Size of its AOF in bytes.
+    pub fn aof_size(&self) -> u64 {
+        let size = persistence_info(&mut self.connection(), "aof_current_size");
+        size.parse().expect("a number of bytes")
+    }
+
     /// Copies its AOF for [`restore_aof`](Self::restore_aof).
     pub fn save_aof(&self) {
         let kept = self.dir().join(KEPT);
@@ -180,6 +203,15 @@ impl RedisServer {
     pub fn resume(&self) {
         self.server.signal(libc::SIGCONT);
     }
+}
+
+/// Field of the section `persistence` of `INFO`.
+fn persistence_info(connection: &mut redis::Connection, field: &str) -> String {
+    let info: redis::InfoDict = redis::cmd("INFO")
+        .arg("persistence")
+        .query(connection)
+        .expect("INFO");
+    info.get(field).expect("a field of INFO")
 }
 
 fn run(dir: &Path, socket: &Path, port: u16, arguments: &[String]) -> Result<Server, String> {

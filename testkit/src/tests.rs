@@ -144,3 +144,17 @@ fn server_ends_with_panicking_test() {
     panic::catch_unwind(test).unwrap_err();
     assert!(!exists(pid));
 }
+
+#[test]
+fn rewritten_aof_has_contents_without_history() {
+    let mut redis = RedisServer::with(&["--appendonly", "yes"]);
+    for _ in 0..100 {
+        redis.connection().set("key", "value").unwrap();
+    }
+    let before = redis.aof_size();
+    redis.rewrite_aof();
+    assert!(redis.aof_size() < before, "{before}");
+    redis.restart();
+    let value: Option<String> = redis.connection().get("key").unwrap();
+    assert_eq!(value.as_deref(), Some("value"));
+}

@@ -31,6 +31,9 @@ const RESTLESS_INTERVAL: Duration = Duration::from_millis(20);
 /// Longest pause of the broker: shorter than the keep-alive, since Paho frees messages that it has yet to send if it closes a
 /// connection.
 const LONGEST_PAUSE: Duration = Duration::from_millis(1_200);
+/// Size from which the AOF of Redis is rewritten: the fault `LOADING` loads a command in 0.1 ms, and a KiB has about 10 of them, and
+/// every start of Redis has a limit.
+const LONGEST_AOF: u64 = 1 << 20;
 /// Time of the first measurement of the memory.
 const WARM_UP: Duration = Duration::from_secs(60);
 /// Disables the per-thread caches of the C library: with this many threads they grow for minutes and hide the memory that the program
@@ -188,6 +191,9 @@ impl World {
         self.count(kind);
         match kind {
             Kind::Redis(fault) => {
+                if self.site.redis().aof_size() > LONGEST_AOF {
+                    self.site.redis().rewrite_aof();
+                }
                 (fault.begin)(&mut self.site);
                 thread::sleep(instant);
                 if meets_broker {
