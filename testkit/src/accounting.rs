@@ -2,10 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use paho_mqtt_redis::prometheus::{
-    Registry,
-    proto::{LabelPair, Metric, MetricType},
-};
+use paho_mqtt_redis::{prometheus::Registry, render};
 
 /// Messages of a client, as its metrics count them.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -19,7 +16,7 @@ pub struct Account {
 }
 
 impl Account {
-    /// Returns true if each message that came is somewhere. Holds while no call is in progress, for a client without subscriptions.
+    /// Returns true if each message that came is somewhere. Holds at every scrape, for a client without subscriptions.
     pub fn is_balanced(&self) -> bool {
         self.accepted + self.restored == self.delivered + self.waiting + self.dropped + self.lost
     }
@@ -27,47 +24,45 @@ impl Account {
 
 /// Returns the account of each client by its id.
 pub fn accounts(registry: &Registry) -> BTreeMap<String, Account> {
+    accounts_in(&render(registry).expect("the metrics"))
+}
+
+/// Returns the account of each client in the text of a scrape.
+pub fn accounts_in(text: &str) -> BTreeMap<String, Account> {
     let mut accounts: BTreeMap<String, Account> = BTreeMap::new();
-    for family in registry.gather() {
-        let Some(name) = family.name().strip_prefix("mqtt_persistence_") else {
+    for line in text.lines() {
+        let series = line.strip_prefix("mqtt_persistence_");
+        let Some((series, value)) = series.and_then(|series| series.rsplit_once(' ')) else {
             continue;
         };
-        for metric in family.get_metric() {
-            let Some(client) = label(metric, "client_id") else {
-                continue;
-            };
-            let account = accounts.entry(client.to_owned()).or_default();
-            // An expired message was dropped before it could be restored.
-            let is_expired = label(metric, "reason") == Some("expired");
-            let is_message =
-                !is_expired && matches!(label(metric, "kind"), Some("command" | "sent_publish"));
-            let field = match name {
-                "accepted_messages_total" => &mut account.accepted,
-                "restored_records" if is_message => &mut account.restored,
-                "delivered_messages_total" => &mut account.delivered,
-                "waiting_messages" => &mut account.waiting,
-                "dropped_records_total" if is_message => &mut account.dropped,
-                "lost_messages_total" => &mut account.lost,
-                _ => continue,
-            };
-            *field += value(metric, family.get_field_type());
-        }
+        let (name, labels) = series.split_once('{').unwrap_or((series, ""));
+        let Some(client) = label(labels, "client_id") else {
+            continue;
+        };
+        let account = accounts.entry(client.to_owned()).or_default();
+        // An expired message was dropped before it could be restored.
+        let is_expired = label(labels, "reason") == Some("expired");
+        let is_message =
+            !is_expired && matches!(label(labels, "kind"), Some("command" | "sent_publish"));
+        let field = match name {
+            "accepted_messages_total" => &mut account.accepted,
+            "restored_records" if is_message => &mut account.restored,
+            "delivered_messages_total" => &mut account.delivered,
+            "waiting_messages" => &mut account.waiting,
+            "dropped_records_total" if is_message => &mut account.dropped,
+            "lost_messages_total" => &mut account.lost,
+            _ => continue,
+        };
+        *field += value.parse::<i64>().expect("a number of messages");
     }
     accounts
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "counts are small")]
-fn value(metric: &Metric, kind: MetricType) -> i64 {
-    let value = match kind {
-        MetricType::COUNTER => metric.get_counter().get_value(),
-        _ => metric.get_gauge().get_value(),
-    };
-    value as i64
-}
-
-fn label<'a>(metric: &'a Metric, name: &str) -> Option<&'a str> {
-    let mut labels = metric.get_label().iter();
-    labels
-        .find(|label| label.name() == name)
-        .map(LabelPair::value)
+/// Value of a label, in which nothing is escaped.
+fn label<'a>(labels: &'a str, name: &str) -> Option<&'a str> {
+    let mut labels = labels.trim_end_matches('}').split(',');
+    labels.find_map(|label| {
+        let (label, value) = label.split_once('=')?;
+        (label == name).then(|| value.trim_matches('"'))
+    })
 }

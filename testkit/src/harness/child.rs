@@ -26,7 +26,11 @@ use super::{
 use crate::{LIMIT, child::program, eventually, resident};
 
 /// Reported by the C library if memory is freed twice, as Paho does with a PUBLISH whose write to the broker fails midway.
-const FREED_TWICE: [&str; 2] = ["double free or corruption", "free(): "];
+const FREED_TWICE: [&str; 3] = [
+    "double free or corruption",
+    "free(): ",
+    "munmap_chunk(): invalid pointer",
+];
 
 /// Process that is killed when this is dropped. The programs also die with their driver.
 pub(super) struct Child {

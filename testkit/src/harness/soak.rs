@@ -1,11 +1,13 @@
 //! Many clients for a long time, with one fault after another.
 
 mod program;
+mod scraper;
 
 use std::{
     collections::BTreeMap,
     fmt,
     ops::Range,
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread,
     time::{Duration, Instant},
@@ -21,6 +23,7 @@ use super::{
 };
 use crate::{LIMIT, Mosquitto, Proxy, Subscriber, child::program, eventually, random::Random};
 use program::Orders;
+use scraper::Scraper;
 
 /// Clients of the program that runs throughout, and of the one that is killed and loses its connections.
 const STEADY: Range<usize> = 0..20;
@@ -49,6 +52,8 @@ pub struct Outcome {
     remaining: usize,
     /// Records that the persistences counted as lost.
     counted_lost: u64,
+    /// Scrapes of the programs, each of which accounted for every message.
+    pub scrapes: usize,
     longest: Duration,
     /// Number of times that the steady and the restless program ended because a write to the broker failed midway.
     given_up: [usize; 2],
@@ -130,14 +135,19 @@ pub fn run(lasting: Duration, kinds: usize, seed: u64, mut summarize: impl FnMut
 const STEADY_ONE: usize = 0;
 const RESTLESS_ONE: usize = 1;
 
+fn metrics_socket(folder: &tempfile::TempDir, which: usize) -> PathBuf {
+    folder.path().join(format!("metrics-{which}"))
+}
+
 struct World {
     site: Site,
     broker: Mosquitto,
     proxy: Proxy,
     subscriber: Subscriber,
     ledger: Arc<Mutex<Ledger>>,
-    /// Folder for the standard error of the programs.
+    /// Folder for the standard error of the programs and for the sockets of their metrics.
     folder: tempfile::TempDir,
+    scraper: Scraper,
     /// The steady program and the restless one.
     programs: Vec<Child>,
     outcome: Outcome,
@@ -146,6 +156,8 @@ struct World {
 impl World {
     fn start() -> Self {
         let broker = Mosquitto::start();
+        let folder = tempfile::tempdir().expect("a folder");
+        let sockets = [STEADY_ONE, RESTLESS_ONE].map(|which| metrics_socket(&folder, which));
         let mut world = Self {
             site: Site::of_all_faults(),
             proxy: Proxy::start(broker.port()),
@@ -153,7 +165,8 @@ impl World {
             subscriber: Subscriber::start(&broker.url(), TOPIC, 0),
             broker,
             ledger: Arc::default(),
-            folder: tempfile::tempdir().expect("a folder"),
+            scraper: Scraper::start(sockets.to_vec()),
+            folder,
             programs: Vec::new(),
             outcome: Outcome::default(),
         };
@@ -179,6 +192,7 @@ impl World {
             first: clients.start,
             numbers: clients.map(|client| ledger.next(client)).collect(),
             interval,
+            metrics: metrics_socket(&self.folder, which),
         };
         drop(ledger);
         let mut command = program("soak-program");
@@ -263,6 +277,7 @@ impl World {
     }
 
     fn measure(&mut self, warm_up: Duration) {
+        self.count_scrapes();
         self.ledger.lock().unwrap().collect(&self.subscriber);
         let steady = &mut self.programs[STEADY_ONE];
         let allocated = steady.ask("memory").and_then(|bytes| bytes.parse().ok());
@@ -273,6 +288,14 @@ impl World {
             }
             (outcome.resident.1, outcome.allocated.1) = (resident, allocated);
         }
+    }
+
+    fn count_scrapes(&mut self) {
+        let scrapes = self.scraper.take();
+        self.outcome.scrapes += scrapes.checked;
+        let wrong = scrapes.wrong.into_iter();
+        let wrong = wrong.map(|wrong| format!("a scrape does not add up: {wrong}"));
+        self.outcome.trouble.extend(wrong);
     }
 
     fn summary(&self, elapsed: Duration) -> String {
@@ -290,6 +313,7 @@ impl World {
     }
 
     fn finish(mut self) -> Outcome {
+        self.count_scrapes();
         let outcome = &mut self.outcome;
         for program in &mut self.programs {
             program.ask("flush");
@@ -331,6 +355,7 @@ impl Outcome {
         self.balance.is_clean()
             && self.remaining == 0
             && self.counted_lost == 0
+            && self.scrapes > 0
             && self.trouble.is_empty()
     }
 }
@@ -364,6 +389,10 @@ impl fmt::Display for Outcome {
             ("lost, QoS 0, which is allowed", lost0.to_string()),
             ("hashes remaining in Redis", self.remaining.to_string()),
             ("records counted as lost", self.counted_lost.to_string()),
+            (
+                "scrapes that account for every message",
+                self.scrapes.to_string(),
+            ),
             ("longest call", format!("{longest:.0} ms")),
             (
                 "ends after a broken write, steady and restless program",

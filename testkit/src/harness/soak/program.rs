@@ -1,6 +1,7 @@
 //! Program with some clients that publish at a rate, controlled by commands on standard input.
 
 use std::{
+    path::PathBuf,
     process,
     sync::{
         Arc, Mutex,
@@ -11,7 +12,10 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::{Health, PersistenceMetrics, RedisPersistence, prometheus::Registry};
+use paho_mqtt_redis::{
+    Health, MetricsServer, PersistenceMetrics, RedisPersistence, StoreObserver,
+    prometheus::Registry,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -43,6 +47,8 @@ pub struct Orders {
     pub numbers: Vec<usize>,
     /// Interval between two messages.
     pub interval: Duration,
+    /// Socket on which it serves its metrics.
+    pub metrics: PathBuf,
 }
 
 /// Runs the program.
@@ -55,6 +61,7 @@ pub fn run() -> ! {
 struct Program {
     registry: Registry,
     clients: Vec<Client>,
+    _server: MetricsServer,
     longest: Arc<Mutex<Duration>>,
     next: usize,
     is_held: bool,
@@ -70,6 +77,8 @@ impl Program {
         let longest = Arc::<Mutex<Duration>>::default();
         let registry = Registry::new();
         let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
+        let server = MetricsServer::builder(registry.clone()).bind_unix(&orders.metrics, 0o600);
+        let guard = Arc::new(Guard::default());
         let numbered = orders.numbers.iter().enumerate();
         let clients = numbered.map(|(place, &number)| {
             let run = orders.first + place;
@@ -77,9 +86,11 @@ impl Program {
                 .url(&orders.redis)
                 .cache_limit(cache_limit())
                 .open_timeout(LIMIT)
+                .observer(Arc::clone(&guard) as Arc<dyn StoreObserver>)
                 .build()
                 .expect("good options");
             let health = persistence.health();
+            guard.0.lock().unwrap().push(health.clone());
             let client = client(&orders.broker, &format!("soak-{run}"))
                 .mqtt_version(mqtt::MQTT_VERSION_5)
                 .user_persistence(Timed::new(persistence.instrument(&metrics), &longest))
@@ -95,6 +106,7 @@ impl Program {
         Self {
             clients: clients.collect(),
             registry,
+            _server: server.expect("a socket"),
             longest,
             next: 0,
             is_held: false,
@@ -175,11 +187,7 @@ impl Program {
 
     /// Ends, so that the next run sends what this one cannot.
     fn give_up(&self) -> ! {
-        for client in &self.clients {
-            // Records that cannot be saved are counted as lost by the driver.
-            let _ = client.health.flush(LIMIT);
-        }
-        process::exit(exit::GIVEN_UP)
+        give_up(self.clients.iter().map(|client| &client.health))
     }
 
     fn settle(&mut self) {
@@ -198,6 +206,25 @@ impl Program {
             thread::park_timeout(Duration::from_millis(1));
         }
     }
+}
+
+/// Ends the program before Paho sends a damaged message: the token of its failure may come too late on a busy machine.
+#[derive(Default)]
+struct Guard(Mutex<Vec<Health>>);
+
+impl StoreObserver for Guard {
+    fn on_damaged(&self, _: &str, _: &str) {
+        give_up(&*self.0.lock().unwrap());
+    }
+}
+
+/// Ends the program once Redis has every record.
+fn give_up<'a>(healths: impl IntoIterator<Item = &'a Health>) -> ! {
+    for health in healths {
+        // Records that cannot be saved are counted as lost by the driver.
+        let _ = health.flush(LIMIT);
+    }
+    process::exit(exit::GIVEN_UP)
 }
 
 /// Reconnects whenever there is no connection.
