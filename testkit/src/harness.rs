@@ -19,6 +19,7 @@ pub mod soak;
 
 use std::{fs, io, path::Path};
 
+pub use cut::cut_request;
 pub use inbound::Inbound;
 pub use killing::{Kill, kill_self};
 pub use ledger::{Balance, Ledger};

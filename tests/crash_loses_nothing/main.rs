@@ -5,4 +5,5 @@ mod dying_program;
 mod killed_device;
 mod random_kills;
 mod restore;
+mod set_asides;
 mod simulation;

@@ -13,19 +13,20 @@ use std::{
 
 use super::killing::kill_self;
 
-/// Number of requests until one is cut, and the quarters of that one that get through.
+/// Number of requests until one is cut, and the eighths of that one that get through.
 static REMAINING: AtomicUsize = AtomicUsize::new(usize::MAX);
-static QUARTERS: AtomicUsize = AtomicUsize::new(0);
+static EIGHTHS: AtomicUsize = AtomicUsize::new(0);
 
 /// Port of Redis, unless it is a Unix socket.
 static PORT: AtomicU16 = AtomicU16::new(0);
 
-/// Makes this process die in the n-th request that it sends to the Redis at this URL from now on.
-pub fn arm(url: &str, nth: usize, quarters: usize) {
+/// Makes this process die in the n-th request that it sends to the Redis at this URL from now on, of which this many eighths get
+/// through.
+pub fn cut_request(url: &str, nth: usize, eighths: usize) {
     let port = url.trim_end_matches('/').rsplit_once(':');
     let port = port.and_then(|(_, port)| port.parse().ok());
     PORT.store(port.unwrap_or_default(), Ordering::SeqCst);
-    QUARTERS.store(quarters, Ordering::SeqCst);
+    EIGHTHS.store(eighths, Ordering::SeqCst);
     REMAINING.store(nth, Ordering::SeqCst);
 }
 
@@ -56,7 +57,7 @@ pub unsafe extern "C" fn send(
         && is_to_redis(socket)
         && REMAINING.fetch_sub(1, Ordering::SeqCst) == 1
     {
-        send(length * QUARTERS.load(Ordering::SeqCst) / 4);
+        send(length * EIGHTHS.load(Ordering::SeqCst) / 8);
         kill_self();
     }
     libc::ssize_t::try_from(send(length)).expect("no more than was sent")

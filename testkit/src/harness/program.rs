@@ -20,7 +20,8 @@ use paho_mqtt_redis::{Durability, RedisPersistence, StoreObserver};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
-    crash_table, cut,
+    crash_table,
+    cut::cut_request,
     files::Files,
     killing::{Kill, Killing, kill_self},
     messages::{CLIENT, INBOUND, Id, LAST},
@@ -248,7 +249,7 @@ pub fn run_killed() -> ! {
     // The driver closes standard input to kill the program.
     let _commands = commands();
     if let Kill::Cut { request, quarters } = orders.kill {
-        cut::arm(&orders.store, request, quarters);
+        cut_request(&orders.store, request, quarters * 2);
     }
     let script = orders.script;
     let program = Killed::create(orders);
