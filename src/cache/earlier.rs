@@ -33,7 +33,6 @@ impl WriteBehindCache {
                 RecordKind::SentPublish => {
                     if let Some(number) = self.number_for_earlier(key) {
                         let new = Key { number, ..key };
-                        self.events.relocated(new, value.len());
                         self.index.insert_earlier(new, value, true);
                         self.relocations.add(key, new);
                     } else {

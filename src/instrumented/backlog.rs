@@ -140,6 +140,8 @@ pub(super) struct Backlog {
     history: CallHistory,
     /// Paho has removed the command of a message, whose PUBLISH it puts next.
     is_sending: bool,
+    /// Messages whose key a new one has taken, which wait and have no record here until their new key is reported.
+    displaced: usize,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
     /// What this call has changed in the message series.
@@ -157,6 +159,7 @@ impl Backlog {
             lost_by_get: HashSet::new(),
             history: CallHistory::default(),
             is_sending: false,
+            displaced: 0,
             restored: [0; KindLabel::ALL.len()],
             changes: MessageChanges::default(),
         }
@@ -208,10 +211,24 @@ impl Backlog {
                 self.changes.accepted = self.changes.accepted.saturating_add(1);
             }
             if self.is_observed {
+                let is_new = content.is_message()
+                    && match key.kind {
+                        RecordKind::Command => true,
+                        RecordKind::SentPublish => self.is_sending,
+                        _ => false,
+                    };
                 // Mirrors the persistence of this crate. Another one may keep both.
                 for id in key.replaced_keys().map(RecordId::Key) {
-                    if self.remove_entry(&id).is_some() {
+                    if let Some(replaced) = self.remove_entry(&id) {
                         self.kind(id.kind()).removed.inc();
+                        self.displace(is_new && replaced.is_message());
+                    }
+                }
+                let before = self.records.get(&id).map(|record| record.content);
+                if is_new && before.is_some_and(Content::is_message) {
+                    self.displace(true);
+                    if std::mem::take(&mut self.is_sending) {
+                        self.add_waiting(-1);
                     }
                 }
             }
@@ -219,6 +236,14 @@ impl Backlog {
         let kind = id.kind();
         if self.upsert(id, size, content, Clock::since_boot) {
             self.kind(kind).added.inc();
+        }
+    }
+
+    /// Notes that a new message has the key of one that waits: the persistence keeps that one under another key.
+    fn displace(&mut self, is_displaced: bool) {
+        if is_displaced {
+            self.displaced = self.displaced.saturating_add(1);
+            self.add_waiting(1);
         }
     }
 
@@ -415,7 +440,14 @@ impl Backlog {
     pub(super) fn relocate(&mut self, key: &str, size: usize) {
         let id = RecordId::of(key);
         let content = id.unread_content();
+        if content.is_message() && self.displaced > 0 {
+            self.displaced = self.displaced.saturating_sub(1);
+            self.add_waiting(-1);
+        }
+        // It is not the message that Paho sends at this moment.
+        let is_sending = std::mem::take(&mut self.is_sending);
         self.upsert(id, size, content, Clock::since_boot);
+        self.is_sending = is_sending;
     }
 
     /// Updates the backlog after a `clear`.
@@ -526,6 +558,8 @@ impl Drop for Backlog {
     fn drop(&mut self) {
         self.end_sending();
         self.remove_all();
+        let displaced = i64::try_from(self.displaced).unwrap_or(i64::MAX);
+        self.add_waiting(displaced.saturating_neg());
         for kind in KindLabel::ALL {
             self.set_restored(kind, 0);
         }

@@ -725,6 +725,47 @@ fn relocated_record_is_counted_beside_new_one() {
 }
 
 #[test]
+fn message_whose_key_is_reused_goes_on_waiting() {
+    let (registry, mut persistence, _) = measured("device");
+    persistence.open("id", "uri").expect("opens");
+    persistence.keys().expect("lists");
+    persistence.remove("c5-0").expect("connects");
+    let observer = observer(&persistence);
+    let put = |persistence: &mut Instrumented<MemoryPersistence>, key: &str| {
+        let value = sample_record(key);
+        persistence.put(key, vec![&value]).expect("puts");
+    };
+    let begin = |persistence: &mut Instrumented<MemoryPersistence>, key: &str| {
+        put(persistence, key);
+        persistence.get(key).expect("gets");
+        persistence.remove(key).expect("removes");
+    };
+    begin(&mut persistence, "c5-1");
+    put(&mut persistence, "s5-1");
+    begin(&mut persistence, "c5-2");
+    put(&mut persistence, "s5-1");
+    assert_eq!(messages(&registry), [2, 2, 0, 0, 0]);
+    // The report comes while the next message has no record.
+    begin(&mut persistence, "c5-3");
+    observer.on_event("id", &relocated("s5-9", 8));
+    assert_eq!(messages(&registry), [3, 3, 0, 0, 0]);
+    put(&mut persistence, "s5-3");
+    assert_eq!(messages(&registry), [3, 3, 0, 0, 0]);
+    // The same with the other version of MQTT.
+    begin(&mut persistence, "c-4");
+    put(&mut persistence, "s-3");
+    assert_eq!(messages(&registry), [4, 4, 0, 0, 0]);
+    observer.on_event("id", &relocated("s5-8", 8));
+    assert_eq!(messages(&registry), [4, 4, 0, 0, 0]);
+    // And with commands.
+    put(&mut persistence, "c5-5");
+    put(&mut persistence, "c5-5");
+    assert_eq!(messages(&registry), [6, 6, 0, 0, 0]);
+    observer.on_event("id", &relocated("c5-6", 8));
+    assert_eq!(messages(&registry), [6, 6, 0, 0, 0]);
+}
+
+#[test]
 fn record_that_put_replaces_leaves_backlog() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("registers");

@@ -482,7 +482,9 @@ impl CallSemantics {
             let new = Key { number, ..old };
             let bytes = self.cache.index.length(old).unwrap_or_default();
             let is_earlier = self.cache.index.is_earlier(old);
-            self.cache.events.relocated(new, bytes);
+            if !is_earlier {
+                self.cache.events.relocated(new, bytes);
+            }
             match self
                 .cache
                 .load_value(access, old)
@@ -497,7 +499,11 @@ impl CallSemantics {
                         self.cache.index.set_earlier(new);
                     }
                 }
-                Ok(None) => self.cache.drop_lost(old),
+                Ok(None) => {
+                    self.cache.index.remove(old);
+                    // The old key is that of the record that is put.
+                    self.cache.events.lost([new]);
+                }
                 // The put that needs this number must not fail, so recovery relocates the record.
                 Err(_) => self.cache.relocate_later(old, new),
             }

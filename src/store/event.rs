@@ -65,7 +65,8 @@ pub enum StoreEvent {
     /// An unread record of an earlier run has another key now, since Paho reused its own.
     ///
     /// Paho does not know the record; the next start restores it. A command keeps its key in the store;
-    /// it is the new command that is stored under another one.
+    /// it is the new command that is stored under another one. Records of a store that was unavailable
+    /// at open are not reported.
     RecordRelocated {
         /// The new key, by which later events name the record.
         key: String,

@@ -240,6 +240,9 @@ fn packet_id_in_use_moves_earlier_message() {
     assert_eq!(keys, expected);
     assert_eq!(stored["s-65533"], publish(65_533, 1, b"old2"));
     assert_eq!(stored["s-2"], publish(2, 1, b"new2"));
+    // No metric but their own counts earlier records, under any key.
+    let is_relocated = |event: &StoreEvent| matches!(event, StoreEvent::RecordRelocated { .. });
+    assert!(!bench.events().iter().any(is_relocated));
 }
 
 #[test]

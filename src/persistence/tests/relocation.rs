@@ -3,7 +3,7 @@
 use paho_mqtt::ClientPersistence;
 
 use super::bench::{Bench, SECOND, publish};
-use crate::{error::ErrorKind, persistence::simulated::Settings};
+use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
 
 const OLD: [&[u8]; 2] = [b"before 1", b"before 2"];
 
@@ -62,6 +62,26 @@ fn check(bench: &Bench, new: &[&[u8]]) {
     assert!(
         new.iter().all(|payload| count(&values, payload) == 1),
         "{stored:?}"
+    );
+}
+
+#[test]
+fn lost_record_is_reported_by_its_new_key() {
+    let mut bench = unread();
+    bench.content().is_down = None;
+    bench.run(5 * SECOND);
+    bench.content().records.remove("s-1");
+    put(&mut bench, 1, b"new");
+    bench.run(SECOND);
+    let keys = bench.events().into_iter().filter_map(|event| match event {
+        StoreEvent::RecordRelocated { key, .. } => Some(format!("relocated {key}")),
+        StoreEvent::RecordLost { key } => Some(format!("lost {key}")),
+        _ => None,
+    });
+    // The old key is that of a record which is not lost.
+    assert_eq!(
+        keys.collect::<Vec<_>>(),
+        ["relocated s-65535", "lost s-65535"]
     );
 }
 
