@@ -26,7 +26,9 @@ impl WriteBehindCache {
             if is_undecided || is_loaded {
                 continue;
             }
-            let is_used = key.message_keys().any(|key| self.is_used_by_this_run(key));
+            // A write that is pending would reach what the store has there, also after a drop.
+            let is_used = self.pending.contains(key)
+                || key.message_keys().any(|key| self.is_used_by_this_run(key));
             match key.kind {
                 _ if !is_valid_record(key, &value) => unknown.push((key, value)),
                 _ if !is_used => self.index.insert_earlier(key, value, false),
@@ -56,6 +58,14 @@ impl WriteBehindCache {
         self.events.earlier_records(self.index.earlier());
     }
 
+    /// Returns the keys of a kind under which this run was about to write, records that it has dropped
+    /// again included. None was ever sent.
+    pub(crate) fn unsent_keys(&self, kind: RecordKind) -> Vec<Key> {
+        let keys = self.pending.keys().filter(|key| key.kind == kind);
+        keys.filter(|key| self.pending.is_new(*key) && !self.index.is_earlier(*key))
+            .collect()
+    }
+
     /// Stores a record of this run, which was never sent, under another key than planned.
     pub(crate) fn rekey_unsent(&mut self, old: Key, new: Key) {
         self.index.rekey(old, new);
@@ -66,7 +76,7 @@ impl WriteBehindCache {
     }
 
     fn is_used_by_this_run(&self, key: Key) -> bool {
-        self.index.contains(key) && !self.index.is_earlier(key)
+        !self.index.is_earlier(key) && (self.index.contains(key) || self.pending.contains(key))
     }
 
     /// Removes a record that only the store has, unless this run is about to write over it.

@@ -231,6 +231,12 @@ impl PendingWrites {
 
     /// Drops a value that was to be set aside; returns false if the store may have it.
     pub(crate) fn detach(&mut self, key: Key, place: Place, name: &str) -> bool {
+        // Mostly under the key of the record, which is in the name.
+        let has_it = |key: &Key| self.attached(*key).any(|change| change.adds(place, name));
+        let moved = || self.attached.keys().find(|key| has_it(key)).copied();
+        let Some(key) = Some(key).filter(has_it).or_else(moved) else {
+            return false;
+        };
         let mut is_only_here = false;
         self.retain_attached(key, |attachment| {
             let is_it = attachment.change.adds(place, name);
@@ -431,8 +437,11 @@ impl PendingWrites {
         write.is_some_and(|write| !write.may_be_in_store)
     }
 
-    /// Gives the write of a record another key, in its place in the order.
+    /// Gives the write of a record another key, in its place in the order, with what is attached.
     pub(crate) fn rekey(&mut self, old: Key, new: Key) {
+        if let Some(attached) = self.attached.remove(&old) {
+            self.attached.insert(new, attached);
+        }
         let last_partner = self.partners(old).last();
         let Some(mut write) = self.writes.remove(&old) else {
             return;
@@ -737,6 +746,10 @@ impl PendingWrites {
 
     pub(crate) fn contains(&self, key: Key) -> bool {
         self.writes.contains_key(&key)
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = Key> {
+        self.writes.keys().copied()
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -113,10 +113,7 @@ impl RecordNames {
         let Some(last) = earlier.last() else {
             return Vec::new();
         };
-        let of_this_run = cache.index.keys();
-        let of_this_run =
-            of_this_run.filter(|key| key.kind == kind && !cache.index.is_earlier(*key));
-        let mut of_this_run: Vec<Key> = of_this_run.collect();
+        let mut of_this_run = cache.unsent_keys(kind);
         sort_by_sequence(&mut of_this_run);
         self.last_numbers.insert(kind, last.number);
         let numbers: HashSet<u32> = earlier.iter().map(|key| key.number).collect();
@@ -135,6 +132,9 @@ impl RecordNames {
             self.forget(old);
             let new = self.assign_free(name, cache, |number| numbers.contains(&number));
             cache.rekey_unsent(old, new);
+            if !cache.index.contains(new) {
+                self.forget(new);
+            }
             moved.push((old, new));
         }
         moved

@@ -409,3 +409,41 @@ fn later_outage_knows_earlier_records() {
     assert!(bench.content().quarantine.is_empty());
     assert_eq!(earlier_records(&bench), [20]);
 }
+
+#[test]
+fn drop_before_load_spares_earlier_record_of_its_key() {
+    for cache_limit in [0, 1024] {
+        let content = Content {
+            is_down: Some(ErrorKind::Connection),
+            ..Content::new(&[
+                ("c-1", command(1, 1, b"old")),
+                ("s-3", publish(3, 1, b"old")),
+            ])
+        };
+        let settings = Settings {
+            cache_limit,
+            ..settings()
+        };
+        let mut bench = Bench::with_content(&settings, content);
+        // Paho drops both before the store has them: its buffer is full, and the session is lost.
+        bench.put("c-1", &command(1, 1, b"new"));
+        bench.remove("c-1");
+        bench.put("c-2", &command(3, 1, b"new"));
+        bench.send("c-2", "s-3", &publish(3, 1, b"new"));
+        bench.remove("c-0");
+        bench.persistence.keys().expect("listed");
+        bench.remove("s-3");
+        come_back(&bench);
+        bench.run(5 * SECOND);
+        assert_eq!(earlier_records(&bench), [2]);
+        let values: Vec<_> = bench.stored().into_values().collect();
+        let earlier = [command(1, 1, b"old"), publish(65_535, 1, b"old")];
+        assert_eq!(values, earlier, "{cache_limit}");
+        assert_eq!(bench.content().discarded.len(), 2);
+        assert_eq!(bench.persistence.health().snapshot().lost_records, 0);
+        // Its name is free again.
+        bench.put("c-1", &command(1, 1, b"next"));
+        assert_eq!(bench.get("c-1"), command(1, 1, b"next"));
+        assert_eq!(commands(&bench).len(), 2);
+    }
+}
