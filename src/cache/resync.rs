@@ -59,22 +59,18 @@ impl WriteBehindCache {
     /// them. Unknown ones stay and count as foreign. Returns those in the way of a new record, which
     /// are to be compared.
     pub(crate) fn restore_missing(&mut self, stored: &[Key], foreign_entries: usize) -> Vec<Key> {
-        let is_in_the_way = |key: &&Key| {
-            self.pending.is_new(**key)
-                || self.foreign.contains(*key) && self.pending.contains(**key)
+        let is_known = |key| {
+            self.index.contains(key) || self.pending.contains(key) || self.stale.contains(&key)
         };
-        let in_the_way: Vec<Key> = stored.iter().filter(is_in_the_way).copied().collect();
+        let is_other = |key| self.foreign.contains(&key) || !is_known(key);
+        let is_in_the_way =
+            |key: &Key| self.pending.is_new(*key) || is_other(*key) && self.is_message_here(*key);
+        let (in_the_way, others): (Vec<Key>, Vec<Key>) =
+            stored.iter().copied().partition(is_in_the_way);
+        let unknown: Vec<Key> = others.into_iter().filter(|key| !is_known(*key)).collect();
         let stored: HashSet<Key> = stored.iter().copied().collect();
         let before = self.foreign_entries.saturating_add(self.foreign.len());
         self.count_foreign(&stored, foreign_entries);
-        let is_known = |key: &&Key| {
-            self.index.contains(**key) || self.pending.contains(**key) || self.stale.contains(*key)
-        };
-        let unknown: Vec<Key> = stored
-            .iter()
-            .filter(|key| !is_known(key))
-            .copied()
-            .collect();
         self.foreign.extend(unknown);
         let all = self.foreign_entries.saturating_add(self.foreign.len());
         self.events
@@ -222,14 +218,16 @@ impl WriteBehindCache {
         if self.foreign.is_empty() {
             return;
         }
-        let is_obstructed = |key| self.foreign.contains(&key);
+        let is_obstructed = |key| self.is_obstructed(key);
         let messages = self.pending.unsent_messages_with(is_obstructed);
         let Some(key) = messages.iter().flatten().find(|key| is_obstructed(**key)) else {
             return;
         };
         let error = error.unwrap_or_else(|| {
             let error = Error::new(ErrorKind::InUse, format!("write record {key}"));
-            Arc::new(error.with_reason("the store has a record of another program under its key"))
+            Arc::new(error.with_reason(
+                "the store has a record of another program under its key, or with its packet id",
+            ))
         });
         for message in &messages {
             self.pending.refuse(message);
@@ -239,13 +237,28 @@ impl WriteBehindCache {
         self.events.refused(error, totals);
     }
 
+    /// Returns true if a foreign record must go before this key can be written: it has this key or, for a
+    /// put, its packet id.
+    ///
+    /// A foreign PUBREL beside a PUBLISH would make the next start send the PUBREL alone.
+    pub(super) fn is_obstructed(&self, key: Key) -> bool {
+        let has_its_id = || key.message_keys().any(|key| self.foreign.contains(&key));
+        self.foreign.contains(&key) || self.index.contains(key) && has_its_id()
+    }
+
+    /// Returns true if this client has a record, or a pending write, of a message with this key.
+    fn is_message_here(&self, key: Key) -> bool {
+        let mut keys = key.message_keys();
+        keys.any(|key| self.index.contains(key) || self.pending.contains(key))
+    }
+
     /// Copies one record to the quarantine that is in the way of a message; returns true if it is safe.
     pub(super) fn quarantine_obstruction<S: Store>(
         &mut self,
         access: &mut StoreAccess<'_, S>,
     ) -> bool {
         let obstructions = self.foreign.iter();
-        let obstructions = obstructions.filter(|key| self.pending.contains(**key));
+        let obstructions = obstructions.filter(|key| self.is_message_here(**key));
         let obstructions: Vec<Key> = obstructions.copied().collect();
         // Any of them, since the store may refuse one for ever.
         let random = usize::from(access.clock.random());

@@ -60,7 +60,7 @@ pub(crate) struct WriteBehindCache {
     pub(super) foreign_entries: usize,
     /// Keys of records in the store that Paho cannot read, or that this process has never known.
     ///
-    /// They stay, and nothing is written under these keys before they are in the quarantine.
+    /// They stay, and no message with one of these keys is written before they are in the quarantine.
     pub(super) foreign: BTreeSet<Key>,
     /// Relocations that must happen in the store before their keys are written.
     pub(super) relocations: Relocations,
@@ -349,7 +349,7 @@ impl WriteBehindCache {
     pub(crate) fn retry_refused<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) -> bool {
         self.flush(access);
         let is_moved = self.quarantine_obstruction(access);
-        let is_obstructed = |key| self.foreign.contains(&key);
+        let is_obstructed = |key| self.is_obstructed(key);
         let Some(group) = self.pending.smallest_refused(is_obstructed) else {
             return is_moved;
         };

@@ -963,3 +963,66 @@ fn flush_tries_refused_message_once() {
     let attempts = trace.iter().filter(|line| line.contains("!q:s-1"));
     assert!((1..=3).contains(&attempts.count()), "{trace:?}");
 }
+
+/// Records of another program that have the packet id of `s-1`.
+fn records_with_its_packet_id() -> [(&'static str, Vec<u8>); 3] {
+    let other = publish(1, 2, b"other");
+    [("sc-1", pubrel(1)), ("sc5-1", pubrel(1)), ("s5-1", other)]
+}
+
+#[test]
+fn foreign_record_with_its_packet_id_holds_up_publish() {
+    for (key, value) in records_with_its_packet_id() {
+        let mut bench = bench(usize::MAX, &[]);
+        bench.interrupt(ErrorKind::Connection, |bench| {
+            let records = &mut bench.content().records;
+            records.insert(key.to_owned(), value.clone());
+        });
+        assert_eq!(foreign(&bench), [(1, false)]);
+        bench.put("c-1", &command(1, 2, b"own"));
+        bench.send("c-1", "s-1", &publish(1, 2, b"own"));
+        // A crash finds the message as a command: Paho would take the two for one message in flight.
+        assert_eq!(bench.stored_keys(), ["c-1", key]);
+        bench.run(5 * SECOND);
+        assert_eq!(bench.stored_keys(), ["s-1"]);
+        assert_eq!(bench.content().quarantine.len(), 1);
+        assert_eq!(foreign(&bench)[1..], [(1, true)]);
+        assert!(bench.is_up() && lost(&bench).is_empty());
+    }
+}
+
+#[test]
+fn unknown_record_beside_stored_publish_is_moved() {
+    for (key, value) in records_with_its_packet_id() {
+        let mut bench = bench(usize::MAX, &[]);
+        bench.put("c-1", &command(1, 2, b"own"));
+        bench.send("c-1", "s-1", &publish(1, 2, b"own"));
+        bench.run(SECOND);
+        bench.interrupt(ErrorKind::Connection, |bench| {
+            let records = &mut bench.content().records;
+            records.insert(key.to_owned(), value.clone());
+        });
+        assert_eq!(bench.stored_keys(), ["s-1"]);
+        assert_eq!(bench.content().quarantine.len(), 1);
+        assert_eq!(bench.stored()["s-1"], publish(1, 2, b"own"));
+        assert_eq!(foreign(&bench), [(1, true)]);
+    }
+}
+
+#[test]
+fn acknowledged_message_leaves_despite_foreign_pubrel() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.put("c-1", &command(1, 2, b"own"));
+    bench.send("c-1", "s-1", &publish(1, 2, b"own"));
+    bench.run(SECOND);
+    bench.content().refuses_quarantine = Some(ErrorKind::Permission);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let records = &mut bench.content().records;
+        records.insert("sc5-1".to_owned(), pubrel(1));
+    });
+    assert_eq!(bench.stored_keys(), ["s-1", "sc5-1"]);
+    bench.remove("s-1");
+    bench.run(SECOND);
+    assert_eq!(bench.stored_keys(), ["sc5-1"]);
+    assert_eq!(bench.content().quarantine.len(), 0);
+}
