@@ -125,17 +125,35 @@ impl App {
 
     /// Kinds of error that are counted.
     pub fn kinds(&self) -> Vec<String> {
-        let families = self.registry.gather();
-        let errors = families
-            .iter()
-            .find(|family| family.name() == "mqtt_persistence_store_errors_total");
-        let counted = errors.into_iter().flat_map(MetricFamily::get_metric);
-        let counted = counted.filter(|metric| metric.get_counter().get_value() > 0.0);
-        counted
-            .flat_map(Metric::get_label)
+        let counted = self.counted("mqtt_persistence_store_errors_total");
+        let labels = counted.iter().flat_map(Metric::get_label);
+        labels
             .filter(|label| label.name() == "error")
             .map(|label| label.value().to_owned())
             .collect()
+    }
+
+    /// Number of times that Paho could not read a message: with a small cache, its value is in Redis alone. Only the next run sends it.
+    pub fn unread(&self) -> usize {
+        let counted = self.counted("mqtt_persistence_operation_errors_total");
+        let is_of_get = |metric: &&Metric| {
+            let mut labels = metric.get_label().iter();
+            labels.any(|label| label.name() == "operation" && label.value() == "get")
+        };
+        let of_get = counted.iter().filter(is_of_get);
+        let numbers = of_get.map(|metric| metric.get_counter().get_value().to_string());
+        numbers
+            .map(|number| number.parse::<usize>().expect("whole"))
+            .sum()
+    }
+
+    /// Counters of a family that are not zero.
+    fn counted(&self, name: &str) -> Vec<Metric> {
+        let families = self.registry.gather();
+        let family = families.iter().find(|family| family.name() == name);
+        let metrics = family.into_iter().flat_map(MetricFamily::get_metric);
+        let counted = metrics.filter(|metric| metric.get_counter().get_value() > 0.0);
+        counted.cloned().collect()
     }
 
     pub fn disconnect(&self) {
@@ -185,6 +203,12 @@ impl App {
         has_ended
     }
 
+    /// Closes the client and the persistence. The ledger goes on.
+    pub fn end(self) -> Ledger {
+        self.disconnect();
+        mem::take(&mut *self.shared.ledger.lock().unwrap())
+    }
+
     pub fn ledger<T>(&self, work: impl FnOnce(&mut Ledger) -> T) -> T {
         work(&mut self.shared.ledger.lock().unwrap())
     }
@@ -220,9 +244,12 @@ impl Shared {
     }
 
     fn settle(&self) {
+        let started = Instant::now();
         let under_way = mem::take(&mut *self.under_way.lock().unwrap());
         for token in under_way {
-            if token.wait_for(LIMIT / 2).is_err() {
+            // The token of a message that Paho could not read never completes. All of them have one limit.
+            let limit = (LIMIT / 2).saturating_sub(started.elapsed());
+            if token.wait_for(limit).is_err() {
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
         }
