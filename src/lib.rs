@@ -125,8 +125,8 @@ pub use instrumented::Instrumented;
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
 pub use paho::DropReason;
 pub use persistence::{
-    Adoption, DeadLetter, DeadLetters, Health, MemoryPersistence, MovedBacklog, Persistence,
-    PublishedAgain, StoreObserver,
+    Adoption, DeadLetter, DeadLetters, Health, MemoryPersistence, MovedBacklog, OverBudget,
+    Persistence, PublishedAgain, StoreObserver,
 };
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};

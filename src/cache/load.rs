@@ -4,14 +4,19 @@ use std::{collections::HashSet, time::SystemTime};
 
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
+    drop_loaded::drop_loaded,
+    event_queue::EventQueue,
     index::RecordIndex,
+    over_budget::drop_over_budget,
     set_aside::name_for,
     set_asides::SetAsides,
     write::{WriteAck, write},
 };
 use crate::{
     error::{Error, ErrorKind},
-    paho::{Key, KeyName, Publish, RecordKind, is_expired, is_valid_record},
+    paho::{
+        DropReason, Key, KeyMap, Publish, RecordKind, StoredMessage, is_expired, is_valid_record,
+    },
     store::{Change, Place, Store},
 };
 
@@ -24,39 +29,51 @@ pub(crate) struct LoadedRecords {
     pub(crate) unreadable: Vec<Key>,
     /// The unreadable records that stay in place, since the store refused to move them.
     pub(crate) unmovable: HashSet<Key>,
-    /// Number of records that were added to the quarantine.
-    pub(crate) quarantined: usize,
-    /// Number of waiting messages that had expired, and were removed.
-    pub(crate) expired: usize,
+    /// What was dropped and set aside.
+    pub(crate) events: EventQueue,
 }
 
-/// Loads every record, with up to `cache_limit` bytes of values, and repairs what Paho would
-/// misread.
+/// The decisions of the program for a load.
+#[derive(Clone, Copy)]
+pub(crate) struct LoadOptions {
+    /// Bytes of values that are kept in memory.
+    pub(crate) cache_limit: usize,
+    /// Waiting messages beyond this many bytes are dropped.
+    pub(crate) drops_above: Option<usize>,
+    pub(crate) now: SystemTime,
+}
+
+/// Loads every record, repairs what Paho would misread, and drops what the program no longer wants sent.
 pub(crate) fn load_records(
     store: &mut impl Store,
-    cache_limit: usize,
     set_asides: &mut SetAsides,
-    now: SystemTime,
+    options: LoadOptions,
 ) -> Result<LoadedRecords, Error> {
     let (mut keys, foreign_entries) = list_keys(store)?;
     // Values are cached in this order, and Paho reads the lowest command numbers first.
     keys.sort_unstable();
 
     let mut loaded = LoadedRecords {
-        index: RecordIndex::with_capacity(keys.len(), cache_limit),
+        index: RecordIndex::with_capacity(keys.len(), options.cache_limit),
         foreign_entries,
         unreadable: Vec::new(),
         unmovable: HashSet::new(),
-        quarantined: 0,
-        expired: 0,
+        events: EventQueue::default(),
     };
     let mut expired = Vec::new();
+    // The index does not tell QoS 1 from 2.
+    let mut qos_of = KeyMap::default();
     for batch in keys.chunks(READ_BATCH) {
         let known_unreadable = loaded.unreadable.len();
         read_each_or_split(store, batch, |key, value| match value {
             Some(value) if is_valid_record(key, &value) => {
-                if is_expired(key, &value, || now) {
+                if is_expired(key, &value, || options.now) {
                     expired.push(key);
+                }
+                if options.drops_above.is_some()
+                    && let Some(message) = StoredMessage::parse(key, &value)
+                {
+                    qos_of.insert(key, message.qos);
                 }
                 loaded.index.insert_loaded(key, value);
             }
@@ -67,42 +84,19 @@ pub(crate) fn load_records(
         let unreadable = loaded.unreadable.get(known_unreadable..);
         for &key in unreadable.unwrap_or_default() {
             match quarantine(store, key, set_asides)? {
-                Moved::Added => loaded.quarantined = loaded.quarantined.saturating_add(1),
+                Moved::Added => loaded.events.set_aside(Place::Quarantine),
                 Moved::Again => {}
                 Moved::Refused => drop(loaded.unmovable.insert(key)),
             }
         }
     }
-    loaded.expired = drop_expired(store, &mut loaded.index, &expired)?;
-    drop_cross_version_duplicates(store, &mut loaded.index)?;
-    Ok(loaded)
-}
-
-/// Removes messages that have expired, and returns their number.
-///
-/// If the store refuses, they are restored: a message that comes late does less harm than none at all.
-fn drop_expired(
-    store: &mut impl Store,
-    index: &mut RecordIndex,
-    expired: &[Key],
-) -> Result<usize, Error> {
-    let mut dropped = 0_usize;
-    for keys in expired.chunks(READ_BATCH) {
-        let names: Vec<KeyName> = keys.iter().map(|key| key.to_name()).collect();
-        let removes = names.iter().map(|key| Change::Remove { key });
-        let removes: Vec<Change<'_>> = removes.collect();
-        let ack = WriteAck::Confirmed { sent: &[] };
-        match write(store, &[&removes], ack) {
-            Ok(()) => {}
-            Err(error) if error.kind().is_refusal() || error.kind() == ErrorKind::ReadOnly => break,
-            Err(error) => return Err(error),
-        }
-        for key in keys {
-            index.remove(*key);
-        }
-        dropped = dropped.saturating_add(keys.len());
+    let LoadedRecords { index, events, .. } = &mut loaded;
+    drop_loaded(store, (index, events), &expired, DropReason::Expired)?;
+    drop_cross_version_duplicates(store, index)?;
+    if let Some(budget) = options.drops_above {
+        drop_over_budget(store, (index, events, set_asides), (&qos_of, budget))?;
     }
-    Ok(dropped)
+    Ok(loaded)
 }
 
 /// The result of an attempt to move a record to the quarantine.

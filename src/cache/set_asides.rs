@@ -215,6 +215,28 @@ impl SetAsides {
         length > self.index(place).limits.bytes
     }
 
+    /// Returns how many records of these lengths, the newest first, fit into the limits of a place, and why
+    /// no more do.
+    pub(super) fn newest_within_limits(
+        &self,
+        place: Place,
+        lengths: impl Iterator<Item = usize>,
+    ) -> (usize, SetAsideLoss) {
+        let PlaceIndex { limits, is_off, .. } = self.index(place);
+        let (mut records, mut bytes) = (0_usize, 0_usize);
+        for length in lengths.take(if *is_off { 0 } else { usize::MAX }) {
+            bytes = bytes.saturating_add(length);
+            if records >= limits.records {
+                return (records, SetAsideLoss::Number);
+            }
+            if bytes > limits.bytes {
+                break;
+            }
+            records = records.saturating_add(1);
+        }
+        (records, SetAsideLoss::Bytes)
+    }
+
     /// Adds a record, and returns false if it was there.
     pub(super) fn add(&mut self, place: Place, name: &str) -> bool {
         let now = self.now;

@@ -106,7 +106,7 @@ impl WriteBehindCache {
         index: RecordIndex,
         (foreign_entries, unmovable): (usize, HashSet<Key>),
         durability: Durability,
-        set_asides: SetAsides,
+        (set_asides, events): (SetAsides, EventQueue),
         last_confirmed: Option<SystemTime>,
     ) -> Self {
         Self {
@@ -133,7 +133,7 @@ impl WriteBehindCache {
             earlier_ids: HashSet::new(),
             quarantined: HashSet::new(),
             set_asides,
-            events: EventQueue::default(),
+            events,
         }
     }
 
@@ -144,6 +144,7 @@ impl WriteBehindCache {
         set_asides: SetAsides,
     ) -> Self {
         let index = RecordIndex::with_capacity(0, cache_limit);
+        let set_asides = (set_asides, EventQueue::default());
         Self::new(index, (0, HashSet::new()), durability, set_asides, None)
     }
 

@@ -390,10 +390,10 @@ impl Backlog {
     }
 
     /// Counts messages that the persistence dropped before Paho listed them.
-    pub(super) fn expired(&mut self, records: usize) {
+    pub(super) fn dropped_at_open(&mut self, reason: DropReason, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        let (kind, reason) = (RecordKind::Command, DropReason::Expired);
-        self.changes.drop_records(kind, reason, records);
+        self.changes
+            .drop_records(RecordKind::Command, reason, records);
     }
 
     /// Ends the wait of a message whose PUBLISH was never put: Paho has sent it without a record.

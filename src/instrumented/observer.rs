@@ -43,10 +43,10 @@ impl StoreObserver for InstrumentedObserver {
         match event {
             StoreEvent::RecordLost { key } => self.record_lost(key),
             StoreEvent::Dropped {
-                reason: DropReason::Expired,
+                reason: reason @ (DropReason::Expired | DropReason::OverBudget),
                 records,
                 ..
-            } => self.with_session(|session| session.backlog.expired(*records)),
+            } => self.with_session(|session| session.backlog.dropped_at_open(*reason, *records)),
             StoreEvent::RecordRelocated { key, bytes } => self.record_relocated(key, *bytes),
             _ => {}
         }

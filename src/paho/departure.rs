@@ -28,6 +28,9 @@ pub enum DropReason {
     Damaged,
     /// Its message expiry (MQTT 5) ended before the client was created.
     Expired,
+    /// It exceeded the `byte_budget` when the client was created, and the program wants such messages
+    /// dropped ([`OverBudget`](crate::OverBudget)).
+    OverBudget,
 }
 
 impl DropReason {
@@ -40,6 +43,7 @@ impl DropReason {
         Self::Rejected,
         Self::Damaged,
         Self::Expired,
+        Self::OverBudget,
     ];
 
     /// Returns the value of the label `reason` of the metrics.
@@ -53,6 +57,7 @@ impl DropReason {
             Self::Rejected => "rejected",
             Self::Damaged => "damaged",
             Self::Expired => "expired",
+            Self::OverBudget => "over_budget",
         }
     }
 
@@ -60,7 +65,7 @@ impl DropReason {
     #[cfg(feature = "metrics")]
     pub(crate) fn applies_to(self, kind: RecordKind) -> bool {
         match self {
-            Self::BufferFull | Self::Expired => kind == RecordKind::Command,
+            Self::BufferFull | Self::Expired | Self::OverBudget => kind == RecordKind::Command,
             Self::SessionLost | Self::SessionDiscarded => {
                 !matches!(kind, RecordKind::Command | RecordKind::Undelivered)
             }

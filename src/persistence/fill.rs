@@ -9,6 +9,23 @@ pub(crate) struct WaitingLimits {
     pub(crate) messages: Option<usize>,
     /// The bytes of all waiting messages.
     pub(crate) bytes: Option<usize>,
+    pub(crate) over_budget: OverBudget,
+}
+
+/// The decision about waiting messages that exceed the byte budget when a client is created.
+///
+/// Later versions may add decisions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OverBudget {
+    /// They are restored and sent.
+    #[default]
+    Keep,
+    /// The messages at the lowest QoS are dropped, of these the oldest first, until the rest fits.
+    ///
+    /// Those that were sent already stay, and so do subscriptions. What is dropped is counted as
+    /// [`DropReason::OverBudget`](crate::DropReason::OverBudget) and set aside.
+    DropOldest,
 }
 
 /// The percentage of a limit at which a warning is raised, and below which the next one may follow.
@@ -24,6 +41,12 @@ impl WaitingLimits {
             })
         };
         reaches(status.queued_messages, self.messages) || reaches(status.waiting_bytes, self.bytes)
+    }
+
+    /// Returns the bytes above which waiting messages are dropped at open.
+    pub(super) fn drops_above(self) -> Option<usize> {
+        self.bytes
+            .filter(|_| self.over_budget == OverBudget::DropOldest)
     }
 
     /// Returns true if a message of this size exceeds a limit.
@@ -69,6 +92,7 @@ mod tests {
     const LIMITS: WaitingLimits = WaitingLimits {
         messages: Some(10),
         bytes: Some(1000),
+        over_budget: OverBudget::Keep,
     };
 
     #[test]
@@ -93,7 +117,7 @@ mod tests {
         // An empty queue is not near a limit of zero.
         let none = WaitingLimits {
             messages: Some(0),
-            bytes: None,
+            ..WaitingLimits::default()
         };
         assert!(!warning.is_due(none, &status(0, 0)));
     }

@@ -31,6 +31,7 @@ pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
 pub use dead_letters::{DeadLetter, DeadLetters, PublishedAgain};
+pub use fill::OverBudget;
 #[cfg(feature = "redis")]
 pub(crate) use fill::WaitingLimits;
 pub use health::Health;

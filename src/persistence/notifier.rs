@@ -287,6 +287,9 @@ fn explanation(reason: DropReason) -> &'static str {
             "Paho sent damaged copies of them, and the broker acknowledged those"
         }
         DropReason::Expired => "their message expiry ended before this start",
+        DropReason::OverBudget => {
+            "what waited exceeded byte_budget at this start; publish less while the broker is away"
+        }
     }
 }
 

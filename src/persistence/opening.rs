@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::config::PersistenceConfig;
 use crate::{
-    cache::{LoadedRecords, SetAsides, WriteBehindCache, load_records},
+    cache::{LoadOptions, LoadedRecords, SetAsides, WriteBehindCache, load_records},
     error::{Error, ErrorKind},
-    paho::{DropReason, Key, RecordKind},
+    paho::Key,
     store::{Connected, Place, Store},
 };
 
@@ -88,17 +88,9 @@ pub(super) fn open_records(
         loaded.index,
         (loaded.foreign_entries, loaded.unmovable),
         config.durability,
-        set_asides,
+        (set_asides, loaded.events),
         Some(config.clock.time()),
     );
-    for _ in 0..loaded.quarantined {
-        cache.events.set_aside(Place::Quarantine);
-    }
-    for _ in 0..loaded.expired {
-        cache
-            .events
-            .dropped(RecordKind::Command, DropReason::Expired);
-    }
     cache.enforce_set_aside_limits();
     cache.replace_shared_packet_ids(store)?;
     Ok((cache, connected.instance_id, report))
@@ -134,8 +126,12 @@ fn load(
             Err(error) => return Err(error),
         }
     }
-    let now = config.clock.time();
-    let loaded = load_records(store, config.cache_limit, &mut set_asides, now)?;
+    let options = LoadOptions {
+        cache_limit: config.cache_limit,
+        drops_above: config.waiting_limits.drops_above(),
+        now: config.clock.time(),
+    };
+    let loaded = load_records(store, &mut set_asides, options)?;
     Ok((loaded, set_asides))
 }
 

@@ -7,9 +7,16 @@ use std::{
 };
 
 use super::{
-    client_persistence::Persistence, config::PersistenceConfig, exchange::Exchange,
-    fill::WaitingLimits, guarded_store::GuardedStore, lifecycle::Lifecycle, notifier::Notifier,
-    observer::StoreObserver, schedule::Wait, shared::PersistenceShared,
+    client_persistence::Persistence,
+    config::PersistenceConfig,
+    exchange::Exchange,
+    fill::{OverBudget, WaitingLimits},
+    guarded_store::GuardedStore,
+    lifecycle::Lifecycle,
+    notifier::Notifier,
+    observer::StoreObserver,
+    schedule::Wait,
+    shared::PersistenceShared,
 };
 use crate::{
     cache::SetAsideOptions,
@@ -31,6 +38,8 @@ pub struct Settings {
     pub max_buffered_messages: Option<usize>,
     /// Limit of the bytes of all waiting messages.
     pub byte_budget: Option<usize>,
+    /// The decision about what exceeds it at open.
+    pub over_budget: OverBudget,
     /// Time that one call may wait for an unavailable store.
     pub call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
@@ -52,6 +61,7 @@ impl Default for Settings {
             buffer_warn_bytes: config.buffer_warn_bytes,
             max_buffered_messages: None,
             byte_budget: None,
+            over_budget: OverBudget::Keep,
             call_timeout: config.call_timeout,
             open_timeout: config.open_timeout,
             open_without_store: config.open_without_store,
@@ -75,6 +85,7 @@ pub fn simulated_persistence<S: Store>(
         waiting_limits: WaitingLimits {
             messages: settings.max_buffered_messages,
             bytes: settings.byte_budget,
+            over_budget: settings.over_budget,
         },
         call_timeout: settings.call_timeout,
         open_timeout: settings.open_timeout,

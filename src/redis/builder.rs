@@ -9,7 +9,7 @@ use crate::{
     cache::SetAsideOptions,
     clock::Clock,
     error::Error,
-    persistence::{Persistence, PersistenceConfig, StoreObserver, WaitingLimits},
+    persistence::{OverBudget, Persistence, PersistenceConfig, StoreObserver, WaitingLimits},
     store::{Durability, SetAsideLimits},
 };
 
@@ -68,6 +68,7 @@ impl Default for RedisPersistence {
 /// | [`buffer_warn_bytes`](Self::buffer_warn_bytes) | 1,048,576 (1 MiB) | bytes of records |
 /// | [`max_buffered_messages`](Self::max_buffered_messages) | none | messages |
 /// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
+/// | [`over_budget`](Self::over_budget) | [`OverBudget::Keep`] | |
 /// | [`dead_letters`](Self::dead_letters) | `true` | |
 /// | [`dead_letter_limits`](Self::dead_letter_limits) | 1 MiB, 1,000 records, 7 days | |
 /// | [`quarantine_limits`](Self::quarantine_limits) | 1 MiB, 1,000 records, 7 days | |
@@ -287,6 +288,20 @@ impl RedisPersistenceBuilder {
         self
     }
 
+    /// Sets what happens to waiting messages that exceed the [`byte_budget`](Self::byte_budget) when a client
+    /// is created.
+    ///
+    /// Only then can the persistence drop messages, since Paho does not know them yet. While a client lives
+    /// they are Paho's, and what exceeds the budget goes on waiting until the next start. Messages that have
+    /// [expired](crate::DropReason::Expired) leave before any other.
+    ///
+    /// Defaults to [`OverBudget::Keep`].
+    #[must_use]
+    pub fn over_budget(mut self, over_budget: OverBudget) -> Self {
+        self.waiting_limits.over_budget = over_budget;
+        self
+    }
+
     /// Sets if records that Paho drops are set aside, where [`DeadLetters`](crate::DeadLetters) finds them.
     ///
     /// They are in a hash beside that of the records, whose key ends with `:discarded`.
@@ -375,8 +390,8 @@ impl RedisPersistenceBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption), with the option in its text: a
-    /// URL that is not one of Redis or needs the feature `tls`, a prefix with control characters, or
-    /// a timeout of zero.
+    /// URL that is not one of Redis or needs the feature `tls`, a prefix with control characters,
+    /// `over_budget` without `byte_budget`, or a timeout of zero.
     pub fn build(self) -> Result<RedisPersistence, Error> {
         let invalid = |option: &str, reason| Error::invalid_option(option).with_reason(reason);
         let address = RedisAddress::parse(&self.url)?;
@@ -384,6 +399,13 @@ impl RedisPersistenceBuilder {
             return Err(invalid(
                 "key_prefix",
                 "it has control characters; use printable ones",
+            ));
+        }
+        let limits = self.waiting_limits;
+        if limits.over_budget != OverBudget::Keep && limits.bytes.is_none() {
+            return Err(invalid(
+                "over_budget",
+                "there is no budget to exceed; set byte_budget too",
             ));
         }
         for (option, timeout) in [
@@ -480,6 +502,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("buffer_warn_bytes", buffer_warn_bytes)
             .field("max_buffered_messages", &waiting_limits.messages)
             .field("byte_budget", &waiting_limits.bytes)
+            .field("over_budget", &waiting_limits.over_budget)
             .field("dead_letters", &!set_asides.without_dead_letters)
             .field("dead_letter_limits", &set_asides.discarded)
             .field("quarantine_limits", &set_asides.quarantine)

@@ -35,13 +35,15 @@ const KIND_TITLES: [(&str, &str); 6] = [
 ];
 
 /// Titles of the reasons of drops.
-const DROP_TITLES: [(&str, &str); 6] = [
+const DROP_TITLES: [(&str, &str); 8] = [
     ("buffer_full", "buffer full"),
     ("session_lost", "session lost"),
     ("session_discarded", "session discarded"),
     ("not_restored", "not restored"),
     ("rejected", "rejected by the broker"),
     ("damaged", "damaged by Paho"),
+    ("expired", "expired"),
+    ("over_budget", "over the byte budget"),
 ];
 
 /// The samples of one client.

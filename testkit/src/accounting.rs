@@ -40,10 +40,10 @@ pub fn accounts_in(text: &str) -> BTreeMap<String, Account> {
             continue;
         };
         let account = accounts.entry(client.to_owned()).or_default();
-        // An expired message was dropped before it could be restored.
-        let is_expired = label(labels, "reason") == Some("expired");
-        let is_message =
-            !is_expired && matches!(label(labels, "kind"), Some("command" | "sent_publish"));
+        // Such a message was dropped before it could be restored.
+        let is_dropped_at_open = matches!(label(labels, "reason"), Some("expired" | "over_budget"));
+        let is_message = !is_dropped_at_open
+            && matches!(label(labels, "kind"), Some("command" | "sent_publish"));
         let field = match name {
             "accepted_messages_total" => &mut account.accepted,
             "restored_records" if is_message => &mut account.restored,

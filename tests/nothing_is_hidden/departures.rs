@@ -10,7 +10,8 @@ use std::{
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use paho_mqtt_redis::{
-    MetricsServer, PersistenceMetrics, RedisPersistence, StoreEvent, StoreObserver,
+    DropReason, ErrorKind, MetricsServer, OverBudget, PersistenceMetrics, RedisPersistence,
+    RedisPersistenceBuilder, StoreEvent, StoreObserver,
     prometheus::{
         Registry,
         proto::{LabelPair, MetricType},
@@ -87,10 +88,13 @@ impl Device {
         self.persistence_with_cache(1024 * 1024)
     }
 
-    fn persistence_with_cache(&self, limit: usize) -> impl ClientPersistence + Send + 'static {
+    fn builder(&self) -> RedisPersistenceBuilder {
         let options = RedisPersistence::builder().url(self.redis.url());
-        let options = options.cache_limit(limit);
-        let options = options.observer(Arc::<Drops>::clone(&self.drops));
+        options.observer(Arc::<Drops>::clone(&self.drops))
+    }
+
+    fn persistence_with_cache(&self, limit: usize) -> impl ClientPersistence + Send + 'static {
+        let options = self.builder().cache_limit(limit);
         options.build().expect("valid").instrument(&self.metrics)
     }
 
@@ -354,6 +358,73 @@ fn expired_message_is_not_sent_after_restart() {
     device.wait_for("delivered_messages_total", &[], 1);
     assert_eq!(broker.count(Direction::FromClient, Kind::Publish), 1);
     device.assert_messages_add_up();
+}
+
+#[test]
+fn page_shows_each_reason_of_drops() {
+    let _alone = alone();
+    let device = Device::start();
+    let server = MetricsServer::bind("127.0.0.1:0", device.registry.clone()).expect("a port");
+    let _client = device.client(&Broker::start().url(), V5);
+    let page = get(server.local_addr(), "/");
+    for reason in DropReason::ALL {
+        let cell = format!(
+            "<td data-m=\"dropped_records_total\" data-f=\"n\" data-k=\"{}\">0</td>",
+            reason.as_str()
+        );
+        assert!(page.contains(&cell), "{cell} in {page}");
+    }
+}
+
+#[test]
+fn what_exceeds_byte_budget_is_dropped_at_start() {
+    let _alone = alone();
+    for version in VERSIONS {
+        let (device, broker) = (Device::start(), Broker::start());
+        let within = |budget| {
+            let options = device.builder().over_budget(OverBudget::DropOldest);
+            let error = options.clone().build().expect_err("no budget");
+            assert_eq!(error.kind(), ErrorKind::InvalidOption);
+            let options = options.byte_budget(budget);
+            let persistence = options.build().expect("valid");
+            let letters = persistence.dead_letters();
+            let persistence = persistence.instrument(&device.metrics);
+            let client = create(self::options(&broker.url(), version, persistence));
+            (client, letters)
+        };
+        let (client, _) = within(1000);
+        // While the client lives, the budget keeps nothing out.
+        for number in 0..20 {
+            client.accept(&format!("{number:0100}"), number % 3);
+        }
+        eventually(LIMIT, "twice the budget waits", || {
+            (device.sum("store_waiting_bytes", &[]) > 2000).then_some(())
+        });
+        assert_eq!(device.sum("dropped_records_total", &[]), 0);
+        drop(client);
+
+        let (client, letters) = within(1000);
+        let of_reason = [("reason", "over_budget")];
+        device.wait_for("dropped_records_total", &of_reason, 13);
+        device.assert_dropped(&[("command", "over_budget", 13)]);
+        assert_eq!(device.waiting(), 7);
+        client.connect(version);
+        device.wait_for("delivered_messages_total", &[], 7);
+        // All at QoS 0 and 1 left, and the six at QoS 2 fit with the last one at QoS 1.
+        let payloads = broker.accepted().into_iter();
+        let numbers = payloads.map(|message| {
+            let text = String::from_utf8(message.payload).expect("text");
+            text.trim_start_matches('0').parse().expect("a number")
+        });
+        let mut numbers: Vec<i32> = numbers.collect();
+        numbers.sort_unstable();
+        assert_eq!(numbers, [2, 5, 8, 11, 14, 17, 19]);
+
+        let again = letters.publish_again(&client, |letter| letter.reason() == "over_budget");
+        assert_eq!(again.expect("published").published, 13);
+        device.wait_for("delivered_messages_total", &[], 20);
+        device.assert_messages_add_up();
+    }
 }
 
 #[test]

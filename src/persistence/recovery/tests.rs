@@ -1,32 +1,18 @@
 //! The times between the attempts of a recovery.
 
-use std::{
-    collections::HashSet,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{sync::Arc, time::Duration};
 
 use super::Recovery;
 use crate::{
-    cache::{SetAsideOptions, SetAsides, WriteBehindCache, load_records},
+    cache::{SetAsideOptions, SetAsides, WriteBehindCache},
     error::{Error, ErrorKind},
-    store::{Durability, MemoryStore, Store},
+    store::Durability,
 };
 
 #[test]
 fn jitter_adds_up_to_a_quarter_of_backoff() {
-    let mut store = MemoryStore::default();
-    store.connect("device:broker").expect("connects");
-    let mut set_asides = SetAsides::new(&SetAsideOptions::default());
-    let loaded =
-        load_records(&mut store, 0, &mut set_asides, SystemTime::UNIX_EPOCH).expect("loads");
-    let mut cache = WriteBehindCache::new(
-        loaded.index,
-        (0, HashSet::new()),
-        Durability::default(),
-        set_asides,
-        Some(SystemTime::UNIX_EPOCH),
-    );
+    let set_asides = SetAsides::new(&SetAsideOptions::default());
+    let mut cache = WriteBehindCache::without_store(0, Durability::default(), set_asides);
     let now = Duration::from_secs(1);
     let error = Arc::new(Error::new(ErrorKind::Connection, "reach the store"));
     let mut dues = Vec::new();

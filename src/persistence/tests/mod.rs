@@ -9,6 +9,7 @@ mod late_store;
 mod logging;
 mod opening;
 mod order;
+mod over_budget;
 mod packet_ids;
 mod panics;
 mod reads;

@@ -13,6 +13,7 @@ const SMALL_CACHE: Settings = Settings {
     buffer_warn_bytes: usize::MAX,
     max_buffered_messages: None,
     byte_budget: None,
+    over_budget: crate::persistence::OverBudget::Keep,
     call_timeout: Duration::from_millis(250),
     open_timeout: Duration::from_secs(2),
     open_without_store: false,
