@@ -49,7 +49,7 @@ struct Shared {
     ledger: Mutex<Ledger>,
     refused: AtomicUsize,
     is_over: AtomicBool,
-    under_way: Mutex<Vec<mqtt::DeliveryToken>>,
+    under_way: Mutex<Vec<mqtt::Token>>,
 }
 
 impl App {
@@ -231,7 +231,7 @@ impl Shared {
             let id = Id { run: 0, number };
             if let Ok(token) = self.client.try_publish(id.message()) {
                 self.ledger.lock().unwrap().accept(id);
-                self.under_way.lock().unwrap().push(token);
+                self.under_way.lock().unwrap().push(token.into());
             } else {
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -243,15 +243,26 @@ impl Shared {
         }
     }
 
+    /// Waits until each message is acknowledged or has failed, or until none has been for a while: the token of a message that Paho
+    /// could not read never completes.
     fn settle(&self) {
-        let started = Instant::now();
-        let under_way = mem::take(&mut *self.under_way.lock().unwrap());
-        for token in under_way {
-            // The token of a message that Paho could not read never completes. All of them have one limit.
-            let limit = (LIMIT / 2).saturating_sub(started.elapsed());
-            if token.wait_for(limit).is_err() {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+        let mut under_way = mem::take(&mut *self.under_way.lock().unwrap());
+        let mut progressed = Instant::now();
+        while !under_way.is_empty() && progressed.elapsed() < LIMIT / 2 {
+            let before = under_way.len();
+            under_way.retain_mut(|token| match token.try_wait() {
+                None => true,
+                Some(ended) => {
+                    let refused = usize::from(ended.is_err());
+                    self.refused.fetch_add(refused, Ordering::Relaxed);
+                    false
+                }
+            });
+            if under_way.len() < before {
+                progressed = Instant::now();
             }
+            thread::park_timeout(Duration::from_millis(1));
         }
+        self.refused.fetch_add(under_way.len(), Ordering::Relaxed);
     }
 }

@@ -16,6 +16,7 @@ use crate::{
         program::{DEFAULT_CACHE_LIMIT, cache_limit, orders, records, report},
     },
     log::Log,
+    poll,
 };
 
 /// Runs the program and reports the result.
@@ -105,6 +106,11 @@ fn run(run: Run) -> Report {
         let ledger = app.end();
         app = App::start(&site.url(), &broker, run.keeper);
         app.ledger(|of_next| *of_next = ledger);
+        // Records that remain are found below.
+        let _ = poll(LIMIT, || {
+            let records = records(&mut site.redis().connection(), CLIENT, &url);
+            records.is_empty().then_some(())
+        });
     }
 
     let limit = if is_ours { LIMIT } else { LIMIT / 10 };
