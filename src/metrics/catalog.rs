@@ -4,7 +4,8 @@ use std::collections::HashMap;
 
 use prometheus::{
     GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
-    core::Collector,
+    core::{Collector, Desc},
+    proto::MetricFamily,
 };
 
 use super::{
@@ -183,12 +184,9 @@ impl MetricCatalog {
     /// Registers every metric, or none if one of them fails.
     pub(super) fn register(&self, registry: &Registry, is_lean: bool) -> Result<(), Error> {
         for (position, collector) in self.exported(is_lean).into_iter().enumerate() {
-            let name = collector
-                .desc()
-                .first()
-                .map(|desc| desc.fq_name.clone())
-                .unwrap_or_default();
+            let descs: Vec<Desc> = collector.desc().into_iter().cloned().collect();
             if let Err(error) = registry.register(collector) {
+                let name = refused_name(registry, &descs);
                 // Unregistering goes by descriptor, so a second set of clones will do.
                 for registered in self.exported(is_lean).into_iter().take(position) {
                     drop(registry.unregister(registered));
@@ -202,5 +200,29 @@ impl MetricCatalog {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns the name that the registry refuses, of a collector with several.
+fn refused_name<'a>(registry: &Registry, descs: &'a [Desc]) -> &'a str {
+    let is_refused = |desc: &&Desc| {
+        let probe = || Box::new(Probe((*desc).clone()));
+        let refused = registry.register(probe()).is_err();
+        refused || registry.unregister(probe()).is_err()
+    };
+    let refused = descs.iter().find(is_refused).or(descs.first());
+    refused.map_or("", |desc| &desc.fq_name)
+}
+
+/// A collector of nothing under a name.
+struct Probe(Desc);
+
+impl Collector for Probe {
+    fn desc(&self) -> Vec<&Desc> {
+        vec![&self.0]
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        Vec::new()
     }
 }
