@@ -20,6 +20,7 @@ use super::{
     child::Child,
     faults::{FAULTS, Fault, Site},
     messages::TOPIC,
+    program::exit,
 };
 use crate::{LIMIT, Mosquitto, Proxy, Subscriber, child::program, eventually, random::Random};
 use program::Orders;
@@ -312,10 +313,10 @@ impl World {
         )
     }
 
-    fn finish(mut self) -> Outcome {
-        self.count_scrapes();
-        let outcome = &mut self.outcome;
-        for program in &mut self.programs {
+    /// Ends a program. One that cannot send a message itself is started again for that.
+    fn end(&mut self, which: usize) {
+        for _ in 0..3 {
+            let (program, outcome) = (&mut self.programs[which], &mut self.outcome);
             program.ask("flush");
             let report = program.ask("report").unwrap_or_default();
             let numbers = report.split(' ').filter_map(|word| word.parse().ok());
@@ -327,11 +328,26 @@ impl World {
             }
             program.send("end");
             let status = program.wait();
-            if !status.success() {
-                let trouble = format!("a program ended with {status}");
-                outcome.trouble.push(trouble);
+            if status.code() != Some(exit::GIVEN_UP) {
+                if !status.success() {
+                    let trouble = format!("a program ended with {status}");
+                    outcome.trouble.push(trouble);
+                }
+                return;
             }
+            outcome.given_up[which] += 1;
+            self.programs[which] = self.start_one(which);
         }
+        let trouble = "a program gives up each time that it is to end".to_owned();
+        self.outcome.trouble.push(trouble);
+    }
+
+    fn finish(mut self) -> Outcome {
+        self.count_scrapes();
+        for which in [STEADY_ONE, RESTLESS_ONE] {
+            self.end(which);
+        }
+        let outcome = &mut self.outcome;
         let mut ledger = self.ledger.lock().unwrap();
         ledger.collect_all(&self.subscriber, LIMIT, |_| true);
         outcome.balance = ledger.balance();
