@@ -42,11 +42,23 @@ const MAY_BE_ZERO: [(&str, &str); 1] = [(
     "few scrapes coincide with a call, which takes less than a millisecond",
 )];
 
-/// Panels that stay empty, and the reason.
-const EMPTY: [(&str, &str); 1] = [(
-    "Backlogs without a program",
-    "no redis_exporter runs beside these devices",
-)];
+/// Panels, and metrics in a query of another panel, that stay empty, and the reason.
+const EMPTY: [(&str, &str); 2] = [
+    (
+        "Backlogs without a program",
+        "no redis_exporter runs beside these devices",
+    ),
+    (
+        "mqtt_persistence_store_earlier_records",
+        "no program starts without its store",
+    ),
+];
+
+fn stays_empty(query: &Query) -> bool {
+    EMPTY
+        .iter()
+        .any(|(name, _)| *name == query.of || query.expression.contains(name))
+}
 
 /// Two devices whose broker will stop, one whose store will be full too, a gateway whose store will be down, and a device that is
 /// off.
@@ -386,7 +398,7 @@ fn faults_of_boards(prometheus: &Prometheus, last: Duration) -> Vec<String> {
     let mut wrong = Vec::new();
     for board in Dashboard::all() {
         let mut queries = board.queries();
-        queries.retain(|query| EMPTY.iter().all(|(panel, _)| *panel != query.of));
+        queries.retain(|query| !stays_empty(query));
         for query in queries {
             let fault = fault_of(prometheus, &query, &[], last, may_be_zero(&query));
             wrong.extend(fault.map(|fault| format!("{}: {fault}", board.file)));
@@ -437,7 +449,7 @@ fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> 
     let board = Dashboard::load("device");
     let queries = board.queries().into_iter();
     let mut wrong: Vec<String> = queries
-        .filter(|query| !without_series.contains(&query.of.as_str()))
+        .filter(|query| !without_series.contains(&query.of.as_str()) && !stays_empty(query))
         .filter_map(|query| {
             let may_be_zero = may_be_zero(&query) || zeros.contains(&query.of.as_str());
             fault_of(prometheus, &query, &selected, last, may_be_zero)
