@@ -243,6 +243,9 @@ impl CallHistory {
     pub(crate) fn remove(&mut self, key: Key, content: Content, has_pubrel: bool) -> Departure {
         let was_read = self.last_read.take_if(|read| *read == key).is_some();
         let released = self.released.take();
+        // A client that connects discards its session, and none of its queues.
+        self.listing
+            .take_if(|_| key.is_queue_record() && self.has_connected);
         if self.listing.is_some() {
             return Departure::Dropped(self.listed_reason(key));
         }
@@ -454,6 +457,20 @@ mod tests {
             let departure = remove(&mut history, name, content);
             let not_restored = Departure::Dropped(DropReason::NotRestored);
             assert_eq!(departure, not_restored);
+        }
+    }
+
+    #[test]
+    fn queue_record_ends_listing_of_connected_client() {
+        for name in ["c-1", "q-1"] {
+            let mut history = CallHistory::default();
+            history.connect();
+            history.list();
+            let lost = Departure::Dropped(DropReason::SessionLost);
+            assert_eq!(remove(&mut history, "s-1", MESSAGE), lost);
+            // A subscription that goes out, or a message that the program gets.
+            assert_eq!(remove(&mut history, name, Content::Other), Departure::Ended);
+            assert!(!history.is_listing());
         }
     }
 
