@@ -33,9 +33,14 @@ impl EventQueue {
     }
 
     /// Queues an event about a record that stays beside a new one with its key.
-    pub(crate) fn relocated(&mut self, key: Key, bytes: usize) {
+    pub(crate) fn relocated(&mut self, old_key: Key, key: Key, bytes: usize) {
+        let old_key = old_key.to_string();
         let key = key.to_string();
-        self.queue.push(StoreEvent::RecordRelocated { key, bytes });
+        self.queue.push(StoreEvent::RecordRelocated {
+            old_key,
+            key,
+            bytes,
+        });
     }
 
     /// Queues an event about the writes that the store refuses.
@@ -142,7 +147,7 @@ mod tests {
         let mut events = EventQueue::default();
         events.foreign_records(0, true);
         events.foreign_records(2, true);
-        events.relocated(key("c5-7"), 10);
+        events.relocated(key("c5-1"), key("c5-7"), 10);
         events.dropped(RecordKind::SentPubrel, DropReason::SessionLost);
         let totals = Totals {
             records: 3,
@@ -155,14 +160,14 @@ mod tests {
                 &events[..],
                 [
                     StoreEvent::ForeignRecords { records: 2, removed: true },
-                    StoreEvent::RecordRelocated { key, bytes: 10 },
+                    StoreEvent::RecordRelocated { old_key, key, bytes: 10 },
                     StoreEvent::Dropped {
                         kind: "sent_pubrel",
                         reason: DropReason::SessionLost,
                         records: 1,
                     },
                     StoreEvent::Refused { records: 3, bytes: 4, .. },
-                ] if key == "c5-7"
+                ] if (&old_key[..], &key[..]) == ("c5-1", "c5-7")
             ),
             "{events:?}"
         );

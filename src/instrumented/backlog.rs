@@ -135,13 +135,9 @@ pub(super) struct Backlog {
     queues: [ArrivalQueue; KindLabel::ALL.len()],
     /// The persistence is one of this crate: it reports losses, and keeps its session until Paho connects.
     is_observed: bool,
-    /// Records that `get` did not find and that the store has not reported lost yet.
-    lost_by_get: HashSet<RecordId>,
     history: CallHistory,
     /// Paho has removed the command of a message, whose PUBLISH it puts next.
     is_sending: bool,
-    /// Messages whose key a new one has taken, which wait and have no record here until their new key is reported.
-    displaced: usize,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
     /// What this call has changed in the message series.
@@ -156,10 +152,8 @@ impl Backlog {
             records: HashMap::default(),
             queues: Default::default(),
             is_observed,
-            lost_by_get: HashSet::new(),
             history: CallHistory::default(),
             is_sending: false,
-            displaced: 0,
             restored: [0; KindLabel::ALL.len()],
             changes: MessageChanges::default(),
         }
@@ -207,43 +201,25 @@ impl Backlog {
         let id = RecordId::of(key);
         if let RecordId::Key(key) = id {
             self.history.put(key);
-            if key.kind == RecordKind::Command && content.is_message() {
-                self.changes.accepted = self.changes.accepted.saturating_add(1);
-            }
+            let mut is_known = key.kind == RecordKind::SentPublish
+                && (self.is_sending || self.records.contains_key(&id));
             if self.is_observed {
-                let is_new = content.is_message()
-                    && match key.kind {
-                        RecordKind::Command => true,
-                        RecordKind::SentPublish => self.is_sending,
-                        _ => false,
-                    };
                 // Mirrors the persistence of this crate. Another one may keep both.
                 for id in key.replaced_keys().map(RecordId::Key) {
                     if let Some(replaced) = self.remove_entry(&id) {
+                        is_known |= replaced.is_message();
                         self.kind(id.kind()).removed.inc();
-                        self.displace(is_new && replaced.is_message());
                     }
                 }
-                let before = self.records.get(&id).map(|record| record.content);
-                if is_new && before.is_some_and(Content::is_message) {
-                    self.displace(true);
-                    if std::mem::take(&mut self.is_sending) {
-                        self.add_waiting(-1);
-                    }
-                }
+            }
+            // A command, or a PUBLISH that Paho sends again after its record was lost.
+            if content.is_message() && !is_known {
+                self.changes.accepted = self.changes.accepted.saturating_add(1);
             }
         }
         let kind = id.kind();
         if self.upsert(id, size, content, Clock::since_boot) {
             self.kind(kind).added.inc();
-        }
-    }
-
-    /// Notes that a new message has the key of one that waits: the persistence keeps that one under another key.
-    fn displace(&mut self, is_displaced: bool) {
-        if is_displaced {
-            self.displaced = self.displaced.saturating_add(1);
-            self.add_waiting(1);
         }
     }
 
@@ -405,49 +381,18 @@ impl Backlog {
     }
 
     /// Removes a record that the store has lost, without counting it as removed.
-    fn lose(&mut self, id: &RecordId) -> bool {
-        let content = self.remove_entry(id);
+    pub(super) fn lose(&mut self, key: &str) {
+        let content = self.remove_entry(&RecordId::of(key));
         if content.is_some_and(Content::is_message) {
             self.changes.lost = self.changes.lost.saturating_add(1);
         }
-        content.is_some()
     }
 
-    /// Removes a record that `get` did not find.
-    pub(super) fn lose_on_get(&mut self, key: &str) {
-        let id = RecordId::of(key);
-        if self.lose(&id) && self.is_observed {
-            self.lost_by_get.insert(id);
+    /// Gives a record another key of the same kind.
+    pub(super) fn relocate(&mut self, old_key: &str, key: &str) {
+        if let Some(record) = self.records.remove(&RecordId::of(old_key)) {
+            self.records.insert(RecordId::of(key), record);
         }
-    }
-
-    /// Removes a record that the store reports lost.
-    ///
-    /// Reports come late. After a `get` that failed Paho may have reused the key, so the report of a
-    /// loss that `get` has found is ignored. A PUBLISH that Paho sends again and so puts again between
-    /// its loss and the report is missing until the next list of keys.
-    pub(super) fn lose_on_event(&mut self, key: &str) {
-        let id = RecordId::of(key);
-        if !self.lost_by_get.remove(&id) {
-            self.lose(&id);
-        }
-    }
-
-    /// Adds a record that has this key now, without counting it as added.
-    ///
-    /// The put that took its old key went on with the old entry and so with its arrival. The age of
-    /// the oldest record is therefore right, although the record under its new key counts as new.
-    pub(super) fn relocate(&mut self, key: &str, size: usize) {
-        let id = RecordId::of(key);
-        let content = id.unread_content();
-        if content.is_message() && self.displaced > 0 {
-            self.displaced = self.displaced.saturating_sub(1);
-            self.add_waiting(-1);
-        }
-        // It is not the message that Paho sends at this moment.
-        let is_sending = std::mem::take(&mut self.is_sending);
-        self.upsert(id, size, content, Clock::since_boot);
-        self.is_sending = is_sending;
     }
 
     /// Updates the backlog after a `clear`.
@@ -558,8 +503,6 @@ impl Drop for Backlog {
     fn drop(&mut self) {
         self.end_sending();
         self.remove_all();
-        let displaced = i64::try_from(self.displaced).unwrap_or(i64::MAX);
-        self.add_waiting(displaced.saturating_neg());
         for kind in KindLabel::ALL {
             self.set_restored(kind, 0);
         }

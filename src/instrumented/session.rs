@@ -64,7 +64,7 @@ impl OpenState {
         series.duration.observe(took.as_secs_f64());
         // `get` reports a missing record as an error, so the backlog distinguishes a miss from a failure.
         let missed = match outcome {
-            Outcome::Ok => false,
+            Outcome::Ok | Outcome::Error(ErrorKind::Lost) => false,
             Outcome::Miss => true,
             Outcome::Error(_) => operation == OperationLabel::Get && !self.backlog.contains(key),
         };
@@ -111,7 +111,7 @@ impl OpenState {
                 self.backlog.look_up();
                 // The store lost it, and no `remove` may ever come for it.
                 if matches!(kind, ErrorKind::Lost | ErrorKind::NotFound) {
-                    self.backlog.lose_on_get(key);
+                    self.backlog.lose(key);
                 }
             }
             OperationLabel::Put if kind == ErrorKind::Damaged => self.backlog.put_damaged(key),

@@ -106,6 +106,7 @@ impl<S: Store> Persistence<S> {
         let observer = instrumented.observe();
         let persistence = instrumented.persistence.get_mut();
         let persistence = persistence.unwrap_or_else(PoisonError::into_inner);
+        persistence.set_record_observer(Arc::<InstrumentedObserver>::clone(&observer));
         persistence.add_observer(observer);
         instrumented
     }

@@ -214,7 +214,7 @@ impl CallSemantics {
                 }
                 let bytes = self.cache.index.length(stored).unwrap_or_default();
                 let name = self.names.set_aside(stored, &self.cache);
-                self.cache.events.relocated(name, bytes);
+                self.cache.events.relocated(key, name, bytes);
             } else if self.cache.is_foreign(key) {
                 self.names.renumber(key.kind, &self.cache);
             }
@@ -483,7 +483,7 @@ impl CallSemantics {
             let bytes = self.cache.index.length(old).unwrap_or_default();
             let is_earlier = self.cache.index.is_earlier(old);
             if !is_earlier {
-                self.cache.events.relocated(new, bytes);
+                self.cache.events.relocated(old, new, bytes);
             }
             match self
                 .cache

@@ -20,7 +20,7 @@ use super::{
     lifecycle::{Lifecycle, Opened},
     moved_backlog::find_backlogs,
     notifier::{Notifier, catch_panic},
-    observer::StoreObserver,
+    observer::{RecordObserver, StoreObserver},
     opening::{OpenReport, connect, may_open_without, open_records},
     outbox::Outbox,
     shared::PersistenceShared,
@@ -63,6 +63,7 @@ pub struct Persistence<S: Store> {
     log: CallLog,
     shared: Arc<PersistenceShared<GuardedStore<S>>>,
     observers: Vec<Arc<dyn StoreObserver>>,
+    record_observer: Option<Arc<dyn RecordObserver>>,
 }
 
 /// A persistence in the memory of this process, for tests and first programs.
@@ -129,6 +130,7 @@ impl<S: Store> Persistence<S> {
         Self {
             log: CallLog::new(S::NAME),
             observers,
+            record_observer: None,
             shared: Arc::new(PersistenceShared::new(GuardedStore(store), config)),
         }
     }
@@ -137,6 +139,12 @@ impl<S: Store> Persistence<S> {
     #[cfg(feature = "metrics")]
     pub(crate) fn add_observer(&mut self, observer: Arc<dyn StoreObserver>) {
         self.observers.push(observer);
+    }
+
+    /// Sets the observer of the records, from the next opening on.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn set_record_observer(&mut self, observer: Arc<dyn RecordObserver>) {
+        self.record_observer = Some(observer);
     }
 
     /// Connects to the records of a client and checks that they can be used.
@@ -271,6 +279,7 @@ impl<S: Store> Persistence<S> {
             store_name: S::NAME,
             client_id: client_id.to_owned(),
             observers: self.observers.clone(),
+            record_observer: self.record_observer.clone(),
             outbox: Outbox::default(),
             drops: Mutex::default(),
             set_aside_losses: Mutex::default(),

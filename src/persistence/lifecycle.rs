@@ -82,7 +82,7 @@ impl Opened {
 
     fn post_events(&mut self) {
         if !self.records.cache.events.is_empty() {
-            self.notifier.outbox.post(self.records.take_events());
+            self.notifier.post(self.records.take_events());
         }
     }
 }

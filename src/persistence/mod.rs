@@ -36,5 +36,7 @@ pub use fill::OverBudget;
 pub(crate) use fill::WaitingLimits;
 pub use health::Health;
 pub use moved_backlog::MovedBacklog;
+#[cfg(feature = "metrics")]
+pub(crate) use observer::RecordObserver;
 pub use observer::StoreObserver;
 pub use simulated::{Settings, SimulatedExchange, SimulatedWorker, Turn, simulated_persistence};

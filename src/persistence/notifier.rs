@@ -9,7 +9,10 @@ use std::{
 
 use tracing::{error, info, warn};
 
-use super::{observer::StoreObserver, outbox::Outbox};
+use super::{
+    observer::{RecordObserver, StoreObserver},
+    outbox::Outbox,
+};
 use crate::{
     error::{ErrorChain, log_throttle::LogThrottle},
     paho::DropReason,
@@ -23,6 +26,7 @@ pub(super) struct Notifier {
     pub(super) store_name: &'static str,
     pub(super) client_id: String,
     pub(super) observers: Vec<Arc<dyn StoreObserver>>,
+    pub(super) record_observer: Option<Arc<dyn RecordObserver>>,
     pub(super) outbox: Outbox,
     /// Limits the lines about dropped records: a full buffer drops one at each publish.
     pub(super) drops: Mutex<LogThrottle<(&'static str, DropReason)>>,
@@ -42,6 +46,16 @@ macro_rules! log {
 }
 
 impl Notifier {
+    /// Queues events, once the observer of the records has seen them.
+    pub(super) fn post(&self, events: Vec<StoreEvent>) {
+        if let Some(observer) = &self.record_observer {
+            for event in &events {
+                observer.on_record_event(event);
+            }
+        }
+        self.outbox.post(events);
+    }
+
     /// Delivers events until the persistence is closed.
     pub(super) fn run(&self) {
         loop {

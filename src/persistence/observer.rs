@@ -1,4 +1,4 @@
-//! [`StoreObserver`]: receives the events of the store.
+//! [`StoreObserver`]: receives the events of the store. [`RecordObserver`] follows single records.
 
 use crate::store::StoreEvent;
 
@@ -32,4 +32,11 @@ pub trait StoreObserver: Send + Sync {
     fn on_damaged(&self, client_id: &str, key: &str) {
         let _ = (client_id, key);
     }
+}
+
+/// Follows the changes of single records that no call shows.
+pub(crate) trait RecordObserver: Send + Sync {
+    /// Receives each event before the call or the step that causes it ends, so that it meets the records
+    /// as they are. Runs under the mutex of the persistence.
+    fn on_record_event(&self, event: &StoreEvent);
 }

@@ -68,6 +68,8 @@ pub enum StoreEvent {
     /// it is the new command that is stored under another one. Records of a store that was unavailable
     /// at open are not reported.
     RecordRelocated {
+        /// The key that it had.
+        old_key: String,
         /// The new key, by which later events name the record.
         key: String,
         /// Size of the record in bytes.
