@@ -6,3 +6,12 @@ pub use crate::{
     clock::SimulatedClock,
     persistence::{Settings, SimulatedExchange, SimulatedWorker, Turn, simulated_persistence},
 };
+
+/// Collects the metrics that account for every message; to gather all would take most of the time of a simulation.
+#[cfg(feature = "metrics")]
+#[must_use]
+pub fn message_families(
+    metrics: &crate::metrics::PersistenceMetrics,
+) -> Vec<prometheus::proto::MetricFamily> {
+    metrics.message_families()
+}

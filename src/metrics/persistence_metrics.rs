@@ -6,6 +6,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use prometheus::{core::Collector as _, proto::MetricFamily};
+
 use super::{
     catalog::MetricCatalog, clock::Clock, live_series::ClientSeriesGuard, store_series::StoreSeries,
 };
@@ -49,6 +51,10 @@ impl PersistenceMetrics {
     /// Returns a share in the store series of a client, whose store reports events.
     pub(crate) fn store_series(&self, label: &str) -> StoreSeries {
         StoreSeries::new(Arc::clone(&self.catalog), label)
+    }
+
+    pub(crate) fn message_families(&self) -> Vec<MetricFamily> {
+        self.catalog.messages.collect()
     }
 
     pub(crate) fn clock(&self) -> &Clock {

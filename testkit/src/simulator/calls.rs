@@ -36,6 +36,12 @@ impl Machine {
             .map(|(key, value)| (*key, Arc::clone(value)))
             .collect();
         self.is_open = true;
+        let subscriptions = self
+            .live
+            .keys()
+            .filter(|key| key.kind == Kind::Command && !self.is_publish(**key));
+        self.unread_subscriptions = subscriptions.copied().collect();
+        self.read_subscriptions = 0;
         self.unread.clear();
         self.names.clear();
         self.relocated.clear();
@@ -61,7 +67,6 @@ impl Machine {
     pub fn keys(&mut self) -> Result<Vec<Key>, Stop> {
         self.pause()?;
         self.last_read = None;
-        self.misses_in_gauges = false;
         let keys = self.call(
             Limit::Call,
             || "keys".to_owned(),
@@ -244,6 +249,8 @@ impl Machine {
                     self.last_read = Some(key);
                 }
                 self.unread.remove(&stored);
+                let is_subscription = self.unread_subscriptions.remove(&stored);
+                self.read_subscriptions += i64::from(is_subscription);
                 let value = Value::from(value);
                 // The persistence may have given a command another packet id.
                 self.live.insert(stored, Arc::clone(&value));

@@ -305,6 +305,7 @@ impl Simulation {
             let actions = choice.below(haste as usize + 1);
             self.work(actions)?;
         }
+        self.machine.check_account();
         let is_due = self
             .totals
             .steps

@@ -9,12 +9,14 @@ use std::{
     time::Duration,
 };
 
-use paho_mqtt_redis::{Durability, HealthSnapshot};
+use paho_mqtt_redis::{Durability, HealthSnapshot, prometheus::TextEncoder, simulation};
+
+use crate::accounting::{Account, accounts_in};
 
 use super::{
     exceptions,
     ledger::{Ledger, Message},
-    process::{Machine, Stop, UNLIMITED, is_readable},
+    process::{CLIENT, Machine, Stop, UNLIMITED, is_readable},
     values::{Key, Kind, fingerprint, has_value, is_same, message_of, token},
     world::State,
 };
@@ -30,6 +32,7 @@ pub struct Violation {
 pub const INVARIANTS: &[&str] = &[
     "altered",
     "call_time",
+    "conserved",
     "events_are_true",
     "few_exchanges",
     "flush_is_true",
@@ -112,7 +115,6 @@ impl Machine {
             // A packet may have been put again before the event is delivered.
             let is_put_again = !key.is_queue_record()
                 && (is_stored || clock.stored_key(&key.to_string()).is_some());
-            self.misses_in_gauges |= is_put_again;
             let is_gone = !is_put_again;
             if is_gone && self.live.contains_key(&key) && self.settings.cache_limit < UNLIMITED {
                 self.lost_seen += 1;
@@ -128,6 +130,10 @@ impl Machine {
             && !has_waited
             && health.lost_records == self.before.lost_records;
         self.before = health;
+        // Two outages may begin at one moment of the virtual time.
+        if health.up {
+            self.waited_in = None;
+        }
         self.must_compare |= !was_safe;
         // What is deferred or unconfirmed need not be in the store.
         if self.must_compare && Self::is_safe(&health) && health.unconfirmed_records == 0 {
@@ -293,12 +299,14 @@ impl Machine {
                 });
             }
         }
-        // A record of the other version that a put replaces is counted until the next start, and a packet that was put again
-        // between its loss and the report is missing until the next list of keys.
-        let has_one_version = !self.mixes_versions && !self.misses_in_gauges;
-        if let Some(registry) = process.registry.as_ref().filter(|_| has_one_version) {
+        // A record of the other version that a put replaces is counted until the next start. Of a loss this model learns with
+        // its event, and the gauges at once.
+        let has_one_version = !self.mixes_versions
+            && process.events.lost.load(Ordering::Relaxed)
+                == process.health.snapshot().lost_records;
+        if let Some(measured) = process.measured.as_ref().filter(|_| has_one_version) {
             let expected = self.gauges();
-            let found = gauges_of(registry);
+            let found = gauges_of(&measured.registry);
             if found != expected {
                 state.violate("gauges_are_true", || {
                     format!("the gauges have {found:?}, and the records are {expected:?}")
@@ -307,6 +315,34 @@ impl Machine {
         }
         drop(state);
         self.result()
+    }
+
+    /// Checks that each message that was accepted or restored is somewhere, by the counters and gauges.
+    pub fn check_account(&self) {
+        let Some(measured) = self
+            .process
+            .as_ref()
+            .and_then(|process| process.measured.as_ref())
+        else {
+            return;
+        };
+        let mut families = simulation::message_families(&measured.metrics);
+        families.retain(|family| !family.get_metric().is_empty());
+        let text = TextEncoder::new().encode_to_string(&families);
+        let Some(account) = accounts_in(&text.expect("a text")).remove(CLIENT) else {
+            return;
+        };
+        let restored = account.restored - self.read_subscriptions;
+        let account = Account {
+            restored,
+            ..account
+        };
+        if !account.is_balanced() {
+            let mut state = self.world.lock();
+            state.violate("conserved", || {
+                format!("the messages do not add up: {account:?}")
+            });
+        }
     }
 
     /// Number and bytes of the live records, by kind.

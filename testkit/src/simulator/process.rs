@@ -58,7 +58,13 @@ pub struct Process {
     pub clock: Arc<ProcessClock>,
     pub health: Health,
     pub events: Arc<Events>,
-    pub registry: Option<Registry>,
+    pub measured: Option<Measured>,
+}
+
+/// The metrics of a program.
+pub struct Measured {
+    pub registry: Registry,
+    pub metrics: PersistenceMetrics,
 }
 
 /// Receives the events of the persistence.
@@ -142,7 +148,7 @@ pub struct Machine {
     /// The store is to be compared with the live records once everything is written.
     pub must_compare: bool,
     /// The outage in which a call has waited.
-    waited_in: Option<std::time::SystemTime>,
+    pub(super) waited_in: Option<std::time::SystemTime>,
     /// The command that Paho has read last.
     pub last_read: Option<Key>,
     /// Lengths of the values that were put and read last.
@@ -152,6 +158,10 @@ pub struct Machine {
     pub is_open: bool,
     /// Records that Paho does not know, since it could not read them.
     pub unread: BTreeSet<Key>,
+    /// Subscriptions that were restored, and not read by Paho yet: until then they count as messages.
+    pub unread_subscriptions: BTreeSet<Key>,
+    /// Restored subscriptions that Paho has read.
+    pub read_subscriptions: i64,
     /// Fingerprints of the records that Paho has ever forgotten.
     pub forgotten: BTreeSet<u64>,
     /// Unread records whose key Paho has used again: they have another number now.
@@ -159,8 +169,6 @@ pub struct Machine {
     pub calls: u64,
     /// Some starts use another MQTT version than others.
     pub mixes_versions: bool,
-    /// A packet was put again between its loss and the report, so the gauges lack it until the keys are listed.
-    pub misses_in_gauges: bool,
     /// Packet ids that two messages had at the last opening.
     pub clashing: BTreeSet<u16>,
     /// Records that the present call changes: if the program dies in it, either state is right.
@@ -232,10 +240,11 @@ impl Machine {
             is_open: false,
             names: BTreeMap::new(),
             unread: BTreeSet::new(),
+            unread_subscriptions: BTreeSet::new(),
+            read_subscriptions: 0,
             forgotten: BTreeSet::new(),
             relocated: Vec::new(),
             calls: 0,
-            misses_in_gauges: false,
             clashing: BTreeSet::new(),
             changing: Vec::new(),
             pauses: None,
@@ -291,14 +300,14 @@ impl Machine {
                 Ok(())
             }
         }));
-        let (persistence, registry) = self.wrap(persistence);
+        let (persistence, measured) = self.wrap(persistence);
         self.process = Some(Process {
             incarnation,
             persistence,
             clock,
             health,
             events,
-            registry,
+            measured,
         });
         self.before = HealthSnapshot::default();
         self.lost_seen = 0;
@@ -323,13 +332,14 @@ impl Machine {
     fn wrap(
         &self,
         persistence: Persistence<SimulatedStore>,
-    ) -> (Box<dyn ClientPersistence + Send>, Option<Registry>) {
+    ) -> (Box<dyn ClientPersistence + Send>, Option<Measured>) {
         let sabotage = self.settings.sabotage;
         if self.settings.is_instrumented {
             let registry = Registry::new();
             let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
             let persistence = persistence.instrument(&metrics);
-            (sabotage.wrap(Box::new(persistence)), Some(registry))
+            let measured = Measured { registry, metrics };
+            (sabotage.wrap(Box::new(persistence)), Some(measured))
         } else {
             (sabotage.wrap(Box::new(persistence)), None)
         }
@@ -343,6 +353,7 @@ impl Machine {
         show: impl FnOnce(&T) -> String,
         work: impl FnOnce(&mut dyn ClientPersistence) -> T,
     ) -> Result<T, Stop> {
+        self.check_account();
         let process = self.process.as_mut().expect("a running program");
         self.calls += 1;
         process.clock.begin_call();
@@ -411,6 +422,7 @@ impl Machine {
 
     /// Lets the worker act once.
     pub fn act(&mut self) -> Result<Acted, Stop> {
+        self.check_account();
         let process = self.process.as_ref().expect("a running program");
         let acted = catch_unwind(AssertUnwindSafe(|| process.clock.act()));
         let mut state = self.world.lock();
