@@ -73,6 +73,13 @@ impl EventQueue {
         }
     }
 
+    /// Queues an event about a message that was sent on too many connections.
+    pub(crate) fn poison_suspect(&mut self, key: Key, connections: u32) {
+        let key = key.to_string();
+        self.queue
+            .push(StoreEvent::PoisonSuspect { key, connections });
+    }
+
     /// Queues an event about a record that Paho has dropped.
     pub(crate) fn dropped(&mut self, kind: RecordKind, reason: DropReason) {
         self.queue.push(StoreEvent::Dropped {

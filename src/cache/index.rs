@@ -375,6 +375,12 @@ impl RecordIndex {
         }
     }
 
+    /// Returns true for a waiting message at QoS 1 or 2 that was found at open.
+    pub(crate) fn is_restored_message(&self, key: Key) -> bool {
+        let record = self.records.get(&key);
+        record.is_some_and(|record| record.packet_id != 0)
+    }
+
     /// Returns what a record contains; nothing that is a message if there is no such record.
     pub(crate) fn content(&self, key: Key) -> Content {
         let record = self.records.get(&key);

@@ -4,10 +4,11 @@ use std::{collections::HashSet, time::SystemTime};
 
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
-    drop_loaded::drop_loaded,
+    drop_loaded::{drop_loaded, is_refused},
     event_queue::EventQueue,
     index::RecordIndex,
     over_budget::drop_over_budget,
+    send_counts::SendCounts,
     set_aside::name_for,
     set_asides::SetAsides,
     write::{WriteAck, write},
@@ -29,6 +30,9 @@ pub(crate) struct LoadedRecords {
     pub(crate) unreadable: Vec<Key>,
     /// The unreadable records that stay in place, since the store refused to move them.
     pub(crate) unmovable: HashSet<Key>,
+    /// The message that was quarantined since it may be poison.
+    pub(crate) poison: Option<Key>,
+    pub(crate) sends: SendCounts,
     /// What was dropped and set aside.
     pub(crate) events: EventQueue,
 }
@@ -40,6 +44,10 @@ pub(crate) struct LoadOptions {
     pub(crate) cache_limit: usize,
     /// Waiting messages beyond this many bytes are dropped.
     pub(crate) drops_above: Option<usize>,
+    /// A message that was sent on more connections is suspected of being poison.
+    pub(crate) max_sends: u32,
+    /// The first one that is suspected is quarantined.
+    pub(crate) quarantines_poison: bool,
     pub(crate) now: SystemTime,
 }
 
@@ -58,6 +66,8 @@ pub(crate) fn load_records(
         foreign_entries,
         unreadable: Vec::new(),
         unmovable: HashSet::new(),
+        poison: None,
+        sends: SendCounts::new(options.max_sends),
         events: EventQueue::default(),
     };
     let mut expired = Vec::new();
@@ -83,7 +93,7 @@ pub(crate) fn load_records(
         })?;
         let unreadable = loaded.unreadable.get(known_unreadable..);
         for &key in unreadable.unwrap_or_default() {
-            match quarantine(store, key, set_asides)? {
+            match quarantine(store, (key, "unreadable"), set_asides)? {
                 Moved::Added => loaded.events.set_aside(Place::Quarantine),
                 Moved::Again => {}
                 Moved::Refused => drop(loaded.unmovable.insert(key)),
@@ -96,7 +106,40 @@ pub(crate) fn load_records(
     if let Some(budget) = options.drops_above {
         drop_over_budget(store, (index, events, set_asides), (&qos_of, budget))?;
     }
+    if options.max_sends < u32::MAX {
+        load_sends(store, &mut loaded, set_asides, options)?;
+    }
     Ok(loaded)
+}
+
+/// Loads how often messages in flight were sent, and quarantines the first that may be poison if the program
+/// wants that.
+fn load_sends(
+    store: &mut impl Store,
+    loaded: &mut LoadedRecords,
+    set_asides: &mut SetAsides,
+    options: LoadOptions,
+) -> Result<(), Error> {
+    let stored = match store.read_send_counts() {
+        Ok(stored) => stored.unwrap_or_default(),
+        // The records can be used all the same, and are counted from now on.
+        Err(error) if is_refused(&error) => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    loaded.sends = SendCounts::load(options.max_sends, &stored, &loaded.index);
+    let suspect = loaded.sends.first_suspect();
+    let Some(key) = suspect.filter(|_| options.quarantines_poison) else {
+        return Ok(());
+    };
+    match quarantine(store, (key, "poison"), set_asides)? {
+        Moved::Added => loaded.events.set_aside(Place::Quarantine),
+        Moved::Again => {}
+        Moved::Refused => return Ok(()),
+    }
+    loaded.index.remove(key);
+    loaded.sends.forget(key);
+    loaded.poison = Some(key);
+    Ok(())
 }
 
 /// The result of an attempt to move a record to the quarantine.
@@ -114,7 +157,7 @@ enum Moved {
 /// leaves the record in both places.
 fn quarantine(
     store: &mut impl Store,
-    record: Key,
+    (record, reason): (Key, &str),
     set_asides: &mut SetAsides,
 ) -> Result<Moved, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
@@ -124,7 +167,7 @@ fn quarantine(
     };
     let ack = WriteAck::Confirmed { sent: &[] };
     let place = Place::Quarantine;
-    let name = name_for("unreadable", record, key, value);
+    let name = name_for(reason, record, key, value);
     let name = &set_asides.name_of_record(place, name);
     let copied = write(store, &[&[Change::SetAside { place, name, value }]], ack);
     match copied.and_then(|()| write(store, &[&[Change::Remove { key }]], ack)) {

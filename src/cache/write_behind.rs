@@ -14,6 +14,7 @@ use super::{
     pending::{BatchLimits, PendingWrites, Totals},
     relocations::Relocations,
     removed::RemovedRecords,
+    send_counts::{DEFAULT_MAX_SENDS, SendCounts},
     set_asides::SetAsides,
     write::{WriteAck, write_records},
 };
@@ -82,6 +83,7 @@ pub(crate) struct WriteBehindCache {
     /// Hashes of the records that were quarantined in this outage, in the store as it is now.
     pub(super) quarantined: HashSet<u64>,
     pub(crate) set_asides: SetAsides,
+    pub(crate) sends: SendCounts,
     pub(crate) events: EventQueue,
 }
 
@@ -133,6 +135,7 @@ impl WriteBehindCache {
             earlier_ids: HashSet::new(),
             quarantined: HashSet::new(),
             set_asides,
+            sends: SendCounts::new(DEFAULT_MAX_SENDS),
             events,
         }
     }
@@ -239,6 +242,7 @@ impl WriteBehindCache {
         if let Some(hash) = self.index.content_hash(key) {
             self.removed.add(record_hash(key, hash));
         }
+        self.sends.forget(key);
     }
 
     fn flush_if_deferred_full<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
@@ -336,13 +340,47 @@ impl WriteBehindCache {
     ///
     /// Does nothing if there is none, or in an outage.
     pub(crate) fn flush<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
-        if !self.has_unsettled() || !access.is_up() {
+        if !access.is_up() {
             return;
         }
-        self.refuse_obstructed(None);
-        let groups = self.next_groups(BatchLimits::NONE);
-        let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
-        self.flush_groups(access, &groups, true, true);
+        if !self.pending.is_settled() || !self.set_asides.removals.is_empty() {
+            self.refuse_obstructed(None);
+            let groups = self.next_groups(BatchLimits::NONE);
+            let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
+            self.flush_groups(access, &groups, true, true);
+        }
+        self.save_sends(access);
+    }
+
+    /// Counts a connection on which Paho sends again what is in flight.
+    ///
+    /// The numbers are stored before Paho writes to the broker, so that they outlive a program that does
+    /// not survive that.
+    pub(crate) fn count_sends<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        if self.sends.is_off() {
+            return;
+        }
+        for (key, connections) in self.sends.count(&self.index) {
+            self.events.poison_suspect(key, connections);
+        }
+        self.save_sends(access);
+    }
+
+    /// Stores how often messages in flight were sent, if that has changed.
+    fn save_sends<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+        if !self.sends.is_dirty() {
+            return;
+        }
+        let Some(store) = access.writer() else {
+            return;
+        };
+        let text = self.sends.to_text();
+        match store.save_send_counts(text.as_deref().map(str::as_bytes)) {
+            Ok(()) => self.sends.settle(),
+            // A full store says so with the next record. The numbers go on in memory.
+            Err(error) if error.kind().is_refusal() => self.sends.settle(),
+            Err(error) => self.note_failure(access, error),
+        }
     }
 
     /// Tries to quarantine one record that is in the way of a message, and to write the smallest message
@@ -476,6 +514,7 @@ impl WriteBehindCache {
     /// Drops a record that the store lost and of which there is no copy.
     pub(crate) fn drop_lost(&mut self, key: Key) {
         self.index.remove(key);
+        self.sends.forget(key);
         self.events.lost([key]);
     }
 
@@ -486,7 +525,7 @@ impl WriteBehindCache {
 
     /// Returns true if a write is pending that the store has not refused.
     pub(crate) fn has_unsettled(&self) -> bool {
-        !self.pending.is_settled() || !self.set_asides.removals.is_empty()
+        !self.pending.is_settled() || !self.set_asides.removals.is_empty() || self.sends.is_dirty()
     }
 
     pub(crate) fn has_refused(&self) -> bool {
@@ -538,6 +577,7 @@ impl WriteBehindCache {
             oldest_waiting: oldest_age.map(|age| Duration::from_secs(age.into())),
             lost_records: self.events.lost_records(),
             earlier_records: self.index.earlier(),
+            poison_suspects: self.sends.suspects(&self.index),
             last_confirmed: self.last_confirmed,
             discarded_records: discarded.records,
             discarded_bytes: discarded.bytes,

@@ -229,7 +229,7 @@ fn opened_client_has_every_series_at_zero() {
             "{name}"
         );
     }
-    assert_eq!(text.matches("# TYPE ").count(), 40);
+    assert_eq!(text.matches("# TYPE ").count(), 41);
 }
 
 #[test]
@@ -957,6 +957,20 @@ fn earlier_records_have_gauge_while_they_wait() {
     assert_eq!(read(), Some(3.0));
     send(earlier(0));
     assert_eq!(read(), Some(0.0));
+}
+
+#[test]
+fn suspects_have_gauge() {
+    let (registry, send) = observed_store();
+    for poison_suspects in [2, 0] {
+        send(StoreEvent::Status(HealthSnapshot {
+            poison_suspects,
+            ..HealthSnapshot::default()
+        }));
+        let series = "mqtt_persistence_store_poison_suspects{client_id=\"id\"}";
+        let expected = if poison_suspects == 2 { 2.0 } else { 0.0 };
+        assert_eq!(value(&registry, series), Some(expected));
+    }
 }
 
 #[test]

@@ -162,6 +162,7 @@ impl MetricCatalog {
             Box::new(self.store.limit_messages.clone()),
             Box::new(self.store.limit_bytes.clone()),
             Box::new(self.store.earlier_records.clone()),
+            Box::new(self.store.poison_suspects.clone()),
             Box::new(self.store.lost.clone()),
             Box::new(self.store.quarantined.clone()),
             Box::new(self.store.last_confirmed.clone()),

@@ -25,7 +25,7 @@ enum SeriesFilter {
 const WAITING_KINDS: SeriesFilter = SeriesFilter::Only("kind", &["command", "sent_publish"]);
 
 /// The families of the profile without the prefix, each with its filter.
-const LEAN_FAMILIES: [(&str, SeriesFilter); 26] = [
+const LEAN_FAMILIES: [(&str, SeriesFilter); 27] = [
     (
         "operation_duration_seconds",
         SeriesFilter::Only("operation", &["put"]),
@@ -61,6 +61,7 @@ const LEAN_FAMILIES: [(&str, SeriesFilter); 26] = [
     ("store_queued_messages", SeriesFilter::All),
     ("store_limit_messages", SeriesFilter::All),
     ("store_limit_bytes", SeriesFilter::All),
+    ("store_poison_suspects", SeriesFilter::All),
     ("store_lost_records_total", SeriesFilter::All),
     ("store_quarantined_records_total", SeriesFilter::All),
     ("store_last_confirmed_timestamp_seconds", SeriesFilter::All),

@@ -26,6 +26,7 @@ pub(super) struct StoreCatalog {
     pub(super) limit_messages: IntGaugeVec,
     pub(super) limit_bytes: IntGaugeVec,
     pub(super) earlier_records: IntGaugeVec,
+    pub(super) poison_suspects: IntGaugeVec,
     pub(super) lost: IntCounterVec,
     pub(super) quarantined: IntCounterVec,
     pub(super) last_confirmed: GaugeVec,
@@ -98,6 +99,10 @@ impl StoreCatalog {
                 "store_earlier_records",
                 "Records of an earlier run that wait for the next start",
             )?,
+            poison_suspects: gauge(
+                "store_poison_suspects",
+                "Messages in flight that were sent on more connections than max_sends",
+            )?,
             lost: counter(
                 "store_lost_records_total",
                 "Records lost by the store without a copy in memory",
@@ -142,6 +147,7 @@ impl StoreCatalog {
         remove_series(&self.limit_messages, &of_client);
         remove_series(&self.limit_bytes, &of_client);
         remove_series(&self.earlier_records, &of_client);
+        remove_series(&self.poison_suspects, &of_client);
         remove_series(&self.lost, &of_client);
         remove_series(&self.quarantined, &of_client);
         remove_series(&self.last_confirmed, &of_client);

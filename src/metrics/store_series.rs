@@ -38,6 +38,7 @@ pub(crate) struct StoreSeries {
     limit_messages: IntGauge,
     limit_bytes: IntGauge,
     earlier_records: IntGauge,
+    poison_suspects: IntGauge,
     lost: IntCounter,
     quarantined: IntCounter,
     last_confirmed: Gauge,
@@ -83,6 +84,7 @@ impl StoreSeries {
             limit_messages: store.limit_messages.with_label_values(&of_client),
             limit_bytes: store.limit_bytes.with_label_values(&of_client),
             earlier_records: store.earlier_records.with_label_values(&of_client),
+            poison_suspects: store.poison_suspects.with_label_values(&of_client),
             lost: store.lost.with_label_values(&of_client),
             quarantined: store.quarantined.with_label_values(&of_client),
             last_confirmed: store.last_confirmed.with_label_values(&of_client),
@@ -209,6 +211,11 @@ impl StoreSeries {
                 &self.earlier_records,
                 self.last.earlier_records,
                 status.earlier_records,
+            ),
+            (
+                &self.poison_suspects,
+                self.last.poison_suspects,
+                status.poison_suspects,
             ),
         ] {
             gauge.add(to_gauge(now).saturating_sub(to_gauge(before)));

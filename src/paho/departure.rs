@@ -222,6 +222,11 @@ impl CallHistory {
         self.has_connected = true;
     }
 
+    /// Returns true from an attempt to connect until something was sent.
+    pub(crate) fn is_connecting(&self) -> bool {
+        self.is_connecting
+    }
+
     /// Returns true once Paho has tried to connect.
     pub(crate) fn has_connected(&self) -> bool {
         self.has_connected

@@ -119,6 +119,9 @@ impl CallLog {
             );
         }
         self.quarantined(server_uri, report);
+        if let Some(key) = report.poison {
+            self.poison(server_uri, key);
+        }
     }
 
     /// Warns, if there is a mismatch, that client and records are of different MQTT versions.
@@ -164,6 +167,18 @@ impl CallLog {
             } else {
                 "moved to the quarantine hash"
             }
+        );
+    }
+
+    /// Warns of a message that was quarantined since it may be poison.
+    fn poison(&self, server_uri: &str, key: Key) {
+        warn!(
+            "db.system.name" = self.store_name,
+            "messaging.client.id" = self.client_id,
+            server_uri,
+            "record.key" = %key,
+            "moved a message to the quarantine hash that was sent on too many connections and never \
+             acknowledged"
         );
     }
 

@@ -27,7 +27,7 @@ use super::{
     worker::spawn_threads,
 };
 use crate::{
-    cache::{SetAsides, StoreAccess, WriteBehindCache},
+    cache::{SendCounts, SetAsides, StoreAccess, WriteBehindCache},
     clock::Clock,
     error::{Error, ErrorChain, ErrorKind},
     paho::{Key, record_set_name, strip_scheme, to_abi},
@@ -289,11 +289,12 @@ impl<S: Store> Persistence<S> {
             Err(error) => {
                 // What is set aside in the store is listed once it is there.
                 let set_asides = SetAsides::new(&config.set_asides);
-                let cache = WriteBehindCache::without_store(
+                let mut cache = WriteBehindCache::without_store(
                     config.cache_limit,
                     config.durability,
                     set_asides,
                 );
+                cache.sends = SendCounts::new(config.max_sends);
                 (cache, None, Err(Arc::new(error)))
             }
         };
@@ -304,7 +305,7 @@ impl<S: Store> Persistence<S> {
             shared.clock().since_boot(),
             Arc::clone(&notifier),
         );
-        let quarantined = result.as_ref().map_or(0, |report| report.unreadable.len());
+        let quarantined = result.as_ref().map_or(0, OpenReport::quarantined);
         notifier.outbox.post([StoreEvent::Opened { quarantined }]);
         self.end_opening(match &result {
             Ok(_) => Lifecycle::Up { store, opened },

@@ -3,7 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{fill::WaitingLimits, observer::StoreObserver};
-use crate::{cache::SetAsideOptions, clock::Clock, store::Durability};
+use crate::{
+    cache::{DEFAULT_MAX_SENDS, SetAsideOptions},
+    clock::Clock,
+    store::Durability,
+};
 
 /// The settings that do not depend on the store; the builders document their public forms.
 #[derive(Clone)]
@@ -23,6 +27,10 @@ pub(crate) struct PersistenceConfig {
     pub(crate) open_without_store: bool,
     /// `connect` looks for a backlog of the same client id under another server URI.
     pub(crate) moved_backlog_check: bool,
+    /// A message in flight that was sent on more connections is suspected of being poison; `u32::MAX` for none.
+    pub(crate) max_sends: u32,
+    /// Opening quarantines the first message that is suspected.
+    pub(crate) quarantines_poison: bool,
     /// What is set aside, and its bounds.
     pub(crate) set_asides: SetAsideOptions,
     pub(crate) observer: Option<Arc<dyn StoreObserver>>,
@@ -40,6 +48,8 @@ impl Default for PersistenceConfig {
             open_timeout: Duration::from_secs(2),
             open_without_store: false,
             moved_backlog_check: true,
+            max_sends: DEFAULT_MAX_SENDS,
+            quarantines_poison: false,
             set_asides: SetAsideOptions::default(),
             observer: None,
             clock: Clock::System,

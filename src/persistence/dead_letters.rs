@@ -80,8 +80,8 @@ impl DeadLetter {
         &self.name
     }
 
-    /// The reason: that of a [`DropReason`](crate::DropReason) as text, or in the quarantine `unreadable`
-    /// or `foreign`; `unknown` if somebody else has put the record there.
+    /// The reason: that of a [`DropReason`](crate::DropReason) as text, or in the quarantine
+    /// `unreadable`, `foreign` or `poison`; `unknown` if somebody else has put the record there.
     #[must_use]
     pub fn reason(&self) -> &str {
         self.parsed_name().map_or("unknown", |name| name.reason)

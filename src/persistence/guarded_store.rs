@@ -100,6 +100,16 @@ impl<S: Store> Store for GuardedStore<S> {
         })
     }
 
+    fn read_send_counts(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        self.guard("read the counts of sends", S::read_send_counts)
+    }
+
+    fn save_send_counts(&mut self, counts: Option<&[u8]>) -> Result<(), Error> {
+        self.guard("save the counts of sends", |store| {
+            store.save_send_counts(counts)
+        })
+    }
+
     fn close(&mut self) {
         // The connection of a store that panics here is its own loss.
         drop(self.guard("close the store", |store| {

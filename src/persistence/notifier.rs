@@ -199,6 +199,14 @@ impl Notifier {
                  open; nothing sends them before the next start",
                 self.display_name()
             ),
+            StoreEvent::PoisonSuspect { key, connections } => log!(
+                self,
+                warn,
+                "record.key" = key,
+                connections,
+                "a message was sent on {connections} connections and never acknowledged; does the broker \
+                 hang up on it, or on one in front of it, or does it end this program?"
+            ),
             StoreEvent::Dropped {
                 kind,
                 reason,

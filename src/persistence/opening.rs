@@ -22,11 +22,21 @@ pub(super) struct OpenReport {
     pub(super) unreadable: Vec<Key>,
     /// The store refused to move some of the unreadable records.
     pub(super) has_unmovable: bool,
+    /// The message that was quarantined since it may be poison.
+    pub(super) poison: Option<Key>,
     /// The store can be read, but takes no writes.
     pub(super) write_error: Option<Error>,
     /// A short note for the log on the failures that a record survives.
     pub(super) durability_note: Option<&'static str>,
     pub(super) warnings: Vec<Error>,
+}
+
+impl OpenReport {
+    /// Number of records that were quarantined, unmovable ones included.
+    pub(super) fn quarantined(&self) -> usize {
+        let poison = usize::from(self.poison.is_some());
+        self.unreadable.len().saturating_add(poison)
+    }
 }
 
 /// Connects, and retries for up to the open timeout if the store is not ready.
@@ -80,6 +90,7 @@ pub(super) fn open_records(
         foreign_entries: loaded.foreign_entries,
         unreadable: loaded.unreadable,
         has_unmovable: !loaded.unmovable.is_empty(),
+        poison: loaded.poison,
         write_error: connected.write_error,
         durability_note: connected.durability_note,
         warnings: connected.warnings,
@@ -91,6 +102,7 @@ pub(super) fn open_records(
         (set_asides, loaded.events),
         Some(config.clock.time()),
     );
+    cache.sends = loaded.sends;
     cache.enforce_set_aside_limits();
     cache.replace_shared_packet_ids(store)?;
     Ok((cache, connected.instance_id, report))
@@ -129,6 +141,8 @@ fn load(
     let options = LoadOptions {
         cache_limit: config.cache_limit,
         drops_above: config.waiting_limits.drops_above(),
+        max_sends: config.max_sends,
+        quarantines_poison: config.quarantines_poison,
         now: config.clock.time(),
     };
     let loaded = load_records(store, &mut set_asides, options)?;

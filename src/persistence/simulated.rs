@@ -40,6 +40,10 @@ pub struct Settings {
     pub byte_budget: Option<usize>,
     /// The decision about what exceeds it at open.
     pub over_budget: OverBudget,
+    /// A message that was sent on more connections is suspected of being poison.
+    pub max_sends: u32,
+    /// Opening quarantines the first of these.
+    pub quarantines_poison: bool,
     /// Time that one call may wait for an unavailable store.
     pub call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
@@ -62,6 +66,8 @@ impl Default for Settings {
             max_buffered_messages: None,
             byte_budget: None,
             over_budget: OverBudget::Keep,
+            max_sends: config.max_sends,
+            quarantines_poison: config.quarantines_poison,
             call_timeout: config.call_timeout,
             open_timeout: config.open_timeout,
             open_without_store: config.open_without_store,
@@ -87,6 +93,8 @@ pub fn simulated_persistence<S: Store>(
             bytes: settings.byte_budget,
             over_budget: settings.over_budget,
         },
+        max_sends: settings.max_sends,
+        quarantines_poison: settings.quarantines_poison,
         call_timeout: settings.call_timeout,
         open_timeout: settings.open_timeout,
         open_without_store: settings.open_without_store,

@@ -68,6 +68,8 @@ impl Default for RedisPersistence {
 /// | [`buffer_warn_bytes`](Self::buffer_warn_bytes) | 1,048,576 (1 MiB) | bytes of records |
 /// | [`max_buffered_messages`](Self::max_buffered_messages) | none | messages |
 /// | [`byte_budget`](Self::byte_budget) | none | bytes of records |
+/// | [`max_sends`](Self::max_sends) | 10 | connections |
+/// | [`quarantine_poison`](Self::quarantine_poison) | `false` | |
 /// | [`over_budget`](Self::over_budget) | [`OverBudget::Keep`] | |
 /// | [`dead_letters`](Self::dead_letters) | `true` | |
 /// | [`dead_letter_limits`](Self::dead_letter_limits) | 1 MiB, 1,000 records, 7 days | |
@@ -104,6 +106,8 @@ pub struct RedisPersistenceBuilder {
     cache_limit: usize,
     buffer_warn_bytes: usize,
     waiting_limits: WaitingLimits,
+    max_sends: u32,
+    quarantine_poison: bool,
     set_asides: SetAsideOptions,
     observer: Option<Arc<dyn StoreObserver>>,
 }
@@ -117,6 +121,8 @@ impl Default for RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            max_sends,
+            quarantines_poison: quarantine_poison,
             call_timeout,
             open_timeout,
             open_without_store: open_without_redis,
@@ -138,6 +144,8 @@ impl Default for RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            max_sends,
+            quarantine_poison,
             set_asides,
             observer,
         }
@@ -302,6 +310,34 @@ impl RedisPersistenceBuilder {
         self
     }
 
+    /// Sets the number of connections on which a message may be sent without an acknowledgment.
+    ///
+    /// One that exceeds it may be *poison*: the broker hangs up on it, or it ends the program, each time it is
+    /// sent. The number outlives restarts. [`StoreEvent::PoisonSuspect`](crate::StoreEvent::PoisonSuspect),
+    /// a line in the log and a gauge report it. Everything that is in flight on a connection is counted, so
+    /// messages behind the one that does it are suspected too.
+    ///
+    /// Defaults to 10. With `u32::MAX` nothing is counted.
+    #[must_use]
+    pub fn max_sends(mut self, connections: u32) -> Self {
+        self.max_sends = connections;
+        self
+    }
+
+    /// Sets if opening moves a message to the quarantine that exceeds [`max_sends`](Self::max_sends): of all that
+    /// do, the one that Paho would send first.
+    ///
+    /// While a client lives, its messages cannot be taken from Paho. So a program that connects in vain has to
+    /// create its client again. [`DeadLetters`](crate::DeadLetters) lists the message, with the reason
+    /// `poison`.
+    ///
+    /// Defaults to `false`: it is sent on each connection.
+    #[must_use]
+    pub fn quarantine_poison(mut self, quarantine_poison: bool) -> Self {
+        self.quarantine_poison = quarantine_poison;
+        self
+    }
+
     /// Sets if records that Paho drops are set aside, where [`DeadLetters`](crate::DeadLetters) finds them.
     ///
     /// They are in a hash beside that of the records, whose key ends with `:discarded`.
@@ -436,6 +472,8 @@ impl RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            max_sends,
+            quarantine_poison,
             set_asides,
             observer,
         } = self;
@@ -453,6 +491,8 @@ impl RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            max_sends,
+            quarantines_poison: quarantine_poison,
             call_timeout: operation_timeout,
             open_timeout,
             open_without_store: open_without_redis,
@@ -481,6 +521,8 @@ impl fmt::Debug for RedisPersistenceBuilder {
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
+            max_sends,
+            quarantine_poison,
             set_asides,
             observer: _,
         } = self;
@@ -503,6 +545,8 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("max_buffered_messages", &waiting_limits.messages)
             .field("byte_budget", &waiting_limits.bytes)
             .field("over_budget", &waiting_limits.over_budget)
+            .field("max_sends", max_sends)
+            .field("quarantine_poison", quarantine_poison)
             .field("dead_letters", &!set_asides.without_dead_letters)
             .field("dead_letter_limits", &set_asides.discarded)
             .field("quarantine_limits", &set_asides.quarantine)

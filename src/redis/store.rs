@@ -16,7 +16,9 @@ use super::{
     other_records, preflight,
     preflight::{Preflight, ServerInfo},
     resolver::Resolver,
-    write_commands::{encode_adoption, encode_groups, encode_write_probe, place_hash},
+    write_commands::{
+        SENDS_FIELD, encode_adoption, encode_groups, encode_write_probe, place_hash, sends_hash,
+    },
 };
 use crate::{
     error::{Error, ErrorKind},
@@ -333,6 +335,33 @@ impl Store for RedisStore {
             },
         )?;
         Ok(values)
+    }
+
+    fn read_send_counts(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let mut counts = None;
+        let limit = self.config.operation_timeout;
+        self.with_connection("read the counts beside", limit, |connection, hash| {
+            let hash = sends_hash(hash);
+            connection.values(&hash, &[SENDS_FIELD], None, &mut |value| counts = value)
+        })?;
+        Ok(counts)
+    }
+
+    fn save_send_counts(&mut self, counts: Option<&[u8]>) -> Result<(), Error> {
+        let limit = self.config.operation_timeout;
+        self.with_connection("write the counts beside", limit, |connection, hash| {
+            let hash = sends_hash(hash);
+            connection.exchange(
+                |commands| match counts {
+                    Some(counts) => {
+                        let (hash, field) = (hash.as_bytes(), SENDS_FIELD.as_bytes());
+                        commands.push(&[b"HSET", hash, field, counts]);
+                    }
+                    None => commands.push_words(&["HDEL", &hash, SENDS_FIELD]),
+                },
+                |replies| check_reply(replies.read_reply()?),
+            )
+        })
     }
 
     fn close(&mut self) {

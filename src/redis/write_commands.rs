@@ -86,10 +86,18 @@ pub(super) fn place_hash(hash: &str, place: Place) -> String {
     format!("{hash}:{}", place.as_str())
 }
 
-/// Returns true for the key of the hash of a place, which has no records of Paho.
+/// Returns the key of the hash that has the counts of sends.
+pub(super) fn sends_hash(hash: &str) -> String {
+    format!("{hash}:sends")
+}
+
+/// The field of that hash.
+pub(super) const SENDS_FIELD: &str = "counts";
+
+/// Returns true for the key of a hash that is beside one with records of Paho, and has none.
 pub(super) fn is_place_hash(key: &str) -> bool {
     let mut places = Place::ALL.into_iter();
-    places.any(|place| key.ends_with(&place_hash("", place)))
+    places.any(|place| key.ends_with(&place_hash("", place))) || key.ends_with(&sends_hash(""))
 }
 
 fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) {
@@ -118,6 +126,7 @@ mod tests {
             ("device:broker:1883", false),
             ("device:broker:1883:quarantine", true),
             ("device:broker:1883:discarded", true),
+            ("device:broker:1883:sends", true),
             ("device:quarantine", true),
             ("quarantine:broker:1883", false),
         ] {

@@ -17,7 +17,7 @@ use crate::{error::Error, paho::DropReason};
 pub enum StoreEvent {
     /// Paho opened the persistence.
     Opened {
-        /// Number of unreadable records: quarantined, or unmovable.
+        /// Number of unreadable records, quarantined or unmovable, and of messages that may be poison.
         quarantined: usize,
     },
     /// The store became unavailable. New writes stay in memory until it recovers.
@@ -101,6 +101,16 @@ pub enum StoreEvent {
         /// Their number.
         records: usize,
     },
+    /// A message was sent on more than `max_sends` connections and not acknowledged on any. It may be what
+    /// ends them, or wait behind the message that does.
+    ///
+    /// Sent once per message.
+    PoisonSuspect {
+        /// Paho's key of the record.
+        key: String,
+        /// The number of connections, those of earlier runs included.
+        connections: u32,
+    },
     /// Paho removed records although their messages were not delivered.
     Dropped {
         /// The value of the label `kind` of the metrics.
@@ -174,6 +184,8 @@ pub struct HealthSnapshot {
     /// Number of records of an earlier run that wait for the next start, since the store was unavailable
     /// at open.
     pub earlier_records: usize,
+    /// Number of messages in flight that were sent on more than `max_sends` connections.
+    pub poison_suspects: usize,
     /// Time at which the store last had every record that it does not refuse, by the device's clock;
     /// `None` before that. While it refuses one, only confirmed writes move it.
     pub last_confirmed: Option<SystemTime>,

@@ -15,6 +15,7 @@ type RecordMap = BTreeMap<Vec<u8>, Vec<u8>>;
 struct Records {
     live: RecordMap,
     set_aside: BTreeMap<Place, RecordMap>,
+    send_counts: Option<Vec<u8>>,
 }
 
 /// The store of [`MemoryPersistence`](crate::MemoryPersistence).
@@ -145,6 +146,18 @@ impl Store for MemoryStore {
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
         self.with_map("read what is set aside in memory", |records| {
             values_of(records.set_aside.entry(place).or_default(), names)
+        })
+    }
+
+    fn read_send_counts(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        self.with_map("read the counts of sends in memory", |records| {
+            records.send_counts.clone()
+        })
+    }
+
+    fn save_send_counts(&mut self, counts: Option<&[u8]>) -> Result<(), Error> {
+        self.with_map("save the counts of sends in memory", |records| {
+            records.send_counts = counts.map(<[u8]>::to_vec);
         })
     }
 

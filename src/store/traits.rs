@@ -292,6 +292,29 @@ pub trait Store: Send + 'static {
         Ok(vec![None; names.len()])
     }
 
+    /// Returns what was saved last with [`save_send_counts`](Self::save_send_counts), and `None` if nothing
+    /// was.
+    ///
+    /// By default there is nothing, as for a store that drops it: sends are then counted per run.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why it cannot be read.
+    fn read_send_counts(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        Ok(None)
+    }
+
+    /// Saves how often messages in flight were sent, beside the records, in place of what was saved before;
+    /// `None` removes that.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why it cannot be written.
+    fn save_send_counts(&mut self, counts: Option<&[u8]>) -> Result<(), Error> {
+        let _ = counts;
+        Ok(())
+    }
+
     /// Closes the connection. The records stay.
     fn close(&mut self);
 }

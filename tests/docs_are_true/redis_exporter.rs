@@ -89,6 +89,6 @@ fn prometheus_redis_exporter_shows_dead_backlog() {
     assert!(
         read[0]
             .matchers
-            .contains(r#"key!~".*:(quarantine|discarded)""#)
+            .contains(r#"key!~".*:(quarantine|discarded|sends)""#)
     );
 }

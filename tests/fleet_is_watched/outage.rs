@@ -443,6 +443,7 @@ fn faults_of_device(prometheus: &Prometheus, instance: &str, last: Duration) -> 
         "Reconnects",
         "Lost records",
         "Quarantined records",
+        "Suspected of poison",
         "Records set aside",
         "Bytes set aside",
     ];

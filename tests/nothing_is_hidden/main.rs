@@ -5,5 +5,6 @@ mod dead_letters;
 mod departures;
 mod limits;
 mod moved_broker;
+mod poison;
 mod spans;
 mod textfile;

@@ -31,6 +31,7 @@ pub(super) struct Content {
     pub(super) records: BTreeMap<String, Vec<u8>>,
     pub(super) quarantine: BTreeMap<String, Vec<u8>>,
     pub(super) discarded: BTreeMap<String, Vec<u8>>,
+    pub(super) send_counts: Option<Vec<u8>>,
     pub(super) instance_id: u32,
     /// Every call fails with this error.
     pub(super) is_down: Option<ErrorKind>,
@@ -345,6 +346,24 @@ impl Store for ScriptedStore {
         Ok(values.collect())
     }
 
+    fn read_send_counts(&mut self) -> Result<Option<Vec<u8>>, Error> {
+        let content = self.available()?;
+        match content.refuses_places {
+            Some(kind) => Err(Error::new(kind, "read the counts of sends")),
+            None => Ok(content.send_counts.clone()),
+        }
+    }
+
+    fn save_send_counts(&mut self, counts: Option<&[u8]>) -> Result<(), Error> {
+        let mut content = self.available()?;
+        content.note("sends", []);
+        if content.is_full && counts.is_some() {
+            return Err(Error::new(ErrorKind::OutOfMemory, "save the counts"));
+        }
+        content.send_counts = counts.map(<[u8]>::to_vec);
+        Ok(())
+    }
+
     fn close(&mut self) {
         if let Ok(mut content) = self.available() {
             content.note("close", []);
@@ -472,6 +491,7 @@ impl Bench {
             Content {
                 records: content.records.clone(),
                 quarantine: content.quarantine.clone(),
+                send_counts: content.send_counts.clone(),
                 instance_id: content.instance_id,
                 ..Content::default()
             }

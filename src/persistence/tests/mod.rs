@@ -12,6 +12,7 @@ mod order;
 mod over_budget;
 mod packet_ids;
 mod panics;
+mod poison;
 mod reads;
 mod refusal;
 mod relocation;

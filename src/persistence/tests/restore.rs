@@ -14,6 +14,8 @@ const SMALL_CACHE: Settings = Settings {
     max_buffered_messages: None,
     byte_budget: None,
     over_budget: crate::persistence::OverBudget::Keep,
+    max_sends: 10,
+    quarantines_poison: false,
     call_timeout: Duration::from_millis(250),
     open_timeout: Duration::from_secs(2),
     open_without_store: false,
