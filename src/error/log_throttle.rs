@@ -23,6 +23,20 @@ impl<Kind> Default for LogThrottle<Kind> {
 }
 
 impl<Kind: Copy + PartialEq> LogThrottle<Kind> {
+    /// Returns the lines that these events make due, each with its kind and number of events: that of the
+    /// suppressed ones of another kind, and that of these.
+    pub(crate) fn lines(
+        &mut self,
+        kind: Kind,
+        events: u64,
+        now: Instant,
+    ) -> [Option<(Kind, u64)>; 2] {
+        let others = self.take_overdue(Some(kind), now);
+        let admitted = self.admit(kind, events, now);
+        let own = admitted.map(|suppressed| (kind, suppressed.saturating_add(events)));
+        [others, own]
+    }
+
     /// Returns how many events were suppressed since the last line, or `None` to suppress these.
     ///
     /// They are admitted if their kind differs from that of the last line, or 10 s after that line.

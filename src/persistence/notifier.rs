@@ -59,16 +59,26 @@ impl Notifier {
     /// Delivers events until the persistence is closed.
     pub(super) fn run(&self) {
         loop {
-            let timeout = self.drops().until_overdue(Instant::now());
-            for event in self.outbox.wait(timeout) {
+            for event in self.outbox.wait(self.until_overdue()) {
                 self.notify(&event);
                 if matches!(event, StoreEvent::Closed) {
                     return;
                 }
             }
-            let overdue = self.drops().take_overdue(None, Instant::now());
-            catch_panic(|| self.log_drops(overdue));
+            let now = Instant::now();
+            let drops = self.drops().take_overdue(None, now);
+            let losses = self.losses().take_overdue(None, now);
+            catch_panic(|| self.log_drops(drops));
+            catch_panic(|| self.log_losses(losses));
         }
+    }
+
+    /// Returns the time after which suppressed lines are overdue, if there are any.
+    fn until_overdue(&self) -> Option<Duration> {
+        let now = Instant::now();
+        let drops = self.drops().until_overdue(now);
+        let losses = self.losses().until_overdue(now);
+        drops.into_iter().chain(losses).min()
     }
 
     /// Delivers the events that are queued, and returns true if there were any.
@@ -213,8 +223,9 @@ impl Notifier {
                 records,
             } => self.log_drop(kind, *reason, *records),
             StoreEvent::Closed => {
-                let rest = self.drops().take_rest();
-                self.log_drops(rest);
+                let (drops, losses) = (self.drops().take_rest(), self.losses().take_rest());
+                self.log_drops(drops);
+                self.log_losses(losses);
             }
             StoreEvent::SetAsideLost {
                 place,
@@ -230,14 +241,10 @@ impl Notifier {
     /// Logs dropped records, or leaves them to a later line about records of the same kind and reason.
     fn log_drop(&self, kind: &'static str, reason: DropReason, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        let (dropped, now) = ((kind, reason), Instant::now());
-        let (others, admitted) = {
-            let mut drops = self.drops();
-            let others = drops.take_overdue(Some(dropped), now);
-            (others, drops.admit(dropped, records, now))
-        };
-        self.log_drops(others);
-        self.log_drops(admitted.map(|suppressed| (dropped, suppressed.saturating_add(records))));
+        let lines = self.drops().lines((kind, reason), records, Instant::now());
+        for line in lines {
+            self.log_drops(line);
+        }
     }
 
     fn log_drops(&self, drops: Option<((&'static str, DropReason), u64)>) {
@@ -261,17 +268,26 @@ impl Notifier {
     /// Logs what is set aside no longer, as [`log_drop`](Self::log_drop) does.
     fn log_set_aside_loss(&self, place: Place, reason: SetAsideLoss, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        let admitted = {
-            let losses = self.set_aside_losses.lock();
-            let mut losses = losses.unwrap_or_else(PoisonError::into_inner);
-            losses.admit((place, reason), records, Instant::now())
-        };
-        if let Some(suppressed) = admitted {
+        let lines = self
+            .losses()
+            .lines((place, reason), records, Instant::now());
+        for line in lines {
+            self.log_losses(line);
+        }
+    }
+
+    fn losses(&self) -> MutexGuard<'_, LogThrottle<(Place, SetAsideLoss)>> {
+        let losses = self.set_aside_losses.lock();
+        losses.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn log_losses(&self, losses: Option<((Place, SetAsideLoss), u64)>) {
+        if let Some(((place, reason), records)) = losses {
             warn!(
                 "db.system.name" = self.store_name,
                 "messaging.client.id" = self.client_id,
                 place = place.as_str(),
-                records = suppressed.saturating_add(records),
+                records,
                 reason = reason.as_str(),
                 "records that were set aside are gone: {}",
                 loss_explanation(reason)

@@ -9,7 +9,12 @@ use paho_mqtt::ClientPersistence;
 use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::bench::{Bench, Content, SECOND, command, publish, queued};
-use crate::{error::ErrorKind, paho::to_abi, persistence::simulated::Settings};
+use crate::{
+    error::ErrorKind,
+    paho::to_abi,
+    persistence::simulated::{Settings, Turn},
+    store::SetAsideLimits,
+};
 
 /// Collects what a subscriber writes.
 #[derive(Clone, Default)]
@@ -310,4 +315,54 @@ fn connect_warns_of_store_without_room() {
     });
     assert_logged(&lines, &["WARN the store takes no writes"]);
     assert_eq!(bench.trace(), ["connect device:broker"]);
+}
+
+#[test]
+fn losses_are_logged_under_their_reasons() {
+    let settings = Settings {
+        set_aside_limits: SetAsideLimits {
+            records: 1,
+            bytes: 100,
+            ..SetAsideLimits::default()
+        },
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(&settings, &[]);
+    bench.run(SECOND);
+    let lines = logged(|| {
+        for number in 1..=5 {
+            bench.put(&format!("c-{number}"), &command(number, 1, b"x"));
+            bench.remove(&format!("c-{number}"));
+            bench.run(SECOND / 4);
+        }
+        for number in 6..=8 {
+            bench.put(&format!("c-{number}"), &command(number, 1, &[0; 200]));
+            bench.remove(&format!("c-{number}"));
+            bench.run(SECOND / 4);
+        }
+        bench.run(SECOND);
+        bench.persistence.close().expect("closes");
+        assert!(matches!(bench.worker.turn(), Turn::Done));
+    });
+    let losses = lines.iter().filter(|line| line.contains("are gone"));
+    let count = |line: &String| {
+        let reason = if line.contains("reason=\"number\"") {
+            "number"
+        } else {
+            "bytes"
+        };
+        let records = line.split("records=").nth(1).expect("a count");
+        let records: u64 = records
+            .split(' ')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .expect("a number");
+        (reason, records)
+    };
+    let losses: Vec<_> = losses.map(count).collect();
+    assert_eq!(
+        losses,
+        [("number", 1), ("number", 3), ("bytes", 1), ("bytes", 2)],
+        "{lines:#?}"
+    );
 }
