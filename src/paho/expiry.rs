@@ -19,12 +19,16 @@ const MESSAGE_EXPIRY: u8 = 2;
 /// A value from here on is a Unix time, in September 2020. As an interval it is 50 years.
 const FIRST_TIME: u32 = 1_600_000_000;
 
-/// Replaces the interval in a command by the time at which it ends.
+/// Replaces the interval in a command by the time at which it ends, or by no end if it is one of decades,
+/// which could be taken for a time.
 pub(crate) fn set_expiry_time(key: Key, value: &mut [u8], now: impl FnOnce() -> SystemTime) {
     change_expiry(key, value, |interval| {
         let now = unix_seconds(now());
+        if interval >= FIRST_TIME {
+            return Some(u32::MAX);
+        }
         // A device whose clock is not set yet has no time to write.
-        (interval < FIRST_TIME && now >= FIRST_TIME).then(|| now.saturating_add(interval))
+        (now >= FIRST_TIME).then(|| now.saturating_add(interval))
     });
 }
 
@@ -122,9 +126,6 @@ mod tests {
             set_remaining_interval(key("c5-1"), &mut read, || at(NOW + waited));
             assert_eq!(read, command(remaining), "{waited}");
         }
-        // A time is never taken for an interval.
-        set_expiry_time(key("c5-1"), &mut value, || at(NOW));
-        assert_eq!(value, command(NOW + 60));
     }
 
     #[test]
@@ -135,6 +136,17 @@ mod tests {
         set_remaining_interval(key("c5-1"), &mut value, || at(NOW));
         assert_eq!(value, command(60));
         assert!(!is_expired(key("c5-1"), &value, || at(NOW)));
+    }
+
+    #[test]
+    fn interval_of_decades_is_never_taken_for_time() {
+        for interval in [FIRST_TIME, NOW - 1, NOW, u32::MAX - 1] {
+            let mut value = command(interval);
+            set_expiry_time(key("c5-1"), &mut value, || at(NOW));
+            assert!(!is_expired(key("c5-1"), &value, || at(NOW)), "{interval}");
+            set_remaining_interval(key("c5-1"), &mut value, || at(NOW));
+            assert_eq!(value, command(u32::MAX));
+        }
     }
 
     #[test]
