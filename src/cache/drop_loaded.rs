@@ -2,8 +2,8 @@
 
 use super::{
     batched_read::READ_BATCH,
-    event_queue::EventQueue,
     index::RecordIndex,
+    load_changes::LoadChanges,
     write::{WriteAck, write},
 };
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
 /// If the store refuses, they are restored: a message that comes late does less harm than none at all.
 pub(super) fn drop_loaded(
     store: &mut impl Store,
-    (index, events): (&mut RecordIndex, &mut EventQueue),
+    (index, changes): (&mut RecordIndex, &mut LoadChanges),
     messages: &[Key],
     reason: DropReason,
 ) -> Result<usize, Error> {
@@ -27,14 +27,20 @@ pub(super) fn drop_loaded(
         let removes = names.iter().map(|key| Change::Remove { key });
         let removes: Vec<Change<'_>> = removes.collect();
         let ack = WriteAck::Confirmed { sent: &[] };
+        // Also if the reply is lost: the next attempt finds those again that are not gone.
+        changes
+            .dropped
+            .extend(keys.iter().map(|key| (*key, reason)));
         match write(store, &[&removes], ack) {
             Ok(()) => {}
-            Err(error) if is_refused(&error) => break,
+            Err(error) if is_refused(&error) => {
+                changes.dropped.retain(|key, _| !keys.contains(key));
+                break;
+            }
             Err(error) => return Err(error),
         }
         for key in keys {
             index.remove(*key);
-            events.dropped(key.kind, reason);
         }
         dropped = dropped.saturating_add(keys.len());
     }

@@ -49,6 +49,7 @@ impl WriteBehindCache {
                 }
             }
         }
+        unknown.retain(|(key, value)| !self.replace_if_quarantined(*key, value));
         unknown
     }
 

@@ -18,16 +18,15 @@ pub(crate) struct EventQueue {
 }
 
 impl EventQueue {
-    /// Queues events about lost records and counts them.
-    pub(crate) fn lost(&mut self, keys: impl IntoIterator<Item = Key>) {
-        let mut records = 0_usize;
-        for key in keys {
-            records = records.saturating_add(1);
-            self.lost_records = self.lost_records.saturating_add(1);
+    /// Queues events about this many lost records, of which Paho knows those that are named.
+    pub(crate) fn lost(&mut self, records: usize, named: impl IntoIterator<Item = Key>) {
+        for key in named {
             let key = key.to_string();
             self.queue.push(StoreEvent::RecordLost { key });
         }
         if records > 0 {
+            let lost = u64::try_from(records).unwrap_or(u64::MAX);
+            self.lost_records = self.lost_records.saturating_add(lost);
             self.queue.push(StoreEvent::Lost { records });
         }
     }
@@ -126,10 +125,10 @@ mod tests {
     #[test]
     fn lost_records_are_named_and_counted() {
         let mut events = EventQueue::default();
-        events.lost([]);
+        events.lost(0, []);
         assert!(events.is_empty());
-        events.lost([key("s-1"), key("c5-2")]);
-        events.lost([key("q-3")]);
+        events.lost(2, [key("s-1"), key("c5-2")]);
+        events.lost(1, [key("q-3")]);
         assert_eq!(events.lost_records(), 3);
         assert!(!events.is_empty());
         let shown: Vec<String> = events

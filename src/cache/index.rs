@@ -3,6 +3,7 @@
 use std::{
     collections::{HashSet, hash_map::Entry},
     hash::{BuildHasherDefault, Hash, Hasher},
+    time::Duration,
 };
 
 use super::waiting::WaitingMessages;
@@ -80,6 +81,12 @@ impl RecordIndex {
             waiting: WaitingMessages::default(),
             earlier: 0,
         }
+    }
+
+    /// Moves the clock by which the ages of messages are known.
+    pub(crate) fn set_now(&mut self, since_boot: Duration) {
+        let second = u32::try_from(since_boot.as_secs()).unwrap_or(u32::MAX);
+        self.waiting.set_now(second);
     }
 
     pub(crate) fn cached_bytes(&self) -> usize {

@@ -1,12 +1,15 @@
 //! Loads the records at open, and quarantines those that Paho could not read.
 
-use std::{collections::HashSet, time::SystemTime};
+use std::{
+    collections::HashSet,
+    time::{Duration, SystemTime},
+};
 
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
     drop_loaded::{drop_loaded, is_refused},
-    event_queue::EventQueue,
     index::RecordIndex,
+    load_changes::LoadChanges,
     over_budget::drop_over_budget,
     send_counts::SendCounts,
     set_aside::name_for,
@@ -26,15 +29,9 @@ pub(crate) struct LoadedRecords {
     pub(crate) index: RecordIndex,
     /// Number of entries that Paho did not write.
     pub(crate) foreign_entries: usize,
-    /// Records that Paho could not read, whether or not the quarantine took them.
-    pub(crate) unreadable: Vec<Key>,
     /// The unreadable records that stay in place, since the store refused to move them.
     pub(crate) unmovable: HashSet<Key>,
-    /// The message that was quarantined since it may be poison.
-    pub(crate) poison: Option<Key>,
     pub(crate) sends: SendCounts,
-    /// What was dropped and set aside.
-    pub(crate) events: EventQueue,
 }
 
 /// The decisions of the program for a load.
@@ -49,12 +46,13 @@ pub(crate) struct LoadOptions {
     /// The first one that is suspected is quarantined.
     pub(crate) quarantines_poison: bool,
     pub(crate) now: SystemTime,
+    pub(crate) since_boot: Duration,
 }
 
 /// Loads every record, repairs what Paho would misread, and drops what the program no longer wants sent.
 pub(crate) fn load_records(
     store: &mut impl Store,
-    set_asides: &mut SetAsides,
+    (set_asides, changes): (&mut SetAsides, &mut LoadChanges),
     options: LoadOptions,
 ) -> Result<LoadedRecords, Error> {
     let (mut keys, foreign_entries) = list_keys(store)?;
@@ -64,17 +62,15 @@ pub(crate) fn load_records(
     let mut loaded = LoadedRecords {
         index: RecordIndex::with_capacity(keys.len(), options.cache_limit),
         foreign_entries,
-        unreadable: Vec::new(),
         unmovable: HashSet::new(),
-        poison: None,
         sends: SendCounts::new(options.max_sends),
-        events: EventQueue::default(),
     };
+    loaded.index.set_now(options.since_boot);
     let mut expired = Vec::new();
     // The index does not tell QoS 1 from 2.
     let mut qos_of = KeyMap::default();
     for batch in keys.chunks(READ_BATCH) {
-        let known_unreadable = loaded.unreadable.len();
+        let mut unreadable = Vec::new();
         read_each_or_split(store, batch, |key, value| match value {
             Some(value) if is_valid_record(key, &value) => {
                 if is_expired(key, &value, || options.now) {
@@ -87,27 +83,25 @@ pub(crate) fn load_records(
                 }
                 loaded.index.insert_loaded(key, value);
             }
-            Some(_) => loaded.unreadable.push(key),
+            Some(_) => unreadable.push(key),
             // Removed since it was listed.
             None => {}
         })?;
-        let unreadable = loaded.unreadable.get(known_unreadable..);
-        for &key in unreadable.unwrap_or_default() {
-            match quarantine(store, (key, "unreadable"), set_asides)? {
-                Moved::Added => loaded.events.set_aside(Place::Quarantine),
-                Moved::Again => {}
-                Moved::Refused => drop(loaded.unmovable.insert(key)),
+        changes.unreadable.extend(&unreadable);
+        for key in unreadable {
+            if !quarantine(store, (key, "unreadable"), (set_asides, changes))? {
+                loaded.unmovable.insert(key);
             }
         }
     }
-    let LoadedRecords { index, events, .. } = &mut loaded;
-    drop_loaded(store, (index, events), &expired, DropReason::Expired)?;
+    let LoadedRecords { index, .. } = &mut loaded;
+    drop_loaded(store, (index, changes), &expired, DropReason::Expired)?;
     drop_cross_version_duplicates(store, index)?;
     if let Some(budget) = options.drops_above {
-        drop_over_budget(store, (index, events, set_asides), (&qos_of, budget))?;
+        drop_over_budget(store, (index, changes, set_asides), (&qos_of, budget))?;
     }
     if options.max_sends < u32::MAX {
-        load_sends(store, &mut loaded, set_asides, options)?;
+        load_sends(store, &mut loaded, (set_asides, changes), options)?;
     }
     Ok(loaded)
 }
@@ -117,7 +111,7 @@ pub(crate) fn load_records(
 fn load_sends(
     store: &mut impl Store,
     loaded: &mut LoadedRecords,
-    set_asides: &mut SetAsides,
+    (set_asides, changes): (&mut SetAsides, &mut LoadChanges),
     options: LoadOptions,
 ) -> Result<(), Error> {
     let stored = match store.read_send_counts() {
@@ -128,29 +122,23 @@ fn load_sends(
     };
     loaded.sends = SendCounts::load(options.max_sends, &stored, &loaded.index);
     let suspect = loaded.sends.first_suspect();
-    let Some(key) = suspect.filter(|_| options.quarantines_poison) else {
+    // An attempt before may have moved one.
+    let is_first = |key: &Key| changes.poison.is_none_or(|poison| poison == *key);
+    let suspect = suspect.filter(|key| options.quarantines_poison && is_first(key));
+    let Some(key) = suspect else {
         return Ok(());
     };
-    match quarantine(store, (key, "poison"), set_asides)? {
-        Moved::Added => loaded.events.set_aside(Place::Quarantine),
-        Moved::Again => {}
-        Moved::Refused => return Ok(()),
+    changes.poison = Some(key);
+    if !quarantine(store, (key, "poison"), (set_asides, changes))? {
+        changes.poison = None;
+        return Ok(());
     }
     loaded.index.remove(key);
     loaded.sends.forget(key);
-    loaded.poison = Some(key);
     Ok(())
 }
 
-/// The result of an attempt to move a record to the quarantine.
-enum Moved {
-    Added,
-    /// It is there already, since a crash ended the last attempt.
-    Again,
-    Refused,
-}
-
-/// Moves a record to the quarantine.
+/// Moves a record to the quarantine; returns false if the store refuses that.
 ///
 /// The copy is confirmed before the remove is sent: a store may apply the remove of a group
 /// although it refused the copy in it, and then the record would be gone. A crash between the two
@@ -158,30 +146,40 @@ enum Moved {
 fn quarantine(
     store: &mut impl Store,
     (record, reason): (Key, &str),
-    set_asides: &mut SetAsides,
-) -> Result<Moved, Error> {
+    (set_asides, changes): (&mut SetAsides, &mut LoadChanges),
+) -> Result<bool, Error> {
     use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
     let key = &record.to_name();
     let [Some(value)] = &store.read(&[key])?[..] else {
-        return Ok(Moved::Again);
+        return Ok(true);
     };
     let ack = WriteAck::Confirmed { sent: &[] };
     let place = Place::Quarantine;
     let name = name_for(reason, record, key, value);
-    let name = &set_asides.name_of_record(place, name);
-    let copied = write(store, &[&[Change::SetAside { place, name, value }]], ack);
-    match copied.and_then(|()| write(store, &[&[Change::Remove { key }]], ack)) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                Misconf | OutOfMemory | Permission | ReadOnly | Server | WrongType
-            ) =>
-        {
-            Ok(Moved::Refused)
+    let name = changes.set_aside(set_asides, place, name);
+    let is_refusal = |error: &Error| {
+        matches!(
+            error.kind(),
+            Misconf | OutOfMemory | Permission | ReadOnly | Server | WrongType
+        )
+    };
+    let copy = Change::SetAside {
+        place,
+        name: &name,
+        value,
+    };
+    match write(store, &[&[copy]], ack) {
+        Ok(()) => drop(set_asides.add(place, &name)),
+        Err(error) if is_refusal(&error) => {
+            changes.set_aside.remove(&(place, name));
+            return Ok(false);
         }
+        Err(error) => return Err(error),
+    }
+    match write(store, &[&[Change::Remove { key }]], ack) {
+        Ok(()) => Ok(true),
+        Err(error) if is_refusal(&error) => Ok(false),
         Err(error) => Err(error),
-        Ok(()) if set_asides.add(place, name) => Ok(Moved::Added),
-        Ok(()) => Ok(Moved::Again),
     }
 }
 

@@ -3,8 +3,8 @@
 use super::{
     batched_read::read_or_split,
     drop_loaded::{drop_loaded, is_refused},
-    event_queue::EventQueue,
     index::RecordIndex,
+    load_changes::LoadChanges,
     set_aside::name_for,
     set_asides::SetAsides,
     write::{WriteAck, write},
@@ -48,7 +48,7 @@ fn excess(index: &RecordIndex, qos_of: &KeyMap<u8>, budget: usize) -> Vec<Key> {
 /// If the store refuses to remove them, they are restored.
 pub(super) fn drop_over_budget(
     store: &mut impl Store,
-    (index, events, set_asides): (&mut RecordIndex, &mut EventQueue, &mut SetAsides),
+    (index, changes, set_asides): (&mut RecordIndex, &mut LoadChanges, &mut SetAsides),
     (qos_of, budget): (&KeyMap<u8>, usize),
 ) -> Result<(), Error> {
     const PLACE: Place = Place::Discarded;
@@ -58,18 +58,19 @@ pub(super) fn drop_over_budget(
     let lengths = newest_first.map(|key| index.length(*key).unwrap_or_default());
     let (kept, loss) = set_asides.newest_within_limits(PLACE, lengths);
     let (gone, copied) = dropped.split_at(dropped.len().saturating_sub(kept));
-    let removed = drop_loaded(store, (index, events), gone, REASON)?;
+    let removed = drop_loaded(store, (index, changes), gone, REASON)?;
     if set_asides.is_on(PLACE) {
-        events.set_aside_lost(PLACE, loss, removed);
+        changes.losses.set_aside_lost(PLACE, loss, removed);
     }
     if removed < gone.len() {
         return Ok(());
     }
     for keys in copied.chunks(COPY_BATCH) {
-        let is_copied = copy(store, (events, set_asides), keys)?;
-        let removed = drop_loaded(store, (index, events), keys, REASON)?;
+        let is_copied = copy(store, (changes, set_asides), keys)?;
+        let removed = drop_loaded(store, (index, changes), keys, REASON)?;
         if !is_copied {
-            events.set_aside_lost(PLACE, SetAsideLoss::Refused, removed);
+            let losses = &mut changes.losses;
+            losses.set_aside_lost(PLACE, SetAsideLoss::Refused, removed);
         }
         if removed < keys.len() {
             break;
@@ -81,7 +82,7 @@ pub(super) fn drop_over_budget(
 /// Sets copies of these records aside; returns false if the store refuses them.
 fn copy(
     store: &mut impl Store,
-    (events, set_asides): (&mut EventQueue, &mut SetAsides),
+    (changes, set_asides): (&mut LoadChanges, &mut SetAsides),
     keys: &[Key],
 ) -> Result<bool, Error> {
     let place = Place::Discarded;
@@ -92,22 +93,25 @@ fn copy(
         let key_name = key.to_name();
         let name = name_for(DropReason::OverBudget.as_str(), key, &key_name, value);
         // A crash before the remove repeats this.
-        (set_asides.name_of_record(place, name), value)
+        (changes.set_aside(set_asides, place, name), value)
     });
     let copies: Vec<(String, &[u8])> = copies.collect();
-    let changes = copies.iter();
-    let changes = changes.map(|(name, value)| Change::SetAside { place, name, value });
-    let changes: Vec<Change<'_>> = changes.collect();
-    let groups: Vec<&[Change<'_>]> = changes.chunks(1).collect();
+    let writes = copies.iter();
+    let writes = writes.map(|(name, value)| Change::SetAside { place, name, value });
+    let writes: Vec<Change<'_>> = writes.collect();
+    let groups: Vec<&[Change<'_>]> = writes.chunks(1).collect();
     match write(store, &groups, WriteAck::Rewritten) {
         Ok(()) => {}
-        Err(error) if is_refused(&error) => return Ok(false),
+        Err(error) if is_refused(&error) => {
+            for (name, _) in copies {
+                changes.set_aside.remove(&(place, name));
+            }
+            return Ok(false);
+        }
         Err(error) => return Err(error),
     }
     for (name, _) in &copies {
-        if set_asides.add(place, name) {
-            events.set_aside(place);
-        }
+        set_asides.add(place, name);
     }
     Ok(true)
 }

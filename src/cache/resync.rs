@@ -15,7 +15,7 @@ use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     paho::Key,
-    store::Store,
+    store::{Place, Store},
 };
 
 /// Number of stale records that are removed in one step.
@@ -47,9 +47,8 @@ impl WriteBehindCache {
         self.events.refused(error, totals);
     }
 
-    /// Forgets what earlier events said about foreign records, since an outage is over.
+    /// Forgets that records were lost, since an outage is over.
     pub(crate) fn end_resync(&mut self) {
-        self.clear_quarantined();
         self.has_lost = false;
     }
 
@@ -96,12 +95,10 @@ impl WriteBehindCache {
                 self.pending.note_stored(key);
                 continue;
             }
-            let hash = hash_of(key, &value);
-            if self.quarantined.contains(&hash) {
-                self.replace_quarantined(key);
-            } else if self.removed.contains(hash) && !self.has_lost {
+            let is_old = || self.removed.contains(hash_of(key, &value));
+            if !self.has_lost && is_old() {
                 self.replace_stored(key);
-            } else {
+            } else if !self.replace_if_quarantined(key, &value) {
                 unknown.push((key, value));
             }
         }
@@ -146,30 +143,44 @@ impl WriteBehindCache {
         }
     }
 
-    /// Removes the stale records that had to stay while the store refused what replaces them.
-    pub(crate) fn remove_stale<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
+    /// Removes the stale records that had to stay while the store refused what replaces them; returns false
+    /// if there are none.
+    pub(crate) fn remove_stale<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) -> bool {
         let batch = self.next_stale_batch();
         let store = access.writer().filter(|_| !batch.is_empty());
         let ack = WriteAck::Confirmed { sent: &[] };
         match store.map(|store| batch.write(store, ack)) {
             Some(Ok(())) => self.finish_stale(&batch),
             Some(Err(error)) => self.note_failure(access, error),
-            None => {}
+            None => return false,
         }
+        true
     }
 
     /// Notes that unknown records are in the quarantine, so that their keys can be written.
-    pub(crate) fn finish_quarantine(&mut self, unknown: &[(Key, Vec<u8>)]) {
+    pub(crate) fn finish_quarantine(&mut self, unknown: &[(Key, Vec<u8>)], batch: &RewriteBatch) {
         self.events.foreign_records(unknown.len(), true);
-        for (key, value) in unknown {
-            self.quarantined.insert(hash_of(*key, value));
+        self.note_quarantined(batch);
+        for (key, _) in unknown {
             self.replace_quarantined(*key);
         }
     }
 
-    /// Forgets what is in the quarantine, since another store may not have it.
-    pub(crate) fn clear_quarantined(&mut self) {
-        self.quarantined.clear();
+    /// Returns false if the quarantine has no copy of this record, whose key can otherwise be written.
+    ///
+    /// The reply to the copy was lost, or the connection before the record was removed. Or the record has
+    /// come again.
+    pub(super) fn replace_if_quarantined(&mut self, key: Key, value: &[u8]) -> bool {
+        if !self.is_quarantined(key, value) {
+            return false;
+        }
+        // Otherwise it was counted when the write of its key became pending.
+        if !self.pending.contains(key) || self.pending.is_new(key) {
+            self.events.foreign_records(1, true);
+            self.events.set_aside(Place::Quarantine);
+        }
+        self.replace_quarantined(key);
+        true
     }
 
     fn replace_quarantined(&mut self, key: Key) {
@@ -181,12 +192,11 @@ impl WriteBehindCache {
     }
 
     /// Creates the batch that copies unknown records to the quarantine.
-    pub(crate) fn quarantine_batch(&mut self, unknown: &[(Key, Vec<u8>)]) -> RewriteBatch {
-        let named = unknown.iter().map(|(key, value)| {
-            let name = self.add_to_quarantine("foreign", *key, value);
+    pub(crate) fn quarantine_batch(&self, unknown: &[(Key, Vec<u8>)]) -> RewriteBatch {
+        RewriteBatch::to_quarantine(unknown.iter().map(|(key, value)| {
+            let name = self.quarantine_name(*key, value);
             (name, value.clone())
-        });
-        RewriteBatch::to_quarantine(named.collect::<Vec<_>>().into_iter())
+        }))
     }
 
     /// Leaves unknown records in place that the store refuses to quarantine.
@@ -194,8 +204,7 @@ impl WriteBehindCache {
     /// What this client has under their keys is written once they are moved.
     pub(crate) fn leave_unknown(&mut self, unknown: &[(Key, Vec<u8>)], error: Arc<Error>) {
         let mut added = 0_usize;
-        for (key, value) in unknown {
-            self.forget_quarantined(*key, value);
+        for (key, _) in unknown {
             added = added.saturating_add(usize::from(self.foreign.insert(*key)));
             self.stale.remove(key);
             if self.pending.contains(*key) {
@@ -252,20 +261,18 @@ impl WriteBehindCache {
         keys.any(|key| self.index.contains(key) || self.pending.contains(key))
     }
 
-    /// Copies one record to the quarantine that is in the way of a message; returns true if it is safe.
+    /// Returns the records that are in the way of a message.
+    pub(super) fn obstructions(&self) -> Vec<Key> {
+        let keys = self.foreign.iter().copied();
+        keys.filter(|key| self.is_message_here(*key)).collect()
+    }
+
+    /// Copies a record to the quarantine that is in the way of a message; returns true if it is safe.
     pub(super) fn quarantine_obstruction<S: Store>(
         &mut self,
         access: &mut StoreAccess<'_, S>,
+        key: Key,
     ) -> bool {
-        let obstructions = self.foreign.iter();
-        let obstructions = obstructions.filter(|key| self.is_message_here(**key));
-        let obstructions: Vec<Key> = obstructions.copied().collect();
-        // Any of them, since the store may refuse one for ever.
-        let random = usize::from(access.clock.random());
-        let position = random.checked_rem(obstructions.len()).unwrap_or_default();
-        let Some(&key) = obstructions.get(position) else {
-            return false;
-        };
         let Some(store) = access.writer() else {
             return false;
         };
@@ -287,13 +294,10 @@ impl WriteBehindCache {
         match copied {
             Ok(()) => {
                 self.foreign.remove(&key);
-                self.finish_quarantine(&records);
+                self.finish_quarantine(&records, &batch);
                 true
             }
             Err(error) if error.kind().is_refusal() => {
-                for (key, value) in &records {
-                    self.forget_quarantined(*key, value);
-                }
                 self.refusal = Some(Arc::new(error));
                 false
             }
@@ -335,12 +339,11 @@ impl WriteBehindCache {
             if let Some(length) = self.index.value(key).map(<[u8]>::len) {
                 self.pending.record(key, Some(length), None, false);
             } else {
-                self.index.remove(key);
                 lost.push(key);
             }
         }
         self.has_lost |= !lost.is_empty();
-        self.events.lost(lost);
+        self.drop_all_lost(&lost);
     }
 
     /// Returns the relocation to make next, before anything else is written.

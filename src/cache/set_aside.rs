@@ -6,14 +6,18 @@ use super::{
     access::StoreAccess,
     index::hash_of,
     pending::{PendingWrites, SetAsideChange},
+    write::{RewriteBatch, WriteAck, write},
     write_behind::WriteBehindCache,
 };
 use crate::{
     clock::Clock,
-    error::Error,
+    error::{Error, ErrorKind},
     paho::Key,
-    store::{Place, SetAsideLoss, SetAsideName, Store},
+    store::{Change, Place, SetAsideLoss, SetAsideName, Store},
 };
+
+/// The reason in the name of a quarantined record of another origin.
+const FOREIGN: &str = "foreign";
 
 /// Returns the name of a record, without the time.
 pub(super) fn name_for<'a>(
@@ -95,28 +99,28 @@ impl WriteBehindCache {
         self.pending.has_attached(key)
     }
 
-    /// Adds a record to the quarantine's index, and returns its name there.
-    pub(super) fn add_to_quarantine(&mut self, reason: &str, key: Key, value: &[u8]) -> String {
-        let place = Place::Quarantine;
+    /// Returns true if the quarantine has a copy of this record, as far as the names there show.
+    pub(super) fn is_quarantined(&self, key: Key, value: &[u8]) -> bool {
         let key_name = key.to_name();
-        let name = name_for(reason, key, &key_name, value);
-        let name = self.set_asides.name_of_record(place, name);
-        if self.set_asides.add(place, &name) {
+        let name = name_for(FOREIGN, key, &key_name, value);
+        let known = self.set_asides.known_name(Place::Quarantine, &name);
+        known.is_some()
+    }
+
+    /// Returns the name that a record of another origin gets in the quarantine, or has there already.
+    pub(super) fn quarantine_name(&self, key: Key, value: &[u8]) -> String {
+        let key_name = key.to_name();
+        let name = name_for(FOREIGN, key, &key_name, value);
+        self.set_asides.name_of_record(Place::Quarantine, name)
+    }
+
+    /// Notes the records that the store has taken into the quarantine.
+    pub(super) fn note_quarantined(&mut self, batch: &RewriteBatch) {
+        for (place, name) in batch.set_asides() {
+            self.set_asides.add(place, name);
             self.events.set_aside(place);
         }
         self.enforce_set_aside_limits();
-        name
-    }
-
-    /// Forgets a record that the store refused to quarantine.
-    pub(super) fn forget_quarantined(&mut self, key: Key, value: &[u8]) {
-        let place = Place::Quarantine;
-        let key_name = key.to_name();
-        let name = name_for("foreign", key, &key_name, value);
-        let name = self.set_asides.name_of_record(place, name);
-        if self.set_asides.forget(place, &name) {
-            self.events.set_aside_lost(place, SetAsideLoss::Refused, 1);
-        }
     }
 
     /// Removes a record from its place, in one step with the put of this key that follows.
@@ -126,11 +130,11 @@ impl WriteBehindCache {
         self.pending.attach(key, change);
     }
 
-    /// Removes a record from its place, as soon as the store takes it.
+    /// Removes a record from its place, as soon as the store can be written.
     ///
     /// # Errors
     ///
-    /// Any reason why the store cannot be written now.
+    /// Any reason why it cannot be removed now. After a refusal it stays.
     pub(crate) fn remove_set_aside<S: Store>(
         &mut self,
         access: &mut StoreAccess<'_, S>,
@@ -138,8 +142,10 @@ impl WriteBehindCache {
         name: &str,
     ) -> Result<(), Error> {
         self.set_asides.forget(place, name);
+        // Before all that wait for the tick, so that the reply is about this one.
         self.queue_removal(place, name.to_owned());
-        self.flush(access);
+        self.set_asides.removals.rotate_right(1);
+        self.write_removals(access)?;
         if access.is_up() {
             Ok(())
         } else {
@@ -153,6 +159,44 @@ impl WriteBehindCache {
         let is_only_here = key.is_some_and(|key| self.pending.detach(key, place, &name));
         if !is_only_here {
             self.set_asides.removals.push((place, name));
+        }
+    }
+
+    /// Removes records from their places, up to a number that fits into one exchange.
+    ///
+    /// # Errors
+    ///
+    /// The reply of a store that refuses these changes and takes others. The records stay, and the next
+    /// list of what is set aside shows them again.
+    pub(crate) fn write_removals<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+    ) -> Result<(), Error> {
+        use ErrorKind::{Permission, Server, WrongType};
+        const MAX_REMOVALS: usize = 256;
+        let removals = &mut self.set_asides.removals;
+        let number = removals.len().min(MAX_REMOVALS);
+        let (Some(store), Some(next)) = (access.writer(), removals.get(..number)) else {
+            return Ok(());
+        };
+        let changes = next.iter().map(|(place, name)| Change::RemoveSetAside {
+            place: *place,
+            name,
+        });
+        let changes: Vec<Change<'_>> = changes.collect();
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let written = write(store, &[&changes], WriteAck::Confirmed { sent: &[] });
+        match written {
+            Err(error) if !matches!(error.kind(), Permission | Server | WrongType) => {
+                self.note_failure(access, error);
+                Ok(())
+            }
+            written => {
+                removals.drain(..number);
+                written
+            }
         }
     }
 

@@ -11,7 +11,7 @@ use crate::store::{Place, SetAsideLimits, SetAsideLoss, SetAsideName};
 pub(crate) struct SetAsides {
     quarantine: PlaceIndex,
     discarded: PlaceIndex,
-    /// Records to be removed from their place with the next flush.
+    /// Records to be removed from their place at the next tick.
     pub(super) removals: Vec<(Place, String)>,
     /// The device's time at the last step, for the names.
     time: SystemTime,
@@ -192,17 +192,23 @@ impl SetAsides {
         }
     }
 
+    /// Returns the name that this record has in the place already.
+    pub(super) fn known_name(&self, place: Place, name: &SetAsideName<'_>) -> Option<&str> {
+        let is_same = |other: &SetAsideName<'_>| {
+            (other.key, other.hash, other.length) == (name.key, name.hash, name.length)
+        };
+        let names = self.index(place).entries.keys().map(|(_, known)| &**known);
+        let mut names =
+            names.filter(|known| SetAsideName::parse(known).is_some_and(|n| is_same(&n)));
+        names.next()
+    }
+
     /// Returns the name that this record has in the place already, or a new one.
     ///
     /// An attempt that is repeated then adds nothing.
     pub(super) fn name_of_record(&self, place: Place, name: SetAsideName<'_>) -> String {
-        let is_same = |other: &SetAsideName<'_>| {
-            (other.key, other.hash, other.length) == (name.key, name.hash, name.length)
-        };
-        let mut names = self.index(place).entries.keys();
-        let known =
-            names.find(|(_, known)| SetAsideName::parse(known).is_some_and(|n| is_same(&n)));
-        known.map_or_else(|| self.new_name(place, name), |(_, known)| known.clone())
+        let known = self.known_name(place, &name).map(str::to_owned);
+        known.unwrap_or_else(|| self.new_name(place, name))
     }
 
     fn millis(&self) -> u64 {

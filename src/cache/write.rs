@@ -47,19 +47,17 @@ pub(super) fn write(
 
 /// Writes the present state of these records: their cached values, or their removes.
 ///
-/// Each is preceded by what is set aside with it. `removals` are records to be removed from their places.
+/// Each is preceded by what is set aside with it.
 pub(super) fn write_records(
     store: &mut impl Store,
     (index, pending): (&RecordIndex, &PendingWrites),
     groups: &[&[Key]],
-    removals: &[(Place, String)],
     ack: WriteAck<'_>,
 ) -> Result<(), Error> {
     let mut keys = groups.iter().copied().flatten();
     // Most calls write a single record, which needs no lists on the heap.
     if let (Some(key), None) = (keys.next(), keys.next())
         && pending.attached(*key).next().is_none()
-        && removals.is_empty()
     {
         let name = key.to_name();
         return write(store, &[&[change_for(index, *key, &name)]], ack);
@@ -77,10 +75,8 @@ pub(super) fn write_records(
         }
         lengths.push(changes.len().saturating_sub(before));
     }
-    let removals = removals.iter();
-    let removals: Vec<Change<'_>> = removals.map(removal_of).collect();
     let mut rest = &changes[..];
-    let mut groups: Vec<&[Change<'_>]> = lengths
+    let groups: Vec<&[Change<'_>]> = lengths
         .iter()
         .filter_map(|length| {
             let (group, others) = rest.split_at_checked(*length)?;
@@ -88,15 +84,7 @@ pub(super) fn write_records(
             Some(group)
         })
         .collect();
-    groups.push(&removals);
     write(store, &groups, ack)
-}
-
-fn removal_of((place, name): &(Place, String)) -> Change<'_> {
-    Change::RemoveSetAside {
-        place: *place,
-        name,
-    }
 }
 
 /// Creates the change that brings the store to the record's current value, or removes the record.
@@ -202,6 +190,17 @@ impl RewriteBatch {
     /// Returns the keys of the records that it writes.
     pub(super) fn keys(&self) -> impl Iterator<Item = Key> {
         self.groups.iter().flatten().filter_map(OwnedChange::key)
+    }
+
+    /// Returns the places and names of what it sets aside.
+    pub(super) fn set_asides(&self) -> impl Iterator<Item = (Place, &str)> {
+        let changes = self.groups.iter().flatten();
+        changes.filter_map(|change| match change {
+            OwnedChange::OfSetAside(SetAsideChange::Add { place, name, .. }) => {
+                Some((*place, &**name))
+            }
+            _ => None,
+        })
     }
 
     /// Number of groups.

@@ -80,8 +80,8 @@ pub(crate) struct WriteBehindCache {
     last_confirmed: Option<SystemTime>,
     /// Packet ids that messages in flight of an earlier run have, while they are loaded after open.
     pub(super) earlier_ids: HashSet<u32>,
-    /// Hashes of the records that were quarantined in this outage, in the store as it is now.
-    pub(super) quarantined: HashSet<u64>,
+    /// Number of attempts at what the store has refused, so that each is tried in turn.
+    retries: usize,
     pub(crate) set_asides: SetAsides,
     pub(crate) sends: SendCounts,
     pub(crate) events: EventQueue,
@@ -108,7 +108,7 @@ impl WriteBehindCache {
         index: RecordIndex,
         (foreign_entries, unmovable): (usize, HashSet<Key>),
         durability: Durability,
-        (set_asides, events): (SetAsides, EventQueue),
+        set_asides: SetAsides,
         last_confirmed: Option<SystemTime>,
     ) -> Self {
         Self {
@@ -133,10 +133,10 @@ impl WriteBehindCache {
             refusal: None,
             last_confirmed,
             earlier_ids: HashSet::new(),
-            quarantined: HashSet::new(),
+            retries: 0,
             set_asides,
             sends: SendCounts::new(DEFAULT_MAX_SENDS),
-            events,
+            events: EventQueue::default(),
         }
     }
 
@@ -147,7 +147,6 @@ impl WriteBehindCache {
         set_asides: SetAsides,
     ) -> Self {
         let index = RecordIndex::with_capacity(0, cache_limit);
-        let set_asides = (set_asides, EventQueue::default());
         Self::new(index, (0, HashSet::new()), durability, set_asides, None)
     }
 
@@ -285,7 +284,7 @@ impl WriteBehindCache {
             piggybacked = self.pending.take_piggybacked();
         }
         piggybacked.retain(|key| !group.contains(key));
-        self.flush_groups(access, &[&piggybacked, &group], false, waits);
+        self.flush_groups(access, &[&piggybacked, &group], waits);
         group.clear();
         self.group_buffer = group;
     }
@@ -295,7 +294,6 @@ impl WriteBehindCache {
         &mut self,
         access: &mut StoreAccess<'_, S>,
         groups: &[&[Key]],
-        with_removals: bool,
         waits: bool,
     ) {
         let Some(store) = access.writer() else {
@@ -312,13 +310,8 @@ impl WriteBehindCache {
         } else {
             WriteAck::Sent
         };
-        let removals = self.set_asides.removals.as_slice();
-        let removals = if with_removals { removals } else { &[] };
         let records = (&self.index, &self.pending);
-        let written = write_records(store, records, groups, removals, ack);
-        if with_removals && written.is_ok() {
-            self.set_asides.removals.clear();
-        }
+        let written = write_records(store, records, groups, ack);
         // Also after a failure, which may have come after the write.
         for keys in groups {
             self.pending.mark_sent(keys);
@@ -343,11 +336,11 @@ impl WriteBehindCache {
         if !access.is_up() {
             return;
         }
-        if !self.pending.is_settled() || !self.set_asides.removals.is_empty() {
+        if !self.pending.is_settled() {
             self.refuse_obstructed(None);
             let groups = self.next_groups(BatchLimits::NONE);
             let groups: Vec<&[Key]> = groups.iter().map(Vec::as_slice).collect();
-            self.flush_groups(access, &groups, true, true);
+            self.flush_groups(access, &groups, true);
         }
         self.save_sends(access);
     }
@@ -383,32 +376,47 @@ impl WriteBehindCache {
         }
     }
 
-    /// Tries to quarantine one record that is in the way of a message, and to write the smallest message
-    /// that the store has refused; returns true if something was taken.
+    /// Makes one attempt at what the store has refused, and returns true if it was taken.
+    ///
+    /// It moves one record to the quarantine that is in the way of a message, or writes the smallest
+    /// message that has none in its way. The store may refuse each of them for ever, so they take turns.
     pub(crate) fn retry_refused<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) -> bool {
-        self.flush(access);
-        let is_moved = self.quarantine_obstruction(access);
+        let obstructions = self.obstructions();
         let is_obstructed = |key| self.is_obstructed(key);
-        let Some(group) = self.pending.smallest_refused(is_obstructed) else {
-            return is_moved;
-        };
+        let message = self.pending.smallest_refused(is_obstructed);
+        let attempts = obstructions.len().saturating_add(message.iter().len());
+        let attempt = self.retries.checked_rem(attempts).unwrap_or_default();
+        self.retries = self.retries.wrapping_add(1);
+        match (obstructions.get(attempt), message) {
+            (Some(key), _) => self.quarantine_obstruction(access, *key),
+            (None, Some(message)) => self.write_refused(access, &message),
+            (None, None) => false,
+        }
+    }
+
+    fn write_refused<S: Store>(
+        &mut self,
+        access: &mut StoreAccess<'_, S>,
+        message: &[Key],
+    ) -> bool {
         let Some(store) = access.writer() else {
-            return is_moved;
+            return false;
         };
-        let ack = WriteAck::Confirmed { sent: &[] };
-        match write_records(store, (&self.index, &self.pending), &[&group], &[], ack) {
+        let sent: Vec<_> = self.pending.unconfirmed().collect();
+        let ack = WriteAck::Confirmed { sent: &sent };
+        match write_records(store, (&self.index, &self.pending), &[message], ack) {
             Ok(()) => {
-                self.pending.mark_sent(&group);
+                self.pending.mark_sent(message);
                 self.mark_confirmed(access.clock);
                 true
             }
             Err(error) if error.kind().is_refusal() => {
                 self.refusal = Some(Arc::new(error));
-                is_moved
+                false
             }
             Err(error) => {
                 self.note_failure(access, error);
-                is_moved
+                false
             }
         }
     }
@@ -432,7 +440,7 @@ impl WriteBehindCache {
                 let attempt = format!("find all {expected} records, only {count} are left");
                 self.note_failure(access, Error::new(ErrorKind::Lost, attempt));
             }
-            Ok(_) if refused > 0 => self.last_confirmed = Some(access.clock.time()),
+            Ok(_) if refused > 0 => {}
             Ok(count) => {
                 let added = count.saturating_sub(expected);
                 self.foreign_entries = self.foreign_entries.saturating_add(added);
@@ -513,9 +521,19 @@ impl WriteBehindCache {
 
     /// Drops a record that the store lost and of which there is no copy.
     pub(crate) fn drop_lost(&mut self, key: Key) {
-        self.index.remove(key);
-        self.sends.forget(key);
-        self.events.lost([key]);
+        self.drop_all_lost(&[key]);
+    }
+
+    /// Drops records that the store lost and of which there are no copies.
+    ///
+    /// Paho has no name for those of an earlier run, and may have another record under their key.
+    pub(super) fn drop_all_lost(&mut self, keys: &[Key]) {
+        let named = keys.iter().filter(|key| !self.index.is_earlier(**key));
+        self.events.lost(keys.len(), named.copied());
+        for key in keys {
+            self.index.remove(*key);
+            self.sends.forget(*key);
+        }
     }
 
     /// Returns true if a write has not been sent, or not been confirmed.
@@ -525,7 +543,12 @@ impl WriteBehindCache {
 
     /// Returns true if a write is pending that the store has not refused.
     pub(crate) fn has_unsettled(&self) -> bool {
-        !self.pending.is_settled() || !self.set_asides.removals.is_empty() || self.sends.is_dirty()
+        !self.pending.is_settled() || self.sends.is_dirty()
+    }
+
+    /// Returns true if records are to be removed from their places.
+    pub(crate) fn has_removals(&self) -> bool {
+        !self.set_asides.removals.is_empty()
     }
 
     pub(crate) fn has_refused(&self) -> bool {
@@ -540,12 +563,6 @@ impl WriteBehindCache {
     /// Number and bytes of the puts that the store has not confirmed.
     pub(crate) fn pending_totals(&self) -> Totals {
         self.pending.put_totals()
-    }
-
-    /// Moves the clock by which the ages of messages are known.
-    pub(crate) fn set_now(&mut self, since_boot: Duration) {
-        let second = u32::try_from(since_boot.as_secs()).unwrap_or(u32::MAX);
-        self.index.waiting.set_now(second);
     }
 
     /// Takes a snapshot for `Health` and `StoreEvent::Status`.

@@ -450,6 +450,7 @@ impl CallSemantics {
         }
         self.release_withheld(access);
         self.cache.flush(access);
+        drop(self.cache.write_removals(access));
     }
 
     fn release_withheld<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
@@ -522,9 +523,9 @@ impl CallSemantics {
                     }
                 }
                 Ok(None) => {
-                    self.cache.index.remove(old);
                     // The old key is that of the record that is put.
-                    self.cache.events.lost([new]);
+                    self.cache.index.rekey(old, new);
+                    self.cache.drop_lost(new);
                 }
                 // The put that needs this number must not fail, so recovery relocates the record.
                 Err(_) => self.cache.relocate_later(old, new),

@@ -27,7 +27,7 @@ use super::{
     worker::spawn_threads,
 };
 use crate::{
-    cache::{SendCounts, SetAsides, StoreAccess, WriteBehindCache},
+    cache::{LoadChanges, SendCounts, SetAsides, StoreAccess, WriteBehindCache},
     clock::Clock,
     error::{Error, ErrorChain, ErrorKind},
     paho::{Key, record_set_name, strip_scheme, to_abi},
@@ -267,7 +267,8 @@ impl<S: Store> Persistence<S> {
         let mut store = self.begin_opening(|| "open the records".to_owned())?;
         let shared = &self.shared;
         let config = &shared.config;
-        let opened = match open_records(&mut store, &name, config) {
+        let mut changes = LoadChanges::default();
+        let opened = match open_records(&mut store, &name, config, &mut changes) {
             Err(error) if !(config.open_without_store && may_open_without(error.kind())) => {
                 store.close();
                 self.end_opening(Lifecycle::Closed(store));
@@ -284,8 +285,12 @@ impl<S: Store> Persistence<S> {
             drops: Mutex::default(),
             set_aside_losses: Mutex::default(),
         });
+        let quarantined;
         let (cache, instance_id, result) = match opened {
-            Ok((cache, instance_id, report)) => (cache, instance_id, Ok(report)),
+            Ok((cache, instance_id, report)) => {
+                quarantined = report.quarantined();
+                (cache, instance_id, Ok(report))
+            }
             Err(error) => {
                 // What is set aside in the store is listed once it is there.
                 let set_asides = SetAsides::new(&config.set_asides);
@@ -295,6 +300,9 @@ impl<S: Store> Persistence<S> {
                     set_asides,
                 );
                 cache.sends = SendCounts::new(config.max_sends);
+                cache.index.set_now(config.clock.since_boot());
+                quarantined = changes.quarantined();
+                cache.events = changes.into_events();
                 (cache, None, Err(Arc::new(error)))
             }
         };
@@ -305,7 +313,6 @@ impl<S: Store> Persistence<S> {
             shared.clock().since_boot(),
             Arc::clone(&notifier),
         );
-        let quarantined = result.as_ref().map_or(0, OpenReport::quarantined);
         notifier.outbox.post([StoreEvent::Opened { quarantined }]);
         self.end_opening(match &result {
             Ok(_) => Lifecycle::Up { store, opened },

@@ -13,7 +13,7 @@ use paho_mqtt::{
     self as mqtt, AsyncClient, Message, MessageBuilder, Properties, Property, PropertyCode,
 };
 
-use super::shared::PersistenceShared;
+use super::shared::{PAUSE, PersistenceShared};
 use crate::{
     error::Error,
     paho::{Key, PropertyValue, RecordKind, StoredMessage, set_remaining_interval},
@@ -192,8 +192,18 @@ fn property(code: PropertyCode, value: PropertyValue<'_>) -> Option<Property> {
     property.ok()
 }
 
-/// Number of values that are read per exchange, between which calls go on.
-const READ_CHUNK: usize = 64;
+/// Returns how many of these records are read in one exchange, for which calls wait.
+fn chunk_of(names: &[&str]) -> usize {
+    const RECORDS: usize = 64;
+    const BYTES: usize = 128 * 1024;
+    let mut bytes = 0_usize;
+    let fits = |name: &&&str| {
+        let length = SetAsideName::parse(name).map_or(0, |name| name.length);
+        bytes = bytes.saturating_add(length);
+        bytes <= BYTES
+    };
+    names.iter().take(RECORDS).take_while(fits).count().max(1)
+}
 
 impl DeadLetters {
     pub(super) fn new(source: Arc<dyn DeadLetterSource>) -> Self {
@@ -217,7 +227,10 @@ impl DeadLetters {
                 .iter()
                 .filter_map(|name| str::from_utf8(name).ok())
                 .collect();
-            for chunk in names.chunks(READ_CHUNK) {
+            let mut rest = &names[..];
+            while !rest.is_empty() {
+                let (chunk, others) = rest.split_at(chunk_of(rest));
+                rest = others;
                 let values = self.0.read(place, chunk)?;
                 let found = chunk.iter().zip(values);
                 letters.extend(found.filter_map(|(name, value)| {
@@ -237,7 +250,7 @@ impl DeadLetters {
     /// # Errors
     ///
     /// Any reason why the store cannot be written now; the record is then removed when it is back, if
-    /// this process lives until then. [`ErrorKind::NotOpen`](crate::ErrorKind::NotOpen) if the persistence
+    /// this process lives until then. If the store refuses this, the record stays. [`ErrorKind::NotOpen`](crate::ErrorKind::NotOpen) if the persistence
     /// is not open.
     pub fn remove(&self, letter: &DeadLetter) -> Result<(), Error> {
         self.0.remove(letter.place, &letter.name)
@@ -387,10 +400,13 @@ impl<S: Store> DeadLetterSource for PersistenceShared<S> {
     }
 
     fn read(&self, place: Place, names: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        self.with_open(
+        let values = self.with_open(
             || "read what is set aside".to_owned(),
             |records, access| records.cache.read_set_asides(access, place, names),
-        )
+        );
+        // The caller may read more at once.
+        self.clock().sleep(PAUSE);
+        values
     }
 
     fn remove(&self, place: Place, name: &str) -> Result<(), Error> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{
+    call_semantics::CallSemantics,
     config::PersistenceConfig,
     lifecycle::{Lifecycle, Opened},
     schedule::{CHECK_INTERVAL, OUTAGE_STATUS_INTERVAL, TICK, Wait},
@@ -13,7 +14,10 @@ use crate::{
 };
 
 impl<S: Store> Lifecycle<S> {
-    /// Does what is due and needs the mutex, and returns how long the worker may wait.
+    /// Does one thing that is due and needs the mutex, and returns how long the worker may wait.
+    ///
+    /// That is at most three exchanges with the store, for each of which a call may have to wait as long as
+    /// for one of its own.
     pub(super) fn run_due(&mut self, clock: &Clock, config: &PersistenceConfig) -> Wait {
         let now = clock.since_boot();
         let wait = match self {
@@ -39,25 +43,34 @@ impl<S: Store> Lifecycle<S> {
             self.report_status(now, config);
             return wait;
         }
-        let was_taken = self.call(clock, |records, access| {
-            records.cache.flush(access);
-            let was_taken = is_retry && records.cache.retry_refused(access);
-            records.cache.remove_stale(access);
-            if is_check {
-                records.cache.check(access);
+        let was_taken = self.call(clock, |CallSemantics { cache, .. }, access| {
+            if is_retry {
+                return cache.retry_refused(access);
             }
-            was_taken
+            cache.flush(access);
+            if is_check {
+                // One of the two, so that calls wait for no more exchanges.
+                if !cache.remove_stale(access) {
+                    cache.check(access);
+                }
+            } else {
+                // What is refused stays, and no call waits for it.
+                drop(cache.write_removals(access));
+            }
+            false
         });
         if let Self::Up { opened, .. } | Self::Down { opened, .. } = self {
-            opened.schedule.tick = None;
-            if is_check {
-                opened.schedule.check = now.saturating_add(CHECK_INTERVAL);
-            }
+            let Opened { schedule, .. } = &mut **opened;
             if is_retry {
-                opened.schedule.plan_retry(was_taken == Some(true), now);
+                schedule.plan_retry(was_taken == Some(true), now);
+            } else {
+                schedule.tick = None;
+            }
+            if is_check && !is_retry {
+                schedule.check = now.saturating_add(CHECK_INTERVAL);
             }
         }
-        // The caller asks again at once.
+        // The caller asks again, after calls that wait for the mutex.
         Wait::Ticking(now)
     }
 
@@ -66,7 +79,7 @@ impl<S: Store> Lifecycle<S> {
     /// The buffer warning may come after the outage, for what the store refuses.
     fn report_status(&mut self, now: Duration, config: &PersistenceConfig) {
         if let Self::Up { opened, .. } | Self::Down { opened, .. } = self {
-            opened.records.cache.set_now(now);
+            opened.records.cache.index.set_now(now);
         }
         let status = self.health_snapshot(config.waiting_limits);
         let (Self::Up { opened, .. } | Self::Down { opened, .. }) = self else {
@@ -103,7 +116,7 @@ fn up_wait(opened: &mut Opened, now: Duration) -> Wait {
     } else {
         schedule.retry = None;
     }
-    if records.cache.has_unsettled() {
+    if records.cache.has_unsettled() || records.cache.has_removals() {
         let tick = schedule
             .tick
             .get_or_insert_with(|| now.saturating_add(TICK));

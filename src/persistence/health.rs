@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use super::shared::PersistenceShared;
+use super::{lifecycle::Opened, shared::PersistenceShared};
 use crate::{
     error::{Error, ErrorKind},
     store::{HealthSnapshot, Store},
@@ -10,7 +10,7 @@ use crate::{
 
 /// Reports the state of a persistence's store, even after a client has taken the persistence.
 ///
-/// Each method waits for the call in progress, so for at most one exchange with the store.
+/// Each method waits for the call in progress, or the worker, so for at most three exchanges with the store.
 #[derive(Clone)]
 pub struct Health(Arc<dyn HealthSource>);
 
@@ -115,16 +115,25 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
         // worker goes on with its own intervals.
         let mut may_retry = true;
         loop {
+            let is_refused = |opened: &Opened| opened.records.cache.has_refused();
+            may_retry &= state.lifecycle.opened().is_some_and(is_refused);
+            let mut was_taken = false;
+            if may_retry {
+                let taken = state.lifecycle.call(self.clock(), |records, access| {
+                    records.cache.retry_refused(access)
+                });
+                was_taken = taken.unwrap_or_default();
+                state = self.yield_to_calls(state);
+            }
             let pending = state.lifecycle.call(self.clock(), |records, access| {
                 records.cache.flush(access);
-                let was_taken = may_retry && records.cache.retry_refused(access);
                 // The store may have lost records that it confirmed earlier.
                 records.cache.check(access);
                 let refusal = records.cache.refusal().cloned();
-                (records.cache.has_pending(), refusal, was_taken)
+                (records.cache.has_pending(), refusal)
             });
             self.wake_worker(&mut state);
-            let Some((has_pending, refusal, was_taken)) = pending else {
+            let Some((has_pending, refusal)) = pending else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };
             let outage = state.lifecycle.outage();
@@ -148,8 +157,7 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
             may_retry = was_taken;
             if was_taken && self.clock().since_boot() < until {
                 // Calls may go on between two refused messages.
-                drop(state);
-                state = self.lock();
+                state = self.yield_to_calls(state);
                 continue;
             }
             (state, is_late) = self.wait_until(state, until);

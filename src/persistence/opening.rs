@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::config::PersistenceConfig;
 use crate::{
-    cache::{LoadOptions, LoadedRecords, SetAsides, WriteBehindCache, load_records},
+    cache::{LoadChanges, LoadOptions, LoadedRecords, SetAsides, WriteBehindCache, load_records},
     error::{Error, ErrorKind},
     paho::Key,
     store::{Connected, Place, Store},
@@ -74,23 +74,24 @@ pub(super) fn open_records(
     store: &mut impl Store,
     name: &str,
     config: &PersistenceConfig,
+    changes: &mut LoadChanges,
 ) -> Result<(WriteBehindCache, Option<String>, OpenReport), Error> {
     let until = config.clock.deadline_after(config.open_timeout);
     let mut connected = connect_until(store, name, config, until)?;
-    let (loaded, set_asides) = match load(store, config, &mut connected) {
+    let (loaded, set_asides) = match load(store, config, (&mut connected, changes)) {
         // The connection broke since `connect`, for example because Redis restarted.
         Err(error) if error.kind() == ErrorKind::Connection => {
             connected = connect_until(store, name, config, until)?;
-            load(store, config, &mut connected)?
+            load(store, config, (&mut connected, changes))?
         }
         done => done?,
     };
     let report = OpenReport {
         records: loaded.index.len(),
         foreign_entries: loaded.foreign_entries,
-        unreadable: loaded.unreadable,
+        unreadable: changes.unreadable.iter().copied().collect(),
         has_unmovable: !loaded.unmovable.is_empty(),
-        poison: loaded.poison,
+        poison: changes.poison,
         write_error: connected.write_error,
         durability_note: connected.durability_note,
         warnings: connected.warnings,
@@ -99,12 +100,13 @@ pub(super) fn open_records(
         loaded.index,
         (loaded.foreign_entries, loaded.unmovable),
         config.durability,
-        (set_asides, loaded.events),
+        set_asides,
         Some(config.clock.time()),
     );
     cache.sends = loaded.sends;
-    cache.enforce_set_aside_limits();
     cache.replace_shared_packet_ids(store)?;
+    cache.events = std::mem::take(changes).into_events();
+    cache.enforce_set_aside_limits();
     Ok((cache, connected.instance_id, report))
 }
 
@@ -120,7 +122,7 @@ pub(super) fn may_open_without(kind: ErrorKind) -> bool {
 fn load(
     store: &mut impl Store,
     config: &PersistenceConfig,
-    connected: &mut Connected,
+    (connected, changes): (&mut Connected, &mut LoadChanges),
 ) -> Result<(LoadedRecords, SetAsides), Error> {
     let mut set_asides = SetAsides::new(&config.set_asides);
     set_asides.note_time(config.clock.time(), config.clock.since_boot());
@@ -144,8 +146,9 @@ fn load(
         max_sends: config.max_sends,
         quarantines_poison: config.quarantines_poison,
         now: config.clock.time(),
+        since_boot: config.clock.since_boot(),
     };
-    let loaded = load_records(store, &mut set_asides, options)?;
+    let loaded = load_records(store, (&mut set_asides, changes), options)?;
     Ok((loaded, set_asides))
 }
 

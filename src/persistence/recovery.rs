@@ -251,11 +251,7 @@ impl Recovery {
         match (step, answer) {
             (Step::Connect(_), Answer::Connected(connected)) => {
                 let (new, known) = (connected.instance_id.as_ref(), instance_id.as_ref());
-                let is_same = new.is_some() && new == known;
-                if !is_same {
-                    cache.clear_quarantined();
-                }
-                self.note_connected(is_same);
+                self.note_connected(new.is_some() && new == known);
                 *instance_id = connected.instance_id;
             }
             (Step::List, Answer::Listed(keys, foreign, set_asides)) => {
@@ -279,10 +275,10 @@ impl Recovery {
                     comparison.unknown = unknown;
                 }
             }
-            (Step::Quarantine(_), Answer::Done) => {
+            (Step::Quarantine(batch), Answer::Done) => {
                 if let Resync::Comparing(comparison) = &mut self.resync {
                     let unknown = std::mem::take(&mut comparison.unknown);
-                    cache.finish_quarantine(&unknown);
+                    cache.finish_quarantine(&unknown, &batch);
                 }
                 self.grow_compare_batch();
             }
@@ -383,6 +379,8 @@ impl Recovery {
         let is_refusal = error.kind().is_refusal();
         self.note_kind(error.kind());
         self.is_checked = false;
+        // What it was planned from may have changed meanwhile.
+        self.relocation = None;
         self.due = now;
         match failed {
             Some(Step::Write(batch)) => {

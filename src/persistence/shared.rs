@@ -16,6 +16,9 @@ use crate::{
     store::Store,
 };
 
+/// Long enough for a call that waits for the mutex to get it.
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
+
 /// Guarded by one mutex; of user code only a [`Store`] runs while it is held.
 pub(super) struct PersistenceShared<S: Store> {
     state: Mutex<State<S>>,
@@ -83,6 +86,16 @@ impl<S: Store> PersistenceShared<S> {
             }
         };
         (state, false)
+    }
+
+    /// Lets calls have the mutex that wait for it: one who takes it again at once would keep them out.
+    pub(super) fn yield_to_calls<'a>(
+        &'a self,
+        state: MutexGuard<'a, State<S>>,
+    ) -> MutexGuard<'a, State<S>> {
+        drop(state);
+        self.clock().sleep(PAUSE);
+        self.lock()
     }
 
     /// Waits until the state changes.

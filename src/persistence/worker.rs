@@ -53,6 +53,9 @@ impl<S: Store> PersistenceShared<S> {
             let wait = self.run_due(&mut state.lifecycle);
             state.worker = WorkerState::Waiting(wait);
             match wait {
+                Wait::Ticking(until) if until <= self.clock().since_boot() => {
+                    state = self.yield_to_calls(state);
+                }
                 Wait::Ticking(until) | Wait::Idle(until) | Wait::Backoff(until) => {
                     (state, _) = self.wait_until(state, until);
                 }

@@ -331,7 +331,7 @@ impl Store for RedisStore {
             limit,
             |connection, hash| {
                 let hash = place_hash(hash, place);
-                connection.values(&hash, names, Some(limit), &mut |value| values.push(value))
+                connection.values(&hash, names, None, &mut |value| values.push(value))
             },
         )?;
         Ok(values)

@@ -57,7 +57,8 @@ pub enum StoreEvent {
         /// Their number.
         records: usize,
     },
-    /// One of the records that [`Lost`](Self::Lost) counts.
+    /// One of the records that [`Lost`](Self::Lost) counts, unless Paho does not know it, since it is of an
+    /// [earlier run](Self::EarlierRecords).
     RecordLost {
         /// Paho's key of the record.
         key: String,

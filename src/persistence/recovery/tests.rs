@@ -2,10 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Recovery;
+use super::{
+    super::exchange::{Answer, Step},
+    Recovery,
+};
 use crate::{
     cache::{SetAsideOptions, SetAsides, WriteBehindCache},
+    clock::Clock,
     error::{Error, ErrorKind},
+    paho::Key,
     store::Durability,
 };
 
@@ -23,4 +28,25 @@ fn jitter_adds_up_to_a_quarter_of_backoff() {
         dues.push(recovery.due.saturating_sub(now).as_micros());
     }
     assert_eq!(dues, [50_000, 56_250, 62_451]);
+}
+
+#[test]
+fn failure_drops_planned_relocation() {
+    let set_asides = SetAsides::new(&SetAsideOptions::default());
+    let mut cache = WriteBehindCache::without_store(0, Durability::default(), set_asides);
+    let [old, new] = ["s-1", "s-9"].map(|name| Key::parse(name).expect("a key"));
+    let value = b"\x32\x06\0\x01t\0\x01x".to_vec();
+    cache.index.insert_loaded(old, value.clone());
+    cache.relocate_later(old, new);
+    let mut recovery = Recovery::new(ErrorKind::OutOfMemory, Duration::ZERO);
+    let read = (
+        Step::ReadRelocation(old, new),
+        Answer::Values(vec![Some(value), None]),
+    );
+    recovery.note_answer(&mut cache, &mut None, read, &Clock::System);
+    assert!(recovery.relocation.is_some());
+    // The connection of a call breaks before the step. Another program may change the record meanwhile.
+    let error = Arc::new(Error::new(ErrorKind::Connection, "read a record"));
+    recovery.note_failure(&mut cache, None, &error, (Duration::ZERO, 0));
+    assert!(recovery.relocation.is_none());
 }

@@ -51,6 +51,8 @@ pub(super) struct Content {
     pub(super) fails_writes: Option<ErrorKind>,
     /// The next write succeeds, and its reply is replaced by this error.
     pub(super) loses_reply: Option<ErrorKind>,
+    /// The next remove of a record succeeds, and its reply is replaced by this error.
+    pub(super) loses_reply_to_remove: Option<ErrorKind>,
     /// Recovery's writes of more bytes time out.
     pub(super) slow_above: Option<usize>,
     /// The next list of keys fails with this error.
@@ -61,6 +63,10 @@ pub(super) struct Content {
     pub(super) refuses_places: Option<ErrorKind>,
     /// The quarantine, or setting anything aside, fails with this error.
     pub(super) refuses_quarantine: Option<ErrorKind>,
+    /// What is set aside cannot be removed, for this reason.
+    pub(super) refuses_removals: Option<ErrorKind>,
+    /// Most bytes that one read of what is set aside returned.
+    pub(super) largest_set_aside_read: usize,
     /// The quarantine has no room for longer values.
     pub(super) largest_quarantined: Option<usize>,
     /// The next connections find these problems.
@@ -177,6 +183,12 @@ impl Content {
         {
             return Err(Error::new(kind, "change the quarantine"));
         }
+        let removes = |change: &Change<'_>| matches!(change, Change::RemoveSetAside { .. });
+        if let Some(kind) = self.refuses_removals
+            && group.iter().any(removes)
+        {
+            return Err(Error::new(kind, "remove what is set aside"));
+        }
         for change in group {
             match *change {
                 Change::Put { key, value } => {
@@ -197,7 +209,11 @@ impl Content {
         if let Some(snapshots) = &mut self.snapshots {
             snapshots.push(self.records.clone());
         }
-        match self.loses_reply.take() {
+        let removes = group
+            .iter()
+            .any(|change| matches!(change, Change::Remove { .. }));
+        let of_remove = self.loses_reply_to_remove.take_if(|_| removes);
+        match self.loses_reply.take().or(of_remove) {
             Some(kind) => Err(Error::new(kind, "read the reply")),
             None => Ok(()),
         }
@@ -343,7 +359,10 @@ impl Store for ScriptedStore {
         let mut content = self.available()?;
         let set_aside = content.place(place);
         let values = names.iter().map(|name| set_aside.get(*name).cloned());
-        Ok(values.collect())
+        let values: Vec<Option<Vec<u8>>> = values.collect();
+        let bytes = values.iter().flatten().map(Vec::len).sum();
+        content.largest_set_aside_read = content.largest_set_aside_read.max(bytes);
+        Ok(values)
     }
 
     fn read_send_counts(&mut self) -> Result<Option<Vec<u8>>, Error> {
@@ -459,6 +478,14 @@ impl Bench {
 
     fn open(settings: &Settings, content: Arc<Mutex<Content>>) -> Self {
         let mut bench = Self::closed(settings, content);
+        bench.persistence.open("device", "broker").expect("opens");
+        bench
+    }
+
+    /// Opens on a device that booted this long ago.
+    pub(super) fn opened_at(settings: &Settings, content: Content, since_boot: Duration) -> Self {
+        let mut bench = Self::closed(settings, Arc::new(Mutex::new(content)));
+        *bench.clock.now.lock().expect("no panic") = since_boot;
         bench.persistence.open("device", "broker").expect("opens");
         bench
     }

@@ -480,3 +480,150 @@ fn drop_with_foreign_record_in_way_is_set_aside() {
     let expected = [("c-1", "buffer_full"), ("c-1", "foreign")];
     assert_eq!(keys_and_reasons(&letters), expected);
 }
+
+/// Bounds of the quarantine and of the dead letters in a test.
+fn limited(records: usize) -> Settings {
+    Settings {
+        set_aside_limits: SetAsideLimits {
+            records,
+            ..SetAsideLimits::default()
+        },
+        ..Settings::default()
+    }
+}
+
+#[test]
+fn refused_removal_from_place_keeps_store_up() {
+    for kind in [
+        ErrorKind::Permission,
+        ErrorKind::WrongType,
+        ErrorKind::Server,
+    ] {
+        let mut bench = Bench::new(&limited(1), &[]);
+        bench.content().refuses_removals = Some(kind);
+        for number in 1..=2 {
+            bench.put(&format!("c-{number}"), &command(number, 1, b"x"));
+            bench.remove(&format!("c-{number}"));
+            bench.run(TICKS);
+        }
+        bench.interrupt(ErrorKind::Connection, |_| {});
+        bench.put("c-3", &command(3, 1, b"x"));
+        assert_eq!(bench.stored_keys(), ["c-3"]);
+        // Beside the one that is to go.
+        let letters = listed(&bench);
+        assert_eq!(letters.len(), 1);
+        let removed = bench.persistence.dead_letters().remove(&letters[0]);
+        assert_eq!(removed.expect_err("refused").kind(), kind);
+        bench.run(5 * SECOND);
+        assert!(bench.is_up());
+        // What is there counts again with the next list.
+        bench.content().refuses_removals = None;
+        assert_eq!(listed(&bench).len(), 1);
+        bench.run(TICKS);
+        assert_eq!(bench.content().discarded.len(), 1);
+    }
+}
+
+#[test]
+fn busy_store_removes_from_place_later() {
+    let mut bench = bench(&[]);
+    bench.put("c-1", &command(1, 1, b"x"));
+    bench.remove("c-1");
+    let letters = listed(&bench);
+    bench.content().refuses_removals = Some(ErrorKind::Busy);
+    let removed = bench.persistence.dead_letters().remove(&letters[0]);
+    assert_eq!(removed.expect_err("is busy").kind(), ErrorKind::Busy);
+    bench.content().refuses_removals = None;
+    bench.run(5 * SECOND);
+    assert!(bench.is_up());
+    assert!(bench.content().discarded.is_empty());
+}
+
+#[test]
+fn lowered_limit_removes_in_batches() {
+    const STORED: usize = 3_000;
+    let mut content = Content::default();
+    for number in 1..=STORED {
+        let name = format!("1700000000000:session_lost:1:c-{number}:0123456789abcdef");
+        content.discarded.insert(name, b"x".to_vec());
+    }
+    let bench = Bench::with_content(&limited(10), content);
+    bench.run(10 * SECOND);
+    assert_eq!(bench.content().discarded.len(), 10);
+    let trace = bench.trace();
+    let removals = trace.iter().map(|line| line.matches("-!").count());
+    assert!(removals.max() <= Some(256));
+    assert!(bench.is_up());
+}
+
+#[test]
+fn large_records_are_read_in_small_batches() {
+    let mut bench = bench(&[]);
+    for number in 1..=8 {
+        bench.put(
+            &format!("c-{number}"),
+            &command(number, 1, &vec![0; 50_000]),
+        );
+        bench.remove(&format!("c-{number}"));
+    }
+    assert_eq!(listed(&bench).len(), 8);
+    let largest = bench.content().largest_set_aside_read;
+    assert!(largest < 150_000, "{largest}");
+}
+
+/// A quarantine with an older record, beside which there is room for none.
+fn full_quarantine() -> Content {
+    let name = "1699999999999:foreign:1:q-7:0123456789abcdef".to_owned();
+    let mut content = Content::default();
+    content.quarantine.insert(name, b"x".to_vec());
+    content
+}
+
+#[test]
+fn refused_copy_evicts_nothing_and_counts_as_none() {
+    let mut bench = Bench::with_content(&limited(1), full_quarantine());
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.refuses_quarantine = Some(ErrorKind::Permission);
+        content.instance_id += 1;
+        let other = publish(1, 2, b"other");
+        content.records.insert("s-1".to_owned(), other);
+    });
+    // Each retry is refused, too.
+    bench.put("s-1", &publish(1, 2, b"own"));
+    bench.run(20 * SECOND);
+    assert_eq!(bench.content().quarantine.len(), 1);
+    let status = bench.persistence.health().snapshot();
+    assert_eq!(status.quarantined_records, 1);
+    let is_counted = |event: &StoreEvent| {
+        matches!(
+            event,
+            StoreEvent::SetAside { .. } | StoreEvent::SetAsideLost { .. }
+        )
+    };
+    let counted = bench.events().into_iter().find(is_counted);
+    assert!(counted.is_none(), "{counted:?}");
+}
+
+#[test]
+fn refused_copy_leaves_equal_one_in_count() {
+    let settings = Settings::default();
+    let foreign = publish(1, 2, b"other");
+    let mut bench = Bench::new(&settings, &[]);
+    let come_again = |bench: &mut Bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records.insert("s-1".to_owned(), foreign.clone());
+    };
+    bench.interrupt(ErrorKind::Connection, come_again);
+    bench.run(SECOND);
+    assert!(bench.stored_keys().is_empty());
+    bench.content().refuses_quarantine = Some(ErrorKind::Permission);
+    bench.interrupt(ErrorKind::Connection, come_again);
+    bench.run(10 * SECOND);
+    let status = bench.persistence.health().snapshot();
+    assert_eq!(status.quarantined_records, 1);
+    assert_eq!(bench.content().quarantine.len(), 1);
+    // The copy is there, so none is needed.
+    assert!(bench.stored_keys().is_empty());
+}

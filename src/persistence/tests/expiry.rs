@@ -92,3 +92,29 @@ fn expired_message_is_restored_if_store_refuses() {
     assert_eq!(bench.get("c5-1"), command(1, 1));
     assert_eq!(expired(&bench), 0);
 }
+
+#[test]
+fn expired_message_is_counted_if_reply_is_lost() {
+    let content = Content {
+        loses_reply: Some(ErrorKind::Connection),
+        ..content()
+    };
+    let bench = Bench::with_content(&Settings::default(), content);
+    bench.run(2 * SECOND);
+    assert_eq!(bench.stored_keys(), ["c5-2"]);
+    assert_eq!(expired(&bench), 1);
+    // Also if the client is created without the store then.
+    let settings = Settings {
+        open_without_store: true,
+        ..Settings::default()
+    };
+    let content = Content {
+        loses_reply: Some(ErrorKind::Timeout),
+        ..self::content()
+    };
+    let bench = Bench::with_content(&settings, content);
+    bench.run(5 * SECOND);
+    assert_eq!(bench.stored_keys(), ["c5-2"]);
+    assert_eq!(expired(&bench), 1);
+    assert_eq!(bench.persistence.health().snapshot().earlier_records, 1);
+}

@@ -447,3 +447,27 @@ fn drop_before_load_spares_earlier_record_of_its_key() {
         assert_eq!(commands(&bench).len(), 2);
     }
 }
+
+#[test]
+fn lost_earlier_record_has_no_name_of_paho() {
+    let content = Content {
+        is_down: Some(ErrorKind::Connection),
+        ..Content::new(&[("c-1", command(1, 1, b"old"))])
+    };
+    let settings = Settings {
+        cache_limit: 0,
+        ..settings()
+    };
+    let mut bench = Bench::with_content(&settings, content);
+    bench.put("c-1", &command(1, 1, b"new"));
+    come_back(&bench);
+    assert_eq!(bench.stored_keys(), ["c-1", "c-2"]);
+    bench.content().records.remove("c-1");
+    bench.run(5 * SECOND);
+    let health = bench.persistence.health().snapshot();
+    assert_eq!((health.lost_records, health.earlier_records), (1, 0));
+    // Paho has a record of this name, which is not lost.
+    let is_named = |event: &StoreEvent| matches!(event, StoreEvent::RecordLost { .. });
+    assert!(!bench.events().iter().any(is_named));
+    assert_eq!(bench.get("c-1"), command(1, 1, b"new"));
+}

@@ -7,7 +7,7 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 
-use super::bench::{Bench, Content, command, publish, pubrel, queued};
+use super::bench::{Bench, Content, SECOND, command, publish, pubrel, queued};
 use crate::{
     MemoryPersistence,
     error::{Error, ErrorKind},
@@ -337,4 +337,32 @@ fn health_of_closed_persistence_is_empty() {
     assert!(health.last_error().is_none());
     let error = health.flush(Duration::ZERO).expect_err("is closed");
     assert_eq!(error.kind(), ErrorKind::NotOpen);
+}
+
+#[test]
+fn unreadable_record_is_counted_if_load_fails() {
+    let settings = Settings {
+        open_without_store: true,
+        ..Settings::default()
+    };
+    // The second attempt finds it copied or moved, or there is none.
+    for (kind, is_moved) in [
+        (ErrorKind::Connection, false),
+        (ErrorKind::Connection, true),
+        (ErrorKind::Timeout, true),
+    ] {
+        let mut content = Content::new(&[("s-1", b"unreadable".to_vec())]);
+        content.loses_reply = Some(kind).filter(|_| !is_moved);
+        content.loses_reply_to_remove = Some(kind).filter(|_| is_moved);
+        let bench = Bench::with_content(&settings, content);
+        bench.run(5 * SECOND);
+        assert!(bench.is_up() && bench.stored_keys().is_empty());
+        assert_eq!(bench.content().quarantine.len(), 1);
+        let events = bench.events();
+        let opened = |event: &StoreEvent| matches!(event, StoreEvent::Opened { quarantined: 1 });
+        assert!(events.iter().any(opened), "{kind:?} {is_moved}");
+        let is_set_aside = |event: &&StoreEvent| matches!(event, StoreEvent::SetAside { .. });
+        let set_aside = events.iter().filter(is_set_aside).count();
+        assert_eq!(set_aside, 1, "{kind:?} {is_moved}");
+    }
 }

@@ -255,3 +255,17 @@ fn refused_pipelined_write_dies_unseen_with_program() {
     let (is_up, stored) = refused_and_killed(Durability::Confirmed);
     assert!(!is_up && stored.is_empty());
 }
+
+#[test]
+fn refused_record_holds_last_confirmation() {
+    let mut bench = Bench::new(&Settings::default(), &[]);
+    bench.content().largest_value = Some(1_000);
+    bench.put("c-1", &large());
+    bench.run(3 * SECOND);
+    let last_confirmed = |bench: &Bench| bench.persistence.health().snapshot().last_confirmed;
+    let before = last_confirmed(&bench);
+    bench.run(10 * SECOND);
+    assert_eq!(last_confirmed(&bench), before);
+    bench.put("c-2", &small(2));
+    assert!(last_confirmed(&bench) > before);
+}

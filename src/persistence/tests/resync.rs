@@ -672,7 +672,7 @@ fn stale_record_goes_once_refused_put_is_taken() {
     while !bench.stored().contains_key("q-5") {
         bench.run(SECOND / 100);
     }
-    bench.run(SECOND / 100);
+    bench.run(2 * SECOND);
     assert_eq!(bench.stored_keys(), ["q-5"]);
 }
 
@@ -714,6 +714,8 @@ fn slow_link_gets_smaller_quarantine_batches() {
     assert!(bench.is_up());
     assert_eq!(bench.content().quarantine.len(), 30);
     assert_eq!(quarantined(&bench), 30);
+    let is_lost = |event: &StoreEvent| matches!(event, StoreEvent::SetAsideLost { .. });
+    assert!(!bench.events().iter().any(is_lost));
 }
 
 #[test]
@@ -1025,4 +1027,57 @@ fn acknowledged_message_leaves_despite_foreign_pubrel() {
     bench.run(SECOND);
     assert_eq!(bench.stored_keys(), ["sc5-1"]);
     assert_eq!(bench.content().quarantine.len(), 0);
+}
+
+#[test]
+fn record_that_comes_again_is_quarantined_again() {
+    let mut bench = bench(usize::MAX, &[]);
+    let other = publish(1, 2, b"other");
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let records = &mut bench.content().records;
+        records.insert("s-1".to_owned(), other.clone());
+    });
+    bench.put("s-1", &publish(1, 2, b"own"));
+    bench.run(5 * SECOND);
+    let dead_letters = bench.persistence.dead_letters();
+    let letters = dead_letters.list().expect("listed");
+    assert_eq!(letters.len(), 1);
+    dead_letters.remove(&letters[0]).expect("removed");
+    bench.remove("s-1");
+    bench.run(SECOND);
+    // The other program writes it again, while a put of ours is pending.
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        bench.put("s-1", &publish(1, 2, b"own again"));
+        let records = &mut bench.content().records;
+        records.insert("s-1".to_owned(), other.clone());
+    });
+    assert_eq!(bench.stored()["s-1"], publish(1, 2, b"own again"));
+    assert_eq!(bench.content().quarantine.len(), 1);
+}
+
+#[test]
+fn worker_makes_few_exchanges_per_turn() {
+    let mut bench = bench(usize::MAX, &[]);
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let records = &mut bench.content().records;
+        records.insert("s-1".to_owned(), publish(1, 2, b"other"));
+    });
+    bench.content().largest_value = Some(1_000);
+    bench.put("s-1", &publish(1, 2, b"own"));
+    bench.put("q-2", &command(2, 1, &[0; 2_000]));
+    bench.run(SECOND / 2);
+    bench.content().largest_value = None;
+    let end = bench.now() + 10 * SECOND;
+    let mut number = 100;
+    while bench.now() < end {
+        number += 1;
+        bench.put(&format!("q-{number}"), &queued(1));
+        bench.remove(&format!("q-{number}"));
+        bench.trace();
+        bench.turn_with(|_| ());
+        // One wait of a call is an exchange too, so the worker must not add many.
+        let trace = bench.trace();
+        assert!(trace.len() <= 2, "{trace:?}");
+    }
+    assert_eq!(bench.stored_keys(), ["q-2", "s-1"]);
 }

@@ -1,6 +1,8 @@
 //! The messages that wait, their limits, and the warning before one is reached.
 
-use super::bench::{Bench, SECOND, command, publish};
+use std::time::Duration;
+
+use super::bench::{Bench, Content, SECOND, command, publish};
 use crate::{
     error::ErrorKind,
     persistence::simulated::Settings,
@@ -107,4 +109,27 @@ fn message_beyond_limit_finds_no_room() {
     // A closed persistence has nothing that waits.
     drop(bench);
     assert!(health.check_room(1).is_ok());
+}
+
+#[test]
+fn age_counts_from_open_on_long_running_device() {
+    const UPTIME: Duration = Duration::from_secs(100_000);
+    let down = |is_down| Content {
+        is_down,
+        ..Content::new(&[("c-1", command(1, 1, b"x"))])
+    };
+    let settings = Settings {
+        open_without_store: true,
+        ..Settings::default()
+    };
+    for content in [down(None), down(Some(ErrorKind::Connection))] {
+        let is_down = content.is_down.is_some();
+        let mut bench = Bench::opened_at(&settings, content, UPTIME);
+        if is_down {
+            bench.put("c-1", &command(1, 1, b"y"));
+        }
+        bench.run(3 * SECOND);
+        let age = snapshot(&bench).oldest_waiting.expect("one waits");
+        assert!(age <= 4 * SECOND, "{age:?}");
+    }
 }
