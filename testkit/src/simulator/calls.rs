@@ -121,7 +121,7 @@ impl Machine {
     }
 
     /// The stored key of a live record of Paho.
-    fn live_key(&self, key: Key) -> Option<Key> {
+    pub fn live_key(&self, key: Key) -> Option<Key> {
         // What is stored under this key may have another name.
         let has_name = |stored: &Key| *stored == key;
         if !self.names.contains_key(&key) && self.names.values().any(has_name) {

@@ -106,17 +106,17 @@ impl Machine {
         let world = self.world.clone();
         let clock = Arc::clone(&process.clock);
         for key in lost_keys {
-            let key = self.stored_key(key);
+            // Paho may have removed it since, and its key may be the stored one of another record.
+            let Some(key) = self.live_key(key) else {
+                continue;
+            };
             let mut state = world.lock();
-            let is_stored = self
-                .live
-                .get(&key)
-                .is_none_or(|value| has_value(&state.data.records, key, value));
+            let value = &self.live[&key];
+            let is_stored = has_value(&state.data.records, key, value);
             // A packet may have been put again before the event is delivered.
             let is_put_again = !key.is_queue_record()
                 && (is_stored || clock.stored_key(&key.to_string()).is_some());
-            let is_gone = !is_put_again;
-            if is_gone && self.live.contains_key(&key) && self.settings.cache_limit < UNLIMITED {
+            if !is_put_again && self.settings.cache_limit < UNLIMITED {
                 self.lost_seen += 1;
                 self.excuse_lost(&mut state, key);
             }
