@@ -11,6 +11,8 @@ pub enum Sabotage {
     None,
     /// Every 50th put returns Ok and does nothing.
     DropsPuts,
+    /// Every 50th put is made twice, so that one message counts as accepted twice.
+    PutsTwice,
     /// A PUBREL is removed as soon as it was put.
     RemovesEarly,
     /// Every 50th `get` returns the value that `get` returned before.
@@ -26,8 +28,9 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::DropsPuts,
+        Self::PutsTwice,
         Self::RemovesEarly,
         Self::ReturnsStaleValues,
         Self::InvertsContains,
@@ -43,6 +46,7 @@ impl Sabotage {
     ) -> Box<dyn ClientPersistence + Send> {
         match self {
             Self::DropsPuts
+            | Self::PutsTwice
             | Self::RemovesEarly
             | Self::ReturnsStaleValues
             | Self::InvertsContains => Box::new(Saboteur {
@@ -82,6 +86,9 @@ impl ClientPersistence for Saboteur {
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> Result<()> {
         if self.sabotage == Sabotage::DropsPuts && self.is_due() {
             return Ok(());
+        }
+        if self.sabotage == Sabotage::PutsTwice && self.is_due() {
+            self.persistence.put(key, buffers.clone())?;
         }
         self.persistence.put(key, buffers)?;
         if self.sabotage == Sabotage::RemovesEarly && key.starts_with("sc") {

@@ -33,6 +33,12 @@ fn dropped_put_is_found() {
 }
 
 #[test]
+fn twice_accepted_message_is_found() {
+    let found = find(Sabotage::PutsTwice, &[Fault::Network]);
+    assert_eq!(found.name, "conserved", "{found:?}");
+}
+
+#[test]
 fn early_remove_is_found() {
     let found = find(Sabotage::RemovesEarly, &[Fault::Network, Fault::Crash]);
     assert!(
