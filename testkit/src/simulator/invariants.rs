@@ -33,6 +33,7 @@ pub const INVARIANTS: &[&str] = &[
     "altered",
     "call_time",
     "conserved",
+    "dropped_are_set_aside",
     "events_are_true",
     "few_exchanges",
     "flush_is_true",
@@ -513,6 +514,14 @@ impl Machine {
             if reported != counted {
                 state.violate("events_are_true", || {
                     format!("events reported {reported} lost records, and the health has {counted}")
+                });
+            }
+            let dropped = process.events.dropped.load(Ordering::Relaxed);
+            let lost = process.events.set_aside_lost.load(Ordering::Relaxed);
+            let kept = state.set_aside.intersection(&state.data.discarded).count() as u64;
+            if kept > dropped || dropped > kept + lost {
+                state.violate("dropped_are_set_aside", || {
+                    format!("Paho dropped {dropped} records, of which the store has {kept}, and {lost} are reported as lost")
                 });
             }
         }

@@ -12,7 +12,7 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Durability, Error, ErrorKind, Health, HealthSnapshot, Persistence, PersistenceMetrics,
+    Durability, Error, ErrorKind, Health, HealthSnapshot, Persistence, PersistenceMetrics, Place,
     StoreEvent, StoreObserver, prometheus::Registry, simulation,
 };
 
@@ -72,6 +72,10 @@ pub struct Measured {
 pub struct Events {
     /// Records that were reported as lost.
     pub lost: AtomicU64,
+    /// Records that Paho has dropped, and that are to be set aside.
+    pub dropped: AtomicU64,
+    /// Those of them that were reported as not set aside, or not any longer.
+    pub set_aside_lost: AtomicU64,
     /// Keys of lost records that the model has not taken notice of.
     lost_keys: Mutex<Vec<String>>,
     damaged: Mutex<Option<String>>,
@@ -104,6 +108,17 @@ impl StoreObserver for Events {
         match event {
             StoreEvent::Lost { records } => {
                 self.lost.fetch_add(*records as u64, Ordering::Relaxed);
+            }
+            StoreEvent::Dropped { kind, records, .. } if *kind != "sent_pubrel" => {
+                self.dropped.fetch_add(*records as u64, Ordering::Relaxed);
+            }
+            StoreEvent::SetAsideLost {
+                place: Place::Discarded,
+                records,
+                ..
+            } => {
+                let records = *records as u64;
+                self.set_aside_lost.fetch_add(records, Ordering::Relaxed);
             }
             StoreEvent::RecordLost { key } => {
                 let mut keys = self

@@ -25,10 +25,12 @@ pub enum Sabotage {
     StoreSplitsGroups,
     /// The store deletes what the quarantine should get.
     StoreDropsQuarantine,
+    /// The store deletes what Paho drops, instead of setting it aside.
+    StoreDropsDiscarded,
 }
 
 impl Sabotage {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::DropsPuts,
         Self::PutsTwice,
         Self::RemovesEarly,
@@ -37,6 +39,7 @@ impl Sabotage {
         Self::StoreForgets,
         Self::StoreSplitsGroups,
         Self::StoreDropsQuarantine,
+        Self::StoreDropsDiscarded,
     ];
 
     /// Puts the defect between Paho and a persistence.

@@ -309,6 +309,17 @@ impl Store for SimulatedStore {
         Ok(())
     }
 
+    /// What is in the quarantine has no names here.
+    fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
+        self.operate("names", Vec::new(), true, |state, _| match place {
+            Place::Quarantine => Ok(Vec::new()),
+            Place::Discarded => {
+                let names = state.data.discarded.iter();
+                Ok(names.map(|name| name.clone().into_bytes()).collect())
+            }
+        })
+    }
+
     fn prefetch(&mut self, _: &[&str]) -> Result<(), Error> {
         self.operate("prefetch", Vec::new(), false, |_, _| Ok(()))
     }
@@ -385,10 +396,21 @@ fn owned_write(change: &Change<'_>) -> Write {
     match change {
         Change::Put { value, .. } => Write::Put(parsed, Value::from(*value)),
         Change::Remove { .. } => Write::Remove(parsed),
-        Change::SetAside { place, value, .. } => match place {
+        Change::SetAside {
+            place,
+            name: set_aside,
+            value,
+        } => match place {
             Place::Quarantine => Write::Quarantine(parsed, Value::from(*value)),
-            Place::Discarded => Write::Discard(parsed, Value::from(*value)),
+            Place::Discarded => Write::Discard {
+                name: (*set_aside).to_owned(),
+                key: parsed,
+                value: Value::from(*value),
+            },
         },
-        Change::RemoveSetAside { .. } => Write::RemoveSetAside(parsed),
+        Change::RemoveSetAside { name, .. } => Write::RemoveSetAside {
+            name: (*name).to_owned(),
+            key: parsed,
+        },
     }
 }

@@ -85,6 +85,12 @@ fn dropped_quarantine_is_found() {
 }
 
 #[test]
+fn dropped_dead_letter_is_found() {
+    let found = find(Sabotage::StoreDropsDiscarded, &[Fault::Network]);
+    assert_eq!(found.name, "dropped_are_set_aside", "{found:?}");
+}
+
+#[test]
 fn faultless_run_is_clean_and_delivers() {
     let orders = Orders {
         seeds: 10,

@@ -38,9 +38,16 @@ pub enum Write {
     Remove(Key),
     Quarantine(Key, Value),
     /// Sets a record aside that Paho has dropped.
-    Discard(Key, Value),
+    Discard {
+        name: String,
+        key: Key,
+        value: Value,
+    },
     /// Removes what was set aside.
-    RemoveSetAside(Key),
+    RemoveSetAside {
+        name: String,
+        key: Key,
+    },
     /// A write to a field that Paho does not write.
     Stray(String),
 }
@@ -94,6 +101,8 @@ pub enum Fate {
 pub struct Snapshot {
     pub records: BTreeMap<Key, Value>,
     pub quarantine: BTreeMap<Key, Vec<Value>>,
+    /// Names of the records that Paho has dropped.
+    pub discarded: BTreeSet<String>,
     pub fields: BTreeMap<Vec<u8>, Value>,
 }
 
@@ -146,6 +155,8 @@ pub struct State {
     pub is_dirty: bool,
     /// Keys of records that it refused to quarantine, and that stay in place.
     pub unquarantined: BTreeSet<Key>,
+    /// Names of the records that the living program has set aside since Paho dropped them.
+    pub(super) set_aside: BTreeSet<String>,
     /// Fingerprints of the records that the living program has known.
     known: HashSet<u64>,
     /// Records that the living program has never known, and unreadable ones: still there or in quarantine.
@@ -200,6 +211,7 @@ impl World {
             listed_losses: 0,
             is_dirty: false,
             unquarantined: BTreeSet::new(),
+            set_aside: BTreeSet::new(),
             known: HashSet::new(),
             kept: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -456,6 +468,7 @@ impl State {
             values.retain(|value| is_unreadable(*key, value) || data.has_quarantined(*key, value));
             !values.is_empty()
         });
+        self.set_aside.clear();
         self.is_dirty = false;
         self.listed_losses = self.losses;
     }
@@ -500,8 +513,8 @@ pub fn show_group(group: &[Write]) -> String {
             }
             Write::Remove(key) => format!("remove {key}"),
             Write::Quarantine(key, _) => format!("quarantine {key}"),
-            Write::Discard(key, _) => format!("discard {key}"),
-            Write::RemoveSetAside(key) => format!("remove {key} from its place"),
+            Write::Discard { key, .. } => format!("discard {key}"),
+            Write::RemoveSetAside { key, .. } => format!("remove {key} from its place"),
             Write::Stray(key) => format!("write {key:?}"),
         })
         .collect();

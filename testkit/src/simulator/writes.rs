@@ -15,11 +15,13 @@ impl State {
     fn refusal_of(&self, group: &[Write]) -> Option<ErrorKind> {
         let refusal = self.refusal()?;
         let is_refused = |write: &Write| match write {
-            Write::Put(_, value) | Write::Quarantine(_, value) | Write::Discard(_, value) => {
+            Write::Put(_, value) | Write::Quarantine(_, value) | Write::Discard { value, .. } => {
                 refusal.kind != ErrorKind::OutOfMemory
                     || refusal.above.is_none_or(|above| value.len() > above)
             }
-            Write::Remove(_) | Write::RemoveSetAside(_) => refusal.kind != ErrorKind::OutOfMemory,
+            Write::Remove(_) | Write::RemoveSetAside { .. } => {
+                refusal.kind != ErrorKind::OutOfMemory
+            }
             Write::Stray(_) => true,
         };
         group.iter().any(is_refused).then_some(refusal.kind)
@@ -84,8 +86,13 @@ impl State {
                     }
                     self.unquarantined.remove(key);
                 }
-                // Nobody reads them here.
-                Write::Discard(..) | Write::RemoveSetAside(_) => {}
+                Write::Discard { name, .. } => {
+                    self.data.discarded.insert(name.clone());
+                    self.set_aside.insert(name.clone());
+                }
+                Write::RemoveSetAside { name, .. } => {
+                    self.data.discarded.remove(name);
+                }
                 Write::Stray(key) => self.violate("foreign_untouched", || {
                     format!("the store was asked to write the field {key:?}")
                 }),
@@ -134,6 +141,10 @@ impl State {
             }
             Sabotage::StoreDropsQuarantine => {
                 let is_kept = |write: &&Write| !matches!(write, Write::Quarantine(..));
+                Some(group.iter().filter(is_kept).cloned().collect())
+            }
+            Sabotage::StoreDropsDiscarded => {
+                let is_kept = |write: &&Write| !matches!(write, Write::Discard { .. });
                 Some(group.iter().filter(is_kept).cloned().collect())
             }
             _ => None,
