@@ -136,6 +136,27 @@ fn number_before(number: u32, kind: RecordKind, used: &HashSet<u32>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Change, MemoryStore};
+
+    #[test]
+    fn readable_records_move_and_others_stay() {
+        let command = [3, 7].map(i32::to_ne_bytes).concat();
+        let command = [&command[..], b"t\0", &[0; 12]].concat();
+        let mut store = MemoryStore::default();
+        let mut source = store.another().expect("in memory");
+        store.connect("new").expect("connected");
+        source.connect("old").expect("connected");
+        for (key, value) in [("c-1", &command[..]), ("s-2", b"unreadable")] {
+            source.send(&[&[Change::Put { key, value }]]).expect("put");
+        }
+        for moved in [1, 0] {
+            let adopted = adopt_records(&mut store, &mut source, "old");
+            assert_eq!(adopted.expect("adopted"), moved);
+            assert_eq!(store.keys().expect("listed"), [b"c-1".to_vec()]);
+            assert_eq!(source.keys().expect("listed"), [b"s-2".to_vec()]);
+        }
+        assert_eq!(store.read(&["c-1"]).expect("read"), [Some(command)]);
+    }
 
     fn keys(names: &str) -> Vec<Key> {
         let names = names.split_whitespace();

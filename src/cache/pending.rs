@@ -1129,4 +1129,56 @@ mod tests {
         pending.message_group(key("s-7"), &mut group);
         assert_eq!(group, [key("s-7"), key("sc5-7")]);
     }
+
+    fn addition(name: &str) -> SetAsideChange {
+        SetAsideChange::Add {
+            place: Place::Discarded,
+            name: name.to_owned(),
+            value: Box::from(&b"value"[..]),
+        }
+    }
+
+    #[test]
+    fn removal_from_place_is_no_value_to_set_aside() {
+        let mut pending = PendingWrites::default();
+        let removal = SetAsideChange::Remove {
+            place: Place::Discarded,
+            name: "removed".to_owned(),
+        };
+        pending.attach(key("c-1"), removal.clone());
+        pending.record(key("c-1"), None, None, true);
+        assert_eq!(pending.put_totals(), totals(0, 0));
+        assert!(!pending.sets_aside(key("c-1")));
+        assert!(pending.blocked_removes().is_empty());
+        pending.attach(key("c-1"), addition("added"));
+        assert_eq!(pending.put_totals(), totals(1, 5));
+        assert!(pending.sets_aside(key("c-1")));
+        assert_eq!(pending.blocked_removes(), [key("c-1")]);
+        // The value leaves, and what is to be removed stays.
+        let given_up = pending.give_up(&[key("c-1")]);
+        assert_eq!(given_up, [(Place::Discarded, "added".to_owned())]);
+        assert_eq!(pending.put_totals(), totals(0, 0));
+        assert!(pending.attached(key("c-1")).eq([&removal]));
+    }
+
+    #[test]
+    fn detached_value_that_was_sent_may_be_in_store() {
+        let detach = |pending: &mut PendingWrites, name: &str| {
+            pending.detach(key("c-1"), Place::Discarded, name)
+        };
+        for is_sent in [false, true] {
+            let mut pending = PendingWrites::default();
+            pending.attach(key("c-1"), addition("one"));
+            pending.attach(key("c-1"), addition("two"));
+            pending.record(key("c-1"), None, None, true);
+            if is_sent {
+                pending.mark_sent(&[key("c-1")]);
+                pending.mark_unsent();
+            }
+            assert!(!detach(&mut pending, "three"));
+            assert_eq!(detach(&mut pending, "one"), !is_sent);
+            assert!(pending.attached(key("c-1")).eq([&addition("two")]));
+            assert_eq!(pending.put_totals(), totals(1, 5));
+        }
+    }
 }

@@ -87,6 +87,8 @@ mod tests {
         assert_eq!(relocations.first(), Some(first));
         let (one, nine) = first;
         let (_, eight) = second;
+        assert_eq!(relocations.target(one), Some(nine));
+        assert_eq!(relocations.target(eight), None);
         assert_eq!(relocations.final_target(one), eight);
         assert_eq!(relocations.final_target(nine), eight);
         assert_eq!(relocations.final_target(eight), eight);

@@ -471,3 +471,14 @@ fn lost_earlier_record_has_no_name_of_paho() {
     assert!(!bench.events().iter().any(is_named));
     assert_eq!(bench.get("c-1"), command(1, 1, b"new"));
 }
+
+#[test]
+fn both_versions_of_earlier_message_get_one_id() {
+    let mut bench = opened_without(&[
+        ("s-1", publish(1, 1, b"old")),
+        ("s5-1", publish(1, 1, b"\0old")),
+    ]);
+    bench.put("s-1", &publish(1, 1, b"new"));
+    come_back(&bench);
+    assert_eq!(bench.stored_keys(), ["s-1", "s-65535", "s5-65535"]);
+}

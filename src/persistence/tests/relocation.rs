@@ -169,3 +169,20 @@ fn full_store_removes_first_but_no_unmoved_record() {
     assert_eq!(bench.persistence.keys().expect("lists"), ["s-65535"]);
     assert_eq!(bench.get("s-65535"), publish(u16::MAX, 2, OLD[0]));
 }
+
+#[test]
+fn put_replaces_lost_record_that_was_removed() {
+    let mut bench = unread();
+    put(&mut bench, 1, b"behind 1");
+    // Paho has tried to connect, so it means what it removes.
+    for key in ["c-0", "s-65535"] {
+        bench.remove(key);
+    }
+    put(&mut bench, u16::MAX, b"behind 2");
+    bench.content().records.remove("s-1");
+    recover(&bench);
+    assert_eq!(lost_records(&bench), 0);
+    assert_eq!(bench.stored_keys(), ["s-1", "s-2", "s-65535"]);
+    let expected = publish(u16::MAX, 2, b"behind 2");
+    assert_eq!(bench.get("s-65535"), expected);
+}

@@ -1081,3 +1081,23 @@ fn worker_makes_few_exchanges_per_turn() {
     }
     assert_eq!(bench.stored_keys(), ["q-2", "s-1"]);
 }
+
+#[test]
+fn older_record_is_kept_if_another_one_is_lost() {
+    let mut bench = bench(0, &[("s-1", publish(1, 2, b"x"))]);
+    let value = command(2, 2, b"older");
+    bench.put("c-2", &value);
+    bench.send("c-2", "s-2", &publish(2, 2, b"older"));
+    bench.remove("s-2");
+    bench.run(SECOND);
+    // It may be the older state of the one that is lost.
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.records = [("c-2".to_owned(), value.clone())].into();
+    });
+    assert_eq!(lost(&bench), ["s-1", "1"]);
+    assert!(bench.stored_keys().is_empty());
+    let quarantine: Vec<Vec<u8>> = bench.content().quarantine.values().cloned().collect();
+    assert_eq!(quarantine, [value]);
+}

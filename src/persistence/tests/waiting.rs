@@ -37,6 +37,7 @@ fn warnings(bench: &Bench) -> Vec<(usize, usize)> {
 #[test]
 fn message_waits_until_it_is_acknowledged() {
     let mut bench = bench(&[]);
+    bench.run(100 * SECOND);
     let value = command(1, 1, b"x");
     bench.put("c-1", &value);
     let waiting = snapshot(&bench);
