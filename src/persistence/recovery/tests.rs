@@ -7,7 +7,7 @@ use super::{
     Recovery,
 };
 use crate::{
-    cache::{SetAsideOptions, SetAsides, WriteBehindCache},
+    cache::{RewriteBatch, SetAsideOptions, SetAsides, WriteBehindCache},
     clock::Clock,
     error::{Error, ErrorKind},
     paho::Key,
@@ -49,4 +49,23 @@ fn failure_drops_planned_relocation() {
     let error = Arc::new(Error::new(ErrorKind::Connection, "read a record"));
     recovery.note_failure(&mut cache, None, &error, (Duration::ZERO, 0));
     assert!(recovery.relocation.is_none());
+}
+
+#[test]
+fn only_refused_put_is_tried_again_at_once() {
+    let put = || RewriteBatch::to_quarantine([("q-1".to_owned(), Vec::new())].into_iter());
+    let now = Duration::from_secs(1);
+    for (batch, kind, is_at_once) in [
+        (put(), ErrorKind::OutOfMemory, true),
+        (put(), ErrorKind::Connection, false),
+        (RewriteBatch::default(), ErrorKind::OutOfMemory, false),
+    ] {
+        let set_asides = SetAsides::new(&SetAsideOptions::default());
+        let mut cache = WriteBehindCache::without_store(0, Durability::default(), set_asides);
+        let mut recovery = Recovery::new(kind, now);
+        let error = Arc::new(Error::new(kind, "repeat writes"));
+        let failed = Step::Write(batch);
+        recovery.note_failure(&mut cache, Some(&failed), &error, (now, 0));
+        assert_eq!(recovery.due == now, is_at_once, "{kind:?}");
+    }
 }
