@@ -340,6 +340,38 @@ mod tests {
         }
     }
 
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn content_is_read_across_buffers() {
+        let value = [command(3, 7), b"t".to_vec()].concat();
+        for at in 0..=value.len() {
+            let (first, rest) = value.split_at(at);
+            let content = Content::of_buffers("c-1", &[first, rest]);
+            assert_eq!(content, MESSAGE, "{at}");
+        }
+        assert_eq!(Content::of_buffers("c", &[&value]), Content::Other);
+    }
+
+    #[cfg(feature = "metrics")]
+    #[test]
+    fn each_reason_applies_to_its_kinds_alone() {
+        let names = ["c-1", "s-1", "sc-1", "r-1", "q-1"];
+        for (reason, expected) in [
+            (DropReason::BufferFull, &["c-1"][..]),
+            (DropReason::SessionLost, &["s-1", "sc-1", "r-1"]),
+            (DropReason::SessionDiscarded, &["s-1", "sc-1", "r-1"]),
+            (DropReason::NotRestored, &["c-1", "q-1"]),
+            (DropReason::Rejected, &["s-1"]),
+            (DropReason::Damaged, &["s-1"]),
+            (DropReason::Expired, &["c-1"]),
+            (DropReason::OverBudget, &["c-1"]),
+        ] {
+            let applies = |name: &&str| reason.applies_to(key(name).kind);
+            let found: Vec<&str> = names.into_iter().filter(applies).collect();
+            assert_eq!(found, expected, "{reason:?}");
+        }
+    }
+
     #[test]
     fn command_that_was_read_is_sent() {
         let mut history = CallHistory::default();
