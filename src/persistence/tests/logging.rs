@@ -10,6 +10,7 @@ use tracing::{Dispatch, subscriber::NoSubscriber};
 
 use super::bench::{Bench, Content, SECOND, command, publish, queued};
 use crate::{
+    MemoryPersistence,
     error::ErrorKind,
     paho::to_abi,
     persistence::simulated::{Settings, Turn},
@@ -365,4 +366,24 @@ fn losses_are_logged_under_their_reasons() {
         [("number", 1), ("number", 3), ("bytes", 1), ("bytes", 2)],
         "{lines:#?}"
     );
+}
+
+#[test]
+fn backlog_under_other_uri_is_logged_at_connect() {
+    let mut persistence = MemoryPersistence::new();
+    persistence.open("device", "old:1883").expect("opens");
+    let value = command(1, 1, b"x");
+    persistence.put("c-1", vec![&value]).expect("put");
+    persistence.close().expect("closes");
+    for (server_uri, expected) in [
+        ("tcp://old:1883", &[][..]),
+        (
+            "tcp://new:1883",
+            &["WARN this client id has records under another server URI"],
+        ),
+    ] {
+        let lines = logged(|| drop(persistence.connect("device", server_uri)));
+        assert_logged(&lines, expected);
+        assert!(lines.iter().all(|line| line.contains("old:1883 (1)")));
+    }
 }

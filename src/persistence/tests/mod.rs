@@ -1,5 +1,6 @@
 //! Stories of one persistence over a scripted store: calls, faults, and what is stored afterwards.
 
+mod adoption;
 mod bench;
 mod dead_letters;
 mod expiry;
