@@ -63,6 +63,22 @@ fn removing_refused_record_leaves_nothing() {
 }
 
 #[test]
+fn publish_of_refused_command_is_confirmed() {
+    for qos in [1, 2] {
+        let mut bench = Bench::new(&Settings::default(), &[]);
+        bench.content().largest_value = Some(1_000);
+        bench.put("c-1", &command(1, qos.into(), &[0; 8_000]));
+        bench.run(3 * SECOND);
+        assert!(bench.is_up() && bench.stored_keys().is_empty());
+        bench.content().largest_value = None;
+        bench.trace();
+        // Until now no crash would find the message.
+        bench.send("c-1", "s-1", &publish(1, qos, &[0; 8_000]));
+        assert_eq!(bench.trace(), ["confirm s-1 -c-1"], "{qos}");
+    }
+}
+
+#[test]
 fn refused_relocation_keeps_unread_publish() {
     for qos in [1, 2] {
         let unread = publish(7, 2, &[0; 8_000]);
