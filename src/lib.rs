@@ -39,6 +39,7 @@
 //! | `metrics` | yes | [`PersistenceMetrics`] and `Instrumented` |
 //! | `server` | no | [`MetricsServer`]; implies `metrics` |
 //! | `server-tls` | no | TLS for [`MetricsServer`]; implies `server` |
+//! | `cli` | no | the program `mqtt-backlog`; implies `redis` |
 //! | `log` | no | events also go to the `log` crate, if no `tracing` subscriber is set |
 //! | `tls` | no | `rediss://`, with the certificates that the system trusts; implies `redis` |
 //! | `bundled` | yes | builds Paho C from the sources in paho-mqtt; needs cmake and a C compiler |
@@ -96,6 +97,9 @@
     )
 )]
 
+#[cfg(feature = "cli")]
+#[doc(hidden)]
+pub mod backlog;
 mod cache;
 mod clock;
 mod error;

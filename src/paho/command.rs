@@ -71,6 +71,35 @@ impl Command {
     }
 }
 
+/// A command to subscribe or unsubscribe.
+#[cfg(feature = "cli")]
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Subscription<'a> {
+    pub(crate) subscribes: bool,
+    pub(crate) topics: Vec<&'a [u8]>,
+}
+
+/// Reads a command that is no PUBLISH, and that Paho can read.
+#[cfg(feature = "cli")]
+pub(crate) fn subscription(value: &[u8], v5: bool) -> Option<Subscription<'_>> {
+    let Command::Subscription = Command::parse(value, v5)? else {
+        return None;
+    };
+    let mut reader = ByteReader::new(value);
+    let subscribes = reader.c_int()? == SUBSCRIBE;
+    let _token = reader.c_int()?;
+    let mut topics = Vec::new();
+    for _ in 0..topic_count(&mut reader)? {
+        topics.push(reader.c_string()?);
+        if subscribes {
+            reader.c_int()?;
+            let options = if v5 { SUBSCRIBE_OPTIONS_SIZE } else { 0 };
+            reader.take_bytes(options)?;
+        }
+    }
+    Some(Subscription { subscribes, topics })
+}
+
 /// Returns the packet id of a command that Paho can read, or 0 for a PUBLISH at QoS 0.
 pub(crate) fn command_packet_id(value: &[u8], v5: bool) -> Option<u16> {
     Command::parse(value, v5)?;
@@ -201,5 +230,30 @@ mod tests {
         }
         assert_eq!(parse(SUBSCRIBE, 1, &options, false), None);
         assert_eq!(parse(9, 1, &qos, false), None);
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn topics_of_subscription_are_read() {
+        let qos = 1_i32.to_ne_bytes();
+        let options = [&qos[..], b"MQSO\0\0\0\0\0\0\0\0"].concat();
+        let second = [&qos[..], b"b\0", &qos].concat();
+        let second_v5 = [&options[..], b"b\0", &options, b"\0"].concat();
+        for (kind, after, v5) in [
+            (SUBSCRIBE, &second[..], false),
+            (SUBSCRIBE, &second_v5, true),
+            (UNSUBSCRIBE, b"b\0\0", true),
+        ] {
+            let value = super::tests::subscription(kind, 2, after);
+            let expected = Subscription {
+                subscribes: kind == SUBSCRIBE,
+                topics: vec![&b"a/#"[..], b"b"],
+            };
+            assert_eq!(super::subscription(&value, v5), Some(expected), "{kind}");
+        }
+        assert_eq!(
+            super::subscription(&stored_publish(7, 1, b"x"), false),
+            None
+        );
     }
 }

@@ -41,6 +41,14 @@ pub(crate) fn set_remaining_interval(key: Key, value: &mut [u8], now: impl FnOnc
     });
 }
 
+/// Returns the Unix time at which a waiting command expires, if the command has it.
+#[cfg(feature = "cli")]
+pub(crate) fn expiry_time(key: Key, value: &[u8]) -> Option<u32> {
+    let expiry = value.get(expiry_range(key, value)?)?;
+    let time = u32::from_be_bytes(*expiry.first_chunk()?);
+    (FIRST_TIME..u32::MAX).contains(&time).then_some(time)
+}
+
 /// Returns true for a command that has expired.
 pub(crate) fn is_expired(key: Key, value: &[u8], now: impl FnOnce() -> SystemTime) -> bool {
     let expiry = expiry_range(key, value).and_then(|range| value.get(range));

@@ -10,7 +10,7 @@ use std::{
 
 /// The kind of a record, which the stem of its key encodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(crate) enum RecordKind {
+pub enum RecordKind {
     /// `c`: a publish, subscribe or unsubscribe command waiting to be sent.
     Command,
     /// `s`: a PUBLISH sent at QoS 1 or 2, not yet acknowledged.
@@ -24,8 +24,19 @@ pub(crate) enum RecordKind {
 }
 
 impl RecordKind {
+    /// Every kind, in the order in which Paho takes them up after a start.
+    #[cfg(feature = "cli")]
+    pub const ALL: [Self; 5] = [
+        Self::SentPublish,
+        Self::SentPubrel,
+        Self::Command,
+        Self::ReceivedPublish,
+        Self::Undelivered,
+    ];
+
     /// Returns the value of the label `kind` of the metrics.
-    pub(crate) fn as_str(self) -> &'static str {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Command => "command",
             Self::SentPublish => "sent_publish",
@@ -46,7 +57,7 @@ impl RecordKind {
 
 /// A key as Paho writes it: a stem for kind and MQTT version, and a number, as in `sc5-7`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Key {
+pub struct Key {
     pub(crate) kind: RecordKind,
     /// The record is in the form of MQTT 5, which has properties.
     pub(crate) v5: bool,
@@ -56,6 +67,27 @@ pub(crate) struct Key {
 
 /// Paho's `PERSISTENCE_SEQNO_LIMIT`, which sequence numbers stay below.
 const SEQUENCE_LIMIT: u32 = 1_000_000;
+
+#[cfg(feature = "cli")]
+impl Key {
+    /// Returns the sequence number or packet id.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self.number
+    }
+
+    /// Returns the version of MQTT: `3.1.1` or `5`.
+    #[must_use]
+    pub fn version(self) -> &'static str {
+        if self.v5 { "5" } else { "3.1.1" }
+    }
+
+    /// Returns the kind of the record.
+    #[must_use]
+    pub fn kind(self) -> RecordKind {
+        self.kind
+    }
+}
 
 impl Key {
     /// Parses a name; returns `None` if Paho does not write such a name.

@@ -15,11 +15,16 @@ mod stored_message;
 mod validation;
 
 pub(crate) use command::{Command, command_packet_id, set_command_packet_id};
+#[cfg(feature = "cli")]
+pub(crate) use command::{Subscription, subscription};
 pub(crate) use contains_key_abi::to_abi;
 pub use departure::DropReason;
 pub(crate) use departure::{CallHistory, Content, Departure};
+#[cfg(feature = "cli")]
+pub(crate) use expiry::expiry_time;
 pub(crate) use expiry::{is_expired, set_expiry_time, set_remaining_interval};
-pub(crate) use key::{Key, KeyHasher, KeyMap, KeyName, RecordKind, with_key_names};
+pub use key::{Key, RecordKind};
+pub(crate) use key::{KeyHasher, KeyMap, KeyName, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
 pub(crate) use properties::PropertyValue;
 pub(crate) use sequence::sort_by_sequence;

@@ -1,13 +1,15 @@
 //! Sequence numbers that wrapped around to 0, and the order of what they number.
 
-use super::key::{Key, RecordKind};
+use super::key::Key;
 
-/// Sorts records of one kind into the order in which Paho numbered them; returns true if the numbers do
+/// Sorts records of one kind, or packets of one direction, into the order in which Paho numbered them; returns true if the numbers do
 /// not show it, since they wrapped from 999,999 to 0.
 pub(crate) fn sort_by_sequence(records: &mut [Key]) -> bool {
-    records.sort_unstable_by_key(|key| (key.number, key.v5));
+    // A PUBLISH comes before its PUBREL.
+    records.sort_unstable_by_key(|key| (key.number, key.kind, key.v5));
     let numbers: Vec<u32> = records.iter().map(|key| key.number).collect();
-    let first = wrap_position(&numbers);
+    let range = records.first().map(|key| key.kind.number_range());
+    let first = wrap_position(&numbers, range.map_or(0, |range| range.len()));
     // Those numbered after the wrap are newer than those before it.
     records.rotate_left(first.unwrap_or_default());
     first.is_some()
@@ -15,12 +17,12 @@ pub(crate) fn sort_by_sequence(records: &mut [Key]) -> bool {
 
 /// Returns the position at which a wrapped sequence starts in these sorted numbers.
 ///
-/// The sequence starts after the widest gap between two numbers. `None` if the gap around the limit is
+/// The sequence of `count` numbers starts after the widest gap between two of them. `None` if the gap around the limit is
 /// at least as wide, since then nothing wrapped.
-fn wrap_position(numbers: &[u32]) -> Option<usize> {
+fn wrap_position(numbers: &[u32], count: usize) -> Option<usize> {
     let (lowest, highest) = (numbers.first()?, numbers.last()?);
-    let limit = RecordKind::Command.number_range().end;
-    let wrap_gap = limit.saturating_sub(*highest).saturating_add(*lowest);
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let wrap_gap = count.saturating_sub(*highest).saturating_add(*lowest);
     let gaps = numbers.iter().zip(numbers.iter().skip(1));
     let (widest, position) = gaps
         .map(|(before, after)| after.saturating_sub(*before))
@@ -46,7 +48,7 @@ mod tests {
             (&[5, 999_000], Some(1)),
             (&[0, 500_000], None),
         ] {
-            assert_eq!(wrap_position(numbers), first, "{numbers:?}");
+            assert_eq!(wrap_position(numbers, 1_000_000), first, "{numbers:?}");
         }
     }
 

@@ -39,4 +39,6 @@ pub use moved_backlog::MovedBacklog;
 #[cfg(feature = "metrics")]
 pub(crate) use observer::RecordObserver;
 pub use observer::StoreObserver;
+#[cfg(feature = "cli")]
+pub(crate) use opening::connect;
 pub use simulated::{Settings, SimulatedExchange, SimulatedWorker, Turn, simulated_persistence};

@@ -40,7 +40,7 @@ impl OpenReport {
 }
 
 /// Connects, and retries for up to the open timeout if the store is not ready.
-pub(super) fn connect(
+pub(crate) fn connect(
     store: &mut impl Store,
     name: &str,
     config: &PersistenceConfig,

@@ -43,6 +43,11 @@ impl RedisAddress {
     /// without a cause. No part of the URL gets into the error, since a password that is not
     /// percent-encoded may end up in any part.
     pub(super) fn parse(url: &str) -> Result<Self, Error> {
+        Self::parse_with_password(url, None)
+    }
+
+    /// Parses a URL; `password` replaces the one that it has, and may belong to a user in it.
+    pub(super) fn parse_with_password(url: &str, password: Option<&str>) -> Result<Self, Error> {
         let invalid = |reason: &'static str| {
             Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
         };
@@ -100,7 +105,8 @@ impl RedisAddress {
         if settings.db() < 0 {
             return Err(invalid("its database is negative; databases count from 0"));
         }
-        if settings.username().is_some() && settings.password().is_none() {
+        let password = password.or(settings.password());
+        if settings.username().is_some() && password.is_none() {
             return Err(invalid(
                 "it has a user but no password; add the password, or remove the user",
             ));
@@ -113,7 +119,7 @@ impl RedisAddress {
             },
             tls,
             user: settings.username().map(str::to_owned),
-            password: settings.password().map(str::to_owned),
+            password: password.map(str::to_owned),
             database: settings.db(),
         })
     }
@@ -174,6 +180,20 @@ mod tests {
         let address = RedisAddress::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
         assert_eq!(address.user.as_deref(), Some("us@er"));
         assert_eq!(address.password.as_deref(), Some("se/cret"));
+    }
+
+    #[test]
+    fn separate_password_replaces_that_of_url() {
+        for (url, user) in [
+            ("redis://host/", None),
+            ("redis://u@host/", Some("u")),
+            ("redis://u:old@host/", Some("u")),
+            ("unix:///run/redis.sock?user=u", Some("u")),
+        ] {
+            let address = RedisAddress::parse_with_password(url, Some("ne w")).expect(url);
+            assert_eq!(address.user.as_deref(), user, "{url}");
+            assert_eq!(address.password.as_deref(), Some("ne w"), "{url}");
+        }
     }
 
     #[test]

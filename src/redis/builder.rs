@@ -50,7 +50,8 @@ impl RedisPersistence {
 
 impl Default for RedisPersistence {
     fn default() -> Self {
-        Self::builder().build_for(RedisAddress::default())
+        let (store, config) = Self::builder().into_valid_parts(RedisAddress::default());
+        Self::with_config(store, config)
     }
 }
 
@@ -429,8 +430,25 @@ impl RedisPersistenceBuilder {
     /// URL that is not one of Redis or needs the feature `tls`, a prefix with control characters,
     /// `over_budget` without `byte_budget`, or a timeout of zero.
     pub fn build(self) -> Result<RedisPersistence, Error> {
-        let invalid = |option: &str, reason| Error::invalid_option(option).with_reason(reason);
         let address = RedisAddress::parse(&self.url)?;
+        let (store, config) = self.into_parts(address)?;
+        Ok(Persistence::with_config(store, config))
+    }
+
+    /// Validates these options, and returns a store with the configuration of its persistence.
+    ///
+    /// `password` replaces that of the URL.
+    #[cfg(feature = "cli")]
+    pub(crate) fn build_parts(
+        self,
+        password: Option<&str>,
+    ) -> Result<(RedisStore, PersistenceConfig), Error> {
+        let address = RedisAddress::parse_with_password(&self.url, password)?;
+        self.into_parts(address)
+    }
+
+    fn into_parts(self, address: RedisAddress) -> Result<(RedisStore, PersistenceConfig), Error> {
+        let invalid = |option: &str, reason| Error::invalid_option(option).with_reason(reason);
         if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(
                 "key_prefix",
@@ -453,11 +471,11 @@ impl RedisPersistenceBuilder {
                 return Err(invalid(option, "zero would make every attempt fail"));
             }
         }
-        Ok(self.build_for(address))
+        Ok(self.into_valid_parts(address))
     }
 
-    /// Builds a persistence with options that have been validated; `address` is their parsed URL.
-    fn build_for(self, address: RedisAddress) -> RedisPersistence {
+    /// Returns the parts for options that have been validated; `address` is their parsed URL.
+    fn into_valid_parts(self, address: RedisAddress) -> (RedisStore, PersistenceConfig) {
         // Destructured, so that a new option does not compile until it is passed on.
         let Self {
             url: _,
@@ -501,7 +519,7 @@ impl RedisPersistenceBuilder {
             observer,
             clock: Clock::System,
         };
-        Persistence::with_config(store, persistence_config)
+        (store, persistence_config)
     }
 }
 

@@ -95,7 +95,7 @@ impl ClientLock {
         deadline: Instant,
     ) -> Result<LockRights, ExchangeError> {
         self.connections = self.connections.wrapping_add(1);
-        let prefix = format!("paho-mqtt-redis:{database}/{}:", percent_encode(hash));
+        let prefix = name_prefix(database, hash);
         let name = format!("{prefix}{:016x}:{}", self.id, self.connections);
         let mut polls = 0_u32;
         let mut kill = Vec::new();
@@ -384,6 +384,60 @@ impl<'a> Peer<'a> {
     }
 }
 
+/// Returns the names of all connections to this hash up to the id of the store object.
+pub(super) fn name_prefix(database: i64, hash: &str) -> String {
+    format!("paho-mqtt-redis:{database}/{}:", percent_encode(hash))
+}
+
+/// A program that is connected with records.
+#[cfg(feature = "cli")]
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// Its network address, as Redis sees it.
+    pub address: String,
+    /// Time since its last exchange. A program that runs makes one every second.
+    pub idle: Duration,
+}
+
+/// Lists the programs that are connected with records, by the [prefix](name_prefix) of their names.
+///
+/// Returns `None` if the user may not list connections.
+#[cfg(feature = "cli")]
+pub(super) fn list_owners(
+    connection: &mut RedisConnection,
+) -> Result<Option<HashMap<String, Owner>>, ExchangeError> {
+    let poll = poll(connection, None, &[])?;
+    Ok(poll.map(|poll| parse_owners(&poll.list)))
+}
+
+#[cfg(feature = "cli")]
+fn parse_owners(list: &str) -> HashMap<String, Owner> {
+    let mut owners: HashMap<String, Owner> = HashMap::new();
+    for line in list.lines() {
+        let mut pairs = line.split(' ').filter_map(|pair| pair.split_once('='));
+        let name = pairs.find_map(|(field, value)| (field == "name").then_some(value));
+        let Some((rest, _)) = name.and_then(|name| name.rsplit_once(':')) else {
+            continue;
+        };
+        let Some((hash, _)) = rest.rsplit_once(':') else {
+            continue;
+        };
+        let prefix = format!("{hash}:");
+        let Some(peer) = Peer::parse(line, &prefix) else {
+            continue;
+        };
+        // Of several connections the one that is in use says most.
+        let known = owners.get(&prefix);
+        if hash.starts_with("paho-mqtt-redis:") && known.is_none_or(|known| peer.idle < known.idle)
+        {
+            let address = peer.address.to_owned();
+            let idle = peer.idle;
+            owners.insert(prefix, Owner { address, idle });
+        }
+    }
+    owners
+}
+
 /// Encodes a text as Redis accepts it in the name of a client: visible ASCII without spaces.
 fn percent_encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
@@ -473,6 +527,24 @@ mod tests {
             verdict(&[(0, 0), (40_000, 40), (40_800, 40), (41_500, 41)]),
             Verdict::Gone
         );
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn owners_are_listed_by_their_hash() {
+        let line = |name: &str, idle| format!("id=7 addr=[::1]:9 name={name} age=3 idle={idle}");
+        let first = name_prefix(0, "a b:host:1");
+        let list = [
+            line(&format!("{first}00000000000000ab:1"), 40),
+            line(&format!("{first}00000000000000ac:2"), 1),
+            line(&format!("{}00000000000000ad:1", name_prefix(3, "x:y")), 35),
+            line("another:thing:00000000000000ad:1", 0),
+            line("", 0),
+        ];
+        let owners = parse_owners(&list.join("\n"));
+        assert_eq!(owners.len(), 2, "{owners:?}");
+        assert_eq!(owners[&first].idle, Duration::from_secs(1));
+        assert_eq!(owners["paho-mqtt-redis:3/x:y:"].address, "[::1]:9");
     }
 
     #[test]

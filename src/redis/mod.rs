@@ -12,6 +12,8 @@ mod eviction_check;
 mod exchange_error;
 mod other_records;
 mod preflight;
+#[cfg(feature = "cli")]
+mod reader;
 mod resolver;
 mod resp;
 mod store;
@@ -22,4 +24,8 @@ mod write_commands;
 
 pub use builder::{RedisPersistence, RedisPersistenceBuilder};
 pub use eviction_check::EvictionCheck;
+#[cfg(feature = "cli")]
+pub use reader::Owner;
+#[cfg(feature = "cli")]
+pub(crate) use reader::{Owners, RedisReader};
 pub use store::RedisStore;

@@ -26,53 +26,75 @@ pub(super) fn find(
     prefix: &str,
     own: &str,
 ) -> Result<Vec<OtherRecords>, ExchangeError> {
-    let pattern = format!("{}*", acl::escape_pattern(&format!("{key_prefix}{prefix}")));
+    let pattern = pattern_of(key_prefix, prefix);
     // A scan may return a key twice.
     let mut hashes = BTreeSet::new();
-    let mut cursor = "0".to_owned();
+    let mut cursor = START.to_owned();
     for _ in 0..MAX_SCANS {
-        let scan = ["SCAN", &cursor, "MATCH", &pattern, "COUNT", KEYS_PER_SCAN];
-        let (next, keys) = connection.exchange(
-            |commands| commands.push_words(&scan),
-            |replies| scan_reply(replies.read_reply()?),
-        )?;
+        let (next, keys) = scan(connection, &cursor, &pattern)?;
         let is_other = |key: &String| key != own && !is_place_hash(key);
         hashes.extend(keys.into_iter().filter(is_other));
         cursor = next;
-        if cursor == "0" || hashes.len() >= MAX_FOUND {
+        if cursor == START || hashes.len() >= MAX_FOUND {
             break;
         }
     }
     let hashes: Vec<String> = hashes.into_iter().take(MAX_FOUND).collect();
+    let counts = count_records(connection, &hashes)?;
+    let counted = hashes.iter().zip(counts);
+    let found = counted.filter_map(|(hash, records)| {
+        let name = hash.strip_prefix(key_prefix)?.to_owned();
+        let records = records.filter(|records| *records > 0)?;
+        Some(OtherRecords { name, records })
+    });
+    Ok(found.collect())
+}
+
+/// The cursor with which a scan starts, and which the last step of it returns.
+pub(super) const START: &str = "0";
+
+/// Returns the pattern of `SCAN` for keys that begin with both prefixes.
+pub(super) fn pattern_of(key_prefix: &str, prefix: &str) -> String {
+    format!("{}*", acl::escape_pattern(&format!("{key_prefix}{prefix}")))
+}
+
+/// Makes one step of a scan; returns the next cursor, and the keys that it has found.
+pub(super) fn scan(
+    connection: &mut RedisConnection,
+    cursor: &str,
+    pattern: &str,
+) -> Result<(String, Vec<String>), ExchangeError> {
+    let words = ["SCAN", cursor, "MATCH", pattern, "COUNT", KEYS_PER_SCAN];
+    connection.exchange(
+        |commands| commands.push_words(&words),
+        |replies| scan_reply(replies.read_reply()?),
+    )
+}
+
+/// Counts the entries of each hash; `None` for a key that is no hash, or that the user may not access.
+pub(super) fn count_records(
+    connection: &mut RedisConnection,
+    hashes: &[String],
+) -> Result<Vec<Option<usize>>, ExchangeError> {
     if hashes.is_empty() {
         return Ok(Vec::new());
     }
     connection.exchange(
         |commands| {
-            for hash in &hashes {
+            for hash in hashes {
                 commands.push_words(&["HLEN", hash]);
             }
         },
         |replies| {
-            let mut found = Vec::new();
-            for hash in &hashes {
-                let records = match replies.read_reply() {
-                    Ok(Value::Int(records)) => usize::try_from(records).unwrap_or_default(),
-                    Ok(_) => return Err(ExchangeError::protocol("expected an integer")),
-                    Err(ExchangeError::ErrorReply(
-                        ErrorKind::WrongType | ErrorKind::Permission,
-                        _,
-                    )) => continue,
-                    Err(failure) => return Err(failure),
-                };
-                if let Some(name) = hash.strip_prefix(key_prefix)
-                    && records > 0
-                {
-                    let name = name.to_owned();
-                    found.push(OtherRecords { name, records });
+            let counts = hashes.iter().map(|_| match replies.read_reply() {
+                Ok(Value::Int(records)) => Ok(Some(usize::try_from(records).unwrap_or_default())),
+                Ok(_) => Err(ExchangeError::protocol("expected an integer")),
+                Err(ExchangeError::ErrorReply(ErrorKind::WrongType | ErrorKind::Permission, _)) => {
+                    Ok(None)
                 }
-            }
-            Ok(found)
+                Err(failure) => Err(failure),
+            });
+            counts.collect()
         },
     )
 }

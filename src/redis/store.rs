@@ -4,6 +4,8 @@ use std::{fmt, time::Duration};
 
 use ::redis::Value;
 
+#[cfg(feature = "cli")]
+use super::reader::RedisReader;
 use super::{
     acl,
     client_lock::{ClientLock, LockRights},
@@ -49,6 +51,12 @@ impl RedisStore {
             hash: None,
             connection: None,
         }
+    }
+
+    /// Creates a reader with the options of this store.
+    #[cfg(feature = "cli")]
+    pub(crate) fn reader(&self) -> RedisReader {
+        RedisReader::new(self.config.clone())
     }
 
     /// Runs `work` on the hash within a time limit, reconnecting first if the connection broke.
@@ -160,7 +168,12 @@ impl RedisStore {
 }
 
 /// Converts an error of an exchange about the hash, with the reason for a missing right to its key.
-fn hash_error(failure: ExchangeError, verb: &str, hash: &str, config: &RedisConfig) -> Error {
+pub(super) fn hash_error(
+    failure: ExchangeError,
+    verb: &str,
+    hash: &str,
+    config: &RedisConfig,
+) -> Error {
     let reason = match &failure {
         ExchangeError::ErrorReply(ErrorKind::Permission, words) => {
             acl::missing_key_reason(words, &config.key_prefix, hash)
@@ -424,7 +437,7 @@ impl RedisStore {
     }
 }
 
-fn integer_reply(reply: &Value) -> Result<usize, ExchangeError> {
+pub(super) fn integer_reply(reply: &Value) -> Result<usize, ExchangeError> {
     match reply {
         Value::Int(number) => usize::try_from(*number).ok(),
         _ => None,

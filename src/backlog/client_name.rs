@@ -1,0 +1,152 @@
+//! Finds the records that a person means.
+
+use std::{cmp::Reverse, collections::BTreeSet};
+
+use crate::paho::strip_scheme;
+
+/// The reason why a client is not one set of records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unresolved {
+    /// The client id has records under several server URIs: these names.
+    Ambiguous(Vec<String>),
+    /// There are no such records. These names are the closest.
+    Unknown(Vec<String>),
+}
+
+/// Number of close names.
+const MAX_CLOSE: usize = 8;
+
+/// Returns the name of the records of `client`, which is a client id, or a client id and a server URI with a
+/// colon between them.
+pub(super) fn resolve(client: &str, names: &BTreeSet<String>) -> Result<String, Unresolved> {
+    if let Some(name) = spellings(client).find(|name| names.contains(name)) {
+        return Ok(name);
+    }
+    let prefix = format!("{client}:");
+    let found = names.iter().filter(|name| name.starts_with(&prefix));
+    let found: Vec<String> = found.cloned().collect();
+    match <[String; 1]>::try_from(found) {
+        Ok([name]) => Ok(name),
+        Err(found) if found.is_empty() => Err(Unresolved::Unknown(close_names(client, names))),
+        Err(found) => Err(Unresolved::Ambiguous(found)),
+    }
+}
+
+/// Returns the client as it is, and without the scheme of its server URI.
+fn spellings(client: &str) -> impl Iterator<Item = String> {
+    let colons = client.match_indices(':');
+    let stripped = colons.filter_map(|(index, _)| {
+        let (id, uri) = client.split_at_checked(index)?;
+        let uri = uri.strip_prefix(':')?;
+        let bare = strip_scheme(uri);
+        (bare != uri).then(|| format!("{id}:{bare}"))
+    });
+    [client.to_owned()].into_iter().chain(stripped)
+}
+
+/// Sorts the names by how much they resemble `client`.
+fn close_names(client: &str, names: &BTreeSet<String>) -> Vec<String> {
+    let mut close: Vec<(Reverse<bool>, usize, &String)> = names
+        .iter()
+        .map(|name| {
+            let ends = name.match_indices(':').map(|(index, _)| index);
+            let parts = ends
+                .chain([name.len()])
+                .filter_map(|end| Some(distance(client, name.get(..end)?)));
+            let closest = parts.min().unwrap_or(usize::MAX);
+            (Reverse(name.contains(client)), closest, name)
+        })
+        .collect();
+    close.sort();
+    let names = close.into_iter().map(|(_, _, name)| name.clone());
+    names.take(MAX_CLOSE).collect()
+}
+
+/// Number of characters to insert, remove or replace.
+fn distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.chars().count()).collect();
+    for (index, from) in one.chars().enumerate() {
+        let mut diagonal = index;
+        let mut left = index.saturating_add(1);
+        for (cell, to) in row.iter_mut().skip(1).zip(other.chars()) {
+            let replaced = diagonal.saturating_add(usize::from(from != to));
+            diagonal = *cell;
+            left = replaced.min(left.min(*cell).saturating_add(1));
+            *cell = left;
+        }
+        if let Some(first) = row.first_mut() {
+            *first = index.saturating_add(1);
+        }
+    }
+    row.last().copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names() -> BTreeSet<String> {
+        let names = [
+            "device-1:broker:1883",
+            "device-1:old:1883",
+            "device-2:broker:1883",
+            "pump:a:1",
+        ];
+        names.map(str::to_owned).into_iter().collect()
+    }
+
+    #[test]
+    fn client_id_or_name_is_resolved() {
+        for client in [
+            "device-2",
+            "device-2:broker:1883",
+            "device-2:mqtt://broker:1883",
+            "device-2:ssl://broker:1883",
+        ] {
+            let name = resolve(client, &names());
+            assert_eq!(name.as_deref(), Ok("device-2:broker:1883"), "{client}");
+        }
+    }
+
+    #[test]
+    fn client_with_two_server_uris_is_ambiguous() {
+        let both = ["device-1:broker:1883", "device-1:old:1883"].map(str::to_owned);
+        assert_eq!(
+            resolve("device-1", &names()),
+            Err(Unresolved::Ambiguous(both.to_vec()))
+        );
+        assert!(resolve("device-1:old", &names()).is_ok());
+    }
+
+    #[test]
+    fn unknown_client_gets_close_names() {
+        for (client, closest) in [
+            ("device-22", "device-2:broker:1883"),
+            ("pmup", "pump:a:1"),
+            ("old", "device-1:old:1883"),
+        ] {
+            let Err(Unresolved::Unknown(close)) = resolve(client, &names()) else {
+                panic!("{client}");
+            };
+            assert_eq!(close[0], closest, "{client}");
+        }
+        assert_eq!(
+            resolve("a", &BTreeSet::new()),
+            Err(Unresolved::Unknown(Vec::new()))
+        );
+    }
+
+    #[test]
+    fn distance_counts_edits() {
+        for (one, other, edits) in [
+            ("", "", 0),
+            ("", "abc", 3),
+            ("abc", "", 3),
+            ("abc", "abc", 0),
+            ("kitten", "sitting", 3),
+            ("äb", "ab", 1),
+        ] {
+            assert_eq!(distance(one, other), edits, "{one} {other}");
+        }
+    }
+}

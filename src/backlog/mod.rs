@@ -1,0 +1,23 @@
+//! What the program `mqtt-backlog` needs of the inside of this crate.
+//!
+//! It is not part of the public interface and may change at any time.
+
+mod client_name;
+mod order;
+mod owned;
+mod record;
+mod selection;
+mod server;
+mod topic_filter;
+
+pub use crate::{
+    paho::{Key, RecordKind},
+    redis::Owner,
+};
+pub use client_name::Unresolved;
+pub use order::{Message, messages_in_order};
+pub use owned::OwnedBacklog;
+pub use record::{Content, Property, PropertyData, Record, View};
+pub use selection::Selection;
+pub use server::{Listing, Ownership, Server, ServerOptions, Summary};
+pub use topic_filter::TopicFilter;

@@ -1,0 +1,411 @@
+//! The Redis with the records of all clients, for reading without owning any.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    ops::ControlFlow,
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    client_name::{Unresolved, resolve},
+    order::{Message, messages_in_order},
+    owned::OwnedBacklog,
+    record::Record,
+};
+use crate::{
+    error::Error,
+    paho::{Key, KeyName, RecordKind},
+    persistence::PersistenceConfig,
+    redis::{Owner, Owners, RedisPersistence, RedisReader, RedisStore},
+    store::{Place, SetAsideName, Store},
+};
+
+/// Number of values per exchange, which are in memory together.
+const CHUNK: usize = 64;
+
+/// The most entries that a hash of records can have, and some more.
+const MAX_ENTRIES: usize = 5_000_000;
+
+/// A connection that is idle for longer belongs to a program that is stopped or gone.
+const SILENT_AFTER: Duration = Duration::from_secs(5);
+
+/// The address of Redis, and how to use it.
+#[derive(Clone)]
+pub struct ServerOptions {
+    /// The URL, as in [`RedisPersistenceBuilder::url`](crate::RedisPersistenceBuilder::url).
+    pub url: String,
+    /// Replaces the password of the URL.
+    pub password: Option<String>,
+    /// The text before `client_id:server_uri` in the key of each hash.
+    pub key_prefix: String,
+    /// Time for connecting, and for each exchange.
+    pub timeout: Duration,
+}
+
+/// A Redis with records of Paho clients.
+pub struct Server {
+    store: RedisStore,
+    config: PersistenceConfig,
+    reader: RedisReader,
+}
+
+/// The keys of one client.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Listing {
+    /// The messages in the order in which they will go out.
+    pub messages: Vec<Message>,
+    /// Entries that Paho does not write.
+    pub foreign: Vec<Vec<u8>>,
+}
+
+/// The amount of what is stored for one client.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Summary {
+    /// Client id and server URI, without its scheme, with a colon between them.
+    pub name: String,
+    /// Number of records and bytes of their values.
+    pub kinds: BTreeMap<RecordKind, (usize, usize)>,
+    /// Number of messages for the broker that wait to be sent, subscriptions included.
+    pub waiting: usize,
+    /// Number of messages for the broker that it has not acknowledged.
+    pub in_flight: usize,
+    /// Number of messages for the application.
+    pub inbound: usize,
+    /// Number of entries that Paho does not write.
+    pub foreign: usize,
+    /// Number of records in the quarantine.
+    pub quarantined: usize,
+    /// Number of records that Paho dropped.
+    pub discarded: usize,
+    /// When the oldest of these was set aside.
+    pub oldest_set_aside: Option<SystemTime>,
+    /// The program that uses the records.
+    pub ownership: Ownership,
+}
+
+/// The program that uses the records of a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ownership {
+    /// It is connected.
+    Connected(Owner),
+    /// It is connected, but makes no exchanges: it is stopped, or its machine is gone.
+    Silent(Owner),
+    /// There is none.
+    Free,
+    /// The user may not list connections.
+    Unknown,
+}
+
+impl Summary {
+    /// Bytes of all values, those that are set aside not included.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let bytes = self.kinds.values().map(|(_, bytes)| *bytes);
+        bytes.fold(0, usize::saturating_add)
+    }
+
+    /// Number of records, foreign entries not included.
+    #[must_use]
+    pub fn records(&self) -> usize {
+        let records = self.kinds.values().map(|(records, _)| *records);
+        records.fold(0, usize::saturating_add)
+    }
+}
+
+impl Listing {
+    fn new(entries: Vec<Vec<u8>>) -> Self {
+        let mut keys = Vec::new();
+        let mut foreign = Vec::new();
+        for entry in entries {
+            match str::from_utf8(&entry).ok().and_then(Key::parse) {
+                Some(key) => keys.push(key),
+                None => foreign.push(entry),
+            }
+        }
+        foreign.sort_unstable();
+        Self {
+            messages: messages_in_order(keys),
+            foreign,
+        }
+    }
+
+    /// Every key.
+    pub fn keys(&self) -> impl Iterator<Item = Key> {
+        self.messages.iter().flatten().copied()
+    }
+}
+
+impl Server {
+    /// Prepares to use a Redis. The network is not used before the first call.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption).
+    pub fn new(options: &ServerOptions) -> Result<Self, Error> {
+        let builder = RedisPersistence::builder()
+            .url(&options.url)
+            .key_prefix(&options.key_prefix)
+            .connect_timeout(options.timeout)
+            .operation_timeout(options.timeout);
+        let (store, config) = builder.build_parts(options.password.as_deref())?;
+        let reader = store.reader();
+        Ok(Self {
+            store,
+            config,
+            reader,
+        })
+    }
+
+    /// The address of Redis, without user and password.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.reader.address()
+    }
+
+    /// Returns the names of all clients with records whose client id begins with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why the keys cannot be listed.
+    pub fn clients(&mut self, prefix: &str) -> Result<Vec<String>, Error> {
+        let mut clients = Vec::new();
+        self.each_client(prefix, |_, name, _, _| {
+            clients.push(name.to_owned());
+            Ok(())
+        })?;
+        Ok(clients)
+    }
+
+    /// Passes a summary of each client with records whose client id begins with `prefix`.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why the keys cannot be listed or measured.
+    pub fn summarize(
+        &mut self,
+        prefix: &str,
+        mut on_summary: impl FnMut(Summary),
+    ) -> Result<(), Error> {
+        let owners = self.reader.owners()?;
+        self.each_client(prefix, |server, name, listing, set_aside| {
+            on_summary(server.summary_of(name, listing, set_aside, owners.as_ref())?);
+            Ok(())
+        })
+    }
+
+    /// Returns the summary of one client.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why its keys cannot be listed or measured.
+    pub fn summary(&mut self, name: &str) -> Result<Summary, Error> {
+        let owners = self.reader.owners()?;
+        let listing = self.listing(name)?;
+        let mut set_aside = Vec::new();
+        for place in Place::ALL {
+            set_aside.push(self.reader.keys(name, Some(place))?);
+        }
+        self.summary_of(name, &listing, &set_aside, owners.as_ref())
+    }
+
+    /// Finds the records that a person means by `client`: a client id, or `CLIENT_ID:SERVER_URI`.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why the keys cannot be listed.
+    pub fn resolve(&mut self, client: &str) -> Result<Result<String, Unresolved>, Error> {
+        let id = client.split_once(':').map_or(client, |(id, _)| id);
+        let mut names: BTreeSet<String> = self.candidates(id)?.into_keys().collect();
+        match resolve(client, &names) {
+            Err(Unresolved::Unknown(_)) => {
+                names = self.clients("")?.into_iter().collect();
+                Ok(resolve(client, &names))
+            }
+            resolved => Ok(resolved),
+        }
+    }
+
+    /// Lists the keys of a client.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why they cannot be listed.
+    pub fn listing(&mut self, name: &str) -> Result<Listing, Error> {
+        Ok(Listing::new(self.reader.keys(name, None)?))
+    }
+
+    /// Reads these messages in order and passes each to `on_message`, until that breaks.
+    ///
+    /// Records that were removed since they were listed are left out. At most 64 values, or those of one
+    /// message, are in memory.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why a value cannot be read.
+    pub fn read_messages<'a>(
+        &mut self,
+        name: &str,
+        messages: impl IntoIterator<Item = &'a Message>,
+        mut on_message: impl FnMut(Vec<Record>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            // A message has four records at most.
+            let chunk: Vec<&Message> = messages.by_ref().take(CHUNK / 4).collect();
+            let keys: Vec<KeyName> = chunk
+                .iter()
+                .copied()
+                .flatten()
+                .map(|key| key.to_name())
+                .collect();
+            let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
+            let mut values = self.reader.values(name, None, &keys)?.into_iter();
+            for message in chunk {
+                let records = message.iter().zip(values.by_ref());
+                let records = records.filter_map(|(key, value)| {
+                    Some(Record {
+                        key: *key,
+                        value: value?,
+                        time: None,
+                    })
+                });
+                let records: Vec<Record> = records.collect();
+                if !records.is_empty() && on_message(records).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes over the records of a client, so that they can be changed.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InUse`](crate::ErrorKind::InUse) while a program is connected with them, and any reason
+    /// why they cannot be written.
+    pub fn own(&self, name: &str) -> Result<OwnedBacklog, Error> {
+        let store = self.store.another();
+        let store = store.ok_or_else(|| Error::new(crate::ErrorKind::Other, "use the records"))?;
+        OwnedBacklog::open(store, name, &self.config)
+    }
+
+    /// Calls `work` with each client, its keys, and the names of what is set aside per place.
+    fn each_client(
+        &mut self,
+        prefix: &str,
+        mut work: impl FnMut(&mut Self, &str, &Listing, &[Vec<Vec<u8>>]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        for (name, places) in self.candidates(prefix)? {
+            let listing = self.listing(&name)?;
+            let mut set_aside = Vec::new();
+            for place in Place::ALL {
+                set_aside.push(if places.contains(&place) {
+                    self.reader.keys(&name, Some(place))?
+                } else {
+                    Vec::new()
+                });
+            }
+            // A hash of another program in the same database.
+            if !listing.messages.is_empty() || !places.is_empty() {
+                work(self, &name, &listing, &set_aside)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the names of hashes that may be records, with the places beside them.
+    fn candidates(&mut self, prefix: &str) -> Result<BTreeMap<String, Vec<Place>>, Error> {
+        let found = self.reader.find_names(prefix)?;
+        let found: Vec<&str> = found.iter().map(String::as_str).collect();
+        let counts = self.reader.count(&found)?;
+        let mut candidates: BTreeMap<String, Vec<Place>> = BTreeMap::new();
+        for (name, count) in found.into_iter().zip(counts) {
+            let is_possible = count.is_some_and(|count| count > 0 && count <= MAX_ENTRIES);
+            if !is_possible || !name.contains(':') {
+                continue;
+            }
+            let place = Place::ALL.into_iter().find_map(|place| {
+                let name = name.strip_suffix(place.as_str())?.strip_suffix(':')?;
+                Some((name, place))
+            });
+            match place {
+                Some((name, place)) => {
+                    candidates.entry(name.to_owned()).or_default().push(place);
+                }
+                None => drop(candidates.entry(name.to_owned()).or_default()),
+            }
+        }
+        Ok(candidates)
+    }
+
+    fn summary_of(
+        &mut self,
+        name: &str,
+        listing: &Listing,
+        set_aside: &[Vec<Vec<u8>>],
+        owners: Option<&Owners>,
+    ) -> Result<Summary, Error> {
+        use RecordKind::{Command, ReceivedPublish, SentPublish, SentPubrel, Undelivered};
+        let keys: Vec<Key> = listing.keys().collect();
+        let names: Vec<KeyName> = keys.iter().map(|key| key.to_name()).collect();
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        let lengths = self.reader.value_lengths(name, None, &names)?;
+        let mut kinds: BTreeMap<RecordKind, (usize, usize)> = BTreeMap::new();
+        for (key, length) in keys.iter().zip(lengths) {
+            let (records, bytes) = kinds.entry(key.kind).or_default();
+            *records = records.saturating_add(1);
+            *bytes = bytes.saturating_add(length);
+        }
+        let count = |is_counted: fn(RecordKind) -> bool| {
+            let messages = listing.messages.iter();
+            let kinds = messages.filter_map(|message| Some(message.first()?.kind));
+            kinds.filter(|kind| is_counted(*kind)).count()
+        };
+        let number = |place: Place| {
+            let mut places = Place::ALL.into_iter().zip(set_aside);
+            places.find_map(|(other, names)| (other == place).then_some(names.len()))
+        };
+        let times = set_aside.iter().flatten().filter_map(|name| {
+            let name = SetAsideName::parse(str::from_utf8(name).ok()?)?;
+            Some(name.time())
+        });
+        Ok(Summary {
+            name: name.to_owned(),
+            kinds,
+            waiting: count(|kind| kind == Command),
+            in_flight: count(|kind| matches!(kind, SentPublish | SentPubrel)),
+            inbound: count(|kind| matches!(kind, ReceivedPublish | Undelivered)),
+            foreign: listing.foreign.len(),
+            quarantined: number(Place::Quarantine).unwrap_or_default(),
+            discarded: number(Place::Discarded).unwrap_or_default(),
+            oldest_set_aside: times.min(),
+            ownership: match owners.map(|owners| owners.owner(name)) {
+                None => Ownership::Unknown,
+                Some(None) => Ownership::Free,
+                Some(Some(owner)) if owner.idle >= SILENT_AFTER => Ownership::Silent(owner.clone()),
+                Some(Some(owner)) => Ownership::Connected(owner.clone()),
+            },
+        })
+    }
+}
+
+/// Shows the address without user and password.
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server")
+            .field("address", &self.address())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Shows neither URL nor password.
+impl fmt::Debug for ServerOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ServerOptions")
+            .field("key_prefix", &self.key_prefix)
+            .field("timeout", &self.timeout)
+            .finish_non_exhaustive()
+    }
+}

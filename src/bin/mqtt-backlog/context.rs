@@ -1,0 +1,44 @@
+//! The things that every command uses: Redis, the output, and what went wrong on the way.
+
+use paho_mqtt_redis::backlog::Server;
+
+use crate::{
+    args::GlobalArgs,
+    exit::{Exit, Failure, complain},
+    output::Output,
+};
+
+#[derive(Debug)]
+pub struct Context {
+    pub server: Server,
+    pub out: Output,
+    /// A record could not be handled, and a line about it has been written.
+    is_partial: bool,
+}
+
+impl Context {
+    pub fn new(args: &GlobalArgs) -> Result<Self, Failure> {
+        Ok(Self {
+            server: args.server()?,
+            out: Output::new(args.json),
+            is_partial: false,
+        })
+    }
+
+    /// Writes a line about a record that could not be handled. The rest goes on.
+    pub fn complain(&mut self, text: &str) {
+        // In order, if both go to one terminal.
+        let _ = self.out.flush();
+        self.is_partial = true;
+        complain(text);
+    }
+
+    /// Writes what is left of the output, and returns the final code.
+    pub fn finish(&mut self, exit: Exit) -> Result<Exit, Failure> {
+        self.out.flush()?;
+        Ok(match exit {
+            Exit::Done if self.is_partial => Exit::Partial,
+            exit => exit,
+        })
+    }
+}
