@@ -8,6 +8,7 @@ use std::{
 };
 
 use super::{
+    check::{RecordsCheck, RedisCheck, check_records},
     client_name::{Unresolved, resolve},
     order::{Message, messages_in_order},
     owned::OwnedBacklog,
@@ -15,7 +16,7 @@ use super::{
 };
 use crate::{
     error::Error,
-    paho::{Key, KeyName, RecordKind},
+    paho::{Key, KeyMap, KeyName, RecordKind},
     persistence::PersistenceConfig,
     redis::{Owner, Owners, RedisPersistence, RedisReader, RedisStore},
     store::{Place, SetAsideName, Store},
@@ -83,6 +84,10 @@ pub struct Summary {
     /// The program that uses the records.
     pub ownership: Ownership,
 }
+
+/// Lengths of values that were measured before, for the next summaries of the same clients.
+#[derive(Default)]
+pub struct Lengths(BTreeMap<String, KeyMap<usize>>);
 
 /// The program that uses the records of a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,11 +190,22 @@ impl Server {
     pub fn summarize(
         &mut self,
         prefix: &str,
+        lengths: &mut Lengths,
         mut on_summary: impl FnMut(Summary),
     ) -> Result<(), Error> {
         let owners = self.reader.owners()?;
+        let mut known = std::mem::take(&mut lengths.0);
         self.each_client(prefix, |server, name, listing, set_aside| {
-            on_summary(server.summary_of(name, listing, set_aside, owners.as_ref())?);
+            let known = known.remove(name).unwrap_or_default();
+            let measured = server.measure(name, listing, &known)?;
+            on_summary(summary_of(
+                name,
+                listing,
+                set_aside,
+                &measured,
+                owners.as_ref(),
+            ));
+            lengths.0.insert(name.to_owned(), measured);
             Ok(())
         })
     }
@@ -199,14 +215,18 @@ impl Server {
     /// # Errors
     ///
     /// Any reason why its keys cannot be listed or measured.
-    pub fn summary(&mut self, name: &str) -> Result<Summary, Error> {
+    pub fn summary(&mut self, name: &str, lengths: &mut Lengths) -> Result<Summary, Error> {
         let owners = self.reader.owners()?;
         let listing = self.listing(name)?;
         let mut set_aside = Vec::new();
         for place in Place::ALL {
             set_aside.push(self.reader.keys(name, Some(place))?);
         }
-        self.summary_of(name, &listing, &set_aside, owners.as_ref())
+        let known = lengths.0.remove(name).unwrap_or_default();
+        let measured = self.measure(name, &listing, &known)?;
+        let summary = summary_of(name, &listing, &set_aside, &measured, owners.as_ref());
+        lengths.0.insert(name.to_owned(), measured);
+        Ok(summary)
     }
 
     /// Finds the records that a person means by `client`: a client id, or `CLIENT_ID:SERVER_URI`.
@@ -291,6 +311,24 @@ impl Server {
         OwnedBacklog::open(store, name, &self.config)
     }
 
+    /// Checks the set-up of Redis, with the rights to the records under `name`.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why Redis cannot be used at all. What it refuses is a finding.
+    pub fn check_redis(&mut self, name: &str) -> Result<RedisCheck, Error> {
+        Ok(RedisCheck::new(self.address(), self.reader.diagnose(name)?))
+    }
+
+    /// Checks the records of a client, as opening them would, but changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why they cannot be read.
+    pub fn check_records(&mut self, name: &str) -> Result<RecordsCheck, Error> {
+        check_records(self.store.reader(), name, &self.config)
+    }
+
     /// Calls `work` with each client, its keys, and the names of what is set aside per place.
     fn each_client(
         &mut self,
@@ -340,54 +378,69 @@ impl Server {
         Ok(candidates)
     }
 
-    fn summary_of(
+    /// Returns the length of each value. Of those that are known only packets are measured again, whose
+    /// ids are used again.
+    fn measure(
         &mut self,
         name: &str,
         listing: &Listing,
-        set_aside: &[Vec<Vec<u8>>],
-        owners: Option<&Owners>,
-    ) -> Result<Summary, Error> {
-        use RecordKind::{Command, ReceivedPublish, SentPublish, SentPubrel, Undelivered};
-        let keys: Vec<Key> = listing.keys().collect();
-        let names: Vec<KeyName> = keys.iter().map(|key| key.to_name()).collect();
+        known: &KeyMap<usize>,
+    ) -> Result<KeyMap<usize>, Error> {
+        let is_known = |key: &Key| key.is_queue_record() && known.contains_key(key);
+        let (old, new): (Vec<Key>, Vec<Key>) = listing.keys().partition(is_known);
+        let names: Vec<KeyName> = new.iter().map(|key| key.to_name()).collect();
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         let lengths = self.reader.value_lengths(name, None, &names)?;
-        let mut kinds: BTreeMap<RecordKind, (usize, usize)> = BTreeMap::new();
-        for (key, length) in keys.iter().zip(lengths) {
-            let (records, bytes) = kinds.entry(key.kind).or_default();
-            *records = records.saturating_add(1);
-            *bytes = bytes.saturating_add(length);
-        }
-        let count = |is_counted: fn(RecordKind) -> bool| {
-            let messages = listing.messages.iter();
-            let kinds = messages.filter_map(|message| Some(message.first()?.kind));
-            kinds.filter(|kind| is_counted(*kind)).count()
-        };
-        let number = |place: Place| {
-            let mut places = Place::ALL.into_iter().zip(set_aside);
-            places.find_map(|(other, names)| (other == place).then_some(names.len()))
-        };
-        let times = set_aside.iter().flatten().filter_map(|name| {
-            let name = SetAsideName::parse(str::from_utf8(name).ok()?)?;
-            Some(name.time())
-        });
-        Ok(Summary {
-            name: name.to_owned(),
-            kinds,
-            waiting: count(|kind| kind == Command),
-            in_flight: count(|kind| matches!(kind, SentPublish | SentPubrel)),
-            inbound: count(|kind| matches!(kind, ReceivedPublish | Undelivered)),
-            foreign: listing.foreign.len(),
-            quarantined: number(Place::Quarantine).unwrap_or_default(),
-            discarded: number(Place::Discarded).unwrap_or_default(),
-            oldest_set_aside: times.min(),
-            ownership: match owners.map(|owners| owners.owner(name)) {
-                None => Ownership::Unknown,
-                Some(None) => Ownership::Free,
-                Some(Some(owner)) if owner.idle >= SILENT_AFTER => Ownership::Silent(owner.clone()),
-                Some(Some(owner)) => Ownership::Connected(owner.clone()),
-            },
-        })
+        let old = old
+            .into_iter()
+            .filter_map(|key| Some((key, *known.get(&key)?)));
+        Ok(old.chain(new.into_iter().zip(lengths)).collect())
+    }
+}
+
+fn summary_of(
+    name: &str,
+    listing: &Listing,
+    set_aside: &[Vec<Vec<u8>>],
+    lengths: &KeyMap<usize>,
+    owners: Option<&Owners>,
+) -> Summary {
+    use RecordKind::{Command, ReceivedPublish, SentPublish, SentPubrel, Undelivered};
+    let mut kinds: BTreeMap<RecordKind, (usize, usize)> = BTreeMap::new();
+    for (key, length) in lengths {
+        let (records, bytes) = kinds.entry(key.kind).or_default();
+        *records = records.saturating_add(1);
+        *bytes = bytes.saturating_add(*length);
+    }
+    let count = |is_counted: fn(RecordKind) -> bool| {
+        let messages = listing.messages.iter();
+        let kinds = messages.filter_map(|message| Some(message.first()?.kind));
+        kinds.filter(|kind| is_counted(*kind)).count()
+    };
+    let number = |place: Place| {
+        let mut places = Place::ALL.into_iter().zip(set_aside);
+        places.find_map(|(other, names)| (other == place).then_some(names.len()))
+    };
+    let times = set_aside.iter().flatten().filter_map(|name| {
+        let name = SetAsideName::parse(str::from_utf8(name).ok()?)?;
+        Some(name.time())
+    });
+    Summary {
+        name: name.to_owned(),
+        kinds,
+        waiting: count(|kind| kind == Command),
+        in_flight: count(|kind| matches!(kind, SentPublish | SentPubrel)),
+        inbound: count(|kind| matches!(kind, ReceivedPublish | Undelivered)),
+        foreign: listing.foreign.len(),
+        quarantined: number(Place::Quarantine).unwrap_or_default(),
+        discarded: number(Place::Discarded).unwrap_or_default(),
+        oldest_set_aside: times.min(),
+        ownership: match owners.map(|owners| owners.owner(name)) {
+            None => Ownership::Unknown,
+            Some(None) => Ownership::Free,
+            Some(Some(owner)) if owner.idle >= SILENT_AFTER => Ownership::Silent(owner.clone()),
+            Some(Some(owner)) => Ownership::Connected(owner.clone()),
+        },
     }
 }
 
@@ -397,6 +450,13 @@ impl fmt::Debug for Server {
         f.debug_struct("Server")
             .field("address", &self.address())
             .finish_non_exhaustive()
+    }
+}
+
+/// Shows the number of clients.
+impl fmt::Debug for Lengths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Lengths").field(&self.0.len()).finish()
     }
 }
 

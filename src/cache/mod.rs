@@ -26,6 +26,8 @@ mod write_behind;
 pub(crate) use access::{Outage, StoreAccess};
 pub(crate) use adopt::adopt_records;
 pub(crate) use batched_read::{list_keys, read_or_split};
+#[cfg(feature = "cli")]
+pub(crate) use index::RecordIndex;
 pub(crate) use load::{LoadOptions, LoadedRecords, load_records};
 pub(crate) use load_changes::LoadChanges;
 pub(crate) use pending::BatchLimits;

@@ -399,6 +399,17 @@ pub struct Owner {
     pub idle: Duration,
 }
 
+/// Returns the rights of the user, on a connection that owns no records.
+#[cfg(feature = "cli")]
+pub(super) fn lock_rights(connection: &mut RedisConnection) -> Result<LockRights, ExchangeError> {
+    let poll = poll(connection, Some("mqtt-backlog"), &[])?;
+    Ok(match poll {
+        None => LockRights::NoList,
+        Some(poll) if poll.may_kill => LockRights::All,
+        Some(_) => LockRights::NoKill,
+    })
+}
+
 /// Lists the programs that are connected with records, by the [prefix](name_prefix) of their names.
 ///
 /// Returns `None` if the user may not list connections.

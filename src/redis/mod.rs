@@ -27,5 +27,5 @@ pub use eviction_check::EvictionCheck;
 #[cfg(feature = "cli")]
 pub use reader::Owner;
 #[cfg(feature = "cli")]
-pub(crate) use reader::{Owners, RedisReader};
+pub(crate) use reader::{Diagnosis, Owners, RedisReader};
 pub use store::RedisStore;

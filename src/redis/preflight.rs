@@ -1,6 +1,9 @@
 //! The checks that a new connection passes before the store uses it: the type of the key, the commands
 //! that the ACL must permit, room for a write, and what Redis reports about itself.
 
+#[cfg(feature = "cli")]
+use std::collections::BTreeMap;
+
 use ::redis::Value;
 
 use super::{
@@ -98,6 +101,34 @@ pub(super) fn check(
             info,
             may_turn_replies_off,
         })
+    })
+}
+
+/// Returns what `INFO` has in these sections; `None` if the user may not run it.
+#[cfg(feature = "cli")]
+pub(super) fn read_info(
+    connection: &mut RedisConnection,
+) -> Result<Option<BTreeMap<String, String>>, ExchangeError> {
+    let encode = |commands: &mut CommandBuffer| {
+        for section in SECTIONS {
+            commands.push_words(&["INFO", section]);
+        }
+    };
+    connection.exchange(encode, |replies| {
+        let mut facts = BTreeMap::new();
+        for _ in SECTIONS {
+            match replies.read_reply() {
+                Ok(Value::BulkString(lines)) => {
+                    let lines = String::from_utf8_lossy(&lines).into_owned();
+                    let pairs = lines.lines().filter_map(|line| line.split_once(':'));
+                    facts.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+                }
+                Ok(_) => return Err(ExchangeError::protocol("INFO returned an unexpected reply")),
+                Err(ExchangeError::ErrorReply(..)) => return Ok(None),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(Some(facts))
     })
 }
 

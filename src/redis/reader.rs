@@ -1,16 +1,18 @@
 //! Reads the records of all clients, without owning any.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use super::client_lock::Owner;
 use super::{
-    client_lock::{list_owners, name_prefix},
+    client_lock::{list_owners, lock_rights, name_prefix},
     config::RedisConfig,
     connection::RedisConnection,
     exchange_error::ExchangeError,
     other_records::{START, count_records, pattern_of, scan},
+    preflight,
+    preflight::{ServerInfo, read_info},
     resolver::Resolver,
-    store::{hash_error, integer_reply},
+    store::{hash_error, integer_reply, missing_rights},
     write_commands::place_hash,
 };
 use crate::{error::Error, net::deadline_after, store::Place};
@@ -23,6 +25,14 @@ pub(crate) struct RedisReader {
     config: RedisConfig,
     resolver: Resolver,
     connection: Option<RedisConnection>,
+}
+
+/// The set-up of a Redis.
+pub(crate) struct Diagnosis {
+    /// What `INFO` returns; `None` without the right to it.
+    pub(crate) facts: Option<BTreeMap<String, String>>,
+    /// What the store would return an error for, or warn of.
+    pub(crate) problems: Vec<Error>,
 }
 
 /// The programs that are connected, by their records.
@@ -132,13 +142,51 @@ impl RedisReader {
         place: Option<Place>,
         keys: &[&str],
     ) -> Result<Vec<Option<Vec<u8>>>, Error> {
-        let hash = self.hash(name, place);
         let mut values = Vec::with_capacity(keys.len());
+        self.values_each(name, place, keys, &mut |value| values.push(value))?;
+        Ok(values)
+    }
+
+    /// Passes the values of these keys, each as soon as it has been read.
+    pub(crate) fn values_each(
+        &mut self,
+        name: &str,
+        place: Option<Place>,
+        keys: &[&str],
+        on_value: &mut dyn FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Error> {
+        let hash = self.hash(name, place);
         let limit = Some(self.config.operation_timeout);
         self.with_hash("read from", &hash, |connection| {
-            connection.values(&hash, keys, limit, &mut |value| values.push(value))
-        })?;
-        Ok(values)
+            connection.values(&hash, keys, limit, on_value)
+        })
+    }
+
+    /// Makes the checks of a new connection of the store, without owning the records under `name`.
+    pub(crate) fn diagnose(&mut self, name: &str) -> Result<Diagnosis, Error> {
+        let hash = self.hash(name, None);
+        let facts = self.with_server("ask for the properties", read_info)?;
+        let mut problems = Vec::new();
+        let rights = self.with_server("check the rights", lock_rights)?;
+        match self.with_hash("use", &hash, |connection| {
+            preflight::check(connection, &hash)
+        }) {
+            Ok(preflight) => {
+                let has_replies_off = preflight.may_turn_replies_off;
+                problems.extend(missing_rights(
+                    rights,
+                    has_replies_off,
+                    preflight.info.as_ref(),
+                ));
+                problems.extend(preflight.info.as_ref().and_then(ServerInfo::eviction_error));
+                let full = preflight.full;
+                problems.extend(full.map(|full| hash_error(full, "write to", &hash, &self.config)));
+            }
+            // A fault of its set-up, which the other checks need not have.
+            Err(error) if error.kind().is_refusal() => problems.push(error),
+            Err(error) => return Err(error),
+        }
+        Ok(Diagnosis { facts, problems })
     }
 
     /// Lists the programs that are connected with records; `None` without the right to.

@@ -122,35 +122,7 @@ impl RedisStore {
             connection.turn_replies_off().map_err(to_error)?;
         }
 
-        let mut warnings = Vec::new();
-        let mut warn_missing = |has_right: bool, attempt: &str, reason: &'static str| {
-            if !has_right {
-                warnings.push(Error::new(ErrorKind::Permission, attempt).with_reason(reason));
-            }
-        };
-        warn_missing(
-            lock_rights != LockRights::NoList,
-            "check for another program with the same records",
-            "the user lacks +client|setname or +client|list; docs/redis.md has the ACL line",
-        );
-        warn_missing(
-            lock_rights != LockRights::NoKill,
-            "end connections that others left behind",
-            "the user lacks +client|kill, so a program that was stopped for 30 s may write over the \
-             records of its successor; docs/redis.md has the ACL line",
-        );
-        warn_missing(
-            connection.replies_off(),
-            "send writes without waiting for replies",
-            "the user lacks +client|reply, so every write waits for its reply; docs/redis.md has the \
-             ACL line",
-        );
-        warn_missing(
-            info.is_some(),
-            "detect a restart or eviction of Redis",
-            "the user lacks +info, so every stored value is read and compared after each outage; \
-             docs/redis.md has the ACL line",
-        );
+        let mut warnings = missing_rights(lock_rights, connection.replies_off(), info.as_ref());
         let eviction_error = info.as_ref().and_then(ServerInfo::eviction_error);
         match (config.eviction_check, eviction_error) {
             (EvictionCheck::Refuse, Some(error)) => return Err(error),
@@ -165,6 +137,44 @@ impl RedisStore {
             warnings,
         })
     }
+}
+
+/// Returns a warning per right without which the store works with less.
+pub(super) fn missing_rights(
+    lock_rights: LockRights,
+    may_turn_replies_off: bool,
+    info: Option<&ServerInfo>,
+) -> Vec<Error> {
+    let mut warnings = Vec::new();
+    let mut warn_missing = |has_right: bool, attempt: &str, reason: &'static str| {
+        if !has_right {
+            warnings.push(Error::new(ErrorKind::Permission, attempt).with_reason(reason));
+        }
+    };
+    warn_missing(
+        lock_rights != LockRights::NoList,
+        "check for another program with the same records",
+        "the user lacks +client|setname or +client|list; docs/redis.md has the ACL line",
+    );
+    warn_missing(
+        lock_rights != LockRights::NoKill,
+        "end connections that others left behind",
+        "the user lacks +client|kill, so a program that was stopped for 30 s may write over the \
+         records of its successor; docs/redis.md has the ACL line",
+    );
+    warn_missing(
+        may_turn_replies_off,
+        "send writes without waiting for replies",
+        "the user lacks +client|reply, so every write waits for its reply; docs/redis.md has the \
+         ACL line",
+    );
+    warn_missing(
+        info.is_some(),
+        "detect a restart or eviction of Redis",
+        "the user lacks +info, so every stored value is read and compared after each outage; \
+         docs/redis.md has the ACL line",
+    );
+    warnings
 }
 
 /// Converts an error of an exchange about the hash, with the reason for a missing right to its key.

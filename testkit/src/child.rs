@@ -18,6 +18,11 @@ pub fn example(name: &str) -> PathBuf {
     built(&format!("examples/{name}"))
 }
 
+/// Path of the program of the library.
+pub fn tool() -> PathBuf {
+    built("mqtt-backlog")
+}
+
 /// Command that runs the ignored test `name` of the calling module in a process of its own; pass `module_path!()`.
 pub fn ignored_test(module: &str, name: &str) -> Command {
     let test = match module.split_once("::") {

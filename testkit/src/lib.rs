@@ -17,6 +17,7 @@ pub mod device;
 pub mod direct;
 pub mod fleet;
 pub mod harness;
+pub mod hostile;
 mod http;
 pub mod intercepted;
 pub mod log;

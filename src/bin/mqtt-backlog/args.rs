@@ -111,12 +111,38 @@ pub struct ClientsArgs {
 }
 
 impl ClientsArgs {
+    #[expect(dead_code, reason = "for commands that change records")]
     /// Returns the names of the records.
     pub fn resolve(&self, server: &mut Server) -> Result<Vec<String>, Failure> {
         match (&self.client, &self.prefix) {
             (Some(client), _) => Ok(vec![resolve(server, client)?]),
             (None, prefix) => Ok(server.clients(prefix.as_deref().unwrap_or_default())?),
         }
+    }
+}
+
+/// One client, all whose id begins with a prefix, or all.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub struct AnyClientsArgs {
+    /// Client id, or CLIENT_ID:SERVER_URI if it has records under several; all clients if there is none
+    #[arg(value_name = "CLIENT")]
+    client: Option<String>,
+    /// All clients whose id begins with this
+    #[arg(long, value_name = "TEXT")]
+    prefix: Option<String>,
+}
+
+impl AnyClientsArgs {
+    /// Returns the name of the records, if one client is meant.
+    pub fn one(&self, server: &mut Server) -> Result<Option<String>, Failure> {
+        let client = self.client.as_deref();
+        client.map(|client| resolve(server, client)).transpose()
+    }
+
+    /// The beginning of the client ids, if several are meant.
+    pub fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
     }
 }
 

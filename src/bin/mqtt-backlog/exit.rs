@@ -4,7 +4,7 @@ use std::{io, process::ExitCode};
 
 use paho_mqtt_redis::{Error, ErrorKind};
 
-use crate::output::escape;
+use crate::output::printable;
 
 /// The way in which a command has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,10 +99,8 @@ impl Failure {
 /// Writes one line for the person to the standard error.
 pub fn complain(text: &str) {
     use io::Write;
-    let lines = text.lines().map(|line| escape(line.as_bytes()));
-    let text = lines.collect::<Vec<_>>().join("\n");
     // Nothing is left to do if nobody reads it.
-    let _ = writeln!(io::stderr(), "mqtt-backlog: {text}");
+    let _ = writeln!(io::stderr(), "mqtt-backlog: {}", printable(text));
 }
 
 impl From<Error> for Failure {

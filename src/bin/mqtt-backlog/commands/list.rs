@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use paho_mqtt_redis::backlog::{Ownership, RecordKind, Summary};
+use paho_mqtt_redis::backlog::{Lengths, Ownership, RecordKind, Summary};
 use serde_json::{Map, Value, json};
 
 use crate::{
@@ -28,7 +28,9 @@ impl Args {
         let mut summaries = Vec::new();
         context
             .server
-            .summarize(&self.prefix, |summary| summaries.push(summary))?;
+            .summarize(&self.prefix, &mut Lengths::default(), |summary| {
+                summaries.push(summary);
+            })?;
         let out = &mut context.out;
         if out.is_json() {
             for summary in &summaries {
@@ -74,7 +76,8 @@ impl Args {
     }
 }
 
-fn owner(ownership: &Ownership) -> String {
+/// The owner in a word.
+pub fn owner(ownership: &Ownership) -> String {
     match ownership {
         Ownership::Connected(_) => "connected".to_owned(),
         Ownership::Silent(owner) => format!("silent for {}", age(owner.idle)),

@@ -1,7 +1,11 @@
 //! One file per command. To add one: its file, its variant, and its line in [`Command::run`].
 
+mod check;
+mod completions;
 mod list;
+mod man;
 mod show;
+mod watch;
 
 use clap::Subcommand;
 
@@ -16,6 +20,14 @@ pub enum Command {
     List(list::Args),
     /// Show the messages of a client in the order in which they will go out
     Show(show::Args),
+    /// Show how much waits and how it drains, again and again
+    Watch(watch::Args),
+    /// Check the set-up of Redis, and the records as opening them would
+    Check(check::Args),
+    /// Print the completions for a shell
+    Completions(completions::Args),
+    /// Print the manual page
+    Man(man::Args),
 }
 
 impl Command {
@@ -23,6 +35,10 @@ impl Command {
         match self {
             Self::List(args) => args.run(context),
             Self::Show(args) => args.run(context),
+            Self::Watch(args) => args.run(context),
+            Self::Check(args) => args.run(context),
+            Self::Completions(args) => args.run(context),
+            Self::Man(args) => args.run(context),
         }
     }
 }

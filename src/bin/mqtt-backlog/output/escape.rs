@@ -9,24 +9,36 @@ use std::fmt::Write;
 pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
-        for character in chunk.valid().chars() {
-            match character {
-                '\\' => text.push_str(r"\\"),
-                '\n' => text.push_str(r"\n"),
-                '\r' => text.push_str(r"\r"),
-                '\t' => text.push_str(r"\t"),
-                _ if is_hidden(character) => {
-                    // Writing to a string cannot fail.
-                    let _ = write!(text, "\\u{{{:x}}}", u32::from(character));
-                }
-                _ => text.push(character),
-            }
+        let mut rest = chunk.valid();
+        while let Some((before, after)) = rest.split_once('\\') {
+            text.push_str(&printable(before));
+            text.push_str(r"\\");
+            rest = after;
         }
+        text.push_str(&printable(rest));
         for byte in chunk.invalid() {
+            // Writing to a string cannot fail.
             let _ = write!(text, "\\x{byte:02x}");
         }
     }
     text
+}
+
+/// Returns one line of printable text for text with parts that may have been escaped.
+pub fn printable(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\n' => line.push_str(r"\n"),
+            '\r' => line.push_str(r"\r"),
+            '\t' => line.push_str(r"\t"),
+            _ if is_hidden(character) => {
+                let _ = write!(line, "\\u{{{:x}}}", u32::from(character));
+            }
+            _ => line.push(character),
+        }
+    }
+    line
 }
 
 fn is_hidden(character: char) -> bool {
@@ -64,5 +76,13 @@ mod tests {
         ] {
             assert_eq!(escape(bytes), expected);
         }
+    }
+
+    #[test]
+    fn escaped_text_is_not_escaped_again() {
+        let escaped = escape(b"a\\\x1b");
+        assert_eq!(escaped, r"a\\\u{1b}");
+        assert_eq!(printable(&escaped), escaped);
+        assert_eq!(printable("a\nb\x1b"), r"a\nb\u{1b}");
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 pub use self::{
-    escape::escape,
+    escape::{escape, printable},
     human::{age, bytes},
     table::{Align, Table},
 };
@@ -45,6 +45,11 @@ impl Output {
     /// Writes an object on a line of its own.
     pub fn json(&mut self, object: &Value) -> Result<(), Failure> {
         self.line(&object.to_string())
+    }
+
+    /// Writes bytes as they are.
+    pub fn raw(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        Ok(self.writer.write_all(bytes)?)
     }
 
     pub fn flush(&mut self) -> Result<(), Failure> {

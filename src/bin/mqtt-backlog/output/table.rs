@@ -34,6 +34,16 @@ impl Table {
         }
     }
 
+    /// Adds a row for [`into_lines`](Self::into_lines).
+    pub fn add(&mut self, cells: Vec<String>) {
+        self.rows.push(cells);
+    }
+
+    /// Returns the header and all rows that were added.
+    pub fn into_lines(mut self) -> Vec<String> {
+        self.lines()
+    }
+
     /// Adds a row, whose texts have been escaped.
     pub fn row(&mut self, out: &mut Output, cells: Vec<String>) -> Result<(), Failure> {
         self.rows.push(cells);

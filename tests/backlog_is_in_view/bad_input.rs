@@ -1,0 +1,283 @@
+//! Bad input gives one clear line each, and the exit code says so.
+
+use std::{fs, process::Stdio, time::Duration};
+
+use redis::Commands;
+use testkit::{
+    LIMIT, RedisServer,
+    child::tool,
+    eventually,
+    hostile::{Treatment, contents},
+    publish_command,
+    random::Random,
+};
+
+use crate::tool::{command, output, run};
+
+const PASSWORD: &str = "Zq7xKv2w";
+
+fn fill(redis: &RedisServer, hash: &str, messages: i32) {
+    let records = (1..=messages).map(|number| {
+        let id = number % 65_535 + 1;
+        (format!("c-{number}"), publish_command(id, 1, "t", b"x"))
+    });
+    let records: Vec<(String, Vec<u8>)> = records.collect();
+    for chunk in records.chunks(1_000) {
+        let _: () = redis.connection().hset_multiple(hash, chunk).expect("HSET");
+    }
+}
+
+#[test]
+fn hostile_records_give_one_line_each() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut cases = Vec::new();
+    for case in 0..150 {
+        let contents = contents(&mut Random::of(case));
+        let entries = contents.iter().map(|(field, (value, _))| (field, value));
+        let entries: Vec<_> = entries.collect();
+        let hash = format!("device-{case}:127.0.0.1:1");
+        if !entries.is_empty() {
+            let _: () = connection.hset_multiple(&hash, &entries).expect("HSET");
+            cases.push((hash, contents));
+        }
+    }
+    let listed = run(&redis, &["list", "--json"]).expect(0).objects();
+    assert!(listed.len() > 100, "{}", listed.len());
+    run(&redis, &["list"]).expect(0);
+    run(&redis, &["check"]).expect(1);
+    run(&redis, &["check", "--json"]).expect(1).objects();
+    for (hash, contents) in cases {
+        let shown = run(&redis, &["show", &hash, "--payload"]);
+        let code = shown.code;
+        assert!(matches!(code, Some(0 | 1)), "{hash}: {shown:?}");
+        let shown = shown.expect(code.unwrap_or_default());
+        let lines = shown.err.lines().count();
+        // One line for all foreign entries, and one for each damaged record.
+        let is = |treatment| {
+            contents
+                .values()
+                .filter(move |(_, other)| *other == treatment)
+        };
+        let foreign = usize::from(is(Treatment::Foreign).count() > 0);
+        assert!(lines >= foreign, "{hash}: {shown:?}");
+        assert!(lines <= foreign + contents.len(), "{hash}: {shown:?}");
+        assert_eq!(code == Some(1), lines > 0, "{hash}: {shown:?}");
+        run(&redis, &["show", &hash, "--json", "--payload"]).objects();
+    }
+}
+
+#[test]
+fn control_characters_never_reach_terminal() {
+    let redis = RedisServer::start();
+    let hash = "device\x1b[2J:broker:1";
+    let value = publish_command(7, 1, "a\x1b]0;x\x07\u{202e}", b"\x1b[31m\xff\r\n");
+    let mut connection = redis.connection();
+    let _: () = connection.hset(hash, "c-1", value).expect("HSET");
+    let _: () = connection.hset(hash, "\x1bforeign", "x").expect("HSET");
+    for arguments in [
+        &["list"][..],
+        &["show", hash, "--payload"],
+        &["show", hash, "--payload=hex"],
+        &["show", hash, "--json", "--payload"],
+        &["check"],
+        &["check", "--json"],
+        &["watch", "--count", "1"],
+        &["show", "another"],
+    ] {
+        let run = run(&redis, arguments);
+        let code = run.code.expect("ends");
+        let run = run.expect(code);
+        assert!(
+            !run.out.contains('\u{202e}') || arguments.contains(&"--json"),
+            "{run:?}"
+        );
+    }
+    let shown = run(&redis, &["show", hash, "--payload"]).expect(1);
+    let topic = r"a\u{1b}]0;x\u{7}\u{202e}";
+    assert!(shown.out.contains(topic), "{shown:?}");
+    assert!(shown.out.contains(r"\u{1b}[31m\xff\r\n"), "{shown:?}");
+    assert!(shown.err.contains(r"\u{1b}foreign"), "{shown:?}");
+}
+
+#[test]
+fn closed_pipe_ends_quietly() {
+    let redis = RedisServer::start();
+    fill(&redis, "device:broker:1", 20_000);
+    for arguments in [
+        "list",
+        "show device",
+        "show device --json",
+        "man",
+        "completions bash",
+    ] {
+        let script = format!(r#""$TOOL" {arguments} | head -1; exit "${{PIPESTATUS[0]}}""#);
+        let mut command = std::process::Command::new("bash");
+        command
+            .args(["-c", &script])
+            .env("TOOL", tool())
+            .env("MQTT_BACKLOG_URL", redis.url());
+        let run = output(&mut command);
+        assert_eq!(run.code, Some(0), "{arguments}: {run:?}");
+        assert_eq!(run.err, "", "{arguments}");
+        assert_eq!(run.out.lines().count(), 1, "{arguments}");
+    }
+}
+
+#[test]
+fn redis_that_ends_meanwhile_is_reported() {
+    let mut redis = RedisServer::start();
+    fill(&redis, "device:broker:1", 10);
+    let mut child = command(&["watch", "--interval", "0.05"])
+        .env("MQTT_BACKLOG_URL", redis.url())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut connection = redis.connection();
+    eventually(LIMIT, "it has asked", || {
+        let clients: String = redis::cmd("CLIENT")
+            .arg("LIST")
+            .query(&mut connection)
+            .expect("a list");
+        (clients.lines().count() > 1).then_some(())
+    });
+    redis.kill();
+    let status = child.wait().expect("ends");
+    assert_eq!(status.code(), Some(3));
+    let error = std::io::read_to_string(child.stderr.take().expect("piped")).expect("text");
+    assert_eq!(error.lines().count(), 1, "{error}");
+    assert!(error.starts_with("mqtt-backlog: cannot "), "{error}");
+}
+
+#[test]
+fn redis_that_cannot_be_used_is_reported() {
+    let redis = RedisServer::tcp_with(&["--requirepass", PASSWORD]);
+    let mut paused = RedisServer::tcp();
+    paused.pause();
+    let port = redis.port();
+    let wrong = format!("redis://:wrong{PASSWORD}@127.0.0.1:{port}/");
+    for (url, reason) in [
+        (redis.tcp_url(), "password"),
+        (wrong, "password"),
+        ("unix:///nowhere/redis.sock".to_owned(), "unix:///nowhere"),
+        (paused.tcp_url(), "did not reply"),
+    ] {
+        for name in ["list", "check", "watch"] {
+            let run = output(&mut command(&[name, "--url", &url, "--timeout", "1"])).expect(3);
+            assert_eq!(run.err.lines().count(), 1, "{run:?}");
+            assert!(run.err.contains(reason), "{reason}: {run:?}");
+            assert!(!format!("{run:?}").contains(PASSWORD), "{run:?}");
+        }
+    }
+    paused.resume();
+    paused.kill();
+    let file = redis.dir().join("password");
+    fs::write(&file, format!("{PASSWORD}\n")).expect("written");
+    let file = file.to_str().expect("UTF-8");
+    let arguments = ["list", "--url", &redis.tcp_url(), "--password-file", file];
+    output(&mut command(&arguments)).expect(0);
+}
+
+#[test]
+fn missing_right_is_named() {
+    let redis = RedisServer::start();
+    let all = "+type +hset +hmget +hdel +hkeys +hlen +hstrlen +multi +exec +discard +info \
+               +client|reply +client|setname +client|list +client|kill +scan";
+    fill(&redis, "mqtt:device:broker:1", 3);
+    for (missing, arguments, code, named) in [
+        ("+scan", &["list"][..], 3, "scan"),
+        ("+hkeys", &["list"], 3, "hkeys"),
+        ("+hstrlen", &["list"], 3, "hstrlen"),
+        ("+hmget", &["show", "device"], 3, "hmget"),
+        ("+info", &["check"], 1, "+info"),
+        ("+client|kill", &["check"], 1, "+client|kill"),
+        ("+hdel", &["check"], 1, "hdel"),
+        // The owner is not known, and everything else is.
+        ("+client|list", &["list"], 0, ""),
+        ("+hdel", &["show", "device"], 0, ""),
+    ] {
+        let rights = all.replace(missing, "");
+        let mut acl = redis::cmd("ACL");
+        acl.arg("SETUSER").arg("reader");
+        acl.arg(&["reset", "on", ">secret", "~mqtt:*", "-@all"]);
+        acl.arg(rights.split_whitespace().collect::<Vec<_>>());
+        acl.exec(&mut redis.connection()).expect("ACL SETUSER");
+        let url = format!("{}?user=reader&pass=secret", redis.url());
+        let arguments = [arguments, &["--url", &url, "--key-prefix", "mqtt:"]].concat();
+        let run = output(&mut command(&arguments)).expect(code);
+        assert!(
+            format!("{}{}", run.out, run.err).contains(named),
+            "{missing}: {run:?}"
+        );
+        assert!(run.err.lines().count() <= 1, "{run:?}");
+    }
+}
+
+#[test]
+fn unknown_or_ambiguous_client_is_usage() {
+    let redis = RedisServer::start();
+    for hash in ["device-1:broker:1", "device-1:old:1", "device-2:broker:1"] {
+        fill(&redis, hash, 1);
+    }
+    let mut connection = redis.connection();
+    let _: () = connection.set("text:of:others", "x").expect("SET");
+    let _: () = connection
+        .hset("hash:of:others", "field", "x")
+        .expect("HSET");
+    for (client, named) in [
+        ("device-1", &["device-1:broker:1", "device-1:old:1"][..]),
+        ("device-3", &["device-2:broker:1"]),
+        ("text", &["device-1:old:1"]),
+    ] {
+        let run = run(&redis, &["show", client]).expect(2);
+        assert_eq!(run.err.lines().count(), 1, "{run:?}");
+        for name in named {
+            assert!(run.err.contains(name), "{run:?}");
+        }
+        assert!(!run.err.contains("others"), "{run:?}");
+    }
+    run(&redis, &["show", "device-1:mqtt://old:1"]).expect(0);
+    // A hash of another program is looked at if it is asked for by its name.
+    run(&redis, &["show", "hash:of:others"]).expect(1);
+    for arguments in [
+        &["show"][..],
+        &["show", "device-2", "--topic", "a#"],
+        &["show", "device-2", "--number", "5-1"],
+        &["list", "--url", "http://host"],
+        &["nothing"],
+        &[],
+    ] {
+        run(&redis, arguments).expect(2);
+    }
+    // Nothing is there at all.
+    let empty = RedisServer::start();
+    let shown = run(&empty, &["show", "device"]).expect(2);
+    assert!(shown.err.contains("--key-prefix"), "{shown:?}");
+    run(&empty, &["list"]).expect(0);
+    run(&empty, &["check"]).expect(0);
+}
+
+/// A connection of a program that is stopped is idle.
+#[test]
+fn stopped_owner_is_silent() {
+    let redis = RedisServer::start();
+    fill(&redis, "device:broker:1", 1);
+    let mut connection = redis.connection();
+    redis::cmd("CLIENT")
+        .arg(&[
+            "SETNAME",
+            "paho-mqtt-redis:0/device:broker:1:00000000000000ab:1",
+        ])
+        .exec(&mut connection)
+        .expect("CLIENT SETNAME");
+    let owner = || {
+        let listed = run(&redis, &["list", "--json"]).expect(0).objects();
+        listed[0]["owner"].as_str().map(str::to_owned)
+    };
+    assert_eq!(owner().as_deref(), Some("connected"));
+    eventually(LIMIT + Duration::from_secs(5), "it is silent", || {
+        (owner().as_deref() == Some("silent")).then_some(())
+    });
+    drop(connection);
+}

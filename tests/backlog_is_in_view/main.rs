@@ -1,0 +1,6 @@
+//! The program `mqtt-backlog` shows what is stored, exactly, and changes nothing.
+
+mod bad_input;
+mod page;
+mod real_backlog;
+mod tool;
