@@ -53,6 +53,7 @@
 //! - [README]: a first program, the three settings that cost messages, performance
 //! - [Guarantees]: what survives which crash, and the proof
 //! - [A reliable client]: what a program has to do
+//! - [mqtt-backlog]: the program that shows, checks and moves what waits
 //! - [Dead letters]: what Paho drops, and how to publish it again
 //! - [Redis]: configuration, users and rights, systemd
 //! - [Metrics] and [the endpoint]: what is measured, and how it is served
@@ -66,6 +67,7 @@
 //! [README]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/README.md
 //! [Guarantees]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/guarantees.md
 //! [a reliable client]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/reliable-client.md
+//! [mqtt-backlog]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/mqtt-backlog.md
 //! [Dead letters]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/dead-letters.md
 //! [Redis]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/redis.md
 //! [Metrics]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/metrics.md

@@ -25,18 +25,18 @@ use crate::{
 pub struct RedisCheck {
     /// The address, without user and password.
     pub address: String,
-    /// What `INFO` returns; `None` without the right to it.
+    /// The properties that `INFO` returns; `None` without the right to it.
     pub facts: Option<BTreeMap<String, String>>,
-    /// What the persistence would return as an error, or log as a warning.
+    /// The faults that the persistence would return as an error, or log as a warning.
     pub problems: Vec<Error>,
 }
 
 /// The records of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub struct RecordsCheck {
-    /// What opening would repair or log, and what a person has to know.
+    /// Faults that opening would repair or log, and notes for a person.
     pub findings: Vec<Finding>,
-    /// What Paho would then be handed.
+    /// The records that Paho would then be handed.
     pub restore: Restore,
 }
 

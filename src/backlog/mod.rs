@@ -1,4 +1,4 @@
-//! What the program `mqtt-backlog` needs of the inside of this crate.
+//! Reading and changing stored backlogs, for the program `mqtt-backlog`.
 //!
 //! It is not part of the public interface and may change at any time.
 

@@ -25,7 +25,7 @@ impl OwnedBacklog {
         config: &PersistenceConfig,
     ) -> Result<Self, Error> {
         let connected = connect(&mut store, name, config)?;
-        // What is to be changed could not be written.
+        // Nothing could be changed.
         if let Some(error) = connected.write_error {
             return Err(error);
         }

@@ -14,7 +14,7 @@ pub struct Record {
     pub key: Key,
     /// The bytes that are stored.
     pub value: Vec<u8>,
-    /// When it was stored, if that is known: of a record that was set aside.
+    /// The time at which it was set aside; of other records it is not known.
     pub time: Option<SystemTime>,
 }
 
@@ -23,13 +23,13 @@ pub struct Record {
 pub struct View<'a> {
     /// The packet id, if the packet has one or will have it.
     pub packet_id: Option<u16>,
-    /// What it is for.
+    /// Its purpose.
     pub content: Content<'a>,
-    /// When a waiting message expires, if it has the time.
+    /// The time at which a waiting message expires, if it has one.
     pub expires: Option<SystemTime>,
 }
 
-/// What a record is for.
+/// The purpose of a record.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Content<'a> {
     /// A message, in either direction.

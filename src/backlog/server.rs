@@ -79,7 +79,7 @@ pub struct Summary {
     pub quarantined: usize,
     /// Number of records that Paho dropped.
     pub discarded: usize,
-    /// When the oldest of these was set aside.
+    /// The time at which the oldest of these was set aside.
     pub oldest_set_aside: Option<SystemTime>,
     /// The program that uses the records.
     pub ownership: Ownership,
@@ -154,7 +154,7 @@ impl Server {
             .connect_timeout(options.timeout)
             .operation_timeout(options.timeout);
         let (store, config) = builder.build_parts(options.password.as_deref())?;
-        let reader = store.reader();
+        let reader = RedisReader::of(&store);
         Ok(Self {
             store,
             config,
@@ -326,7 +326,7 @@ impl Server {
     ///
     /// Any reason why they cannot be read.
     pub fn check_records(&mut self, name: &str) -> Result<RecordsCheck, Error> {
-        check_records(self.store.reader(), name, &self.config)
+        check_records(RedisReader::of(&self.store), name, &self.config)
     }
 
     /// Calls `work` with each client, its keys, and the names of what is set aside per place.

@@ -12,7 +12,7 @@ use super::{
     preflight,
     preflight::{ServerInfo, read_info},
     resolver::Resolver,
-    store::{hash_error, integer_reply, missing_rights},
+    store::{RedisStore, hash_error, integer_reply, missing_rights},
     write_commands::place_hash,
 };
 use crate::{error::Error, net::deadline_after, store::Place};
@@ -29,9 +29,9 @@ pub(crate) struct RedisReader {
 
 /// The set-up of a Redis.
 pub(crate) struct Diagnosis {
-    /// What `INFO` returns; `None` without the right to it.
+    /// The properties that `INFO` returns; `None` without the right to it.
     pub(crate) facts: Option<BTreeMap<String, String>>,
-    /// What the store would return an error for, or warn of.
+    /// The faults that the store would return as an error, or warn of.
     pub(crate) problems: Vec<Error>,
 }
 
@@ -51,9 +51,10 @@ impl Owners {
 }
 
 impl RedisReader {
-    pub(super) fn new(config: RedisConfig) -> Self {
+    /// Creates a reader with the options of this store.
+    pub(crate) fn of(store: &RedisStore) -> Self {
         Self {
-            config,
+            config: store.config.clone(),
             resolver: Resolver::default(),
             connection: None,
         }

@@ -4,8 +4,6 @@ use std::{fmt, time::Duration};
 
 use ::redis::Value;
 
-#[cfg(feature = "cli")]
-use super::reader::RedisReader;
 use super::{
     acl,
     client_lock::{ClientLock, LockRights},
@@ -33,7 +31,7 @@ use crate::{
 /// The records of a client are the fields of one hash, with Paho's key as the field and its plain
 /// bytes as the value, as in paho-mqtt-redis 0.3.2.
 pub struct RedisStore {
-    config: RedisConfig,
+    pub(super) config: RedisConfig,
     lock: ClientLock,
     resolver: Resolver,
     /// The key of the hash, from a successful `connect` until `close`.
@@ -51,12 +49,6 @@ impl RedisStore {
             hash: None,
             connection: None,
         }
-    }
-
-    /// Creates a reader with the options of this store.
-    #[cfg(feature = "cli")]
-    pub(crate) fn reader(&self) -> RedisReader {
-        RedisReader::new(self.config.clone())
     }
 
     /// Runs `work` on the hash within a time limit, reconnecting first if the connection broke.

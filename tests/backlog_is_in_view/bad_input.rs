@@ -161,7 +161,7 @@ fn redis_that_cannot_be_used_is_reported() {
         (redis.tcp_url(), "password"),
         (wrong, "password"),
         ("unix:///nowhere/redis.sock".to_owned(), "unix:///nowhere"),
-        (paused.tcp_url(), "did not reply"),
+        (paused.tcp_url(), "--timeout"),
     ] {
         for name in ["list", "check", "watch"] {
             let run = output(&mut command(&[name, "--url", &url, "--timeout", "1"])).expect(3);

@@ -276,7 +276,7 @@ fn check_finds_what_opening_would_repair() {
         "shared_packet_id: c-999999",
         "wrapped: c-999999",
         "command_zero: c-0",
-        "both_versions: 6 of 3.1.1, 2 of 5",
+        "both_versions: 5 of 3.1.1, 2 of 5",
         "discarded: 1:x:1:c-1:00",
     ];
     assert_eq!(findings(&run.objects()), expected, "{}", run.out);

@@ -26,7 +26,7 @@ pub struct Cli {
 /// Options of every command.
 #[derive(Args, Debug)]
 pub struct GlobalArgs {
-    /// Where Redis is: redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE], rediss:// or unix:///PATH
+    /// Address of Redis: redis://[USER[:PASSWORD]@]HOST[:PORT][/DATABASE], rediss:// or unix:///PATH
     #[arg(
         long,
         global = true,

@@ -110,7 +110,12 @@ impl From<Error> for Failure {
             ErrorKind::InUse => Exit::InUse,
             _ => Exit::Unavailable,
         };
-        Self::Message(exit, error.to_string())
+        // The error names the options of the library.
+        let hint = match error.kind() {
+            ErrorKind::Timeout => "; --timeout sets both",
+            _ => "",
+        };
+        Self::Message(exit, format!("{error}{hint}"))
     }
 }
 

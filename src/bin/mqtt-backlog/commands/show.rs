@@ -210,7 +210,7 @@ fn row(
     row
 }
 
-/// What will happen with the record, in a word.
+/// The use that Paho will make of the record, in a word.
 pub fn action(record: &Record, content: &Content<'_>) -> &'static str {
     use paho_mqtt_redis::backlog::RecordKind::{
         Command, ReceivedPublish, SentPublish, SentPubrel, Undelivered,

@@ -154,7 +154,7 @@ fn table(summaries: &[Summary], rates: &BTreeMap<String, DrainRate>) -> Table {
         ("EMPTY IN", Align::Right),
         ("OWNER", Align::Left),
     ]);
-    // What waits most comes first.
+    // The largest backlog comes first.
     let mut sorted: Vec<&Summary> = summaries.iter().collect();
     sorted.sort_by_key(|summary| std::cmp::Reverse(messages(summary)));
     for summary in sorted {

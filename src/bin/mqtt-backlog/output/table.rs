@@ -1,6 +1,6 @@
 //! Tables with aligned columns, which are written while their rows come in.
 
-use super::Output;
+use super::lines::Output;
 use crate::exit::Failure;
 
 /// The side to which a column is aligned.
