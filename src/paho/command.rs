@@ -244,7 +244,7 @@ mod tests {
             (SUBSCRIBE, &second_v5, true),
             (UNSUBSCRIBE, b"b\0\0", true),
         ] {
-            let value = super::tests::subscription(kind, 2, after);
+            let value = subscription(kind, 2, after);
             let expected = Subscription {
                 subscribes: kind == SUBSCRIBE,
                 topics: vec![&b"a/#"[..], b"b"],
