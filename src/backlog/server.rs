@@ -257,8 +257,7 @@ impl Server {
 
     /// Reads these messages in order and passes each to `on_message`, until that breaks.
     ///
-    /// Records that were removed since they were listed are left out. At most 64 values, or those of one
-    /// message, are in memory.
+    /// Records that were removed since they were listed are left out. At most 64 values are in memory.
     ///
     /// # Errors
     ///
@@ -271,14 +270,15 @@ impl Server {
     ) -> Result<(), Error> {
         let mut messages = messages.into_iter().peekable();
         while messages.peek().is_some() {
+            let mut room = CHUNK;
+            let mut chunk: Vec<&Message> = Vec::new();
             // A message has four records at most.
-            let chunk: Vec<&Message> = messages.by_ref().take(CHUNK / 4).collect();
-            let keys: Vec<KeyName> = chunk
-                .iter()
-                .copied()
-                .flatten()
-                .map(|key| key.to_name())
-                .collect();
+            while let Some(message) = messages.next_if(|message| message.len() <= room) {
+                room = room.saturating_sub(message.len());
+                chunk.push(message);
+            }
+            let keys = chunk.iter().copied().flatten();
+            let keys: Vec<KeyName> = keys.map(|key| key.to_name()).collect();
             let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
             let mut values = self.reader.values(name, None, &keys)?.into_iter();
             for message in chunk {

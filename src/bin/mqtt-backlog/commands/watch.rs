@@ -30,6 +30,10 @@ pub struct Args {
     count: Option<u64>,
 }
 
+/// The shortest pause, as a multiple of what the look before it took: a look at a long backlog costs Redis
+/// time that the programs need.
+const PAUSE_FACTOR: u32 = 10;
+
 impl Args {
     pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
         let name = self.clients.one(&mut context.server)?;
@@ -40,11 +44,13 @@ impl Args {
         let mut rates: BTreeMap<String, DrainRate> = BTreeMap::new();
         let mut drawn = 0;
         let mut looks = 0;
+        let mut took = Duration::ZERO;
         while self.count.is_none_or(|count| looks < count) {
             if looks > 0 {
-                thread::sleep(self.interval);
+                thread::sleep(self.interval.max(took.saturating_mul(PAUSE_FACTOR)));
             }
             looks += 1;
+            let began = Instant::now();
             let mut summaries = Vec::new();
             match &name {
                 Some(name) => summaries.push(context.server.summary(name, &mut lengths)?),
@@ -52,6 +58,7 @@ impl Args {
                     summaries.push(summary);
                 })?,
             }
+            took = began.elapsed();
             rates.retain(|name, _| summaries.iter().any(|summary| summary.name == *name));
             for summary in &summaries {
                 let rate = rates.entry(summary.name.clone()).or_default();
