@@ -1,6 +1,11 @@
 //! Bad input gives one clear line each, and the exit code says so.
 
-use std::{fs, process::Stdio, time::Duration};
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    process::Stdio,
+    time::Duration,
+};
 
 use redis::Commands;
 use testkit::{
@@ -148,6 +153,28 @@ fn redis_that_ends_meanwhile_is_reported() {
     let error = std::io::read_to_string(child.stderr.take().expect("piped")).expect("text");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert!(error.starts_with("mqtt-backlog: cannot "), "{error}");
+}
+
+/// The pipe is full, so the program is in the middle of its work.
+#[test]
+fn redis_that_ends_during_show_is_reported() {
+    const MESSAGES: i32 = 20_000;
+    let mut redis = RedisServer::start();
+    fill(&redis, "device:broker:1", MESSAGES);
+    let mut child = command(&["show", "device"])
+        .env("MQTT_BACKLOG_URL", redis.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
+    assert!(lines.next().is_some());
+    redis.kill();
+    let shown = lines.count();
+    assert!(i32::try_from(shown).expect("few") < MESSAGES, "{shown}");
+    assert_eq!(child.wait().expect("ends").code(), Some(3));
+    let error = std::io::read_to_string(child.stderr.take().expect("piped")).expect("text");
+    assert_eq!(error.lines().count(), 1, "{error}");
 }
 
 #[test]
