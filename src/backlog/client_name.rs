@@ -32,6 +32,26 @@ pub(super) fn resolve(client: &str, names: &BTreeSet<String>) -> Result<String, 
     }
 }
 
+/// Returns the client id of the records `name`, which [`resolve`] has found for `client`.
+///
+/// Both may have colons. A server URI with its scheme shows where the id ends.
+pub(super) fn client_id_of<'a>(client: &'a str, name: &'a str) -> &'a str {
+    let has_name = |id: &str| {
+        name.strip_prefix(id)
+            .is_some_and(|rest| rest.starts_with(':'))
+    };
+    if has_name(client) {
+        return client;
+    }
+    let mut ids = client.match_indices(':').filter_map(|(index, _)| {
+        let (id, uri) = client.split_at_checked(index)?;
+        let uri = uri.strip_prefix(':')?;
+        (strip_scheme(uri) != uri && has_name(id)).then_some(id)
+    });
+    let with_scheme = ids.next();
+    with_scheme.unwrap_or_else(|| name.split_once(':').map_or(name, |(id, _)| id))
+}
+
 /// Returns the client as it is, and without the scheme of its server URI.
 fn spellings(client: &str) -> impl Iterator<Item = String> {
     let colons = client.match_indices(':');
@@ -105,6 +125,19 @@ mod tests {
         ] {
             let name = resolve(client, &names());
             assert_eq!(name.as_deref(), Ok("device-2:broker:1883"), "{client}");
+        }
+    }
+
+    #[test]
+    fn client_id_is_found_in_name() {
+        for (client, name, id) in [
+            ("device-2", "device-2:broker:1883", "device-2"),
+            ("device-2:broker:1883", "device-2:broker:1883", "device-2"),
+            ("a:b", "a:b:broker:1883", "a:b"),
+            ("a:b:tcp://broker:1883", "a:b:broker:1883", "a:b"),
+            ("a:b:broker:1883", "a:b:broker:1883", "a"),
+        ] {
+            assert_eq!(client_id_of(client, name), id, "{client}");
         }
     }
 

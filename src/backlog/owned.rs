@@ -1,36 +1,80 @@
 //! The records of one client, while this program owns them.
 
+use std::{collections::VecDeque, ops::ControlFlow};
+
+use super::{
+    order::{Message, messages_in_order},
+    record::Record,
+};
 use crate::{
-    error::Error,
+    cache::list_keys,
+    error::{Error, ErrorKind},
+    paho::{Key, KeyName, with_key_names},
     persistence::{PersistenceConfig, connect},
     redis::RedisStore,
-    store::{Group, Store},
+    store::{Change, Group, Store},
 };
 
 /// The records of one client, which no other program uses until this value is dropped.
 ///
 /// A connection that is silent for 30 s counts as gone, so something has to be read or written more often
-/// than that: [`keep_alive`](Self::keep_alive) does nothing else.
+/// than that: [`keep_alive`](Self::keep_alive) does nothing else. After an error another program may have
+/// used the records, so the work ends.
 #[derive(Debug)]
 pub struct OwnedBacklog {
     store: RedisStore,
     name: String,
 }
 
+/// Number of messages whose records are removed per exchange, and of those that are read.
+const MESSAGES_PER_STEP: usize = 64;
+
 impl OwnedBacklog {
     /// Takes the records over; waits for up to the open timeout for a program that is ending.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why they cannot be used, or written.
     pub(super) fn open(
-        mut store: RedisStore,
+        store: RedisStore,
         name: &str,
         config: &PersistenceConfig,
     ) -> Result<Self, Error> {
+        Self::open_with(store, name, config, true)
+    }
+
+    /// Takes the records over, also in a Redis that is full: removing makes room.
+    pub(super) fn open_to_remove(
+        store: RedisStore,
+        name: &str,
+        config: &PersistenceConfig,
+    ) -> Result<Self, Error> {
+        Self::open_with(store, name, config, false)
+    }
+
+    fn open_with(
+        mut store: RedisStore,
+        name: &str,
+        config: &PersistenceConfig,
+        writes: bool,
+    ) -> Result<Self, Error> {
         let connected = connect(&mut store, name, config)?;
-        // Nothing could be changed.
-        if let Some(error) = connected.write_error {
-            return Err(error);
+        let backlog = Self {
+            store,
+            name: name.to_owned(),
+        };
+        // Without the lock, a program could use them at the same time.
+        if !backlog.store.is_exclusive() {
+            let error = Error::new(ErrorKind::Permission, format!("own the records of {name}"));
+            return Err(error.with_reason(
+                "the user lacks +client|setname or +client|list, without which a connected program is not \
+                 seen; docs/redis.md has the ACL line",
+            ));
         }
-        let name = name.to_owned();
-        Ok(Self { store, name })
+        match connected.write_error {
+            Some(error) if writes => Err(error),
+            _ => Ok(backlog),
+        }
     }
 
     /// The name of the records: client id and server URI.
@@ -50,7 +94,112 @@ impl OwnedBacklog {
     ///
     /// Any reason why one of them may not have been applied.
     pub fn apply(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
-        self.store().rewrite(groups)
+        self.live_store()?.rewrite(groups)
+    }
+
+    /// The store, while its connection is the one by which the records were taken over.
+    pub(super) fn live_store(&mut self) -> Result<&mut RedisStore, Error> {
+        if self.store.is_exclusive() {
+            return Ok(self.store());
+        }
+        let attempt = format!("go on with the records of {}", self.name);
+        Err(Error::new(ErrorKind::Connection, attempt).with_reason(
+            "the connection to Redis broke, so another program may have used them meanwhile",
+        ))
+    }
+
+    /// Passes the values of these records to `on_value`, in the same order.
+    pub(super) fn read_values(
+        &mut self,
+        keys: &[Key],
+        mut on_value: impl FnMut(Option<Vec<u8>>),
+    ) -> Result<(), Error> {
+        let store = self.live_store()?;
+        with_key_names(keys, |names| store.read_each(names, &mut on_value))
+    }
+
+    /// Lists the messages in the order in which they will go out, without foreign entries.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why they cannot be listed.
+    pub fn messages(&mut self) -> Result<Vec<Message>, Error> {
+        let (keys, _) = list_keys(self.live_store()?)?;
+        Ok(messages_in_order(keys))
+    }
+
+    /// Reads these messages in order and passes each to `on_message`, until that breaks. At most 64
+    /// messages are in memory.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why a value cannot be read.
+    pub fn read_messages<'a>(
+        &mut self,
+        messages: impl IntoIterator<Item = &'a Message>,
+        mut on_message: impl FnMut(Vec<Record>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut messages = messages.into_iter().peekable();
+        while messages.peek().is_some() {
+            let chunk: Vec<&Message> = messages.by_ref().take(MESSAGES_PER_STEP).collect();
+            for records in self.read_chunk(&chunk)? {
+                if on_message(records).is_break() {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads these messages, each with those of its records that exist.
+    pub(super) fn read_chunk(
+        &mut self,
+        messages: &[&Message],
+    ) -> Result<VecDeque<Vec<Record>>, Error> {
+        let keys: Vec<Key> = messages.iter().copied().flatten().copied().collect();
+        let mut values = Vec::with_capacity(keys.len());
+        self.read_values(&keys, |value| values.push(value))?;
+        let mut values = values.into_iter();
+        let read = messages.iter().map(|message| {
+            let records = message.iter().zip(values.by_ref());
+            let records = records.filter_map(|(key, value)| {
+                Some(Record {
+                    key: *key,
+                    value: value?,
+                    time: None,
+                })
+            });
+            records.collect::<Vec<Record>>()
+        });
+        Ok(read.filter(|records| !records.is_empty()).collect())
+    }
+
+    /// Removes messages for good, each as a whole; passes the number of each step to `on_removed`.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why some may not have been removed.
+    pub fn remove(
+        &mut self,
+        messages: &[Message],
+        mut on_removed: impl FnMut(usize),
+    ) -> Result<(), Error> {
+        for step in messages.chunks(MESSAGES_PER_STEP) {
+            let names = step.iter().map(|message| {
+                let names = message.iter().map(|key| key.to_name());
+                names.collect::<Vec<KeyName>>()
+            });
+            let names: Vec<Vec<KeyName>> = names.collect();
+            let groups = names.iter().map(|names| {
+                let removes = names.iter().map(|key| Change::Remove { key });
+                removes.collect::<Vec<Change<'_>>>()
+            });
+            let groups: Vec<Vec<Change<'_>>> = groups.collect();
+            let groups: Vec<Group<'_>> = groups.iter().map(Vec::as_slice).collect();
+            self.apply(&groups)?;
+            on_removed(step.len());
+        }
+        Ok(())
     }
 
     /// Makes an exchange, so that the connection does not count as gone.
@@ -59,7 +208,8 @@ impl OwnedBacklog {
     ///
     /// Any reason why the records cannot be used any more.
     pub fn keep_alive(&mut self) -> Result<(), Error> {
-        self.store().check().map(drop)
+        // A field that Paho does not write: a full Redis answers reads, too.
+        self.live_store()?.read(&["-"]).map(drop)
     }
 }
 

@@ -306,9 +306,25 @@ impl Server {
     /// [`ErrorKind::InUse`](crate::ErrorKind::InUse) while a program is connected with them, and any reason
     /// why they cannot be written.
     pub fn own(&self, name: &str) -> Result<OwnedBacklog, Error> {
+        OwnedBacklog::open(self.another_store()?, name, &self.config)
+    }
+
+    /// Takes over the records of a client, so that some can be removed, also from a Redis that is full.
+    ///
+    /// # Errors
+    ///
+    /// The same as [`own`](Self::own), but for the full Redis.
+    pub fn own_to_remove(&self, name: &str) -> Result<OwnedBacklog, Error> {
+        OwnedBacklog::open_to_remove(self.another_store()?, name, &self.config)
+    }
+
+    fn another_store(&self) -> Result<RedisStore, Error> {
         let store = self.store.another();
-        let store = store.ok_or_else(|| Error::new(crate::ErrorKind::Other, "use the records"))?;
-        OwnedBacklog::open(store, name, &self.config)
+        store.ok_or_else(|| Error::new(crate::ErrorKind::Other, "use the records"))
+    }
+
+    pub(super) fn reader(&mut self) -> &mut RedisReader {
+        &mut self.reader
     }
 
     /// Checks the set-up of Redis, with the rights to the records under `name`.

@@ -13,13 +13,13 @@ use crate::{
 const MESSAGES_PER_STEP: usize = 32;
 
 /// The records of one message, with their present keys and those that they get.
-type Message = Vec<(Key, Key)>;
+pub(crate) type Message = Vec<(Key, Key)>;
 
 /// Moves all records of `source`, whose name is `from`, into `store`; returns how many it has moved.
 ///
 /// Each message moves in one step, so that a crash leaves it in one of the two places, and the next
 /// adoption moves the rest. Records stay in the source if Paho could not read them, or if nothing can be
-/// done with them here: see [`plan`].
+/// done with them here: see [`plan_moves`].
 pub(crate) fn adopt_records<S: Store>(
     store: &mut S,
     source: &mut S,
@@ -28,7 +28,7 @@ pub(crate) fn adopt_records<S: Store>(
     let (old_keys, _) = list_keys(source)?;
     let (present, _) = list_keys(store)?;
     let mut moved = 0_usize;
-    for step in plan(&old_keys, &present).chunks(MESSAGES_PER_STEP) {
+    for step in plan_moves(&old_keys, &present).chunks(MESSAGES_PER_STEP) {
         let keys: Vec<Key> = step.iter().flatten().map(|(old, _)| *old).collect();
         // An exchange of the source too, so its connection never counts as gone.
         let mut values = read_or_split(source, &keys)?.into_iter();
@@ -66,7 +66,7 @@ pub(crate) fn adopt_records<S: Store>(
 /// - A message in flight keeps its packet id, by which the broker knows it, unless a message in flight here
 ///   has the id. Its PUBREL moves with it.
 /// - An inbound PUBLISH keeps its packet id, which the broker has chosen, or stays if the id is in use here.
-fn plan(old_keys: &[Key], present: &[Key]) -> Vec<Message> {
+pub(crate) fn plan_moves(old_keys: &[Key], present: &[Key]) -> Vec<Message> {
     let mut messages = plan_in_flight(old_keys, present);
     let is_used = |key: &Key| present.contains(key) || present.contains(&key.other_version());
     let received = old_keys
@@ -165,10 +165,12 @@ mod tests {
 
     /// Returns the moves in their order, as in `c-1>c-9`; the records of one message are joined by `+`.
     fn planned(old: &str, present: &str) -> String {
-        let messages = plan(&keys(old), &keys(present)).into_iter().map(|message| {
-            let moves = message.iter().map(|(old, new)| format!("{old}>{new}"));
-            moves.collect::<Vec<_>>().join("+")
-        });
+        let messages = plan_moves(&keys(old), &keys(present))
+            .into_iter()
+            .map(|message| {
+                let moves = message.iter().map(|(old, new)| format!("{old}>{new}"));
+                moves.collect::<Vec<_>>().join("+")
+            });
         messages.collect::<Vec<_>>().join(" ")
     }
 
@@ -222,7 +224,7 @@ mod tests {
             let newer = present.clone();
             let mut order: Vec<Key> = Vec::new();
             // Each adoption ends after one message, as by a crash.
-            while let Some(message) = plan(&old, &present).first() {
+            while let Some(message) = plan_moves(&old, &present).first() {
                 let (from, to) = message[0];
                 assert_eq!(old.last(), Some(&from));
                 old.retain(|key| *key != from);

@@ -25,6 +25,8 @@ mod write_behind;
 
 pub(crate) use access::{Outage, StoreAccess};
 pub(crate) use adopt::adopt_records;
+#[cfg(feature = "cli")]
+pub(crate) use adopt::plan_moves;
 pub(crate) use batched_read::{list_keys, read_or_split};
 #[cfg(feature = "cli")]
 pub(crate) use index::RecordIndex;

@@ -114,6 +114,29 @@ pub(crate) fn set_command_packet_id(value: &mut [u8], packet_id: u16) {
     }
 }
 
+/// Writes a PUBLISH as far as its properties.
+#[cfg(feature = "cli")]
+pub(super) fn encode_publish(
+    topic: &[u8],
+    payload: &[u8],
+    qos: u8,
+    is_retained: bool,
+    packet_id: u16,
+) -> Option<Vec<u8>> {
+    let length = i32::try_from(payload.len()).ok()?;
+    let command = [
+        &PUBLISH.to_ne_bytes()[..],
+        &i32::from(packet_id).to_ne_bytes(),
+        topic,
+        b"\0",
+        &length.to_ne_bytes(),
+        payload,
+        &i32::from(qos).to_ne_bytes(),
+        &i32::from(is_retained).to_ne_bytes(),
+    ];
+    Some(command.concat())
+}
+
 fn parse_publish(reader: &mut ByteReader<'_>, token: i32) -> Option<Command> {
     reader.c_string()?;
     let payload = usize::try_from(reader.c_int()?).ok()?;

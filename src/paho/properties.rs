@@ -53,6 +53,52 @@ pub(super) fn bytes_from_property(reader: &mut ByteReader<'_>, wanted: u8) -> Op
     None
 }
 
+/// Writes a whole list of properties; `None` if it is longer than MQTT allows.
+#[cfg(feature = "cli")]
+pub(super) fn encode_properties<'a>(
+    properties: impl IntoIterator<Item = &'a (u8, PropertyValue<'a>)>,
+) -> Option<Vec<u8>> {
+    let mut list = Vec::new();
+    for (id, value) in properties {
+        list.push(*id);
+        match *value {
+            PropertyValue::Byte(value) => list.push(value),
+            PropertyValue::TwoByte(value) => list.extend(value.to_be_bytes()),
+            PropertyValue::FourByte(value) => list.extend(value.to_be_bytes()),
+            PropertyValue::Variable(value) => list.extend(encode_variable_int(value)?),
+            PropertyValue::Text(value) => list.extend(encode_string(value)?),
+            PropertyValue::Pair(name, value) => {
+                list.extend(encode_string(name)?);
+                list.extend(encode_string(value)?);
+            }
+        }
+    }
+    let mut encoded = encode_variable_int(list.len())?;
+    encoded.extend(list);
+    Some(encoded)
+}
+
+#[cfg(feature = "cli")]
+fn encode_string(text: &[u8]) -> Option<Vec<u8>> {
+    let length = u16::try_from(text.len()).ok()?;
+    Some([&length.to_be_bytes()[..], text].concat())
+}
+
+#[cfg(feature = "cli")]
+fn encode_variable_int(mut value: usize) -> Option<Vec<u8>> {
+    let mut encoded = Vec::new();
+    for _ in 0..4 {
+        let group = u8::try_from(value & 0x7f).ok()?;
+        value >>= 7;
+        if value == 0 {
+            encoded.push(group);
+            return Some(encoded);
+        }
+        encoded.push(group | 0x80);
+    }
+    None
+}
+
 /// Reads one property, whose identifier decides its type (MQTT 5, section 2.2.2.2).
 fn read_property<'a>(list: &mut ByteReader<'a>) -> Option<(u8, PropertyValue<'a>)> {
     let id = list.byte()?;
@@ -88,6 +134,33 @@ mod tests {
         assert_eq!(skipped(b"\x02\x01\x00behind"), Some(3));
         assert_eq!(skipped(b"\x05\x02\x00\x00\x00\x3c"), Some(6));
         assert_eq!(skipped(b"\x07\x26\x00\x01a\x00\x01b"), Some(8));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn encoded_properties_are_read_back() {
+        let long = vec![b'x'; 300];
+        let properties = vec![
+            (1, PropertyValue::Byte(1)),
+            (35, PropertyValue::TwoByte(0x1234)),
+            (2, PropertyValue::FourByte(0x1234_5678)),
+            (11, PropertyValue::Variable(268_435_455)),
+            (11, PropertyValue::Variable(127)),
+            (11, PropertyValue::Variable(128)),
+            (9, PropertyValue::Text(&long)),
+            (38, PropertyValue::Pair(b"k", b"")),
+        ];
+        let encoded = encode_properties(&properties).expect("a list");
+        let read = read_properties(&mut ByteReader::new(&encoded));
+        assert_eq!(read, Some(properties));
+        assert_eq!(encode_properties(&[]), Some(vec![0]));
+        let too_long = vec![0; 0x1_0000];
+        for value in [
+            PropertyValue::Text(&too_long),
+            PropertyValue::Variable(268_435_456),
+        ] {
+            assert_eq!(encode_properties(&[(3, value)]), None);
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@ use super::{
     properties::{PropertyValue, read_properties},
     validation::is_valid_record,
 };
+#[cfg(feature = "cli")]
+use super::{command::encode_publish, properties::encode_properties};
 
 /// A message as a record has it.
 #[derive(Debug, PartialEq, Eq)]
@@ -85,6 +87,29 @@ impl<'a> StoredMessage<'a> {
             is_retained,
             properties: properties_of(&mut reader, v5)?,
         })
+    }
+
+    /// Returns the waiting command that publishes this message, without its topic alias, which belongs to
+    /// one connection. `None` if there is only an alias in place of a topic.
+    #[cfg(feature = "cli")]
+    pub(crate) fn to_command(&self, v5: bool, packet_id: u16) -> Option<Vec<u8>> {
+        const TOPIC_ALIAS: u8 = 35;
+        let Self {
+            topic,
+            payload,
+            qos,
+            is_retained,
+            properties,
+        } = self;
+        if topic.is_empty() || topic.contains(&0) {
+            return None;
+        }
+        let mut command = encode_publish(topic, payload, *qos, *is_retained, packet_id)?;
+        if v5 {
+            let kept = properties.iter().filter(|(id, _)| *id != TOPIC_ALIAS);
+            command.extend(encode_properties(kept)?);
+        }
+        Some(command)
     }
 }
 
@@ -177,6 +202,27 @@ mod tests {
                 );
                 assert_eq!(StoredMessage::parse(key, &value[1..]), None, "{key}");
             }
+        }
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn command_publishes_same_message() {
+        for v5 in [false, true] {
+            let mut message = expected(v5);
+            let command = message.to_command(v5, 9).expect("a command");
+            let key = key(if v5 { "c5-1" } else { "c-1" });
+            assert_eq!(command.get(4..8), Some(&9_i32.to_ne_bytes()[..]));
+            // The alias belongs to a connection that has ended.
+            message.properties.retain(|(id, _)| *id != 35);
+            assert_eq!(StoredMessage::parse(key, &command), Some(message));
+        }
+        for topic in [&b""[..], b"a\0b"] {
+            let message = StoredMessage {
+                topic,
+                ..expected(true)
+            };
+            assert_eq!(message.to_command(true, 9), None);
         }
     }
 

@@ -28,6 +28,17 @@ pub struct Adoption {
     pub left: usize,
 }
 
+/// Moves all records of `source`, whose name is `from`, to `store`; both are connected.
+pub(crate) fn adopt_all<S: Store>(
+    store: &mut S,
+    source: &mut S,
+    from: &str,
+) -> Result<Adoption, Error> {
+    let moved = adopt_records(store, source, from)?;
+    let left = source.keys()?.len();
+    Ok(Adoption { moved, left })
+}
+
 impl<S: Store> Persistence<S> {
     /// Finds records of this client id under another server URI than this one.
     ///
@@ -85,11 +96,8 @@ impl<S: Store> Persistence<S> {
                 ));
             };
             connect(store, &name, config)?;
-            let adoption = connect(&mut source, &from, config).and_then(|_| {
-                let moved = adopt_records(store, &mut source, &from)?;
-                let left = source.keys()?.len();
-                Ok(Adoption { moved, left })
-            });
+            let adoption = connect(&mut source, &from, config)
+                .and_then(|_| adopt_all(store, &mut source, &from));
             source.close();
             adoption
         })?;

@@ -68,6 +68,11 @@ pub struct PublishedAgain {
 }
 
 impl DeadLetter {
+    #[cfg(feature = "cli")]
+    pub(crate) fn new(place: Place, name: String, value: Vec<u8>) -> Self {
+        Self { place, name, value }
+    }
+
     /// The place of the record.
     #[must_use]
     pub fn place(&self) -> Place {
@@ -125,26 +130,7 @@ impl DeadLetter {
     /// message in the record, or only an alias in place of its topic.
     #[must_use]
     pub fn to_message(&self) -> Option<Message> {
-        let key = Key::parse(self.key()?)?;
-        let mut value = self.value.clone();
-        set_remaining_interval(key, &mut value, SystemTime::now);
-        let message = StoredMessage::parse(key, &value)?;
-        let topic = text(message.topic).filter(|topic| !topic.is_empty())?;
-        let mut properties = Properties::new();
-        for (id, value) in message.properties {
-            let code = PropertyCode::new(id.into())?;
-            // It belongs to a connection that has ended.
-            if code != PropertyCode::TopicAlias {
-                properties.push(property(code, value)?).ok()?;
-            }
-        }
-        let qos = mqtt::QoS::from(i32::from(message.qos));
-        let builder = MessageBuilder::new()
-            .topic(topic)
-            .payload(message.payload)
-            .qos(qos)
-            .retained(message.is_retained);
-        Some(builder.properties(properties).finalize())
+        message_of(Key::parse(self.key()?)?, &self.value)
     }
 
     fn parsed_name(&self) -> Option<SetAsideName<'_>> {
@@ -154,6 +140,29 @@ impl DeadLetter {
     fn number(&self) -> Option<u32> {
         Some(Key::parse(self.key()?)?.number)
     }
+}
+
+/// Returns the message in a record, with what remains of its expiry and without its topic alias.
+pub(crate) fn message_of(key: Key, value: &[u8]) -> Option<Message> {
+    let mut value = value.to_vec();
+    set_remaining_interval(key, &mut value, SystemTime::now);
+    let message = StoredMessage::parse(key, &value)?;
+    let topic = text(message.topic).filter(|topic| !topic.is_empty())?;
+    let mut properties = Properties::new();
+    for (id, value) in message.properties {
+        let code = PropertyCode::new(id.into())?;
+        // It belongs to a connection that has ended.
+        if code != PropertyCode::TopicAlias {
+            properties.push(property(code, value)?).ok()?;
+        }
+    }
+    let qos = mqtt::QoS::from(i32::from(message.qos));
+    let builder = MessageBuilder::new()
+        .topic(topic)
+        .payload(message.payload)
+        .qos(qos)
+        .retained(message.is_retained);
+    Some(builder.properties(properties).finalize())
 }
 
 /// Shows the name and the length of the value: payloads do not belong into a log.
@@ -340,7 +349,7 @@ impl fmt::Debug for DeadLetters {
 }
 
 /// Sorts by time, and by number what was dropped together: Paho drops a session from its end.
-fn sorted(mut letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
+pub(crate) fn sorted(mut letters: Vec<DeadLetter>) -> Vec<DeadLetter> {
     const TOGETHER: Duration = Duration::from_millis(100);
     letters.sort_by_key(|letter| (letter.time(), Reverse(letter.place), letter.number()));
     let are_together = |one: &DeadLetter, next: &DeadLetter| {

@@ -27,10 +27,14 @@ mod tests;
 mod worker;
 
 pub use adoption::Adoption;
+#[cfg(feature = "cli")]
+pub(crate) use adoption::adopt_all;
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
 pub use dead_letters::{DeadLetter, DeadLetters, PublishedAgain};
+#[cfg(feature = "cli")]
+pub(crate) use dead_letters::{message_of, sorted as sorted_dead_letters};
 pub use fill::OverBudget;
 #[cfg(feature = "redis")]
 pub(crate) use fill::WaitingLimits;

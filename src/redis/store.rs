@@ -38,6 +38,8 @@ pub struct RedisStore {
     hash: Option<String>,
     /// `None` after a failure that leaves a connection unusable; the next call reconnects.
     connection: Option<RedisConnection>,
+    /// The connection excludes other programs; without the right to that, nothing does.
+    is_exclusive: bool,
 }
 
 impl RedisStore {
@@ -48,7 +50,14 @@ impl RedisStore {
             resolver: Resolver::default(),
             hash: None,
             connection: None,
+            is_exclusive: false,
         }
+    }
+
+    /// Returns true if no other program uses the records.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_exclusive(&self) -> bool {
+        self.connection.is_some() && self.is_exclusive
     }
 
     /// Runs `work` on the hash within a time limit, reconnecting first if the connection broke.
@@ -122,6 +131,7 @@ impl RedisStore {
             (EvictionCheck::Ignore, _) | (_, None) => {}
         }
         self.connection = Some(connection);
+        self.is_exclusive = lock_rights != LockRights::NoList;
         Ok(Connected {
             write_error: full.map(to_error),
             durability_note: info.as_ref().map(ServerInfo::durability_note),
@@ -463,6 +473,7 @@ impl fmt::Debug for RedisStore {
             .field("address", &format_args!("{}", self.config.address))
             .field("hash", &self.hash)
             .field("connected", &self.connection.is_some())
+            .field("exclusive", &self.is_exclusive)
             .finish_non_exhaustive()
     }
 }

@@ -111,7 +111,6 @@ pub struct ClientsArgs {
 }
 
 impl ClientsArgs {
-    #[expect(dead_code, reason = "for commands that change records")]
     /// Returns the names of the records.
     pub fn resolve(&self, server: &mut Server) -> Result<Vec<String>, Failure> {
         match (&self.client, &self.prefix) {
@@ -203,6 +202,17 @@ impl SelectionArgs {
     }
 }
 
+/// Returns an error unless there is a condition, or everything is meant.
+pub fn require_choice(is_unconditional: bool, all: bool) -> Result<(), Failure> {
+    match (is_unconditional, all) {
+        (true, false) => Err(Failure::usage(
+            "choose what is meant by conditions such as --topic, --kind or --number, or write --all",
+        )),
+        (false, true) => Err(Failure::usage("--all goes with no other condition")),
+        _ => Ok(()),
+    }
+}
+
 fn kind_parser() -> clap::builder::PossibleValuesParser {
     RecordKind::ALL.map(RecordKind::as_str).into()
 }
@@ -235,13 +245,6 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
         .ok_or_else(|| "a number of seconds above zero".to_owned())
 }
 
-#[cfg_attr(
-    not(test),
-    expect(
-        dead_code,
-        reason = "for commands on what was set aside, whose age is known"
-    )
-)]
 /// Parses an age such as `90s`, `15m`, `12h` or `7d`.
 pub fn parse_age(text: &str) -> Result<Duration, String> {
     let invalid = || "write a number with its unit, such as 90s, 15m, 12h or 7d".to_owned();

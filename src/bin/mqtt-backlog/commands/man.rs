@@ -2,7 +2,7 @@
 
 use std::io;
 
-use clap::CommandFactory;
+use clap::{Command, CommandFactory, Id};
 use clap_mangen::{
     Man,
     roff::{Roff, bold, roman},
@@ -41,26 +41,7 @@ fn page() -> io::Result<Vec<u8>> {
         .get_arguments()
         .map(|arg| arg.get_id().clone())
         .collect();
-    for command in cli.get_subcommands().filter(|sub| sub.get_name() != "help") {
-        let name = format!("mqtt-backlog {}", command.get_name());
-        let about = command.get_about().map(ToString::to_string);
-        let heading = name.to_uppercase();
-        let mut section = Roff::new();
-        section.control("SH", [heading.as_str()]);
-        section.text([roman(about.unwrap_or_default())]);
-        section.to_writer(&mut page)?;
-        // Only the options of its own.
-        let mut own = command.clone().display_name(name);
-        for id in &globals {
-            if command.get_arguments().any(|arg| arg.get_id() == id) {
-                own = own.mut_arg(id, |arg| arg.hide(true));
-            }
-        }
-        let mut options = Vec::new();
-        Man::new(own).render_options_section(&mut options)?;
-        let options = String::from_utf8_lossy(&options).into_owned();
-        page.extend(options.replace(".SH OPTIONS\n", "").into_bytes());
-    }
+    render_commands(&mut page, &cli, "mqtt-backlog", &globals)?;
     let mut codes = Roff::new();
     codes.control("SH", ["EXIT STATUS"]);
     for exit in Exit::ALL {
@@ -70,6 +51,38 @@ fn page() -> io::Result<Vec<u8>> {
     }
     codes.to_writer(&mut page)?;
     Ok(page)
+}
+
+/// Writes a section for each command, and behind it for each of its own commands.
+fn render_commands(
+    page: &mut Vec<u8>,
+    parent: &Command,
+    name: &str,
+    globals: &[Id],
+) -> io::Result<()> {
+    let commands = parent.get_subcommands();
+    for command in commands.filter(|sub| sub.get_name() != "help") {
+        let name = format!("{name} {}", command.get_name());
+        let about = command.get_about().map(ToString::to_string);
+        let heading = name.to_uppercase();
+        let mut section = Roff::new();
+        section.control("SH", [heading.as_str()]);
+        section.text([roman(about.unwrap_or_default())]);
+        section.to_writer(page)?;
+        // Only the options of its own.
+        let mut own = command.clone().display_name(&name);
+        for id in globals {
+            if command.get_arguments().any(|arg| arg.get_id() == id) {
+                own = own.mut_arg(id, |arg| arg.hide(true));
+            }
+        }
+        let mut options = Vec::new();
+        Man::new(own).render_options_section(&mut options)?;
+        let options = String::from_utf8_lossy(&options).into_owned();
+        page.extend(options.replace(".SH OPTIONS\n", "").into_bytes());
+        render_commands(page, command, &name, globals)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -85,7 +98,8 @@ mod tests {
             let is_there = page.contains(&heading) || page.contains(&heading.replace('\\', ""));
             assert!(is_there, "{heading}: {page}");
         }
+        assert!(page.contains("QUARANTINE PUT\\-BACK") || page.contains("QUARANTINE PUT-BACK"));
         assert!(page.contains("EXIT STATUS"));
-        assert_eq!(page.matches("password\\-file").count(), 2, "{page}");
+        assert_eq!(page.matches("\\-\\-password\\-file").count(), 2, "{page}");
     }
 }

@@ -30,7 +30,7 @@ pub struct Args {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum PayloadForm {
+pub enum PayloadForm {
     Text,
     Hex,
 }
@@ -135,12 +135,11 @@ impl Printer {
                 let row = row(self.position, record, &view, self.payload, now);
                 table.row(out, row)
             }
-            None => out.json(&to_json(
-                self.position,
-                record,
-                &view,
-                self.payload.is_some(),
-            )),
+            None => {
+                let mut object = to_json(record, &view, self.payload.is_some());
+                object["position"] = json!(self.position);
+                out.json(&object)
+            }
         }
     }
 
@@ -227,7 +226,7 @@ pub fn action(record: &Record, content: &Content<'_>) -> &'static str {
     }
 }
 
-fn shown_payload(payload: &[u8], form: PayloadForm) -> String {
+pub fn shown_payload(payload: &[u8], form: PayloadForm) -> String {
     match form {
         PayloadForm::Text => escape(payload),
         PayloadForm::Hex => payload.iter().fold(String::new(), |mut hex, byte| {
@@ -238,7 +237,7 @@ fn shown_payload(payload: &[u8], form: PayloadForm) -> String {
     }
 }
 
-fn property(property: &Property<'_>) -> String {
+pub fn property(property: &Property<'_>) -> String {
     let name = property_name(property);
     match property.data {
         PropertyData::Number(number) => format!("{name}={number}"),
@@ -259,10 +258,9 @@ fn property_name(property: &Property<'_>) -> String {
 
 /// The record with stable names. Text that is not UTF-8 has replacement characters; `--payload` adds the
 /// payload, exactly.
-fn to_json(position: usize, record: &Record, view: &View<'_>, with_payload: bool) -> Value {
+pub fn to_json(record: &Record, view: &View<'_>, with_payload: bool) -> Value {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut object = json!({
-        "position": position,
         "key": record.key.to_string(),
         "kind": record.key.kind().as_str(),
         "action": action(record, &view.content),

@@ -3,11 +3,15 @@
 mod escape;
 mod human;
 mod lines;
+mod progress;
+mod question;
 mod table;
 
 pub use self::{
     escape::{escape, printable},
     human::{age, bytes},
     lines::Output,
+    progress::Progress,
+    question::confirm,
     table::{Align, Table},
 };

@@ -1,0 +1,91 @@
+//! `adopt`: moves the backlog of a client to another server URI.
+
+use paho_mqtt_redis::backlog::AdoptionPlan;
+use serde_json::json;
+
+use crate::{
+    args::ClientArgs,
+    context::Context,
+    exit::{Exit, Failure},
+    output::escape,
+};
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+What moves is older than what waits under URI, so it goes in front of that. Each message moves in one step: after a \
+failure nothing is lost, and the same command moves the rest.")]
+pub struct Args {
+    #[command(flatten)]
+    client: ClientArgs,
+    /// The server URI that its program creates the client with now, as in tcp://broker:1883
+    #[arg(value_name = "URI")]
+    uri: String,
+    /// Say what would move, and move nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Args {
+    pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
+        let Context { server, .. } = context;
+        let from = self.client.resolve(server)?;
+        let id = server.client_id(&self.client.client, &from);
+        let name = server.name_under(id, &from, &self.uri)?;
+        let plan = server.plan_adoption(&name, &from)?;
+        let moved = if self.dry_run {
+            None
+        } else {
+            Some(server.adopt(&name, &from)?.moved)
+        };
+        self.report(context, &from, &name, &plan, moved)?;
+        for key in &plan.unreadable {
+            context.complain(&format!("{key} stays: Paho could not read it"));
+        }
+        for key in &plan.in_use {
+            context.complain(&format!(
+                "{key} stays: its packet id, which the broker has chosen, is in use"
+            ));
+        }
+        if plan.foreign > 0 {
+            let foreign = plan.foreign;
+            context.complain(&format!("{foreign} foreign entries stay"));
+        }
+        Ok(Exit::Done)
+    }
+
+    fn report(
+        &self,
+        context: &mut Context,
+        from: &str,
+        name: &str,
+        plan: &AdoptionPlan,
+        moved: Option<usize>,
+    ) -> Result<(), Failure> {
+        let out = &mut context.out;
+        if out.is_json() {
+            return out.json(&json!({
+                "from": from,
+                "to": name,
+                "messages": plan.messages,
+                "records": plan.records,
+                "renumbered": plan.renumbered,
+                "staying": plan.unreadable.len() + plan.in_use.len() + plan.foreign,
+                "moved_records": moved,
+            }));
+        }
+        let verb = if self.dry_run { "would move" } else { "moved" };
+        let (messages, records) = (plan.messages, plan.records);
+        out.line(&format!(
+            "{verb} {messages} messages ({records} records) from {} to {}",
+            escape(from.as_bytes()),
+            escape(name.as_bytes())
+        ))?;
+        if plan.renumbered > 0 {
+            let renumbered = plan.renumbered;
+            out.line(&format!(
+                "{renumbered} of them with other numbers, in front of what waits there"
+            ))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! `purge`: removes messages for good.
+
+use std::{ops::ControlFlow, time::SystemTime};
+
+use paho_mqtt_redis::backlog::{Message, OwnedBacklog, Record, Selection};
+use serde_json::json;
+
+use super::show::action;
+use crate::{
+    args::{ClientsArgs, SelectionArgs, require_choice},
+    context::Context,
+    exit::{Exit, Failure, complain},
+    output::{Progress, bytes, confirm, escape},
+};
+
+#[derive(clap::Args, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    clients: ClientsArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Only messages whose expiry (MQTT 5) has passed
+    #[arg(long, help_heading = "Selection")]
+    expired: bool,
+    /// Every message; what is set aside and foreign entries stay
+    #[arg(long, help_heading = "Selection")]
+    all: bool,
+    /// Say what would be removed, and remove nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+}
+
+/// The messages that would be removed.
+#[derive(Default)]
+struct Doomed {
+    messages: Vec<Message>,
+    records: usize,
+    bytes: usize,
+    first: Option<String>,
+    last: Option<String>,
+}
+
+impl Args {
+    pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
+        let selection = self.selection.selection();
+        require_choice(selection.is_all() && !self.expired, self.all)?;
+        let is_one = self.clients.client.is_some();
+        let mut exit = Exit::Done;
+        for name in self.clients.resolve(&mut context.server)? {
+            match self.purge(context, &name, &selection) {
+                Ok(Exit::Done) => {}
+                Ok(other) => exit = other,
+                Err(Failure::Message(Exit::InUse, text)) if !is_one => context.complain(&text),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(exit)
+    }
+
+    fn purge(
+        &self,
+        context: &mut Context,
+        name: &str,
+        selection: &Selection,
+    ) -> Result<Exit, Failure> {
+        let mut backlog = context.server.own_to_remove(name)?;
+        let doomed = self.select(&mut backlog, selection)?;
+        let client = escape(name.as_bytes());
+        if !context.out.is_json() {
+            for line in doomed.describe(&client) {
+                context.out.line(&line)?;
+            }
+        }
+        let mut exit = Exit::Done;
+        let mut removed = 0;
+        if !doomed.messages.is_empty() && !self.dry_run {
+            context.out.flush()?;
+            if context.out.is_json() && !self.yes {
+                doomed
+                    .describe(&client)
+                    .iter()
+                    .for_each(|line| complain(line));
+            }
+            let keep_alive = || Ok(backlog.keep_alive()?);
+            if self.yes || confirm("Remove them for good?", keep_alive)? {
+                let progress = Progress::new(doomed.messages.len());
+                backlog.remove(&doomed.messages, |messages| {
+                    progress.add(messages);
+                    removed += messages;
+                })?;
+            } else {
+                exit = Exit::Declined;
+            }
+        }
+        let out = &mut context.out;
+        if out.is_json() {
+            out.json(&json!({
+                "client": name,
+                "messages": doomed.messages.len(),
+                "records": doomed.records,
+                "bytes": doomed.bytes,
+                "first": doomed.first,
+                "last": doomed.last,
+                "removed": removed,
+            }))?;
+        } else if removed > 0 {
+            out.line(&format!("removed {}", messages(removed)))?;
+        }
+        Ok(exit)
+    }
+
+    fn select(&self, backlog: &mut OwnedBacklog, selection: &Selection) -> Result<Doomed, Failure> {
+        let all = backlog.messages()?;
+        let now = SystemTime::now();
+        let limit = selection.limit.unwrap_or(usize::MAX);
+        let mut doomed = Doomed::default();
+        let listed = all.iter().filter(|message| selection.may_match(message));
+        backlog.read_messages(listed, |records| {
+            if doomed.messages.len() >= limit {
+                return ControlFlow::Break(());
+            }
+            let is_expired = records
+                .iter()
+                .any(|record| record.view().expires.is_some_and(|time| time <= now));
+            if selection.matches(&records, now) && (!self.expired || is_expired) {
+                doomed.add(&records);
+            }
+            ControlFlow::Continue(())
+        })?;
+        Ok(doomed)
+    }
+}
+
+impl Doomed {
+    fn add(&mut self, records: &[Record]) {
+        self.records += records.len();
+        self.bytes += records
+            .iter()
+            .map(|record| record.value.len())
+            .sum::<usize>();
+        let description = describe(records);
+        self.first.get_or_insert_with(|| description.clone());
+        self.last = Some(description);
+        let keys = records.iter().map(|record| record.key);
+        self.messages.push(keys.collect());
+    }
+
+    fn describe(&self, client: &str) -> Vec<String> {
+        let (Some(first), Some(last)) = (&self.first, &self.last) else {
+            return vec![format!("{client}: no such messages")];
+        };
+        let records = match self.records {
+            1 => "1 record".to_owned(),
+            records => format!("{records} records"),
+        };
+        let mut lines = vec![
+            format!(
+                "{client}: {} in {records}, {}",
+                messages(self.messages.len()),
+                bytes(self.bytes)
+            ),
+            format!("  first  {}", escape(first.as_bytes())),
+        ];
+        if self.messages.len() > 1 {
+            lines.push(format!("  last   {}", escape(last.as_bytes())));
+        }
+        lines
+    }
+}
+
+/// The keys of a message, what it is, its topics and its size.
+fn describe(records: &[Record]) -> String {
+    let keys = records.iter().map(|record| record.key.to_string());
+    let keys = keys.collect::<Vec<_>>().join("+");
+    let Some(record) = records.first() else {
+        return keys;
+    };
+    let view = record.view();
+    let topics = view.content.topics().iter();
+    let topics = topics.map(|topic| String::from_utf8_lossy(topic));
+    let topics = topics.collect::<Vec<_>>().join(" ");
+    let size = bytes(record.value.len());
+    let action = action(record, &view.content);
+    let words = [keys.as_str(), action, &topics, &size];
+    let words = words.iter().filter(|word| !word.is_empty());
+    words.copied().collect::<Vec<_>>().join("  ")
+}
+
+fn messages(number: usize) -> String {
+    match number {
+        1 => "1 message".to_owned(),
+        _ => format!("{number} messages"),
+    }
+}
