@@ -1,0 +1,83 @@
+//! `adopt` moves the backlog to the server URI that the client has now.
+
+use testkit::{RedisServer, record};
+
+use crate::{
+    stored::{CLIENT, NAME, connected_program, everything, keys, put, records, store},
+    tool::{objects, run},
+};
+
+const NEW: &str = "device:new:1883";
+
+#[test]
+fn backlog_moves_in_front_of_present_one() {
+    let redis = RedisServer::start();
+    store(&redis, NAME, &["c-1", "c-2", "s-7", "sc-7", "r-3"]);
+    let before = everything(&redis);
+    let [plan] = &objects(&redis, &["adopt", CLIENT, "tcp://new:1883", "--dry-run"])[..] else {
+        panic!("one object");
+    };
+    assert_eq!(plan["to"], NEW);
+    assert_eq!(
+        (plan["messages"].as_u64(), plan["records"].as_u64()),
+        (Some(4), Some(5))
+    );
+    assert_eq!(
+        (plan["renumbered"].as_u64(), plan["moved_records"].as_u64()),
+        (Some(0), None)
+    );
+    assert_eq!(everything(&redis), before);
+    store(&redis, NEW, &["c-1"]);
+    let moved = run(&redis, &["adopt", NAME, "tcp://new:1883"]).expect(0);
+    let expected = format!("moved 4 messages (5 records) from {NAME} to {NEW}\n");
+    assert!(moved.out.starts_with(&expected), "{moved:?}");
+    assert!(keys(&redis, NAME).is_empty());
+    assert_eq!(
+        keys(&redis, NEW),
+        ["c-1", "c-999998", "c-999999", "r-3", "s-7", "sc-7"]
+    );
+    assert_eq!(records(&redis, NEW)["c-999998"], record("c-1", b"c-1"));
+    let shown = objects(&redis, &["show", CLIENT, "--kind", "command"]);
+    let keys: Vec<&str> = shown.iter().filter_map(|row| row["key"].as_str()).collect();
+    assert_eq!(keys, ["c-999998", "c-999999", "c-1"]);
+    // There is nothing any more.
+    run(&redis, &["adopt", NAME, "tcp://new:1883"]).expect(2);
+}
+
+#[test]
+fn what_cannot_move_stays_and_is_named() {
+    let redis = RedisServer::start();
+    store(&redis, NAME, &["c-1", "r-3"]);
+    put(&redis, NAME, "c-2", b"damaged");
+    put(&redis, NAME, "foreign", b"x");
+    store(&redis, NEW, &["r-3"]);
+    for arguments in [&["--dry-run"][..], &[]] {
+        let arguments = [&["adopt", NAME, "new:1883"], arguments].concat();
+        let moved = run(&redis, &arguments).expect(1);
+        for line in [
+            "c-2 stays: Paho",
+            "r-3 stays: its packet id",
+            "1 foreign entries stay",
+        ] {
+            assert!(moved.err.contains(line), "{line}: {moved:?}");
+        }
+    }
+    assert_eq!(keys(&redis, NAME), ["c-2", "foreign", "r-3"]);
+    assert_eq!(keys(&redis, NEW), ["c-1", "r-3"]);
+}
+
+#[test]
+fn program_connected_with_either_is_in_the_way() {
+    let redis = RedisServer::start();
+    store(&redis, NAME, &["c-1"]);
+    let before = everything(&redis);
+    for uri in ["broker:1883", "new:1883"] {
+        let program = connected_program(&redis, uri);
+        run(&redis, &["adopt", NAME, "new:1883"]).expect(4);
+        assert_eq!(everything(&redis), before);
+        drop(program);
+    }
+    run(&redis, &["adopt", NAME, "new:1883"]).expect(0);
+    assert_eq!(keys(&redis, NEW), ["c-1"]);
+    run(&redis, &["adopt", NEW, "tcp://new:1883"]).expect(2);
+}
