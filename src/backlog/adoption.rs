@@ -12,7 +12,7 @@ use crate::{
     store::Store,
 };
 
-/// What an adoption would do.
+/// The effect that an adoption would have.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct AdoptionPlan {
     /// Number of messages that would move.

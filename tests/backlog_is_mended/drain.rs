@@ -75,7 +75,7 @@ fn is_in_order(accepted: &[String]) -> bool {
     })
 }
 
-/// How often the broker has accepted each payload.
+/// Number of times that the broker has accepted each payload.
 fn times(broker: &Broker) -> BTreeMap<String, usize> {
     let mut times = BTreeMap::new();
     for payload in accepted(broker) {

@@ -3,6 +3,7 @@
 mod adopt;
 mod drain;
 mod purge;
+mod runbooks;
 mod set_aside;
 mod stored;
 #[path = "../backlog_is_in_view/tool.rs"]

@@ -99,7 +99,7 @@ fn record_is_shown_with_all_that_is_in_it() {
     assert_eq!(object["key"], json!("s5-7"));
     assert_eq!(object["reason"], json!("session_lost"));
     run(&redis, &["discarded", "show", CLIENT, "c-1"]).expect(2);
-    // Two records with one key are told apart by their names.
+    // Two records with one key differ in their names.
     set_aside(
         &redis,
         "discarded",

@@ -4,8 +4,8 @@ use std::{fmt, time::SystemTime};
 
 use paho_mqtt::Message;
 
+use super::super::record::{Content, Record};
 use crate::{
-    backlog::record::{Content, Record},
     paho::{RecordKind, is_expired},
     persistence::message_of,
 };

@@ -37,7 +37,7 @@ pub struct DrainOptions {
     pub give_up: Duration,
 }
 
-/// What happens while messages are sent.
+/// An event while messages are sent.
 #[derive(Debug)]
 pub enum DrainEvent<'a> {
     /// The broker has acknowledged the message with these records, and they are removed.
@@ -65,7 +65,7 @@ struct Sending {
     message: mqtt::Message,
     /// `None` until it is sent, or sent anew.
     token: Option<Token>,
-    /// What the token has returned.
+    /// The result that the token has returned.
     outcome: Option<mqtt::Result<ServerResponse>>,
 }
 
