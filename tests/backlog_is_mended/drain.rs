@@ -166,7 +166,7 @@ fn messages_in_flight_are_sent_on_request() {
         &["s-7", "s-8", "sc-8", "sc-9", "r-3", "q-4", "c-1"],
     );
     let drained = drain(&redis, &broker.url(), &[]).expect(0);
-    let expected = "sent 1 messages; left 3 in flight, 2 for the application\n";
+    let expected = "sent 1 message; left 3 in flight, 2 for the application\n";
     assert_eq!(drained.out, expected);
     assert_eq!(accepted(&broker), ["c-1"]);
     let [counts] = &objects(
@@ -200,7 +200,7 @@ fn what_cannot_be_sent_stays_and_is_named() {
     let drained = drain(&redis, &broker.url(), &[]).expect(1);
     assert_eq!(
         drained.out,
-        "sent 1 messages; left 1 subscriptions, 2 that could not be sent\n"
+        "sent 1 message; left 1 of subscriptions, 2 that could not be sent\n"
     );
     for line in [
         "c5-1 stays: its expiry has passed",

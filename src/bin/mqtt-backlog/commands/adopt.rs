@@ -7,7 +7,7 @@ use crate::{
     args::ClientArgs,
     context::Context,
     exit::{Exit, Failure},
-    output::escape,
+    output::{count, escape},
 };
 
 #[derive(clap::Args, Debug)]
@@ -74,9 +74,10 @@ impl Args {
             }));
         }
         let verb = if self.dry_run { "would move" } else { "moved" };
-        let (messages, records) = (plan.messages, plan.records);
         out.line(&format!(
-            "{verb} {messages} messages ({records} records) from {} to {}",
+            "{verb} {} ({}) from {} to {}",
+            count(plan.messages, "message"),
+            count(plan.records, "record"),
             escape(from.as_bytes()),
             escape(name.as_bytes())
         ))?;

@@ -9,12 +9,12 @@ use crate::{
     args::{ClientArgs, SelectionArgs, parse_seconds},
     context::Context,
     exit::{Exit, Failure, complain},
-    output::{Progress, escape},
+    output::{Progress, count, escape},
 };
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "\
-A message is removed from Redis when the broker has acknowledged it, and at QoS 0 when it is sent. Nothing is lost, \
+A message is removed from Redis when the broker has acknowledged it, and at QoS 0 when it is sent. None at QoS 1 or 2 is lost, \
 however this program ends. What was sent and not acknowledged when it ends, or when the connection breaks, is sent again: \
 at most --window messages arrive twice, also at QoS 2.
 
@@ -171,17 +171,17 @@ impl Counts {
         let left = [
             (self.in_flight, "in flight"),
             (self.inbound, "for the application"),
-            (self.subscriptions, "subscriptions"),
+            (self.subscriptions, "of subscriptions"),
             (self.failed, "that could not be sent"),
         ];
-        let left = left.iter().filter(|(count, _)| *count > 0);
-        let left = left.map(|(count, what)| format!("{count} {what}"));
+        let left = left.iter().filter(|(number, _)| *number > 0);
+        let left = left.map(|(number, kind)| format!("{number} {kind}"));
         let left = left.collect::<Vec<_>>().join(", ");
-        let sent = self.sent;
+        let sent = count(self.sent, "message");
         if left.is_empty() {
-            return format!("sent {sent} messages");
+            return format!("sent {sent}");
         }
-        format!("sent {sent} messages; left {left}")
+        format!("sent {sent}; left {left}")
     }
 }
 

@@ -10,9 +10,11 @@ use crate::{
     args::{ClientsArgs, SelectionArgs, require_choice},
     context::Context,
     exit::{Exit, Failure, complain},
-    output::{Progress, bytes, confirm, escape},
+    output::{Progress, bytes, confirm, count, escape},
 };
 
+// Each is an option without a value.
+#[expect(clippy::struct_excessive_bools)]
 #[derive(clap::Args, Debug)]
 pub struct Args {
     #[command(flatten)]
@@ -107,7 +109,7 @@ impl Args {
                 "removed": removed,
             }))?;
         } else if removed > 0 {
-            out.line(&format!("removed {}", messages(removed)))?;
+            out.line(&format!("removed {}", count(removed, "message")))?;
         }
         Ok(exit)
     }
@@ -152,14 +154,11 @@ impl Doomed {
         let (Some(first), Some(last)) = (&self.first, &self.last) else {
             return vec![format!("{client}: no such messages")];
         };
-        let records = match self.records {
-            1 => "1 record".to_owned(),
-            records => format!("{records} records"),
-        };
         let mut lines = vec![
             format!(
-                "{client}: {} in {records}, {}",
-                messages(self.messages.len()),
+                "{client}: {} in {}, {}",
+                count(self.messages.len(), "message"),
+                count(self.records, "record"),
                 bytes(self.bytes)
             ),
             format!("  first  {}", escape(first.as_bytes())),
@@ -187,11 +186,4 @@ fn describe(records: &[Record]) -> String {
     let words = [keys.as_str(), action, &topics, &size];
     let words = words.iter().filter(|word| !word.is_empty());
     words.copied().collect::<Vec<_>>().join("  ")
-}
-
-fn messages(number: usize) -> String {
-    match number {
-        1 => "1 message".to_owned(),
-        _ => format!("{number} messages"),
-    }
 }

@@ -16,7 +16,7 @@ use crate::{
     args::{AnyClientsArgs, ClientArgs, SelectionArgs, parse_age, require_choice},
     context::Context,
     exit::{Exit, Failure},
-    output::{Align, Table, age, bytes, confirm, escape},
+    output::{Align, Table, age, bytes, confirm, count, escape},
 };
 
 #[derive(clap::Args, Debug)]
@@ -428,15 +428,15 @@ impl Delete {
         let number = letters.len();
         let client = escape(name.as_bytes());
         let place = place.as_str();
-        let records = if number == 1 { "record" } else { "records" };
+        let records = count(number, "record");
         if !context.out.is_json() {
             let size = bytes(size);
-            let line = format!("{client}: {number} {records} of {place}, {size}");
+            let line = format!("{client}: {records} of {place}, {size}");
             context.out.line(&line)?;
             context.out.flush()?;
         }
         let is_confirmed = number == 0 || self.yes || {
-            let question = format!("Remove {number} {records} for good?");
+            let question = format!("Remove {records} for good?");
             confirm(&question, || Ok(backlog.keep_alive()?))?
         };
         if is_confirmed {
@@ -448,7 +448,7 @@ impl Delete {
                 json!({"client": name, "records": number, "bytes": size, "removed": removed});
             context.out.json(&object)?;
         } else if removed > 0 {
-            context.out.line(&format!("removed {removed} {records}"))?;
+            context.out.line(&format!("removed {records}"))?;
         }
         Ok(if is_confirmed {
             Exit::Done

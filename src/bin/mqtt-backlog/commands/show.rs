@@ -130,17 +130,13 @@ impl Printer {
     ) -> Result<(), Failure> {
         self.position += 1;
         let view = record.view();
-        match &mut self.table {
-            Some(table) => {
-                let row = row(self.position, record, &view, self.payload, now);
-                table.row(out, row)
-            }
-            None => {
-                let mut object = to_json(record, &view, self.payload.is_some());
-                object["position"] = json!(self.position);
-                out.json(&object)
-            }
+        if let Some(table) = &mut self.table {
+            let row = row(self.position, record, &view, self.payload, now);
+            return table.row(out, row);
         }
+        let mut object = to_json(record, &view, self.payload.is_some());
+        object["position"] = json!(self.position);
+        out.json(&object)
     }
 
     fn finish(self, out: &mut crate::output::Output) -> Result<(), Failure> {

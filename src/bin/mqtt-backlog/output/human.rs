@@ -23,6 +23,12 @@ pub fn bytes(bytes: usize) -> String {
     format!("{size:.1} {unit}")
 }
 
+/// Returns a number of things, such as `1 message` or `2 messages`.
+pub fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// Returns a time such as `42s`, `3m 20s`, `5h 10m` or `12d 3h`.
 pub fn age(age: Duration) -> String {
     let seconds = age.as_secs();
@@ -52,6 +58,13 @@ mod tests {
         ] {
             assert_eq!(bytes(size), text);
         }
+    }
+
+    #[test]
+    fn one_thing_has_no_plural() {
+        assert_eq!(count(0, "message"), "0 messages");
+        assert_eq!(count(1, "message"), "1 message");
+        assert_eq!(count(2, "message"), "2 messages");
     }
 
     #[test]

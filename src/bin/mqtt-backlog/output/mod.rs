@@ -9,7 +9,7 @@ mod table;
 
 pub use self::{
     escape::{escape, printable},
-    human::{age, bytes},
+    human::{age, bytes, count},
     lines::Output,
     progress::Progress,
     question::confirm,
