@@ -13,6 +13,59 @@ pub enum Unresolved {
     Unknown(Vec<String>),
 }
 
+/// A client id, and a server URI without its scheme.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientName {
+    /// The client id.
+    pub id: String,
+    /// The server URI with which the client is created, as Paho passes it on.
+    pub server_uri: String,
+}
+
+impl ClientName {
+    /// Names a client; returns `None` if a part is empty.
+    #[must_use]
+    pub fn new(id: &str, server_uri: &str) -> Option<Self> {
+        let server_uri = strip_scheme(server_uri);
+        (!id.is_empty() && !server_uri.is_empty()).then(|| Self {
+            id: id.to_owned(),
+            server_uri: server_uri.to_owned(),
+        })
+    }
+
+    /// Parses `CLIENT_ID:SERVER_URI`. The id ends before the scheme, or at the first colon if there is none.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let parts = text.match_indices(':').filter_map(|(index, _)| {
+            let (id, uri) = text.split_at_checked(index)?;
+            Some((id, uri.strip_prefix(':')?))
+        });
+        let has_scheme = |(_, uri): &(&str, &str)| strip_scheme(uri) != *uri;
+        let (id, uri) = parts
+            .clone()
+            .find(has_scheme)
+            .or_else(|| parts.clone().next())?;
+        Self::new(id, uri)
+    }
+
+    /// Splits the name of records for which a person has written `text`.
+    #[must_use]
+    pub fn of_records(name: &str, text: &str) -> Option<Self> {
+        let id = client_id_of(text, name);
+        let server_uri = name.strip_prefix(id)?.strip_prefix(':')?;
+        Some(Self {
+            id: id.to_owned(),
+            server_uri: server_uri.to_owned(),
+        })
+    }
+
+    /// The name under which Redis has the records.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}:{}", self.id, self.server_uri)
+    }
+}
+
 /// Number of close names.
 const MAX_CLOSE: usize = 8;
 
@@ -113,6 +166,22 @@ mod tests {
             "pump:a:1",
         ];
         names.map(str::to_owned).into_iter().collect()
+    }
+
+    #[test]
+    fn client_id_ends_at_scheme_or_colon() {
+        for (text, id, server_uri) in [
+            ("device:broker:1883", "device", "broker:1883"),
+            ("device:mqtt://broker:1883", "device", "broker:1883"),
+            ("a:b:ssl://[::1]:8883", "a:b", "[::1]:8883"),
+            ("device:[::1]:8883", "device", "[::1]:8883"),
+        ] {
+            let client = ClientName::parse(text).expect(text);
+            assert_eq!((&*client.id, &*client.server_uri), (id, server_uri));
+        }
+        for text in ["", "device", ":broker", "device:", "device:mqtt://"] {
+            assert_eq!(ClientName::parse(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -4,18 +4,23 @@
 
 mod adoption;
 mod check;
+mod client_files;
 mod client_name;
 mod drain;
 mod drain_rate;
 mod dry_run;
+mod import;
+mod migrate;
 mod order;
 mod owned;
+mod paho_files;
 mod record;
 mod restoring;
 mod selection;
 mod server;
 mod set_aside;
 mod topic_filter;
+mod unwrap;
 
 pub use crate::{
     DeadLetter, Place,
@@ -24,9 +29,11 @@ pub use crate::{
 };
 pub use adoption::AdoptionPlan;
 pub use check::{Finding, RecordsCheck, RedisCheck, Restore, Severity};
-pub use client_name::Unresolved;
+pub use client_files::{ClientFiles, directories_of};
+pub use client_name::{ClientName, Unresolved};
 pub use drain::{BrokerOptions, DrainEvent, DrainOptions, LeftReason};
 pub use drain_rate::DrainRate;
+pub use migrate::{MoveEvent, move_from_files, move_to_files};
 pub use order::{Message, messages_in_order};
 pub use owned::OwnedBacklog;
 pub use record::{Content, Property, PropertyData, Record, View};

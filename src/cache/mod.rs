@@ -29,7 +29,7 @@ pub(crate) use adopt::adopt_records;
 pub(crate) use adopt::plan_moves;
 pub(crate) use batched_read::{list_keys, read_or_split};
 #[cfg(feature = "cli")]
-pub(crate) use index::RecordIndex;
+pub(crate) use index::{RecordIndex, hash_of};
 pub(crate) use load::{LoadOptions, LoadedRecords, load_records};
 pub(crate) use load_changes::LoadChanges;
 pub(crate) use pending::BatchLimits;

@@ -49,6 +49,20 @@ pub(crate) fn expiry_time(key: Key, value: &[u8]) -> Option<u32> {
     (FIRST_TIME..u32::MAX).contains(&time).then_some(time)
 }
 
+/// Returns true if two values differ at most in when the message expires.
+#[cfg(feature = "cli")]
+pub(crate) fn is_same_but_for_expiry(key: Key, one: &[u8], other: &[u8]) -> bool {
+    let range = expiry_range(key, one);
+    let without = |value: &[u8]| {
+        let mut value = value.to_vec();
+        if let Some(expiry) = range.clone().and_then(|range| value.get_mut(range)) {
+            expiry.fill(0);
+        }
+        value
+    };
+    one == other || range.is_some() && without(one) == without(other)
+}
+
 /// Returns true for a command that has expired.
 pub(crate) fn is_expired(key: Key, value: &[u8], now: impl FnOnce() -> SystemTime) -> bool {
     let expiry = expiry_range(key, value).and_then(|range| value.get(range));
@@ -144,6 +158,18 @@ mod tests {
         set_remaining_interval(key("c5-1"), &mut value, || at(NOW));
         assert_eq!(value, command(60));
         assert!(!is_expired(key("c5-1"), &value, || at(NOW)));
+    }
+
+    #[cfg(feature = "cli")]
+    #[test]
+    fn values_may_differ_in_expiry_only() {
+        let is_same = |one: &[u8], other: &[u8]| is_same_but_for_expiry(key("c5-1"), one, other);
+        assert!(is_same(&command(60), &command(NOW)));
+        let mut other = command(NOW);
+        other[8] = b'u';
+        assert!(!is_same(&command(60), &other));
+        assert!(!is_same(&command(60), &command(60)[1..]));
+        assert!(is_same(b"", b"") && !is_same(b"a", b"b"));
     }
 
     #[test]

@@ -70,6 +70,12 @@ const SEQUENCE_LIMIT: u32 = 1_000_000;
 
 #[cfg(feature = "cli")]
 impl Key {
+    /// Parses a name; returns `None` if Paho does not write such a name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::parse(name)
+    }
+
     /// Returns the sequence number or packet id.
     #[must_use]
     pub fn number(self) -> u32 {

@@ -21,7 +21,7 @@ pub(crate) use contains_key_abi::to_abi;
 pub use departure::DropReason;
 pub(crate) use departure::{CallHistory, Content, Departure};
 #[cfg(feature = "cli")]
-pub(crate) use expiry::expiry_time;
+pub(crate) use expiry::{expiry_time, is_same_but_for_expiry};
 pub(crate) use expiry::{is_expired, set_expiry_time, set_remaining_interval};
 pub use key::{Key, RecordKind};
 pub(crate) use key::{KeyHasher, KeyMap, KeyName, with_key_names};

@@ -2,6 +2,8 @@
 
 mod acl;
 mod address;
+#[cfg(feature = "cli")]
+mod arrivals;
 mod builder;
 mod client_lock;
 mod command_buffer;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ::redis::Value;
 
 use super::{
-    acl, connection::RedisConnection, exchange_error::ExchangeError, write_commands::is_place_hash,
+    acl, connection::RedisConnection, exchange_error::ExchangeError, write_commands::is_companion,
 };
 use crate::{error::ErrorKind, store::OtherRecords};
 
@@ -32,7 +32,7 @@ pub(super) fn find(
     let mut cursor = START.to_owned();
     for _ in 0..MAX_SCANS {
         let (next, keys) = scan(connection, &cursor, &pattern)?;
-        let is_other = |key: &String| key != own && !is_place_hash(key);
+        let is_other = |key: &String| key != own && !is_companion(key);
         hashes.extend(keys.into_iter().filter(is_other));
         cursor = next;
         if cursor == START || hashes.len() >= MAX_FOUND {

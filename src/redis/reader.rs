@@ -13,7 +13,7 @@ use super::{
     preflight::{ServerInfo, read_info},
     resolver::Resolver,
     store::{RedisStore, hash_error, integer_reply, missing_rights},
-    write_commands::place_hash,
+    write_commands::{is_notes_hash, place_hash},
 };
 use crate::{error::Error, net::deadline_after, store::Place};
 
@@ -65,7 +65,8 @@ impl RedisReader {
         self.config.address.to_string()
     }
 
-    /// Finds the names of all keys that begin with the key prefix and `prefix`, companions included.
+    /// Finds the names of all keys that begin with the key prefix and `prefix`, with the places beside
+    /// records.
     ///
     /// Each step of the scan takes Redis about a millisecond. Names that are not UTF-8 are skipped.
     pub(crate) fn find_names(&mut self, prefix: &str) -> Result<BTreeSet<String>, Error> {
@@ -77,7 +78,8 @@ impl RedisReader {
             let (next, keys) = self.with_server("list the keys", |connection| {
                 scan(connection, &cursor, &pattern)
             })?;
-            let found = keys.iter().filter_map(|key| key.strip_prefix(&key_prefix));
+            let keys = keys.iter().filter(|key| !is_notes_hash(key));
+            let found = keys.filter_map(|key| key.strip_prefix(&key_prefix));
             names.extend(found.map(str::to_owned));
             if next == START {
                 return Ok(names);

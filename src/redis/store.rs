@@ -63,7 +63,7 @@ impl RedisStore {
     /// Runs `work` on the hash within a time limit, reconnecting first if the connection broke.
     ///
     /// `verb` completes the sentence "cannot … the Redis hash".
-    fn with_connection<T>(
+    pub(super) fn with_connection<T>(
         &mut self,
         verb: &str,
         limit: Duration,
@@ -458,7 +458,7 @@ pub(super) fn integer_reply(reply: &Value) -> Result<usize, ExchangeError> {
 }
 
 /// Returns an error if a command, or one inside a transaction, was not executed.
-fn check_reply(reply: Value) -> Result<(), ExchangeError> {
+pub(super) fn check_reply(reply: Value) -> Result<(), ExchangeError> {
     match reply {
         Value::Array(results) => results.into_iter().try_for_each(check_reply),
         Value::ServerError(error) => Err(error.into()),

@@ -88,16 +88,30 @@ pub(super) fn place_hash(hash: &str, place: Place) -> String {
 
 /// Returns the key of the hash that has the counts of sends.
 pub(super) fn sends_hash(hash: &str) -> String {
-    format!("{hash}:sends")
+    format!("{hash}{SENDS}")
 }
 
 /// The field of that hash.
 pub(super) const SENDS_FIELD: &str = "counts";
 
-/// Returns true for the key of a hash that is beside one with records of Paho, and has none.
-pub(super) fn is_place_hash(key: &str) -> bool {
+/// Returns the key of the hash with the notes of records that arrived from elsewhere.
+#[cfg(feature = "cli")]
+pub(super) fn arrivals_hash(hash: &str) -> String {
+    format!("{hash}{ARRIVALS}")
+}
+
+const SENDS: &str = ":sends";
+const ARRIVALS: &str = ":arrivals";
+
+/// Returns true for the key of such a hash, which has no records at all.
+pub(super) fn is_notes_hash(key: &str) -> bool {
+    [SENDS, ARRIVALS].iter().any(|end| key.ends_with(end))
+}
+
+/// Returns true for the key of a companion of a hash, which has no records of Paho.
+pub(super) fn is_companion(key: &str) -> bool {
     let mut places = Place::ALL.into_iter();
-    places.any(|place| key.ends_with(&place_hash("", place))) || key.ends_with(&sends_hash(""))
+    is_notes_hash(key) || places.any(|place| key.ends_with(&place_hash("", place)))
 }
 
 fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) {
@@ -121,16 +135,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hash_of_place_is_no_backlog() {
-        for (name, is_place) in [
+    fn companion_hash_is_no_backlog() {
+        for (name, expected) in [
             ("device:broker:1883", false),
             ("device:broker:1883:quarantine", true),
             ("device:broker:1883:discarded", true),
             ("device:broker:1883:sends", true),
+            ("device:broker:1883:arrivals", true),
             ("device:quarantine", true),
             ("quarantine:broker:1883", false),
         ] {
-            assert_eq!(is_place_hash(name), is_place, "{name}");
+            assert_eq!(is_companion(name), expected, "{name}");
         }
     }
 

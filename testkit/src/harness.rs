@@ -24,7 +24,8 @@ pub use inbound::Inbound;
 pub use killing::{Kill, kill_self};
 pub use ledger::{Balance, Ledger};
 pub use messages::{Id, Versions};
-pub use program::{connect_options, run_killed};
+pub(crate) use program::{ORDERS, orders};
+pub use program::{connect_options, run_killed, session};
 
 /// Complete lines of a file; empty if there is no such file.
 fn lines(path: &Path) -> Vec<String> {

@@ -5,6 +5,7 @@
 
 pub mod accounting;
 mod alertmanager;
+pub mod backlog;
 pub mod bar_chart;
 pub mod breaking;
 pub mod broker;

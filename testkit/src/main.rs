@@ -3,7 +3,7 @@
 use std::{env, fs, path::Path, process::ExitCode};
 
 use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
-use testkit::{charts, fleet, simulator};
+use testkit::{backlog, charts, fleet, simulator};
 
 const USAGE: &str = "\
 usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
@@ -12,12 +12,14 @@ usage: testkit crash-table [PART]            a program is killed at every point,
        testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
        testkit simulate [--seeds N] [--steps N] [--first-seed N] [--seed N] [--shrink] [--go-on] [--faults LIST]
                                              a program, its store and a broker are simulated with every fault
+       testkit backlog-migration [MESSAGES [KILLS]]
+                                             MESSAGES (60000) move between Paho's files and Redis, with KILLS (100)
        testkit fleet FACTOR DEVICES[:full].. fleets under one Prometheus, with all times divided by FACTOR
        testkit fleet-sums                    the cost of a device on the wire and on disk
        testkit draw-charts DOCUMENT FOLDER   the charts of a document, drawn from its tables
 
 All but the last print Markdown, and the first four fail if a promise is broken. The programs that these and the tests start take their orders
-from the variable ORDERS: killed-program, fault-program, soak-program.";
+from the variable ORDERS: backlog-client, killed-program, fault-program, soak-program.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -36,6 +38,12 @@ fn main() -> ExitCode {
             let factor = factor.parse().ok().filter(|factor| *factor > 0);
             factor.and_then(|factor| fleet::script::print(factor, devices).then_some(true))
         }
+        ["backlog-migration", ref numbers @ ..] => {
+            two(numbers, (60_000, 100)).and_then(|numbers| {
+                let [messages, kills] = <[u64; 2]>::from(numbers).map(usize::try_from);
+                Some(backlog::migration::print(messages.ok()?, kills.ok()?))
+            })
+        }
         ["simulate", ref arguments @ ..] => {
             simulator::Orders::parse(arguments).map(|orders| simulator::print(&orders))
         }
@@ -47,6 +55,7 @@ fn main() -> ExitCode {
             draw(document, folder);
             Some(true)
         }
+        ["backlog-client"] => backlog::client::run_program(),
         ["killed-program"] => run_killed(),
         ["fault-program"] => faults::run_program(),
         ["soak-program"] => soak::run_program(),

@@ -30,7 +30,7 @@ use super::{
 use crate::LIMIT;
 
 /// Environment variable with the orders of a program, as JSON.
-pub(super) const ORDERS: &str = "ORDERS";
+pub(crate) const ORDERS: &str = "ORDERS";
 /// Environment variable with the bytes of values that a persistence keeps in memory.
 const CACHE_LIMIT: &str = "CACHE_LIMIT";
 /// The library's default.
@@ -50,7 +50,7 @@ pub(super) mod exit {
 }
 
 /// Returns the orders of this program, or ends it if there are none.
-pub(super) fn orders<T: DeserializeOwned>() -> T {
+pub(crate) fn orders<T: DeserializeOwned>() -> T {
     let text = env::var(ORDERS).unwrap_or_default();
     serde_json::from_str(&text).unwrap_or_else(|error| {
         eprintln!("the variable {ORDERS} has no orders for this program: {error}");
@@ -88,7 +88,7 @@ pub(super) fn client(broker: &str, id: &str) -> mqtt::CreateOptionsBuilder {
 }
 
 /// Connect options for a session that is kept.
-pub(super) fn session(version: u32) -> mqtt::ConnectOptionsBuilder {
+pub fn session(version: u32) -> mqtt::ConnectOptionsBuilder {
     if version == mqtt::MQTT_VERSION_5 {
         let mut properties = mqtt::Properties::new();
         properties

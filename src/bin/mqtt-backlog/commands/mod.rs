@@ -4,8 +4,11 @@ mod adopt;
 mod check;
 mod completions;
 mod drain;
+mod export;
+mod import;
 mod list;
 mod man;
+mod migrate;
 mod purge;
 mod set_aside;
 mod show;
@@ -23,6 +26,12 @@ use crate::{
 pub enum Command {
     /// List the clients that have records
     List(list::Args),
+    /// Write records as JSON lines, byte for byte
+    Export(export::Args),
+    /// Put records into Redis that export has written
+    Import(import::Args),
+    /// Move the messages of a client between Paho's files and Redis
+    Migrate(migrate::Args),
     /// Show the messages of a client in the order in which they will go out
     Show(show::Args),
     /// Show how much waits and how it drains, again and again
@@ -49,6 +58,9 @@ impl Command {
     pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
         match self {
             Self::List(args) => args.run(context),
+            Self::Export(args) => args.run(context),
+            Self::Import(args) => args.run(context),
+            Self::Migrate(args) => args.run(context),
             Self::Show(args) => args.run(context),
             Self::Watch(args) => args.run(context),
             Self::Check(args) => args.run(context),

@@ -259,7 +259,7 @@ fn letter_age(letter: &DeadLetter) -> Option<Duration> {
     SystemTime::now().duration_since(letter.time()?).ok()
 }
 
-fn letter_to_json(client: &str, letter: &DeadLetter, with_payload: bool) -> Value {
+pub fn letter_to_json(client: &str, letter: &DeadLetter, with_payload: bool) -> Value {
     let record = Record::of_letter(letter);
     let mut object = match &record {
         Some(record) => to_json(record, &record.view(), with_payload),

@@ -1,0 +1,259 @@
+//! The directory in which Paho's file persistence keeps the records of one client.
+
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs::{self, File, Metadata},
+    io::{self, Read, Write},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{
+    client_name::ClientName,
+    paho_files::{client_directory, file_name, key_of},
+};
+use crate::{
+    error::{Error, ErrorKind},
+    paho::Key,
+};
+
+/// A directory inside that of the client, with files that are not complete. Paho ignores directories, but
+/// takes every file for a record.
+const STAGING: &str = "mqtt-backlog.partial";
+
+/// No record of Paho is larger: a packet has at most 256 MiB, and a command little more.
+const MAX_FILE: u64 = 272 * 1024 * 1024;
+
+/// The files of one client.
+#[derive(Debug)]
+pub struct ClientFiles {
+    directory: PathBuf,
+}
+
+/// What is in the directory of a client.
+#[derive(Debug, Default)]
+pub(super) struct FileListing {
+    pub(super) keys: Vec<Key>,
+    /// Names that Paho does not write, sorted.
+    pub(super) foreign: Vec<OsString>,
+}
+
+/// A file with its content.
+#[derive(Debug)]
+pub(super) struct FileRecord {
+    pub(super) value: Vec<u8>,
+    /// When Paho put the record.
+    pub(super) time: SystemTime,
+    pub(super) stamp: Stamp,
+}
+
+/// What differs after a file was written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    inode: u64,
+    length: u64,
+    modified: (i64, i64),
+}
+
+impl ClientFiles {
+    /// Names the directory of a client inside the one that its program passes to Paho.
+    #[must_use]
+    pub fn new(base: &Path, client: &ClientName) -> Self {
+        Self {
+            directory: client_directory(base, &client.id, &client.server_uri),
+        }
+    }
+
+    /// The directory of the client.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Names the directory in a note, under whichever path it was found.
+    pub(super) fn identity(&self) -> String {
+        let path = self.directory.canonicalize();
+        let path = path.unwrap_or_else(|_| self.directory.clone());
+        format!("files:{}", path.display())
+    }
+
+    /// Lists the files.
+    pub(super) fn list(&self) -> Result<FileListing, Error> {
+        let attempt = || format!("list {}", self.directory.display());
+        let mut listing = FileListing::default();
+        let entries =
+            fs::read_dir(&self.directory).map_err(|error| file_error(attempt(), error))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| file_error(attempt(), error))?;
+            let name = entry.file_name();
+            let is_file = entry.file_type().is_ok_and(|kind| kind.is_file());
+            match key_of(&name) {
+                Some(key) if is_file => listing.keys.push(key),
+                _ if name == STAGING => {}
+                _ => listing.foreign.push(name),
+            }
+        }
+        listing.foreign.sort_unstable();
+        Ok(listing)
+    }
+
+    /// Reads the record in a file; `None` if it is gone.
+    pub(super) fn read(&self, key: Key) -> Result<Option<FileRecord>, Error> {
+        let read = || -> io::Result<FileRecord> {
+            let mut file = File::open(self.path(key))?;
+            let metadata = file.metadata()?;
+            if metadata.len() > MAX_FILE {
+                return Err(io::ErrorKind::FileTooLarge.into());
+            }
+            let mut value = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or_default());
+            file.read_to_end(&mut value)?;
+            Ok(FileRecord {
+                value,
+                time: metadata.modified()?,
+                stamp: Stamp::of(&metadata),
+            })
+        };
+        match read() {
+            Ok(record) => Ok(Some(record)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.error("read", key, error)),
+        }
+    }
+
+    /// Removes a file that has not changed since it was read; returns false if it has.
+    pub(super) fn remove(&self, key: Key, stamp: Stamp) -> Result<bool, Error> {
+        let path = self.path(key);
+        let remove = || -> io::Result<bool> {
+            let is_same = Stamp::of(&fs::symlink_metadata(&path)?) == stamp;
+            if is_same {
+                fs::remove_file(&path)?;
+            }
+            Ok(is_same)
+        };
+        match remove() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            done => done.map_err(|error| self.error("remove", key, error)),
+        }
+    }
+
+    /// Waits until what was written, renamed and removed here survives a loss of power.
+    pub(super) fn sync(&self) -> Result<(), Error> {
+        let synced = File::open(&self.directory).and_then(|directory| directory.sync_all());
+        synced.map_err(|error| file_error(format!("sync {}", self.directory.display()), error))
+    }
+
+    /// Creates the directory if it is missing, and removes what an earlier move has not completed.
+    pub(super) fn prepare(&self) -> Result<(), Error> {
+        let staging = self.directory.join(STAGING);
+        let prepare = || {
+            fs::create_dir_all(&self.directory)?;
+            if staging.exists() {
+                fs::remove_dir_all(&staging)?;
+            }
+            fs::create_dir(&staging)
+        };
+        prepare().map_err(|error| file_error(format!("create {}", staging.display()), error))
+    }
+
+    /// Writes a file that Paho does not see before it is [published](Self::publish).
+    pub(super) fn stage(&self, key: Key, value: &[u8]) -> Result<(), Error> {
+        let write = || File::create(self.staged(key))?.write_all(value);
+        write().map_err(|error| self.error("write", key, error))
+    }
+
+    /// Makes staged files visible in this order, once they survive a loss of power.
+    pub(super) fn publish(&self, keys: &[Key]) -> Result<(), Error> {
+        self.sync_staged(keys)?;
+        for key in keys {
+            let path = self.path(*key);
+            // Only a program that uses the directory could have written it since the files were listed.
+            let renamed = match fs::symlink_metadata(&path) {
+                Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+                Err(_) => fs::rename(self.staged(*key), path),
+            };
+            renamed.map_err(|error| self.error("write", *key, error))?;
+        }
+        self.sync()
+    }
+
+    /// Removes the directory for staged files.
+    pub(super) fn finish(&self) {
+        // At worst it stays, with nothing in it.
+        let _ = fs::remove_dir(self.directory.join(STAGING));
+    }
+
+    /// Removes the directory of the client if nothing is left in it, as Paho does when it closes one.
+    pub(super) fn remove_if_empty(&self) {
+        self.finish();
+        let _ = fs::remove_dir(&self.directory);
+    }
+
+    /// One request for the whole file system: a request per file takes as many commits of its journal.
+    #[cfg(target_os = "linux")]
+    fn sync_staged(&self, keys: &[Key]) -> Result<(), Error> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let synced =
+            File::open(&self.directory).and_then(|directory| Ok(rustix::fs::syncfs(directory)?));
+        synced.map_err(|error| file_error(format!("sync {}", self.directory.display()), error))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sync_staged(&self, keys: &[Key]) -> Result<(), Error> {
+        for key in keys {
+            let synced = File::open(self.staged(*key)).and_then(|file| file.sync_all());
+            synced.map_err(|error| self.error("sync", *key, error))?;
+        }
+        Ok(())
+    }
+
+    /// The path of the file with this record.
+    pub(super) fn path(&self, key: Key) -> PathBuf {
+        self.directory.join(file_name(key))
+    }
+
+    fn staged(&self, key: Key) -> PathBuf {
+        self.directory.join(STAGING).join(file_name(key))
+    }
+
+    fn error(&self, verb: &str, key: Key, error: io::Error) -> Error {
+        file_error(format!("{verb} {}", self.path(key).display()), error)
+    }
+}
+
+impl Stamp {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            inode: metadata.ino(),
+            length: metadata.len(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        }
+    }
+}
+
+/// Returns directories in `base` that may be those of a client with this id.
+#[must_use]
+pub fn directories_of(base: &Path, client_id: &str) -> BTreeSet<OsString> {
+    let entries = fs::read_dir(base).into_iter().flatten().flatten();
+    let names = entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.file_name());
+    let prefix = format!("{client_id}-");
+    names
+        .filter(|name| name.to_string_lossy().starts_with(&prefix))
+        .collect()
+}
+
+fn file_error(attempt: String, error: io::Error) -> Error {
+    let advice = match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run this as the user of the client's program",
+        _ => "",
+    };
+    let reason = format!("{error}{advice}");
+    Error::new(ErrorKind::File, attempt)
+        .with_reason(reason)
+        .with_source(error)
+}

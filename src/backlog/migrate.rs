@@ -1,0 +1,466 @@
+//! Moves the records of a client between Paho's file persistence and Redis.
+//!
+//! The two share no transaction, so a record is removed from one only after the other has confirmed it. Both
+//! ways the newest message moves first: whenever this ends, the messages in both places are in order, and
+//! what a program adds to the target meanwhile comes after them.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::SystemTime,
+};
+
+use super::{
+    client_files::{ClientFiles, Stamp},
+    owned::OwnedBacklog,
+    unwrap::plan_unwrapped,
+};
+use crate::{
+    cache::{hash_of, list_keys, plan_moves, read_or_split},
+    error::{Error, ErrorKind},
+    paho::{
+        Key, KeyName, RecordKind, is_same_but_for_expiry, is_valid_record, set_expiry_time,
+        set_record_number, set_remaining_interval,
+    },
+    store::{Change, Group, Store},
+};
+
+/// Progress of a move.
+#[derive(Debug)]
+pub enum MoveEvent<'a> {
+    /// This many records are going to move.
+    Found(usize),
+    /// This many more have moved.
+    Moved(usize),
+    /// This many are in the target already.
+    Present(usize),
+    /// One stays, for this reason.
+    Stays(&'a str, &'a str),
+}
+
+/// Number of messages per transaction, and of files that are synced together.
+const BATCH_MESSAGES: usize = 1024;
+/// Bytes after which a batch of messages has no more.
+const BATCH_BYTES: usize = 2 * 1024 * 1024;
+/// Number of messages whose values are read from Redis together.
+const CHUNK: usize = 32;
+
+const UNREADABLE: &str = "is damaged: Paho could not read it";
+const FOREIGN: &str = "is nothing that Paho writes";
+
+/// A record that is about to move from a file.
+struct FileMove {
+    from: Key,
+    to: KeyName,
+    value: Vec<u8>,
+    hash: u64,
+    stamp: Stamp,
+}
+
+/// Moves the records in these files to Redis.
+///
+/// # Errors
+///
+/// Any reason why the files or the records cannot be used. The records that have moved by then stay there;
+/// calling it again moves the rest.
+pub fn move_from_files(
+    owned: &mut OwnedBacklog,
+    files: &ClientFiles,
+    mut on_event: impl FnMut(MoveEvent<'_>),
+) -> Result<(), Error> {
+    let source = files.identity();
+    let mut keys = remove_arrived(owned, files, &source)?;
+    let (present, _) = list_keys(owned.live_store()?)?;
+    let plan = plan_moves(&keys, &present);
+    on_event(MoveEvent::Found(plan.iter().map(Vec::len).sum()));
+    let planned: HashSet<Key> = plan.iter().flatten().map(|(from, _)| *from).collect();
+    for key in keys.iter().filter(|key| !planned.contains(key)) {
+        on_event(MoveEvent::Stays(
+            &files.path(*key).display().to_string(),
+            "stays, since Redis has a message with this packet id",
+        ));
+    }
+
+    let mut batch: Vec<FileMove> = Vec::new();
+    let mut bytes = 0_usize;
+    for (index, message) in plan.iter().enumerate() {
+        if let Some(message) = read_message(files, message, &mut on_event)? {
+            let lengths = message.iter().map(|record| record.value.len());
+            bytes = lengths.fold(bytes, usize::saturating_add);
+            batch.extend(message);
+        }
+        let is_last = index.saturating_add(1) == plan.len();
+        if is_last || bytes >= BATCH_BYTES || batch.len() >= BATCH_MESSAGES {
+            move_batch(owned, files, &source, &batch, &mut on_event)?;
+            batch.clear();
+            bytes = 0;
+        }
+    }
+
+    // What has been written since then is the work of a program.
+    keys.sort_unstable();
+    let listing = files.list()?;
+    let is_new = |key: &&Key| keys.binary_search(key).is_err();
+    for key in listing.keys.iter().filter(is_new) {
+        on_event(MoveEvent::Stays(
+            &files.path(*key).display().to_string(),
+            "was written during the move: end the program that uses this directory, and move it, too",
+        ));
+    }
+    for name in &listing.foreign {
+        let path = files.directory().join(name);
+        on_event(MoveEvent::Stays(&path.display().to_string(), FOREIGN));
+    }
+    owned.live_store()?.forget_arrivals(&source)?;
+    files.remove_if_empty();
+    Ok(())
+}
+
+/// Removes the files whose records have arrived before an earlier move ended; returns the keys of the others.
+fn remove_arrived(
+    owned: &mut OwnedBacklog,
+    files: &ClientFiles,
+    source: &str,
+) -> Result<Vec<Key>, Error> {
+    let note = owned.live_store()?.arrivals(source)?;
+    let mut keys = files.list()?.keys;
+    let Some(note) = note else {
+        return Ok(keys);
+    };
+    let arrived = parse_note(&note);
+    let mut removed = HashSet::new();
+    for key in &keys {
+        let Some(hash) = arrived.get(key) else {
+            continue;
+        };
+        if let Some(record) = files.read(*key)?
+            && hash_of(*key, &record.value) == *hash
+            && files.remove(*key, record.stamp)?
+        {
+            removed.insert(*key);
+        }
+    }
+    files.sync()?;
+    keys.retain(|key| !removed.contains(key));
+    Ok(keys)
+}
+
+/// Reads the records of a message; `None` if it stays, or is gone.
+fn read_message(
+    files: &ClientFiles,
+    message: &[(Key, Key)],
+    on_event: &mut impl FnMut(MoveEvent<'_>),
+) -> Result<Option<Vec<FileMove>>, Error> {
+    let mut records = Vec::with_capacity(message.len());
+    let mut is_whole = true;
+    for (from, to) in message {
+        let Some(record) = files.read(*from)? else {
+            continue;
+        };
+        let mut value = record.value;
+        if !is_valid_record(*from, &value) {
+            let reason = if value.is_empty() {
+                "is empty"
+            } else {
+                UNREADABLE
+            };
+            on_event(MoveEvent::Stays(
+                &files.path(*from).display().to_string(),
+                reason,
+            ));
+            is_whole = false;
+            continue;
+        }
+        let hash = hash_of(*from, &value);
+        set_record_number(*to, &mut value);
+        set_expiry_time(*to, &mut value, || record.time);
+        records.push(FileMove {
+            from: *from,
+            to: to.to_name(),
+            value,
+            hash,
+            stamp: record.stamp,
+        });
+    }
+    if !is_whole {
+        for record in &records {
+            on_event(MoveEvent::Stays(
+                &files.path(record.from).display().to_string(),
+                "stays with the other file of its message, which is damaged",
+            ));
+        }
+        return Ok(None);
+    }
+    Ok(Some(records))
+}
+
+/// Writes records to Redis, and then removes their files.
+fn move_batch(
+    owned: &mut OwnedBacklog,
+    files: &ClientFiles,
+    source: &str,
+    batch: &[FileMove],
+    on_event: &mut impl FnMut(MoveEvent<'_>),
+) -> Result<(), Error> {
+    if batch.is_empty() {
+        return owned.keep_alive();
+    }
+    let records = batch.iter().map(|record| (&*record.to, &*record.value));
+    let records: Vec<(&str, &[u8])> = records.collect();
+    let note = note_of(batch.iter().map(|record| (record.from, record.hash)));
+    owned.live_store()?.put_arrivals(&records, source, &note)?;
+    for record in batch {
+        if !files.remove(record.from, record.stamp)? {
+            on_event(MoveEvent::Stays(
+                &files.path(record.from).display().to_string(),
+                "was written again during the move: end the program that uses this directory, and \
+                 move it, too",
+            ));
+        }
+    }
+    // Before the next batch, whose note replaces this one.
+    files.sync()?;
+    on_event(MoveEvent::Moved(batch.len()));
+    Ok(())
+}
+
+/// Notes keys and hashes of records, one per line.
+fn note_of(records: impl Iterator<Item = (Key, u64)>) -> Vec<u8> {
+    let lines = records.map(|(key, hash)| format!("{key} {hash:016x}\n"));
+    lines.collect::<String>().into_bytes()
+}
+
+/// Reads a note; lines of another form are skipped.
+fn parse_note(note: &[u8]) -> HashMap<Key, u64> {
+    let lines = str::from_utf8(note).unwrap_or_default().lines();
+    let records = lines.filter_map(|line| {
+        let (key, hash) = line.split_once(' ')?;
+        Some((Key::parse(key)?, u64::from_str_radix(hash, 16).ok()?))
+    });
+    records.collect()
+}
+
+/// Moves the records in Redis to these files, each into the file that its key names.
+///
+/// # Errors
+///
+/// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) if another message is in one of the files,
+/// and any reason why the files or the records cannot be used. The records that have moved by then stay
+/// there; calling it again moves the rest.
+pub fn move_to_files(
+    owned: &mut OwnedBacklog,
+    files: &ClientFiles,
+    mut on_event: impl FnMut(MoveEvent<'_>),
+) -> Result<(), Error> {
+    let (mut keys, _) = list_keys(owned.live_store()?)?;
+    if !keys.is_empty() {
+        files.prepare()?;
+    } else if !files.directory().exists() {
+        on_event(MoveEvent::Found(0));
+        return Ok(());
+    }
+    let there = files.list()?.keys;
+    for kind in [RecordKind::Command, RecordKind::Undelivered] {
+        keys = unwrap_numbers(owned, kind, keys, &there, files)?;
+    }
+    let there = find_present(owned, files, &keys, &there)?;
+    let plan = plan_moves(&keys, &[]);
+    on_event(MoveEvent::Found(plan.iter().map(Vec::len).sum()));
+
+    let mut batch = FileBatch::default();
+    for chunk in plan.chunks(CHUNK) {
+        let from: Vec<Key> = chunk.iter().flatten().map(|(from, _)| *from).collect();
+        let mut values = read_or_split(owned.live_store()?, &from)?.into_iter();
+        for message in chunk {
+            let records = message.iter().zip(values.by_ref());
+            let records = records.filter_map(|((key, _), value)| Some((*key, value?)));
+            let records: Vec<(Key, Vec<u8>)> = records.collect();
+            let damaged: Vec<Key> = records
+                .iter()
+                .filter(|(key, value)| !is_valid_record(*key, value))
+                .map(|(key, _)| *key)
+                .collect();
+            if damaged.is_empty() {
+                batch.stage(files, records, &there)?;
+                continue;
+            }
+            for (key, _) in &records {
+                let reason = if damaged.contains(key) {
+                    UNREADABLE
+                } else {
+                    "stays with the other record of its message, which is damaged"
+                };
+                on_event(MoveEvent::Stays(&key.to_name(), reason));
+            }
+        }
+        if batch.keys.len() >= BATCH_MESSAGES || batch.bytes >= BATCH_BYTES {
+            batch.finish(owned, files, &mut on_event)?;
+        }
+    }
+    batch.finish(owned, files, &mut on_event)?;
+    files.finish();
+    for entry in owned.live_store()?.keys()? {
+        let name = String::from_utf8_lossy(&entry);
+        if Key::parse(&name).is_none() {
+            on_event(MoveEvent::Stays(&name, FOREIGN));
+        }
+    }
+    Ok(())
+}
+
+/// Records that are about to move to files.
+#[derive(Default)]
+struct FileBatch {
+    /// Those whose files are not visible yet, in the order in which they become so.
+    staged: Vec<Key>,
+    keys: Vec<Key>,
+    bytes: usize,
+}
+
+impl FileBatch {
+    /// Writes the records of a message to files that are not visible yet.
+    fn stage(
+        &mut self,
+        files: &ClientFiles,
+        records: Vec<(Key, Vec<u8>)>,
+        there: &HashSet<Key>,
+    ) -> Result<(), Error> {
+        // A PUBREL before its PUBLISH: a PUBLISH alone would be sent again.
+        for (key, mut value) in records.into_iter().rev() {
+            self.keys.push(key);
+            self.bytes = self.bytes.saturating_add(value.len());
+            if !there.contains(&key) {
+                set_remaining_interval(key, &mut value, SystemTime::now);
+                files.stage(key, &value)?;
+                self.staged.push(key);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the files visible, and then removes the records.
+    fn finish(
+        &mut self,
+        owned: &mut OwnedBacklog,
+        files: &ClientFiles,
+        on_event: &mut impl FnMut(MoveEvent<'_>),
+    ) -> Result<(), Error> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        files.publish(&self.staged)?;
+        let names: Vec<KeyName> = self.keys.iter().map(|key| key.to_name()).collect();
+        let removes = names.iter().map(|key| Change::Remove { key });
+        let removes: Vec<Change<'_>> = removes.collect();
+        owned.apply(&[&removes])?;
+        on_event(MoveEvent::Moved(self.keys.len()));
+        *self = Self::default();
+        Ok(())
+    }
+}
+
+/// Renumbers what waits in Redis if its numbers have wrapped, which Paho's file persistence does not see;
+/// returns the keys.
+fn unwrap_numbers(
+    owned: &mut OwnedBacklog,
+    kind: RecordKind,
+    mut keys: Vec<Key>,
+    there: &[Key],
+    files: &ClientFiles,
+) -> Result<Vec<Key>, Error> {
+    let moves = plan_unwrapped(kind, &keys);
+    if !moves.is_empty() && there.iter().any(|key| key.kind == kind) {
+        return Err(invalid_target(
+            files,
+            "the numbers of the messages in Redis have wrapped, so they begin again at 1, and other \
+             messages are there; choose another directory",
+        ));
+    }
+    for chunk in moves.chunks(CHUNK) {
+        let from: Vec<Key> = chunk.iter().map(|(from, _)| *from).collect();
+        let values = read_or_split(owned.live_store()?, &from)?;
+        let names: Vec<[KeyName; 2]> = chunk
+            .iter()
+            .map(|(from, to)| [from.to_name(), to.to_name()])
+            .collect();
+        let groups = names.iter().zip(&values).filter_map(|([from, to], value)| {
+            let value = value.as_deref()?;
+            Some([Change::Put { key: to, value }, Change::Remove { key: from }])
+        });
+        let groups: Vec<[Change<'_>; 2]> = groups.collect();
+        let groups: Vec<Group<'_>> = groups.iter().map(<[_; 2]>::as_slice).collect();
+        owned.apply(&groups)?;
+    }
+    keys.retain(|key| !moves.iter().any(|(from, _)| from == key));
+    keys.extend(moves.iter().map(|(_, to)| *to));
+    Ok(keys)
+}
+
+/// Returns the records that are in the files already, from an earlier move. Fails if another message is in a
+/// file, or has the packet id of one that is to move.
+fn find_present(
+    owned: &mut OwnedBacklog,
+    files: &ClientFiles,
+    keys: &[Key],
+    there: &[Key],
+) -> Result<HashSet<Key>, Error> {
+    let moving: HashSet<Key> = keys.iter().copied().collect();
+    let mut present = HashSet::new();
+    for chunk in there.chunks(CHUNK) {
+        let both: Vec<Key> = chunk
+            .iter()
+            .copied()
+            .filter(|key| moving.contains(key))
+            .collect();
+        let values = read_or_split(owned.live_store()?, &both)?;
+        for (key, value) in both.iter().zip(values) {
+            let file = files.read(*key)?;
+            let is_same = value
+                .zip(file)
+                .is_some_and(|(value, file)| is_same_but_for_expiry(*key, &value, &file.value));
+            if !is_same {
+                return Err(conflict(files, *key));
+            }
+            present.insert(*key);
+        }
+        // Another message in flight with the packet id of one that is to move.
+        let others = chunk.iter().filter(|key| !moving.contains(key));
+        for key in others {
+            if key.message_keys().any(|key| moving.contains(&key)) {
+                return Err(conflict(files, *key));
+            }
+        }
+    }
+    Ok(present)
+}
+
+fn conflict(files: &ClientFiles, key: Key) -> Error {
+    let path = files.path(key);
+    invalid_target(
+        files,
+        format!(
+            "{} is another message than the one in Redis with this number; choose another directory",
+            path.display()
+        ),
+    )
+}
+
+fn invalid_target(files: &ClientFiles, reason: impl Into<std::borrow::Cow<'static, str>>) -> Error {
+    let attempt = format!("move messages to {}", files.directory().display());
+    Error::new(ErrorKind::InvalidOption, attempt).with_reason(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn note_is_parsed_back() {
+        let records = [("c5-999999", 1), ("sc-7", u64::MAX)];
+        let records = records.map(|(name, hash)| (Key::parse(name).expect("a key"), hash));
+        let note = note_of(records.into_iter());
+        assert_eq!(parse_note(&note), HashMap::from(records));
+        for other in [&b""[..], b"\xff", b"c-1", b"c-1 x\n", b"x-1 00\n"] {
+            assert_eq!(parse_note(other), HashMap::new());
+        }
+    }
+}

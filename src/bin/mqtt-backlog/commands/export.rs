@@ -1,0 +1,136 @@
+//! `export`: records as JSON lines, byte for byte.
+
+use std::{ops::ControlFlow, time::SystemTime};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use paho_mqtt_redis::backlog::{Place, Record, Selection};
+use serde_json::{Value, json};
+
+use super::{set_aside::letter_to_json, show::to_json};
+use crate::{
+    args::{ClientsArgs, SelectionArgs},
+    context::Context,
+    exit::{Exit, Failure},
+    output::{count, escape},
+};
+
+const HELP: &str = "\
+Each line is one record: the bytes that are stored, as base64 in \"value\", and what is in them, for people. It only reads, so the \
+program may be connected.";
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = HELP)]
+pub struct Args {
+    #[command(flatten)]
+    clients: ClientsArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// The records in the quarantine, too
+    #[arg(long)]
+    quarantine: bool,
+    /// The records that the client dropped, too
+    #[arg(long)]
+    discarded: bool,
+}
+
+/// The value of "place" for records that are not set aside.
+pub const RECORDS: &str = "records";
+
+impl Args {
+    pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
+        let selection = self.selection.selection();
+        for name in self.clients.resolve(&mut context.server)? {
+            export_records(context, &name, &selection)?;
+            for (place, is_wanted) in [
+                (Place::Quarantine, self.quarantine),
+                (Place::Discarded, self.discarded),
+            ] {
+                if is_wanted {
+                    export_set_aside(context, &name, place, &selection)?;
+                }
+            }
+        }
+        Ok(Exit::Done)
+    }
+}
+
+fn export_records(context: &mut Context, name: &str, selection: &Selection) -> Result<(), Failure> {
+    let listing = context.server.listing(name)?;
+    let now = SystemTime::now();
+    let mut left = selection.limit.unwrap_or(usize::MAX);
+    let mut failure = None;
+    let Context { server, out, .. } = context;
+    let messages = listing.messages.iter();
+    let messages = messages.filter(|message| selection.may_match(message));
+    server.read_messages(name, messages, |records| {
+        if left == 0 {
+            return ControlFlow::Break(());
+        }
+        if !selection.matches(&records, now) {
+            return ControlFlow::Continue(());
+        }
+        left -= 1;
+        for record in &records {
+            let object = with_value(
+                to_json(record, &record.view(), false),
+                name,
+                RECORDS,
+                &record.value,
+            );
+            if let Err(error) = out.json(&object) {
+                failure = Some(error);
+                return ControlFlow::Break(());
+            }
+        }
+        ControlFlow::Continue(())
+    })?;
+    if let Some(failure) = failure {
+        return Err(failure);
+    }
+    if !listing.foreign.is_empty() && selection.is_all() {
+        let first = listing.foreign.iter().take(4).map(|name| escape(name));
+        context.complain(&format!(
+            "{} of {name} left out, which Paho does not write: {}",
+            count(listing.foreign.len(), "foreign field"),
+            first.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    Ok(())
+}
+
+fn export_set_aside(
+    context: &mut Context,
+    name: &str,
+    place: Place,
+    selection: &Selection,
+) -> Result<(), Failure> {
+    let set_aside = context.server.set_aside(name, place)?;
+    let now = SystemTime::now();
+    for letter in &set_aside.letters {
+        let record = Record::of_letter(letter);
+        let is_selected = record.map_or(selection.is_all(), |record| {
+            selection.matches(std::slice::from_ref(&record), now)
+        });
+        if is_selected {
+            let object = letter_to_json(name, letter, false);
+            let object = with_value(object, name, place.as_str(), letter.value());
+            context.out.json(&object)?;
+        }
+    }
+    if set_aside.nameless > 0 {
+        context.complain(&format!(
+            "{} of the {} of {name} left out, whose names are no text",
+            count(set_aside.nameless, "record"),
+            place.as_str()
+        ));
+    }
+    Ok(())
+}
+
+/// Adds the fields by which a record is imported.
+fn with_value(mut object: Value, name: &str, place: &str, value: &[u8]) -> Value {
+    object["client"] = json!(name);
+    object["place"] = json!(place);
+    object["value"] = json!(STANDARD.encode(value));
+    object
+}

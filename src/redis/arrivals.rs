@@ -1,0 +1,84 @@
+//! Records that arrive from a place that shares no transaction with Redis.
+//!
+//! There a record is removed only after it has been written here. If the program dies between the two, the
+//! next one has to know what has arrived: each transaction that writes records also notes them, in a hash
+//! beside that of the records.
+
+use super::{
+    command_buffer::CommandBuffer,
+    connect::transfer_time,
+    exchange_error::ExchangeError,
+    store::{RedisStore, check_reply, hash_error},
+    write_commands::arrivals_hash,
+};
+use crate::error::Error;
+
+impl RedisStore {
+    /// Writes records, and a note for this source that replaces its last one, in one transaction; waits
+    /// until that is done.
+    pub(crate) fn put_arrivals(
+        &mut self,
+        records: &[(&str, &[u8])],
+        source: &str,
+        note: &[u8],
+    ) -> Result<(), Error> {
+        let lengths = records.iter().map(|(_, value)| value.len());
+        let bytes = lengths.fold(note.len(), usize::saturating_add);
+        self.change_arrivals(bytes, |commands, hash, arrivals| {
+            commands.push_words(&["MULTI"]);
+            for (key, value) in records {
+                commands.push(&[b"HSET", hash.as_bytes(), key.as_bytes(), value]);
+            }
+            commands.push(&[b"HSET", arrivals.as_bytes(), source.as_bytes(), note]);
+            commands.push_words(&["EXEC"]);
+        })
+    }
+
+    /// Returns the note of the last records that arrived from this source.
+    pub(crate) fn arrivals(&mut self, source: &str) -> Result<Option<Vec<u8>>, Error> {
+        let limit = self.config.operation_timeout;
+        let config = self.config.clone();
+        let mut note = None;
+        let read = self.with_connection("read from", limit, |connection, hash| {
+            let arrivals = arrivals_hash(hash);
+            let read = connection.values(&arrivals, &[source], None, &mut |value| note = value);
+            // The error names the key to which a right is missing.
+            Ok(match read {
+                Err(failure @ ExchangeError::ErrorReply(..)) => {
+                    Err(hash_error(failure, "read from", &arrivals, &config))
+                }
+                done => Ok(done?),
+            })
+        })?;
+        read?;
+        Ok(note)
+    }
+
+    /// Removes the note of this source.
+    pub(crate) fn forget_arrivals(&mut self, source: &str) -> Result<(), Error> {
+        self.change_arrivals(0, |commands, _, arrivals| {
+            commands.push_words(&["HDEL", arrivals, source]);
+        })
+    }
+
+    /// Makes an exchange with commands about the hash of the records and that of their arrivals.
+    fn change_arrivals(
+        &mut self,
+        bytes: usize,
+        encode: impl FnOnce(&mut CommandBuffer, &str, &str),
+    ) -> Result<(), Error> {
+        let limit = self.config.operation_timeout;
+        let limit = limit.saturating_add(transfer_time(bytes));
+        self.with_connection("write to", limit, |connection, hash| {
+            connection.exchange(
+                |commands| encode(commands, hash, &arrivals_hash(hash)),
+                |replies| {
+                    while replies.has_replies_due() {
+                        check_reply(replies.read_reply()?)?;
+                    }
+                    Ok(())
+                },
+            )
+        })
+    }
+}

@@ -1,0 +1,379 @@
+//! Moves of single records, whole and damaged, and of what is not Paho's.
+
+use std::{collections::BTreeMap, fs, path::PathBuf};
+
+use redis::Commands;
+use tempfile::TempDir;
+use testkit::{
+    RedisServer,
+    backlog::{self, Records, expect, in_files, in_redis, into_files, into_redis},
+    hostile::contents,
+    random::Random,
+    record, unsubscribe_command,
+};
+
+const NAME: &str = "device:127.0.0.1:1";
+const KEYS: [&str; 10] = [
+    "c-7", "c5-8", "s-7", "s5-8", "sc-7", "sc5-8", "r-7", "r5-8", "q-7", "q5-8",
+];
+
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
+struct Stage {
+    redis: RedisServer,
+    folder: TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self {
+            redis: RedisServer::start(),
+            folder: TempDir::new().expect("a folder"),
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.folder.path().join("device-127.0.0.1-1")
+    }
+
+    #[track_caller]
+    fn migrate(&self, code: i32, way: &str) -> (Vec<String>, Vec<String>) {
+        let base = self.folder.path().to_str().expect("UTF-8");
+        expect(&self.redis, code, &["migrate", NAME, way, base])
+    }
+
+    fn files(&self) -> Records {
+        in_files(&self.directory())
+    }
+
+    fn records(&self) -> Records {
+        in_redis(&self.redis, NAME)
+    }
+}
+
+fn records<'a>(keys: impl IntoIterator<Item = &'a str>) -> Records {
+    let keys = keys.into_iter();
+    keys.map(|key| (key.to_owned(), record(key, key.as_bytes())))
+        .collect()
+}
+
+#[test]
+fn record_of_each_kind_moves_there_and_back() {
+    let stage = Stage::new();
+    let all = records(KEYS);
+    into_files(&stage.directory(), &all);
+    let (out, err) = stage.migrate(0, "--from-files");
+    assert_eq!(out, ["10 records moved to device:127.0.0.1:1"]);
+    assert_eq!(err, [""; 0]);
+    assert_eq!(stage.records(), all);
+    assert!(!stage.directory().exists());
+    stage.migrate(0, "--to-files");
+    assert_eq!(stage.files(), all);
+    assert_eq!(stage.records(), Records::new());
+    // Nothing is left to do, and nothing of the move is left.
+    let keys: Vec<String> = stage.redis.connection().keys("*").expect("KEYS");
+    assert_eq!(keys, [""; 0]);
+}
+
+#[test]
+fn hostile_hashes_move_there_and_back_or_stay() {
+    let stage = Stage::new();
+    let mut moved = 0;
+    for case in 0..40 {
+        let mut random = Random::of(case);
+        let hash: Entries = contents(&mut random)
+            .into_iter()
+            .map(|(field, (value, _))| (field, value))
+            .collect();
+        for (field, value) in &hash {
+            let _: () = stage
+                .redis
+                .connection()
+                .hset(NAME, field, value)
+                .expect("HSET");
+        }
+        let base = stage.folder.path().to_str().expect("UTF-8");
+        // An order that has wrapped, which files cannot have, is kept under other numbers.
+        let has_wrapped = hash.keys().any(|field| {
+            let name = String::from_utf8_lossy(field);
+            ["c-0", "c5-0", "q-0", "q5-0"].contains(&&*name) || name.contains("-99999")
+        });
+        let mut is_whole = !has_wrapped;
+        for way in ["--to-files", "--from-files"] {
+            let output = backlog::run(&stage.redis, &["migrate", NAME, way, base]);
+            let code = output.status.code();
+            assert!(matches!(code, Some(0..=2)), "case {case}: {output:?}");
+            is_whole &= code == Some(0);
+            moved += in_files(&stage.directory()).len();
+        }
+        let mut there: Entries = stage.redis.connection().hgetall(NAME).expect("HGETALL");
+        if is_whole {
+            assert_eq!(there, hash, "case {case}");
+        }
+        // What is damaged has stayed, so the others may have got other numbers, or stay in their files.
+        for (key, value) in stage.files() {
+            there.insert(format!("in file {key}").into_bytes(), value);
+        }
+        let values = |entries: &Entries| -> Vec<Vec<u8>> {
+            let mut values: Vec<Vec<u8>> = entries.values().cloned().collect();
+            values.sort();
+            values
+        };
+        assert_eq!(values(&there), values(&hash), "case {case}");
+        let _: () = stage.redis.connection().del(NAME).expect("DEL");
+        drop(fs::remove_dir_all(stage.directory()));
+    }
+    assert!(moved > 40, "{moved}");
+}
+
+#[test]
+fn damaged_and_foreign_files_stay_with_reason() {
+    let stage = Stage::new();
+    let directory = stage.directory();
+    into_files(&directory, &records(["c-1", "c-5", "s-3", "sc-3", "sc-4"]));
+    let mut damaged = records(["c-2", "s-4"]);
+    damaged.insert("c-2".to_owned(), Vec::new());
+    damaged.get_mut("s-4").expect("there").truncate(5);
+    damaged.insert("c-3".to_owned(), unsubscribe_command(7, "a"));
+    into_files(&directory, &damaged);
+    fs::write(directory.join("c-9.msg.bak"), "x").expect("a file");
+    fs::write(directory.join("notes\u{1b}[2J"), "x").expect("a file");
+    fs::create_dir(directory.join("c-8.msg")).expect("a folder");
+    std::os::unix::fs::symlink("c-1.msg", directory.join("c-6.msg")).expect("a link");
+
+    let (out, mut err) = stage.migrate(1, "--from-files");
+    assert_eq!(out, ["4 records moved to device:127.0.0.1:1, 8 left"]);
+    err.sort();
+    let line =
+        |name: &str, reason: &str| format!("mqtt-backlog: {}/{name} {reason}", directory.display());
+    let mut expected = [
+        line("c-2.msg", "is empty"),
+        line("c-3.msg", "is damaged: Paho could not read it"),
+        line("s-4.msg", "is damaged: Paho could not read it"),
+        line(
+            "sc-4.msg",
+            "stays with the other file of its message, which is damaged",
+        ),
+        line("c-9.msg.bak", "is nothing that Paho writes"),
+        line(r"notes\u{1b}[2J", "is nothing that Paho writes"),
+        line("c-8.msg", "is nothing that Paho writes"),
+        line("c-6.msg", "is nothing that Paho writes"),
+    ];
+    expected.sort();
+    assert_eq!(err, expected);
+    assert_eq!(stage.records(), records(["c-1", "c-5", "s-3", "sc-3"]));
+    let left: Vec<String> = stage.files().into_keys().collect();
+    assert_eq!(
+        left,
+        ["c-2", "c-3", "c-9.msg.bak", "notes\u{1b}[2J", "s-4", "sc-4"]
+    );
+}
+
+#[test]
+fn damaged_and_foreign_records_stay_with_reason() {
+    let stage = Stage::new();
+    let mut all = records(["c-1", "c-5", "s-3", "sc-3", "sc-4"]);
+    all.insert("s-4".to_owned(), b"\x32".to_vec());
+    all.insert("by\u{1b}hand".to_owned(), b"x".to_vec());
+    into_redis(&stage.redis, NAME, &all);
+    let (_, err) = stage.migrate(1, "--to-files");
+    assert_eq!(
+        err,
+        [
+            "mqtt-backlog: s-4 is damaged: Paho could not read it",
+            "mqtt-backlog: sc-4 stays with the other record of its message, which is damaged",
+            r"mqtt-backlog: by\u{1b}hand is nothing that Paho writes",
+        ]
+    );
+    assert_eq!(stage.files(), records(["c-1", "c-5", "s-3", "sc-3"]));
+    assert_eq!(stage.records().len(), 3);
+}
+
+#[test]
+fn messages_in_files_go_before_those_in_redis() {
+    let stage = Stage::new();
+    into_redis(&stage.redis, NAME, &records(["c-1", "c-2", "s-1", "r-4"]));
+    into_files(
+        &stage.directory(),
+        &records(["c-1", "c-9", "s-1", "sc-1", "r-4"]),
+    );
+    let (_, err) = stage.migrate(1, "--from-files");
+    let directory = stage.directory();
+    let stays = "stays, since Redis has a message with this packet id";
+    assert_eq!(
+        err,
+        [format!(
+            "mqtt-backlog: {}/r-4.msg {stays}",
+            directory.display()
+        )]
+    );
+    let moved = stage.records();
+    let keys: Vec<&str> = moved.keys().map(String::as_str).collect();
+    assert_eq!(
+        keys,
+        [
+            "c-1", "c-2", "c-999998", "c-999999", "r-4", "s-1", "s-65535", "sc-65535"
+        ]
+    );
+    assert_eq!(moved["c-999998"], record("c-1", b"c-1"));
+    assert_eq!(moved["c-999999"], record("c-9", b"c-9"));
+    assert_eq!(moved["s-65535"], record("s-65535", b"s-1"));
+}
+
+#[test]
+fn wrapped_numbers_begin_at_1_in_files() {
+    let stage = Stage::new();
+    let wrapped = records(["c-999998", "c5-999999", "c-0", "c-3", "s-9"]);
+    into_files(&stage.directory(), &wrapped);
+    stage.migrate(0, "--from-files");
+    assert_eq!(stage.records(), wrapped);
+    stage.migrate(0, "--to-files");
+    let values: Vec<(String, Vec<u8>)> = stage.files().into_iter().collect();
+    let expected = [
+        ("c-1", "c-999998"),
+        ("c-3", "c-0"),
+        ("c-6", "c-3"),
+        ("c5-2", "c5-999999"),
+        ("s-9", "s-9"),
+    ];
+    let expected = expected.map(|(key, old)| (key.to_owned(), record(old, old.as_bytes())));
+    assert_eq!(values, expected);
+}
+
+#[test]
+fn other_message_in_file_is_never_overwritten() {
+    for (in_file, in_hash) in [
+        ("c-1", "c-1"),
+        ("s-1", "s5-1"),
+        ("sc-1", "s-1"),
+        ("r-1", "r5-1"),
+    ] {
+        let stage = Stage::new();
+        let file = Records::from([(in_file.to_owned(), record(in_file, b"old"))]);
+        into_files(&stage.directory(), &file);
+        let hash = records([in_hash, "c-2"]);
+        into_redis(&stage.redis, NAME, &hash);
+        let (_, err) = stage.migrate(2, "--to-files");
+        let [line] = &err[..] else { panic!("{err:?}") };
+        assert!(line.ends_with("; choose another directory"), "{line}");
+        assert_eq!(stage.files(), file);
+        assert_eq!(stage.records(), hash);
+    }
+}
+
+/// A waiting message of MQTT 5 that expires.
+fn expiring(expiry: u32) -> Vec<u8> {
+    let mut value = record("c5-1", b"x");
+    value.pop();
+    value.extend(b"\x05\x02");
+    value.extend(expiry.to_be_bytes());
+    value
+}
+
+fn expiry_in(value: &[u8]) -> u32 {
+    u32::from_be_bytes(*value.last_chunk().expect("an expiry"))
+}
+
+#[test]
+fn time_in_files_counts_for_expiry() {
+    let stage = Stage::new();
+    into_files(
+        &stage.directory(),
+        &Records::from([("c5-1".to_owned(), expiring(3600))]),
+    );
+    let file = fs::File::options()
+        .write(true)
+        .open(stage.directory().join("c5-1.msg"));
+    let put = std::time::SystemTime::now() - std::time::Duration::from_secs(600);
+    file.expect("a file").set_modified(put).expect("a time");
+    stage.migrate(0, "--from-files");
+    let seconds = put
+        .duration_since(std::time::UNIX_EPOCH)
+        .expect("later")
+        .as_secs();
+    assert_eq!(
+        u64::from(expiry_in(&stage.records()["c5-1"])),
+        seconds + 3600
+    );
+    stage.migrate(0, "--to-files");
+    let remaining = expiry_in(&stage.files()["c5-1"]);
+    assert!((2900..=3000).contains(&remaining), "{remaining}");
+    // Found there with another rest, as after a kill.
+    into_redis(
+        &stage.redis,
+        NAME,
+        &Records::from([("c5-1".to_owned(), expiring(1_900_000_000))]),
+    );
+    stage.migrate(0, "--to-files");
+    assert_eq!(expiry_in(&stage.files()["c5-1"]), remaining);
+}
+
+#[test]
+fn missing_directory_or_uri_is_explained() {
+    let stage = Stage::new();
+    into_files(&stage.directory(), &records(["c-1"]));
+    let base = stage.folder.path().to_str().expect("UTF-8");
+    for client in ["device", "device:other:1"] {
+        let (_, err) = expect(&stage.redis, 2, &["migrate", client, "--from-files", base]);
+        let [line] = &err[..] else { panic!("{err:?}") };
+        assert!(
+            line.ends_with(&format!("; {base} has device-127.0.0.1-1")),
+            "{line}"
+        );
+    }
+    expect(&stage.redis, 2, &["migrate", NAME]);
+    expect(
+        &stage.redis,
+        2,
+        &["migrate", NAME, "--from-files", base, "--to-files", base],
+    );
+}
+
+#[test]
+fn missing_right_to_companion_is_one_line() {
+    let stage = Stage::new();
+    redis::cmd("ACL")
+        .arg(&[
+            "SETUSER",
+            "meter",
+            "on",
+            ">secret",
+            &format!("~{NAME}"),
+            "+@all",
+        ])
+        .exec(&mut stage.redis.connection())
+        .expect("ACL SETUSER");
+    into_files(&stage.directory(), &records(["c-1"]));
+    let url = format!("{}?user=meter&pass=secret", stage.redis.url());
+    let base = stage.folder.path().to_str().expect("UTF-8");
+    let (_, err) = expect(
+        &stage.redis,
+        3,
+        &["migrate", NAME, "--from-files", base, "--url", &url],
+    );
+    let [line] = &err[..] else { panic!("{err:?}") };
+    assert!(
+        line.contains(":arrivals") && line.contains("grant ~"),
+        "{line}"
+    );
+    assert!(!line.contains("secret"));
+    assert_eq!(stage.files(), records(["c-1"]));
+    assert_eq!(stage.records(), Records::new());
+}
+
+#[test]
+fn connected_program_keeps_its_records() {
+    let stage = Stage::new();
+    into_files(&stage.directory(), &records(["c-1"]));
+    into_redis(&stage.redis, NAME, &records(["c-2"]));
+    let mut persistence = paho_mqtt_redis::RedisPersistence::builder()
+        .url(stage.redis.url())
+        .build()
+        .expect("a valid URL");
+    paho_mqtt::ClientPersistence::open(&mut persistence, "device", "127.0.0.1:1").expect("opens");
+    for way in ["--from-files", "--to-files"] {
+        stage.migrate(4, way);
+    }
+    assert_eq!(stage.files(), records(["c-1"]));
+    assert_eq!(stage.records(), records(["c-2"]));
+}
