@@ -1,9 +1,13 @@
 //! `adopt` moves the backlog to the server URI that the client has now.
 
+use redis::Commands;
 use testkit::{RedisServer, record};
 
 use crate::{
-    stored::{CLIENT, NAME, connected_program, everything, keys, put, records, store},
+    stored::{
+        CLIENT, NAME, connected_program, everything, keys, kill_while, put, records,
+        run_after_kill, store,
+    },
     tool::{objects, run},
 };
 
@@ -80,4 +84,32 @@ fn program_connected_with_either_is_in_the_way() {
     run(&redis, &["adopt", NAME, "new:1883"]).expect(0);
     assert_eq!(keys(&redis, NEW), ["c-1"]);
     run(&redis, &["adopt", NEW, "tcp://new:1883"]).expect(2);
+}
+
+#[test]
+fn killed_adoption_keeps_both_parts_in_order() {
+    const MESSAGES: usize = 10_000;
+    let redis = RedisServer::start();
+    let mut pipe = redis::pipe();
+    for number in 1..=MESSAGES {
+        let key = format!("c-{number}");
+        pipe.hset(NAME, &key, record(&key, key.as_bytes())).ignore();
+    }
+    pipe.exec(&mut redis.connection()).expect("HSET");
+    store(&redis, NEW, &["c-20000"]);
+    let adopt = ["adopt", NAME, "tcp://new:1883"];
+    let mut connection = redis.connection();
+    let mut count = || -> usize { connection.hlen(NAME).expect("HLEN") };
+    let cut = (0..20).any(|_| {
+        let before = count();
+        let was_killed = before > 0 && kill_while(&redis, &adopt, || count() < before);
+        assert_eq!(keys(&redis, NEW).len() + count(), MESSAGES + 1);
+        was_killed && count() > 0
+    });
+    assert!(cut, "none was killed in the middle");
+    run_after_kill(&redis, &adopt);
+    let shown = objects(&redis, &["show", CLIENT]);
+    // The packet id of each is its first number.
+    let numbers = shown.iter().filter_map(|row| row["packet_id"].as_u64());
+    assert!(numbers.eq((1..=10_000).chain([20_000])));
 }

@@ -3,16 +3,17 @@
 use std::{
     io::Write,
     process::{Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use redis::Commands;
 use serde_json::json;
-use testkit::{LIMIT, RedisServer, child::tool, eventually, publish_command};
+use testkit::{RedisServer, child::tool, publish_command};
 
 use crate::{
     stored::{
-        CLIENT, NAME, connected_program, everything, fill, keys, put, records, set_aside, store,
+        CLIENT, NAME, connected_program, everything, fill, keys, kill_while, put, records,
+        run_after_kill, set_aside, store,
     },
     tool::{command, objects, run},
 };
@@ -250,30 +251,19 @@ fn killed_purge_leaves_whole_messages() {
     let total = 2 * usize::from(MESSAGES);
     let mut connection = redis.connection();
     let mut count = || -> usize { connection.hlen(NAME).expect("HLEN") };
+    let purge = ["purge", CLIENT, "--all", "--yes"];
     let cut = (0..20).any(|_| {
-        let mut purge = command(&["purge", CLIENT, "--all", "--yes"])
-            .env("MQTT_BACKLOG_URL", redis.url())
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("runs");
         let before = count();
-        let started = Instant::now();
-        // Without a pause, since a purge takes milliseconds.
-        while count() == before && before > 0 && started.elapsed() < LIMIT {}
-        purge.kill().expect("is killed");
-        purge.wait().expect("has ended");
+        let was_killed = before > 0 && kill_while(&redis, &purge, || count() < before);
         let left = keys(&redis, NAME);
         let of_kind = |kind: &str| {
             let numbers = left.iter().filter_map(|key| key.strip_prefix(kind));
             numbers.map(str::to_owned).collect::<Vec<_>>()
         };
         assert_eq!(of_kind("s-"), of_kind("sc-"));
-        !left.is_empty() && left.len() < total
+        was_killed && !left.is_empty() && left.len() < total
     });
     assert!(cut, "no purge was killed in the middle");
-    eventually(LIMIT, "the killed purge owns the records no more", || {
-        let done = run(&redis, &["purge", CLIENT, "--all", "--yes"]);
-        (done.code == Some(0)).then_some(())
-    });
+    run_after_kill(&redis, &purge);
     assert_eq!(count(), 0);
 }

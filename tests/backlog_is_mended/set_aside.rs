@@ -4,11 +4,15 @@ use std::{collections::BTreeSet, time::Duration};
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::RedisPersistence;
+use redis::Commands;
 use serde_json::json;
 use testkit::{LIMIT, Mosquitto, RedisServer, Subscriber, publish_command, publish_packet, record};
 
 use crate::{
-    stored::{CLIENT, NAME, everything, fill, keys, put, records, set_aside, store},
+    stored::{
+        CLIENT, NAME, everything, fill, keys, kill_while, put, records, run_after_kill, set_aside,
+        store,
+    },
     tool::{objects, run},
 };
 
@@ -305,4 +309,47 @@ fn entry_of_another_origin_can_be_deleted() {
     run(&redis, &["quarantine", "delete", CLIENT, "a note", "--yes"]).expect(0);
     let left: BTreeSet<String> = everything(&redis).into_keys().collect();
     assert_eq!(left, BTreeSet::from([NAME.to_owned()]));
+}
+
+#[test]
+fn killed_publish_again_loses_and_doubles_nothing() {
+    const MESSAGES: usize = 5_000;
+    let redis = RedisServer::start();
+    let hash = format!("{NAME}:discarded");
+    let mut pipe = redis::pipe();
+    for number in 1..=MESSAGES {
+        let key = format!("c5-{number}");
+        let value = record(&key, key.as_bytes());
+        let name = format!(
+            "1700000000000:buffer_full:{}:{key}:{number:016x}",
+            value.len()
+        );
+        pipe.hset(&hash, name, value).ignore();
+    }
+    pipe.exec(&mut redis.connection()).expect("HSET");
+    let again = ["discarded", "publish-again", CLIENT, "--all"];
+    let mut connection = redis.connection();
+    let mut count = || -> usize { connection.hlen(&hash).expect("HLEN") };
+    let cut = (0..20).any(|_| {
+        let before = count();
+        let was_killed = before > 0 && kill_while(&redis, &again, || count() < before);
+        // Each is in exactly one of the two places.
+        assert_eq!(keys(&redis, NAME).len() + count(), MESSAGES);
+        was_killed && count() > 0
+    });
+    assert!(cut, "none was killed in the middle");
+    run_after_kill(&redis, &again);
+    let shown = objects(&redis, &["show", CLIENT, "--payload"]);
+    let payloads: BTreeSet<&str> = shown
+        .iter()
+        .filter_map(|row| row["payload"].as_str())
+        .collect();
+    let ids: BTreeSet<u64> = shown
+        .iter()
+        .filter_map(|row| row["packet_id"].as_u64())
+        .collect();
+    assert_eq!(
+        (shown.len(), payloads.len(), ids.len()),
+        (MESSAGES, MESSAGES, MESSAGES)
+    );
 }

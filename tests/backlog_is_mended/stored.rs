@@ -2,13 +2,16 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    process::Stdio,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::RedisPersistence;
 use redis::Commands;
-use testkit::{RedisServer, record};
+use testkit::{LIMIT, RedisServer, eventually, record};
+
+use crate::tool::{command, run};
 
 pub const CLIENT: &str = "device";
 
@@ -68,6 +71,34 @@ pub fn connected_program(redis: &RedisServer, uri: &str) -> impl ClientPersisten
     let mut persistence = persistence.expect("a valid URL");
     persistence.open(CLIENT, uri).expect("opens");
     persistence
+}
+
+/// Runs the program until `is_changing`, and kills it; returns true if it had not ended by then.
+pub fn kill_while(
+    redis: &RedisServer,
+    arguments: &[&str],
+    mut is_changing: impl FnMut() -> bool,
+) -> bool {
+    let mut program = command(arguments)
+        .env("MQTT_BACKLOG_URL", redis.url())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("runs");
+    let started = Instant::now();
+    // Without a pause, since it takes milliseconds.
+    while !is_changing() && started.elapsed() < LIMIT {}
+    let has_ended = program.try_wait().expect("is a child").is_some();
+    program.kill().expect("is killed");
+    program.wait().expect("has ended");
+    !has_ended
+}
+
+/// Runs the program to its end, once Redis has noticed that a killed one is gone.
+pub fn run_after_kill(redis: &RedisServer, arguments: &[&str]) {
+    eventually(LIMIT, "the killed program owns the records no more", || {
+        (run(redis, arguments).code == Some(0)).then_some(())
+    });
 }
 
 /// Fills Redis, so that it takes no new records.
