@@ -75,14 +75,39 @@ pub(super) fn resolve(client: &str, names: &BTreeSet<String>) -> Result<String, 
     if let Some(name) = spellings(client).find(|name| names.contains(name)) {
         return Ok(name);
     }
-    let prefix = format!("{client}:");
-    let found = names.iter().filter(|name| name.starts_with(&prefix));
+    let is_of_client = |name: &&String| {
+        let rest = name.strip_prefix(client);
+        let rest = rest.and_then(|rest| rest.strip_prefix(':'));
+        rest.is_some_and(is_server_uri)
+    };
+    let found = names.iter().filter(is_of_client);
     let found: Vec<String> = found.cloned().collect();
     match <[String; 1]>::try_from(found) {
         Ok([name]) => Ok(name),
         Err(found) if found.is_empty() => Err(Unresolved::Unknown(close_names(client, names))),
         Err(found) => Err(Unresolved::Ambiguous(found)),
     }
+}
+
+/// Returns true for `HOST[:PORT][/PATH]`, which is not the end of a longer client id and a server URI.
+///
+/// Client ids may have colons, so a name alone does not show where its client id ends. A colon in a path, and
+/// a host of digits, which could be a port, count as part of an id: such records have to be named in full.
+fn is_server_uri(text: &str) -> bool {
+    let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_host = |host: &str| {
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
+        !host.is_empty() && (bare.is_some() || !host.contains(':') && !is_port(host))
+    };
+    let is_authority = match authority.rsplit_once(':') {
+        Some((host, port)) if is_port(port) => is_host(host),
+        // Also the path of a Unix socket.
+        _ => is_host(authority) || authority.is_empty() && !path.is_empty(),
+    };
+    is_authority && !path.contains(':')
 }
 
 /// Returns the client id of the records `name`, which [`resolve`] has found for `client`.
@@ -217,7 +242,36 @@ mod tests {
             resolve("device-1", &names()),
             Err(Unresolved::Ambiguous(both.to_vec()))
         );
-        assert!(resolve("device-1:old", &names()).is_ok());
+    }
+
+    #[test]
+    fn longer_client_id_is_not_resolved() {
+        for name in [
+            "site:1:host:1883",
+            "site:1:1:host:1883",
+            "site:1:[::1]:1883",
+            "site:1:host",
+            "site:1:/run/mqtt.sock",
+            "site:1/x:host:1883",
+            "site:host:1883:host:1883",
+            "site:1883",
+        ] {
+            let names = BTreeSet::from([name.to_owned()]);
+            let unknown = Unresolved::Unknown(vec![name.to_owned()]);
+            assert_eq!(resolve("site", &names), Err(unknown), "{name}");
+            assert_eq!(resolve(name, &names).as_deref(), Ok(name));
+        }
+        for (client, name) in [
+            ("site", "site:host:1883"),
+            ("site", "site:host"),
+            ("site", "site:[::1]:1883"),
+            ("site", "site:host:80/mqtt"),
+            ("site", "site:/run/mqtt.sock"),
+            ("site:1", "site:1:host:1883"),
+        ] {
+            let names = BTreeSet::from([name.to_owned(), "site:1:other:1883:x".to_owned()]);
+            assert_eq!(resolve(client, &names).as_deref(), Ok(name), "{client}");
+        }
     }
 
     #[test]
