@@ -28,6 +28,9 @@ const CHUNK: usize = 64;
 /// The most entries that a hash of records can have, and some more.
 const MAX_ENTRIES: usize = 5_000_000;
 
+/// A hash with more entries is listed only if some of them show that it has records.
+const SAMPLED_ABOVE: usize = 1000;
+
 /// A connection that is idle for longer belongs to a program that is stopped or gone.
 const SILENT_AFTER: Duration = Duration::from_secs(5);
 
@@ -374,12 +377,22 @@ impl Server {
         let found = self.reader.find_names(prefix)?;
         let found: Vec<&str> = found.iter().map(String::as_str).collect();
         let counts = self.reader.count(&found)?;
+        let possible = found.into_iter().zip(counts).filter_map(|(name, count)| {
+            let count = count.filter(|count| *count > 0 && *count <= MAX_ENTRIES)?;
+            name.contains(':').then_some((name, count))
+        });
+        // To list such a hash of another program would keep Redis from its other clients.
+        let (large, mut possible): (Vec<_>, Vec<_>) =
+            possible.partition(|(_, count)| *count > SAMPLED_ABOVE);
+        let names: Vec<&str> = large.iter().map(|(name, _)| *name).collect();
+        let samples = self.reader.sample(&names)?;
+        let looked_into = large.into_iter().zip(samples);
+        possible.extend(looked_into.filter_map(|(found, keys)| {
+            let is_ours = keys.is_none_or(|keys| keys.iter().any(|key| is_of_records(key)));
+            is_ours.then_some(found)
+        }));
         let mut candidates: BTreeMap<String, Vec<Place>> = BTreeMap::new();
-        for (name, count) in found.into_iter().zip(counts) {
-            let is_possible = count.is_some_and(|count| count > 0 && count <= MAX_ENTRIES);
-            if !is_possible || !name.contains(':') {
-                continue;
-            }
+        for (name, _) in possible {
             let place = Place::ALL.into_iter().find_map(|place| {
                 let name = name.strip_suffix(place.as_str())?.strip_suffix(':')?;
                 Some((name, place))
@@ -412,6 +425,12 @@ impl Server {
             .filter_map(|key| Some((key, *known.get(&key)?)));
         Ok(old.chain(new.into_iter().zip(lengths)).collect())
     }
+}
+
+/// Returns true for the key of a record, and for the name of one that is set aside.
+fn is_of_records(key: &[u8]) -> bool {
+    let key = str::from_utf8(key).ok();
+    key.is_some_and(|key| Key::parse(key).is_some() || SetAsideName::parse(key).is_some())
 }
 
 fn summary_of(

@@ -20,6 +20,9 @@ use crate::{error::Error, net::deadline_after, store::Place};
 /// Number of hashes that are counted per exchange, and of values that are measured.
 const CHUNK: usize = 1024;
 
+/// Number of keys that show if a hash has records, also beside foreign ones.
+const SAMPLED_KEYS: &str = "64";
+
 /// A connection that only reads, and that no program with the same records waits for.
 pub(crate) struct RedisReader {
     config: RedisConfig,
@@ -100,6 +103,26 @@ impl RedisReader {
             })?);
         }
         Ok(counts)
+    }
+
+    /// Returns some keys under each name, chosen at random, which takes Redis microseconds, however many there are;
+    /// `None` if Redis refuses: before 6.2 it has no such command, and a user may lack the right.
+    pub(crate) fn sample(&mut self, names: &[&str]) -> Result<Vec<Option<Vec<Vec<u8>>>>, Error> {
+        let mut samples = Vec::with_capacity(names.len());
+        for name in names {
+            let hash = self.hash(name, None);
+            let keys = self.with_connection(|connection| {
+                connection.keys(&["HRANDFIELD", &hash, SAMPLED_KEYS])
+            })?;
+            samples.push(match keys {
+                Ok(keys) => Some(keys),
+                Err(ExchangeError::ErrorReply(..)) => None,
+                Err(failure) => {
+                    return Err(hash_error(failure, "list", &hash, &self.config));
+                }
+            });
+        }
+        Ok(samples)
     }
 
     /// Lists the keys under a name, or those of a place beside it.
