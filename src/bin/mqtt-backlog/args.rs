@@ -1,6 +1,11 @@
 //! Arguments that several commands share.
 
-use std::{fs, ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Parser};
 use paho_mqtt_redis::backlog::{
@@ -62,25 +67,22 @@ pub struct GlobalArgs {
 impl GlobalArgs {
     /// Prepares to use the Redis.
     pub fn server(&self) -> Result<Server, Failure> {
-        self.server_at(&self.url, &self.key_prefix)
-    }
-
-    /// Prepares to use another Redis, or another prefix, with the same password and timeout.
-    pub fn server_at(&self, url: &str, key_prefix: &str) -> Result<Server, Failure> {
-        let password = self.password_file.as_ref().map(|path| {
-            let text = fs::read_to_string(path).map_err(|error| {
-                Failure::usage(format!("cannot read {}: {error}", path.display()))
-            })?;
-            Ok::<String, Failure>(text.lines().next().unwrap_or_default().to_owned())
-        });
+        let password = self.password_file.as_deref().map(first_line);
         let options = ServerOptions {
-            url: url.to_owned(),
+            url: self.url.clone(),
             password: password.transpose()?,
-            key_prefix: key_prefix.to_owned(),
+            key_prefix: self.key_prefix.clone(),
             timeout: self.timeout,
         };
         Ok(Server::new(&options)?)
     }
+}
+
+/// Returns the first line of a file, which is a password.
+pub fn first_line(path: &Path) -> Result<String, Failure> {
+    let text = fs::read_to_string(path)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}", path.display())))?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
 }
 
 /// One client.

@@ -1,6 +1,6 @@
 //! The things that every command uses: Redis, the output, and what went wrong on the way.
 
-use paho_mqtt_redis::backlog::Server;
+use paho_mqtt_redis::backlog::{OwnedBacklog, Server};
 
 use crate::{
     args::GlobalArgs,
@@ -33,8 +33,22 @@ impl Context {
         complain(text);
     }
 
+    /// Takes over the records of a client to change them, with or without a reader of the output.
+    pub fn own(&mut self, name: &str) -> Result<OwnedBacklog, Failure> {
+        self.out.outlive_reader();
+        Ok(self.server.own(name)?)
+    }
+
+    /// Takes over the records of a client to remove some, with or without a reader of the output.
+    pub fn own_to_remove(&mut self, name: &str) -> Result<OwnedBacklog, Failure> {
+        self.out.outlive_reader();
+        Ok(self.server.own_to_remove(name)?)
+    }
+
     /// Writes what is left of the output, and returns the final code.
     pub fn finish(&mut self, exit: Exit) -> Result<Exit, Failure> {
+        // The work is done, so a reader who has gone changes nothing.
+        self.out.outlive_reader();
         self.out.flush()?;
         Ok(match exit {
             Exit::Done if self.is_partial => Exit::Partial,

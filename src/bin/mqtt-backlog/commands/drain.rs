@@ -1,12 +1,12 @@
 //! `drain`: sends what waits, in place of the client.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use paho_mqtt_redis::backlog::{BrokerOptions, DrainEvent, DrainOptions, Key, LeftReason};
 use serde_json::json;
 
 use crate::{
-    args::{ClientArgs, SelectionArgs, parse_seconds},
+    args::{ClientArgs, SelectionArgs, first_line, parse_seconds},
     context::Context,
     exit::{Exit, Failure, complain},
     output::{Progress, count, escape},
@@ -73,7 +73,7 @@ impl Args {
         let id = context.server.client_id(&self.client.client, &name);
         let options = self.options(id)?;
         let selection = self.selection.selection();
-        let mut backlog = context.server.own_to_remove(&name)?;
+        let mut backlog = context.own_to_remove(&name)?;
         let listed = backlog.messages()?;
         let listed = listed.iter().filter(|message| selection.may_match(message));
         let progress = Progress::new(listed.count());
@@ -125,12 +125,7 @@ impl Args {
             Some(own) => own.clone(),
             None => format!("{id}-backlog"),
         };
-        let password = self.user_password_file.as_ref().map(|path| {
-            let text = fs::read_to_string(path).map_err(|error| {
-                Failure::usage(format!("cannot read {}: {error}", path.display()))
-            })?;
-            Ok::<String, Failure>(text.lines().next().unwrap_or_default().to_owned())
-        });
+        let password = self.user_password_file.as_deref().map(first_line);
         let broker = BrokerOptions {
             uri: self.to.clone(),
             client_id,

@@ -67,7 +67,7 @@ impl Args {
             let reason = format!("there is no directory {}", files.directory().display());
             return Err(Failure::usage(with_directories(&reason, base, &client.id)));
         }
-        let mut owned = context.server.own(&client.name())?;
+        let mut owned = context.own(&client.name())?;
         let mut work = Work::new(context);
         let moved = move_from_files(&mut owned, &files, |event| work.note(&event));
         work.finish(moved, &client.name())
@@ -78,7 +78,7 @@ impl Args {
         let client = ClientName::of_records(&name, &self.client.client)
             .ok_or_else(|| Failure::usage(format!("{name} has no server URI")))?;
         let files = ClientFiles::new(base, &client);
-        let mut owned = context.server.own(&name)?;
+        let mut owned = context.own(&name)?;
         let mut work = Work::new(context);
         let moved = move_to_files(&mut owned, &files, |event| work.note(&event));
         work.finish(moved, &files.directory().display().to_string())
@@ -162,7 +162,6 @@ impl<'a> Work<'a> {
             let moved = count(self.moved, "record");
             out.line(&format!("{moved} moved to {target}{stays}"))?;
         }
-        out.flush()?;
         result?;
         Ok(Exit::Done)
     }

@@ -391,7 +391,7 @@ impl Change {
     ) -> Result<Exit, Failure> {
         self.require_choice()?;
         let name = self.client.resolve(&mut context.server)?;
-        let mut backlog = context.server.own(&name)?;
+        let mut backlog = context.own(&name)?;
         let set_aside = backlog.set_aside(place)?;
         let letters = self.choose(&set_aside.letters)?;
         if letters.is_empty() && !context.out.is_json() {
@@ -421,7 +421,7 @@ impl Delete {
     fn run(&self, context: &mut Context, place: Place) -> Result<Exit, Failure> {
         self.change.require_choice()?;
         let name = self.change.client.resolve(&mut context.server)?;
-        let mut backlog = context.server.own_to_remove(&name)?;
+        let mut backlog = context.own_to_remove(&name)?;
         let set_aside = backlog.set_aside(place)?;
         let letters = self.change.choose(&set_aside.letters)?;
         let size: usize = letters.iter().map(|letter| letter.value().len()).sum();

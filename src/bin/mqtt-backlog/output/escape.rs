@@ -41,6 +41,22 @@ pub fn printable(text: &str) -> String {
     line
 }
 
+/// Escapes in JSON what could take over a terminal. The value stays the same.
+pub(super) fn escape_json(json: &str) -> String {
+    let mut line = String::with_capacity(json.len());
+    for character in json.chars() {
+        if is_hidden(character) {
+            for unit in character.encode_utf16(&mut [0; 2]) {
+                // Writing to a string cannot fail.
+                let _ = write!(line, "\\u{unit:04x}");
+            }
+        } else {
+            line.push(character);
+        }
+    }
+    line
+}
+
 fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(

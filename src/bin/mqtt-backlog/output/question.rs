@@ -23,7 +23,10 @@ pub fn confirm(
         );
         return Ok(false);
     }
-    write!(io::stderr(), "{question} [y/N] ")?;
+    // A question that nobody can see.
+    if write!(io::stderr(), "{question} [y/N] ").is_err() {
+        return Ok(false);
+    }
     let (sender, answers) = mpsc::channel();
     thread::spawn(move || {
         let mut answer = String::new();
