@@ -195,6 +195,59 @@ fn connected_program_is_never_changed() {
 }
 
 #[test]
+fn dry_run_of_connected_client_only_reads() {
+    let redis = RedisServer::start();
+    store(&redis, NAME, &["c-1", "s-7"]);
+    let _program = connected_program(&redis, "broker:1883");
+    let before = everything(&redis);
+    let dry = run(&redis, &["purge", CLIENT, "--all", "--dry-run"]).expect(0);
+    assert!(dry.out.contains("2 messages in 2 records"), "{dry:?}");
+    assert_eq!(everything(&redis), before);
+}
+
+/// Runs the program to its end with an output that nobody reads.
+fn code_without_reader(redis: &RedisServer, arguments: &[&str]) -> Option<i32> {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = command(arguments);
+    command.env("MQTT_BACKLOG_URL", redis.url()).stdout(writer);
+    command.status().expect("runs").code()
+}
+
+#[test]
+fn closed_pipe_stops_no_change() {
+    let redis = RedisServer::start();
+    store(&redis, NAME, &["c-1"]);
+    let letter = testkit::record("c-5", b"x");
+    let age = Duration::ZERO;
+    set_aside(&redis, "discarded", "c-5", &letter, "buffer_full", age);
+    let code = |arguments: &[&str]| code_without_reader(&redis, arguments);
+    assert_eq!(code(&["purge", CLIENT, "--all"]), Some(5));
+    assert_eq!(code(&["discarded", "delete", CLIENT, "--all"]), Some(5));
+    assert_eq!(code(&["purge", CLIENT, "--all", "--yes"]), Some(0));
+    assert!(keys(&redis, NAME).is_empty());
+    assert_eq!(
+        code(&["discarded", "delete", CLIENT, "--all", "--yes"]),
+        Some(0)
+    );
+    assert!(everything(&redis).is_empty());
+    // A command that only reads needs its reader.
+    assert_eq!(code(&["list"]), Some(0));
+}
+
+#[test]
+fn longer_client_id_is_never_purged() {
+    let redis = RedisServer::start();
+    store(&redis, "device:1:broker:1883", &["c-1"]);
+    let before = everything(&redis);
+    let unknown = run(&redis, &["purge", CLIENT, "--all", "--yes"]).expect(2);
+    assert!(unknown.err.contains("device:1:broker:1883"), "{unknown:?}");
+    assert_eq!(everything(&redis), before);
+    run(&redis, &["purge", "device:1", "--all", "--yes"]).expect(0);
+    assert!(everything(&redis).is_empty());
+}
+
+#[test]
 fn full_redis_is_purged() {
     let redis = RedisServer::start();
     store(&redis, NAME, &["c-1", "s-7", "sc-7"]);

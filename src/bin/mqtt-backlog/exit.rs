@@ -40,6 +40,11 @@ impl Exit {
         }
     }
 
+    /// The end of work of which one part has ended so, and another so.
+    pub fn and(self, other: Self) -> Self {
+        if self == other { self } else { Self::Partial }
+    }
+
     /// Its meaning, for the help and the documentation.
     pub fn meaning(self) -> &'static str {
         match self {
@@ -142,6 +147,16 @@ mod tests {
             assert_eq!(exit.code(), number);
             assert!(table.contains(&format!("  {number}  {}", exit.meaning())));
         }
+    }
+
+    #[test]
+    fn different_ends_are_partial() {
+        for exit in Exit::ALL {
+            assert_eq!(exit.and(exit), exit);
+        }
+        assert_eq!(Exit::Done.and(Exit::Declined), Exit::Partial);
+        assert_eq!(Exit::Declined.and(Exit::Done), Exit::Partial);
+        assert_eq!(Exit::Partial.and(Exit::Done), Exit::Partial);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use paho_mqtt_redis::{
 use serde_json::json;
 
 use self::lines::{Line, Lines, Slot};
+use super::each_client::for_each_client;
 use crate::{
     context::Context,
     exit::{Exit, Failure},
@@ -71,10 +72,9 @@ impl Args {
                 )));
             }
         }
-        for (name, incoming) in named {
-            self.import(context, &mut lines, &name, &incoming)?;
-        }
-        Ok(Exit::Done)
+        for_each_client(context, named.iter(), |context, (name, incoming)| {
+            self.import(context, &mut lines, name, incoming)
+        })
     }
 
     /// Returns the name under which the records of a client are put.
@@ -106,8 +106,8 @@ impl Args {
         lines: &mut Lines,
         name: &str,
         incoming: &Incoming,
-    ) -> Result<(), Failure> {
-        let mut owned = context.server.own(name)?;
+    ) -> Result<Option<Exit>, Failure> {
+        let mut owned = context.own(name)?;
         let keys: Vec<Key> = incoming.records.keys().copied().collect();
         let mut read = |keys: &[Key]| -> Result<Vec<Vec<u8>>, Error> {
             let positions = keys.iter().filter_map(|key| incoming.records.get(key));
@@ -166,8 +166,8 @@ impl Args {
             }
             out.line(&parts.join(", "))?;
         }
-        out.flush()?;
-        Ok(done?)
+        done?;
+        Ok(Some(Exit::Done))
     }
 }
 

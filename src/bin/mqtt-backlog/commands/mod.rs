@@ -4,6 +4,7 @@ mod adopt;
 mod check;
 mod completions;
 mod drain;
+mod each_client;
 mod export;
 mod import;
 mod list;

@@ -2,10 +2,13 @@
 
 use std::{ops::ControlFlow, time::SystemTime};
 
-use paho_mqtt_redis::backlog::{Message, OwnedBacklog, Record, Selection};
+use paho_mqtt_redis::{
+    Error,
+    backlog::{Message, Record, Selection},
+};
 use serde_json::json;
 
-use super::show::action;
+use super::{each_client::for_each_client, show::action};
 use crate::{
     args::{ClientsArgs, SelectionArgs, require_choice},
     context::Context,
@@ -49,17 +52,10 @@ impl Args {
     pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
         let selection = self.selection.selection();
         require_choice(selection.is_all() && !self.expired, self.all)?;
-        let is_one = self.clients.client.is_some();
-        let mut exit = Exit::Done;
-        for name in self.clients.resolve(&mut context.server)? {
-            match self.purge(context, &name, &selection) {
-                Ok(Exit::Done) => {}
-                Ok(other) => exit = other,
-                Err(Failure::Message(Exit::InUse, text)) if !is_one => context.complain(&text),
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(exit)
+        let names = self.clients.resolve(&mut context.server)?;
+        for_each_client(context, names.iter(), |context, name| {
+            self.purge(context, name, &selection)
+        })
     }
 
     fn purge(
@@ -67,25 +63,26 @@ impl Args {
         context: &mut Context,
         name: &str,
         selection: &Selection,
-    ) -> Result<Exit, Failure> {
-        let mut backlog = context.server.own_to_remove(name)?;
-        let doomed = self.select(&mut backlog, selection)?;
-        let client = escape(name.as_bytes());
-        if !context.out.is_json() {
-            for line in doomed.describe(&client) {
-                context.out.line(&line)?;
-            }
+    ) -> Result<Option<Exit>, Failure> {
+        if self.dry_run {
+            let server = &mut context.server;
+            let all = server.listing(name)?.messages;
+            let doomed = self.select(&all, selection, |messages, on_message| {
+                server.read_messages(name, messages, on_message)
+            })?;
+            self.describe(context, name, &doomed)?;
+            Self::report(context, name, &doomed, 0)?;
+            return Ok(Some(Exit::Done));
         }
-        let mut exit = Exit::Done;
+        let mut backlog = context.own_to_remove(name)?;
+        let all = backlog.messages()?;
+        let doomed = self.select(&all, selection, |messages, on_message| {
+            backlog.read_messages(messages, on_message)
+        })?;
+        self.describe(context, name, &doomed)?;
         let mut removed = 0;
-        if !doomed.messages.is_empty() && !self.dry_run {
-            context.out.flush()?;
-            if context.out.is_json() && !self.yes {
-                doomed
-                    .describe(&client)
-                    .iter()
-                    .for_each(|line| complain(line));
-            }
+        let mut exit = None;
+        if !doomed.messages.is_empty() {
             let keep_alive = || Ok(backlog.keep_alive()?);
             if self.yes || confirm("Remove them for good?", keep_alive)? {
                 let progress = Progress::new(doomed.messages.len());
@@ -93,10 +90,36 @@ impl Args {
                     progress.add(messages);
                     removed += messages;
                 })?;
+                exit = Some(Exit::Done);
             } else {
-                exit = Exit::Declined;
+                exit = Some(Exit::Declined);
             }
         }
+        Self::report(context, name, &doomed, removed)?;
+        Ok(exit)
+    }
+
+    /// Writes what would be removed, before a question about it.
+    fn describe(&self, context: &mut Context, name: &str, doomed: &Doomed) -> Result<(), Failure> {
+        let lines = doomed.describe(&escape(name.as_bytes()));
+        if !context.out.is_json() {
+            for line in lines {
+                context.out.line(&line)?;
+            }
+        } else if !self.yes && !self.dry_run && !doomed.messages.is_empty() {
+            for line in &lines {
+                complain(line);
+            }
+        }
+        context.out.flush()
+    }
+
+    fn report(
+        context: &mut Context,
+        name: &str,
+        doomed: &Doomed,
+        removed: usize,
+    ) -> Result<(), Failure> {
         let out = &mut context.out;
         if out.is_json() {
             out.json(&json!({
@@ -111,16 +134,23 @@ impl Args {
         } else if removed > 0 {
             out.line(&format!("removed {}", count(removed, "message")))?;
         }
-        Ok(exit)
+        Ok(())
     }
 
-    fn select(&self, backlog: &mut OwnedBacklog, selection: &Selection) -> Result<Doomed, Failure> {
-        let all = backlog.messages()?;
+    fn select(
+        &self,
+        all: &[Message],
+        selection: &Selection,
+        read: impl FnOnce(
+            &mut dyn Iterator<Item = &Message>,
+            &mut dyn FnMut(Vec<Record>) -> ControlFlow<()>,
+        ) -> Result<(), Error>,
+    ) -> Result<Doomed, Failure> {
         let now = SystemTime::now();
         let limit = selection.limit.unwrap_or(usize::MAX);
         let mut doomed = Doomed::default();
-        let listed = all.iter().filter(|message| selection.may_match(message));
-        backlog.read_messages(listed, |records| {
+        let mut listed = all.iter().filter(|message| selection.may_match(message));
+        read(&mut listed, &mut |records| {
             if doomed.messages.len() >= limit {
                 return ControlFlow::Break(());
             }
