@@ -3,7 +3,7 @@
 use std::{ops::ControlFlow, time::SystemTime};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use paho_mqtt_redis::backlog::{Place, Record, Selection};
+use paho_mqtt_redis::backlog::{Message, Place, Record, Selection};
 use serde_json::{Value, json};
 
 use super::{set_aside::letter_to_json, show::to_json};
@@ -16,7 +16,8 @@ use crate::{
 
 const HELP: &str = "\
 Each line is one record: the bytes that are stored, as base64 in \"value\", and what is in them, for people. It only reads, so the \
-program may be connected.";
+program may be connected. But a message that goes from one key to another meanwhile, as it is sent, can be missing then: \
+records that changed give a line and the exit code 1.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = HELP)]
@@ -59,13 +60,19 @@ fn export_records(context: &mut Context, name: &str, selection: &Selection) -> R
     let now = SystemTime::now();
     let mut left = selection.limit.unwrap_or(usize::MAX);
     let mut failure = None;
+    // Records that were listed and are not there any more when they are read.
+    let mut gone = 0;
     let Context { server, out, .. } = context;
     let messages = listing.messages.iter();
-    let messages = messages.filter(|message| selection.may_match(message));
-    server.read_messages(name, messages, |records| {
+    let messages: Vec<&Message> = messages
+        .filter(|message| selection.may_match(message))
+        .collect();
+    let mut unread = messages.iter();
+    server.read_messages(name, messages.iter().copied(), |records| {
         if left == 0 {
             return ControlFlow::Break(());
         }
+        gone += unread_before(&mut unread, &records) - records.len();
         if !selection.matches(&records, now) {
             return ControlFlow::Continue(());
         }
@@ -87,6 +94,16 @@ fn export_records(context: &mut Context, name: &str, selection: &Selection) -> R
     if let Some(failure) = failure {
         return Err(failure);
     }
+    if left > 0 {
+        gone += unread.map(|message| message.len()).sum::<usize>();
+    }
+    if gone > 0 {
+        context.complain(&format!(
+            "{} of {name} changed meanwhile, so a message may be missing here that is not delivered yet: end its program \
+             and export again for all of them",
+            count(gone, "record")
+        ));
+    }
     if !listing.foreign.is_empty() && selection.is_all() {
         let first = listing.foreign.iter().take(4).map(|name| escape(name));
         context.complain(&format!(
@@ -96,6 +113,21 @@ fn export_records(context: &mut Context, name: &str, selection: &Selection) -> R
         ));
     }
     Ok(())
+}
+
+/// Returns the number of records that were listed up to the message with these, which is the next.
+fn unread_before<'a>(
+    unread: &mut impl Iterator<Item = &'a &'a Message>,
+    records: &[Record],
+) -> usize {
+    let mut listed = 0;
+    for message in unread {
+        listed += message.len();
+        if records.iter().any(|record| message.contains(&record.key)) {
+            break;
+        }
+    }
+    listed
 }
 
 fn export_set_aside(
