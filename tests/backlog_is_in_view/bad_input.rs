@@ -241,6 +241,106 @@ fn missing_right_is_named() {
     }
 }
 
+/// Number of calls of a command of Redis.
+fn calls(redis: &RedisServer, command: &str) -> usize {
+    let mut info = redis::cmd("INFO");
+    let info = info.arg("commandstats").query(&mut redis.connection());
+    let info: String = info.expect("INFO");
+    let prefix = format!("cmdstat_{command}:calls=");
+    let mut counts = info.lines().filter_map(|line| line.strip_prefix(&prefix));
+    let count = counts.next().and_then(|count| count.split(',').next());
+    count.map_or(0, |count| count.parse().expect("a number"))
+}
+
+#[test]
+fn large_hash_of_others_is_never_listed() {
+    let redis = RedisServer::start();
+    let fields: Vec<(String, &str)> = (0..5_000).map(|field| (format!("f{field}"), "x")).collect();
+    for hash in ["cache:users", "cache:users:quarantine"] {
+        let _: () = redis
+            .connection()
+            .hset_multiple(hash, &fields)
+            .expect("HSET");
+    }
+    for arguments in [&["list"][..], &["check"], &["watch", "--count", "1"]] {
+        run(&redis, arguments).expect(0);
+    }
+    run(&redis, &["show", "cache"]).expect(2);
+    run(&redis, &["show", "cash"]).expect(2);
+    assert_eq!(calls(&redis, "hkeys"), 0);
+    // A large hash of records is found, also without the right to look into it first.
+    fill(&redis, "device:broker:1", 5_000);
+    let listed = run(&redis, &["list", "--json"]).expect(0).objects();
+    assert_eq!(listed[0]["waiting"], 5_000);
+    let mut acl = redis::cmd("ACL");
+    acl.arg(&[
+        "SETUSER",
+        "reader",
+        "on",
+        ">p",
+        "~*",
+        "+@all",
+        "-hrandfield",
+    ]);
+    acl.exec(&mut redis.connection()).expect("ACL SETUSER");
+    let url = format!("{}?user=reader&pass=p", redis.url());
+    let listed = output(&mut command(&["list", "--json", "--url", &url]));
+    let listed = listed.expect(0).objects();
+    let device = listed.iter().find(|row| row["client"] == "device:broker:1");
+    assert_eq!(device.expect("is found")["waiting"], 5_000);
+}
+
+#[test]
+fn user_of_one_client_has_no_problem() {
+    let redis = RedisServer::start();
+    fill(&redis, "mqtt:device-1:broker:1", 3);
+    fill(&redis, "mqtt:device-2:broker:1", 3);
+    let mut acl = redis::cmd("ACL");
+    acl.arg(&["SETUSER", "one", "on", ">p", "~mqtt:device-1:*", "+@all"]);
+    acl.exec(&mut redis.connection()).expect("ACL SETUSER");
+    let url = format!("{}?user=one&pass=p", redis.url());
+    let all = ["--url", &url, "--key-prefix", "mqtt:"];
+    for arguments in [
+        &["check", "device-1"][..],
+        &["check"],
+        &["check", "device-1", "--redis-only"],
+    ] {
+        let checked = output(&mut command(&[arguments, &all].concat()));
+        // Redis has no AOF and no limit here, which is no problem of rights.
+        assert!(!checked.out.contains("no permission"), "{checked:?}");
+        checked.expect(0);
+    }
+}
+
+#[test]
+fn message_that_moves_during_export_is_named() {
+    let redis = RedisServer::start();
+    let hash = "device:broker:1";
+    fill(&redis, hash, 20_000);
+    let mut child = command(&["export", "device"])
+        .env("MQTT_BACKLOG_URL", redis.url())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
+    lines.next().expect("a line").expect("UTF-8");
+    // It waits for a reader in the middle, while the program sends.
+    let _: () = redis.connection().hdel(hash, "c-19999").expect("HDEL");
+    let sent = publish_command(9, 1, "t", b"x");
+    let _: () = redis.connection().hset(hash, "s-9", sent).expect("HSET");
+    let rest = lines.count();
+    let ended = child.wait_with_output().expect("it ends");
+    let errors = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!((rest, ended.status.code()), (19_998, Some(1)), "{errors}");
+    assert!(
+        errors.contains("1 record of device:broker:1 changed meanwhile"),
+        "{errors}"
+    );
+    let quiet = run(&redis, &["export", "device"]).expect(0);
+    assert_eq!(quiet.out.lines().count(), 20_000);
+}
+
 #[test]
 fn unknown_or_ambiguous_client_is_usage() {
     let redis = RedisServer::start();

@@ -16,8 +16,8 @@ use crate::{
 pub struct Args {
     #[command(flatten)]
     clients: AnyClientsArgs,
-    /// Only the set-up of Redis
-    #[arg(long, conflicts_with_all = ["client", "prefix"])]
+    /// Only the set-up of Redis; with the rights to the records of CLIENT, if there is one
+    #[arg(long, conflicts_with = "prefix")]
     redis_only: bool,
 }
 
@@ -29,16 +29,18 @@ const NAMED: usize = 4;
 
 impl Args {
     pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
-        // The rights to the keys need none to list them.
-        let redis = context.server.check_redis(NO_CLIENT)?;
+        let names = self.names(context);
+        // A user may have the rights to the keys of these clients only. The set-up is of use without a right
+        // to list them, too.
+        let first = names.as_ref().ok().and_then(|names| names.first());
+        let redis = context
+            .server
+            .check_redis(first.map_or(NO_CLIENT, String::as_str))?;
         let mut has_problems = print_redis(context, &redis)?;
+        let names = names?;
         if self.redis_only {
             return Ok(exit(has_problems));
         }
-        let names = match self.clients.one(&mut context.server)? {
-            Some(name) => vec![name],
-            None => context.server.clients(self.clients.prefix())?,
-        };
         for name in &names {
             let check = context.server.check_records(name)?;
             has_problems |= print_records(context, name, &check)?;
@@ -47,6 +49,15 @@ impl Args {
             context.out.line("\nno client has records")?;
         }
         Ok(exit(has_problems))
+    }
+
+    fn names(&self, context: &mut Context) -> Result<Vec<String>, Failure> {
+        let server = &mut context.server;
+        match self.clients.one(server)? {
+            Some(name) => Ok(vec![name]),
+            None if self.redis_only => Ok(Vec::new()),
+            None => Ok(server.clients(self.clients.prefix())?),
+        }
     }
 }
 
