@@ -33,7 +33,7 @@ fn backlog_moves_in_front_of_present_one() {
     assert_eq!(everything(&redis), before);
     store(&redis, NEW, &["c-1"]);
     let moved = run(&redis, &["adopt", NAME, "tcp://new:1883"]).expect(0);
-    let expected = format!("moved 4 messages (5 records) from {NAME} to {NEW}\n");
+    let expected = format!("moved 5 records from {NAME} to {NEW}\n");
     assert!(moved.out.starts_with(&expected), "{moved:?}");
     assert!(keys(&redis, NAME).is_empty());
     assert_eq!(

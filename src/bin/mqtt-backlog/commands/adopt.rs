@@ -27,7 +27,7 @@ pub struct Args {
 
 impl Args {
     pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
-        let Context { server, .. } = context;
+        let Context { server, out, .. } = context;
         let from = self.client.resolve(server)?;
         let id = server.client_id(&self.client.client, &from);
         let name = server.name_under(id, &from, &self.uri)?;
@@ -35,9 +35,10 @@ impl Args {
         let moved = if self.dry_run {
             None
         } else {
+            out.outlive_reader();
             Some(server.adopt(&name, &from)?.moved)
         };
-        self.report(context, &from, &name, &plan, moved)?;
+        Self::report(context, &from, &name, &plan, moved)?;
         for key in &plan.unreadable {
             context.complain(&format!("{key} stays: Paho could not read it"));
         }
@@ -54,7 +55,6 @@ impl Args {
     }
 
     fn report(
-        &self,
         context: &mut Context,
         from: &str,
         name: &str,
@@ -73,18 +73,23 @@ impl Args {
                 "moved_records": moved,
             }));
         }
-        let verb = if self.dry_run { "would move" } else { "moved" };
+        let what = match moved {
+            None => format!(
+                "would move {} ({})",
+                count(plan.messages, "message"),
+                count(plan.records, "record")
+            ),
+            Some(moved) => format!("moved {}", count(moved, "record")),
+        };
         out.line(&format!(
-            "{verb} {} ({}) from {} to {}",
-            count(plan.messages, "message"),
-            count(plan.records, "record"),
+            "{what} from {} to {}",
             escape(from.as_bytes()),
             escape(name.as_bytes())
         ))?;
         if plan.renumbered > 0 {
-            let renumbered = plan.renumbered;
             out.line(&format!(
-                "{renumbered} of them with other numbers, in front of what waits there"
+                "{} with other numbers, in front of what waits there",
+                count(plan.renumbered, "message")
             ))?;
         }
         Ok(())
