@@ -82,8 +82,15 @@ pub(crate) fn plan_moves(old_keys: &[Key], present: &[Key]) -> Vec<Message> {
 
 fn plan_in_flight(old_keys: &[Key], present: &[Key]) -> Vec<Message> {
     let mut by_id: BTreeMap<u32, Vec<Key>> = BTreeMap::new();
-    for key in old_keys.iter().filter(|key| key.is_outbound()) {
-        by_id.entry(key.number).or_default().push(*key);
+    let mut old: Vec<Key> = old_keys
+        .iter()
+        .copied()
+        .filter(|key| key.is_outbound())
+        .collect();
+    // A PUBLISH before its PUBREL; Redis lists them in any order.
+    old.sort_unstable();
+    for key in old {
+        by_id.entry(key.number).or_default().push(key);
     }
     let in_flight = present.iter().filter(|key| key.is_outbound());
     let used: HashSet<u32> = in_flight.map(|key| key.number).collect();
@@ -184,6 +191,8 @@ mod tests {
             planned("s-3 sc-3 r5-4", "s-2"),
             "s-3>s-3+sc-3>sc-3 r5-4>r5-4"
         );
+        // A PUBLISH comes before its PUBREL, in whichever order they were listed.
+        assert_eq!(planned("sc5-3 s5-3", ""), "s5-3>s5-3+sc5-3>sc5-3");
     }
 
     #[test]
