@@ -368,6 +368,12 @@ impl Error {
         self
     }
 
+    /// Returns the cause and the remedy alone.
+    #[cfg(feature = "cli")]
+    pub(crate) fn reason(&self) -> &str {
+        &self.0.reason
+    }
+
     /// Returns the kind of the error.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {

@@ -54,7 +54,8 @@ pub(super) struct FileRecord {
 pub(super) struct Stamp {
     inode: u64,
     length: u64,
-    modified: (i64, i64),
+    /// Seconds and nanoseconds.
+    pub(super) modified: (i64, i64),
 }
 
 impl ClientFiles {

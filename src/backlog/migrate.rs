@@ -47,6 +47,9 @@ const CHUNK: usize = 32;
 const UNREADABLE: &str = "is damaged: Paho could not read it";
 const FOREIGN: &str = "is nothing that Paho writes";
 
+/// A file as it was when its record moved: the hash of the record, and the time at which it was written.
+type Moved = (u64, (i64, i64));
+
 /// A record that is about to move from a file.
 struct FileMove {
     from: Key,
@@ -116,6 +119,8 @@ pub fn move_from_files(
 }
 
 /// Removes the files whose records have arrived before an earlier move ended; returns the keys of the others.
+///
+/// A file that was written since then is another message, even with the same bytes.
 fn remove_arrived(
     owned: &mut OwnedBacklog,
     files: &ClientFiles,
@@ -129,11 +134,11 @@ fn remove_arrived(
     let arrived = parse_note(&note);
     let mut removed = HashSet::new();
     for key in &keys {
-        let Some(hash) = arrived.get(key) else {
+        let Some(moved) = arrived.get(key) else {
             continue;
         };
         if let Some(record) = files.read(*key)?
-            && hash_of(*key, &record.value) == *hash
+            && (hash_of(*key, &record.value), record.stamp.modified) == *moved
             && files.remove(*key, record.stamp)?
         {
             removed.insert(*key);
@@ -153,23 +158,20 @@ fn read_message(
     let mut records = Vec::with_capacity(message.len());
     let mut is_whole = true;
     for (from, to) in message {
-        let Some(record) = files.read(*from)? else {
+        let (record, damage) = match files.read(*from) {
+            Ok(None) => continue,
+            Ok(Some(record)) if record.value.is_empty() => (None, "is empty".into()),
+            Ok(Some(record)) if !is_valid_record(*from, &record.value) => (None, UNREADABLE.into()),
+            Ok(record) => (record, String::new()),
+            Err(error) => (None, format!("cannot be read: {}", error.reason())),
+        };
+        let Some(record) = record else {
+            let path = files.path(*from).display().to_string();
+            on_event(MoveEvent::Stays(&path, &damage));
+            is_whole = false;
             continue;
         };
         let mut value = record.value;
-        if !is_valid_record(*from, &value) {
-            let reason = if value.is_empty() {
-                "is empty"
-            } else {
-                UNREADABLE
-            };
-            on_event(MoveEvent::Stays(
-                &files.path(*from).display().to_string(),
-                reason,
-            ));
-            is_whole = false;
-            continue;
-        }
         let hash = hash_of(*from, &value);
         set_record_number(*to, &mut value);
         set_expiry_time(*to, &mut value, || record.time);
@@ -206,7 +208,8 @@ fn move_batch(
     }
     let records = batch.iter().map(|record| (&*record.to, &*record.value));
     let records: Vec<(&str, &[u8])> = records.collect();
-    let note = note_of(batch.iter().map(|record| (record.from, record.hash)));
+    let moved = |record: &FileMove| (record.from, (record.hash, record.stamp.modified));
+    let note = note_of(batch.iter().map(moved));
     owned.live_store()?.put_arrivals(&records, source, &note)?;
     for record in batch {
         if !files.remove(record.from, record.stamp)? {
@@ -223,20 +226,24 @@ fn move_batch(
     Ok(())
 }
 
-/// Notes keys and hashes of records, one per line.
-fn note_of(records: impl Iterator<Item = (Key, u64)>) -> Vec<u8> {
-    let lines = records.map(|(key, hash)| format!("{key} {hash:016x}\n"));
+/// Notes files that have moved, one per line.
+fn note_of(files: impl Iterator<Item = (Key, Moved)>) -> Vec<u8> {
+    let lines = files
+        .map(|(key, (hash, (seconds, nanos)))| format!("{key} {hash:016x} {seconds} {nanos}\n"));
     lines.collect::<String>().into_bytes()
 }
 
 /// Reads a note; lines of another form are skipped.
-fn parse_note(note: &[u8]) -> HashMap<Key, u64> {
+fn parse_note(note: &[u8]) -> HashMap<Key, Moved> {
     let lines = str::from_utf8(note).unwrap_or_default().lines();
-    let records = lines.filter_map(|line| {
-        let (key, hash) = line.split_once(' ')?;
-        Some((Key::parse(key)?, u64::from_str_radix(hash, 16).ok()?))
+    let files = lines.filter_map(|line| {
+        let mut words = line.split(' ');
+        let key = Key::parse(words.next()?)?;
+        let hash = u64::from_str_radix(words.next()?, 16).ok()?;
+        let modified = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
+        Some((key, (hash, modified)))
     });
-    records.collect()
+    files.collect()
 }
 
 /// Moves the records in Redis to these files, each into the file that its key names.
@@ -258,11 +265,17 @@ pub fn move_to_files(
         on_event(MoveEvent::Found(0));
         return Ok(());
     }
-    let there = files.list()?.keys;
-    for kind in [RecordKind::Command, RecordKind::Undelivered] {
-        keys = unwrap_numbers(owned, kind, keys, &there, files)?;
-    }
+    // What an earlier move from these files has left there is in Redis.
+    let source = files.identity();
+    let there = remove_arrived(owned, files, &source)?;
+    owned.live_store()?.forget_arrivals(&source)?;
+    let renumbering = plan_renumbering(files, &keys, &there)?;
     let there = find_present(owned, files, &keys, &there)?;
+    renumber(owned, &renumbering)?;
+    let renumbered: HashMap<Key, Key> = renumbering.into_iter().collect();
+    for key in &mut keys {
+        *key = renumbered.get(key).copied().unwrap_or(*key);
+    }
     let plan = plan_moves(&keys, &[]);
     on_event(MoveEvent::Found(plan.iter().map(Vec::len).sum()));
 
@@ -358,23 +371,36 @@ impl FileBatch {
     }
 }
 
-/// Renumbers what waits in Redis if its numbers have wrapped, which Paho's file persistence does not see;
-/// returns the keys.
-fn unwrap_numbers(
-    owned: &mut OwnedBacklog,
-    kind: RecordKind,
-    mut keys: Vec<Key>,
-    there: &[Key],
+/// Plans the renumbering of what waits in Redis if its numbers have wrapped, which Paho's file persistence
+/// does not see.
+fn plan_renumbering(
     files: &ClientFiles,
-) -> Result<Vec<Key>, Error> {
-    let moves = plan_unwrapped(kind, &keys);
-    if !moves.is_empty() && there.iter().any(|key| key.kind == kind) {
-        return Err(invalid_target(
-            files,
-            "the numbers of the messages in Redis have wrapped, so they begin again at 1, and other \
-             messages are there; choose another directory",
-        ));
+    keys: &[Key],
+    there: &[Key],
+) -> Result<Vec<(Key, Key)>, Error> {
+    let mut moves = Vec::new();
+    for kind in [RecordKind::Command, RecordKind::Undelivered] {
+        let planned = plan_unwrapped(kind, keys).ok_or_else(|| {
+            invalid_target(
+                files,
+                "the numbers of the messages in Redis have wrapped and are too far apart to begin again \
+                 at 1; let the program or drain send them",
+            )
+        })?;
+        if !planned.is_empty() && there.iter().any(|key| key.kind == kind) {
+            return Err(invalid_target(
+                files,
+                "the numbers of the messages in Redis have wrapped, so they begin again at 1, and other \
+                 messages are there; choose another directory",
+            ));
+        }
+        moves.extend(planned);
     }
+    Ok(moves)
+}
+
+/// Gives records in Redis other numbers, each in one transaction.
+fn renumber(owned: &mut OwnedBacklog, moves: &[(Key, Key)]) -> Result<(), Error> {
     for chunk in moves.chunks(CHUNK) {
         let from: Vec<Key> = chunk.iter().map(|(from, _)| *from).collect();
         let values = read_or_split(owned.live_store()?, &from)?;
@@ -390,9 +416,7 @@ fn unwrap_numbers(
         let groups: Vec<Group<'_>> = groups.iter().map(<[_; 2]>::as_slice).collect();
         owned.apply(&groups)?;
     }
-    keys.retain(|key| !moves.iter().any(|(from, _)| from == key));
-    keys.extend(moves.iter().map(|(_, to)| *to));
-    Ok(keys)
+    Ok(())
 }
 
 /// Returns the records that are in the files already, from an earlier move. Fails if another message is in a
@@ -455,11 +479,21 @@ mod tests {
 
     #[test]
     fn note_is_parsed_back() {
-        let records = [("c5-999999", 1), ("sc-7", u64::MAX)];
-        let records = records.map(|(name, hash)| (Key::parse(name).expect("a key"), hash));
+        let records = [
+            ("c5-999999", (1, (1_700_000_000, 999_999_999))),
+            ("sc-7", (u64::MAX, (-1, 0))),
+        ];
+        let records = records.map(|(name, moved)| (Key::parse(name).expect("a key"), moved));
         let note = note_of(records.into_iter());
         assert_eq!(parse_note(&note), HashMap::from(records));
-        for other in [&b""[..], b"\xff", b"c-1", b"c-1 x\n", b"x-1 00\n"] {
+        for other in [
+            &b""[..],
+            b"\xff",
+            b"c-1",
+            b"c-1 x 1 1\n",
+            b"c-1 00\n",
+            b"x-1 00 1 1\n",
+        ] {
             assert_eq!(parse_note(other), HashMap::new());
         }
     }

@@ -232,12 +232,112 @@ fn wrapped_numbers_begin_at_1_in_files() {
     let expected = [
         ("c-1", "c-999998"),
         ("c-3", "c-0"),
-        ("c-6", "c-3"),
+        ("c-4", "c-3"),
         ("c5-2", "c5-999999"),
         ("s-9", "s-9"),
     ];
     let expected = expected.map(|(key, old)| (key.to_owned(), record(old, old.as_bytes())));
     assert_eq!(values, expected);
+}
+
+#[test]
+fn partly_renumbered_order_moves_whole() {
+    // The last two are what a move that ended early has left.
+    for (numbers, in_files) in [
+        (&[999_999, 2, 3][..], &[1, 2, 3][..]),
+        (&[999_999, 3, 4], &[1, 3, 4]),
+        (&[999_998, 999_999, 3, 4, 5], &[1, 2, 3, 4, 5]),
+        (&[999_998, 2, 3, 4, 5], &[1, 2, 3, 4, 5]),
+    ] {
+        let stage = Stage::new();
+        let keys: Vec<String> = numbers.iter().map(|number| format!("c-{number}")).collect();
+        let all = records(keys.iter().map(String::as_str));
+        into_redis(&stage.redis, NAME, &all);
+        stage.migrate(0, "--to-files");
+        let expected = in_files.iter().zip(&keys);
+        let expected = expected.map(|(number, old)| (format!("c-{number}"), all[old].clone()));
+        assert_eq!(stage.files(), expected.collect::<Records>(), "{numbers:?}");
+        assert_eq!(stage.records(), Records::new());
+    }
+}
+
+#[test]
+fn nothing_is_renumbered_before_refusal() {
+    for (keys, file) in [
+        // The files of the other queue, and another message in flight with the id, are in the way.
+        (&["c-999999", "c-0", "q-999999", "q-0"][..], "q-5"),
+        (&["c-999999", "c-0", "s-1"], "s5-1"),
+        // The order would not show during the move.
+        (&["c-450000", "c-950000", "c-0", "c-1"], "s-9"),
+    ] {
+        let stage = Stage::new();
+        let all = records(keys.iter().copied());
+        into_redis(&stage.redis, NAME, &all);
+        into_files(&stage.directory(), &records([file]));
+        stage.migrate(2, "--to-files");
+        assert_eq!(stage.records(), all);
+        assert_eq!(stage.files(), records([file]));
+    }
+}
+
+/// Moves two messages from files, of which the first one moves and the second one finds Redis full.
+fn half_moved() -> (Stage, Records) {
+    let stage = Stage::new();
+    let large = |key: &str, bytes| (key.to_owned(), record(key, &vec![b'x'; bytes]));
+    let all = Records::from([large("c-1", 50_000_000), large("c-2", 2_200_000)]);
+    into_files(&stage.directory(), &all);
+    let info: String = redis::cmd("INFO")
+        .arg("memory")
+        .query(&mut stage.redis.connection())
+        .expect("INFO");
+    let used = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    let used: usize = used.and_then(|used| used.parse().ok()).expect("a number");
+    stage.redis.set_maxmemory(&(used + 20_000_000).to_string());
+    stage.migrate(3, "--from-files");
+    stage.redis.set_maxmemory("0");
+    let in_redis: Vec<String> = stage.records().into_keys().collect();
+    assert_eq!(in_redis, ["c-2"]);
+    (stage, all)
+}
+
+#[test]
+fn files_moved_back_after_failed_move_stay() {
+    let (stage, all) = half_moved();
+    stage.migrate(0, "--to-files");
+    assert_eq!(stage.files(), all);
+    stage.migrate(0, "--from-files");
+    assert_eq!(stage.records(), all);
+}
+
+#[test]
+fn file_like_moved_one_is_another_message() {
+    let (stage, all) = half_moved();
+    // The program has sent what was in Redis, and written the same message again.
+    let _: () = stage.redis.connection().del(NAME).expect("DEL");
+    fs::write(stage.directory().join("c-2.msg"), &all["c-2"]).expect("a file");
+    stage.migrate(0, "--from-files");
+    assert_eq!(stage.records(), all);
+}
+
+#[test]
+fn unreadable_file_stays_and_others_move() {
+    let stage = Stage::new();
+    into_files(&stage.directory(), &records(["c-1", "c-3", "s-4", "sc-4"]));
+    for name in ["c-2.msg", "sc-4.msg"] {
+        let path = stage.directory().join(name);
+        let file = fs::File::create(&path).expect("a file");
+        file.set_len(273 * 1024 * 1024).expect("a sparse file");
+    }
+    let (out, err) = stage.migrate(1, "--from-files");
+    assert_eq!(out, ["2 records moved to device:127.0.0.1:1, 3 left"]);
+    assert_eq!(err.len(), 3, "{err:?}");
+    assert!(
+        err.iter()
+            .any(|line| line.contains("c-2.msg cannot be read: "))
+    );
+    assert_eq!(stage.records(), records(["c-1", "c-3"]));
 }
 
 #[test]
