@@ -8,7 +8,7 @@ use super::{
     owned::OwnedBacklog,
 };
 use crate::{
-    cache::{list_keys, plan_moves},
+    cache::{hash_of, list_keys, plan_moves},
     error::Error,
     paho::{Key, KeyName, set_record_number},
     store::{Change, Group, Place, Store},
@@ -29,7 +29,8 @@ impl OwnedBacklog {
     ///
     /// # Errors
     ///
-    /// Any reason why the records cannot be read or written. A further call puts the rest.
+    /// Any reason why the records cannot be read or written. A further call with the same records puts the
+    /// rest.
     pub fn import(
         &mut self,
         keys: &[Key],
@@ -41,9 +42,19 @@ impl OwnedBacklog {
         let present_set: HashSet<Key> = present.iter().copied().collect();
         let mut messages = messages_in_order(keys.iter().copied());
         messages.reverse();
+        let mut notes = None;
+        let mut there = 0_usize;
+        if is_renumbering {
+            let found = self.notes_of(&messages, read)?;
+            let (put, rest): (Vec<Message>, Vec<Message>) = messages
+                .into_iter()
+                .partition(|message| message.iter().all(|key| found.put.contains(key)));
+            there = put.iter().map(Vec::len).sum();
+            messages = rest;
+            notes = Some(found);
+        }
         let mut free: Vec<Message> = Vec::new();
         let mut taken: Vec<Message> = Vec::new();
-        let mut there = 0_usize;
         for chunk in messages.chunks(CHUNK) {
             for (message, state) in chunk.iter().zip(self.states(chunk, &present_set, read)?) {
                 match state {
@@ -74,9 +85,32 @@ impl OwnedBacklog {
             on_event(MoveEvent::Stays(&key.to_name(), reason));
         }
         for chunk in moves.chunks(CHUNK) {
-            on_event(MoveEvent::Moved(self.put(chunk, read)?));
+            on_event(MoveEvent::Moved(self.put(chunk, read, notes.as_mut())?));
         }
-        Ok(())
+        let sources = notes.map(|notes| notes.sources).unwrap_or_default();
+        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
+        self.live_store()?.forget_arrivals(&sources)
+    }
+
+    /// Reads the notes of an import of the same records that has not come to its end.
+    fn notes_of(&mut self, messages: &[Message], read: ReadValues<'_>) -> Result<Notes, Error> {
+        let mut notes = Notes::default();
+        for chunk in messages.chunks(CHUNK) {
+            let keys: Vec<Key> = chunk.iter().flatten().copied().collect();
+            for (key, value) in keys.iter().zip(read(&keys)?) {
+                notes.input = notes.input.wrapping_add(hash_of(*key, &value));
+            }
+            self.keep_alive()?;
+        }
+        loop {
+            let source = notes.next_source();
+            let Some(note) = self.live_store()?.arrivals(&source)? else {
+                return Ok(notes);
+            };
+            let names = String::from_utf8_lossy(&note);
+            notes.put.extend(names.lines().filter_map(Key::parse));
+            notes.sources.push(source);
+        }
     }
 
     /// Finds out which of these messages can have their own keys.
@@ -115,8 +149,13 @@ impl OwnedBacklog {
         Ok(states.collect())
     }
 
-    /// Puts messages under their new keys; returns the number of records.
-    fn put(&mut self, messages: &[Vec<(Key, Key)>], read: ReadValues<'_>) -> Result<usize, Error> {
+    /// Puts messages under their new keys, and notes that; returns the number of records.
+    fn put(
+        &mut self,
+        messages: &[Vec<(Key, Key)>],
+        read: ReadValues<'_>,
+        notes: Option<&mut Notes>,
+    ) -> Result<usize, Error> {
         let keys: Vec<Key> = messages.iter().flatten().map(|(from, _)| *from).collect();
         let mut values = read(&keys)?.into_iter();
         let records = messages.iter().map(|message| {
@@ -128,6 +167,17 @@ impl OwnedBacklog {
             records.collect::<Vec<(KeyName, Vec<u8>)>>()
         });
         let records: Vec<_> = records.collect();
+        if let Some(notes) = notes {
+            let source = notes.next_source();
+            let note: Vec<String> = keys.iter().map(Key::to_string).collect();
+            let records = records.iter().flatten();
+            let records: Vec<(&str, &[u8])> =
+                records.map(|(key, value)| (&**key, &**value)).collect();
+            self.live_store()?
+                .put_arrivals(&records, &source, note.join("\n").as_bytes())?;
+            notes.sources.push(source);
+            return Ok(keys.len());
+        }
         let groups = records.iter().map(|message| {
             let puts = message
                 .iter()
@@ -161,6 +211,23 @@ impl OwnedBacklog {
             self.apply(&[chunk])?;
         }
         Ok(changes.len())
+    }
+}
+
+/// The records that an import has put under other keys, by which a further one would not know them.
+#[derive(Default)]
+struct Notes {
+    /// Identifies the records that are imported, whatever their order.
+    input: u64,
+    /// The name of each note; there is one per transaction.
+    sources: Vec<String>,
+    /// The exported keys of what has been put.
+    put: HashSet<Key>,
+}
+
+impl Notes {
+    fn next_source(&self) -> String {
+        format!("import:{:016x}:{}", self.input, self.sources.len())
     }
 }
 

@@ -86,7 +86,7 @@ pub fn move_from_files(
     let mut batch: Vec<FileMove> = Vec::new();
     let mut bytes = 0_usize;
     for (index, message) in plan.iter().enumerate() {
-        if let Some(message) = read_message(files, message, &mut on_event)? {
+        if let Some(message) = read_message(files, message, &mut on_event) {
             let lengths = message.iter().map(|record| record.value.len());
             bytes = lengths.fold(bytes, usize::saturating_add);
             batch.extend(message);
@@ -113,7 +113,7 @@ pub fn move_from_files(
         let path = files.directory().join(name);
         on_event(MoveEvent::Stays(&path.display().to_string(), FOREIGN));
     }
-    owned.live_store()?.forget_arrivals(&source)?;
+    owned.live_store()?.forget_arrivals(&[&source])?;
     files.remove_if_empty();
     Ok(())
 }
@@ -154,7 +154,7 @@ fn read_message(
     files: &ClientFiles,
     message: &[(Key, Key)],
     on_event: &mut impl FnMut(MoveEvent<'_>),
-) -> Result<Option<Vec<FileMove>>, Error> {
+) -> Option<Vec<FileMove>> {
     let mut records = Vec::with_capacity(message.len());
     let mut is_whole = true;
     for (from, to) in message {
@@ -190,9 +190,9 @@ fn read_message(
                 "stays with the other file of its message, which is damaged",
             ));
         }
-        return Ok(None);
+        return None;
     }
-    Ok(Some(records))
+    Some(records)
 }
 
 /// Writes records to Redis, and then removes their files.
@@ -268,7 +268,7 @@ pub fn move_to_files(
     // What an earlier move from these files has left there is in Redis.
     let source = files.identity();
     let there = remove_arrived(owned, files, &source)?;
-    owned.live_store()?.forget_arrivals(&source)?;
+    owned.live_store()?.forget_arrivals(&[&source])?;
     let renumbering = plan_renumbering(files, &keys, &there)?;
     let there = find_present(owned, files, &keys, &there)?;
     renumber(owned, &renumbering)?;

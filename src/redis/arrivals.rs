@@ -54,10 +54,13 @@ impl RedisStore {
         Ok(note)
     }
 
-    /// Removes the note of this source.
-    pub(crate) fn forget_arrivals(&mut self, source: &str) -> Result<(), Error> {
+    /// Removes the notes of these sources.
+    pub(crate) fn forget_arrivals(&mut self, sources: &[&str]) -> Result<(), Error> {
+        if sources.is_empty() {
+            return Ok(());
+        }
         self.change_arrivals(0, |commands, _, arrivals| {
-            commands.push_words(&["HDEL", arrivals, source]);
+            commands.push_words(&[&["HDEL", arrivals], sources].concat());
         })
     }
 

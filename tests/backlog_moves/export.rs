@@ -185,6 +185,47 @@ fn other_message_is_left_or_renumbered() {
 }
 
 #[test]
+fn failed_import_goes_on_without_doubling() {
+    let redis = RedisServer::start();
+    let keys: Vec<String> = (1..=40).map(|number| format!("c-{number}")).collect();
+    let mut all = records(keys.iter().map(String::as_str));
+    // Redis has no room for the oldest, which is the last to be put.
+    all.insert("c-1".to_owned(), record("c-1", &vec![b'x'; 12_000_000]));
+    into_redis(&redis, NAME, &all);
+    let lines = export(&redis, &[NAME]);
+    let _: () = redis.connection().del(NAME).expect("DEL");
+    let present = Records::from([("c-1".to_owned(), record("c-1", b"new"))]);
+    into_redis(&redis, NAME, &present);
+    let info: String = redis::cmd("INFO")
+        .arg("memory")
+        .query(&mut redis.connection())
+        .expect("INFO");
+    let used = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    let used: usize = used.and_then(|used| used.parse().ok()).expect("a number");
+    redis.set_maxmemory(&(used + 6_000_000).to_string());
+    checked(&import(&redis, &lines, &["--renumber"]), 3);
+    redis.set_maxmemory("0");
+    assert!((32..41).contains(&in_redis(&redis, NAME).len()));
+
+    let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 0);
+    assert_eq!(
+        out,
+        ["8 records put to device:broker:1883, 32 there already"]
+    );
+    let there = in_redis(&redis, NAME);
+    let expected = keys
+        .iter()
+        .zip(999_960..)
+        .map(|(key, number)| (format!("c-{number}"), all[key].clone()));
+    let expected: Records = expected.chain(present).collect();
+    assert!(there == expected, "{:?}", there.keys());
+    let keys: Vec<String> = redis.connection().keys("*").expect("KEYS");
+    assert_eq!(keys, [NAME]);
+}
+
+#[test]
 fn set_aside_records_are_exported_by_option() {
     let redis = RedisServer::start();
     into_redis(&redis, NAME, &records(["c-1"]));

@@ -23,7 +23,7 @@ use crate::{
 
 const HELP: &str = "\
 A record gets its own key if that is free. One that is there already, with the same bytes, counts as done, so the same import can be \
-run again. --url and --key-prefix choose the Redis.";
+run again. --url and --key-prefix choose the Redis. The standard input is held in memory; a file is not.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = HELP)]
@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long, value_name = "URI")]
     server_uri: Option<String>,
     /// If another message has a key, give all that are not there yet numbers before those that are. They are
-    /// sent first then. Running this twice doubles them
+    /// sent first then. After a failure the same import goes on; once it has ended, another one doubles them
     #[arg(long)]
     renumber: bool,
 }
