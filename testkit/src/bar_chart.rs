@@ -189,7 +189,7 @@ fn line(out: &mut String, content: Arguments) {
     writeln!(out, "{content}").expect("a string takes everything");
 }
 
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")

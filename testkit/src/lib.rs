@@ -39,6 +39,7 @@ pub mod simulator;
 pub mod statistics;
 mod subscriber;
 pub mod table;
+pub mod terminal;
 pub mod timed;
 
 #[cfg(test)]

@@ -73,6 +73,11 @@ impl Network {
         format!("redis://127.0.0.1:{}/", self.port)
     }
 
+    /// Port for programs.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Delivers nothing more to the server over the present connections, not even their end.
     pub fn hold(&self) {
         let mut state = self.shared.0.lock().unwrap();

@@ -2,5 +2,6 @@
 
 mod bad_input;
 mod page;
+mod pictures;
 mod real_backlog;
 mod tool;
