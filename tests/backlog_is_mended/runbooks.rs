@@ -54,6 +54,7 @@ fn device() -> RedisServer {
 /// Runs a command line with the names of this test in place of those of the page, and files in `folder`.
 fn run_line(redis: &RedisServer, broker: &Broker, folder: &Path, line: &str) -> Run {
     let line = line.replace("mqtt://BROKER:1883", &broker.url());
+    let line = line.replace("CLIENT_ID:OLD_BROKER:1883", NAME);
     let line = line.replace("CLIENT_ID", CLIENT);
     let (line, file) = match line.split_once(" >") {
         Some((line, file)) => (line.to_owned(), Some(folder.join(file))),

@@ -37,10 +37,16 @@ const RATE_INTERVAL: &str = "3s";
 const STEP: Duration = Duration::from_millis(500);
 
 /// Queries that may return only zeros in this outage, and the reason.
-const MAY_BE_ZERO: [(&str, &str); 1] = [(
-    "Calls under way",
-    "few scrapes coincide with a call, which takes less than a millisecond",
-)];
+const MAY_BE_ZERO: [(&str, &str); 2] = [
+    (
+        "Calls under way",
+        "few scrapes coincide with a call, which takes less than a millisecond",
+    ),
+    (
+        "Suspected of poison",
+        "no message is sent on many connections in vain",
+    ),
+];
 
 /// Panels, and metrics in a query of another panel, that stay empty, and the reason.
 const EMPTY: [(&str, &str); 2] = [

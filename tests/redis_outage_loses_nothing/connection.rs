@@ -188,6 +188,7 @@ pub(super) const QUEUED: &[u8] = b"+QUEUED\r\n";
 /// Returns the answers with which a persistence opens and finds no records, and nothing for later commands.
 pub(super) fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
     let mut listed = 0;
+    let mut has_counted = false;
     let mut queueing = false;
     move |command| {
         let answer: &[u8] = match command {
@@ -207,6 +208,11 @@ pub(super) fn empty() -> impl FnMut(&str) -> Option<&'static [u8]> {
                 b"*0\r\n"
             }
             _ if queueing => QUEUED,
+            // No counts of sends.
+            "HMGET" if listed == 3 && !has_counted => {
+                has_counted = true;
+                b"*1\r\n$-1\r\n"
+            }
             // The two places of what is set aside, and the records.
             "HKEYS" if listed < 3 => {
                 listed += 1;

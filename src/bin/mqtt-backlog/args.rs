@@ -7,7 +7,10 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, Parser};
+use clap::{
+    Args, Parser,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use paho_mqtt_redis::backlog::{
     RecordKind, Selection, Server, ServerOptions, TopicFilter, Unresolved,
 };
@@ -181,7 +184,7 @@ pub struct SelectionArgs {
     topic: Vec<TopicFilter>,
     /// Only messages with a record of this kind
     #[arg(long, value_name = "KIND", value_parser = kind_parser(), value_delimiter = ',', help_heading = "Selection")]
-    kind: Vec<String>,
+    kind: Vec<RecordKind>,
     /// Only messages with this number in their key, or in this range
     #[arg(long, value_name = "N[-M]", value_parser = parse_range, value_delimiter = ',', help_heading = "Selection")]
     number: Vec<RangeInclusive<u32>>,
@@ -192,11 +195,9 @@ pub struct SelectionArgs {
 
 impl SelectionArgs {
     pub fn selection(&self) -> Selection {
-        let kinds = RecordKind::ALL.into_iter();
-        let kinds = kinds.filter(|kind| self.kind.iter().any(|name| name == kind.as_str()));
         Selection {
             topics: self.topic.clone(),
-            kinds: kinds.collect(),
+            kinds: self.kind.clone(),
             numbers: self.number.clone(),
             older_than: None,
             limit: self.limit,
@@ -215,8 +216,24 @@ pub fn require_choice(is_unconditional: bool, all: bool) -> Result<(), Failure> 
     }
 }
 
-fn kind_parser() -> clap::builder::PossibleValuesParser {
-    RecordKind::ALL.map(RecordKind::as_str).into()
+/// Parses the name of a kind, or its word in the column KIND of `show`.
+fn kind_parser() -> impl TypedValueParser<Value = RecordKind> {
+    let values = RecordKind::ALL.map(|kind| PossibleValue::new(kind.as_str()).alias(word(kind)));
+    PossibleValuesParser::new(values).try_map(|name| {
+        let mut kinds = RecordKind::ALL.into_iter();
+        let kind = kinds.find(|kind| [kind.as_str(), word(*kind)].contains(&name.as_str()));
+        kind.ok_or("there is no such kind")
+    })
+}
+
+fn word(kind: RecordKind) -> &'static str {
+    match kind {
+        RecordKind::Command => "publish",
+        RecordKind::SentPublish => "sent",
+        RecordKind::SentPubrel => "pubrel",
+        RecordKind::ReceivedPublish => "received",
+        RecordKind::Undelivered => "undelivered",
+    }
 }
 
 fn parse_topic(text: &str) -> Result<TopicFilter, String> {
@@ -305,12 +322,12 @@ mod tests {
     #[test]
     fn kinds_are_selected_by_name() {
         let cli =
-            Cli::try_parse_from(["mqtt-backlog", "show", "a", "--kind", "command,sent_pubrel"]);
+            Cli::try_parse_from(["mqtt-backlog", "show", "a", "--kind", "publish,sent_pubrel"]);
         let Command::Show(args) = cli.expect("valid").command else {
             panic!("another command");
         };
         let kinds = args.selection.selection().kinds;
-        assert_eq!(kinds, [RecordKind::SentPubrel, RecordKind::Command]);
+        assert_eq!(kinds, [RecordKind::Command, RecordKind::SentPubrel]);
         let cli = Cli::try_parse_from(["mqtt-backlog", "show", "a", "--kind", "x"]);
         assert!(cli.is_err());
     }

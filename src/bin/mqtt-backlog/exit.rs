@@ -115,12 +115,14 @@ impl From<Error> for Failure {
             ErrorKind::InUse => Exit::InUse,
             _ => Exit::Unavailable,
         };
-        // The error names the options of the library.
-        let hint = match error.kind() {
-            ErrorKind::Timeout => "; --timeout sets both",
-            _ => "",
+        let text = error.to_string();
+        // The options of the library.
+        let hint = if text.contains("operation_timeout") {
+            "; --timeout sets both"
+        } else {
+            ""
         };
-        Self::Message(exit, format!("{error}{hint}"))
+        Self::Message(exit, format!("{text}{hint}"))
     }
 }
 

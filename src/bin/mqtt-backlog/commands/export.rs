@@ -10,7 +10,7 @@ use super::{set_aside::letter_to_json, show::to_json};
 use crate::{
     args::{ClientsArgs, SelectionArgs},
     context::Context,
-    exit::{Exit, Failure},
+    exit::{Exit, Failure, complain as note},
     output::{count, escape},
 };
 
@@ -40,25 +40,36 @@ pub const RECORDS: &str = "records";
 impl Args {
     pub fn run(&self, context: &mut Context) -> Result<Exit, Failure> {
         let selection = self.selection.selection();
+        let mut exported = 0_usize;
         for name in self.clients.resolve(&mut context.server)? {
-            export_records(context, &name, &selection)?;
+            exported += export_records(context, &name, &selection)?;
             for (place, is_wanted) in [
                 (Place::Quarantine, self.quarantine),
                 (Place::Discarded, self.discarded),
             ] {
                 if is_wanted {
-                    export_set_aside(context, &name, place, &selection)?;
+                    exported += export_set_aside(context, &name, place, &selection)?;
                 }
             }
+        }
+        // The standard output may be a file that nobody looks into.
+        if exported == 0 {
+            note("no such messages");
         }
         Ok(Exit::Done)
     }
 }
 
-fn export_records(context: &mut Context, name: &str, selection: &Selection) -> Result<(), Failure> {
+/// Exports messages of a client; returns their number.
+fn export_records(
+    context: &mut Context,
+    name: &str,
+    selection: &Selection,
+) -> Result<usize, Failure> {
     let listing = context.server.listing(name)?;
     let now = SystemTime::now();
-    let mut left = selection.limit.unwrap_or(usize::MAX);
+    let limit = selection.limit.unwrap_or(usize::MAX);
+    let mut left = limit;
     let mut failure = None;
     // Records that were listed and are not there any more when they are read.
     let mut gone = 0;
@@ -112,7 +123,7 @@ fn export_records(context: &mut Context, name: &str, selection: &Selection) -> R
             first.collect::<Vec<_>>().join(", ")
         ));
     }
-    Ok(())
+    Ok(limit - left)
 }
 
 /// Returns the number of records that were listed up to the message with these, which is the next.
@@ -130,12 +141,14 @@ fn unread_before<'a>(
     listed
 }
 
+/// Exports records that are set aside; returns their number.
 fn export_set_aside(
     context: &mut Context,
     name: &str,
     place: Place,
     selection: &Selection,
-) -> Result<(), Failure> {
+) -> Result<usize, Failure> {
+    let mut exported = 0;
     let set_aside = context.server.set_aside(name, place)?;
     let now = SystemTime::now();
     for letter in &set_aside.letters {
@@ -147,6 +160,7 @@ fn export_set_aside(
             let object = letter_to_json(name, letter, false);
             let object = with_value(object, name, place.as_str(), letter.value());
             context.out.json(&object)?;
+            exported += 1;
         }
     }
     if set_aside.nameless > 0 {
@@ -156,7 +170,7 @@ fn export_set_aside(
             place.as_str()
         ));
     }
-    Ok(())
+    Ok(exported)
 }
 
 /// Adds the fields by which a record is imported.

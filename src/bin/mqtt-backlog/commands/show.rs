@@ -198,7 +198,7 @@ fn row(
     ];
     if let Some(form) = payload {
         row.push(match &view.content {
-            Content::Message { payload, .. } => shown_payload(payload, form),
+            Content::Message { payload, .. } => payload_cell(payload, form),
             _ => String::new(),
         });
     }
@@ -219,6 +219,17 @@ pub fn action(record: &Record, content: &Content<'_>) -> &'static str {
         (_, SentPublish) => "sent",
         (_, ReceivedPublish) => "received",
         (_, Undelivered) => "undelivered",
+    }
+}
+
+/// The beginning of a payload, so that a large one does not hide the rest of the table.
+fn payload_cell(payload: &[u8], form: PayloadForm) -> String {
+    const SHOWN: usize = 256;
+    match payload.get(..SHOWN) {
+        Some(start) if payload.len() > SHOWN => {
+            format!("{}… (all with --json)", shown_payload(start, form))
+        }
+        _ => shown_payload(payload, form),
     }
 }
 

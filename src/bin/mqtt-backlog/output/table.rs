@@ -82,11 +82,16 @@ impl Table {
     fn line(&self, row: &[String]) -> String {
         let columns = row.iter().zip(&self.widths).zip(&self.aligns);
         let cells = columns.map(|((cell, width), align)| match align {
-            Align::Left => format!("{cell:<width$}"),
-            Align::Right => format!("{cell:>width$}"),
+            Align::Left => format!("{cell}{}", padding(cell, *width)),
+            Align::Right => format!("{}{cell}", padding(cell, *width)),
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
+}
+
+/// The spaces that a cell lacks. A width in a format is at most 65,535.
+fn padding(cell: &str, width: usize) -> String {
+    " ".repeat(width.saturating_sub(cell.chars().count()))
 }
 
 #[cfg(test)]
@@ -117,5 +122,13 @@ mod tests {
             .rows
             .push(["another one", "1", "z"].map(str::to_owned).to_vec());
         assert_eq!(table.lines(), ["another one    1  z"]);
+    }
+
+    #[test]
+    fn cell_may_be_wider_than_format_can_pad() {
+        let mut table = Table::new(&[("A", Align::Left), ("B", Align::Right)]);
+        let wide = "x".repeat(70_000);
+        table.add(vec![wide.clone(), "1".to_owned()]);
+        assert_eq!(table.into_lines()[1], format!("{wide}  1"));
     }
 }
