@@ -160,17 +160,8 @@ impl OwnedBacklog {
         let mut values = Vec::with_capacity(keys.len());
         self.read_values(&keys, |value| values.push(value))?;
         let mut values = values.into_iter();
-        let read = messages.iter().map(|message| {
-            let records = message.iter().zip(values.by_ref());
-            let records = records.filter_map(|(key, value)| {
-                Some(Record {
-                    key: *key,
-                    value: value?,
-                    time: None,
-                })
-            });
-            records.collect::<Vec<Record>>()
-        });
+        let messages = messages.iter();
+        let read = messages.map(|message| Record::of_message(message, values.by_ref()));
         Ok(read.filter(|records| !records.is_empty()).collect())
     }
 

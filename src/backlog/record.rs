@@ -103,6 +103,22 @@ const MESSAGE_EXPIRY: u8 = 2;
 const CORRELATION_DATA: u8 = 9;
 
 impl Record {
+    /// Creates the records of a message from the next values, one per key; those without a value are left out.
+    pub(super) fn of_message(
+        message: &[Key],
+        values: impl Iterator<Item = Option<Vec<u8>>>,
+    ) -> Vec<Self> {
+        let records = message.iter().zip(values);
+        let records = records.filter_map(|(key, value)| {
+            Some(Self {
+                key: *key,
+                value: value?,
+                time: None,
+            })
+        });
+        records.collect()
+    }
+
     /// Takes the record apart.
     #[must_use]
     pub fn view(&self) -> View<'_> {

@@ -285,15 +285,7 @@ impl Server {
             let keys: Vec<&str> = keys.iter().map(|key| &**key).collect();
             let mut values = self.reader.values(name, None, &keys)?.into_iter();
             for message in chunk {
-                let records = message.iter().zip(values.by_ref());
-                let records = records.filter_map(|(key, value)| {
-                    Some(Record {
-                        key: *key,
-                        value: value?,
-                        time: None,
-                    })
-                });
-                let records: Vec<Record> = records.collect();
+                let records = Record::of_message(message, values.by_ref());
                 if !records.is_empty() && on_message(records).is_break() {
                     return Ok(());
                 }

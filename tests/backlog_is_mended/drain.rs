@@ -304,6 +304,19 @@ fn connection_that_breaks_is_made_again() {
     assert!(keys(&redis, NAME).is_empty());
 }
 
+/// Asserts that each message from 1 to this number has been sent, or still waits.
+fn assert_none_is_lost(redis: &RedisServer, broker: &Broker, messages: usize) {
+    let left = records(redis, NAME);
+    let times = times(broker);
+    for number in 1..=messages {
+        let is_left = left.contains_key(&format!("c-{number}"));
+        assert!(
+            is_left || times.contains_key(&number.to_string()),
+            "{number} is lost"
+        );
+    }
+}
+
 #[test]
 fn broker_that_stays_away_ends_drain() {
     let (redis, broker) = (RedisServer::start(), Broker::start());
@@ -317,16 +330,8 @@ fn broker_that_stays_away_ends_drain() {
     broker.refuse(usize::MAX);
     let text = ended(child, 3);
     assert!(text.contains("cannot connect to the broker"), "{text}");
-    let left = records(&redis, NAME);
-    let times = times(&broker);
-    for number in 1..=100 {
-        let is_left = left.contains_key(&format!("c-{number}"));
-        assert!(
-            is_left || times.contains_key(&number.to_string()),
-            "{number} is lost"
-        );
-    }
-    assert!(!left.is_empty());
+    assert_none_is_lost(&redis, &broker, 100);
+    assert!(!keys(&redis, NAME).is_empty());
 }
 
 #[test]
@@ -358,15 +363,7 @@ fn killed_drain_loses_nothing() {
         child.kill().expect("is killed");
         child.wait().expect("has ended");
         kills += 1;
-        let left = records(&redis, NAME);
-        let times = times(&broker);
-        for number in 1..=400 {
-            let is_left = left.contains_key(&format!("c-{number}"));
-            assert!(
-                is_left || times.contains_key(&number.to_string()),
-                "{number} is lost"
-            );
-        }
+        assert_none_is_lost(&redis, &broker, 400);
         // The next one owns the records as soon as Redis has noticed.
     }
     drain(&redis, &broker.url(), &arguments).expect(0);
@@ -394,16 +391,8 @@ fn redis_that_stops_ends_drain() {
     let text = ended(child, 3);
     redis.resume();
     assert_eq!(text.lines().count(), 1, "{text}");
-    let left = records(&redis, NAME);
-    let times = times(&broker);
-    for number in 1..=200 {
-        let is_left = left.contains_key(&format!("c-{number}"));
-        assert!(
-            is_left || times.contains_key(&number.to_string()),
-            "{number} is lost"
-        );
-    }
-    assert!(!left.is_empty());
+    assert_none_is_lost(&redis, &broker, 200);
+    assert!(!keys(&redis, NAME).is_empty());
 }
 
 #[test]

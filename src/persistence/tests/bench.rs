@@ -20,7 +20,7 @@ use crate::{
         observer::StoreObserver,
         simulated::{Settings, SimulatedWorker, Turn, simulated_persistence},
     },
-    store::{Change, Connected, Group, Place, Sent, Store, StoreEvent},
+    store::{Change, Connected, Group, Place, Sent, SetAsideLoss, Store, StoreEvent},
 };
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -638,6 +638,17 @@ impl Bench {
     /// The events so far; the worker has to run for them.
     pub(super) fn events(&self) -> Vec<StoreEvent> {
         self.events.0.lock().expect("no panic").clone()
+    }
+
+    /// The events about records that were set aside and are gone.
+    pub(super) fn set_aside_losses(&self) -> Vec<(SetAsideLoss, usize)> {
+        let losses = self.events().into_iter().filter_map(|event| match event {
+            StoreEvent::SetAsideLost {
+                reason, records, ..
+            } => Some((reason, records)),
+            _ => None,
+        });
+        losses.collect()
     }
 }
 

@@ -37,16 +37,6 @@ fn keys_and_reasons(letters: &[DeadLetter]) -> Vec<(&str, &str)> {
     letters.iter().map(of_letter).collect()
 }
 
-fn losses(bench: &Bench) -> Vec<(SetAsideLoss, usize)> {
-    let losses = bench.events().into_iter().filter_map(|event| match event {
-        StoreEvent::SetAsideLost {
-            reason, records, ..
-        } => Some((reason, records)),
-        _ => None,
-    });
-    losses.collect()
-}
-
 #[test]
 fn lost_session_is_set_aside_in_one_step() {
     let mut bench = bench(&[]);
@@ -170,7 +160,11 @@ fn outage_keeps_no_more_than_limits() {
         .collect();
     // Nothing is written for those that are gone, but for the one whose put may have arrived.
     assert_eq!(writes, ["rewrite -c-1 | !d:c-8 -c-8 | !d:c-9 -c-9"]);
-    let lost: usize = losses(&bench).iter().map(|(_, records)| records).sum();
+    let lost: usize = bench
+        .set_aside_losses()
+        .iter()
+        .map(|(_, records)| records)
+        .sum();
     assert_eq!(lost, 7);
 }
 
@@ -193,7 +187,7 @@ fn oldest_is_removed_beyond_limit() {
     bench.run(62 * SECOND);
     assert!(bench.content().discarded.is_empty());
     assert_eq!(
-        losses(&bench),
+        bench.set_aside_losses(),
         [(SetAsideLoss::Number, 1), (SetAsideLoss::Age, 1)]
     );
 }
@@ -208,7 +202,7 @@ fn full_store_gives_copies_up_to_make_room() {
     bench.run(10 * SECOND);
     assert!(bench.stored_keys().is_empty());
     assert!(bench.content().discarded.is_empty());
-    assert_eq!(losses(&bench), [(SetAsideLoss::Refused, 1)]);
+    assert_eq!(bench.set_aside_losses(), [(SetAsideLoss::Refused, 1)]);
     assert_eq!(bench.persistence.health().snapshot().discarded_records, 0);
     bench.content().is_full = false;
     bench.run(10 * SECOND);
@@ -225,7 +219,7 @@ fn store_that_refuses_place_still_removes() {
     bench.run(10 * SECOND);
     assert!(bench.is_up());
     assert!(bench.stored_keys().is_empty());
-    assert_eq!(losses(&bench), [(SetAsideLoss::Refused, 1)]);
+    assert_eq!(bench.set_aside_losses(), [(SetAsideLoss::Refused, 1)]);
 }
 
 #[test]
@@ -274,7 +268,7 @@ fn value_that_cannot_be_read_is_counted() {
     bench.run(10 * SECOND);
     assert!(bench.stored_keys().is_empty());
     assert!(bench.content().discarded.is_empty());
-    assert_eq!(losses(&bench), [(SetAsideLoss::Unreadable, 1)]);
+    assert_eq!(bench.set_aside_losses(), [(SetAsideLoss::Unreadable, 1)]);
 }
 
 #[test]
@@ -457,7 +451,7 @@ fn emptied_store_is_noticed() {
     bench.run(2 * SECOND);
     bench.content().is_down = None;
     bench.run(10 * SECOND);
-    assert_eq!(losses(&bench), [(SetAsideLoss::Lost, 1)]);
+    assert_eq!(bench.set_aside_losses(), [(SetAsideLoss::Lost, 1)]);
     assert_eq!(bench.persistence.health().snapshot().discarded_records, 0);
 }
 

@@ -56,16 +56,6 @@ fn dropped(bench: &Bench) -> usize {
     events.sum()
 }
 
-fn losses(bench: &Bench) -> Vec<(SetAsideLoss, usize)> {
-    let losses = bench.events().into_iter().filter_map(|event| match event {
-        StoreEvent::SetAsideLost {
-            reason, records, ..
-        } => Some((reason, records)),
-        _ => None,
-    });
-    losses.collect()
-}
-
 /// The keys of the dead letters, by key.
 fn letters(bench: &Bench) -> Vec<String> {
     let listed = bench.persistence.dead_letters().list().expect("lists");
@@ -92,7 +82,7 @@ fn what_exceeds_budget_is_a_dead_letter() {
     let status = bench.persistence.health().snapshot();
     assert_eq!(status.waiting_bytes, 3 * LENGTH);
     assert_eq!(status.discarded_records, 3);
-    assert_eq!(losses(&bench), []);
+    assert_eq!(bench.set_aside_losses(), []);
 }
 
 fn names(names: &str) -> Vec<String> {
@@ -122,7 +112,10 @@ fn dead_letters_keep_their_bounds_over_budget() {
         let bench = opened(&settings, content());
         // Those that were dropped last are left.
         assert_eq!(letters(&bench), names("c-1 c-4"), "{limits:?}");
-        assert_eq!((dropped(&bench), losses(&bench)), (5, vec![(loss, 3)]));
+        assert_eq!(
+            (dropped(&bench), bench.set_aside_losses()),
+            (5, vec![(loss, 3)])
+        );
         assert_eq!(bench.stored_keys(), ["s-9"]);
     };
     let limits = SetAsideLimits::default();
@@ -133,7 +126,7 @@ fn dead_letters_keep_their_bounds_over_budget() {
         ..settings(LENGTH)
     };
     let bench = opened(&settings, content());
-    assert_eq!((dropped(&bench), losses(&bench)), (5, vec![]));
+    assert_eq!((dropped(&bench), bench.set_aside_losses()), (5, vec![]));
     assert!(bench.content().discarded.is_empty());
 }
 
@@ -146,7 +139,7 @@ fn full_store_drops_over_budget_without_copies() {
     let bench = opened(&settings(3 * LENGTH), content);
     assert_eq!(bench.stored_keys(), ["c-1", "c-4", "s-9"]);
     let refused = vec![(SetAsideLoss::Refused, 3)];
-    assert_eq!((dropped(&bench), losses(&bench)), (3, refused));
+    assert_eq!((dropped(&bench), bench.set_aside_losses()), (3, refused));
 }
 
 #[test]
@@ -158,5 +151,8 @@ fn messages_stay_if_store_refuses_their_removal() {
     let bench = opened(&settings(LENGTH), content);
     assert_eq!(bench.stored().len(), 6);
     let waiting = bench.persistence.health().snapshot().waiting_messages;
-    assert_eq!((waiting, dropped(&bench), losses(&bench)), (6, 0, vec![]));
+    assert_eq!(
+        (waiting, dropped(&bench), bench.set_aside_losses()),
+        (6, 0, vec![])
+    );
 }
