@@ -201,10 +201,12 @@ impl Backlog {
         let id = RecordId::of(key);
         if let RecordId::Key(key) = id {
             self.history.put(key);
-            let mut is_known = key.kind == RecordKind::SentPublish
-                && (self.is_sending || self.records.contains_key(&id));
-            if self.is_observed {
-                // Mirrors the persistence of this crate. Another one may keep both.
+            let is_publish = key.kind == RecordKind::SentPublish;
+            let is_sent_again = is_publish && !self.is_sending && self.records.contains_key(&id);
+            let mut is_known = is_sent_again || is_publish && self.is_sending;
+            // Mirrors the persistence of this crate, which leaves everything as it is if Paho sends a stored
+            // PUBLISH again. Another one may keep both.
+            if self.is_observed && !is_sent_again {
                 for id in key.replaced_keys().map(RecordId::Key) {
                     if let Some(replaced) = self.remove_entry(&id) {
                         is_known |= replaced.is_message();

@@ -27,8 +27,8 @@ use crate::{
     error::{Error, ErrorKind},
     metrics::{Clock, PersistenceMetrics, StoreMetricsObserver},
     paho::{DropReason, sample_record},
-    persistence::{Health, MemoryPersistence, RecordObserver, StoreObserver},
-    store::{HealthSnapshot, StoreEvent},
+    persistence::{Health, MemoryPersistence, Persistence, RecordObserver, StoreObserver},
+    store::{Change, HealthSnapshot, MemoryStore, Store, StoreEvent},
 };
 
 /// A clock that stands still until it is advanced; each reading takes a microsecond.
@@ -761,6 +761,35 @@ fn messages(registry: &Registry) -> [u64; 5] {
         dropped.iter().sum(),
         sum("lost_messages_total", ""),
     ]
+}
+
+/// Another program has left a message in flight under a packet id that ours has in the other version.
+#[test]
+fn messages_that_share_packet_id_stay_counted() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let mut store = MemoryStore::default();
+    store.connect("id:uri").expect("connects");
+    let ours = b"\x34\x07\x00\x01t\x00\x07\x00x";
+    let other = b"\x34\x0a\x00\x01t\x00\x07other";
+    let puts: [(&str, &[u8]); 2] = [("s5-7", ours), ("s-7", other)];
+    let puts = puts.map(|(key, value)| Change::Put { key, value });
+    store.send(&[&puts]).expect("stores");
+    let mut persistence = Persistence::with_store(store).instrument(&metrics);
+    persistence.open("id", "uri").expect("opens");
+    for key in persistence.keys().expect("lists") {
+        persistence.get(&key).expect("reads");
+    }
+    assert_eq!(messages(&registry), [0, 2, 0, 0, 0]);
+    persistence.remove("c5-0").expect("connects");
+    // Paho sends both again, in the version that it connects with.
+    let other = b"\x34\x0b\x00\x01t\x00\x07\x00other";
+    persistence.put("s5-7", vec![other]).expect_err("damaged");
+    persistence.put("s5-7", vec![ours]).expect("is stored");
+    let sent_publish = "mqtt_persistence_records{client_id=\"id\",kind=\"sent_publish\"}";
+    assert_eq!(value(&registry, sent_publish), Some(2.0));
+    assert_eq!(messages(&registry), [0, 2, 0, 0, 0]);
+    assert_eq!(persistence.keys().expect("lists"), ["s-7", "s5-7"]);
 }
 
 #[test]
