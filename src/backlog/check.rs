@@ -146,6 +146,7 @@ pub(super) fn check_records(
     let options = LoadOptions {
         // So only one value is in memory at a time.
         cache_limit: 0,
+        to_v5: None,
         // The limits of the program are unknown here.
         drops_above: None,
         max_sends: u32::MAX,

@@ -7,21 +7,22 @@ use std::{
 
 use super::{
     batched_read::{READ_BATCH, list_keys, read_each_or_split, read_or_split},
+    convert::convert_records,
     drop_loaded::{drop_loaded, is_refused},
     index::RecordIndex,
     load_changes::LoadChanges,
     over_budget::drop_over_budget,
+    quarantine::quarantine,
     send_counts::SendCounts,
-    set_aside::name_for,
     set_asides::SetAsides,
     write::{WriteAck, write},
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::Error,
     paho::{
         DropReason, Key, KeyMap, Publish, RecordKind, StoredMessage, is_expired, is_valid_record,
     },
-    store::{Change, Place, Store},
+    store::{Change, Store},
 };
 
 /// The contents of the store at open.
@@ -37,6 +38,8 @@ pub(crate) struct LoadedRecords {
 /// The decisions of the program for a load.
 #[derive(Clone, Copy)]
 pub(crate) struct LoadOptions {
+    /// Records of the other MQTT version are converted: to MQTT 5 if true.
+    pub(crate) to_v5: Option<bool>,
     /// Bytes of values that are kept in memory.
     pub(crate) cache_limit: usize,
     /// Waiting messages beyond this many bytes are dropped.
@@ -56,6 +59,12 @@ pub(crate) fn load_records(
     options: LoadOptions,
 ) -> Result<LoadedRecords, Error> {
     let (mut keys, foreign_entries) = list_keys(store)?;
+    let mut inconvertible = Vec::new();
+    if let Some(to_v5) = options.to_v5 {
+        let conversion = convert_records(store, keys, to_v5, options.now)?;
+        keys = conversion.keys;
+        inconvertible = conversion.left;
+    }
     // Values are cached in this order, and Paho reads the lowest command numbers first.
     keys.sort_unstable();
 
@@ -66,6 +75,12 @@ pub(crate) fn load_records(
         sends: SendCounts::new(options.max_sends),
     };
     loaded.index.set_now(options.since_boot);
+    changes.unreadable.extend(&inconvertible);
+    for key in inconvertible {
+        if !quarantine(store, (key, "other_version"), (set_asides, changes))? {
+            loaded.unmovable.insert(key);
+        }
+    }
     let mut expired = Vec::new();
     // The index does not tell QoS 1 from 2.
     let mut qos_of = KeyMap::default();
@@ -136,51 +151,6 @@ fn load_sends(
     loaded.index.remove(key);
     loaded.sends.forget(key);
     Ok(())
-}
-
-/// Moves a record to the quarantine; returns false if the store refuses that.
-///
-/// The copy is confirmed before the remove is sent: a store may apply the remove of a group
-/// although it refused the copy in it, and then the record would be gone. A crash between the two
-/// leaves the record in both places.
-fn quarantine(
-    store: &mut impl Store,
-    (record, reason): (Key, &str),
-    (set_asides, changes): (&mut SetAsides, &mut LoadChanges),
-) -> Result<bool, Error> {
-    use ErrorKind::{Misconf, OutOfMemory, Permission, ReadOnly, Server, WrongType};
-    let key = &record.to_name();
-    let [Some(value)] = &store.read(&[key])?[..] else {
-        return Ok(true);
-    };
-    let ack = WriteAck::Confirmed { sent: &[] };
-    let place = Place::Quarantine;
-    let name = name_for(reason, record, key, value);
-    let name = changes.set_aside(set_asides, place, name);
-    let is_refusal = |error: &Error| {
-        matches!(
-            error.kind(),
-            Misconf | OutOfMemory | Permission | ReadOnly | Server | WrongType
-        )
-    };
-    let copy = Change::SetAside {
-        place,
-        name: &name,
-        value,
-    };
-    match write(store, &[&[copy]], ack) {
-        Ok(()) => drop(set_asides.add(place, &name)),
-        Err(error) if is_refusal(&error) => {
-            changes.set_aside.remove(&(place, name));
-            return Ok(false);
-        }
-        Err(error) => return Err(error),
-    }
-    match write(store, &[&[Change::Remove { key }]], ack) {
-        Ok(()) => Ok(true),
-        Err(error) if is_refusal(&error) => Ok(false),
-        Err(error) => Err(error),
-    }
 }
 
 /// Removes a 3.1.1 PUBLISH whose MQTT 5 twin has the same content.

@@ -3,6 +3,7 @@
 mod access;
 mod adopt;
 mod batched_read;
+mod convert;
 mod drop_loaded;
 mod earlier;
 mod event_queue;
@@ -12,6 +13,7 @@ mod load_changes;
 mod over_budget;
 mod pending;
 mod prefetch;
+mod quarantine;
 mod relocate;
 mod relocations;
 mod removed;
@@ -28,6 +30,7 @@ pub(crate) use adopt::adopt_records;
 #[cfg(feature = "cli")]
 pub(crate) use adopt::plan_moves;
 pub(crate) use batched_read::{list_keys, read_or_split};
+pub(crate) use convert::convert_records;
 #[cfg(feature = "cli")]
 pub(crate) use index::{RecordIndex, hash_of};
 pub(crate) use load::{LoadOptions, LoadedRecords, load_records};

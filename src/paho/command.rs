@@ -1,6 +1,6 @@
 //! Stored commands, as `MQTTAsync_persistCommand` of Paho C writes them.
 
-use super::{byte_reader::ByteReader, properties};
+use super::{byte_reader::ByteReader, conversion::convert_tail, properties};
 
 // MQTT's packet types, by which Paho marks its commands.
 const PUBLISH: i32 = 3;
@@ -9,6 +9,9 @@ const UNSUBSCRIBE: i32 = 10;
 
 /// Size in bytes of C's `MQTTSubscribe_options`: four `char`, an `int`, three `char` and padding.
 const SUBSCRIBE_OPTIONS_SIZE: usize = 12;
+
+/// `MQTTSubscribe_options_initializer`, with which a subscription is as with MQTT 3.1.1.
+const DEFAULT_SUBSCRIBE_OPTIONS: &[u8; SUBSCRIBE_OPTIONS_SIZE] = b"MQSO\0\0\0\0\0\0\0\0";
 
 /// A command waiting to be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +101,38 @@ pub(crate) fn subscription(value: &[u8], v5: bool) -> Option<Subscription<'_>> {
         }
     }
     Some(Subscription { subscribes, topics })
+}
+
+/// Converts a command that Paho can read to the form of the other version, as far as there is one.
+pub(super) fn convert(value: &[u8], from_v5: bool) -> Option<Vec<u8>> {
+    let mut reader = ByteReader::new(value);
+    if Command::skip_publish(&mut reader).is_some() {
+        return convert_tail(value, reader, from_v5);
+    }
+    let mut reader = ByteReader::new(value);
+    let mut converted = Vec::with_capacity(value.len());
+    let kind = reader.c_int()?;
+    let token = reader.c_int()?;
+    let count = topic_count(&mut reader)?;
+    for int in [kind, token, i32::try_from(count).ok()?] {
+        converted.extend(int.to_ne_bytes());
+    }
+    for _ in 0..count {
+        converted.extend(reader.c_string()?);
+        converted.push(0);
+        if kind == SUBSCRIBE {
+            converted.extend(reader.c_int()?.to_ne_bytes());
+            if from_v5 {
+                reader.take_bytes(SUBSCRIBE_OPTIONS_SIZE)?;
+            } else {
+                converted.extend(DEFAULT_SUBSCRIBE_OPTIONS);
+            }
+        }
+    }
+    if !from_v5 {
+        converted.push(0);
+    }
+    Some(converted)
 }
 
 /// Returns the packet id of a command that Paho can read, or 0 for a PUBLISH at QoS 0.

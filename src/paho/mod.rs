@@ -3,6 +3,7 @@
 mod byte_reader;
 mod command;
 mod contains_key_abi;
+mod conversion;
 mod departure;
 mod expiry;
 mod key;
@@ -18,6 +19,7 @@ pub(crate) use command::{Command, command_packet_id, set_command_packet_id};
 #[cfg(feature = "cli")]
 pub(crate) use command::{Subscription, subscription};
 pub(crate) use contains_key_abi::to_abi;
+pub(crate) use conversion::convert;
 pub use departure::DropReason;
 pub(crate) use departure::{CallHistory, Content, Departure};
 #[cfg(feature = "cli")]

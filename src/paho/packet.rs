@@ -45,6 +45,30 @@ pub(crate) fn pubrel_packet_id(value: &[u8], v5: bool) -> Option<u16> {
     (packet_id != 0 && body.is_empty()).then_some(packet_id)
 }
 
+/// Converts a PUBLISH to the form of the other version.
+pub(super) fn convert_publish(value: &[u8], from_v5: bool) -> Option<Vec<u8>> {
+    let (header, mut body) = split_packet(value, PUBLISH)?;
+    let whole = body.remaining();
+    body.mqtt_string()?;
+    body.u16_be()?;
+    let head = whole.len().checked_sub(body.remaining().len())?;
+    let mut properties: &[u8] = b"\0";
+    if from_v5 {
+        properties::skip_properties(&mut body)?;
+        properties = b"";
+    }
+    let body = [whole.get(..head)?, properties, body.remaining()].concat();
+    let length = properties::encode_variable_int(body.len())?;
+    Some([&[header], &length[..], &body].concat())
+}
+
+/// Converts a PUBREL to the form of the other version.
+pub(super) fn convert_pubrel(value: &[u8], from_v5: bool) -> Option<Vec<u8>> {
+    const SUCCESS: [u8; 2] = [PUBREL << 4 | 2, 2];
+    let packet_id = pubrel_packet_id(value, from_v5)?;
+    Some([SUCCESS, packet_id.to_be_bytes()].concat())
+}
+
 /// Overwrites the packet id of a PUBLISH or PUBREL; returns `None` if the value is neither.
 pub(crate) fn set_packet_id(value: &mut [u8], packet_id: u16) -> Option<()> {
     let length = value.len();

@@ -84,8 +84,8 @@ fn encode_string(text: &[u8]) -> Option<Vec<u8>> {
     Some([&length.to_be_bytes()[..], text].concat())
 }
 
-#[cfg(feature = "cli")]
-fn encode_variable_int(mut value: usize) -> Option<Vec<u8>> {
+/// Writes MQTT's variable byte integer; `None` if the value is too large for it.
+pub(super) fn encode_variable_int(mut value: usize) -> Option<Vec<u8>> {
     let mut encoded = Vec::new();
     for _ in 0..4 {
         let group = u8::try_from(value & 0x7f).ok()?;

@@ -10,6 +10,15 @@ pub(super) fn is_valid_queued_message(value: &[u8], v5: bool) -> bool {
 
 fn parse(value: &[u8], v5: bool) -> Option<()> {
     let mut reader = ByteReader::new(value);
+    skip_fields(&mut reader)?;
+    if v5 {
+        properties::skip_properties(&mut reader)?;
+    }
+    reader.is_empty().then_some(())
+}
+
+/// Skips a message up to its properties; returns `None` if Paho cannot have written it.
+pub(super) fn skip_fields(reader: &mut ByteReader<'_>) -> Option<()> {
     let payload = usize::try_from(reader.c_int()?).ok()?;
     reader.take_bytes(payload)?;
     let [qos, retained, duplicate, packet_id] = [
@@ -21,15 +30,12 @@ fn parse(value: &[u8], v5: bool) -> Option<()> {
     let topic = reader.c_string()?;
     // Paho writes 0 for a topic that is a plain C string.
     let length = usize::try_from(reader.c_int()?).ok()?;
-    if v5 {
-        properties::skip_properties(&mut reader)?;
-    }
     let is_allowed = (0..=2).contains(&qos)
         && (0..=1).contains(&retained)
         && (0..=1).contains(&duplicate)
         && (0..=0xffff).contains(&packet_id)
         && (length == 0 || length == topic.len());
-    (is_allowed && reader.is_empty()).then_some(())
+    is_allowed.then_some(())
 }
 
 #[cfg(test)]

@@ -141,8 +141,9 @@ impl CallLog {
             "messaging.client.id" = self.client_id,
             records_version = records,
             "found records of MQTT {records}, but the client {does} MQTT {client}: Paho may reject \
-             them, corrupt their payloads or send them twice; set \
-             CreateOptionsBuilder::mqtt_version to the version that the client connects with"
+             them, corrupt their payloads or send them twice; set the version that the client \
+             connects with in CreateOptionsBuilder::mqtt_version and in Persistence::mqtt_version, \
+             which converts the records"
         );
     }
 
@@ -199,6 +200,19 @@ pub(super) fn warn_of_write_error(store_name: &str, client_id: &str, write_error
             "the store takes no writes: waiting messages can be sent, new ones cannot be stored: \
              {}",
             ErrorChain(error)
+        );
+    }
+}
+
+/// Logs that records were converted, if there were any.
+pub(super) fn converted(store_name: &str, client_id: &str, records: usize, to_v5: bool) {
+    if records > 0 {
+        info!(
+            "db.system.name" = store_name,
+            "messaging.client.id" = client_id,
+            records,
+            "converted the records of another MQTT version to MQTT {}",
+            if to_v5 { "5" } else { "3.1.1" }
         );
     }
 }

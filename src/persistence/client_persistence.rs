@@ -21,7 +21,7 @@ use super::{
     moved_backlog::find_backlogs,
     notifier::{Notifier, catch_panic},
     observer::{RecordObserver, StoreObserver},
-    opening::{OpenReport, connect, may_open_without, open_records},
+    opening::{OpenReport, connect, convert, may_open_without, open_records},
     outbox::Outbox,
     shared::PersistenceShared,
     worker::spawn_threads,
@@ -64,6 +64,8 @@ pub struct Persistence<S: Store> {
     shared: Arc<PersistenceShared<GuardedStore<S>>>,
     observers: Vec<Arc<dyn StoreObserver>>,
     record_observer: Option<Arc<dyn RecordObserver>>,
+    /// The client uses MQTT 5, if the program has named its version.
+    mqtt_5: Option<bool>,
 }
 
 /// A persistence in the memory of this process, for tests and first programs.
@@ -131,6 +133,7 @@ impl<S: Store> Persistence<S> {
             log: CallLog::new(S::NAME),
             observers,
             record_observer: None,
+            mqtt_5: None,
             shared: Arc::new(PersistenceShared::new(GuardedStore(store), config)),
         }
     }
@@ -147,6 +150,28 @@ impl<S: Store> Persistence<S> {
         self.record_observer = Some(observer);
     }
 
+    /// Names the MQTT version of the client, for which the records of the other version are converted.
+    ///
+    /// Set it to the version that the client connects with, which has to be that of its create options too.
+    /// Paho cannot restore records of MQTT 5 in a client of 3.1.1, and damages those of 3.1.1 in a client of
+    /// MQTT 5. With the version named, [`connect`](Self::connect) and `open` convert them, each in one step,
+    /// so that a crash loses nothing. A message of MQTT 5 that becomes one of 3.1.1 loses its properties,
+    /// its expiry among them. What cannot be converted is quarantined: an UNSUBSCRIBE that waits, and a
+    /// record of a message while another message has its packet id in the other version.
+    ///
+    /// Without it, the records stay as they are, and a mismatch is logged as a warning.
+    ///
+    /// ```
+    /// use paho_mqtt_redis::{MemoryPersistence, paho_mqtt as mqtt};
+    ///
+    /// let persistence = MemoryPersistence::new().mqtt_version(mqtt::MQTT_VERSION_3_1_1);
+    /// ```
+    #[must_use]
+    pub fn mqtt_version(mut self, version: impl Into<mqtt::MqttVersion>) -> Self {
+        self.mqtt_5 = Some(version.into() == mqtt::MqttVersion::V5);
+        self
+    }
+
     /// Connects to the records of a client and checks that they can be used.
     ///
     /// Optional and recommended. If a client cannot be created, paho-mqtt reports only "Persistence
@@ -154,7 +179,8 @@ impl<S: Store> Persistence<S> {
     /// Pass the `server_uri` that the client is created with. If the store is still starting, this
     /// waits for up to the `open_timeout` of `RedisPersistenceBuilder`, or 2 s with any other store.
     /// Records of this client id under another server URI are logged as a warning:
-    /// [`adopt`](Self::adopt) moves them.
+    /// [`adopt`](Self::adopt) moves them. Records of another [`mqtt_version`](Self::mqtt_version) than the
+    /// client's are converted.
     ///
     /// # Errors
     ///
@@ -163,16 +189,22 @@ impl<S: Store> Persistence<S> {
         let name = record_set_name(client_id, strip_scheme(server_uri))?;
         let attempt = || format!("connect to the records of {name}");
         let mut store = self.begin_opening(attempt)?;
-        let connected = connect(&mut store, &name, &self.shared.config);
+        let config = &self.shared.config;
+        let connected = connect(&mut store, &name, config);
+        let mut converted = Ok(());
         if let Ok(connected) = &connected {
             call_log::warn_of_write_error(S::NAME, client_id, connected.write_error.as_ref());
-            if self.shared.config.moved_backlog_check {
+            if let Some(to_v5) = self.mqtt_5 {
+                converted = convert(&mut store, config, to_v5)
+                    .map(|records| call_log::converted(S::NAME, client_id, records, to_v5));
+            }
+            if config.moved_backlog_check {
                 let found = find_backlogs(&mut store, client_id);
                 call_log::warn_of_moved_backlogs(S::NAME, client_id, found);
             }
         }
         self.end_opening(Lifecycle::Closed(store));
-        connected.map(drop)
+        connected.and(converted)
     }
 
     /// Returns `true` if there is a record with this key.
@@ -268,7 +300,7 @@ impl<S: Store> Persistence<S> {
         let shared = &self.shared;
         let config = &shared.config;
         let mut changes = LoadChanges::default();
-        let opened = match open_records(&mut store, &name, config, &mut changes) {
+        let opened = match open_records(&mut store, &name, (config, self.mqtt_5), &mut changes) {
             Err(error) if !(config.open_without_store && may_open_without(error.kind())) => {
                 store.close();
                 self.end_opening(Lifecycle::Closed(store));

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use super::config::PersistenceConfig;
 use crate::{
-    cache::{LoadChanges, LoadOptions, LoadedRecords, SetAsides, WriteBehindCache, load_records},
+    cache::{
+        LoadChanges, LoadOptions, LoadedRecords, SetAsides, WriteBehindCache, convert_records,
+        list_keys, load_records,
+    },
     error::{Error, ErrorKind},
     paho::Key,
     store::{Connected, Place, Store},
@@ -69,20 +72,33 @@ fn connect_until(
     }
 }
 
+/// Converts the records of the other MQTT version in a connected store; returns how many there were.
+pub(super) fn convert(
+    store: &mut impl Store,
+    config: &PersistenceConfig,
+    to_v5: bool,
+) -> Result<usize, Error> {
+    let (keys, _) = list_keys(store)?;
+    let conversion = convert_records(store, keys, to_v5, config.clock.time())?;
+    Ok(conversion.converted)
+}
+
 /// Connects and loads the records; returns them with the identity of the data.
+///
+/// Converts those of the other MQTT version if the version of the client is known.
 pub(super) fn open_records(
     store: &mut impl Store,
     name: &str,
-    config: &PersistenceConfig,
+    (config, to_v5): (&PersistenceConfig, Option<bool>),
     changes: &mut LoadChanges,
 ) -> Result<(WriteBehindCache, Option<String>, OpenReport), Error> {
     let until = config.clock.deadline_after(config.open_timeout);
     let mut connected = connect_until(store, name, config, until)?;
-    let (loaded, set_asides) = match load(store, config, (&mut connected, changes)) {
+    let (loaded, set_asides) = match load(store, (config, to_v5), (&mut connected, changes)) {
         // The connection broke since `connect`, for example because Redis restarted.
         Err(error) if error.kind() == ErrorKind::Connection => {
             connected = connect_until(store, name, config, until)?;
-            load(store, config, (&mut connected, changes))?
+            load(store, (config, to_v5), (&mut connected, changes))?
         }
         done => done?,
     };
@@ -121,7 +137,7 @@ pub(super) fn may_open_without(kind: ErrorKind) -> bool {
 /// Lists what is set aside, and loads the records.
 fn load(
     store: &mut impl Store,
-    config: &PersistenceConfig,
+    (config, to_v5): (&PersistenceConfig, Option<bool>),
     (connected, changes): (&mut Connected, &mut LoadChanges),
 ) -> Result<(LoadedRecords, SetAsides), Error> {
     let mut set_asides = SetAsides::new(&config.set_asides);
@@ -141,6 +157,7 @@ fn load(
         }
     }
     let options = LoadOptions {
+        to_v5,
         cache_limit: config.cache_limit,
         drops_above: config.waiting_limits.drops_above(),
         max_sends: config.max_sends,

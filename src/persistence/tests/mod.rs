@@ -2,6 +2,7 @@
 
 mod adoption;
 mod bench;
+mod conversion;
 mod dead_letters;
 mod expiry;
 mod fences;
