@@ -6,6 +6,7 @@ pub mod migration;
 use std::{
     collections::BTreeMap,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
@@ -67,15 +68,18 @@ pub fn into_redis(redis: &RedisServer, hash: &str, records: &Records) {
     }
 }
 
-/// Records in the directory of a client, which need not exist.
+/// Records in the directory of a client, which need not exist, and from which Paho may remove files meanwhile.
 pub fn in_files(directory: &Path) -> Records {
     let mut records = Records::new();
     for file in fs::read_dir(directory).into_iter().flatten() {
         let file = file.expect("an entry");
-        if file.file_type().expect("a type").is_file() {
+        if file.file_type().is_ok_and(|kind| kind.is_file()) {
             let name = file.file_name().into_string().expect("UTF-8");
             let key = name.strip_suffix(".msg").unwrap_or(&name).to_owned();
-            records.insert(key, fs::read(file.path()).expect("a file"));
+            match fs::read(file.path()) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                value => drop(records.insert(key, value.expect("a file"))),
+            }
         }
     }
     records
