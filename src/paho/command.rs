@@ -1,6 +1,6 @@
 //! Stored commands, as `MQTTAsync_persistCommand` of Paho C writes them.
 
-use super::{byte_reader::ByteReader, conversion::convert_tail, properties};
+use super::{byte_reader::ByteReader, properties};
 
 // MQTT's packet types, by which Paho marks its commands.
 const PUBLISH: i32 = 3;
@@ -107,7 +107,7 @@ pub(crate) fn subscription(value: &[u8], v5: bool) -> Option<Subscription<'_>> {
 pub(super) fn convert(value: &[u8], from_v5: bool) -> Option<Vec<u8>> {
     let mut reader = ByteReader::new(value);
     if Command::skip_publish(&mut reader).is_some() {
-        return convert_tail(value, reader, from_v5);
+        return properties::convert_tail(value, reader, from_v5);
     }
     let mut reader = ByteReader::new(value);
     let mut converted = Vec::with_capacity(value.len());

@@ -2,9 +2,10 @@
 
 use super::{
     byte_reader::ByteReader,
-    command, is_valid_record,
+    command,
     key::{Key, RecordKind},
-    packet, queued_message,
+    packet, properties, queued_message,
+    validation::is_valid_record,
 };
 
 /// Returns the value that the record of `key` has under [`Key::other_version`].
@@ -24,20 +25,10 @@ pub(crate) fn convert(key: Key, value: &[u8]) -> Option<Vec<u8>> {
         RecordKind::Undelivered => {
             let mut reader = ByteReader::new(value);
             queued_message::skip_fields(&mut reader)?;
-            convert_tail(value, reader, key.v5)?
+            properties::convert_tail(value, reader, key.v5)?
         }
     };
     is_valid_record(key.other_version(), &converted).then_some(converted)
-}
-
-/// Cuts off the properties that `reader` has come to, or appends an empty list.
-pub(super) fn convert_tail(value: &[u8], reader: ByteReader<'_>, from_v5: bool) -> Option<Vec<u8>> {
-    let fields = value
-        .len()
-        .checked_sub(reader.remaining().len())
-        .and_then(|end| value.get(..end))?;
-    let properties: &[u8] = if from_v5 { b"" } else { b"\0" };
-    Some([fields, properties].concat())
 }
 
 #[cfg(test)]

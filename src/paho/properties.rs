@@ -39,6 +39,16 @@ pub(super) fn read_properties<'a>(
     Some(properties)
 }
 
+/// Cuts off the properties that `reader` has come to, or appends an empty list.
+pub(super) fn convert_tail(value: &[u8], reader: ByteReader<'_>, from_v5: bool) -> Option<Vec<u8>> {
+    let fields = value
+        .len()
+        .checked_sub(reader.remaining().len())
+        .and_then(|end| value.get(..end))?;
+    let properties: &[u8] = if from_v5 { b"" } else { b"\0" };
+    Some([fields, properties].concat())
+}
+
 /// Returns the number of bytes from the value of a property to the end, if the list has it.
 pub(super) fn bytes_from_property(reader: &mut ByteReader<'_>, wanted: u8) -> Option<usize> {
     let length = reader.variable_int()?;

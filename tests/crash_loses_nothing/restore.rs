@@ -37,6 +37,37 @@ fn client(
         .create_client()
 }
 
+/// Options for a session that outlives the connection.
+fn options_of_session(version: u32) -> mqtt::ConnectOptions {
+    let mut options = mqtt::ConnectOptionsBuilder::with_mqtt_version(version);
+    if version == mqtt::MQTT_VERSION_5 {
+        let mut session = mqtt::Properties::new();
+        let expiry = mqtt::PropertyCode::SessionExpiryInterval;
+        session.push_u32(expiry, 3600).expect("a property");
+        options.clean_start(false).properties(session);
+    } else {
+        options.clean_session(false);
+    }
+    options.finalize()
+}
+
+/// Gives the broker a session of the client, without which Paho deletes what is in flight.
+fn create_session(broker: &Mosquitto, version: u32) {
+    let client = mqtt::CreateOptionsBuilder::new()
+        .server_uri(broker.url())
+        .client_id("device")
+        .mqtt_version(version)
+        .persistence(None)
+        .create_client()
+        .expect("is created");
+    let connected = client.connect(options_of_session(version));
+    connected.wait_for(LIMIT).expect("connects");
+    client
+        .disconnect(None)
+        .wait_for(LIMIT)
+        .expect("disconnects");
+}
+
 fn connect(client: &mqtt::AsyncClient) {
     let options = mqtt::ConnectOptionsBuilder::with_mqtt_version(mqtt::MQTT_VERSION_3_1_1)
         .clean_session(false)
@@ -131,6 +162,44 @@ fn created_and_dropped_client_loses_nothing() {
         }
         let remaining: usize = connection.hlen(hash(&broker)).expect("HLEN");
         assert_eq!(remaining, keys.len(), "{version}");
+    }
+}
+
+/// After a change of the MQTT version a client sends what the other version has left, once and unchanged.
+#[test]
+fn client_of_other_version_sends_what_waits() {
+    let versions = [
+        (mqtt::MQTT_VERSION_5, ["c-3", "s-1", "s-2", "sc-2"]),
+        (mqtt::MQTT_VERSION_3_1_1, ["c5-3", "s5-1", "s5-2", "sc5-2"]),
+    ];
+    for (version, keys) in versions {
+        let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+        let subscriber = Subscriber::start(&broker.url(), "#", 2);
+        create_session(&broker, version);
+        let mut connection = redis.connection();
+        for key in keys {
+            store(&mut connection, &broker, key, key.as_bytes());
+        }
+        let client = mqtt::CreateOptionsBuilder::new()
+            .server_uri(broker.url())
+            .client_id("device")
+            .mqtt_version(version)
+            .user_persistence(persistence(&redis).mqtt_version(version))
+            .create_client()
+            .expect("is created");
+        let options = options_of_session(version);
+        client.connect(options).wait_for(LIMIT).expect("connects");
+        eventually(LIMIT, "all records are removed", || {
+            let remaining: usize = redis.connection().hlen(hash(&broker)).expect("HLEN");
+            (remaining == 0).then_some(())
+        });
+        let messages = eventually(LIMIT, "both arrive", || {
+            let messages = subscriber.messages();
+            (messages.len() >= 2).then_some(messages)
+        });
+        let mut payloads: Vec<_> = messages.into_iter().map(|(_, payload)| payload).collect();
+        payloads.sort();
+        assert_eq!(payloads, [keys[0].as_bytes(), keys[1].as_bytes()]);
     }
 }
 
