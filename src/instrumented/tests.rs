@@ -275,7 +275,7 @@ fn backlog_stays_exact_and_bounded_over_many_changes() {
     let bytes = "mqtt_persistence_record_bytes{client_id=\"device\",kind=\"sent_publish\"}";
     assert_eq!(value(&registry, records), Some(1.0));
     assert_eq!(value(&registry, bytes), Some(5.0));
-    let session = persistence.session.lock();
+    let session = persistence.series.session.lock();
     let backlog = &session.as_ref().expect("open").backlog;
     assert!(
         backlog.queued_arrivals() < 100,
@@ -515,7 +515,11 @@ fn record_found_lost_by_get_leaves_backlog() {
 
 /// Returns what the persistence delivers the events of its records to.
 fn observer(persistence: &Instrumented<MemoryPersistence>) -> Arc<dyn RecordObserver> {
-    let observer = persistence.observer.as_ref().expect("is instrumented");
+    let observer = persistence
+        .series
+        .observer
+        .as_ref()
+        .expect("is instrumented");
     Arc::<InstrumentedObserver>::clone(observer)
 }
 
@@ -1210,4 +1214,30 @@ fn subscription_zero_leaves_backlog_unread() {
     persistence.remove("c-0").expect("removes it");
     assert_eq!(value(&registry, records), Some(0.0));
     assert!(persistence.keys().expect("lists").is_empty());
+}
+
+#[test]
+fn measured_persistence_is_reached_and_returned() {
+    let (registry, mut measured, _) = measured("device-1");
+    measured
+        .connect("device-1", "mqtt://broker:1883")
+        .expect("connects");
+    let health = measured.health();
+    measured.open("device-1", "broker:1883").expect("opens");
+    assert!(measured.get_ref().health().snapshot().up);
+    let record = sample_record("s-1");
+    measured.put("s-1", vec![&record]).expect("puts");
+    assert!(measured.get_ref().contains("s-1"));
+    assert!(measured.get_mut().contains("s-1"));
+
+    let mut persistence = measured.into_inner();
+    assert!(health.snapshot().up);
+    assert_eq!(persistence.get("s-1").expect("reads"), record);
+    assert!(!exposition(&registry).contains("device-1"));
+    persistence.close().expect("closes");
+
+    let again = PersistenceMetrics::register(&Registry::new()).expect("registers");
+    let mut measured = persistence.instrument(&again);
+    measured.open("device-1", "broker:1883").expect("opens");
+    assert!(measured.get_ref().contains("s-1"));
 }

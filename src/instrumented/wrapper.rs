@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    ops::Deref,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -18,7 +19,7 @@ use crate::{
     error::{Error, ErrorKind},
     metrics::{OperationLabel, PersistenceMetrics},
     paho::Content,
-    persistence::Persistence,
+    persistence::{Health, Persistence},
     store::Store,
 };
 
@@ -46,14 +47,21 @@ pub struct Instrumented<P> {
     metrics: PersistenceMetrics,
     client_label: Option<String>,
     store: &'static str,
-    /// The receiver of the store's events, if the persistence reports any.
-    pub(super) observer: Option<Arc<InstrumentedObserver>>,
     client_id: String,
     /// Outside the mutex, so that a call that waits for it counts too.
     in_progress: Option<IntGauge>,
+    /// Dropped before the persistence, whose last events then change no series.
+    pub(super) series: OpenSeries,
     /// One call at a time.
     persistence: Mutex<P>,
+}
+
+/// What the calls and the events of the store update, until it is dropped.
+#[derive(Default)]
+pub(super) struct OpenSeries {
     pub(super) session: Session,
+    /// The receiver of the store's events, if the persistence reports any.
+    pub(super) observer: Option<Arc<InstrumentedObserver>>,
 }
 
 impl<P> Instrumented<P> {
@@ -71,11 +79,10 @@ impl<P> Instrumented<P> {
             metrics: metrics.clone(),
             client_label: None,
             store,
-            observer: None,
             client_id: String::new(),
             in_progress: None,
+            series: OpenSeries::default(),
             persistence: Mutex::new(persistence),
-            session: Session::default(),
         }
     }
 
@@ -90,10 +97,32 @@ impl<P> Instrumented<P> {
         self
     }
 
+    /// Returns the measured persistence.
+    ///
+    /// While the result exists, every other use of the persistence waits, a second `get_ref` included.
+    pub fn get_ref(&self) -> impl Deref<Target = P> {
+        self.persistence
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the measured persistence. Calls that are made on it directly are not measured.
+    pub fn get_mut(&mut self) -> &mut P {
+        let persistence = self.persistence.get_mut();
+        persistence.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the measurements, and returns the persistence as it is: open, if it is open.
+    #[must_use]
+    pub fn into_inner(self) -> P {
+        let persistence = self.persistence.into_inner();
+        persistence.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Returns an observer for the events of the store, which then update the metrics too.
     pub(super) fn observe(&mut self) -> Arc<InstrumentedObserver> {
-        let observer = Arc::new(InstrumentedObserver::new(self.session.clone()));
-        self.observer = Some(Arc::clone(&observer));
+        let observer = Arc::new(InstrumentedObserver::new(self.series.session.clone()));
+        self.series.observer = Some(Arc::clone(&observer));
         observer
     }
 }
@@ -104,11 +133,27 @@ impl<S: Store> Persistence<S> {
     pub fn instrument(self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
         let mut instrumented = Instrumented::with_store(self, metrics, S::NAME);
         let observer = instrumented.observe();
-        let persistence = instrumented.persistence.get_mut();
-        let persistence = persistence.unwrap_or_else(PoisonError::into_inner);
+        let persistence = instrumented.get_mut();
         persistence.set_record_observer(Arc::<InstrumentedObserver>::clone(&observer));
         persistence.add_observer(observer);
         instrumented
+    }
+}
+
+impl<S: Store> Instrumented<Persistence<S>> {
+    /// Connects to the records of a client: [`Persistence::connect`].
+    ///
+    /// # Errors
+    ///
+    /// The error that would keep the client from being created, with its reason and what to do.
+    pub fn connect(&mut self, client_id: &str, server_uri: &str) -> Result<(), Error> {
+        self.get_mut().connect(client_id, server_uri)
+    }
+
+    /// Returns a handle that reports the state of the store: [`Persistence::health`].
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.get_ref().health()
     }
 }
 
@@ -134,7 +179,7 @@ impl<P: ClientPersistence> Instrumented<P> {
             let mut persistence = persistence.unwrap_or_else(PoisonError::into_inner);
             let result = work(&mut persistence);
             let now = clock.now();
-            let mut session = self.session.lock();
+            let mut session = self.series.session.lock();
             // Calls before the first open have no client to be counted for.
             let existed = match (&result, &mut *session) {
                 (Ok(value), Some(session)) => on_success(session, value),
@@ -202,12 +247,12 @@ impl<P: ClientPersistence> Instrumented<P> {
             backlog: Backlog::new(
                 self.metrics.client_series(label, self.store),
                 self.metrics.clock().clone(),
-                self.observer.is_some(),
+                self.series.observer.is_some(),
             ),
             opened: self.metrics.clock().now(),
             stage: Stage::Opened,
         };
-        if let Some(observer) = &self.observer {
+        if let Some(observer) = &self.series.observer {
             observer
                 .store_metrics
                 .attach(self.metrics.store_series(label));
@@ -217,7 +262,7 @@ impl<P: ClientPersistence> Instrumented<P> {
             .opened
             .set(self.metrics.clock().unix_time().as_secs_f64());
         self.in_progress = Some(series.in_progress.clone());
-        *self.session.lock() = Some(session);
+        *self.series.session.lock() = Some(session);
     }
 }
 
@@ -331,7 +376,7 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 
 /// Removes the series at once. The notifier thread of the persistence may outlive this drop and still
 /// deliver events.
-impl<P> Drop for Instrumented<P> {
+impl Drop for OpenSeries {
     fn drop(&mut self) {
         if let Some(observer) = &self.observer {
             observer.store_metrics.detach();
