@@ -1,6 +1,7 @@
 //! The error type of the crate.
 
 pub(crate) mod log_throttle;
+pub(crate) mod option_words;
 
 use std::{borrow::Cow, error::Error as StdError, fmt, io};
 
@@ -349,7 +350,6 @@ impl Error {
     }
 
     /// Creates an error for an option whose value cannot work.
-    #[cfg(any(feature = "metrics", feature = "redis"))]
     pub(crate) fn invalid_option(option: &str) -> Self {
         Self::new(ErrorKind::InvalidOption, format!("use the option {option}"))
     }

@@ -1,6 +1,6 @@
 //! The limits of what waits, and the decision to warn before one is reached.
 
-use crate::store::HealthSnapshot;
+use crate::{error::option_words::option_words, store::HealthSnapshot};
 
 /// The limits of the messages that wait. `None` if the program names none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum OverBudget {
     /// [`DropReason::OverBudget`](crate::DropReason::OverBudget) and set aside.
     DropOldest,
 }
+
+option_words!(OverBudget, "over_budget": Keep = "keep", DropOldest = "drop_oldest");
 
 /// The percentage of a limit at which a warning is raised, and below which the next one may follow.
 const WARN_PERCENT: usize = 80;

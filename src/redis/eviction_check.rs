@@ -1,5 +1,7 @@
 //! The reaction to a Redis that may evict records.
 
+use crate::error::option_words::option_words;
+
 /// The reaction to a Redis that may delete records when its memory is full.
 ///
 /// Such a Redis has a `maxmemory` and a `maxmemory-policy` that starts with `allkeys-`. It evicts
@@ -16,3 +18,5 @@ pub enum EvictionCheck {
     /// Connects without a warning.
     Ignore,
 }
+
+option_words!(EvictionCheck, "eviction_check": Warn = "warn", Refuse = "refuse", Ignore = "ignore");

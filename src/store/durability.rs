@@ -1,5 +1,7 @@
 //! [`Durability`]: what `put` waits for.
 
+use crate::error::option_words::option_words;
+
 /// Decides what `put` waits for, and so which records a crash of the store can cost.
 ///
 /// While the store takes writes, a crash of the program alone loses no record with either. Records that
@@ -19,4 +21,30 @@ pub enum Durability {
     /// Over TCP the kernel coalesces small writes until then, which saves Redis most of its work. It still
     /// sends them if the program dies.
     Pipelined,
+}
+
+option_words!(Durability, "durability": Confirmed = "confirmed", Pipelined = "pipelined");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn option_word_is_parsed_and_shown() {
+        assert_eq!(
+            "Confirmed".parse::<Durability>().expect("a word"),
+            Durability::Confirmed
+        );
+        for durability in Durability::ALL {
+            let parsed = durability.to_string().parse::<Durability>();
+            assert_eq!(parsed.expect("its word"), *durability);
+        }
+        let error = "sync".parse::<Durability>().expect_err("no such word");
+        assert_eq!(error.kind(), ErrorKind::InvalidOption);
+        assert_eq!(
+            error.to_string(),
+            "cannot use the option durability: expected one of: confirmed, pipelined"
+        );
+    }
 }
