@@ -41,10 +41,10 @@
 //! | `server-tls` | no | TLS for [`MetricsServer`]; implies `server` |
 //! | `cli` | no | the program `mqtt-backlog`; implies `redis` |
 //! | `log` | no | events also go to the `log` crate, if no `tracing` subscriber is set |
-//! | `tls` | no | `rediss://`, with the certificates that the system trusts; implies `redis` |
+//! | `redis-tls`, alias `tls` | no | `rediss://`: TLS to Redis; implies `redis` |
 //! | `bundled` | yes | builds Paho C from the sources in paho-mqtt; needs cmake and a C compiler |
-//! | `ssl` | no | MQTT over TLS with the system's OpenSSL |
-//! | `vendored-ssl` | no | MQTT over TLS with an OpenSSL that is built from source |
+//! | `mqtt-tls`, alias `ssl` | no | TLS to the broker, with the system's OpenSSL |
+//! | `mqtt-tls-vendored`, alias `vendored-ssl` | no | TLS to the broker, with an OpenSSL that is built from source |
 //!
 //! # Documentation
 //!
@@ -211,12 +211,15 @@ mod tests {
             .map(|name| (name, default.contains(&format!("\"{name}\""))))
             .collect();
         expected.sort_unstable();
-        let rows = FRONT_PAGE
-            .lines()
-            .filter_map(|line| line.strip_prefix("//! | `")?.split_once("` | "));
-        let mut documented: Vec<(&str, bool)> = rows
-            .map(|(name, rest)| (name, rest.starts_with("yes")))
-            .collect();
+        let mut documented = Vec::new();
+        for line in FRONT_PAGE.lines() {
+            let row = line.strip_prefix("//! | `");
+            if let Some((names, rest)) = row.and_then(|row| row.split_once("` | ")) {
+                // An alias is in the same row.
+                let names = names.split("`, alias `");
+                documented.extend(names.map(|name| (name, rest.starts_with("yes"))));
+            }
+        }
         documented.sort_unstable();
         assert_eq!(documented, expected);
     }

@@ -31,7 +31,11 @@ fn feature_table_matches_manifest() {
     let described: BTreeMap<String, String> = README
         .table("## Features", "feature")
         .into_iter()
-        .map(|row| (code(&row[0]).remove(0), row[1].clone()))
+        .flat_map(|row| {
+            code(&row[0])
+                .into_iter()
+                .map(move |name| (name, row[1].clone()))
+        })
         .collect();
     let names: Vec<&str> = entries
         .keys()

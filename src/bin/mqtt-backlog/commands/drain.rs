@@ -135,9 +135,9 @@ impl Args {
             is_mqtt_5: self.mqtt_version.as_deref().map(|version| version == "5"),
             window: self.window,
         };
-        if broker.is_secure() && !cfg!(any(feature = "ssl", feature = "vendored-ssl")) {
+        if broker.is_secure() && !cfg!(any(feature = "mqtt-tls", feature = "mqtt-tls-vendored")) {
             return Err(Failure::usage(
-                "this program was built without TLS to the broker; build it with --features cli,ssl",
+                "this program was built without TLS to the broker; build it with --features cli,mqtt-tls",
             ));
         }
         Ok(DrainOptions {
