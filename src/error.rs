@@ -81,11 +81,12 @@ pub enum ErrorKind {
     /// The TLS handshake with the store failed.
     ///
     /// Check that the port speaks TLS, that the certificate is for this host name, and that its issuer is
-    /// trusted by the system or by the file that `SSL_CERT_FILE` names.
+    /// trusted: by the file that the option `ca_file` names or, without it, by the one that `SSL_CERT_FILE`
+    /// names or by the system.
     Tls,
     /// Redis rejected the user or password (`NOAUTH`, `WRONGPASS`).
     ///
-    /// Check both in the URL, and the ACL of the user.
+    /// Check both in the URL or the password file, and the ACL of the user.
     Authentication,
     /// The user lacks a permission (`NOPERM`).
     ///
@@ -270,10 +271,12 @@ impl ErrorKind {
             }
             Self::Tls => {
                 "the TLS handshake failed; check that this port speaks TLS, that its certificate \
-                 is for this host name, and that the system, or the file that SSL_CERT_FILE names, \
-                 trusts the issuer"
+                 is for this host name, and that the option ca_file, the file that SSL_CERT_FILE \
+                 names, or the system trusts the issuer"
             }
-            Self::Authentication => "Redis rejected the user or password in the URL",
+            Self::Authentication => {
+                "Redis rejected the user or password in the URL or in the password file"
+            }
             Self::Permission => "the user lacks a permission; docs/redis.md has the ACL line",
             Self::WrongType => {
                 "the key does not hold a hash; choose another key_prefix, or delete that key"
@@ -358,6 +361,13 @@ impl Error {
     #[must_use]
     pub fn with_reason(mut self, reason: impl Into<Cow<'static, str>>) -> Self {
         self.0.reason = reason.into();
+        self
+    }
+
+    /// Replaces the attempt, which completes the sentence "cannot …".
+    #[cfg(feature = "redis")]
+    pub(crate) fn with_attempt(mut self, attempt: String) -> Self {
+        self.0.attempt = attempt;
         self
     }
 

@@ -86,7 +86,24 @@ fn redis_certificate_must_be_trusted() {
     trust(&redis.dir().join("missing.crt"));
     is_refused(&url, &address, "SSL_CERT_FILE");
 
+    let with_ca = |name: &str| {
+        let options = RedisPersistence::builder().url(&url).connect_timeout(LIMIT);
+        let mut persistence = options.ca_file(redis.dir().join(name)).build().unwrap();
+        persistence.connect(CLIENT, BROKER)
+    };
+    with_ca("trusted.crt").unwrap();
     trust(&redis.dir().join("trusted.crt"));
+    for (name, named) in [
+        ("another.crt", "certificate: UnknownIssuer"),
+        ("missing.crt", "missing.crt"),
+        ("server.key", "server.key"),
+    ] {
+        let error = with_ca(name).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Tls, "{error}");
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.contains(named), "{cause}");
+    }
+
     let elsewhere = format!("rediss://:{PASSWORD}@127.0.0.2:{port}/1");
     is_refused(&elsewhere, "127.0.0.2", "certificate not valid for name");
 

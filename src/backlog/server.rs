@@ -156,7 +156,7 @@ impl Server {
             .key_prefix(&options.key_prefix)
             .connect_timeout(options.timeout)
             .operation_timeout(options.timeout);
-        let (store, config) = builder.build_parts(options.password.as_deref())?;
+        let (store, config) = builder.build_parts(options.password.clone())?;
         let reader = RedisReader::of(&store);
         Ok(Self {
             store,

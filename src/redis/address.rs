@@ -4,7 +4,7 @@ use std::{fmt, path::PathBuf};
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::url_error;
+use super::{password::Password, url_error};
 use crate::error::{Error, ErrorKind};
 
 /// The place that a socket connects to.
@@ -20,7 +20,10 @@ pub(super) struct RedisAddress {
     pub(super) endpoint: Endpoint,
     pub(super) tls: bool,
     pub(super) user: Option<String>,
-    pub(super) password: Option<String>,
+    pub(super) password: Option<Password>,
+    /// The only authorities that TLS trusts, in place of those of the system.
+    #[cfg(feature = "redis-tls")]
+    pub(super) ca_file: Option<PathBuf>,
     pub(super) database: i64,
 }
 
@@ -31,23 +34,20 @@ impl Default for RedisAddress {
             tls: false,
             user: None,
             password: None,
+            #[cfg(feature = "redis-tls")]
+            ca_file: None,
             database: 0,
         }
     }
 }
 
 impl RedisAddress {
-    /// Parses a URL.
+    /// Parses a URL; `password` replaces the one that it has, and may belong to a user in it.
     ///
     /// The `redis` crate parses it, after checks for the mistakes that it accepts or reports
     /// without a cause. No part of the URL gets into the error, since a password that is not
     /// percent-encoded may end up in any part.
-    pub(super) fn parse(url: &str) -> Result<Self, Error> {
-        Self::parse_with_password(url, None)
-    }
-
-    /// Parses a URL; `password` replaces the one that it has, and may belong to a user in it.
-    pub(super) fn parse_with_password(url: &str, password: Option<&str>) -> Result<Self, Error> {
+    pub(super) fn parse(url: &str, password: Option<Password>) -> Result<Self, Error> {
         let invalid = |reason: &'static str| {
             Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
         };
@@ -60,9 +60,9 @@ impl RedisAddress {
         } else {
             url.to_owned()
         };
-        if tls && !cfg!(feature = "tls") {
+        if tls && !cfg!(feature = "redis-tls") {
             return Err(invalid(
-                "TLS needs the feature `tls`; enable it, or use redis:// or unix://",
+                "TLS needs the feature `redis-tls`; enable it, or use redis:// or unix://",
             ));
         }
         // The parser drops a fragment, and with it the rest of a password that has a # in it.
@@ -105,7 +105,8 @@ impl RedisAddress {
         if settings.db() < 0 {
             return Err(invalid("its database is negative; databases count from 0"));
         }
-        let password = password.or(settings.password());
+        let of_url = settings.password();
+        let password = password.or_else(|| Some(Password::Text(of_url?.to_owned())));
         if settings.username().is_some() && password.is_none() {
             return Err(invalid(
                 "it has a user but no password; add the password, or remove the user",
@@ -119,7 +120,9 @@ impl RedisAddress {
             },
             tls,
             user: settings.username().map(str::to_owned),
-            password: password.map(str::to_owned),
+            password,
+            #[cfg(feature = "redis-tls")]
+            ca_file: None,
             database: settings.db(),
         })
     }
@@ -167,7 +170,10 @@ mod tests {
             ),
             ("redis+unix:///run/redis.sock", "unix:///run/redis.sock"),
         ] {
-            assert_eq!(RedisAddress::parse(url).expect(url).to_string(), shown);
+            assert_eq!(
+                RedisAddress::parse(url, None).expect(url).to_string(),
+                shown
+            );
         }
         assert_eq!(
             RedisAddress::default().to_string(),
@@ -177,9 +183,9 @@ mod tests {
 
     #[test]
     fn user_and_password_are_decoded() {
-        let address = RedisAddress::parse("redis://us%40er:se%2Fcret@host/").expect("valid");
+        let address = RedisAddress::parse("redis://us%40er:se%2Fcret@host/", None).expect("valid");
         assert_eq!(address.user.as_deref(), Some("us@er"));
-        assert_eq!(address.password.as_deref(), Some("se/cret"));
+        assert!(address.password == Some(Password::Text("se/cret".to_owned())));
     }
 
     #[test]
@@ -190,9 +196,10 @@ mod tests {
             ("redis://u:old@host/", Some("u")),
             ("unix:///run/redis.sock?user=u", Some("u")),
         ] {
-            let address = RedisAddress::parse_with_password(url, Some("ne w")).expect(url);
+            let password = Some(Password::Text("ne w".to_owned()));
+            let address = RedisAddress::parse(url, password.clone()).expect(url);
             assert_eq!(address.user.as_deref(), user, "{url}");
-            assert_eq!(address.password.as_deref(), Some("ne w"), "{url}");
+            assert!(address.password == password, "{url}");
         }
     }
 
@@ -215,7 +222,7 @@ mod tests {
             "redis://user@host/",
             "unix:///run/redis.sock?user=u",
         ] {
-            let error = RedisAddress::parse(url).map(drop).expect_err(url);
+            let error = RedisAddress::parse(url, None).map(drop).expect_err(url);
             assert_eq!(error.kind(), ErrorKind::InvalidOption, "{url}");
             let all = format!("{error} {error:?} {:?}", error.source());
             assert!(!all.contains("secret"), "{all}");
@@ -250,7 +257,7 @@ mod tests {
             ("redis://u:#secret@host/", "%23"),
             ("redis://host/?secret=1", "parameter"),
         ] {
-            let error = RedisAddress::parse(url).map(drop).expect_err(url);
+            let error = RedisAddress::parse(url, None).map(drop).expect_err(url);
             let text = error.to_string();
             assert!(text.contains(named), "{url}: {text}");
             let all = format!("{text} {error:?} {:?}", error.source());
@@ -261,17 +268,17 @@ mod tests {
     #[test]
     fn scheme_in_capitals_is_accepted() {
         for url in ["REDIS://host/", "Unix:///run/redis.sock"] {
-            RedisAddress::parse(url).map(drop).expect(url);
+            RedisAddress::parse(url, None).map(drop).expect(url);
         }
     }
 
-    #[cfg(not(feature = "tls"))]
+    #[cfg(not(feature = "redis-tls"))]
     #[test]
     fn tls_url_without_feature_tls_is_named() {
-        let error = RedisAddress::parse("rediss://host/")
+        let error = RedisAddress::parse("rediss://host/", None)
             .map(drop)
             .expect_err("no TLS");
         assert_eq!(error.kind(), ErrorKind::InvalidOption);
-        assert!(error.to_string().contains("feature `tls`"), "{error}");
+        assert!(error.to_string().contains("feature `redis-tls`"), "{error}");
     }
 }

@@ -1,9 +1,10 @@
 //! The options of [`RedisPersistence`].
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
-    address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, store::RedisStore,
+    address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, password::Password,
+    store::RedisStore,
 };
 use crate::{
     cache::SetAsideOptions,
@@ -41,6 +42,15 @@ impl RedisPersistence {
         Self::default()
     }
 
+    /// Creates a persistence on the Redis at this URL, with every other option at its default.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption) for a URL that is not one of Redis.
+    pub fn from_url(url: impl Into<String>) -> Result<Self, Error> {
+        Self::builder().url(url).build()
+    }
+
     /// Returns a builder with every option at its default.
     #[must_use]
     pub fn builder() -> RedisPersistenceBuilder {
@@ -60,6 +70,8 @@ impl Default for RedisPersistence {
 /// | option | default | unit, range |
 /// |---|---|---|
 /// | [`url`](Self::url) | `redis://127.0.0.1:6379/0` | a URL of Redis |
+/// | [`password_file`](Self::password_file) | none | the path of a file |
+/// | `ca_file`, with the feature `redis-tls` | none | the path of a PEM file |
 /// | [`key_prefix`](Self::key_prefix) | empty | text without control characters |
 /// | [`durability`](Self::durability) | [`Durability::Confirmed`] | |
 /// | [`connect_timeout`](Self::connect_timeout) | 1 s | duration above zero |
@@ -96,6 +108,9 @@ impl Default for RedisPersistence {
 #[derive(Clone)]
 pub struct RedisPersistenceBuilder {
     url: String,
+    password_file: Option<PathBuf>,
+    #[cfg(feature = "redis-tls")]
+    ca_file: Option<PathBuf>,
     key_prefix: String,
     connect_timeout: Duration,
     operation_timeout: Duration,
@@ -134,6 +149,9 @@ impl Default for RedisPersistenceBuilder {
         } = PersistenceConfig::default();
         Self {
             url: RedisAddress::default().to_string(),
+            password_file: None,
+            #[cfg(feature = "redis-tls")]
+            ca_file: None,
             key_prefix: String::new(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             operation_timeout: call_timeout,
@@ -159,7 +177,7 @@ impl RedisPersistenceBuilder {
     /// - TCP: `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]`; the port defaults to 6379 and the
     ///   database to 0. Without a user the password is that of the user `default`.
     /// - Unix socket: `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]`.
-    /// - TLS, with the feature `tls`: `rediss://`, otherwise as over TCP.
+    /// - TLS, with the feature `redis-tls`: `rediss://`, otherwise as over TCP.
     ///
     /// `valkey://`, `valkeys://` and `redis+unix://` mean the same as `redis://`, `rediss://` and
     /// `unix://`. Special characters of a user or password are percent-encoded. The password
@@ -169,6 +187,32 @@ impl RedisPersistenceBuilder {
     #[must_use]
     pub fn url(mut self, url: impl Into<String>) -> Self {
         self.url = url.into();
+        self
+    }
+
+    /// Sets a file whose first line is the password, in place of the one in the URL.
+    ///
+    /// It is read each time that a connection is made, so a password that was changed there is used from
+    /// the next connection on. The user, if it is not `default`, is in the URL. An error in using the file
+    /// has its path in the text.
+    ///
+    /// Defaults to none.
+    #[must_use]
+    pub fn password_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.password_file = Some(path.into());
+        self
+    }
+
+    /// Sets a PEM file with the authorities that `rediss://` trusts, in place of those of the system.
+    ///
+    /// It is read each time that a connection is made. With a URL without TLS it is an error.
+    ///
+    /// Defaults to none: the system decides, or the file that the variable `SSL_CERT_FILE` names.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    #[must_use]
+    pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca_file = Some(path.into());
         self
     }
 
@@ -427,28 +471,49 @@ impl RedisPersistenceBuilder {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption), with the option in its text: a
-    /// URL that is not one of Redis or needs the feature `tls`, a prefix with control characters,
+    /// URL that is not one of Redis or needs the feature `redis-tls`, a prefix with control characters,
     /// `over_budget` without `byte_budget`, or a timeout of zero.
     pub fn build(self) -> Result<RedisPersistence, Error> {
-        let address = RedisAddress::parse(&self.url)?;
-        let (store, config) = self.into_parts(address)?;
+        let (store, config) = self.build_parts(None)?;
         Ok(Persistence::with_config(store, config))
     }
 
     /// Validates these options, and returns a store with the configuration of its persistence.
     ///
     /// `password` replaces that of the URL.
-    #[cfg(feature = "cli")]
     pub(crate) fn build_parts(
         self,
-        password: Option<&str>,
+        password: Option<String>,
     ) -> Result<(RedisStore, PersistenceConfig), Error> {
-        let address = RedisAddress::parse_with_password(&self.url, password)?;
-        self.into_parts(address)
+        let address = self.validate(password).map_err(|(_, error)| error)?;
+        Ok(self.into_valid_parts(address))
     }
 
-    fn into_parts(self, address: RedisAddress) -> Result<(RedisStore, PersistenceConfig), Error> {
-        let invalid = |option: &str, reason| Error::invalid_option(option).with_reason(reason);
+    /// Returns the address of Redis, or the name of an option that cannot work with the error about it.
+    pub(super) fn validate(
+        &self,
+        password: Option<String>,
+    ) -> Result<RedisAddress, (&'static str, Error)> {
+        let invalid = |option: &'static str, reason| {
+            (option, Error::invalid_option(option).with_reason(reason))
+        };
+        let of_file = || self.password_file.clone().map(Password::File);
+        let password = password.map(Password::Text).or_else(of_file);
+        let address = RedisAddress::parse(&self.url, password);
+        let address = address.map_err(|error| ("url", error))?;
+        #[cfg(feature = "redis-tls")]
+        let address = match &self.ca_file {
+            Some(_) if !address.tls => {
+                return Err(invalid(
+                    "ca_file",
+                    "the URL is one without TLS; use rediss://, or leave it out",
+                ));
+            }
+            ca_file => RedisAddress {
+                ca_file: ca_file.clone(),
+                ..address
+            },
+        };
         if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(
                 "key_prefix",
@@ -471,7 +536,7 @@ impl RedisPersistenceBuilder {
                 return Err(invalid(option, "zero would make every attempt fail"));
             }
         }
-        Ok(self.into_valid_parts(address))
+        Ok(address)
     }
 
     /// Returns the parts for options that have been validated; `address` is their parsed URL.
@@ -479,6 +544,9 @@ impl RedisPersistenceBuilder {
         // Destructured, so that a new option does not compile until it is passed on.
         let Self {
             url: _,
+            password_file: _,
+            #[cfg(feature = "redis-tls")]
+                ca_file: _,
             key_prefix,
             connect_timeout,
             operation_timeout,
@@ -528,6 +596,9 @@ impl fmt::Debug for RedisPersistenceBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             url,
+            password_file,
+            #[cfg(feature = "redis-tls")]
+            ca_file,
             key_prefix,
             connect_timeout,
             operation_timeout,
@@ -544,12 +615,17 @@ impl fmt::Debug for RedisPersistenceBuilder {
             set_asides,
             observer: _,
         } = self;
-        let url = RedisAddress::parse(url).map_or_else(
+        let password = password_file.clone().map(Password::File);
+        let url = RedisAddress::parse(url, password).map_or_else(
             |_| "(not a Redis URL)".to_owned(),
             |address| address.to_string(),
         );
-        f.debug_struct("RedisPersistenceBuilder")
-            .field("url", &url)
+        let mut shown = f.debug_struct("RedisPersistenceBuilder");
+        shown.field("url", &url);
+        shown.field("password_file", password_file);
+        #[cfg(feature = "redis-tls")]
+        shown.field("ca_file", ca_file);
+        shown
             .field("key_prefix", key_prefix)
             .field("connect_timeout", connect_timeout)
             .field("operation_timeout", operation_timeout)
@@ -572,7 +648,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
     }
 }
 
-#[cfg(all(test, not(feature = "tls")))]
+#[cfg(all(test, not(feature = "redis-tls")))]
 mod tests {
     use std::error::Error as _;
 
@@ -586,7 +662,7 @@ mod tests {
         let source = error.source().map(ToString::to_string).unwrap_or_default();
         let text = format!("{error}: {source} {error:?}");
         assert!(text.starts_with("cannot "), "{text}");
-        assert!(text.contains("the feature `tls`"), "{text}");
+        assert!(text.contains("the feature `redis-tls`"), "{text}");
         assert!(!text.contains("Zq7xKv2w"), "{text}");
     }
 }

@@ -90,23 +90,27 @@ pub(super) fn transfer_time(bytes: usize) -> Duration {
 /// The stream to Redis, with TLS or without.
 pub(super) enum RedisStream {
     Plain(DeadlineStream),
-    #[cfg(feature = "tls")]
+    #[cfg(feature = "redis-tls")]
     Tls(Box<super::tls::TlsClientStream>),
 }
 
 impl RedisStream {
     /// Makes the TLS handshake if the URL has one.
     #[cfg_attr(
-        not(feature = "tls"),
+        not(feature = "redis-tls"),
         expect(clippy::unnecessary_wraps, reason = "only a handshake can fail")
     )]
     pub(super) fn new(
         socket: DeadlineStream,
         address: &RedisAddress,
     ) -> Result<Self, ExchangeError> {
-        #[cfg(feature = "tls")]
+        #[cfg(feature = "redis-tls")]
         if let (true, Endpoint::Tcp(host, _)) = (address.tls, &address.endpoint) {
-            return Ok(Self::Tls(Box::new(super::tls::handshake(socket, host)?)));
+            return Ok(Self::Tls(Box::new(super::tls::handshake(
+                socket,
+                host,
+                address.ca_file.as_deref(),
+            )?)));
         }
         debug_assert!(
             !address.tls,
@@ -119,7 +123,7 @@ impl RedisStream {
     pub(super) fn socket(&mut self) -> &mut DeadlineStream {
         match self {
             Self::Plain(socket) => socket,
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "redis-tls")]
             Self::Tls(stream) => stream.get_mut(),
         }
     }
@@ -129,7 +133,7 @@ impl Read for RedisStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.read(buffer),
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "redis-tls")]
             Self::Tls(stream) => stream.read(buffer),
         }
     }
@@ -145,7 +149,7 @@ impl Write for RedisStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Plain(socket) => socket.write(bytes),
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "redis-tls")]
             Self::Tls(stream) => stream.write(bytes),
         }
     }
@@ -153,7 +157,7 @@ impl Write for RedisStream {
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(socket) => socket.flush(),
-            #[cfg(feature = "tls")]
+            #[cfg(feature = "redis-tls")]
             Self::Tls(stream) => stream.flush(),
         }
     }

@@ -17,6 +17,7 @@ use super::{
     command_buffer::CommandBuffer,
     connect::{RedisStream, connect_socket},
     exchange_error::ExchangeError,
+    password::Password,
     resolver::Resolver,
     resp::RespReader,
 };
@@ -58,7 +59,9 @@ impl RedisConnection {
         resolver: &mut Resolver,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        Self::authenticate(address, resolver, deadline).map_err(|failure| {
+        let password = address.password.as_ref().map(Password::read).transpose()?;
+        let opened = Self::authenticate(address, password.as_deref(), resolver, deadline);
+        opened.map_err(|failure| {
             let lacks_database = lacks_database(&failure);
             let error = failure.into_error(|| format!("connect to Redis at {address}"));
             if lacks_database {
@@ -73,9 +76,10 @@ impl RedisConnection {
         })
     }
 
-    /// Connects, and sends `AUTH` and `SELECT` if the URL has a password or a database.
+    /// Connects, and sends `AUTH` and `SELECT` if there is a password or a database.
     fn authenticate(
         address: &RedisAddress,
+        password: Option<&str>,
         resolver: &mut Resolver,
         deadline: Instant,
     ) -> Result<Self, ExchangeError> {
@@ -90,7 +94,6 @@ impl RedisConnection {
             prefetched: None,
         };
         let user = address.user.as_deref();
-        let password = address.password.as_deref();
         let selects = address.database != 0;
         if password.is_some() || selects {
             // In one round trip: without the password Redis refuses to select too.

@@ -10,16 +10,18 @@ mod command_buffer;
 mod config;
 mod connect;
 mod connection;
+mod environment;
 mod eviction_check;
 mod exchange_error;
 mod other_records;
+mod password;
 mod preflight;
 #[cfg(feature = "cli")]
 mod reader;
 mod resolver;
 mod resp;
 mod store;
-#[cfg(feature = "tls")]
+#[cfg(feature = "redis-tls")]
 mod tls;
 mod url_error;
 mod write_commands;

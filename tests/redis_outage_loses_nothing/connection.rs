@@ -705,6 +705,49 @@ fn connect_and_client_use_same_records() {
 }
 
 #[test]
+fn changed_password_file_is_used_at_next_connect() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut set_password = |password: &str| {
+        let words = ["SET", "requirepass", password];
+        redis::cmd("CONFIG")
+            .arg(&words)
+            .exec(&mut connection)
+            .unwrap();
+        let words = ["KILL", "TYPE", "normal", "SKIPME", "yes"];
+        redis::cmd("CLIENT")
+            .arg(&words)
+            .exec(&mut connection)
+            .unwrap();
+    };
+    let file = redis.dir().join("password");
+    std::fs::write(&file, "first\n").unwrap();
+    set_password("first");
+    let options = options(&redis.url()).password_file(&file);
+    let mut persistence = options.build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+
+    set_password("second");
+    let health = persistence.health();
+    eventually(AMPLE, "the old password is refused", || {
+        let error = health.last_error().filter(|_| !health.snapshot().up)?;
+        (error.kind() == ErrorKind::Authentication).then_some(())
+    });
+    std::fs::remove_file(&file).unwrap();
+    let path = file.display().to_string();
+    eventually(AMPLE, "the missing file is reported", || {
+        health
+            .last_error()
+            .filter(|error| error.to_string().contains(&path))
+    });
+    std::fs::write(&file, "second\n").unwrap();
+    persistence
+        .put("s-1", vec![&record("s-1", b"21.5")])
+        .unwrap();
+    health.flush(AMPLE).unwrap();
+}
+
+#[test]
 fn clients_do_not_see_records_of_each_other() {
     let redis = RedisServer::start();
     let mut all: Vec<_> = ["device", "device-2", "devic"]
