@@ -143,8 +143,8 @@ pub use server::fuzzing;
 #[cfg(feature = "server")]
 pub use server::{MetricsServer, MetricsServerBuilder};
 pub use store::{
-    Adopted, Change, Connected, Durability, Group, HealthSnapshot, MemoryStore, OtherRecords,
-    Place, Sent, SetAsideLimits, SetAsideLoss, Store, StoreEvent,
+    Adopted, Change, Connected, Durability, Group, HealthSnapshot, HealthState, MemoryStore,
+    OtherRecords, Place, Sent, SetAsideLimits, SetAsideLoss, Store, StoreEvent,
 };
 
 /// Compiles the examples of the README and of `docs/` as doc tests.

@@ -19,8 +19,8 @@ impl Health {
         Self(source)
     }
 
-    /// The current state of the store. While the persistence is not open, `up` is `false` and every
-    /// count is 0.
+    /// The current state of the store. While the persistence is not open, it is
+    /// [`HealthState::Closed`](crate::HealthState::Closed), and every count is 0.
     #[must_use]
     pub fn snapshot(&self) -> HealthSnapshot {
         self.0.snapshot()

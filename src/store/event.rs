@@ -1,6 +1,7 @@
-//! [`StoreEvent`] and [`HealthSnapshot`]: what observers, log and metrics learn about a store.
+//! [`StoreEvent`], [`HealthSnapshot`] and [`HealthState`]: what observers, log and metrics learn about a store.
 
 use std::{
+    fmt,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -151,7 +152,8 @@ pub enum StoreEvent {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HealthSnapshot {
-    /// The persistence is open and the store accepts writes.
+    /// The persistence is open and the store accepts writes. [`state`](Self::state) separates a closed
+    /// persistence from an outage.
     pub up: bool,
     /// Start of the outage, by the device's clock; `None` if there is no outage.
     pub down_since: Option<SystemTime>,
@@ -198,4 +200,46 @@ pub struct HealthSnapshot {
     pub quarantined_records: usize,
     /// Size of their values in bytes, as far as their names have it.
     pub quarantined_bytes: usize,
+}
+
+impl HealthSnapshot {
+    /// Returns if the store is up, down, or not in use.
+    #[must_use]
+    pub fn state(&self) -> HealthState {
+        match self.down_since {
+            _ if self.up => HealthState::Up,
+            Some(_) => HealthState::Down,
+            None => HealthState::Closed,
+        }
+    }
+}
+
+/// The state of the store of one client. Later versions may add states.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum HealthState {
+    /// The persistence is not open: no client has it yet, or its client was dropped.
+    Closed,
+    /// The store accepts writes.
+    Up,
+    /// The store is unavailable, and what is put exists only in memory.
+    Down,
+}
+
+impl HealthState {
+    /// Returns the state in lower case.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+}
+
+impl fmt::Display for HealthState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
 }

@@ -7,7 +7,7 @@ mod set_aside;
 mod traits;
 
 pub use durability::Durability;
-pub use event::{HealthSnapshot, StoreEvent};
+pub use event::{HealthSnapshot, HealthState, StoreEvent};
 pub use memory::MemoryStore;
 pub(crate) use set_aside::SetAsideName;
 pub use set_aside::{SetAsideLimits, SetAsideLoss};

@@ -12,7 +12,7 @@ use crate::{
         shared::WorkerState,
         simulated::Settings,
     },
-    store::{Durability, StoreEvent},
+    store::{Durability, HealthState, StoreEvent},
 };
 
 const CALL_TIMEOUT: Duration = Duration::from_millis(250);
@@ -448,4 +448,21 @@ fn call_wakes_worker_that_would_be_late() {
             "{worker:?}"
         );
     }
+}
+
+#[test]
+fn closed_persistence_is_not_reported_as_down() {
+    let mut bench = uncached();
+    let health = bench.persistence.health();
+    let state = || health.snapshot().state();
+    assert_eq!(state(), HealthState::Up);
+    bench.content().is_down = Some(ErrorKind::Connection);
+    bench.put("s-9", &publish(9, 2, b"x"));
+    assert_eq!(state(), HealthState::Down);
+    bench.content().is_down = None;
+    bench.run(3 * SECOND);
+    assert_eq!(state(), HealthState::Up);
+    bench.persistence.close().expect("closes");
+    assert_eq!(state(), HealthState::Closed);
+    assert_eq!(state().to_string(), "closed");
 }
