@@ -51,7 +51,7 @@ fn endpoint_without_file_descriptors_is_scraped() {
     let counter = IntCounter::new("readings_total", "Readings.").unwrap();
     registry.register(Box::new(counter)).unwrap();
     let server = MetricsServer::bind("127.0.0.1:0", registry).unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     assert!(scrape(socket(), address).contains("readings_total"));
 
     let mut sockets: Vec<Socket> = (0..40).map(|_| socket()).collect();

@@ -97,7 +97,7 @@ pub fn run(kind: &str) -> ! {
     let mut ours = None;
     let address = if kind == Kind::Ours.name() {
         let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
-        ours.insert(server).local_addr()
+        ours.insert(server).local_addr().expect("TCP")
     } else {
         serve_with_tiny_http(registry)
     };

@@ -197,7 +197,7 @@ pub const SCRAPER: &str = "--scrape";
 fn serve(registry: Registry) {
     let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
     let scraper = Command::new(env::current_exe().expect("this program"))
-        .args([SCRAPER, &server.local_addr().to_string()])
+        .args([SCRAPER, &server.local_addr().unwrap().to_string()])
         .stdin(Stdio::piped())
         .spawn()
         .expect("it starts");

@@ -46,7 +46,7 @@ fn main() {
             })
             .collect();
         let server = MetricsServer::bind("127.0.0.1:0", registry.clone()).expect("a port");
-        let address = server.local_addr();
+        let address = server.local_addr().unwrap();
         let ways: [Way; 4] = [
             ("`render`", &|_| render(&registry).expect("metrics").len()),
             ("`/metrics`", &|answer| {

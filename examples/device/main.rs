@@ -105,13 +105,12 @@ fn run(args: &Args) -> Result<(), Failure> {
         .listen
         .map(|address| serve(args, address, &registry))
         .transpose()?;
-    if let Some(server) = &server {
+    if let Some(address) = server.as_ref().and_then(MetricsServer::local_addr) {
         let scheme = if args.listen_tls.is_some() {
             "https"
         } else {
             "http"
         };
-        let address = server.local_addr();
         say(&format!("metrics at {scheme}://{address}/metrics"));
     }
 

@@ -125,21 +125,27 @@ impl<S: Store> Persistence<S> {
         Self::with_config(store, PersistenceConfig::default())
     }
 
-    pub(crate) fn with_config(store: S, mut config: PersistenceConfig) -> Self {
-        // An observer may own a `Health`, which owns the shared state. If that owned the observer
-        // too, neither would ever be dropped.
-        let observers = config.observer.take().into_iter().collect();
+    pub(crate) fn with_config(store: S, config: PersistenceConfig) -> Self {
         Self {
             log: CallLog::new(S::NAME),
-            observers,
+            // Not in the shared state: an observer may own a `Health`, which owns that, and neither
+            // would ever be dropped.
+            observers: Vec::new(),
             record_observer: None,
             mqtt_5: None,
             shared: Arc::new(PersistenceShared::new(GuardedStore(store), config)),
         }
     }
 
-    /// Adds an observer, which receives events from the next opening on.
-    #[cfg(feature = "metrics")]
+    /// Adds an observer, which receives the events of the store from the next opening on.
+    ///
+    /// Each observer receives every event, in the order in which they were added.
+    #[must_use]
+    pub fn observer(mut self, observer: impl StoreObserver + 'static) -> Self {
+        self.add_observer(Arc::new(observer));
+        self
+    }
+
     pub(crate) fn add_observer(&mut self, observer: Arc<dyn StoreObserver>) {
         self.observers.push(observer);
     }

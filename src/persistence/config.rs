@@ -1,8 +1,8 @@
 //! The configuration of a persistence, whatever its store is.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use super::{fill::WaitingLimits, observer::StoreObserver};
+use super::fill::WaitingLimits;
 use crate::{
     cache::{DEFAULT_MAX_SENDS, SetAsideOptions},
     clock::Clock,
@@ -33,7 +33,6 @@ pub(crate) struct PersistenceConfig {
     pub(crate) quarantines_poison: bool,
     /// What is set aside, and its bounds.
     pub(crate) set_asides: SetAsideOptions,
-    pub(crate) observer: Option<Arc<dyn StoreObserver>>,
     pub(crate) clock: Clock,
 }
 
@@ -51,7 +50,6 @@ impl Default for PersistenceConfig {
             max_sends: DEFAULT_MAX_SENDS,
             quarantines_poison: false,
             set_asides: SetAsideOptions::default(),
-            observer: None,
             clock: Clock::System,
         }
     }

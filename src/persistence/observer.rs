@@ -1,5 +1,7 @@
 //! [`StoreObserver`]: receives the events of the store. [`RecordObserver`] follows single records.
 
+use std::sync::Arc;
+
 use crate::store::StoreEvent;
 
 /// Receives the events of a client's store.
@@ -31,6 +33,18 @@ pub trait StoreObserver: Send + Sync {
     /// stored record cannot be read.
     fn on_damaged(&self, client_id: &str, key: &str) {
         let _ = (client_id, key);
+    }
+}
+
+/// Passes everything on, so that the program can keep an observer that it shares.
+#[deny(clippy::missing_trait_methods)]
+impl<O: StoreObserver + ?Sized> StoreObserver for Arc<O> {
+    fn on_event(&self, client_id: &str, event: &StoreEvent) {
+        (**self).on_event(client_id, event);
+    }
+
+    fn on_damaged(&self, client_id: &str, key: &str) {
+        (**self).on_damaged(client_id, key);
     }
 }
 

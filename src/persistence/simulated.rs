@@ -104,10 +104,12 @@ pub fn simulated_persistence<S: Store>(
             quarantine: settings.set_aside_limits,
             discarded: settings.set_aside_limits,
         },
-        observer,
         clock: Clock::Simulated(clock),
     };
-    let persistence = Persistence::with_config(store, config);
+    let mut persistence = Persistence::with_config(store, config);
+    if let Some(observer) = observer {
+        persistence.add_observer(observer);
+    }
     let worker = SimulatedWorker {
         shared: Arc::clone(persistence.shared()),
         notifier: Arc::default(),

@@ -1,6 +1,6 @@
 //! The options of [`RedisPersistence`].
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, mem, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, password::Password,
@@ -125,7 +125,7 @@ pub struct RedisPersistenceBuilder {
     max_sends: u32,
     quarantine_poison: bool,
     set_asides: SetAsideOptions,
-    observer: Option<Arc<dyn StoreObserver>>,
+    observers: Vec<Arc<dyn StoreObserver>>,
 }
 
 const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -144,7 +144,6 @@ impl Default for RedisPersistenceBuilder {
             open_without_store: open_without_redis,
             moved_backlog_check,
             set_asides,
-            observer,
             clock: _,
         } = PersistenceConfig::default();
         Self {
@@ -166,7 +165,7 @@ impl Default for RedisPersistenceBuilder {
             max_sends,
             quarantine_poison,
             set_asides,
-            observer,
+            observers: Vec::new(),
         }
     }
 }
@@ -456,13 +455,16 @@ impl RedisPersistenceBuilder {
         self
     }
 
-    /// Sets the observer that receives the events of the store.
+    /// Adds an observer, which receives the events of the store.
+    ///
+    /// Each observer receives every event, in the order in which they were added. To share one with the
+    /// program, pass an [`Arc`] of it.
     ///
     /// Defaults to none. Metrics need no observer:
     /// [`instrument`](RedisPersistence::instrument) attaches its own.
     #[must_use]
-    pub fn observer(mut self, observer: Arc<dyn StoreObserver>) -> Self {
-        self.observer = Some(observer);
+    pub fn observer(mut self, observer: impl StoreObserver + 'static) -> Self {
+        self.observers.push(Arc::new(observer));
         self
     }
 
@@ -473,9 +475,14 @@ impl RedisPersistenceBuilder {
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption), with the option in its text: a
     /// URL that is not one of Redis or needs the feature `redis-tls`, a prefix with control characters,
     /// `over_budget` without `byte_budget`, or a timeout of zero.
-    pub fn build(self) -> Result<RedisPersistence, Error> {
+    pub fn build(mut self) -> Result<RedisPersistence, Error> {
+        let observers = mem::take(&mut self.observers);
         let (store, config) = self.build_parts(None)?;
-        Ok(Persistence::with_config(store, config))
+        let mut persistence = Persistence::with_config(store, config);
+        for observer in observers {
+            persistence.add_observer(observer);
+        }
+        Ok(persistence)
     }
 
     /// Validates these options, and returns a store with the configuration of its persistence.
@@ -561,7 +568,7 @@ impl RedisPersistenceBuilder {
             max_sends,
             quarantine_poison,
             set_asides,
-            observer,
+            observers: _,
         } = self;
         let store = RedisStore::new(RedisConfig {
             address,
@@ -584,7 +591,6 @@ impl RedisPersistenceBuilder {
             open_without_store: open_without_redis,
             moved_backlog_check,
             set_asides,
-            observer,
             clock: Clock::System,
         };
         (store, persistence_config)
@@ -613,7 +619,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             max_sends,
             quarantine_poison,
             set_asides,
-            observer: _,
+            observers: _,
         } = self;
         let password = password_file.clone().map(Password::File);
         let url = RedisAddress::parse(url, password).map_or_else(

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     io::{self, Write},
-    net::{Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     sync::{
@@ -47,7 +47,9 @@ use crate::error::Error;
 /// use paho_mqtt_redis::{MetricsServer, prometheus::Registry};
 ///
 /// let server = MetricsServer::bind("127.0.0.1:0", Registry::new())?;
-/// println!("http://{}/metrics", server.local_addr());
+/// if let Some(address) = server.local_addr() {
+///     println!("http://{address}/metrics");
+/// }
 /// # Ok::<(), paho_mqtt_redis::Error>(())
 /// ```
 #[must_use = "it serves until it is dropped"]
@@ -66,12 +68,12 @@ pub(super) enum ListenAddress {
 }
 
 impl MetricsServer {
-    /// Returns the bound address with the real port; `0.0.0.0:0` for a Unix socket.
+    /// Returns the bound address with the real port; `None` for a Unix socket.
     #[must_use]
-    pub fn local_addr(&self) -> SocketAddr {
+    pub fn local_addr(&self) -> Option<SocketAddr> {
         match &self.address {
-            ListenAddress::Address(address) => *address,
-            ListenAddress::Path(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+            ListenAddress::Address(address) => Some(*address),
+            ListenAddress::Path(_) => None,
         }
     }
 

@@ -38,7 +38,7 @@ impl Page {
     }
 
     fn address(&self) -> SocketAddr {
-        self.server.local_addr()
+        self.server.local_addr().unwrap()
     }
 
     pub fn url(&self) -> String {

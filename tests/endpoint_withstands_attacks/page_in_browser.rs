@@ -277,9 +277,12 @@ fn page_behind_password_updates_itself() {
         .basic_auth("me", "secret")
         .bind(ANY)
         .unwrap();
-    assert_eq!(status(&sent(server.local_addr(), GET)), "401");
+    assert_eq!(status(&sent(server.local_addr().unwrap(), GET)), "401");
     let mut browser = Chromium::start(800, 600);
-    browser.open(&format!("http://me:secret@{}/", server.local_addr()));
+    browser.open(&format!(
+        "http://me:secret@{}/",
+        server.local_addr().unwrap()
+    ));
     eventually(LIMIT, "the script has been let in too", || {
         (browser.evaluate("document.getElementById('live').hidden") == false).then_some(())
     });

@@ -39,7 +39,10 @@ fn request(line: &str, headers: &str) -> Vec<u8> {
 }
 
 fn with(server: &MetricsServer, headers: &str) -> String {
-    sent(server.local_addr(), &request("GET /metrics", headers))
+    sent(
+        server.local_addr().unwrap(),
+        &request("GET /metrics", headers),
+    )
 }
 
 #[track_caller]
@@ -54,7 +57,7 @@ fn request_without_token_is_refused() {
     let (registry, _persistence) = registry();
     let builder = MetricsServer::builder(registry).bearer_token("t0ken");
     let server = builder.bind(ANY).unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     for line in [
         "GET /metrics",
         "GET /",
@@ -212,7 +215,7 @@ fn gzip_client_gets_same_text_compressed() {
     }
     let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
     let get = |headers: &str| {
-        let mut stream = connected(server.local_addr());
+        let mut stream = connected(server.local_addr().unwrap());
         stream.write_all(&request("GET /metrics", headers)).unwrap();
         let answer = answer_bytes(&mut stream);
         let end = answer
@@ -261,7 +264,7 @@ fn every_response_has_security_headers() {
         "PUT /metrics",
         "\0",
     ] {
-        let answer = sent(server.local_addr(), &request(line, ""));
+        let answer = sent(server.local_addr().unwrap(), &request(line, ""));
         for (name, value) in [
             ("X-Content-Type-Options", "nosniff"),
             ("Cache-Control", "no-store"),
@@ -280,8 +283,8 @@ fn every_response_has_security_headers() {
 fn readiness_follows_state_of_every_store() {
     let registry = Registry::new();
     let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
-    let ready = || sent(server.local_addr(), &request("GET /-/ready", ""));
-    let healthy = || sent(server.local_addr(), &request("GET /-/healthy", ""));
+    let ready = || sent(server.local_addr().unwrap(), &request("GET /-/ready", ""));
+    let healthy = || sent(server.local_addr().unwrap(), &request("GET /-/healthy", ""));
     assert_eq!(status(&ready()), "200", "there is no store");
 
     let up = IntGaugeVec::new(
@@ -309,7 +312,7 @@ fn readiness_follows_state_of_every_store() {
         "{answer}"
     );
     assert!(!body(&answer).contains("one"), "{answer}");
-    let head = sent(server.local_addr(), &request("HEAD /-/ready", ""));
+    let head = sent(server.local_addr().unwrap(), &request("HEAD /-/ready", ""));
     assert_eq!((status(&head), body(&head)), ("503", ""));
     up.reset();
     assert_eq!(status(&ready()), "200");
@@ -355,7 +358,7 @@ fn panicking_collector_gives_500_and_server_survives() {
         let answer = with(&server, "");
         assert_eq!(status(&answer), "500");
         assert_eq!(body(&answer), "500 Internal Server Error\n");
-        let healthy = sent(server.local_addr(), &request("GET /-/healthy", ""));
+        let healthy = sent(server.local_addr().unwrap(), &request("GET /-/healthy", ""));
         assert_eq!(status(&healthy), "200");
     }
     assert_eq!(render(&registry).unwrap_err().kind(), ErrorKind::Render);
@@ -392,7 +395,7 @@ fn endless_collector_blocks_neither_others_nor_drop() {
         .unwrap();
     for _ in 0..3 {
         assert_eq!(status(&with(&server, "")), "503");
-        let healthy = sent(server.local_addr(), &request("GET /-/healthy", ""));
+        let healthy = sent(server.local_addr().unwrap(), &request("GET /-/healthy", ""));
         assert_eq!(status(&healthy), "200");
     }
     let started = Instant::now();
@@ -415,6 +418,7 @@ fn unix_socket_is_served_with_its_permissions() {
         let builder = MetricsServer::builder(registry().0);
         let server = builder.bind_unix(&path, mode).unwrap();
         assert_eq!(server.unix_path(), Some(&*path));
+        assert_eq!(server.local_addr(), None);
         let found = fs::metadata(&path).unwrap();
         assert!(found.file_type().is_socket());
         assert_eq!(found.permissions().mode() & 0o777, mode);
@@ -466,7 +470,7 @@ fn unix_socket_is_replaced_only_if_nobody_listens() {
 #[test]
 fn pipelined_requests_get_one_response() {
     let server = MetricsServer::bind(ANY, registry().0).unwrap();
-    let answer = sent(server.local_addr(), &REQUEST.repeat(50));
+    let answer = sent(server.local_addr().unwrap(), &REQUEST.repeat(50));
     assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1);
     assert_eq!(header(&answer, "Connection"), Some("close"));
 }
@@ -475,7 +479,7 @@ fn pipelined_requests_get_one_response() {
 fn reset_connections_do_not_end_program() {
     let server = MetricsServer::bind(ANY, registry().0).unwrap();
     for _ in 0..200 {
-        let mut stream = connected(server.local_addr());
+        let mut stream = connected(server.local_addr().unwrap());
         stream.write_all(REQUEST).unwrap();
         let socket = socket2::Socket::from(stream);
         // The connection is reset instead of closed.
@@ -499,7 +503,7 @@ fn unread_long_responses_are_dropped_for_new_ones() {
     // Each request gets a text of its own, since rendering the previous one has begun.
     let mut readers: Vec<_> = (0..3)
         .map(|_| {
-            let mut stream = connected(server.local_addr());
+            let mut stream = connected(server.local_addr().unwrap());
             stream.write_all(REQUEST).unwrap();
             stream.read_exact(&mut [0; 12]).unwrap();
             stream

@@ -46,7 +46,8 @@ fn metrics_page_shows_current_registry_values() {
     let (registry, counter) = registry();
     let server = MetricsServer::bind(ANY, registry.clone()).unwrap();
     for _ in 0..3 {
-        let (status, headers, body): HttpResponse = http_get(server.local_addr(), "/metrics");
+        let (status, headers, body): HttpResponse =
+            http_get(server.local_addr().unwrap(), "/metrics");
         assert_eq!(status, 200);
         let content_type = headers.iter().find(|(name, _)| name == "content-type");
         assert_eq!(
@@ -66,7 +67,7 @@ fn metrics_page_shows_current_registry_values() {
 #[test]
 fn response_has_length_and_closes_connection() {
     let server = builder().bind(ANY).unwrap();
-    let answer = sent(server.local_addr(), REQUEST);
+    let answer = sent(server.local_addr().unwrap(), REQUEST);
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     let length = body(&answer).len().to_string();
     assert_eq!(header(&answer, "Content-Length"), Some(&*length));
@@ -77,10 +78,10 @@ fn response_has_length_and_closes_connection() {
 #[test]
 fn query_and_body_are_ignored() {
     let server = builder().bind(ANY).unwrap();
-    let (status, _, body) = http_get(server.local_addr(), "/metrics?name[]=up");
+    let (status, _, body) = http_get(server.local_addr().unwrap(), "/metrics?name[]=up");
     assert_eq!((status, body.contains("readings_total 7")), (200, true));
     let request = b"GET /metrics HTTP/1.1\r\nHost: device\r\nContent-Length: 4\r\n\r\nbody";
-    let answer = sent(server.local_addr(), request);
+    let answer = sent(server.local_addr().unwrap(), request);
     assert_eq!(self::status(&answer), "200");
 }
 
@@ -88,8 +89,8 @@ fn query_and_body_are_ignored() {
 fn head_request_gets_same_headers_without_body() {
     let server = builder().bind(ANY).unwrap();
     let request = |method| format!("{method} /metrics HTTP/1.1\r\nHost: device\r\n\r\n");
-    let get = sent(server.local_addr(), request("GET").as_bytes());
-    let head = sent(server.local_addr(), request("HEAD").as_bytes());
+    let get = sent(server.local_addr().unwrap(), request("GET").as_bytes());
+    let head = sent(server.local_addr().unwrap(), request("HEAD").as_bytes());
     assert_eq!(status(&head), "200");
     assert_eq!(body(&head), "");
     assert!(head.ends_with("\r\n\r\n"), "{head}");
@@ -102,7 +103,7 @@ fn head_request_gets_same_headers_without_body() {
 #[test]
 fn unserved_request_gets_matching_status() {
     let server = builder().bind(ANY).unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let request = |line: &str| {
         sent(
             address,
@@ -151,7 +152,7 @@ fn head(padding: usize) -> String {
 #[test]
 fn overlong_head_is_refused_whole_or_in_pieces() {
     let server = builder().max_head_bytes(256).bind(ANY).unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let spare = 256 - head(0).len();
     assert_eq!(status(&sent(address, head(spare).as_bytes())), "200");
     assert_eq!(status(&sent(address, head(spare + 1).as_bytes())), "431");
@@ -175,9 +176,9 @@ fn overlong_head_is_refused_whole_or_in_pieces() {
 fn head_limit_is_8_kib_by_default() {
     let server = builder().bind(ANY).unwrap();
     let spare = 8 * 1024 - head(0).len();
-    let longest = sent(server.local_addr(), head(spare).as_bytes());
+    let longest = sent(server.local_addr().unwrap(), head(spare).as_bytes());
     assert_eq!(status(&longest), "200");
-    let longer = sent(server.local_addr(), head(spare + 1).as_bytes());
+    let longer = sent(server.local_addr().unwrap(), head(spare + 1).as_bytes());
     assert_eq!(status(&longer), "431");
 }
 
@@ -187,7 +188,7 @@ fn incomplete_head_times_out_with_408() {
     let server = builder().request_timeout(TIMEOUT).bind(ANY).unwrap();
     for half in ["", "GET /metrics HTTP/1.1\r\nHost: device\r\n"] {
         let started = Instant::now();
-        let answer = sent(server.local_addr(), half.as_bytes());
+        let answer = sent(server.local_addr().unwrap(), half.as_bytes());
         let took = started.elapsed();
         assert_eq!(status(&answer), "408", "{half:?}");
         assert!(took >= TIMEOUT && took < TIMEOUT + SLACK, "{took:?}");
@@ -199,7 +200,7 @@ fn trickled_head_gets_no_extra_time() {
     const TIMEOUT: Duration = Duration::from_millis(300);
     let server = builder().request_timeout(TIMEOUT).bind(ANY).unwrap();
     let started = Instant::now();
-    let mut stream = connected(server.local_addr());
+    let mut stream = connected(server.local_addr().unwrap());
     stream
         .set_read_timeout(Some(Duration::from_millis(20)))
         .unwrap();
@@ -268,7 +269,7 @@ fn excess_connection_is_refused_while_others_are_busy() {
         .response_timeout(LIMIT)
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let mut places: Vec<_> = (0..2).map(|_| connected(address)).collect();
     places[0].write_all(REQUEST).unwrap();
     has_entered.recv_timeout(LIMIT).unwrap();
@@ -300,7 +301,7 @@ fn idle_connection_is_evicted_for_new_one() {
         .request_timeout(LIMIT)
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let mut silent: Vec<_> = (0..2).map(|_| connected(address)).collect();
     silent[0].write_all(b"GET /metrics HT").unwrap();
     for _ in 0..20 {
@@ -320,7 +321,7 @@ fn flood_from_one_address_does_not_evict_another() {
         .request_timeout(LIMIT)
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let elsewhere: SocketAddr = "127.0.0.9:0".parse().unwrap();
     socket.bind(&elsewhere.into()).unwrap();
@@ -339,7 +340,7 @@ fn flood_from_one_address_does_not_evict_another() {
 #[test]
 fn concurrent_requests_are_all_served() {
     let server = builder().bind(ANY).unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let mut streams: Vec<_> = (0..16).map(|_| connected(address)).collect();
     for stream in &mut streams {
         stream.write_all(REQUEST).unwrap();
@@ -353,11 +354,11 @@ fn concurrent_requests_are_all_served() {
 fn port_zero_reports_actual_port() {
     let one = builder().bind(ANY).unwrap();
     let other = builder().bind(ANY).unwrap();
-    assert!(one.local_addr().ip().is_loopback());
-    assert_ne!(one.local_addr().port(), 0);
-    assert_ne!(one.local_addr(), other.local_addr());
+    assert!(one.local_addr().unwrap().ip().is_loopback());
+    assert_ne!(one.local_addr().unwrap().port(), 0);
+    assert_ne!(one.local_addr().unwrap(), other.local_addr().unwrap());
     for server in [&one, &other] {
-        assert_eq!(http_get(server.local_addr(), "/metrics").0, 200);
+        assert_eq!(http_get(server.local_addr().unwrap(), "/metrics").0, 200);
     }
 }
 
@@ -366,17 +367,17 @@ fn ipv6_loopback_is_served() {
     let server = builder()
         .bind("[::1]:0")
         .expect("the loopback interface has the address ::1; enable IPv6 on it");
-    assert_eq!(server.local_addr().ip(), Ipv6Addr::LOCALHOST);
-    assert_eq!(http_get(server.local_addr(), "/metrics").0, 200);
+    assert_eq!(server.local_addr().unwrap().ip(), Ipv6Addr::LOCALHOST);
+    assert_eq!(http_get(server.local_addr().unwrap(), "/metrics").0, 200);
 }
 
 #[test]
 fn first_bindable_address_is_served() {
     let taken = builder().bind(ANY).unwrap();
-    let addresses = [taken.local_addr(), "127.0.0.1:0".parse().unwrap()];
+    let addresses = [taken.local_addr().unwrap(), "127.0.0.1:0".parse().unwrap()];
     let server = builder().bind(&addresses[..]).unwrap();
-    assert_ne!(server.local_addr(), taken.local_addr());
-    assert_eq!(http_get(server.local_addr(), "/metrics").0, 200);
+    assert_ne!(server.local_addr().unwrap(), taken.local_addr().unwrap());
+    assert_eq!(http_get(server.local_addr().unwrap(), "/metrics").0, 200);
 }
 
 #[test]
@@ -385,7 +386,7 @@ fn drop_frees_port_at_once() {
     let mut address: SocketAddr = "127.0.0.2:0".parse().unwrap();
     for _ in 0..10 {
         let server = builder().bind(address).unwrap();
-        address = server.local_addr();
+        address = server.local_addr().unwrap();
         // The side that closes first keeps the connection in TIME_WAIT.
         assert_eq!(http_get(address, "/metrics").0, 200);
         drop(server);
@@ -401,7 +402,7 @@ fn drop_with_open_connections() -> (Duration, Duration) {
         // No other test uses this loopback address, so none gets the port while it is free.
         .bind("127.0.0.2:0")
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let mut silent = connected(address);
     let mut half = connected(address);
     half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
@@ -445,7 +446,9 @@ fn stalled_reader(response_timeout: Duration) -> (MetricsServer, TcpStream) {
         .unwrap();
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
-    socket.connect(&server.local_addr().into()).unwrap();
+    socket
+        .connect(&server.local_addr().unwrap().into())
+        .unwrap();
     let mut reader = TcpStream::from(socket);
     reader.set_read_timeout(Some(LIMIT)).unwrap();
     reader.write_all(REQUEST).unwrap();
@@ -470,7 +473,7 @@ fn stalled_reader_is_dropped_after_response_timeout() {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let took = started.elapsed();
     assert!(took >= TIMEOUT, "{took:?}");
-    assert_eq!(status(&sent(server.local_addr(), OTHER)), "404");
+    assert_eq!(status(&sent(server.local_addr().unwrap(), OTHER)), "404");
 }
 
 #[test]
@@ -479,7 +482,7 @@ fn stalled_reader_is_evicted_for_new_connection() {
     const STALLED: Duration = Duration::from_millis(500);
     let started = Instant::now();
     let (server, reader) = stalled_reader(Duration::from_secs(3600));
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let first = sent(address, OTHER);
     // On a busy machine that time may have passed.
     assert!(
@@ -519,7 +522,7 @@ fn request_content_is_never_echoed() {
         (format!("GET /metrics HTTP/1.1\r\nHost: {MARK}\r\n"), "408"),
         (format!("GET /{long} HTTP/1.1\r\n\r\n"), "431"),
     ] {
-        let answer = sent(server.local_addr(), request.as_bytes());
+        let answer = sent(server.local_addr().unwrap(), request.as_bytes());
         assert_eq!(status(&answer), expected, "{request}");
         assert!(!answer.contains(MARK), "{answer}");
     }
@@ -528,7 +531,7 @@ fn request_content_is_never_echoed() {
 #[test]
 fn short_lived_connections_leave_server_serving() {
     let server = builder().max_connections(4).bind(ANY).unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     for turn in 0..100 {
         let mut stream = connected(address);
         if turn % 2 == 0 {

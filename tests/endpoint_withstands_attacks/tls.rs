@@ -97,7 +97,7 @@ fn metrics_are_served_over_tls_and_not_in_plain_text() {
         .bearer_token("t0ken")
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let client = client(folder.path(), None);
     // Without the close_notify of TLS, which prevents truncation, this would be an error.
     assert_eq!(status(&scrape(address, &client).unwrap()), "401");
@@ -129,7 +129,7 @@ fn long_response_over_tls_arrives_whole() {
         )
         .bind(ANY)
         .unwrap();
-    let answer = scrape(server.local_addr(), &client(folder.path(), None)).unwrap();
+    let answer = scrape(server.local_addr().unwrap(), &client(folder.path(), None)).unwrap();
     assert!(body(&answer).contains(&help));
 }
 
@@ -139,7 +139,7 @@ fn renewed_certificate_is_used_without_restart() {
     let server = served(folder.path()).bind(ANY).unwrap();
     let client = client(folder.path(), None);
     let shown = || {
-        let mut stream = open(server.local_addr(), &client);
+        let mut stream = open(server.local_addr().unwrap(), &client);
         stream.write_all(REQUEST).unwrap();
         assert_eq!(status(&answer(&mut stream)), "200");
         let shown = stream.conn.peer_certificates().unwrap();
@@ -162,7 +162,7 @@ fn client_without_trusted_certificate_is_refused() {
         .tls_client_authority(folder.path().join("trusted.crt"))
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let known = client(folder.path(), Some("client"));
     assert_eq!(status(&scrape(address, &known).unwrap()), "200");
     for name in [None, Some("stranger")] {
@@ -229,7 +229,7 @@ fn half_handshake_is_evicted_or_times_out() {
         .request_timeout(TIMEOUT)
         .bind(ANY)
         .unwrap();
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let client = client(folder.path(), None);
     // Beginning of a handshake.
     let mut hello = Vec::new();

@@ -110,7 +110,7 @@ fn prometheus_is_admitted_with_right_credentials_only() {
     let both = start(&|builder| tls(builder).bearer_token("t0ken"));
     let certified = start(&|builder| tls(builder).tls_client_authority(file("authority.crt")));
     let trusted = [known, trust];
-    let servers = [&bearer, &basic, &both, &certified].map(MetricsServer::local_addr);
+    let servers = [&bearer, &basic, &both, &certified].map(|server| server.local_addr().unwrap());
     let jobs = jobs(servers, &file("token"), &trusted);
     let configs = jobs.iter().map(|(name, server, _, settings)| {
         let mut config = json!({

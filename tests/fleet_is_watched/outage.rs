@@ -230,7 +230,7 @@ impl Gateway {
         foreign.open("refused", "broker").expect("opens");
 
         let server = MetricsServer::bind("127.0.0.1:0", registry).expect("a port");
-        let address = server.local_addr().to_string();
+        let address = server.local_addr().unwrap().to_string();
         let calls = Background::repeat(
             move || (server, idle),
             move |_| {

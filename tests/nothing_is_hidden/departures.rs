@@ -224,7 +224,7 @@ fn fill_buffer(version: u32) {
     device.assert_dropped(&dropped);
     assert_eq!((device.delivered(), device.waiting()), (0, 10));
 
-    let address = server.local_addr();
+    let address = server.local_addr().unwrap();
     let metrics = get(address, "/metrics");
     for line in [
         format!(
@@ -366,7 +366,7 @@ fn page_shows_each_reason_of_drops() {
     let device = Device::start();
     let server = MetricsServer::bind("127.0.0.1:0", device.registry.clone()).expect("a port");
     let _client = device.client(&Broker::start().url(), V5);
-    let page = get(server.local_addr(), "/");
+    let page = get(server.local_addr().unwrap(), "/");
     for reason in DropReason::ALL {
         let cell = format!(
             "<td data-m=\"dropped_records_total\" data-f=\"n\" data-k=\"{}\">0</td>",

@@ -43,11 +43,10 @@ fn opened(observer: Arc<dyn StoreObserver>) -> (Persistence<ScriptedStore>, Arc<
     let content = Arc::<Mutex<Content>>::default();
     let config = PersistenceConfig {
         durability: Durability::Pipelined,
-        observer: Some(observer),
         ..PersistenceConfig::default()
     };
     let store = ScriptedStore::new(&content);
-    let mut persistence = Persistence::with_config(store, config);
+    let mut persistence = Persistence::with_config(store, config).observer(observer);
     persistence.open("device", "broker").expect("opens");
     (persistence, content)
 }
@@ -147,4 +146,22 @@ fn blocked_observer_holds_up_no_recovery() {
     content.lock().expect("no panic").is_down = None;
     persistence.health().flush(LIMIT).expect("recovers");
     drop(release);
+}
+
+#[test]
+fn each_observer_receives_each_event() {
+    let observer = || {
+        let (sender, events) = mpsc::channel();
+        (Channel(Mutex::new((sender, true))), events)
+    };
+    let (first, first_events) = observer();
+    let (second, second_events) = observer();
+    let persistence = MemoryPersistence::new().observer(first);
+    let mut persistence = persistence.observer(Arc::new(second));
+    persistence.open("device", "broker").expect("opens");
+    persistence.close().expect("closes");
+    for events in [first_events, second_events] {
+        wait_for(&events, |event| matches!(event, StoreEvent::Opened { .. }));
+        wait_for(&events, |event| matches!(event, StoreEvent::Closed));
+    }
 }

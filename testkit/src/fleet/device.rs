@@ -65,7 +65,7 @@ impl Device {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.server.local_addr()
+        self.server.local_addr().expect("TCP")
     }
 
     /// Accepts a message. If the link is up, acknowledges all sent messages and sends all waiting ones, with the calls that Paho
