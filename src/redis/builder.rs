@@ -1,6 +1,6 @@
 //! The options of [`RedisPersistence`].
 
-use std::{fmt, mem, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, password::Password,
@@ -475,8 +475,8 @@ impl RedisPersistenceBuilder {
     /// [`ErrorKind::InvalidOption`](crate::ErrorKind::InvalidOption), with the option in its text: a
     /// URL that is not one of Redis or needs the feature `redis-tls`, a prefix with control characters,
     /// `over_budget` without `byte_budget`, or a timeout of zero.
-    pub fn build(mut self) -> Result<RedisPersistence, Error> {
-        let observers = mem::take(&mut self.observers);
+    pub fn build(self) -> Result<RedisPersistence, Error> {
+        let observers = self.observers.clone();
         let (store, config) = self.build_parts(None)?;
         let mut persistence = Persistence::with_config(store, config);
         for observer in observers {
