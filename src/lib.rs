@@ -164,6 +164,36 @@ mod documentation {
     mod redis {}
     #[doc = include_str!("../docs/reliable-client.md")]
     mod reliable_client {}
+    mod upstream {
+        #[doc = include_str!("../docs/upstream/contains-key.md")]
+        mod contains_key {}
+        #[doc = include_str!("../docs/upstream/destroy-deletes-session.md")]
+        mod destroy_deletes_session {}
+        #[doc = include_str!("../docs/upstream/failed-get.md")]
+        mod failed_get {}
+        #[doc = include_str!("../docs/upstream/incomplete-restore.md")]
+        mod incomplete_restore {}
+        #[doc = include_str!("../docs/upstream/interrupted-write.md")]
+        mod interrupted_write {}
+        #[doc = include_str!("../docs/upstream/packet-id-search.md")]
+        mod packet_id_search {}
+        #[doc = include_str!("../docs/upstream/persistence-errors.md")]
+        mod persistence_errors {}
+        #[doc = include_str!("../docs/upstream/repeated-connect-callback.md")]
+        mod repeated_connect_callback {}
+        #[doc = include_str!("../docs/upstream/restored-version.md")]
+        mod restored_version {}
+        #[doc = include_str!("../docs/upstream/sequence-numbers.md")]
+        mod sequence_numbers {}
+        #[doc = include_str!("../docs/upstream/token-of-failed-publish.md")]
+        mod token_of_failed_publish {}
+        #[doc = include_str!("../docs/upstream/unchecked-records.md")]
+        mod unchecked_records {}
+        #[doc = include_str!("../docs/upstream/uninitialized-failure-data.md")]
+        mod uninitialized_failure_data {}
+        #[doc = include_str!("../docs/upstream/unsubscribe.md")]
+        mod unsubscribe {}
+    }
 }
 
 #[cfg(test)]

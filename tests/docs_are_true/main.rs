@@ -15,4 +15,5 @@ mod redis_exporter;
 mod redis_page;
 mod rules;
 mod systemd;
+mod upstream;
 mod wording;

@@ -83,11 +83,13 @@ pub fn documents() -> Vec<(String, String)> {
     ]
     .map(|name| format!("{name}.md"))
     .into();
-    for entry in fs::read_dir(root.join("docs")).expect("a folder") {
-        let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|extension| extension == "md") {
-            let name = path.file_name().and_then(|name| name.to_str());
-            paths.push(format!("docs/{}", name.expect("UTF-8")));
+    for folder in ["docs", "docs/upstream"] {
+        for entry in fs::read_dir(root.join(folder)).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                let name = path.file_name().and_then(|name| name.to_str());
+                paths.push(format!("{folder}/{}", name.expect("UTF-8")));
+            }
         }
     }
     paths
