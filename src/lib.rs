@@ -129,7 +129,7 @@ pub use error::{Error, ErrorKind};
 pub use instrumented::Instrumented;
 #[cfg(feature = "metrics")]
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
-pub use paho::DropReason;
+pub use paho::{DropReason, RecordKind};
 pub use persistence::{
     Adoption, DeadLetter, DeadLetters, Health, MemoryPersistence, MovedBacklog, OverBudget,
     Persistence, PublishedAgain, StoreObserver,

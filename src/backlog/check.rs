@@ -136,7 +136,7 @@ pub(super) fn check_records(
     let mut set_asides = SetAsides::new(&config.set_asides);
     set_asides.note_time(SystemTime::now(), config.clock.since_boot());
     let mut aside = Vec::new();
-    for place in Place::ALL {
+    for place in Place::BOTH {
         let names = store.set_aside_names(place)?;
         set_asides.load(place, &names);
         aside.push((place, names));

@@ -222,7 +222,7 @@ impl Server {
         let owners = self.reader.owners()?;
         let listing = self.listing(name)?;
         let mut set_aside = Vec::new();
-        for place in Place::ALL {
+        for place in Place::BOTH {
             set_aside.push(self.reader.keys(name, Some(place))?);
         }
         let known = lengths.0.remove(name).unwrap_or_default();
@@ -349,7 +349,7 @@ impl Server {
         for (name, places) in self.candidates(prefix)? {
             let listing = self.listing(&name)?;
             let mut set_aside = Vec::new();
-            for place in Place::ALL {
+            for place in Place::BOTH {
                 set_aside.push(if places.contains(&place) {
                     self.reader.keys(&name, Some(place))?
                 } else {
@@ -385,7 +385,7 @@ impl Server {
         }));
         let mut candidates: BTreeMap<String, Vec<Place>> = BTreeMap::new();
         for (name, _) in possible {
-            let place = Place::ALL.into_iter().find_map(|place| {
+            let place = Place::BOTH.into_iter().find_map(|place| {
                 let name = name.strip_suffix(place.as_str())?.strip_suffix(':')?;
                 Some((name, place))
             });
@@ -445,7 +445,7 @@ fn summary_of(
         kinds.filter(|kind| is_counted(*kind)).count()
     };
     let number = |place: Place| {
-        let mut places = Place::ALL.into_iter().zip(set_aside);
+        let mut places = Place::BOTH.into_iter().zip(set_aside);
         places.find_map(|(other, names)| (other == place).then_some(names.len()))
     };
     let times = set_aside.iter().flatten().filter_map(|name| {

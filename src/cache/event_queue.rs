@@ -82,7 +82,7 @@ impl EventQueue {
     /// Queues an event about a record that Paho has dropped.
     pub(crate) fn dropped(&mut self, kind: RecordKind, reason: DropReason) {
         self.queue.push(StoreEvent::Dropped {
-            kind: kind.as_str(),
+            kind,
             reason,
             records: 1,
         });
@@ -168,7 +168,7 @@ mod tests {
                     StoreEvent::ForeignRecords { records: 2, removed: true },
                     StoreEvent::RecordRelocated { old_key, key, bytes: 10 },
                     StoreEvent::Dropped {
-                        kind: "sent_pubrel",
+                        kind: RecordKind::SentPubrel,
                         reason: DropReason::SessionLost,
                         records: 1,
                     },

@@ -256,7 +256,7 @@ impl SetAsides {
 
     /// Takes the oldest record out of the index if a limit is exceeded.
     pub(super) fn take_excess(&mut self) -> Option<(Place, String, SetAsideLoss)> {
-        for place in Place::ALL {
+        for place in Place::BOTH {
             // A record of another origin is removed from its place once it is here, however large it is.
             let keeps_last = place == Place::Quarantine;
             let excess = self.index(place).excess(keeps_last, self.time, self.now);

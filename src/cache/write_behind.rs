@@ -578,7 +578,7 @@ impl WriteBehindCache {
         let unconfirmed = pending.without(held);
         let waiting = self.index.waiting.totals();
         let oldest_age = self.index.waiting.oldest_age();
-        let [quarantined, discarded] = Place::ALL.map(|place| self.set_asides.totals(place));
+        let [quarantined, discarded] = Place::BOTH.map(|place| self.set_asides.totals(place));
         HealthSnapshot {
             up: outage.is_none(),
             down_since: outage.map(|outage| outage.since_time),

@@ -26,7 +26,7 @@ use super::{observer::InstrumentedObserver, wrapper::Instrumented};
 use crate::{
     error::{Error, ErrorKind},
     metrics::{Clock, PersistenceMetrics, StoreMetricsObserver},
-    paho::{DropReason, sample_record},
+    paho::{DropReason, RecordKind, sample_record},
     persistence::{Health, MemoryPersistence, Persistence, RecordObserver, StoreObserver},
     store::{Change, HealthSnapshot, MemoryStore, Store, StoreEvent},
 };
@@ -1080,7 +1080,7 @@ fn each_store_event_changes_its_series_only() {
     );
     // The calls count these, so that they work with any persistence.
     send(StoreEvent::Dropped {
-        kind: "sent_pubrel",
+        kind: RecordKind::SentPubrel,
         reason: DropReason::SessionLost,
         records: 5,
     });

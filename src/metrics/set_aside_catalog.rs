@@ -53,7 +53,7 @@ impl SetAsideCatalog {
 
     /// Creates the series of a label, at zero.
     pub(super) fn create_series(&self, label: &str) {
-        for place in Place::ALL {
+        for place in Place::BOTH {
             let of_place = [label, place.as_str()];
             self.records.with_label_values(&of_place);
             self.bytes.with_label_values(&of_place);
@@ -67,7 +67,7 @@ impl SetAsideCatalog {
 
     /// Removes the series of a label.
     pub(super) fn remove_set_aside_series(&self, label: &str) {
-        for place in Place::ALL {
+        for place in Place::BOTH {
             let of_place = [label, place.as_str()];
             remove_series(&self.records, &of_place);
             remove_series(&self.bytes, &of_place);
@@ -100,7 +100,7 @@ impl SetAsideCatalog {
 
     /// Adds the difference to the last status, so that the persistences of a label add up.
     pub(super) fn set_status(&self, label: &str, last: &HealthSnapshot, status: &HealthSnapshot) {
-        for place in Place::ALL {
+        for place in Place::BOTH {
             let totals = |status: &HealthSnapshot| match place {
                 Place::Quarantine => [status.quarantined_records, status.quarantined_bytes],
                 Place::Discarded => [status.discarded_records, status.discarded_bytes],
@@ -124,7 +124,7 @@ impl SetAsideCatalog {
 
 /// Returns the pairs that can occur, so that no series exists that can never move.
 fn possible_losses() -> impl Iterator<Item = (Place, SetAsideLoss)> {
-    let pairs = Place::ALL.into_iter().flat_map(|place| {
+    let pairs = Place::BOTH.into_iter().flat_map(|place| {
         let reasons = SetAsideLoss::ALL.iter();
         reasons.map(move |reason| (place, *reason))
     });

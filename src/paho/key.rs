@@ -8,8 +8,9 @@ use std::{
     ops::{Deref, Range},
 };
 
-/// The kind of a record, which the stem of its key encodes.
+/// The kind of a record, which the stem of its key encodes. Later versions may add kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum RecordKind {
     /// `c`: a publish, subscribe or unsubscribe command waiting to be sent.
     Command,
@@ -25,8 +26,7 @@ pub enum RecordKind {
 
 impl RecordKind {
     /// Every kind, in the order in which Paho takes them up after a start.
-    #[cfg(feature = "cli")]
-    pub const ALL: [Self; 5] = [
+    pub const ALL: &'static [Self] = &[
         Self::SentPublish,
         Self::SentPubrel,
         Self::Command,

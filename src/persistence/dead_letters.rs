@@ -230,7 +230,7 @@ impl DeadLetters {
     /// if the persistence is not open.
     pub fn list(&self) -> Result<Vec<DeadLetter>, Error> {
         let mut letters = Vec::new();
-        for place in Place::ALL {
+        for place in Place::BOTH {
             let names = self.0.names(place)?;
             let names: Vec<&str> = names
                 .iter()

@@ -83,7 +83,7 @@ impl<S: Store> Exchange<S> {
 fn list(store: &mut impl Store) -> Result<Answer, Error> {
     let (keys, foreign) = list_keys(store)?;
     let mut set_asides = Vec::new();
-    for place in Place::ALL {
+    for place in Place::BOTH {
         match store.set_aside_names(place) {
             Ok(names) => set_asides.push((place, names)),
             Err(error) if error.kind().is_refusal() => {}

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     error::{ErrorChain, log_throttle::LogThrottle},
-    paho::DropReason,
+    paho::{DropReason, RecordKind},
     store::{Place, SetAsideLoss, StoreEvent},
 };
 
@@ -29,7 +29,7 @@ pub(super) struct Notifier {
     pub(super) record_observer: Option<Arc<dyn RecordObserver>>,
     pub(super) outbox: Outbox,
     /// Limits the lines about dropped records: a full buffer drops one at each publish.
-    pub(super) drops: Mutex<LogThrottle<(&'static str, DropReason)>>,
+    pub(super) drops: Mutex<LogThrottle<(RecordKind, DropReason)>>,
     /// Limits the lines about what is set aside no longer.
     pub(super) set_aside_losses: Mutex<LogThrottle<(Place, SetAsideLoss)>>,
 }
@@ -221,7 +221,7 @@ impl Notifier {
                 kind,
                 reason,
                 records,
-            } => self.log_drop(kind, *reason, *records),
+            } => self.log_drop(*kind, *reason, *records),
             StoreEvent::Closed => {
                 let (drops, losses) = (self.drops().take_rest(), self.losses().take_rest());
                 self.log_drops(drops);
@@ -239,7 +239,7 @@ impl Notifier {
     }
 
     /// Logs dropped records, or leaves them to a later line about records of the same kind and reason.
-    fn log_drop(&self, kind: &'static str, reason: DropReason, records: usize) {
+    fn log_drop(&self, kind: RecordKind, reason: DropReason, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
         let lines = self.drops().lines((kind, reason), records, Instant::now());
         for line in lines {
@@ -247,12 +247,12 @@ impl Notifier {
         }
     }
 
-    fn log_drops(&self, drops: Option<((&'static str, DropReason), u64)>) {
+    fn log_drops(&self, drops: Option<((RecordKind, DropReason), u64)>) {
         if let Some(((kind, reason), records)) = drops {
             warn!(
                 "db.system.name" = self.store_name,
                 "messaging.client.id" = self.client_id,
-                "record.kind" = kind,
+                "record.kind" = kind.as_str(),
                 records,
                 reason = reason.as_str(),
                 "records were dropped that were not delivered: {}",
@@ -261,7 +261,7 @@ impl Notifier {
         }
     }
 
-    fn drops(&self) -> MutexGuard<'_, LogThrottle<(&'static str, DropReason)>> {
+    fn drops(&self) -> MutexGuard<'_, LogThrottle<(RecordKind, DropReason)>> {
         self.drops.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

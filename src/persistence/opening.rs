@@ -142,7 +142,7 @@ fn load(
 ) -> Result<(LoadedRecords, SetAsides), Error> {
     let mut set_asides = SetAsides::new(&config.set_asides);
     set_asides.note_time(config.clock.time(), config.clock.since_boot());
-    for place in Place::ALL {
+    for place in Place::BOTH {
         if !set_asides.is_on(place) {
             continue;
         }

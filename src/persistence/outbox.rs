@@ -127,7 +127,7 @@ fn add_records(sum: &mut StoreEvent, event: &StoreEvent) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::paho::DropReason;
+    use crate::paho::{DropReason, RecordKind};
 
     #[test]
     fn slow_observer_misses_repeated_events_only() {
@@ -136,10 +136,10 @@ mod tests {
             outbox.post([StoreEvent::Status(crate::store::HealthSnapshot::default())]);
         }
         for (kind, reason) in [
-            ("command", DropReason::BufferFull),
-            ("command", DropReason::BufferFull),
-            ("sent_publish", DropReason::BufferFull),
-            ("sent_publish", DropReason::SessionLost),
+            (RecordKind::Command, DropReason::BufferFull),
+            (RecordKind::Command, DropReason::BufferFull),
+            (RecordKind::SentPublish, DropReason::BufferFull),
+            (RecordKind::SentPublish, DropReason::SessionLost),
         ] {
             outbox.post([StoreEvent::Dropped {
                 kind,

@@ -392,6 +392,7 @@ pub(super) fn name_prefix(database: i64, hash: &str) -> String {
 /// A program that is connected with records.
 #[cfg(feature = "cli")]
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Owner {
     /// Its network address, as Redis sees it.
     pub address: String,

@@ -68,7 +68,7 @@ fn encode_removes(commands: &mut CommandBuffer, hash: &str, group: &[Change<'_>]
     if keys.clone().next().is_some() {
         commands.push_list(&["HDEL", hash], keys);
     }
-    for place in Place::ALL {
+    for place in Place::BOTH {
         let names = group.iter().filter_map(|change| match *change {
             Change::RemoveSetAside { place: other, name } if other == place => Some(name),
             _ => None,
@@ -110,7 +110,7 @@ pub(super) fn is_notes_hash(key: &str) -> bool {
 
 /// Returns true for the key of a companion of a hash, which has no records of Paho.
 pub(super) fn is_companion(key: &str) -> bool {
-    let mut places = Place::ALL.into_iter();
+    let mut places = Place::BOTH.into_iter();
     is_notes_hash(key) || places.any(|place| key.ends_with(&place_hash("", place)))
 }
 

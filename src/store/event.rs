@@ -7,26 +7,32 @@ use std::{
 };
 
 use super::{set_aside::SetAsideLoss, traits::Place};
-use crate::{error::Error, paho::DropReason};
+use crate::{
+    error::Error,
+    paho::{DropReason, RecordKind},
+};
 
 /// An event of the store of one client.
 ///
 /// It is delivered on a thread of its own, outside every lock of the persistence. Later versions may
-/// add events.
+/// add events, and fields to each.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum StoreEvent {
     /// Paho opened the persistence.
+    #[non_exhaustive]
     Opened {
         /// Number of unreadable records, quarantined or unmovable, and of messages that may be poison.
         quarantined: usize,
     },
     /// The store became unavailable. New writes stay in memory until it recovers.
+    #[non_exhaustive]
     Down {
         /// The cause.
         error: Arc<Error>,
     },
     /// Another attempt to recover the store failed.
+    #[non_exhaustive]
     StillDown {
         /// The cause of this failure.
         error: Arc<Error>,
@@ -35,6 +41,7 @@ pub enum StoreEvent {
     },
     /// The store is available again and has every record that this process knows, except those that it
     /// [refuses](Self::Refused).
+    #[non_exhaustive]
     Up {
         /// Duration of the outage.
         outage: Duration,
@@ -42,11 +49,13 @@ pub enum StoreEvent {
         rewritten: u64,
     },
     /// The records that exist only in memory have reached `buffer_warn_bytes`.
+    #[non_exhaustive]
     BufferWarning {
         /// Their size in bytes.
         bytes: usize,
     },
     /// The waiting messages have reached 80 % of a limit: `max_buffered_messages` or `byte_budget`.
+    #[non_exhaustive]
     NearlyFull {
         /// The number of messages that Paho has not sent yet.
         queued_messages: usize,
@@ -54,12 +63,14 @@ pub enum StoreEvent {
         waiting_bytes: usize,
     },
     /// The store lost records of which this process has no copy.
+    #[non_exhaustive]
     Lost {
         /// Their number.
         records: usize,
     },
     /// One of the records that [`Lost`](Self::Lost) counts, unless Paho does not know it, since it is of an
     /// [earlier run](Self::EarlierRecords).
+    #[non_exhaustive]
     RecordLost {
         /// Paho's key of the record.
         key: String,
@@ -69,6 +80,7 @@ pub enum StoreEvent {
     /// Paho does not know the record; the next start restores it. A command keeps its key in the store;
     /// it is the new command that is stored under another one. Records of a store that was unavailable
     /// at open are not reported.
+    #[non_exhaustive]
     RecordRelocated {
         /// The key that it had.
         old_key: String,
@@ -79,6 +91,7 @@ pub enum StoreEvent {
     },
     /// The store refuses some records, although it takes others. They exist only in memory, and are
     /// tried again.
+    #[non_exhaustive]
     Refused {
         /// The last reply.
         error: Arc<Error>,
@@ -88,6 +101,7 @@ pub enum StoreEvent {
         bytes: usize,
     },
     /// The store has records that this process has never known.
+    #[non_exhaustive]
     ForeignRecords {
         /// Their number.
         records: usize,
@@ -99,6 +113,7 @@ pub enum StoreEvent {
     /// The store, which was unavailable at open, has records of an earlier run.
     ///
     /// Paho does not know them, and nothing sends them before the next start, which restores them.
+    #[non_exhaustive]
     EarlierRecords {
         /// Their number.
         records: usize,
@@ -107,6 +122,7 @@ pub enum StoreEvent {
     /// ends them, or wait behind the message that does.
     ///
     /// Sent once per message.
+    #[non_exhaustive]
     PoisonSuspect {
         /// Paho's key of the record.
         key: String,
@@ -114,15 +130,17 @@ pub enum StoreEvent {
         connections: u32,
     },
     /// Paho removed records although their messages were not delivered.
+    #[non_exhaustive]
     Dropped {
-        /// The value of the label `kind` of the metrics.
-        kind: &'static str,
+        /// Their kind.
+        kind: RecordKind,
         /// The reason, as far as the calls show it.
         reason: DropReason,
         /// Their number.
         records: usize,
     },
     /// Records were set aside, to be listed with [`DeadLetters`](crate::DeadLetters).
+    #[non_exhaustive]
     SetAside {
         /// Their place.
         place: Place,
@@ -130,6 +148,7 @@ pub enum StoreEvent {
         records: usize,
     },
     /// Records that were set aside, or were to be, are gone.
+    #[non_exhaustive]
     SetAsideLost {
         /// Their place.
         place: Place,
@@ -146,6 +165,37 @@ pub enum StoreEvent {
     Status(HealthSnapshot),
     /// Paho closed the persistence.
     Closed,
+}
+
+/// The events of an outage, for a persistence of the program's own that reports to a
+/// [`StoreObserver`](crate::StoreObserver), such as `PersistenceMetrics`.
+impl StoreEvent {
+    /// Creates [`Opened`](Self::Opened).
+    #[must_use]
+    pub fn opened(quarantined: usize) -> Self {
+        Self::Opened { quarantined }
+    }
+
+    /// Creates [`Down`](Self::Down).
+    #[must_use]
+    pub fn down(error: Arc<Error>) -> Self {
+        Self::Down { error }
+    }
+
+    /// Creates [`StillDown`](Self::StillDown).
+    #[must_use]
+    pub fn still_down(error: Arc<Error>, is_new_reason: bool) -> Self {
+        Self::StillDown {
+            error,
+            is_new_reason,
+        }
+    }
+
+    /// Creates [`Up`](Self::Up).
+    #[must_use]
+    pub fn up(outage: Duration, rewritten: u64) -> Self {
+        Self::Up { outage, rewritten }
+    }
 }
 
 /// The state of the store of one client. Later versions may add fields.

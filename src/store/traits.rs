@@ -3,7 +3,10 @@
 use crate::error::{Error, ErrorKind};
 
 /// A change of one record.
+///
+/// Later versions may add changes; a store returns an error for one that it does not know.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum Change<'a> {
     /// Writes a record, and overwrites an existing one.
     Put {
@@ -39,8 +42,9 @@ pub enum Change<'a> {
 
 /// A place for records that Paho never reads.
 ///
-/// Each client has its own, beside its records.
+/// Each client has its own, beside its records. Later versions may add places.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
 pub enum Place {
     /// Records that Paho could not read, and records of another origin.
     Quarantine,
@@ -50,7 +54,9 @@ pub enum Place {
 
 impl Place {
     /// Every place.
-    pub const ALL: [Self; 2] = [Self::Quarantine, Self::Discarded];
+    pub const ALL: &'static [Self] = &Self::BOTH;
+
+    pub(crate) const BOTH: [Self; 2] = [Self::Quarantine, Self::Discarded];
 
     /// Returns the value of the label `place` of the metrics, which is also the end of the key of the
     /// hash in Redis.
@@ -67,7 +73,10 @@ impl Place {
 pub type Group<'a> = &'a [Change<'a>];
 
 /// The properties of a new connection to a store.
+///
+/// Later versions may add fields, so a store sets those that it knows in `Connected::default()`.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct Connected {
     /// Why the store accepts no new records at present, if so; for example, it is full.
     ///
@@ -85,8 +94,9 @@ pub struct Connected {
     pub warnings: Vec<Error>,
 }
 
-/// A record that was changed with [`Store::send`] and is not confirmed yet.
+/// A record that was changed with [`Store::send`] and is not confirmed yet. Later versions may add fields.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Sent<'a> {
     /// The key of the record.
     pub key: &'a str,
@@ -94,8 +104,17 @@ pub struct Sent<'a> {
     pub length: Option<usize>,
 }
 
-/// A set of records under another name than the connected one.
+impl<'a> Sent<'a> {
+    /// Names a record that was put with a value of this length, or removed; for tests of a store.
+    #[must_use]
+    pub fn new(key: &'a str, length: Option<usize>) -> Self {
+        Self { key, length }
+    }
+}
+
+/// A set of records under another name than the connected one. Later versions may add fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct OtherRecords {
     /// The name under which the store has them.
     pub name: String,
@@ -103,8 +122,20 @@ pub struct OtherRecords {
     pub records: usize,
 }
 
-/// A record that moves here from another name.
+impl OtherRecords {
+    /// Names a set of records, and their number.
+    #[must_use]
+    pub fn new(name: impl Into<String>, records: usize) -> Self {
+        Self {
+            name: name.into(),
+            records,
+        }
+    }
+}
+
+/// A record that moves here from another name. Later versions may add fields.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Adopted<'a> {
     /// Its key under the other name, where it is removed.
     pub from: &'a str,
@@ -112,6 +143,14 @@ pub struct Adopted<'a> {
     pub key: &'a str,
     /// Its value here.
     pub value: &'a [u8],
+}
+
+impl<'a> Adopted<'a> {
+    /// Describes the move of a record, for tests of a store.
+    #[must_use]
+    pub fn new(from: &'a str, key: &'a str, value: &'a [u8]) -> Self {
+        Self { from, key, value }
+    }
 }
 
 /// A backend for records, which need not know Paho.

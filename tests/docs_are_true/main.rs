@@ -10,6 +10,7 @@ mod metrics_page;
 mod module_graph;
 mod page;
 mod provisioning;
+mod public_types;
 mod readme;
 mod redis_exporter;
 mod redis_page;

@@ -78,7 +78,7 @@ const STATE: &str = "[data-client='device-1'] .state";
 fn numbers_update_in_place_on_phone_and_wall_display() {
     let page = Page::new();
     let mut persistence = page.client("device-1");
-    page.report("device-1", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-1", &StoreEvent::opened(0));
     put(&mut persistence, 1);
     let folder = TempDir::new().unwrap();
     let mut browser = Chromium::start(360, 740);
@@ -110,7 +110,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
                 > Some(0)
         );
         let error = Arc::new(Error::new(ErrorKind::OutOfMemory, "write"));
-        page.report("device-1", &StoreEvent::Down { error });
+        page.report("device-1", &StoreEvent::down(error));
         // The persistence reports its own state too.
         eventually(LIMIT, "the change is listed", || {
             let changes = browser.text("[data-client='device-1'] ol")?;
@@ -125,8 +125,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         browser.screenshot(&picture);
         assert!(fs::metadata(&picture).unwrap().len() > 10_000, "{width}");
         assert_eq!(browser.errors(), [""; 0]);
-        let (outage, rewritten) = (Duration::from_secs(1), 0);
-        page.report("device-1", &StoreEvent::Up { outage, rewritten });
+        page.report("device-1", &StoreEvent::up(Duration::from_secs(1), 0));
     }
 }
 
@@ -134,7 +133,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
 fn fill_of_buffer_shows_once_its_limit_is_set() {
     let page = Page::new();
     let _persistence = page.client("device-1");
-    page.report("device-1", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-1", &StoreEvent::opened(0));
     let mut browser = Chromium::start(360, 740);
     browser.open(&page.url());
     eventually(LIMIT, "the numbers are there", || {
@@ -154,7 +153,7 @@ fn fill_of_buffer_shows_once_its_limit_is_set() {
 #[test]
 fn state_change_is_announced_to_screen_readers() {
     let page = Page::new();
-    page.report("device-1", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-1", &StoreEvent::opened(0));
     let mut browser = Chromium::start(800, 600);
     browser.darken();
     browser.open(&page.url());
@@ -165,7 +164,7 @@ fn state_change_is_announced_to_screen_readers() {
     let live = format!("document.querySelector(\"{STATE}\").getAttribute('aria-live')");
     assert_eq!(browser.evaluate(&live), "polite");
     let error = Arc::new(Error::new(ErrorKind::Connection, "write"));
-    page.report("device-1", &StoreEvent::Down { error });
+    page.report("device-1", &StoreEvent::down(error));
     is("Store down", &mut browser);
     let since = browser.text("[data-client='device-1'] [data-m='store_changed_timestamp_seconds']");
     assert!(
@@ -174,7 +173,7 @@ fn state_change_is_announced_to_screen_readers() {
     );
 
     // One client appears, and one disappears.
-    page.report("device-2", &StoreEvent::Opened { quarantined: 0 });
+    page.report("device-2", &StoreEvent::opened(0));
     eventually(LIMIT, "two clients", || {
         browser.text("[data-client='device-2'] h2")
     });
@@ -204,7 +203,7 @@ fn page_without_scripts_shows_state() {
     let mut persistence = page.client("device-1");
     put(&mut persistence, 1);
     put(&mut persistence, 2);
-    page.report("other", &StoreEvent::Opened { quarantined: 0 });
+    page.report("other", &StoreEvent::opened(0));
     let mut browser = Chromium::start(360, 740);
     browser.disable_scripts();
     browser.open(&page.url());
@@ -272,7 +271,7 @@ fn page_structure_is_accessible() {
 fn page_behind_password_updates_itself() {
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).unwrap();
-    metrics.on_event("device-1", &StoreEvent::Opened { quarantined: 0 });
+    metrics.on_event("device-1", &StoreEvent::opened(0));
     let server = MetricsServer::builder(registry)
         .basic_auth("me", "secret")
         .bind(ANY)

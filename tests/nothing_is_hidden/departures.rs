@@ -55,10 +55,11 @@ impl StoreObserver for Drops {
             kind,
             reason,
             records,
+            ..
         } = event
         {
             let mut drops = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            *drops.entry((*kind, reason.as_str())).or_default() +=
+            *drops.entry((kind.as_str(), reason.as_str())).or_default() +=
                 i64::try_from(*records).expect("a small number");
         }
     }

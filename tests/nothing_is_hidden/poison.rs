@@ -22,7 +22,10 @@ struct Suspects(Mutex<Vec<(String, u32)>>);
 
 impl StoreObserver for Suspects {
     fn on_event(&self, _: &str, event: &StoreEvent) {
-        if let StoreEvent::PoisonSuspect { key, connections } = event {
+        if let StoreEvent::PoisonSuspect {
+            key, connections, ..
+        } = event
+        {
             let mut suspects = self.0.lock().expect("no panic");
             suspects.push((key.clone(), *connections));
         }

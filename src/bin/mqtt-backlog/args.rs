@@ -218,9 +218,9 @@ pub fn require_choice(is_unconditional: bool, all: bool) -> Result<(), Failure> 
 
 /// Parses the name of a kind, or its word in the column KIND of `show`.
 fn kind_parser() -> impl TypedValueParser<Value = RecordKind> {
-    let values = RecordKind::ALL.map(|kind| PossibleValue::new(kind.as_str()).alias(word(kind)));
-    PossibleValuesParser::new(values).try_map(|name| {
-        let mut kinds = RecordKind::ALL.into_iter();
+    let value = |kind: &RecordKind| PossibleValue::new(kind.as_str()).alias(word(*kind));
+    PossibleValuesParser::new(RecordKind::ALL.iter().map(value)).try_map(|name| {
+        let mut kinds = RecordKind::ALL.iter().copied();
         let kind = kinds.find(|kind| [kind.as_str(), word(*kind)].contains(&name.as_str()));
         kind.ok_or("there is no such kind")
     })
@@ -232,7 +232,7 @@ fn word(kind: RecordKind) -> &'static str {
         RecordKind::SentPublish => "sent",
         RecordKind::SentPubrel => "pubrel",
         RecordKind::ReceivedPublish => "received",
-        RecordKind::Undelivered => "undelivered",
+        kind => kind.as_str(),
     }
 }
 

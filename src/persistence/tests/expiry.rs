@@ -3,7 +3,9 @@
 use paho_mqtt::ClientPersistence;
 
 use super::bench::{Bench, Content, SECOND};
-use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
+use crate::{
+    error::ErrorKind, paho::RecordKind, persistence::simulated::Settings, store::StoreEvent,
+};
 
 /// A publish command of MQTT 5 that expires after this many seconds.
 fn command(packet_id: i32, expiry: u32) -> Vec<u8> {
@@ -42,7 +44,7 @@ fn expired(bench: &Bench) -> usize {
     let events = bench.events();
     let expired = events.iter().filter_map(|event| match event {
         StoreEvent::Dropped {
-            kind: "command",
+            kind: RecordKind::Command,
             reason,
             records,
         } if reason.as_str() == "expired" => Some(*records),

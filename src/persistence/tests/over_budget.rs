@@ -5,6 +5,7 @@ use paho_mqtt::ClientPersistence;
 use super::bench::{Bench, Content, SECOND, command, publish};
 use crate::{
     error::ErrorKind,
+    paho::RecordKind,
     persistence::{DeadLetter, OverBudget, simulated::Settings},
     store::{SetAsideLimits, SetAsideLoss, StoreEvent},
 };
@@ -47,7 +48,7 @@ fn opened(settings: &Settings, content: Content) -> Bench {
 fn dropped(bench: &Bench) -> usize {
     let events = bench.events().into_iter().map(|event| match event {
         StoreEvent::Dropped {
-            kind: "command",
+            kind: RecordKind::Command,
             reason,
             records,
         } if reason.as_str() == "over_budget" => records,

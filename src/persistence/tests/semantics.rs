@@ -324,7 +324,7 @@ fn dropped_records_are_counted_with_reason() {
                 kind,
                 reason,
                 records,
-            } => Some((*kind, reason.as_str(), *records)),
+            } => Some((kind.as_str(), reason.as_str(), *records)),
             _ => None,
         })
         .collect();

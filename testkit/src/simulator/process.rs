@@ -13,7 +13,7 @@ use std::{
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
     Durability, Error, ErrorKind, Health, HealthSnapshot, Persistence, PersistenceMetrics, Place,
-    StoreEvent, StoreObserver, prometheus::Registry, simulation,
+    RecordKind, StoreEvent, StoreObserver, prometheus::Registry, simulation,
 };
 
 use crate::random::Random;
@@ -106,10 +106,10 @@ impl Events {
 impl StoreObserver for Events {
     fn on_event(&self, _: &str, event: &StoreEvent) {
         match event {
-            StoreEvent::Lost { records } => {
+            StoreEvent::Lost { records, .. } => {
                 self.lost.fetch_add(*records as u64, Ordering::Relaxed);
             }
-            StoreEvent::Dropped { kind, records, .. } if *kind != "sent_pubrel" => {
+            StoreEvent::Dropped { kind, records, .. } if *kind != RecordKind::SentPubrel => {
                 self.dropped.fetch_add(*records as u64, Ordering::Relaxed);
             }
             StoreEvent::SetAsideLost {
@@ -120,7 +120,7 @@ impl StoreObserver for Events {
                 let records = *records as u64;
                 self.set_aside_lost.fetch_add(records, Ordering::Relaxed);
             }
-            StoreEvent::RecordLost { key } => {
+            StoreEvent::RecordLost { key, .. } => {
                 let mut keys = self
                     .lost_keys
                     .lock()

@@ -260,11 +260,10 @@ impl Store for SimulatedStore {
             let is_full = state.refusal().is_some_and(|refusal| {
                 refusal.kind == ErrorKind::OutOfMemory && refusal.above.is_none()
             });
-            Ok(Connected {
-                write_error: is_full.then(|| Error::new(ErrorKind::OutOfMemory, "write")),
-                instance_id: state.identity(),
-                ..Connected::default()
-            })
+            let mut connected = Connected::default();
+            connected.write_error = is_full.then(|| Error::new(ErrorKind::OutOfMemory, "write"));
+            connected.instance_id = state.identity();
+            Ok(connected)
         })?;
         self.name = Some(name.to_owned());
         Ok(connected)
@@ -312,11 +311,11 @@ impl Store for SimulatedStore {
     /// What is in the quarantine has no names here.
     fn set_aside_names(&mut self, place: Place) -> Result<Vec<Vec<u8>>, Error> {
         self.operate("names", Vec::new(), true, |state, _| match place {
-            Place::Quarantine => Ok(Vec::new()),
             Place::Discarded => {
                 let names = state.data.discarded.iter();
                 Ok(names.map(|name| name.clone().into_bytes()).collect())
             }
+            _ => Ok(Vec::new()),
         })
     }
 
@@ -389,6 +388,7 @@ fn owned_write(change: &Change<'_>) -> Write {
         Change::SetAside { name, .. } | Change::RemoveSetAside { name, .. } => {
             name.split(':').nth(3).unwrap_or(name)
         }
+        unknown => panic!("{unknown:?}"),
     };
     let Some(parsed) = Key::parse(name.as_bytes()) else {
         return Write::Stray(name.to_owned());
@@ -407,10 +407,12 @@ fn owned_write(change: &Change<'_>) -> Write {
                 key: parsed,
                 value: Value::from(*value),
             },
+            unknown => panic!("{unknown:?}"),
         },
         Change::RemoveSetAside { name, .. } => Write::RemoveSetAside {
             name: (*name).to_owned(),
             key: parsed,
         },
+        unknown => panic!("{unknown:?}"),
     }
 }

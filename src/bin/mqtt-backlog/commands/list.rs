@@ -88,8 +88,8 @@ pub fn owner(ownership: &Ownership) -> String {
 
 /// The summary with stable names.
 pub fn to_json(summary: &Summary) -> Value {
-    let by_kind = RecordKind::ALL.map(|kind| {
-        let (records, bytes) = summary.kinds.get(&kind).copied().unwrap_or_default();
+    let by_kind = RecordKind::ALL.iter().map(|kind| {
+        let (records, bytes) = summary.kinds.get(kind).copied().unwrap_or_default();
         let kind = kind.as_str().to_owned();
         (kind, json!({"records": records, "bytes": bytes}))
     });
@@ -108,7 +108,7 @@ pub fn to_json(summary: &Summary) -> Value {
         "inbound": summary.inbound,
         "records": summary.records(),
         "bytes": summary.bytes(),
-        "by_kind": Map::from_iter(by_kind),
+        "by_kind": by_kind.collect::<Map<_, _>>(),
         "owner": state,
         "owner_address": owner.map(|owner| &owner.address),
         "owner_idle_seconds": owner.map(|owner| owner.idle.as_secs()),

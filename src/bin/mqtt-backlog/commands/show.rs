@@ -207,9 +207,7 @@ fn row(
 
 /// The use that Paho will make of the record, in a word.
 pub fn action(record: &Record, content: &Content<'_>) -> &'static str {
-    use paho_mqtt_redis::backlog::RecordKind::{
-        Command, ReceivedPublish, SentPublish, SentPubrel, Undelivered,
-    };
+    use paho_mqtt_redis::backlog::RecordKind::{Command, ReceivedPublish, SentPublish, SentPubrel};
     match (content, record.key.kind()) {
         (Content::Unreadable, _) => "unreadable",
         (Content::Subscribe(_), _) => "subscribe",
@@ -218,7 +216,7 @@ pub fn action(record: &Record, content: &Content<'_>) -> &'static str {
         (_, Command) => "publish",
         (_, SentPublish) => "sent",
         (_, ReceivedPublish) => "received",
-        (_, Undelivered) => "undelivered",
+        (_, kind) => kind.as_str(),
     }
 }
 

@@ -145,8 +145,8 @@ impl Line {
                 value: record.value,
             });
         } else {
-            let places = Place::ALL.into_iter();
-            let found = places.into_iter().find(|known| known.as_str() == place);
+            let mut places = Place::ALL.iter().copied();
+            let found = places.find(|known| known.as_str() == place);
             let found = found.ok_or_else(|| format!("{place} is no place"))?;
             Slot::SetAside(found, text("name")?.to_owned())
         };
