@@ -36,6 +36,11 @@ impl Machine {
             .map(|(key, value)| (*key, Arc::clone(value)))
             .collect();
         self.is_open = true;
+        if let Some(v5) = self.named_v5
+            && let Some(key) = self.live.keys().find(|key| key.v5 != v5)
+        {
+            state.violate("one_version", || format!("{key} was not converted"));
+        }
         let subscriptions = self
             .live
             .keys()

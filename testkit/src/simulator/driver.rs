@@ -128,9 +128,10 @@ impl Simulation {
             state.ignored.clone_from(&profile.ignored);
         }
         let mut broker = Broker::default();
-        broker.versions_differ = profile.changes_versions;
+        let mixes_versions = profile.changes_versions && !profile.names_version;
+        broker.versions_differ = mixes_versions;
         let mut machine = Machine::new(&world, profile.settings);
-        machine.mixes_versions = profile.changes_versions
+        machine.mixes_versions = mixes_versions
             || profile.options.versions.created_v5 != profile.options.versions.connects_v5;
         Self {
             machine,
@@ -461,8 +462,9 @@ impl Simulation {
     pub(super) fn create(&mut self, choice: &mut Choice) -> Result<(), Stop> {
         let mut options = self.profile.options;
         if self.profile.changes_versions {
-            let (created, connects) =
+            let (created, mut connects) =
                 choice.pick(&[(true, true), (true, true), (true, false), (false, false)]);
+            connects |= created && self.profile.names_version;
             (options.versions.created_v5, options.versions.connects_v5) = (created, connects);
             if created != connects {
                 self.excuse_versions();
@@ -471,6 +473,8 @@ impl Simulation {
         self.totals.starts += 1;
         self.note("driver: the program starts");
         let connects = choice.below(3) == 0;
+        let version = options.versions.created_v5;
+        self.machine.named_v5 = self.profile.names_version.then_some(version);
         if self.machine.start(connects)? {
             self.paho = Paho::create(&mut self.machine, options)?;
         }

@@ -47,6 +47,7 @@ pub const INVARIANTS: &[&str] = &[
     "nothing_foreign_deleted",
     "nothing_lost",
     "one_large_record_is_alone",
+    "one_version",
     "open_succeeds",
     "order",
     "order_across_qos",

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use paho_mqtt::ClientPersistence;
+use paho_mqtt::{ClientPersistence, MQTT_VERSION_3_1_1, MQTT_VERSION_5};
 use paho_mqtt_redis::{
     Durability, Error, ErrorKind, Health, HealthSnapshot, Persistence, PersistenceMetrics, Place,
     RecordKind, StoreEvent, StoreObserver, prometheus::Registry, simulation,
@@ -184,6 +184,8 @@ pub struct Machine {
     pub calls: u64,
     /// Some starts use another MQTT version than others.
     pub mixes_versions: bool,
+    /// The program names its version to the persistence: MQTT 5 if true.
+    pub named_v5: Option<bool>,
     /// Packet ids that two messages had at the last opening.
     pub clashing: BTreeSet<u16>,
     /// Records that the present call changes: if the program dies in it, either state is right.
@@ -244,6 +246,7 @@ impl Machine {
             settings,
             process: None,
             mixes_versions: false,
+            named_v5: None,
             live: BTreeMap::new(),
             before: HealthSnapshot::default(),
             lost_seen: 0,
@@ -307,7 +310,12 @@ impl Machine {
             simulation::simulated_persistence(store, &settings, process_clock, Some(observer));
         let health = persistence.health();
         clock.attach(worker, health.clone());
-        let mut persistence = persistence;
+        let forgets = self.settings.sabotage == Sabotage::ForgetsVersion;
+        let mut persistence = match self.named_v5.filter(|_| !forgets) {
+            Some(true) => persistence.mqtt_version(MQTT_VERSION_5),
+            Some(false) => persistence.mqtt_version(MQTT_VERSION_3_1_1),
+            None => persistence,
+        };
         let connected = catch_unwind(AssertUnwindSafe(|| {
             if connects {
                 persistence.connect(CLIENT, &format!("mqtt://{SERVER}"))

@@ -130,6 +130,8 @@ pub struct Profile {
     pub identity: Identity,
     /// Versions change with each start of the program.
     pub changes_versions: bool,
+    /// The program names its version, so that records of the other one are converted.
+    pub names_version: bool,
     pub faults: Vec<Fault>,
     /// Actions with the cumulated weight of each.
     pub actions: Vec<(Action, u32)>,
@@ -178,7 +180,7 @@ impl Profile {
         };
         let v5 = random.below(2) == 0;
         let changes_versions = random.below(8) == 0;
-        Self {
+        let mut profile = Self {
             settings: Settings {
                 durability,
                 cache_limit,
@@ -199,6 +201,7 @@ impl Profile {
             },
             identity,
             changes_versions,
+            names_version: false,
             actions: weigh(&mut random, &faults),
             faults,
             large_size: random.pick(&[200, 3000, 3000, 100_000]),
@@ -210,7 +213,9 @@ impl Profile {
             pause_share: random.pick(&[0, 10, 10, 50, 100]),
             full_check_steps: 50,
             ignored: Vec::new(),
-        }
+        };
+        profile.names_version = random.below(2) == 0;
+        profile
     }
 }
 

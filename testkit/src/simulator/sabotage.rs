@@ -19,6 +19,8 @@ pub enum Sabotage {
     ReturnsStaleValues,
     /// `contains_key` returns the plain answer, which Paho C hears the wrong way round.
     InvertsContains,
+    /// Opening does not learn the version of the program.
+    ForgetsVersion,
     /// The store answers every 50th group of writes and forgets it.
     StoreForgets,
     /// The store applies the removes of a group, and its puts only with the next operation.
@@ -30,12 +32,13 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::DropsPuts,
         Self::PutsTwice,
         Self::RemovesEarly,
         Self::ReturnsStaleValues,
         Self::InvertsContains,
+        Self::ForgetsVersion,
         Self::StoreForgets,
         Self::StoreSplitsGroups,
         Self::StoreDropsQuarantine,

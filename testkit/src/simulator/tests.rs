@@ -48,6 +48,12 @@ fn early_remove_is_found() {
 }
 
 #[test]
+fn version_that_is_not_named_is_found() {
+    let found = find(Sabotage::ForgetsVersion, &[Fault::Crash]);
+    assert_eq!(found.name, "one_version", "{found:?}");
+}
+
+#[test]
 fn stale_value_is_found() {
     let found = find(Sabotage::ReturnsStaleValues, &[Fault::Network]);
     assert_eq!(found.name, "values_are_true", "{found:?}");

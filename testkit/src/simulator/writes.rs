@@ -161,6 +161,11 @@ impl State {
             let is_moved = group.iter().any(|write| {
                 matches!(write, Write::Put(new, moved) if new.kind == key.kind && moved == value)
             });
+            // Or convert them to its version of MQTT.
+            let other = key.other_version();
+            let is_same =
+                |converted: &Value| message_of(other, converted) == message_of(*key, value);
+            let is_converted = self.data.records.get(&other).is_some_and(is_same);
             // A full store refused to quarantine it, and Paho chose its packet id for another message.
             let is_overwritten = self.unquarantined.contains(key)
                 && !key.is_queue_record()
@@ -168,6 +173,7 @@ impl State {
                     .iter()
                     .any(|write| matches!(write, Write::Put(new, _) if new == key));
             let is_kept = !is_moved
+                && !is_converted
                 && !is_overwritten
                 && self
                     .kept
