@@ -1,6 +1,6 @@
 //! The faults, as the steps of a seed make them happen.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use paho_mqtt_redis::ErrorKind;
 
@@ -151,7 +151,13 @@ impl Simulation {
                 let world = self.world.clone();
                 let mut state = world.lock();
                 state.read_unread();
-                self.load(&mut state, Snapshot::default());
+                // What is set aside has keys of its own.
+                let data = Snapshot {
+                    records: BTreeMap::new(),
+                    fields: BTreeMap::new(),
+                    ..state.data.clone()
+                };
+                self.load(&mut state, data);
             }
             _ => {}
         }
