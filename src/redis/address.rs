@@ -60,11 +60,7 @@ impl RedisAddress {
         } else {
             url.to_owned()
         };
-        if tls && !cfg!(feature = "redis-tls") {
-            return Err(invalid(
-                "TLS needs the feature `redis-tls`; enable it, or use redis:// or unix://",
-            ));
-        }
+        url_error::check_tls(tls, cfg!(feature = "redis-tls")).map_err(invalid)?;
         // The parser drops a fragment, and with it the rest of a password that has a # in it.
         if url.contains('#') {
             return Err(invalid("it contains #; percent-encode it as %23"));
@@ -270,15 +266,5 @@ mod tests {
         for url in ["REDIS://host/", "Unix:///run/redis.sock"] {
             RedisAddress::parse(url, None).map(drop).expect(url);
         }
-    }
-
-    #[cfg(not(feature = "redis-tls"))]
-    #[test]
-    fn tls_url_without_feature_tls_is_named() {
-        let error = RedisAddress::parse("rediss://host/", None)
-            .map(drop)
-            .expect_err("no TLS");
-        assert_eq!(error.kind(), ErrorKind::InvalidOption);
-        assert!(error.to_string().contains("feature `redis-tls`"), "{error}");
     }
 }

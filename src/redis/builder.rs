@@ -653,22 +653,3 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .finish_non_exhaustive()
     }
 }
-
-#[cfg(all(test, not(feature = "redis-tls")))]
-mod tests {
-    use std::error::Error as _;
-
-    use crate::{error::ErrorKind, redis::builder::RedisPersistence};
-
-    #[test]
-    fn tls_url_without_feature_tls_is_refused_by_build() {
-        let url = "rediss://:Zq7xKv2w@localhost/";
-        let error = RedisPersistence::builder().url(url).build().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
-        let source = error.source().map(ToString::to_string).unwrap_or_default();
-        let text = format!("{error}: {source} {error:?}");
-        assert!(text.starts_with("cannot "), "{text}");
-        assert!(text.contains("the feature `redis-tls`"), "{text}");
-        assert!(!text.contains("Zq7xKv2w"), "{text}");
-    }
-}

@@ -35,6 +35,16 @@ pub(super) fn split_scheme(url: &str) -> Result<(String, &str), &'static str> {
     Ok((scheme, rest))
 }
 
+/// Refuses a URL with TLS in a program that was built without it.
+pub(super) fn check_tls(is_wanted: bool, is_built_in: bool) -> Result<(), &'static str> {
+    match (is_wanted, is_built_in) {
+        (true, false) => {
+            Err("TLS needs the feature `redis-tls`; enable it, or use redis:// or unix://")
+        }
+        _ => Ok(()),
+    }
+}
+
 fn known_scheme(scheme: &str) -> Option<String> {
     let scheme = scheme.to_ascii_lowercase();
     URL_SCHEMES.contains(&scheme.as_str()).then_some(scheme)
@@ -94,4 +104,18 @@ pub(super) fn unix_reason(rest: &str) -> Option<&'static str> {
 fn database_reason(database: &str) -> Option<&'static str> {
     let is_number = database.is_empty() || database.parse::<i64>().is_ok();
     (!is_number).then_some("its database is not a number, such as 0")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_url_without_feature_tls_is_named() {
+        let reason = check_tls(true, false).expect_err("no TLS");
+        assert!(reason.contains("the feature `redis-tls`"), "{reason}");
+        for (is_wanted, is_built_in) in [(true, true), (false, false), (false, true)] {
+            assert_eq!(check_tls(is_wanted, is_built_in), Ok(()));
+        }
+    }
 }
