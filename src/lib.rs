@@ -99,6 +99,9 @@
     )
 )]
 
+#[cfg(not(unix))]
+compile_error!("paho-mqtt-redis needs a Unix system: it uses Unix sockets and file descriptors");
+
 #[cfg(feature = "cli")]
 #[doc(hidden)]
 pub mod backlog;

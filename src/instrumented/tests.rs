@@ -1241,3 +1241,30 @@ fn measured_persistence_is_reached_and_returned() {
     measured.open("device-1", "broker:1883").expect("opens");
     assert!(measured.get_ref().contains("s-1"));
 }
+
+#[cfg(feature = "redis")]
+#[test]
+fn debug_shows_client_address_and_state() {
+    let url = "redis://me:Zq7xKv2w@localhost:7000/3";
+    let persistence = crate::RedisPersistence::from_url(url).expect("a valid URL");
+    let metrics = PersistenceMetrics::register(&Registry::new()).expect("registers");
+    let text = format!("{:?}", persistence.instrument(&metrics));
+    for shown in ["redis://localhost:7000/3", "state: \"closed\""] {
+        assert!(text.contains(shown), "{shown} in {text}");
+    }
+    assert!(
+        !text.contains("Zq7xKv2w") && !text.contains("me:"),
+        "{text}"
+    );
+
+    let (_, mut measured, _) = measured("label");
+    measured.open("device-1", "broker:1883").expect("opens");
+    let text = format!("{measured:?}");
+    for shown in [
+        "client_id: \"device-1\"",
+        "store: \"memory\"",
+        "state: \"up\"",
+    ] {
+        assert!(text.contains(shown), "{shown} in {text}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, TryLockError},
 };
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
@@ -385,9 +385,17 @@ impl Drop for OpenSeries {
     }
 }
 
-impl<P> fmt::Debug for Instrumented<P> {
+impl<P: fmt::Debug> fmt::Debug for Instrumented<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Instrumented")
+        let mut shown = f.debug_struct("Instrumented");
+        match self.persistence.try_lock() {
+            Ok(persistence) => shown.field("persistence", &*persistence),
+            Err(TryLockError::Poisoned(poisoned)) => {
+                shown.field("persistence", &**poisoned.get_ref())
+            }
+            Err(TryLockError::WouldBlock) => shown.field("persistence", &"busy"),
+        };
+        shown
             .field("store", &self.store)
             .field("client_id", &self.client_id)
             .finish_non_exhaustive()

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::Path,
     process,
@@ -95,13 +96,6 @@ fn replace_file(path: &Path, contents: &[u8]) -> io::Result<()> {
 }
 
 /// Makes the file readable for `node_exporter`, which runs as another user, whatever the umask.
-#[cfg(unix)]
 fn make_readable(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt;
     fs::set_permissions(path, fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn make_readable(_: &Path) -> io::Result<()> {
-    Ok(())
 }

@@ -507,10 +507,19 @@ impl<S: Store> Drop for Persistence<S> {
     }
 }
 
+/// Shows the client, the address of the store without user and password, and the state.
 impl<S: Store> fmt::Debug for Persistence<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let config = &self.shared.config;
+        let state = self.shared.try_lock().map(|state| {
+            let health = state.lifecycle.health_snapshot(config.waiting_limits);
+            health.state().as_str()
+        });
         f.debug_struct("Persistence")
             .field("store", &S::NAME)
+            .field("address", &config.store_address.as_deref().unwrap_or("-"))
+            .field("client_id", &self.log.client_id)
+            .field("state", &state.unwrap_or("busy"))
             .finish_non_exhaustive()
     }
 }

@@ -12,6 +12,8 @@ use crate::{
 /// The settings that do not depend on the store; the builders document their public forms.
 #[derive(Clone)]
 pub(crate) struct PersistenceConfig {
+    /// The address of the store, without user and password, for `Debug`.
+    pub(crate) store_address: Option<String>,
     pub(crate) durability: Durability,
     /// Maximum size of cached values, in bytes; pending values are kept beyond it.
     pub(crate) cache_limit: usize,
@@ -39,6 +41,7 @@ pub(crate) struct PersistenceConfig {
 impl Default for PersistenceConfig {
     fn default() -> Self {
         Self {
+            store_address: None,
             durability: Durability::default(),
             cache_limit: 16 * 1024 * 1024,
             buffer_warn_bytes: 1024 * 1024,

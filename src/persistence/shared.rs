@@ -1,7 +1,7 @@
 //! The state that Paho's calls, the worker and `Health` share, and the waits for its changes.
 
 use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Condvar, Mutex, MutexGuard, PoisonError, TryLockError},
     time::Duration,
 };
 
@@ -61,6 +61,15 @@ impl<S: Store> PersistenceShared<S> {
     /// a C callback.
     pub(super) fn lock(&self) -> MutexGuard<'_, State<S>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Locks the mutex unless another thread, or a call that shows this, holds it.
+    pub(super) fn try_lock(&self) -> Option<MutexGuard<'_, State<S>>> {
+        match self.state.try_lock() {
+            Ok(state) => Some(state),
+            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
+        }
     }
 
     /// Waits for a notification, or until this time since boot; returns `true` if the time has come.

@@ -85,6 +85,7 @@ pub fn simulated_persistence<S: Store>(
     observer: Option<Arc<dyn StoreObserver>>,
 ) -> (Persistence<S>, SimulatedWorker<S>) {
     let config = PersistenceConfig {
+        store_address: None,
         durability: settings.durability,
         cache_limit: settings.cache_limit,
         buffer_warn_bytes: settings.buffer_warn_bytes,

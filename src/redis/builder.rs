@@ -133,6 +133,7 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 impl Default for RedisPersistenceBuilder {
     fn default() -> Self {
         let PersistenceConfig {
+            store_address: _,
             durability,
             cache_limit,
             buffer_warn_bytes,
@@ -570,6 +571,7 @@ impl RedisPersistenceBuilder {
             set_asides,
             observers: _,
         } = self;
+        let store_address = Some(address.to_string());
         let store = RedisStore::new(RedisConfig {
             address,
             key_prefix,
@@ -580,6 +582,7 @@ impl RedisPersistenceBuilder {
             durability,
         });
         let persistence_config = PersistenceConfig {
+            store_address,
             durability,
             cache_limit,
             buffer_warn_bytes,
