@@ -52,6 +52,72 @@ fn anchors(text: &str) -> BTreeSet<String> {
     anchors
 }
 
+/// Paths that the package has, and the folders of which it has every file, from `include` in the manifest.
+fn packaged() -> Vec<String> {
+    let manifest = include_str!("../../Cargo.toml");
+    let (_, rest) = manifest.split_once("\ninclude = [").expect("a list");
+    let (list, _) = rest.split_once(']').expect("its end");
+    let paths = list.split('"').skip(1).step_by(2);
+    paths
+        .map(|path| path.trim_start_matches('/').to_owned())
+        .collect()
+}
+
+/// The path of a linked file from the root, without `.` and `..`.
+fn resolved(document: &str, target: &str) -> String {
+    let folder = document.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let mut parts: Vec<&str> = folder.split('/').filter(|part| !part.is_empty()).collect();
+    for part in target.split('/') {
+        match part {
+            "." | "" => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// The links of a document that lead to a file which none of these paths and folders has.
+fn links_out_of(packaged: &[String], path: &str, text: &str) -> Vec<String> {
+    let is_packaged = |file: &str| {
+        let within = |known: &String| file == known || Path::new(file).starts_with(known);
+        packaged.iter().any(within)
+    };
+    let targets = targets(text).into_iter();
+    let relative = targets.filter(|target| !target.contains("://") && !target.starts_with('#'));
+    relative
+        .filter(|target| {
+            let file = target.split('#').next().unwrap_or_default();
+            !is_packaged(&resolved(path, file))
+        })
+        .collect()
+}
+
+#[test]
+fn packaged_documents_link_to_packaged_files() {
+    let packaged = packaged();
+    let mut documents = documents();
+    documents.retain(|(path, _)| {
+        let mut known = packaged.iter();
+        known.any(|known| Path::new(path).starts_with(known))
+    });
+    assert!(documents.len() > 15, "{} documents", documents.len());
+    for (path, text) in documents {
+        assert_eq!(links_out_of(&packaged, &path, &text), [""; 0], "{path}");
+    }
+}
+
+#[test]
+fn link_out_of_package_is_found() {
+    let packaged = ["docs", "README.md", "images/page.png"].map(str::to_owned);
+    let text = "[1](a.md#x) [2](../README.md) [3](../scripts/demo) [4](#x) [5](../images/page.png) [6](../images/b.png)
+        [7](https://c.example/d)";
+    assert_eq!(
+        links_out_of(&packaged, "docs/b.md", text),
+        ["../scripts/demo", "../images/b.png"]
+    );
+}
+
 /// The links of a document at `path`, from the root `root`, that lead nowhere.
 fn broken_links(root: &Path, path: &str, text: &str) -> Vec<String> {
     let folder = Path::new(path).parent().expect("a file is in a folder");
