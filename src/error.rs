@@ -124,10 +124,15 @@ pub enum ErrorKind {
     ///
     /// Check that the URL leads to a Redis.
     Protocol,
-    /// A message exceeds a limit of what waits: `max_buffered_messages` or `byte_budget`.
+    /// A message exceeds a limit of what waits: `max_messages`, `max_buffered_messages` or `byte_budget`.
     ///
-    /// Only [`Health::check_room`](crate::Health::check_room) returns it. Publish later, or not at all.
+    /// [`Client::publish`](crate::Client::publish) and [`Health::check_room`](crate::Health::check_room) return
+    /// it. Publish later, or not at all.
     Full,
+    /// The broker, or Paho's client, refused what was asked of it.
+    ///
+    /// Its text has the reason code or Paho's own words.
+    Broker,
     /// A metric with the same name is already registered.
     ///
     /// Register `PersistenceMetrics` once per registry, and clone it.
@@ -176,6 +181,7 @@ impl ErrorKind {
         Self::Server,
         Self::Protocol,
         Self::Full,
+        Self::Broker,
         Self::Registration,
         Self::Bind,
         Self::Render,
@@ -228,6 +234,7 @@ impl ErrorKind {
             Self::Server => "server",
             Self::Protocol => "protocol",
             Self::Full => "full",
+            Self::Broker => "broker",
             Self::Registration => "registration",
             Self::Bind => "bind",
             Self::Render => "render",
@@ -291,6 +298,7 @@ impl ErrorKind {
             Self::Server => "Redis returned an error",
             Self::Protocol => "the reply is not valid RESP; is this a Redis server?",
             Self::Full => "a limit of what waits is reached",
+            Self::Broker => "the broker or Paho's client refused it",
             Self::Registration => "a metric with that name is already registered",
             Self::Bind => "the address cannot be bound",
             Self::Render => "a collector in the registry failed or panicked",

@@ -106,6 +106,7 @@ compile_error!("paho-mqtt-redis needs a Unix system: it uses Unix sockets and fi
 #[doc(hidden)]
 pub mod backlog;
 mod cache;
+mod client;
 mod clock;
 mod error;
 #[cfg(feature = "metrics")]
@@ -127,6 +128,10 @@ pub use paho_mqtt;
 #[cfg(feature = "metrics")]
 pub use prometheus;
 
+pub use client::{
+    BrokenWrite, Client, ClientState, ConnectionState, Delivery, OnBrokenWrite, Session,
+    SessionOptions, Stopped,
+};
 pub use error::{Error, ErrorKind};
 #[cfg(feature = "metrics")]
 pub use instrumented::Instrumented;

@@ -9,8 +9,9 @@ use prometheus::{
 };
 
 use super::{
-    client_table::ClientTable, clock::Clock, lean, message_catalog::MessageCatalog, names::PREFIX,
-    oldest_age::OldestAgeCollector, store_catalog::StoreCatalog,
+    client_table::ClientTable, clock::Clock, connection_catalog::ConnectionCatalog, lean,
+    message_catalog::MessageCatalog, names::PREFIX, oldest_age::OldestAgeCollector,
+    store_catalog::StoreCatalog,
 };
 use crate::error::{Error, ErrorKind};
 
@@ -31,6 +32,7 @@ pub(super) struct MetricCatalog {
     pub(super) restore_duration: GaugeVec,
     pub(super) build_info: IntGaugeVec,
     pub(super) store: StoreCatalog,
+    pub(super) connection: ConnectionCatalog,
     pub(super) client_table: ClientTable,
     pub(super) clock: Clock,
 }
@@ -128,6 +130,7 @@ impl MetricCatalog {
                 &["client_id", "version", "store"],
             )?,
             store: StoreCatalog::new(opts)?,
+            connection: ConnectionCatalog::new(opts)?,
             client_table,
             clock,
         })
@@ -168,6 +171,7 @@ impl MetricCatalog {
             Box::new(self.store.last_confirmed.clone()),
         ];
         collectors.extend(self.store.set_aside.collectors());
+        collectors.extend(self.connection.collectors());
         collectors.push(Box::new(self.messages.clone()));
         collectors
     }

@@ -63,6 +63,7 @@ fn possible_errors(operation: OperationLabel) -> impl Iterator<Item = ErrorKind>
             | ErrorKind::Bind
             | ErrorKind::Render
             | ErrorKind::Full
+            | ErrorKind::Broker
             | ErrorKind::File => false,
             ErrorKind::InvalidClientId => operation == Open,
             ErrorKind::InvalidKey => matches!(operation, Put | Get | Remove),

@@ -9,7 +9,8 @@ use std::{
 use prometheus::{core::Collector as _, proto::MetricFamily};
 
 use super::{
-    catalog::MetricCatalog, clock::Clock, live_series::ClientSeriesGuard, store_series::StoreSeries,
+    catalog::MetricCatalog, clock::Clock, connection_series::ConnectionSeries,
+    live_series::ClientSeriesGuard, store_series::StoreSeries,
 };
 use crate::{persistence::StoreObserver, store::StoreEvent};
 
@@ -51,6 +52,11 @@ impl PersistenceMetrics {
     /// Returns a share in the store series of a client, whose store reports events.
     pub(crate) fn store_series(&self, label: &str) -> StoreSeries {
         StoreSeries::new(Arc::clone(&self.catalog), label)
+    }
+
+    /// Returns a share in the series of a client's connection.
+    pub(crate) fn connection_series(&self, label: &str) -> ConnectionSeries {
+        ConnectionSeries::new(&self.catalog, label)
     }
 
     pub(crate) fn message_families(&self) -> Vec<MetricFamily> {

@@ -158,13 +158,14 @@ impl StoreCatalog {
 /// Returns the kinds of error that a store can return, so that no series exists that can never move.
 pub(super) fn store_error_kinds() -> impl Iterator<Item = ErrorKind> {
     use ErrorKind::{
-        Bind, Damaged, File, Full, InvalidClientId, InvalidKey, InvalidOption, NotFound, NotOpen,
-        Registration, Render,
+        Bind, Broker, Damaged, File, Full, InvalidClientId, InvalidKey, InvalidOption, NotFound,
+        NotOpen, Registration, Render,
     };
     ErrorKind::ALL.iter().copied().filter(|kind| {
         !matches!(
             kind,
-            Bind | Damaged
+            Bind | Broker
+                | Damaged
                 | File
                 | Full
                 | InvalidClientId

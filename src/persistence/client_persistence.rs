@@ -150,6 +150,20 @@ impl<S: Store> Persistence<S> {
         self.observers.push(observer);
     }
 
+    /// Sets the limits of what waits. Before the first handle is taken, which shares them.
+    pub(crate) fn set_waiting_limits(&mut self, messages: usize, bytes: Option<usize>) {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            let limits = &mut shared.config.waiting_limits;
+            limits.messages = Some(messages);
+            limits.bytes = bytes.or(limits.bytes);
+        }
+    }
+
+    /// Returns true if opening succeeds without the store after an error of this kind.
+    pub(crate) fn may_open_without_store(&self, kind: ErrorKind) -> bool {
+        self.shared.config.open_without_store && may_open_without(kind)
+    }
+
     /// Sets the observer of the records, from the next opening on.
     #[cfg(feature = "metrics")]
     pub(crate) fn set_record_observer(&mut self, observer: Arc<dyn RecordObserver>) {
@@ -174,8 +188,13 @@ impl<S: Store> Persistence<S> {
     /// ```
     #[must_use]
     pub fn mqtt_version(mut self, version: impl Into<mqtt::MqttVersion>) -> Self {
-        self.mqtt_5 = Some(version.into() == mqtt::MqttVersion::V5);
+        self.set_mqtt_version(version.into());
         self
+    }
+
+    /// Does the same as [`mqtt_version`](Self::mqtt_version).
+    pub(crate) fn set_mqtt_version(&mut self, version: mqtt::MqttVersion) {
+        self.mqtt_5 = Some(version == mqtt::MqttVersion::V5);
     }
 
     /// Connects to the records of a client and checks that they can be used.

@@ -40,6 +40,7 @@ pub use fill::OverBudget;
 pub(crate) use fill::WaitingLimits;
 pub use health::Health;
 pub use moved_backlog::MovedBacklog;
+pub(crate) use notifier::catch_panic;
 #[cfg(feature = "metrics")]
 pub(crate) use observer::RecordObserver;
 pub use observer::StoreObserver;

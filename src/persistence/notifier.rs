@@ -349,7 +349,7 @@ fn loss_explanation(reason: SetAsideLoss) -> &'static str {
 }
 
 /// Runs user code and drops its panic.
-pub(super) fn catch_panic(work: impl FnOnce()) {
+pub(crate) fn catch_panic(work: impl FnOnce()) {
     drop(catch_unwind(AssertUnwindSafe(work)));
 }
 

@@ -1,0 +1,230 @@
+//! [`Deliveries`]: the messages of this run that the broker has not acknowledged.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    pin::Pin,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use paho_mqtt as mqtt;
+
+use super::{
+    connection::ConnectionError,
+    delivery::DeliveryCell,
+    signal::{Signal, waker_of_delivery},
+};
+use crate::error::{Error, ErrorKind};
+
+/// The tokens of the messages on their way, and what became of the others.
+///
+/// Their number is bounded by the limit of the client.
+#[derive(Debug)]
+pub(super) struct Deliveries {
+    signal: Arc<Signal>,
+    state: Mutex<DeliveryState>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct DeliveryState {
+    on_their_way: HashMap<u64, OnItsWay>,
+    next: u64,
+    counts: DeliveryCounts,
+    has_broken_write: bool,
+}
+
+struct OnItsWay {
+    token: mqtt::Token,
+    qos: mqtt::QoS,
+    cell: Arc<DeliveryCell>,
+}
+
+impl std::fmt::Debug for OnItsWay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnItsWay").finish_non_exhaustive()
+    }
+}
+
+/// Messages of this run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct DeliveryCounts {
+    pub(super) pending: usize,
+    pub(super) acknowledged: u64,
+    pub(super) failed: u64,
+}
+
+impl Deliveries {
+    pub(super) fn new(signal: Arc<Signal>) -> Self {
+        Self {
+            signal,
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, DeliveryState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Follows a message that Paho has accepted.
+    pub(super) fn add(&self, token: mqtt::DeliveryToken, qos: mqtt::QoS) -> Arc<DeliveryCell> {
+        let cell = Arc::<DeliveryCell>::default();
+        let mut state = self.lock();
+        let number = state.next;
+        state.next = number.wrapping_add(1);
+        let on_its_way = OnItsWay {
+            // A delivery token has the message as well, which would keep every payload in memory.
+            token: token.into(),
+            qos,
+            cell: Arc::clone(&cell),
+        };
+        state.on_their_way.insert(number, on_its_way);
+        // A token that has ended before is read at once, and one that ends from now on notes its number.
+        let waker = waker_of_delivery(&self.signal, number);
+        drop(state);
+        self.settle(number, &waker);
+        cell
+    }
+
+    /// Reads the tokens that have ended.
+    pub(super) fn complete(&self, completed: &[u64]) {
+        for number in completed {
+            self.settle(*number, Waker::noop());
+        }
+    }
+
+    /// Returns true if a write to the broker was broken off.
+    pub(super) fn has_broken_write(&self) -> bool {
+        self.lock().has_broken_write
+    }
+
+    /// Reads one token.
+    fn settle(&self, number: u64, waker: &Waker) {
+        let mut state = self.lock();
+        let Some(on_its_way) = state.on_their_way.get_mut(&number) else {
+            return;
+        };
+        let mut context = Context::from_waker(waker);
+        let Poll::Ready(result) = Pin::new(&mut on_its_way.token).poll(&mut context) else {
+            return;
+        };
+        let Some(on_its_way) = state.on_their_way.remove(&number) else {
+            return;
+        };
+        let counts = &mut state.counts;
+        let outcome = match result {
+            Ok(_) => {
+                counts.acknowledged = counts.acknowledged.saturating_add(1);
+                Ok(())
+            }
+            Err(error) => {
+                counts.failed = counts.failed.saturating_add(1);
+                // At QoS 0 nothing is sent again, so nothing can be damaged.
+                if is_broken_write(&error) && on_its_way.qos != mqtt::QoS::AtMostOnce {
+                    state.has_broken_write = true;
+                    self.signal.look();
+                }
+                Err(failure(&error))
+            }
+        };
+        drop(state);
+        on_its_way.cell.complete(outcome);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn counts(&self) -> DeliveryCounts {
+        let state = self.lock();
+        DeliveryCounts {
+            pending: state.on_their_way.len(),
+            ..state.counts
+        }
+    }
+
+    /// Waits until a delivery ends, for up to `limit`.
+    pub(super) fn wait(&self, limit: Duration) {
+        let state = self.lock();
+        drop(self.changed.wait_timeout(state, limit));
+    }
+
+    /// Ends all that are pending, since the client does.
+    pub(super) fn give_up(&self) {
+        let on_their_way = std::mem::take(&mut self.lock().on_their_way);
+        for on_its_way in on_their_way.into_values() {
+            on_its_way.cell.complete(Err(
+                Error::new(ErrorKind::NotOpen, "deliver a message").with_reason(
+                    "the client was stopped before the broker acknowledged it; it stays in the store, and the next \
+                     start sends it",
+                ),
+            ));
+        }
+    }
+}
+
+/// Returns true for the error of a message whose write to the broker was broken off: Paho has freed its topic and
+/// payload, and would send what is in that memory by the next connection.
+fn is_broken_write(error: &mqtt::Error) -> bool {
+    matches!(error, mqtt::Error::Failure)
+}
+
+fn failure(error: &mqtt::Error) -> Error {
+    let reason = match error {
+        mqtt::Error::ReasonCode(code, _) => format!("the broker refused it: {code}"),
+        mqtt::Error::OperationIncomplete => {
+            "the broker has lost the session that it was in, or the client has discarded it"
+                .to_owned()
+        }
+        error => ConnectionError::from(error).to_string(),
+    };
+    Error::new(ErrorKind::Broker, "deliver a message").with_reason(reason)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn deliveries() -> (Arc<Signal>, Deliveries) {
+        let signal = Arc::<Signal>::default();
+        (Arc::clone(&signal), Deliveries::new(signal))
+    }
+
+    fn message() -> mqtt::Message {
+        mqtt::Message::new("t", "x", mqtt::QOS_1)
+    }
+
+    fn ended(code: i32) -> mqtt::DeliveryToken {
+        mqtt::DeliveryToken::from_error(message(), code)
+    }
+
+    #[test]
+    fn broken_write_is_seen_but_at_qos_0() {
+        const FAILURE: i32 = -1;
+        const DISCONNECTED: i32 = -3;
+        for (code, qos, is_broken) in [
+            (FAILURE, mqtt::QoS::AtLeastOnce, true),
+            (FAILURE, mqtt::QoS::ExactlyOnce, true),
+            (FAILURE, mqtt::QoS::AtMostOnce, false),
+            (DISCONNECTED, mqtt::QoS::AtLeastOnce, false),
+        ] {
+            let (_, deliveries) = deliveries();
+            deliveries.add(ended(code), qos);
+            assert_eq!(deliveries.has_broken_write(), is_broken, "{code} {qos:?}");
+            assert_eq!(deliveries.counts().failed, 1);
+        }
+    }
+
+    #[test]
+    fn client_that_ends_ends_its_deliveries() {
+        let (_, deliveries) = deliveries();
+        let cell = deliveries.add(mqtt::DeliveryToken::new(message()), mqtt::QoS::AtLeastOnce);
+        assert_eq!(deliveries.counts().pending, 1);
+        deliveries.give_up();
+        assert_eq!(deliveries.counts().pending, 0);
+        let error = super::super::delivery::Delivery::new(cell)
+            .wait()
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotOpen);
+    }
+}

@@ -1,0 +1,93 @@
+//! The log of the client.
+
+use paho_mqtt as mqtt;
+use tracing::{error, info, warn};
+
+use super::connection::ConnectionError;
+use crate::error::{Error, ErrorChain};
+
+pub(super) fn connected(client_id: &str, session_present: bool) {
+    info!(
+        "messaging.client.id" = client_id,
+        session_present, "connected to the broker"
+    );
+}
+
+pub(super) fn connect_failed(client_id: &str, error: &ConnectionError, retry_seconds: f64) {
+    warn!(
+        "messaging.client.id" = client_id,
+        retry_seconds, "cannot connect to the broker: {error}"
+    );
+}
+
+pub(super) fn connection_lost(client_id: &str, retry_seconds: f64) {
+    warn!(
+        "messaging.client.id" = client_id,
+        retry_seconds, "the connection to the broker was lost; messages wait in the store"
+    );
+}
+
+pub(super) fn session_lost(client_id: &str) {
+    warn!(
+        "messaging.client.id" = client_id,
+        "the broker has lost the session; Paho drops what was in flight"
+    );
+}
+
+pub(super) fn delivery_failed(client_id: &str, failed: u64) {
+    warn!(
+        "messaging.client.id" = client_id,
+        failed, "deliveries failed; further failures are only counted"
+    );
+}
+
+pub(super) fn full(client_id: &str, error: &Error) {
+    warn!("messaging.client.id" = client_id, "{}", ErrorChain(error));
+}
+
+pub(super) fn not_subscribed(client_id: &str, filter: &str, error: &mqtt::Error) {
+    let error = ConnectionError::from(error);
+    warn!(
+        "messaging.client.id" = client_id,
+        filter, "cannot subscribe: {error}; tried again with the next connection"
+    );
+}
+
+pub(super) fn not_disconnected(client_id: &str, error: &str) {
+    warn!(
+        "messaging.client.id" = client_id,
+        "cannot disconnect from the broker cleanly: {error}"
+    );
+}
+
+pub(super) fn starts_without_store(client_id: &str, error: &Error) {
+    warn!(
+        "messaging.client.id" = client_id,
+        "the client starts without its store: {}",
+        ErrorChain(error)
+    );
+}
+
+pub(super) fn broken_write(client_id: &str, flushed: Option<&Error>, held_records: usize) {
+    match flushed {
+        None => error!(
+            "messaging.client.id" = client_id,
+            "a write to the broker failed midway, and Paho would send damaged messages; the store has all of them, \
+             and the next start sends them"
+        ),
+        Some(error) => error!(
+            "messaging.client.id" = client_id,
+            held_records,
+            "a write to the broker failed midway, and Paho would send damaged messages; the store lacks some of \
+             them, which are lost with this process: {}",
+            ErrorChain(error)
+        ),
+    }
+}
+
+pub(super) fn broken_write_ignored(client_id: &str) {
+    error!(
+        "messaging.client.id" = client_id,
+        "a write to the broker failed midway; Paho sends damaged messages from now on"
+    );
+}

@@ -1,0 +1,332 @@
+//! [`Client`]: publishes messages that arrive, whatever happens to broker, store and process.
+
+use std::{
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::{self, ThreadId},
+    time::Duration,
+};
+
+use paho_mqtt as mqtt;
+
+use super::{
+    broken_write::{OnBrokenWrite, never_destroy},
+    callbacks::{OnMessage, set_callbacks},
+    delivery::Delivery,
+    gauges::Gauges,
+    link::Link,
+    log,
+    report::ClientState,
+    room::Room,
+    shared::{ClientShared, DISCONNECT_LIMIT},
+    signal::Signal,
+    worker::Worker,
+};
+use crate::{
+    error::{Error, ErrorKind},
+    persistence::{DeadLetters, Health},
+};
+
+/// A client that connects, and connects again, by itself: from [`Session::start`](super::Session::start).
+///
+/// Clones share it. It accepts messages from the start, with or without a broker, and each of them survives as the
+/// persistence promises. A thread of its own connects with backoff and jitter, follows the deliveries and subscribes
+/// again if the broker has lost the session.
+///
+/// [`publish`](Self::publish) may wait for one exchange with Redis, and is otherwise not blocking, so it can be called
+/// from `async` code; [`Delivery`] is a future that needs no runtime.
+///
+/// [`stop`](Self::stop) ends it. If the last clone is dropped without that, the client disconnects, for up to 2 s, and
+/// waits for no acknowledgment. What is not acknowledged stays in the store, and the next start sends it. Drop it in no
+/// callback: that waits for the thread that the callback runs on.
+#[derive(Clone)]
+pub struct Client {
+    pub(super) inner: Arc<ClientInner>,
+}
+
+pub(super) struct ClientInner {
+    pub(super) shared: Arc<ClientShared>,
+    pub(super) paho: mqtt::AsyncClient,
+    dead_letters: DeadLetters,
+    room: Mutex<Room>,
+    has_byte_budget: bool,
+    worker: ThreadId,
+}
+
+/// The parts of a client that is about to start.
+pub(super) struct Start {
+    pub(super) client_id: String,
+    pub(super) paho: mqtt::AsyncClient,
+    pub(super) connect_options: mqtt::ConnectOptions,
+    /// Time after which an attempt to connect has surely ended.
+    pub(super) attempt_limit: Duration,
+    pub(super) link: Link,
+    pub(super) health: Health,
+    pub(super) dead_letters: DeadLetters,
+    pub(super) max_messages: usize,
+    pub(super) gauges: Gauges,
+    pub(super) reaction: OnBrokenWrite,
+    pub(super) on_message: Option<OnMessage>,
+}
+
+impl Client {
+    pub(super) fn start(start: Start) -> Result<Self, Error> {
+        let signal = Arc::<Signal>::default();
+        let shared = Arc::new(ClientShared::new(
+            start.client_id,
+            Arc::clone(&signal),
+            start.health,
+            start.gauges,
+        ));
+        set_callbacks(&start.paho, &signal, start.on_message);
+        let worker = Worker::new(
+            Arc::clone(&shared),
+            start.paho.clone(),
+            start.connect_options,
+            start.link,
+            start.reaction,
+            start.attempt_limit,
+        );
+        let thread = thread::Builder::new().name("mqtt-client".to_owned());
+        let thread = thread.spawn(move || worker.run()).map_err(|error| {
+            Error::new(ErrorKind::Other, "start the thread of the client")
+                .with_reason("the system has no thread or memory left for this process")
+                .with_source(error)
+        })?;
+        Ok(Self {
+            inner: Arc::new(ClientInner {
+                has_byte_budget: shared.health.snapshot().limit_bytes.is_some(),
+                shared,
+                paho: start.paho,
+                dead_letters: start.dead_letters,
+                room: Mutex::new(Room::new(start.max_messages)),
+                worker: thread.thread().id(),
+            }),
+        })
+    }
+
+    /// Accepts a message, which arrives once broker and network allow it.
+    ///
+    /// At QoS 1 and 2 the message is in the store when this returns, or, during an outage of the store, in memory. Await
+    /// or [`wait`](Delivery::wait) for the delivery to learn of the broker's acknowledgment, or drop it.
+    ///
+    /// # Errors
+    ///
+    /// - [`ErrorKind::Full`] if as many messages wait as the session allows, or they would exceed its byte budget. The
+    ///   message is not sent. Publish it later, drop it, or keep it.
+    /// - [`ErrorKind::NotOpen`] once the client was stopped.
+    /// - [`ErrorKind::Damaged`] after a write that was broken off, with [`OnBrokenWrite::Call`].
+    /// - [`ErrorKind::Broker`] for a message that MQTT cannot carry.
+    pub fn publish(&self, message: mqtt::Message) -> Result<Delivery, Error> {
+        self.check_open("publish a message")?;
+        if let Err(error) = self.take_room(&message) {
+            self.count_refused(&error);
+            return Err(error);
+        }
+        let qos = message.qos();
+        match self.inner.paho.try_publish(message) {
+            Ok(token) => {
+                let cell = self.inner.shared.deliveries.add(token, qos);
+                Ok(Delivery::new(cell))
+            }
+            Err(error) => Err(self.refused(&error)),
+        }
+    }
+
+    /// Checks that one more message of this size would exceed no limit, as [`publish`](Self::publish) does.
+    ///
+    /// `bytes` is the size of topic and payload.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Full`], with what waits and the limit in its text.
+    pub fn check_room(&self, bytes: usize) -> Result<(), Error> {
+        let waiting = self.inner.shared.health.snapshot().waiting_messages;
+        let limit = self.room().limit();
+        if waiting >= limit {
+            return Err(too_many(waiting, limit));
+        }
+        self.inner.shared.health.check_room(bytes)
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        self.inner
+            .room
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_room(&self, message: &mqtt::Message) -> Result<(), Error> {
+        let health = &self.inner.shared.health;
+        {
+            let mut room = self.room();
+            let limit = room.limit();
+            room.take(|| health.snapshot().waiting_messages)
+                .map_err(|waiting| too_many(waiting, limit))?;
+        }
+        if self.inner.has_byte_budget {
+            let bytes = message.topic().len();
+            health.check_room(bytes.saturating_add(message.payload().len()))?;
+        }
+        let mut state = self.inner.shared.lock();
+        state.is_full = false;
+        Ok(())
+    }
+
+    fn count_refused(&self, error: &Error) {
+        let shared = &self.inner.shared;
+        shared.gauges.count_refused();
+        let mut state = shared.lock();
+        state.refused = state.refused.saturating_add(1);
+        let is_new = !std::mem::replace(&mut state.is_full, true);
+        drop(state);
+        if is_new {
+            log::full(&shared.client_id, error);
+        }
+    }
+
+    /// Returns the error of a message that Paho refused.
+    fn refused(&self, error: &mqtt::Error) -> Error {
+        const ATTEMPT: &str = "publish a message";
+        let code = match error {
+            mqtt::Error::Publish(code, _) => *code,
+            _ => 0,
+        };
+        match mqtt::Error::from(code) {
+            mqtt::Error::MaxBufferedMessages | mqtt::Error::NoMoreMsgIds => {
+                let error = Error::new(ErrorKind::Full, ATTEMPT)
+                    .with_reason("Paho has no room or no packet id left for it");
+                self.count_refused(&error);
+                error
+            }
+            mqtt::Error::PersistenceError => {
+                // Paho keeps the message, with a token that paho-mqtt has freed.
+                never_destroy(&self.inner.paho);
+                Error::new(ErrorKind::Other, ATTEMPT)
+                    .with_reason("its persistence refused it; the log has the reason")
+            }
+            reason => Error::new(ErrorKind::Broker, ATTEMPT).with_reason(reason.to_string()),
+        }
+    }
+
+    pub(super) fn check_open(&self, attempt: &str) -> Result<(), Error> {
+        match self.inner.shared.lock().closed {
+            None => Ok(()),
+            Some(ErrorKind::NotOpen) => {
+                Err(Error::new(ErrorKind::NotOpen, attempt).with_reason("the client was stopped"))
+            }
+            Some(kind) => Err(Error::new(kind, attempt)),
+        }
+    }
+
+    /// Subscribes to a topic filter, now or with the next connection, and again if the broker has lost the session.
+    ///
+    /// The messages go to [`Session::on_message`](super::Session::on_message). A broker that refuses the subscription is
+    /// in the log.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for a filter that is empty or has a NUL byte, and [`ErrorKind::NotOpen`] once the
+    /// client was stopped.
+    pub fn subscribe(
+        &self,
+        filter: impl Into<String>,
+        qos: impl Into<mqtt::QoS>,
+    ) -> Result<(), Error> {
+        self.check_open("subscribe")?;
+        let filter = filter.into();
+        if filter.is_empty() || filter.contains('\0') {
+            return Err(Error::new(
+                ErrorKind::InvalidOption,
+                format!("subscribe to {filter:?}"),
+            ));
+        }
+        let shared = &self.inner.shared;
+        shared.lock().subscriptions.add(filter, qos.into());
+        shared.signal.look();
+        Ok(())
+    }
+
+    /// The state of the connection, and the counts of this run.
+    #[must_use]
+    pub fn state(&self) -> ClientState {
+        let shared = &self.inner.shared;
+        let counts = shared.deliveries.counts();
+        let state = shared.lock();
+        let shown = &state.shown;
+        ClientState {
+            connection: shown.connection,
+            since: shown.since,
+            next_attempt: shown.next_attempt,
+            last_error: shown.last_error.as_ref().map(ToString::to_string),
+            connects: shown.connects,
+            failed_attempts: shown.failed_attempts,
+            sessions_lost: shown.sessions_lost,
+            acknowledged: counts.acknowledged,
+            pending: counts.pending,
+            failed: counts.failed,
+            refused: state.refused,
+        }
+    }
+
+    /// The state of the store.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.inner.shared.health
+    }
+
+    /// The records that are set aside: what Paho dropped, and the quarantine.
+    #[must_use]
+    pub fn dead_letters(&self) -> &DeadLetters {
+        &self.inner.dead_letters
+    }
+
+    /// The client of Paho, for all else that it can do.
+    ///
+    /// Do not connect or disconnect it, nor replace its callbacks. A message that is published with it is kept and sent
+    /// as any other, without the check of the limit, and is not among the counts of [`state`](Self::state).
+    #[must_use]
+    pub fn paho(&self) -> &mqtt::AsyncClient {
+        &self.inner.paho
+    }
+
+    /// Waits until the store has everything, for up to `limit`, as before a reboot. The client goes on.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Health::flush`].
+    pub fn flush(&self, limit: Duration) -> Result<(), Error> {
+        self.inner.shared.health.flush(limit)
+    }
+}
+
+fn too_many(waiting: usize, limit: usize) -> Error {
+    Error::new(ErrorKind::Full, "publish a message").with_reason(format!(
+        "{waiting} messages wait to be sent or acknowledged (max_messages: {limit})"
+    ))
+}
+
+impl ClientInner {
+    /// Ends the connection without a wait for acknowledgments. Returns true if it has ended.
+    pub(super) fn end(&self) -> bool {
+        self.shared.lock().closed.get_or_insert(ErrorKind::NotOpen);
+        self.shared.signal.stop();
+        // A waker of the program that runs there may have dropped the last clone.
+        thread::current().id() != self.worker && self.shared.ended.wait(DISCONNECT_LIMIT)
+    }
+}
+
+impl Drop for ClientInner {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("client_id", &self.inner.shared.client_id)
+            .field("state", &self.state())
+            .finish_non_exhaustive()
+    }
+}

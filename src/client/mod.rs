@@ -1,0 +1,29 @@
+//! The client that connects again by itself: [`Session`] describes it, [`Client`] publishes.
+
+mod backoff;
+mod broken_write;
+mod callbacks;
+mod connection;
+mod deliveries;
+mod delivery;
+mod gauges;
+mod link;
+mod log;
+mod messenger;
+mod options;
+mod persistence;
+mod report;
+mod room;
+mod session;
+mod shared;
+mod signal;
+mod stopping;
+mod subscriptions;
+mod worker;
+
+pub use broken_write::{BrokenWrite, OnBrokenWrite};
+pub use delivery::Delivery;
+pub use messenger::Client;
+pub use report::{ClientState, ConnectionState};
+pub use session::{Session, SessionOptions};
+pub use stopping::Stopped;

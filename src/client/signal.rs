@@ -1,0 +1,116 @@
+//! [`Signal`]: wakes the worker, from Paho's threads and from those of the program.
+
+use std::{
+    mem,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    task::{Wake, Waker},
+    time::{Duration, Instant},
+};
+
+/// What has happened since the worker looked last.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    /// Deliveries whose tokens have ended.
+    pub(super) completed: Vec<u64>,
+    /// The connection may have changed, or the subscriptions.
+    pub(super) is_due: bool,
+    /// The client stops.
+    pub(super) stops: bool,
+}
+
+/// Collects what has happened, and wakes the worker.
+#[derive(Debug, Default)]
+pub(super) struct Signal {
+    pending: Mutex<Pending>,
+    changed: Condvar,
+}
+
+impl Signal {
+    fn lock(&self) -> MutexGuard<'_, Pending> {
+        // A list and two flags, which no panic leaves half written.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the worker look at the connection and the subscriptions.
+    pub(super) fn look(&self) {
+        self.lock().is_due = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn stop(&self) {
+        self.lock().stops = true;
+        self.changed.notify_one();
+    }
+
+    fn complete(&self, delivery: u64) {
+        let mut pending = self.lock();
+        pending.completed.push(delivery);
+        // Only the first one of a batch needs to wake the worker.
+        if pending.completed.len() == 1 {
+            self.changed.notify_one();
+        }
+    }
+
+    /// Waits until something has happened, or until this time, and takes it.
+    pub(super) fn wait(&self, until: Instant) -> Pending {
+        let mut pending = self.lock();
+        loop {
+            if pending.is_due || pending.stops || !pending.completed.is_empty() {
+                return mem::take(&mut pending);
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Pending::default();
+            }
+            let waited = self.changed.wait_timeout(pending, left);
+            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Wakes the worker when the token of an attempt to connect or of a subscription ends.
+pub(super) fn waker_to_look(signal: &Arc<Signal>) -> Waker {
+    struct Look(Arc<Signal>);
+    impl Wake for Look {
+        fn wake(self: Arc<Self>) {
+            self.0.look();
+        }
+    }
+    Waker::from(Arc::new(Look(Arc::clone(signal))))
+}
+
+/// Notes that a delivery has ended, when its token does.
+///
+/// Called on one of Paho's threads while the token is locked, so the token is read later, by the worker.
+pub(super) fn waker_of_delivery(signal: &Arc<Signal>, delivery: u64) -> Waker {
+    struct Complete(Arc<Signal>, u64);
+    impl Wake for Complete {
+        fn wake(self: Arc<Self>) {
+            self.0.complete(self.1);
+        }
+    }
+    Waker::from(Arc::new(Complete(Arc::clone(signal), delivery)))
+}
+
+/// A flag that threads wait for.
+#[derive(Debug, Default)]
+pub(super) struct Flag {
+    is_set: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Flag {
+    pub(super) fn set(&self) {
+        *self.is_set.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is set, for up to `limit`; returns true if it is.
+    pub(super) fn wait(&self, limit: Duration) -> bool {
+        let is_set = self.is_set.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = self
+            .changed
+            .wait_timeout_while(is_set, limit, |is_set| !*is_set);
+        *waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+}

@@ -1,0 +1,149 @@
+//! The session with the broker: what it has to keep, and what is done again if it is lost.
+
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Duration,
+};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::{ConnectionState, ErrorKind, MemoryPersistence, Session};
+use testkit::{
+    LIMIT,
+    broker::{Broker, Kind},
+    eventually,
+};
+
+use super::world::{CLIENT, World, message, wait_for};
+
+fn session(broker: &Broker) -> Session {
+    Session::new(CLIENT, broker.url())
+        .persistence(MemoryPersistence::new())
+        .backoff(Duration::from_millis(10), Duration::from_millis(50))
+}
+
+#[test]
+fn session_that_broker_lost_is_counted() {
+    let mut world = World::start();
+    let client = world.session().start().expect("starts");
+    let delivery = client.publish(message("one")).expect("accepted");
+    delivery.wait().expect("acknowledged");
+    // A broker that is killed has saved no session.
+    world.broker.kill();
+    world.broker.restart();
+    eventually(LIMIT, "the loss is counted", || {
+        (client.state().sessions_lost == 1).then_some(())
+    });
+    let delivery = client.publish(message("two")).expect("accepted");
+    delivery.wait().expect("acknowledged");
+    client.stop(LIMIT).expect("stops");
+}
+
+#[test]
+fn message_in_lost_session_ends_with_error() {
+    let broker = Broker::start();
+    let client = session(&broker).start().expect("starts");
+    wait_for(&client, ConnectionState::Connected);
+    broker.withhold(Kind::Pubrec);
+    let delivery = client.publish(message("in flight")).expect("accepted");
+    eventually(LIMIT, "it is sent", || {
+        (!broker.accepted().is_empty()).then_some(())
+    });
+    broker.discard_sessions(true);
+    broker.drop_connections();
+    let error = delivery.wait().expect_err("the session is lost");
+    assert_eq!(error.kind(), ErrorKind::Broker, "{error}");
+    assert!(error.to_string().contains("session"), "{error}");
+    wait_for(&client, ConnectionState::Connected);
+    let state = client.state();
+    assert_eq!((state.failed, state.sessions_lost), (1, 1), "{state:?}");
+}
+
+#[test]
+fn subscription_outlives_session() {
+    let mut world = World::start();
+    let received = Arc::new(Mutex::new(Vec::new()));
+    let inbox = Arc::clone(&received);
+    let client = world
+        .session()
+        .on_message(move |message| {
+            let text = message.payload_str().into_owned();
+            inbox.lock().unwrap().push(text);
+        })
+        .start()
+        .expect("starts");
+    client
+        .subscribe("commands/#", mqtt::QOS_1)
+        .expect("a filter");
+    let send = |world: &World, text: &str| {
+        let sender =
+            Session::new("sender", world.broker.url()).persistence(MemoryPersistence::new());
+        let sender = sender.start().expect("starts");
+        // Until the broker has the subscription.
+        eventually(LIMIT, text, || {
+            let message = mqtt::Message::new("commands/x", text, mqtt::QOS_1);
+            drop(sender.publish(message).expect("accepted"));
+            received
+                .lock()
+                .unwrap()
+                .iter()
+                .any(|got| got == text)
+                .then_some(())
+        });
+        sender.stop(LIMIT).expect("stops");
+    };
+    send(&world, "first");
+    world.broker.kill();
+    world.broker.restart();
+    send(&world, "second");
+    let error = client.subscribe("", mqtt::QOS_1).expect_err("no filter");
+    assert_eq!(error.kind(), ErrorKind::InvalidOption);
+    client.stop(LIMIT).expect("stops");
+}
+
+#[test]
+fn client_dropped_while_it_connects_never_hangs() {
+    // Paho ends its threads with its last client, which takes a while.
+    let broker = Broker::start();
+    let other = session(&broker).start().expect("starts");
+    wait_for(&other, ConnectionState::Connected);
+    broker.refuse(usize::MAX);
+    let url = broker.url();
+    let (done, is_done) = mpsc::channel();
+    thread::spawn(move || {
+        for round in 0..300 {
+            let client = Session::new(format!("short-{round}"), url.as_str());
+            let client = client.persistence(MemoryPersistence::new()).start();
+            let client = client.expect("starts");
+            // Some are dropped before the attempt fails, some at that moment, and some after it.
+            thread::sleep(Duration::from_micros(round * 10));
+            drop(client);
+        }
+        done.send(()).expect("the test waits");
+    });
+    is_done.recv_timeout(LIMIT).expect("none hangs");
+    drop(other);
+}
+
+#[test]
+fn refusal_of_connection_is_shown() {
+    let broker = Broker::start();
+    broker.refuse(3);
+    let client = session(&broker).start().expect("starts");
+    let error = eventually(LIMIT, "a refusal", || client.state().last_error);
+    assert!(error.contains("refused"), "{error}");
+    wait_for(&client, ConnectionState::Connected);
+    assert_eq!(client.state().failed_attempts, 3);
+}
+
+#[test]
+fn options_without_client_connect_alike() {
+    let world = World::start();
+    let options = world.session().into_options().expect("options");
+    let paho = mqtt::AsyncClient::new(options.create).expect("a client");
+    let connected = paho.connect(options.connect).wait_for(LIMIT);
+    connected.expect("connects");
+    paho.publish(message("x")).wait_for(LIMIT).expect("sent");
+    assert_eq!(world.arrived(1), ["x"]);
+    assert!(options.health.snapshot().up);
+}
