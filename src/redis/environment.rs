@@ -247,4 +247,28 @@ mod tests {
             assert!(!text.contains("Zq7xKv2w"), "{text}");
         }
     }
+
+    #[test]
+    fn every_option_but_three_has_variable() {
+        let source = include_str!("builder.rs").lines();
+        let setters = source.filter_map(|line| line.trim().strip_prefix("pub fn "));
+        let setters = setters.filter_map(|setter| setter.split_once("(mut self"));
+        let has_no_variable = |option: &&str| {
+            let name = option.to_ascii_uppercase();
+            let value = OsStr::new("x");
+            let set = set(
+                RedisPersistence::builder(),
+                &Variable { name: &name, value },
+            );
+            set.is_err_and(|error| error.to_string().contains("no such option"))
+        };
+        let without: Vec<&str> = setters
+            .map(|(name, _)| name)
+            .filter(has_no_variable)
+            .collect();
+        assert_eq!(
+            without,
+            ["dead_letter_limits", "quarantine_limits", "observer"]
+        );
+    }
 }
