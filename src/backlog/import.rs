@@ -1,6 +1,6 @@
 //! Puts records that were exported into Redis.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     migrate::MoveEvent,
@@ -27,6 +27,9 @@ impl OwnedBacklog {
     /// A record gets its own key if that is free. If another message has it, the message stays, or with
     /// `is_renumbering` all get numbers before those of the messages that are here.
     ///
+    /// Returns the names of the notes by which a further call with the same records knows those that it
+    /// renumbered, for [`Server::forget_import`](super::Server::forget_import).
+    ///
     /// # Errors
     ///
     /// Any reason why the records cannot be read or written. A further call with the same records puts the
@@ -37,18 +40,23 @@ impl OwnedBacklog {
         is_renumbering: bool,
         read: ReadValues<'_>,
         mut on_event: impl FnMut(MoveEvent<'_>),
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<String>, Error> {
         let (present, _) = list_keys(self.live_store()?)?;
-        let present_set: HashSet<Key> = present.iter().copied().collect();
+        let mut compared: HashSet<Key> = present.iter().copied().collect();
         let mut messages = messages_in_order(keys.iter().copied());
         messages.reverse();
         let mut notes = None;
         let mut there = 0_usize;
         if is_renumbering {
-            let found = self.notes_of(&messages, read)?;
+            let mut found = self.notes_of(&messages, read)?;
+            self.forget_missing(&mut found, &compared, read)?;
+            // They are of other exported records than those with these keys.
+            for key in found.put.values() {
+                compared.remove(key);
+            }
             let (put, rest): (Vec<Message>, Vec<Message>) = messages
                 .into_iter()
-                .partition(|message| message.iter().all(|key| found.put.contains(key)));
+                .partition(|message| message.iter().all(|key| found.put.contains_key(key)));
             there = put.iter().map(Vec::len).sum();
             messages = rest;
             notes = Some(found);
@@ -56,7 +64,7 @@ impl OwnedBacklog {
         let mut free: Vec<Message> = Vec::new();
         let mut taken: Vec<Message> = Vec::new();
         for chunk in messages.chunks(CHUNK) {
-            for (message, state) in chunk.iter().zip(self.states(chunk, &present_set, read)?) {
+            for (message, state) in chunk.iter().zip(self.states(chunk, &compared, read)?) {
                 match state {
                     State::Free => free.push(message.clone()),
                     State::Present => there = there.saturating_add(message.len()),
@@ -87,9 +95,7 @@ impl OwnedBacklog {
         for chunk in moves.chunks(CHUNK) {
             on_event(MoveEvent::Moved(self.put(chunk, read, notes.as_mut())?));
         }
-        let sources = notes.map(|notes| notes.sources).unwrap_or_default();
-        let sources: Vec<&str> = sources.iter().map(String::as_str).collect();
-        self.live_store()?.forget_arrivals(&sources)
+        Ok(notes.map(|notes| notes.sources).unwrap_or_default())
     }
 
     /// Reads the notes of an import of the same records that has not come to its end.
@@ -107,10 +113,47 @@ impl OwnedBacklog {
             let Some(note) = self.live_store()?.arrivals(&source)? else {
                 return Ok(notes);
             };
-            let names = String::from_utf8_lossy(&note);
-            notes.put.extend(names.lines().filter_map(Key::parse));
+            let lines = String::from_utf8_lossy(&note);
+            notes.put.extend(lines.lines().filter_map(parse_move));
             notes.sources.push(source);
         }
+    }
+
+    /// Drops the records that are not under their new keys any more: they were sent, or purged.
+    fn forget_missing(
+        &mut self,
+        notes: &mut Notes,
+        present: &HashSet<Key>,
+        read: ReadValues<'_>,
+    ) -> Result<(), Error> {
+        let put = notes.put.drain().filter(|(_, to)| present.contains(to));
+        let put: Vec<(Key, Key)> = put.collect();
+        for chunk in put.chunks(CHUNK) {
+            let (from, to): (Vec<Key>, Vec<Key>) = chunk.iter().copied().unzip();
+            let mut here = Vec::with_capacity(to.len());
+            self.read_values(&to, |value| here.push(value))?;
+            let exported = read(&from)?;
+            for ((from, to), (here, mut value)) in chunk.iter().zip(here.into_iter().zip(exported))
+            {
+                set_record_number(*to, &mut value);
+                if here == Some(value) {
+                    notes.put.insert(*from, *to);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets all imports that have not come to their end.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why their notes cannot be listed or removed.
+    pub fn forget_imports(&mut self) -> Result<(), Error> {
+        let sources = self.live_store()?.arrival_sources()?;
+        let sources = sources.iter().filter_map(|name| str::from_utf8(name).ok());
+        let sources: Vec<&str> = sources.filter(|name| name.starts_with(IMPORT)).collect();
+        self.live_store()?.forget_arrivals(&sources)
     }
 
     /// Finds out which of these messages can have their own keys.
@@ -156,7 +199,8 @@ impl OwnedBacklog {
         read: ReadValues<'_>,
         notes: Option<&mut Notes>,
     ) -> Result<usize, Error> {
-        let keys: Vec<Key> = messages.iter().flatten().map(|(from, _)| *from).collect();
+        let moves = messages.iter().flatten();
+        let keys: Vec<Key> = moves.clone().map(|(from, _)| *from).collect();
         let mut values = read(&keys)?.into_iter();
         let records = messages.iter().map(|message| {
             let records = message.iter().zip(values.by_ref());
@@ -169,7 +213,7 @@ impl OwnedBacklog {
         let records: Vec<_> = records.collect();
         if let Some(notes) = notes {
             let source = notes.next_source();
-            let note: Vec<String> = keys.iter().map(Key::to_string).collect();
+            let note: Vec<String> = moves.map(|(from, to)| format!("{from} {to}")).collect();
             let records = records.iter().flatten();
             let records: Vec<(&str, &[u8])> =
                 records.map(|(key, value)| (&**key, &**value)).collect();
@@ -214,20 +258,29 @@ impl OwnedBacklog {
     }
 }
 
-/// The records that an import has put under other keys, by which a further one would not know them.
+/// The first part of the name of a note.
+const IMPORT: &str = "import:";
+
+/// Reads a line of a note.
+fn parse_move(line: &str) -> Option<(Key, Key)> {
+    let (from, to) = line.split_once(' ')?;
+    Some((Key::parse(from)?, Key::parse(to)?))
+}
+
+/// Exported keys that an unfinished import has put.
 #[derive(Default)]
 struct Notes {
     /// Identifies the records that are imported, whatever their order.
     input: u64,
     /// The name of each note; there is one per transaction.
     sources: Vec<String>,
-    /// The exported keys of what has been put.
-    put: HashSet<Key>,
+    /// The exported keys of what is put, with the keys that they got.
+    put: HashMap<Key, Key>,
 }
 
 impl Notes {
     fn next_source(&self) -> String {
-        format!("import:{:016x}:{}", self.input, self.sources.len())
+        format!("{IMPORT}{:016x}:{}", self.input, self.sources.len())
     }
 }
 

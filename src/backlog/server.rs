@@ -313,6 +313,16 @@ impl Server {
         OwnedBacklog::open_to_remove(self.another_store()?, name, &self.config)
     }
 
+    /// Forgets the notes of an import into the records of a client.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why they cannot be removed.
+    pub fn forget_import(&mut self, name: &str, notes: &[String]) -> Result<(), Error> {
+        let notes: Vec<&str> = notes.iter().map(String::as_str).collect();
+        self.reader.forget_arrivals(name, &notes)
+    }
+
     fn another_store(&self) -> Result<RedisStore, Error> {
         let store = self.store.another();
         store.ok_or_else(|| Error::new(crate::ErrorKind::Other, "use the records"))

@@ -8,6 +8,7 @@ use super::{
     command_buffer::CommandBuffer,
     connect::transfer_time,
     exchange_error::ExchangeError,
+    reader::RedisReader,
     store::{RedisStore, check_reply, hash_error},
     write_commands::arrivals_hash,
 };
@@ -54,6 +55,14 @@ impl RedisStore {
         Ok(note)
     }
 
+    /// Lists the sources that have a note.
+    pub(crate) fn arrival_sources(&mut self) -> Result<Vec<Vec<u8>>, Error> {
+        let limit = self.config.operation_timeout;
+        self.with_connection("list the arrivals of", limit, |connection, hash| {
+            connection.keys(&["HKEYS", &arrivals_hash(hash)])
+        })
+    }
+
     /// Removes the notes of these sources.
     pub(crate) fn forget_arrivals(&mut self, sources: &[&str]) -> Result<(), Error> {
         if sources.is_empty() {
@@ -81,6 +90,20 @@ impl RedisStore {
                     }
                     Ok(())
                 },
+            )
+        })
+    }
+}
+
+impl RedisReader {
+    /// Removes the notes of these sources beside the records with this name, which need no owner: no program
+    /// reads them.
+    pub(crate) fn forget_arrivals(&mut self, name: &str, sources: &[&str]) -> Result<(), Error> {
+        let arrivals = arrivals_hash(&self.hash(name, None));
+        self.with_hash("write to", &arrivals, |connection| {
+            connection.exchange(
+                |commands| commands.push_words(&[&["HDEL", &arrivals], sources].concat()),
+                |replies| check_reply(replies.read_reply()?),
             )
         })
     }

@@ -23,7 +23,7 @@ const CHUNK: usize = 1024;
 /// Number of keys that show if a hash has records, also beside foreign ones.
 const SAMPLED_KEYS: &str = "64";
 
-/// A connection that only reads, and that no program with the same records waits for.
+/// A connection that changes no records, and that no program with the same records waits for.
 pub(crate) struct RedisReader {
     config: RedisConfig,
     resolver: Resolver,
@@ -226,7 +226,7 @@ impl RedisReader {
         }))
     }
 
-    fn hash(&self, name: &str, place: Option<Place>) -> String {
+    pub(super) fn hash(&self, name: &str, place: Option<Place>) -> String {
         let hash = format!("{}{name}", self.config.key_prefix);
         match place {
             Some(place) => place_hash(&hash, place),
@@ -235,7 +235,7 @@ impl RedisReader {
     }
 
     /// Runs `work` on a hash; `verb` completes the sentence "cannot … the Redis hash".
-    fn with_hash<T>(
+    pub(super) fn with_hash<T>(
         &mut self,
         verb: &str,
         hash: &str,

@@ -47,6 +47,27 @@ fn export(redis: &RedisServer, arguments: &[&str]) -> Vec<u8> {
     output.expect("it runs").stdout
 }
 
+/// Limits the memory of Redis to what it uses now and this many bytes.
+fn leave_room(redis: &RedisServer, bytes: usize) {
+    let info: String = redis::cmd("INFO")
+        .arg("memory")
+        .query(&mut redis.connection())
+        .expect("INFO");
+    let used = info
+        .lines()
+        .find_map(|line| line.strip_prefix("used_memory:"));
+    let used: usize = used.and_then(|used| used.parse().ok()).expect("a number");
+    redis.set_maxmemory(&(used + bytes).to_string());
+}
+
+/// Number of records with the payload of `c-1`.
+fn copies(redis: &RedisServer, name: &str) -> usize {
+    let values = in_redis(redis, name).into_values();
+    values
+        .filter(|value| value.ends_with(&record("c-1", b"c-1")[8..]))
+        .count()
+}
+
 #[test]
 fn hostile_hashes_are_the_same_after_import() {
     let (from, to) = (RedisServer::start(), RedisServer::start());
@@ -185,30 +206,39 @@ fn other_message_is_left_or_renumbered() {
 }
 
 #[test]
+
+    // Something is left out still, so the same import may be run again.
+    let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 1);
+    assert_eq!(
+        out,
+        ["0 records put to device:broker:1883, 3 there already, 1 left out"]
+    );
+    assert_eq!(in_redis(&redis, NAME), present);
+}
+
+/// Begins to import these records with `--renumber` beside another message, which fails after the newest 32
+/// are put; returns the lines.
+fn half_import(redis: &RedisServer, present: &str, all: &mut Records) -> Vec<u8> {
+    // Redis has no room for the oldest, which is the last to be put.
+    all.insert("c-1".to_owned(), record("c-1", &vec![b'x'; 3_000_000]));
+    into_redis(redis, NAME, all);
+    let lines = export(redis, &[NAME]);
+    let _: () = redis.connection().del(NAME).expect("DEL");
+    into_redis(
+        redis,
+        NAME,
+        &Records::from([(present.to_owned(), record(present, b"new"))]),
+    );
+    leave_room(redis, 1_500_000);
+    checked(&import(redis, &lines, &["--renumber"]), 3);
+    redis.set_maxmemory("0");
+    assert_eq!(in_redis(redis, NAME).len(), 33);
+    lines
 fn failed_import_goes_on_without_doubling() {
     let redis = RedisServer::start();
     let keys: Vec<String> = (1..=40).map(|number| format!("c-{number}")).collect();
     let mut all = records(keys.iter().map(String::as_str));
-    // Redis has no room for the oldest, which is the last to be put.
-    all.insert("c-1".to_owned(), record("c-1", &vec![b'x'; 12_000_000]));
-    into_redis(&redis, NAME, &all);
-    let lines = export(&redis, &[NAME]);
-    let _: () = redis.connection().del(NAME).expect("DEL");
-    let present = Records::from([("c-1".to_owned(), record("c-1", b"new"))]);
-    into_redis(&redis, NAME, &present);
-    let info: String = redis::cmd("INFO")
-        .arg("memory")
-        .query(&mut redis.connection())
-        .expect("INFO");
-    let used = info
-        .lines()
-        .find_map(|line| line.strip_prefix("used_memory:"));
-    let used: usize = used.and_then(|used| used.parse().ok()).expect("a number");
-    redis.set_maxmemory(&(used + 6_000_000).to_string());
-    checked(&import(&redis, &lines, &["--renumber"]), 3);
-    redis.set_maxmemory("0");
-    assert!((32..41).contains(&in_redis(&redis, NAME).len()));
-
+    let lines = half_import(&redis, "c-1", &mut all);
     let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 0);
     assert_eq!(
         out,
@@ -219,7 +249,8 @@ fn failed_import_goes_on_without_doubling() {
         .iter()
         .zip(999_960..)
         .map(|(key, number)| (format!("c-{number}"), all[key].clone()));
-    let expected: Records = expected.chain(present).collect();
+    let other = ("c-1".to_owned(), record("c-1", b"new"));
+    let expected: Records = expected.chain([other]).collect();
     assert!(there == expected, "{:?}", there.keys());
     let keys: Vec<String> = redis.connection().keys("*").expect("KEYS");
     assert_eq!(keys, [NAME]);
@@ -228,6 +259,111 @@ fn failed_import_goes_on_without_doubling() {
 #[test]
 fn set_aside_records_are_exported_by_option() {
     let redis = RedisServer::start();
+#[test]
+fn import_of_clients_goes_on_without_doubling() {
+    let redis = RedisServer::start();
+    let other = "other:broker:1883";
+    let all = records(["c-1", "c-2"]);
+    into_redis(&redis, NAME, &all);
+    into_redis(&redis, other, &all);
+    let lines = export(&redis, &["--prefix", ""]);
+    let present = Records::from([("c-1".to_owned(), record("c-1", b"new"))]);
+    for name in [NAME, other] {
+        let _: () = redis.connection().del(name).expect("DEL");
+        into_redis(&redis, name, &present);
+    }
+    let mut persistence = paho_mqtt_redis::RedisPersistence::builder()
+        .url(redis.url())
+        .build()
+        .expect("a valid URL");
+    let opened = paho_mqtt::ClientPersistence::open(&mut persistence, "other", "broker:1883");
+    opened.expect("opens");
+    checked(&import(&redis, &lines, &["--renumber"]), 1);
+    assert_eq!((copies(&redis, NAME), copies(&redis, other)), (1, 0));
+
+    drop(persistence);
+    let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 0);
+    let expected = [
+        "0 records put to device:broker:1883, 2 there already",
+        "2 records put to other:broker:1883",
+    ];
+    assert_eq!(out, expected);
+    assert_eq!((copies(&redis, NAME), copies(&redis, other)), (1, 1));
+    // The notes are removed with the end.
+    let mut keys: Vec<String> = redis.connection().keys("*").expect("KEYS");
+    keys.sort();
+    assert_eq!(keys, [NAME, other]);
+}
+
+#[test]
+fn import_fails_for_set_aside_and_goes_on() {
+    let redis = RedisServer::start();
+    into_redis(&redis, NAME, &records(["c-1"]));
+    let place = format!("{NAME}:discarded");
+    let name = "1700000000123:session_lost:4:sc-7:00000000000000ab";
+    let discarded = Records::from([(name.to_owned(), record("sc-7", b""))]);
+    into_redis(&redis, &place, &discarded);
+    let lines = export(&redis, &[NAME, "--discarded"]);
+    let _: () = redis.connection().del(&[NAME, &place]).expect("DEL");
+    let present = Records::from([("c-1".to_owned(), record("c-1", b"new"))]);
+    into_redis(&redis, NAME, &present);
+    let _: () = redis.connection().set(&place, "no hash").expect("SET");
+    checked(&import(&redis, &lines, &["--renumber"]), 3);
+    assert_eq!(copies(&redis, NAME), 1);
+
+    let _: () = redis.connection().del(&place).expect("DEL");
+    let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 0);
+    assert_eq!(out, ["1 record put to device:broker:1883, 1 there already"]);
+    assert_eq!(copies(&redis, NAME), 1);
+    assert_eq!(in_redis(&redis, &place), discarded);
+}
+
+#[test]
+fn purged_records_are_imported_again() {
+    for arguments in [&["--number", "999968-999999"][..], &["--all"]] {
+        let redis = RedisServer::start();
+        let keys: Vec<String> = (1..=60).map(|number| format!("c-{number}")).collect();
+        let mut all = records(keys.iter().map(String::as_str));
+        let lines = half_import(&redis, "c-1", &mut all);
+        let purge = [&["purge", NAME, "--yes"], arguments].concat();
+        let (out, _) = expect(&redis, 0, &purge);
+        let is_all = arguments == ["--all"];
+        assert_eq!(
+            out.last().map(String::as_str),
+            Some(if is_all {
+                "removed 33 messages"
+            } else {
+                "removed 32 messages"
+            })
+        );
+        let hashes: Vec<String> = redis.connection().keys("*").expect("KEYS");
+        assert_eq!(hashes.is_empty(), is_all, "{hashes:?}");
+        let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 0);
+        assert_eq!(out, ["60 records put to device:broker:1883"]);
+        let there: Vec<Vec<u8>> = in_redis(&redis, NAME).into_values().collect();
+        assert!(all.values().all(|value| there.contains(value)));
+    }
+}
+
+#[test]
+fn resumed_import_knows_its_own_records() {
+    let redis = RedisServer::start();
+    let keys: Vec<String> = (1..=60).map(|number| format!("c-{number}")).collect();
+    let mut all = records(keys.iter().map(String::as_str));
+    // Two equal messages, as two at QoS 0 are; the newer one becomes c-28.
+    all.insert("c-28".to_owned(), all["c-48"].clone());
+    let lines = half_import(&redis, "c-41", &mut all);
+    assert_eq!(in_redis(&redis, NAME)["c-28"], all["c-48"]);
+    let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 0);
+    assert_eq!(
+        out,
+        ["28 records put to device:broker:1883, 32 there already"]
+    );
+    let there = in_redis(&redis, NAME);
+    let same = there.values().filter(|value| **value == all["c-48"]);
+    assert_eq!((there.len(), same.count()), (61, 2));
+}
+
     into_redis(&redis, NAME, &records(["c-1"]));
     let name = "1700000000123:session_lost:4:sc-7:00000000000000ab";
     let discarded = Records::from([(name.to_owned(), record("sc-7", b""))]);

@@ -33,6 +33,11 @@ impl Context {
         complain(text);
     }
 
+    /// Returns true if there was a record that could not be handled.
+    pub fn is_partial(&self) -> bool {
+        self.is_partial
+    }
+
     /// Takes over the records of a client to change them, with or without a reader of the output.
     pub fn own(&mut self, name: &str) -> Result<OwnedBacklog, Failure> {
         self.out.outlive_reader();

@@ -23,7 +23,8 @@ use crate::{
 
 const HELP: &str = "\
 A record gets its own key if that is free. One that is there already, with the same bytes, counts as done, so the same import can be \
-run again. --url and --key-prefix choose the Redis. The standard input is held in memory; a file is not.";
+run again. --url and --key-prefix choose the Redis. The records of a file are read one by one, but those of the standard input, and \
+all that are set aside, are kept in memory.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = HELP)]
@@ -38,7 +39,8 @@ pub struct Args {
     #[arg(long, value_name = "URI")]
     server_uri: Option<String>,
     /// If another message has a key, give all that are not there yet numbers before those that are. They are
-    /// sent first then. After a failure the same import goes on; once it has ended, another one doubles them
+    /// sent first then. Until the exit code is 0, the same import goes on; after that, another one doubles
+    /// them
     #[arg(long)]
     renumber: bool,
 }
@@ -72,9 +74,19 @@ impl Args {
                 )));
             }
         }
-        for_each_client(context, named.iter(), |context, (name, incoming)| {
-            self.import(context, &mut lines, name, incoming)
-        })
+        let mut notes = Vec::new();
+        let exit = for_each_client(context, named.iter(), |context, (name, incoming)| {
+            let of_client = self.import(context, &mut lines, name, incoming)?;
+            notes.push((name, of_client));
+            Ok(Some(Exit::Done))
+        })?;
+        // Not before: this import may have to be run again, and then it finds what it has put.
+        if !context.is_partial() {
+            for (name, notes) in notes.iter().filter(|(_, notes)| !notes.is_empty()) {
+                context.server.forget_import(name, notes)?;
+            }
+        }
+        Ok(exit)
     }
 
     /// Returns the name under which the records of a client are put.
@@ -100,13 +112,14 @@ impl Args {
         Ok(name.name())
     }
 
+    /// Imports the records of a client; returns the names of the notes about them.
     fn import(
         &self,
         context: &mut Context,
         lines: &mut Lines,
         name: &str,
         incoming: &Incoming,
-    ) -> Result<Option<Exit>, Failure> {
+    ) -> Result<Vec<String>, Failure> {
         let mut owned = context.own(name)?;
         let keys: Vec<Key> = incoming.records.keys().copied().collect();
         let mut read = |keys: &[Key]| -> Result<Vec<Vec<u8>>, Error> {
@@ -137,11 +150,11 @@ impl Args {
         });
         drop(progress);
         for (place, records) in &incoming.set_aside {
-            done = done.and_then(|()| {
+            done = done.and_then(|notes| {
                 let new = owned.import_set_aside(*place, records)?;
                 imported += new;
                 present += records.len() - new;
-                Ok(())
+                Ok(notes)
             });
         }
         let out = &mut context.out;
@@ -166,8 +179,7 @@ impl Args {
             }
             out.line(&parts.join(", "))?;
         }
-        done?;
-        Ok(Some(Exit::Done))
+        Ok(done?)
     }
 }
 

@@ -95,6 +95,10 @@ impl Args {
                 exit = Some(Exit::Declined);
             }
         }
+        if self.all && exit != Some(Exit::Declined) {
+            // They are about records that are gone.
+            backlog.forget_imports()?;
+        }
         Self::report(context, name, &doomed, removed)?;
         Ok(exit)
     }
