@@ -38,7 +38,7 @@ pub use order::{Message, messages_in_order};
 pub use owned::OwnedBacklog;
 pub use record::{Content, Property, PropertyData, Record, View};
 pub use restoring::Refusal;
-pub use selection::Selection;
+pub use selection::{KindFilter, Selection};
 pub use server::{Lengths, Listing, Ownership, Server, ServerOptions, Summary};
 pub use set_aside::SetAside;
 pub use topic_filter::TopicFilter;

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use super::{record::Record, topic_filter::TopicFilter};
+use super::{
+    record::{Content, Record},
+    topic_filter::TopicFilter,
+};
 use crate::paho::{Key, RecordKind};
 
 /// Conditions that a message has to meet, all of them. An empty list is no condition.
@@ -14,13 +17,50 @@ pub struct Selection {
     /// It has a topic that one of these matches.
     pub topics: Vec<TopicFilter>,
     /// One of its records is of one of these kinds.
-    pub kinds: Vec<RecordKind>,
+    pub kinds: Vec<KindFilter>,
     /// Its number is in one of these ranges.
     pub numbers: Vec<RangeInclusive<u32>>,
     /// It is known to be at least this old. The age is known only of what was set aside.
     pub older_than: Option<Duration>,
     /// Number of messages after which the command ends.
     pub limit: Option<usize>,
+}
+
+/// A kind of records, by their keys or by what is in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KindFilter {
+    /// Records whose keys are of this kind.
+    Key(RecordKind),
+    /// Messages that wait to be sent.
+    Publish,
+    /// Commands to subscribe.
+    Subscribe,
+    /// Commands to unsubscribe.
+    Unsubscribe,
+    /// Records that Paho could not read.
+    Unreadable,
+}
+
+impl KindFilter {
+    /// Returns false if the key of a record alone excludes it.
+    fn may_match(self, key: Key) -> bool {
+        match self {
+            Self::Key(kind) => key.kind == kind,
+            Self::Publish | Self::Subscribe | Self::Unsubscribe => key.kind == RecordKind::Command,
+            Self::Unreadable => true,
+        }
+    }
+
+    fn matches(self, record: &Record) -> bool {
+        self.may_match(record.key)
+            && match self {
+                Self::Key(_) => true,
+                Self::Publish => matches!(record.view().content, Content::Message { .. }),
+                Self::Subscribe => matches!(record.view().content, Content::Subscribe(_)),
+                Self::Unsubscribe => matches!(record.view().content, Content::Unsubscribe(_)),
+                Self::Unreadable => !record.is_valid(),
+            }
+    }
 }
 
 impl Selection {
@@ -44,7 +84,7 @@ impl Selection {
     /// Returns false if the keys of a message alone exclude it, so that it need not be read.
     #[must_use]
     pub fn may_match(&self, keys: &[Key]) -> bool {
-        let is_kind = |key: &Key| self.kinds.contains(&key.kind);
+        let is_kind = |key: &Key| self.kinds.iter().any(|kind| kind.may_match(*key));
         let is_number = |key: &Key| {
             let mut ranges = self.numbers.iter();
             ranges.any(|range| range.contains(&key.number))
@@ -58,6 +98,7 @@ impl Selection {
     pub fn matches(&self, records: &[Record], now: SystemTime) -> bool {
         let keys: Vec<Key> = records.iter().map(|record| record.key).collect();
         self.may_match(&keys)
+            && (self.kinds.is_empty() || records.iter().any(|record| self.is_of_kind(record)))
             && (self.topics.is_empty() || records.iter().any(|record| self.has_topic(record)))
             && self.older_than.is_none_or(|bound| {
                 let ages = records
@@ -65,6 +106,10 @@ impl Selection {
                     .filter_map(|record| now.duration_since(record.time?).ok());
                 ages.max().is_some_and(|age| age >= bound)
             })
+    }
+
+    fn is_of_kind(&self, record: &Record) -> bool {
+        self.kinds.iter().any(|kind| kind.matches(record))
     }
 
     fn has_topic(&self, record: &Record) -> bool {
@@ -112,7 +157,7 @@ mod tests {
     #[test]
     fn keys_decide_about_kind_and_number() {
         let selection = Selection {
-            kinds: vec![RecordKind::SentPubrel],
+            kinds: vec![KindFilter::Key(RecordKind::SentPubrel)],
             numbers: vec![3..=5, 9..=9],
             ..Selection::default()
         };

@@ -11,7 +11,7 @@ use testkit::{
     broker::{Broker, Direction, Kind},
     publish_command, record,
     recording::{CLIENT, Client, alone},
-    subscribe_command,
+    subscribe_command, unsubscribe_command,
 };
 
 use crate::tool::{objects, run};
@@ -198,13 +198,24 @@ fn selection_shows_matching_messages_only() {
         ("c-2", command(2, "plant/b/temperature")),
         ("c-999999", command(3, "plant/a/state")),
         ("c-3", subscribe_command(4, "plant/#")),
+        (
+            "c5-4",
+            [&unsubscribe_command(5, "plant/#")[..], b"\0"].concat(),
+        ),
         ("s-9", record("s-9", b"x")),
         ("sc-9", record("sc-9", b"")),
         ("q-5", record("q-5", b"x")),
     ];
     store(&redis, "device:broker:1", &records);
     for (arguments, expected) in [
-        (&[][..], "s-9 sc-9 c-999999 c-1 c-2 c-3 q-5"),
+        (&[][..], "s-9 sc-9 c-999999 c-1 c-2 c-3 c5-4 q-5"),
+        (&["--kind", "command"], "c-999999 c-1 c-2 c-3 c5-4"),
+        (&["--kind", "publish"], "c-999999 c-1 c-2"),
+        (&["--kind", "publish", "--number", "3-4"], ""),
+        (&["--kind", "subscribe,received"], "c-3"),
+        (&["--kind", "unsubscribe,sent"], "s-9 sc-9 c5-4"),
+        (&["--kind", "pubrel"], "s-9 sc-9"),
+        (&["--kind", "unreadable"], ""),
         (&["--topic", "plant/+/temperature"], "c-1 c-2"),
         (&["--topic", "plant/a/#", "--number", "1-10"], "c-1"),
         (&["--topic", "t"], "s-9 sc-9 q-5"),

@@ -12,7 +12,7 @@ use clap::{
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
 use paho_mqtt_redis::backlog::{
-    RecordKind, Selection, Server, ServerOptions, TopicFilter, Unresolved,
+    KindFilter, RecordKind, Selection, Server, ServerOptions, TopicFilter, Unresolved,
 };
 
 use crate::{
@@ -182,9 +182,10 @@ pub struct SelectionArgs {
     /// Only messages whose topic matches, with the wildcards + and #; several are alternatives
     #[arg(long, value_name = "FILTER", value_parser = parse_topic, help_heading = "Selection")]
     topic: Vec<TopicFilter>,
-    /// Only messages with a record of this kind
+    /// Only messages with a record of this kind, or of a word in the column KIND of show; command is publish,
+    /// subscribe and unsubscribe
     #[arg(long, value_name = "KIND", value_parser = kind_parser(), value_delimiter = ',', help_heading = "Selection")]
-    kind: Vec<RecordKind>,
+    kind: Vec<KindFilter>,
     /// Only messages with this number in their key, or in this range
     #[arg(long, value_name = "N[-M]", value_parser = parse_range, value_delimiter = ',', help_heading = "Selection")]
     number: Vec<RangeInclusive<u32>>,
@@ -216,24 +217,38 @@ pub fn require_choice(is_unconditional: bool, all: bool) -> Result<(), Failure> 
     }
 }
 
-/// Parses the name of a kind, or its word in the column KIND of `show`.
-fn kind_parser() -> impl TypedValueParser<Value = RecordKind> {
-    let value = |kind: &RecordKind| PossibleValue::new(kind.as_str()).alias(word(*kind));
-    PossibleValuesParser::new(RecordKind::ALL.iter().map(value)).try_map(|name| {
-        let mut kinds = RecordKind::ALL.iter().copied();
-        let kind = kinds.find(|kind| [kind.as_str(), word(*kind)].contains(&name.as_str()));
-        kind.ok_or("there is no such kind")
-    })
-}
+/// The names of the kinds of records, and the words that the column KIND of `show` has for them.
+const KINDS: [(&[&str], KindFilter); 9] = [
+    (&["command"], KindFilter::Key(RecordKind::Command)),
+    (&["publish"], KindFilter::Publish),
+    (&["subscribe"], KindFilter::Subscribe),
+    (&["unsubscribe"], KindFilter::Unsubscribe),
+    (
+        &["sent_publish", "sent"],
+        KindFilter::Key(RecordKind::SentPublish),
+    ),
+    (
+        &["sent_pubrel", "pubrel"],
+        KindFilter::Key(RecordKind::SentPubrel),
+    ),
+    (
+        &["received_publish", "received"],
+        KindFilter::Key(RecordKind::ReceivedPublish),
+    ),
+    (&["undelivered"], KindFilter::Key(RecordKind::Undelivered)),
+    (&["unreadable"], KindFilter::Unreadable),
+];
 
-fn word(kind: RecordKind) -> &'static str {
-    match kind {
-        RecordKind::Command => "publish",
-        RecordKind::SentPublish => "sent",
-        RecordKind::SentPubrel => "pubrel",
-        RecordKind::ReceivedPublish => "received",
-        kind => kind.as_str(),
-    }
+fn kind_parser() -> impl TypedValueParser<Value = KindFilter> {
+    let values = KINDS.iter().filter_map(|(names, _)| {
+        let (name, aliases) = names.split_first()?;
+        Some(PossibleValue::new(*name).aliases(aliases.iter().copied()))
+    });
+    PossibleValuesParser::new(values).try_map(|name| {
+        let mut kinds = KINDS.iter();
+        let found = kinds.find(|(names, _)| names.contains(&name.as_str()));
+        found.map(|(_, kind)| *kind).ok_or("there is no such kind")
+    })
 }
 
 fn parse_topic(text: &str) -> Result<TopicFilter, String> {
@@ -321,13 +336,15 @@ mod tests {
 
     #[test]
     fn kinds_are_selected_by_name() {
-        let cli =
-            Cli::try_parse_from(["mqtt-backlog", "show", "a", "--kind", "publish,sent_pubrel"]);
-        let Command::Show(args) = cli.expect("valid").command else {
-            panic!("another command");
-        };
-        let kinds = args.selection.selection().kinds;
-        assert_eq!(kinds, [RecordKind::Command, RecordKind::SentPubrel]);
+        for (names, kind) in KINDS {
+            for name in names {
+                let cli = Cli::try_parse_from(["mqtt-backlog", "show", "a", "--kind", name]);
+                let Command::Show(args) = cli.expect("valid").command else {
+                    panic!("another command");
+                };
+                assert_eq!(args.selection.selection().kinds, [kind], "{name}");
+            }
+        }
         let cli = Cli::try_parse_from(["mqtt-backlog", "show", "a", "--kind", "x"]);
         assert!(cli.is_err());
     }
