@@ -92,7 +92,9 @@ fn each_command_of_the_pages_works() {
                 }
                 // Some of the records of this device cannot be handled.
                 assert!(matches!(ran.code, Some(0 | 1)), "{page}: {line}: {ran:?}");
-                assert!(!ran.out.contains("no such"), "{page}: {line}: {ran:?}");
+                for text in [&ran.out, &ran.err] {
+                    assert!(!text.contains("no such"), "{page}: {line}: {ran:?}");
+                }
                 assert_effect(&redis, &broker, &line);
                 if line.contains(" import ") {
                     assert_eq!(records(&redis, NAME).get("c-41"), copied.as_ref());

@@ -116,6 +116,9 @@ fn exported_line_has_bytes_and_content() {
     assert_eq!(lines[2]["topics"], serde_json::json!(["t"]));
     let (some, _) = expect(&redis, 0, &["export", NAME, "--kind", "command"]);
     assert_eq!(some.len(), 1);
+    let none = expect(&redis, 0, &["export", NAME, "--kind", "received_publish"]);
+    let line = "mqtt-backlog: no such messages".to_owned();
+    assert_eq!(none, (Vec::new(), vec![line]));
 }
 
 #[test]
@@ -203,9 +206,6 @@ fn other_message_is_left_or_renumbered() {
     present.insert("c-999999".to_owned(), record("c-1", b"c-1"));
     present.insert("s-65535".to_owned(), record("s-65535", b"s-1"));
     assert_eq!(in_redis(&redis, NAME), present);
-}
-
-#[test]
 
     // Something is left out still, so the same import may be run again.
     let (out, _) = checked(&import(&redis, &lines, &["--renumber"]), 1);
@@ -234,6 +234,9 @@ fn half_import(redis: &RedisServer, present: &str, all: &mut Records) -> Vec<u8>
     redis.set_maxmemory("0");
     assert_eq!(in_redis(redis, NAME).len(), 33);
     lines
+}
+
+#[test]
 fn failed_import_goes_on_without_doubling() {
     let redis = RedisServer::start();
     let keys: Vec<String> = (1..=40).map(|number| format!("c-{number}")).collect();
@@ -256,9 +259,6 @@ fn failed_import_goes_on_without_doubling() {
     assert_eq!(keys, [NAME]);
 }
 
-#[test]
-fn set_aside_records_are_exported_by_option() {
-    let redis = RedisServer::start();
 #[test]
 fn import_of_clients_goes_on_without_doubling() {
     let redis = RedisServer::start();
@@ -364,6 +364,9 @@ fn resumed_import_knows_its_own_records() {
     assert_eq!((there.len(), same.count()), (61, 2));
 }
 
+#[test]
+fn set_aside_records_are_exported_by_option() {
+    let redis = RedisServer::start();
     into_redis(&redis, NAME, &records(["c-1"]));
     let name = "1700000000123:session_lost:4:sc-7:00000000000000ab";
     let discarded = Records::from([(name.to_owned(), record("sc-7", b""))]);

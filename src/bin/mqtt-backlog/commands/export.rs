@@ -10,7 +10,7 @@ use super::{set_aside::letter_to_json, show::to_json};
 use crate::{
     args::{ClientsArgs, SelectionArgs},
     context::Context,
-    exit::{Exit, Failure, complain as note},
+    exit::{Exit, Failure, complain as print_line},
     output::{count, escape},
 };
 
@@ -54,7 +54,7 @@ impl Args {
         }
         // The standard output may be a file that nobody looks into.
         if exported == 0 {
-            note("no such messages");
+            print_line("no such messages");
         }
         Ok(Exit::Done)
     }
