@@ -233,6 +233,43 @@ fn selection_shows_matching_messages_only() {
         &["show", "device", "--payload=hex", "--number", "1"],
     );
     assert!(table.expect(0).out.contains("78"));
+    store(
+        &redis,
+        "device:broker:1",
+        &[("c-5", b"damaged".to_vec()), ("q-6", b"damaged".to_vec())],
+    );
+    for (kind, expected) in [("unreadable", "c-5 q-6"), ("undelivered", "q-5 q-6")] {
+        let shown = run(&redis, &["show", "device", "--json", "--kind", kind]);
+        assert_eq!(keys(&shown.expect(1).objects()), expected);
+    }
+}
+
+#[test]
+fn long_payload_is_cut_between_characters() {
+    let redis = RedisServer::start();
+    // Of the characters at the end of the first 256 bytes, one begins there, and one has two bytes there.
+    for (payload, shown) in [
+        ("é".repeat(129), "é".repeat(128)),
+        (
+            format!("a{}", "é".repeat(128)),
+            format!("a{}", "é".repeat(127)),
+        ),
+        ("€".repeat(90), "€".repeat(85)),
+        ("a".repeat(257), "a".repeat(256)),
+    ] {
+        let command = publish_command(1, 1, "t", payload.as_bytes());
+        store(&redis, "device:broker:1", &[("c-1", command)]);
+        let table = run(&redis, &["show", "device", "--payload"]).expect(0).out;
+        let end = format!(" {shown}… (the first 256 bytes; all with --json --payload)\n");
+        assert!(table.ends_with(&end), "{table}");
+    }
+    let whole = publish_command(1, 1, "t", "é".repeat(128).as_bytes());
+    store(&redis, "device:broker:1", &[("c-1", whole)]);
+    let table = run(&redis, &["show", "device", "--payload"]).expect(0).out;
+    assert!(
+        table.ends_with(&format!(" {}\n", "é".repeat(128))),
+        "{table}"
+    );
 }
 
 /// Finding and its entries, in one text per finding.

@@ -24,7 +24,8 @@ pub struct Args {
     client: ClientArgs,
     #[command(flatten)]
     pub selection: SelectionArgs,
-    /// Show the payloads, as text with escapes or in hexadecimal; as text if no form is given
+    /// Show the first 256 bytes of the payloads, as text with escapes or in hexadecimal; as text if no form is
+    /// given. All of it with --json
     #[arg(long, value_name = "FORM", num_args = 0..=1, require_equals = true, default_missing_value = "text")]
     payload: Option<PayloadForm>,
 }
@@ -222,12 +223,26 @@ pub fn action(record: &Record, content: &Content<'_>) -> &'static str {
 
 /// The beginning of a payload, so that a large one does not hide the rest of the table.
 fn payload_cell(payload: &[u8], form: PayloadForm) -> String {
-    const SHOWN: usize = 256;
-    match payload.get(..SHOWN) {
-        Some(start) if payload.len() > SHOWN => {
-            format!("{}… (all with --json)", shown_payload(start, form))
-        }
+    match payload.get(..cut(payload, form)) {
+        Some(start) if payload.len() > SHOWN => format!(
+            "{}… (the first {SHOWN} bytes; all with --json --payload)",
+            shown_payload(start, form)
+        ),
         _ => shown_payload(payload, form),
+    }
+}
+
+/// The number of bytes of a payload that are shown.
+const SHOWN: usize = 256;
+
+/// Returns the last position at which a long payload can be cut; never within a character of a text.
+fn cut(payload: &[u8], form: PayloadForm) -> usize {
+    let is_start = |at: &usize| payload.get(*at).is_none_or(|byte| byte & 0xC0 != 0x80);
+    // A character has four bytes at most.
+    let mut near = (SHOWN - 3..=SHOWN).rev();
+    match form {
+        PayloadForm::Text => near.find(is_start).unwrap_or(SHOWN),
+        PayloadForm::Hex => SHOWN,
     }
 }
 
