@@ -142,39 +142,39 @@ impl Drain<'_> {
             return Ok(());
         };
         self.window.push_back(first);
-        let mut link = Some(Link::open(&self.options.broker, is_mqtt_5)?);
+        let options = self.options;
+        let new_link = || Link::new(&options.broker, is_mqtt_5);
+        let mut link = new_link()?;
+        link.connect()?;
         self.last_progress = Instant::now();
-        let sent = self.send_all(&mut link, is_mqtt_5);
-        if let Some(link) = link {
-            link.close();
-        }
+        let sent = self.send_all(&mut link, new_link);
+        link.close();
         sent
     }
 
-    fn send_all(&mut self, link: &mut Option<Link>, is_mqtt_5: bool) -> Result<(), Error> {
+    fn send_all<'a>(
+        &mut self,
+        link: &mut Link<'a>,
+        new_link: impl Fn() -> Result<Link<'a>, Error>,
+    ) -> Result<(), Error> {
         let mut outage = Outage::default();
         loop {
             self.remove_acknowledged()?;
-            match link.take_if(|link| !link.is_connected()) {
-                Some(lost) => {
-                    drop(lost);
-                    (self.on_event)(DrainEvent::Disconnected);
-                    // What Paho would repeat of it may be garbage.
-                    for sending in &mut self.window {
-                        sending.token = None;
-                    }
+            if link.is_lost() {
+                *link = new_link()?;
+                (self.on_event)(DrainEvent::Disconnected);
+                for sending in &mut self.window {
+                    sending.token = None;
                 }
-                None => match link {
-                    Some(link) => {
-                        outage.last_error = None;
-                        self.fill(link)?;
-                        if self.window.is_empty() && self.is_exhausted {
-                            return Ok(());
-                        }
-                        self.wait_for_acknowledgment();
-                    }
-                    None => *link = self.reconnect(is_mqtt_5, &mut outage),
-                },
+            } else if link.is_connected() {
+                outage.last_error = None;
+                self.fill(link)?;
+                if self.window.is_empty() && self.is_exhausted {
+                    return Ok(());
+                }
+                self.wait_for_acknowledgment();
+            } else {
+                self.reconnect(link, &mut outage);
             }
             if self.last_exchange.elapsed() >= KEEP_ALIVE_INTERVAL {
                 self.backlog.keep_alive()?;
@@ -257,7 +257,7 @@ impl Drain<'_> {
     }
 
     /// Sends messages while there is room in the window.
-    fn fill(&mut self, link: &Link) -> Result<(), Error> {
+    fn fill(&mut self, link: &Link<'_>) -> Result<(), Error> {
         loop {
             let now = Instant::now();
             if !self.pace.wait(now).is_zero() {
@@ -321,23 +321,17 @@ impl Drain<'_> {
     }
 
     /// Tries to connect again, with pauses.
-    fn reconnect(&mut self, is_mqtt_5: bool, outage: &mut Outage) -> Option<Link> {
+    fn reconnect(&mut self, link: &mut Link<'_>, outage: &mut Outage) {
         let last = outage.last_attempt;
         if last.is_some_and(|last| last.elapsed() < RETRY_INTERVAL) {
             thread::sleep(TICK);
-            return None;
+            return;
         }
-        let connected = Link::open(&self.options.broker, is_mqtt_5);
+        let connected = link.connect();
         outage.last_attempt = Some(Instant::now());
         match connected {
-            Ok(link) => {
-                (self.on_event)(DrainEvent::Reconnected);
-                Some(link)
-            }
-            Err(error) => {
-                outage.last_error = Some(error);
-                None
-            }
+            Ok(()) => (self.on_event)(DrainEvent::Reconnected),
+            Err(error) => outage.last_error = Some(error),
         }
     }
 

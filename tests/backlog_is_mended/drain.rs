@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    mem,
     process::{Child, Stdio},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -302,6 +304,96 @@ fn connection_that_breaks_is_made_again() {
     assert!(doubled <= 10, "{doubled} arrived twice");
     assert!(times.values().all(|times| *times <= 2));
     assert!(keys(&redis, NAME).is_empty());
+}
+
+/// A broker that ends each of the first connections in the middle of a burst of messages.
+fn restless_broker(breaks: usize) -> Broker {
+    let broker = Broker::start();
+    for number in 1..=breaks {
+        broker.drop_at(Kind::Publish, 20 * number);
+    }
+    broker
+}
+
+#[test]
+fn drain_survives_writes_that_break_off() {
+    // Which write breaks off is up to the scheduler, so there are many.
+    let drains = ["3.1.1", "5"].into_iter().cycle().take(6).map(|version| {
+        thread::spawn(move || {
+            let (redis, broker) = (RedisServer::start(), restless_broker(6));
+            store_waiting(&redis, 200);
+            let arguments = ["--window", "100", "--mqtt-version", version];
+            let drained = drain(&redis, &broker.url(), &arguments).expect(0);
+            assert_eq!(drained.err.matches("broke; connecting again").count(), 6);
+            assert!(is_in_order(&accepted(&broker)));
+            assert_eq!(times(&broker).len(), 200);
+            assert!(keys(&redis, NAME).is_empty());
+        })
+    });
+    let drains: Vec<_> = drains.collect();
+    for drain in drains {
+        drain.join().expect("no drain is aborted");
+    }
+}
+
+#[test]
+fn packet_id_of_lost_session_swallows_nothing() {
+    for version in ["3.1.1", "5"] {
+        let (redis, broker) = (RedisServer::start(), Broker::start());
+        store_waiting(&redis, 10);
+        broker.withhold(Kind::Pubrec);
+        let arguments = ["--mqtt-version", version];
+        // The broker keeps the packet ids of five messages at QoS 2: of a connection that breaks, and of a
+        // drain that is killed. Those at QoS 1 are gone, so the next connection numbers the others anew.
+        let mut child = start(&redis, &broker.url(), &arguments);
+        for connection in 1..=2 {
+            broker.wait_for(Direction::Withheld, Kind::Pubrec, 5 * connection);
+            eventually(LIMIT, "those at QoS 1 are removed", || {
+                (keys(&redis, NAME).len() == 5).then_some(())
+            });
+            broker.drop_connections();
+        }
+        broker.wait_for(Direction::Withheld, Kind::Pubrec, 15);
+        child.kill().expect("is killed");
+        child.wait().expect("has ended");
+        broker.release(Kind::Pubrec);
+        store_waiting(&redis, 10);
+        drain(&redis, &broker.url(), &arguments).expect(0);
+        let times = times(&broker);
+        assert_eq!(times.len(), 10);
+        for (payload, times) in times {
+            let is_qos_2 = payload.parse::<i32>().expect("a number") % 2 == 1;
+            assert_eq!(times, if is_qos_2 { 4 } else { 2 }, "{version} {payload}");
+        }
+        assert!(broker.faults().is_empty(), "{:?}", broker.faults());
+    }
+}
+
+#[test]
+fn broker_keeps_no_session_of_drain() {
+    for version in [mqtt::MQTT_VERSION_3_1_1, mqtt::MQTT_VERSION_5] {
+        let (redis, broker) = (RedisServer::start(), Mosquitto::start());
+        store_waiting(&redis, 10);
+        let name = if version == mqtt::MQTT_VERSION_5 {
+            "5"
+        } else {
+            "3.1.1"
+        };
+        drain(&redis, &broker.url(), &["--mqtt-version", name]).expect(0);
+        let client = mqtt::CreateOptionsBuilder::new()
+            .server_uri(broker.url())
+            .client_id(format!("{CLIENT}-backlog"))
+            .persistence(mqtt::PersistenceType::None)
+            .create_client()
+            .expect("a client");
+        let mut options = mqtt::ConnectOptionsBuilder::with_mqtt_version(mqtt::MQTT_VERSION_3_1_1);
+        options.clean_session(false);
+        let connected = client.connect(options.finalize()).wait_for(LIMIT);
+        // Its own callback may drop it last, and would hang.
+        mem::forget(client);
+        let response = connected.expect("connects").connect_response();
+        assert!(!response.expect("a CONNACK").session_present, "{name}");
+    }
 }
 
 /// Asserts that each message from 1 to this number has been sent, or still waits.

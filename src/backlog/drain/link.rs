@@ -1,8 +1,11 @@
 //! The connection to the broker, under a client id of its own.
 
-use std::{fmt, path::PathBuf, time::Duration};
+use std::{fmt, mem::ManuallyDrop, path::PathBuf, time::Duration};
 
-use paho_mqtt::{self as mqtt, AsyncClient, ConnectOptions, ConnectOptionsBuilder, Message, Token};
+use paho_mqtt::{
+    self as mqtt, AsyncClient, ConnectOptions, ConnectOptionsBuilder, DisconnectOptionsBuilder,
+    Message, Properties, PropertyCode, Token,
+};
 
 use crate::error::{Error, ErrorKind};
 
@@ -44,20 +47,37 @@ impl fmt::Debug for BrokerOptions {
     }
 }
 
-/// Time for one attempt to connect. Less than that after which a silent owner of records counts as gone.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time for one attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
+/// Time after which Paho has ended that attempt: it looks every few seconds. Twice this is less than the time
+/// after which a silent owner of records counts as gone.
+const CONNECT_LIMIT: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(5));
+const DISCONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// A connection with a session of its own, which ends with it.
+/// Shortest expiry of a session, in seconds, for which Paho does not clean it (MQTT 5).
+const SESSION_EXPIRY: u32 = 1;
+
+/// At most one connection, with a session of its own.
 ///
-/// A session that went on would do without repeating messages at QoS 2. But after a write that broke off,
-/// Paho repeats the message from memory that it has freed, and the broker would acknowledge garbage.
-pub(super) struct Link {
-    client: AsyncClient,
+/// If the write of a PUBLISH breaks off, Paho frees the message but leaves it in the list of those in flight
+/// (paho.mqtt.c 1621). Whatever Paho does with that list then uses freed memory: cleaning the session at
+/// the loss of the connection, destroying the client, and going on with the session, in which the broker
+/// would acknowledge garbage. So Paho gets a session that it does not clean, a lost connection is replaced
+/// by a new link, and the client is never destroyed. Each connection that was made leaves some kilobytes,
+/// and the messages that were in flight when it broke, until the program ends.
+///
+/// Destroying one that could not connect would be no better: its callback may have the last reference to it,
+/// and Paho then waits for itself.
+pub(super) struct Link<'a> {
+    client: ManuallyDrop<AsyncClient>,
+    options: &'a BrokerOptions,
+    is_mqtt_5: bool,
+    has_connected: bool,
 }
 
-impl Link {
-    /// Connects with a new client and a new session.
-    pub(super) fn open(options: &BrokerOptions, is_mqtt_5: bool) -> Result<Self, Error> {
+impl<'a> Link<'a> {
+    /// Creates a client, and makes no connection.
+    pub(super) fn new(options: &'a BrokerOptions, is_mqtt_5: bool) -> Result<Self, Error> {
         let create = mqtt::CreateOptionsBuilder::new()
             .server_uri(&options.uri)
             .client_id(&options.client_id)
@@ -69,17 +89,49 @@ impl Link {
             let attempt = format!("use {} as a broker", options.uri);
             Error::new(ErrorKind::InvalidOption, attempt).with_source(error)
         })?;
-        let limit = CONNECT_TIMEOUT.saturating_add(Duration::from_secs(2));
-        let connected = client.connect(connect_options(options, is_mqtt_5)?);
-        connected.wait_for(limit).map_err(|error| {
-            let attempt = format!("connect to the broker {}", options.uri);
+        Ok(Self {
+            client: ManuallyDrop::new(client),
+            options,
+            is_mqtt_5,
+            has_connected: false,
+        })
+    }
+
+    /// Makes the connection, with a new session. May be tried again if it fails.
+    pub(super) fn connect(&mut self) -> Result<(), Error> {
+        if !self.is_mqtt_5 {
+            // Only a session that the broker keeps is one that Paho does not clean, so the one that is there
+            // has to go first: in it a packet id of an earlier connection would swallow a message at QoS 2.
+            self.discard_session()?;
+        }
+        self.connect_once(false)?;
+        self.has_connected = true;
+        Ok(())
+    }
+
+    /// Has the broker discard the session of this client id (MQTT 3.1.1).
+    fn discard_session(&self) -> Result<(), Error> {
+        self.connect_once(true)?;
+        let _ = self.client.disconnect(None).wait_for(DISCONNECT_LIMIT);
+        Ok(())
+    }
+
+    fn connect_once(&self, is_clean: bool) -> Result<(), Error> {
+        let options = connect_options(self.options, self.is_mqtt_5, is_clean)?;
+        let connected = self.client.connect(options).wait_for(CONNECT_LIMIT);
+        connected.map(drop).map_err(|error| {
+            let attempt = format!("connect to the broker {}", self.options.uri);
             Error::new(ErrorKind::Connection, attempt).with_reason(error.to_string())
-        })?;
-        Ok(Self { client })
+        })
     }
 
     pub(super) fn is_connected(&self) -> bool {
-        self.client.is_connected()
+        self.has_connected && self.client.is_connected()
+    }
+
+    /// Returns true if the connection was made and has broken.
+    pub(super) fn is_lost(&self) -> bool {
+        self.has_connected && !self.client.is_connected()
     }
 
     /// Sends a message; returns it if there is no room for it, or no connection.
@@ -94,22 +146,43 @@ impl Link {
         }
     }
 
-    /// Disconnects.
+    /// Disconnects, and leaves no session with the broker.
+    ///
+    /// If that fails, the broker keeps the session for a second (MQTT 5), or until the next drain discards it.
     pub(super) fn close(self) {
-        let disconnected = self.client.disconnect_after(Duration::from_secs(1));
-        // The broker notices a connection that merely ends, too.
-        let _ = disconnected.wait_for(CONNECT_TIMEOUT);
+        if !self.is_connected() {
+            return;
+        }
+        let mut options = DisconnectOptionsBuilder::new();
+        options.timeout(DISCONNECT_LIMIT);
+        if self.is_mqtt_5 {
+            let mut properties = Properties::new();
+            let _ = properties.push_u32(PropertyCode::SessionExpiryInterval, 0);
+            options.properties(properties);
+        }
+        let disconnected = self.client.disconnect(options.finalize());
+        let _ = disconnected.wait_for(CONNECT_LIMIT);
+        if !self.is_mqtt_5 {
+            // This client would clean its session, too.
+            let _ = Link::new(self.options, false).and_then(|link| link.discard_session());
+        }
     }
 }
 
-fn connect_options(options: &BrokerOptions, is_mqtt_5: bool) -> Result<ConnectOptions, Error> {
+fn connect_options(
+    options: &BrokerOptions,
+    is_mqtt_5: bool,
+    is_clean: bool,
+) -> Result<ConnectOptions, Error> {
     let mut builder = if is_mqtt_5 {
+        let mut properties = Properties::new();
+        let _ = properties.push_u32(PropertyCode::SessionExpiryInterval, SESSION_EXPIRY);
         let mut builder = ConnectOptionsBuilder::new_v5();
-        builder.clean_start(true);
+        builder.clean_start(true).properties(properties);
         builder
     } else {
         let mut builder = ConnectOptionsBuilder::with_mqtt_version(version(false));
-        builder.clean_session(true);
+        builder.clean_session(is_clean);
         builder
     };
     builder
