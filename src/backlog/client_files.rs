@@ -6,7 +6,9 @@ use std::{
     fs::{self, File, Metadata},
     io::{self, Read, Write},
     os::unix::fs::MetadataExt,
+    panic::resume_unwind,
     path::{Path, PathBuf},
+    thread,
     time::SystemTime,
 };
 
@@ -25,6 +27,9 @@ const STAGING: &str = "mqtt-backlog.partial";
 
 /// No record of Paho is larger: a packet has at most 256 MiB, and a command little more.
 const MAX_FILE: u64 = 272 * 1024 * 1024;
+
+/// Number of threads that remove files. They wait for the disk nearly all the time.
+const REMOVING_THREADS: usize = 32;
 
 /// The files of one client.
 #[derive(Debug)]
@@ -123,20 +128,44 @@ impl ClientFiles {
         }
     }
 
-    /// Removes a file that has not changed since it was read; returns false if it has.
-    pub(super) fn remove(&self, key: Key, stamp: Stamp) -> Result<bool, Error> {
-        let path = self.path(key);
-        let remove = || -> io::Result<bool> {
-            let is_same = Stamp::of(&fs::symlink_metadata(&path)?) == stamp;
-            if is_same {
-                fs::remove_file(&path)?;
+    /// Removes files that have not changed since they were read; returns the keys of those that have.
+    ///
+    /// Some file systems wait for the disk at each of them, as ext4 with `discard` and without a journal
+    /// does. It serves several at a time.
+    pub(super) fn remove(&self, files: &[(Key, Stamp)]) -> Result<Vec<Key>, Error> {
+        let share = files.len().div_ceil(REMOVING_THREADS).max(1);
+        thread::scope(|scope| {
+            let threads = files
+                .chunks(share)
+                .map(|files| scope.spawn(|| self.remove_each(files)));
+            let threads: Vec<_> = threads.collect();
+            let mut changed = Vec::new();
+            for thread in threads {
+                changed.extend(thread.join().unwrap_or_else(|panic| resume_unwind(panic))?);
             }
-            Ok(is_same)
-        };
-        match remove() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
-            done => done.map_err(|error| self.error("remove", key, error)),
+            Ok(changed)
+        })
+    }
+
+    fn remove_each(&self, files: &[(Key, Stamp)]) -> Result<Vec<Key>, Error> {
+        let mut changed = Vec::new();
+        for (key, stamp) in files {
+            let path = self.path(*key);
+            let remove = || -> io::Result<bool> {
+                let is_same = Stamp::of(&fs::symlink_metadata(&path)?) == *stamp;
+                if is_same {
+                    fs::remove_file(&path)?;
+                }
+                Ok(is_same)
+            };
+            match remove() {
+                Ok(true) => {}
+                Ok(false) => changed.push(*key),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(self.error("remove", *key, error)),
+            }
         }
+        Ok(changed)
     }
 
     /// Waits until what was written, renamed and removed here survives a loss of power.
@@ -257,4 +286,37 @@ fn file_error(attempt: String, error: io::Error) -> Error {
     Error::new(ErrorKind::File, attempt)
         .with_reason(reason)
         .with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+
+    use super::*;
+
+    #[test]
+    fn only_unchanged_files_are_removed() {
+        let folder = TempDir::new().expect("a folder");
+        let client = ClientName::parse("device:broker:1883").expect("a name");
+        let files = ClientFiles::new(folder.path(), &client);
+        fs::create_dir(files.directory()).expect("a folder");
+        let key = |number: u32| Key::parse(&format!("c-{number}")).expect("a key");
+        for number in 1..=100 {
+            fs::write(files.path(key(number)), "old").expect("a file");
+        }
+        let stamped = (1..=100).map(|number| {
+            let record = files.read(key(number)).expect("read").expect("there");
+            (key(number), record.stamp)
+        });
+        let stamped: Vec<(Key, Stamp)> = stamped.collect();
+        fs::write(files.path(key(40)), "longer").expect("a file");
+        // Paho writes another file under the same name, too.
+        fs::remove_file(files.path(key(70))).expect("there");
+        fs::write(folder.path().join("new"), "new").expect("a file");
+        fs::rename(folder.path().join("new"), files.path(key(70))).expect("there");
+        fs::remove_file(files.path(key(90))).expect("there");
+        let changed = files.remove(&stamped).expect("removed");
+        assert_eq!(changed, [key(40), key(70)]);
+        assert_eq!(files.list().expect("a list").keys.len(), 2);
+    }
 }

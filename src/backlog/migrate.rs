@@ -132,18 +132,20 @@ fn remove_arrived(
         return Ok(keys);
     };
     let arrived = parse_note(&note);
-    let mut removed = HashSet::new();
+    let mut found = Vec::new();
     for key in &keys {
         let Some(moved) = arrived.get(key) else {
             continue;
         };
         if let Some(record) = files.read(*key)?
             && (hash_of(*key, &record.value), record.stamp.modified) == *moved
-            && files.remove(*key, record.stamp)?
         {
-            removed.insert(*key);
+            found.push((*key, record.stamp));
         }
     }
+    let changed = files.remove(&found)?;
+    let removed = found.iter().map(|(key, _)| *key);
+    let removed: HashSet<Key> = removed.filter(|key| !changed.contains(key)).collect();
     files.sync()?;
     keys.retain(|key| !removed.contains(key));
     Ok(keys)
@@ -211,14 +213,13 @@ fn move_batch(
     let moved = |record: &FileMove| (record.from, (record.hash, record.stamp.modified));
     let note = note_of(batch.iter().map(moved));
     owned.live_store()?.put_arrivals(&records, source, &note)?;
-    for record in batch {
-        if !files.remove(record.from, record.stamp)? {
-            on_event(MoveEvent::Stays(
-                &files.path(record.from).display().to_string(),
-                "was written again during the move: end the program that uses this directory, and \
-                 move it, too",
-            ));
-        }
+    let arrived = batch.iter().map(|record| (record.from, record.stamp));
+    let arrived: Vec<(Key, Stamp)> = arrived.collect();
+    for key in files.remove(&arrived)? {
+        on_event(MoveEvent::Stays(
+            &files.path(key).display().to_string(),
+            "was written again during the move: end the program that uses this directory, and move it, too",
+        ));
     }
     // Before the next batch, whose note replaces this one.
     files.sync()?;

@@ -1,7 +1,9 @@
 //! Messages that move between Paho's files and Redis: measured, and with a program that is killed.
 
 use std::{
-    process::Stdio,
+    fs,
+    path::Path,
+    process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
 };
@@ -44,21 +46,24 @@ pub struct Measured {
     pub was_given_up: bool,
     pub from_files: f64,
     pub to_files: f64,
+    /// Removal of the files and nothing else, one after the other.
+    pub remove: f64,
 }
 
 /// Prints a table about this many messages and kills; returns false if one of them was lost, doubled or out of order.
 pub fn print(messages: usize, kills: usize) -> bool {
     println!("## Messages of 1 KiB that move between files and Redis\n");
     println!(
-        "| {messages} messages | restore by Paho, s | to Redis, s | faster by | to files, s |"
+        "| {messages} messages | restore by Paho, s | to Redis, s | faster by | to files, s | removing files alone, s |"
     );
-    println!("|---|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|");
     for state in [State::Waiting, State::InFlight] {
         let measured = measure(state, messages);
         let Measured {
             restore,
             from_files,
             to_files,
+            remove,
             ..
         } = measured;
         let more = if measured.was_given_up { "> " } else { "" };
@@ -68,7 +73,7 @@ pub fn print(messages: usize, kills: usize) -> bool {
             State::InFlight => "in flight",
         };
         println!(
-            "| {name} | {more}{restore:.2} | {from_files:.2} | {more}{ratio:.1} | {to_files:.2} |"
+            "| {name} | {more}{restore:.2} | {from_files:.2} | {more}{ratio:.1} | {to_files:.2} | {remove:.2} |"
         );
         if state == State::InFlight && ratio < FACTOR {
             eprintln!("messages in flight move in more than a tenth of Paho's time");
@@ -92,6 +97,8 @@ pub fn measure(state: State, messages: usize) -> Measured {
     let original = in_files(&files);
     assert_eq!(original.len(), messages, "not all messages are in files");
 
+    let remove = time_of_removal(&folder.path().join("copy"), &original);
+    sync();
     let from_files = time(|| migrate(&redis, &mosquitto, "--from-files", &folder));
     assert!(in_files(&files).is_empty(), "files have stayed");
     let hash = format!("{CLIENT}:127.0.0.1:{}", mosquitto.port());
@@ -117,7 +124,21 @@ pub fn measure(state: State, messages: usize) -> Measured {
         was_given_up,
         from_files,
         to_files,
+        remove,
     }
+}
+
+/// Returns the seconds that it takes to remove a copy of these files.
+fn time_of_removal(directory: &Path, records: &Records) -> f64 {
+    into_files(directory, records);
+    sync();
+    time(|| fs::remove_dir_all(directory).expect("a folder"))
+}
+
+/// Waits until all files are on the disk. A file that is not there yet is removed faster.
+fn sync() {
+    let synced = Command::new("sync").status().expect("sync runs");
+    assert!(synced.success());
 }
 
 fn fill(folder: &TempDir, mosquitto: &Mosquitto, state: State, messages: usize) -> Client {
@@ -160,7 +181,7 @@ fn fill(folder: &TempDir, mosquitto: &Mosquitto, state: State, messages: usize) 
             let port: u16 = port.expect("a port");
             let left = directory(folder.path(), CLIENT, port);
             let wanted = directory(folder.path(), CLIENT, mosquitto.port());
-            std::fs::rename(left, wanted).expect("a folder with records");
+            fs::rename(left, wanted).expect("a folder with records");
         }
     }
     client
