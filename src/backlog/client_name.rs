@@ -95,7 +95,6 @@ pub(super) fn resolve(client: &str, names: &BTreeSet<String>) -> Result<String, 
 /// a host of digits, which could be a port, count as part of an id: such records have to be named in full.
 fn is_server_uri(text: &str) -> bool {
     let (authority, path) = text.split_at(text.find('/').unwrap_or(text.len()));
-    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
     let is_host = |host: &str| {
         let bare = host
             .strip_prefix('[')
@@ -108,6 +107,27 @@ fn is_server_uri(text: &str) -> bool {
         _ => is_host(authority) || authority.is_empty() && !path.is_empty(),
     };
     is_authority && !path.contains(':')
+}
+
+fn is_port(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Returns true for a server URI that shows its form by a scheme of Paho's or by a port.
+///
+/// Paho takes a bare host, too. But of a person who moves records it is more often a slip, after which no
+/// program finds them.
+#[must_use]
+pub fn is_explicit_server_uri(text: &str) -> bool {
+    let bare = strip_scheme(text);
+    let is_explicit = if bare == text {
+        let authority = text.split('/').next().unwrap_or_default();
+        let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+        is_server_uri(text) && is_port(port)
+    } else {
+        !bare.is_empty()
+    };
+    is_explicit && !text.contains(char::is_whitespace)
 }
 
 /// Returns the client id of the records `name`, which [`resolve`] has found for `client`.

@@ -30,7 +30,7 @@ pub use crate::{
 pub use adoption::AdoptionPlan;
 pub use check::{Finding, RecordsCheck, RedisCheck, Restore, Severity};
 pub use client_files::{ClientFiles, directories_of};
-pub use client_name::{ClientName, Unresolved};
+pub use client_name::{ClientName, Unresolved, is_explicit_server_uri};
 pub use drain::{BrokerOptions, DrainEvent, DrainOptions, LeftReason};
 pub use drain_rate::DrainRate;
 pub use migrate::{MoveEvent, move_from_files, move_to_files};

@@ -113,3 +113,39 @@ fn killed_adoption_keeps_both_parts_in_order() {
     let numbers = shown.iter().filter_map(|row| row["packet_id"].as_u64());
     assert!(numbers.eq((1..=10_000).chain([20_000])));
 }
+
+#[test]
+fn server_uri_without_scheme_and_port_is_refused() {
+    let redis = RedisServer::start();
+    store(&redis, NAME, &["c-1"]);
+    let before = everything(&redis);
+    for uri in ["new", "http://new:1883", "mqtt://", "new:port", "a b:1883"] {
+        let refused = run(&redis, &["adopt", NAME, uri]).expect(2);
+        assert!(
+            refused.err.contains("as in tcp://broker:1883"),
+            "{refused:?}"
+        );
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let path = file.path().to_str().expect("UTF-8");
+        let refused = run(
+            &redis,
+            &["import", path, "--client", "x", "--server-uri", uri],
+        );
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(
+            refused.err.contains("as in tcp://broker:1883"),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(everything(&redis), before);
+    // Paho needs one of the two.
+    for uri in [
+        "mqtt://other",
+        "new:1883",
+        "ws://new:80/mqtt",
+        "[::1]:1883",
+        "unix:///run/broker",
+    ] {
+        run(&redis, &["adopt", NAME, uri, "--dry-run"]).expect(0);
+    }
+}

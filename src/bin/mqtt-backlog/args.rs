@@ -13,6 +13,7 @@ use clap::{
 };
 use paho_mqtt_redis::backlog::{
     KindFilter, RecordKind, Selection, Server, ServerOptions, TopicFilter, Unresolved,
+    is_explicit_server_uri,
 };
 
 use crate::{
@@ -277,6 +278,14 @@ pub fn parse_seconds(text: &str) -> Result<Duration, String> {
     duration
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "a number of seconds above zero".to_owned())
+}
+
+/// Parses the server URI that a program creates its client with.
+pub fn parse_server_uri(text: &str) -> Result<String, String> {
+    if is_explicit_server_uri(text) {
+        return Ok(text.to_owned());
+    }
+    Err("write it as the program creates its client with, as in tcp://broker:1883".to_owned())
 }
 
 /// Parses an age such as `90s`, `15m`, `12h` or `7d`.

@@ -4,7 +4,7 @@ use paho_mqtt_redis::backlog::AdoptionPlan;
 use serde_json::json;
 
 use crate::{
-    args::ClientArgs,
+    args::{ClientArgs, parse_server_uri},
     context::Context,
     exit::{Exit, Failure},
     output::{count, escape},
@@ -18,7 +18,7 @@ pub struct Args {
     #[command(flatten)]
     client: ClientArgs,
     /// The server URI that its program creates the client with now, as in tcp://broker:1883
-    #[arg(value_name = "URI")]
+    #[arg(value_name = "URI", value_parser = parse_server_uri)]
     uri: String,
     /// Say what would move, and move nothing
     #[arg(long)]

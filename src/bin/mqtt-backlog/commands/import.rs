@@ -16,6 +16,7 @@ use serde_json::json;
 use self::lines::{Line, Lines, Slot};
 use super::each_client::for_each_client;
 use crate::{
+    args::parse_server_uri,
     context::Context,
     exit::{Exit, Failure},
     output::{Progress, count, escape},
@@ -36,7 +37,7 @@ pub struct Args {
     #[arg(long, value_name = "CLIENT_ID")]
     client: Option<String>,
     /// Put the records under this server URI
-    #[arg(long, value_name = "URI")]
+    #[arg(long, value_name = "URI", value_parser = parse_server_uri)]
     server_uri: Option<String>,
     /// If another message has a key, give all that are not there yet numbers before those that are. They are
     /// sent first then. Until the exit code is 0, the same import goes on; after that, another one doubles
