@@ -18,7 +18,12 @@ use self::{
     pace::Pace,
     sendable::sendable,
 };
-use super::{order::Message, owned::OwnedBacklog, record::Record, selection::Selection};
+use super::{
+    order::Message,
+    owned::{OwnedBacklog, PER_EXCHANGE},
+    record::Record,
+    selection::Selection,
+};
 use crate::{
     error::{Error, ErrorKind},
     paho::{Key, RecordKind},
@@ -50,8 +55,6 @@ pub enum DrainEvent<'a> {
     Reconnected,
 }
 
-/// Number of messages that are read per exchange.
-const CHUNK: usize = 64;
 /// The longest wait for an acknowledgment before other work is looked for.
 const TICK: Duration = Duration::from_millis(50);
 /// Interval of attempts to connect again.
@@ -189,7 +192,7 @@ impl Drain<'_> {
         let limit = self.selection.limit.unwrap_or(usize::MAX);
         while self.taken < limit {
             let Some(records) = self.read.pop_front() else {
-                let count = self.unread.len().min(CHUNK);
+                let count = self.unread.len().min(PER_EXCHANGE);
                 if count == 0 {
                     break;
                 }

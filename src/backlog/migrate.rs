@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     client_files::{ClientFiles, Stamp},
-    owned::OwnedBacklog,
+    owned::{OwnedBacklog, PER_EXCHANGE},
     unwrap::plan_unwrapped,
 };
 use crate::{
@@ -41,8 +41,6 @@ pub enum MoveEvent<'a> {
 const BATCH_MESSAGES: usize = 1024;
 /// Bytes after which a batch of messages has no more.
 const BATCH_BYTES: usize = 2 * 1024 * 1024;
-/// Number of messages whose values are read from Redis together.
-const CHUNK: usize = 32;
 
 const UNREADABLE: &str = "is damaged: Paho could not read it";
 const FOREIGN: &str = "is nothing that Paho writes";
@@ -281,7 +279,7 @@ pub fn move_to_files(
     on_event(MoveEvent::Found(plan.iter().map(Vec::len).sum()));
 
     let mut batch = FileBatch::default();
-    for chunk in plan.chunks(CHUNK) {
+    for chunk in plan.chunks(PER_EXCHANGE) {
         let from: Vec<Key> = chunk.iter().flatten().map(|(from, _)| *from).collect();
         let mut values = read_or_split(owned.live_store()?, &from)?.into_iter();
         for message in chunk {
@@ -402,7 +400,7 @@ fn plan_renumbering(
 
 /// Gives records in Redis other numbers, each in one transaction.
 fn renumber(owned: &mut OwnedBacklog, moves: &[(Key, Key)]) -> Result<(), Error> {
-    for chunk in moves.chunks(CHUNK) {
+    for chunk in moves.chunks(PER_EXCHANGE) {
         let from: Vec<Key> = chunk.iter().map(|(from, _)| *from).collect();
         let values = read_or_split(owned.live_store()?, &from)?;
         let names: Vec<[KeyName; 2]> = chunk
@@ -430,7 +428,7 @@ fn find_present(
 ) -> Result<HashSet<Key>, Error> {
     let moving: HashSet<Key> = keys.iter().copied().collect();
     let mut present = HashSet::new();
-    for chunk in there.chunks(CHUNK) {
+    for chunk in there.chunks(PER_EXCHANGE) {
         let both: Vec<Key> = chunk
             .iter()
             .copied()

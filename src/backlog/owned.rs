@@ -26,8 +26,9 @@ pub struct OwnedBacklog {
     name: String,
 }
 
-/// Number of messages whose records are removed per exchange, and of those that are read.
-const MESSAGES_PER_STEP: usize = 64;
+/// Number of messages, or of values that are set aside, per exchange. They are in memory together, and share
+/// the time limit of the exchange.
+pub(super) const PER_EXCHANGE: usize = 64;
 
 impl OwnedBacklog {
     /// Takes the records over; waits for up to the open timeout for a program that is ending.
@@ -141,7 +142,7 @@ impl OwnedBacklog {
     ) -> Result<(), Error> {
         let mut messages = messages.into_iter().peekable();
         while messages.peek().is_some() {
-            let chunk: Vec<&Message> = messages.by_ref().take(MESSAGES_PER_STEP).collect();
+            let chunk: Vec<&Message> = messages.by_ref().take(PER_EXCHANGE).collect();
             for records in self.read_chunk(&chunk)? {
                 if on_message(records).is_break() {
                     return Ok(());
@@ -175,7 +176,7 @@ impl OwnedBacklog {
         messages: &[Message],
         mut on_removed: impl FnMut(usize),
     ) -> Result<(), Error> {
-        for step in messages.chunks(MESSAGES_PER_STEP) {
+        for step in messages.chunks(PER_EXCHANGE) {
             let names = step.iter().map(|message| {
                 let names = message.iter().map(|key| key.to_name());
                 names.collect::<Vec<KeyName>>()

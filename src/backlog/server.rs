@@ -11,7 +11,7 @@ use super::{
     check::{RecordsCheck, RedisCheck, check_records},
     client_name::{Unresolved, resolve},
     order::{Message, messages_in_order},
-    owned::OwnedBacklog,
+    owned::{OwnedBacklog, PER_EXCHANGE},
     record::Record,
 };
 use crate::{
@@ -21,9 +21,6 @@ use crate::{
     redis::{Owner, Owners, RedisPersistence, RedisReader, RedisStore},
     store::{Place, SetAsideName, Store},
 };
-
-/// Number of values per exchange, which are in memory together.
-const CHUNK: usize = 64;
 
 /// The most entries that a hash of records can have, and some more.
 const MAX_ENTRIES: usize = 5_000_000;
@@ -273,7 +270,7 @@ impl Server {
     ) -> Result<(), Error> {
         let mut messages = messages.into_iter().peekable();
         while messages.peek().is_some() {
-            let mut room = CHUNK;
+            let mut room = PER_EXCHANGE;
             let mut chunk: Vec<&Message> = Vec::new();
             // A message has four records at most.
             while let Some(message) = messages.next_if(|message| message.len() <= room) {
