@@ -40,5 +40,5 @@ pub use record::{Content, Property, PropertyData, Record, View};
 pub use restoring::Refusal;
 pub use selection::{KindFilter, Selection};
 pub use server::{Lengths, Listing, Ownership, Server, ServerOptions, Summary};
-pub use set_aside::SetAside;
+pub use set_aside::{SetAside, set_aside_reasons};
 pub use topic_filter::TopicFilter;

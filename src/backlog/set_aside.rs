@@ -3,25 +3,25 @@
 use std::{collections::HashSet, time::SystemTime};
 
 use super::{
-    owned::OwnedBacklog,
+    owned::{OwnedBacklog, PER_EXCHANGE},
     record::Record,
     restoring::{Plan, Refusal, plan_publish_again, plan_put_back},
     server::Server,
 };
 use crate::{
-    DeadLetter,
+    DeadLetter, DropReason,
     cache::list_keys,
     error::Error,
     paho::{Key, KeyName, RecordKind, command_packet_id},
     persistence::sorted_dead_letters,
-    store::{Change, Place, Store},
+    store::{Change, FOREIGN, POISON, Place, Store, UNKNOWN, UNREADABLE},
 };
 
-/// Number of values per exchange, which are in memory together.
-const CHUNK: usize = 64;
-
-/// Number of messages per exchange that are restored.
-const MESSAGES_PER_STEP: usize = 32;
+/// Returns the reasons for which a record can be set aside, as [`DeadLetter::reason`] returns them.
+pub fn set_aside_reasons() -> impl Iterator<Item = &'static str> {
+    let dropped = DropReason::ALL.iter().map(|reason| reason.as_str());
+    dropped.chain([UNREADABLE, FOREIGN, POISON, UNKNOWN])
+}
 
 /// The records in a place.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl SetAside {
         let names: Vec<String> = names.collect();
         let nameless = total.saturating_sub(names.len());
         let mut letters = Vec::new();
-        for chunk in names.chunks(CHUNK) {
+        for chunk in names.chunks(PER_EXCHANGE) {
             let chunk: Vec<&str> = chunk.iter().map(String::as_str).collect();
             let found = chunk.iter().zip(read(&chunk)?);
             letters.extend(found.filter_map(|(name, value)| {
@@ -138,7 +138,7 @@ impl OwnedBacklog {
     ///
     /// Any reason why they cannot be removed.
     pub fn delete(&mut self, letters: &[&DeadLetter]) -> Result<(), Error> {
-        for chunk in letters.chunks(CHUNK) {
+        for chunk in letters.chunks(PER_EXCHANGE) {
             let removes = chunk.iter().map(|letter| remove(letter));
             let removes: Vec<Change<'_>> = removes.collect();
             self.apply(&[&removes])?;
@@ -150,7 +150,7 @@ impl OwnedBacklog {
         let commands = present.iter().filter(|key| key.kind == RecordKind::Command);
         let commands: Vec<Key> = commands.copied().collect();
         let mut ids = HashSet::new();
-        for chunk in commands.chunks(CHUNK) {
+        for chunk in commands.chunks(PER_EXCHANGE) {
             let mut commands = chunk.iter();
             self.read_values(chunk, |value| {
                 if let (Some(key), Some(value)) = (commands.next(), value) {
@@ -166,7 +166,7 @@ impl OwnedBacklog {
         plan: Plan<'_>,
         mut on_letter: impl FnMut(&DeadLetter, Result<Key, Refusal>),
     ) -> Result<(), Error> {
-        for step in plan.messages.chunks(MESSAGES_PER_STEP) {
+        for step in plan.messages.chunks(PER_EXCHANGE) {
             let names = step
                 .iter()
                 .flatten()

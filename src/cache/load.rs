@@ -22,7 +22,7 @@ use crate::{
     paho::{
         DropReason, Key, KeyMap, Publish, RecordKind, StoredMessage, is_expired, is_valid_record,
     },
-    store::{Change, Store},
+    store::{Change, POISON, Store, UNREADABLE},
 };
 
 /// The contents of the store at open.
@@ -104,7 +104,7 @@ pub(crate) fn load_records(
         })?;
         changes.unreadable.extend(&unreadable);
         for key in unreadable {
-            if !quarantine(store, (key, "unreadable"), (set_asides, changes))? {
+            if !quarantine(store, (key, UNREADABLE), (set_asides, changes))? {
                 loaded.unmovable.insert(key);
             }
         }
@@ -144,7 +144,7 @@ fn load_sends(
         return Ok(());
     };
     changes.poison = Some(key);
-    if !quarantine(store, (key, "poison"), (set_asides, changes))? {
+    if !quarantine(store, (key, POISON), (set_asides, changes))? {
         changes.poison = None;
         return Ok(());
     }

@@ -13,11 +13,8 @@ use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     paho::Key,
-    store::{Change, Place, SetAsideLoss, SetAsideName, Store},
+    store::{Change, FOREIGN, Place, SetAsideLoss, SetAsideName, Store},
 };
-
-/// The reason in the name of a quarantined record of another origin.
-const FOREIGN: &str = "foreign";
 
 /// Returns the name of a record, without the time.
 pub(super) fn name_for<'a>(

@@ -17,7 +17,7 @@ use super::shared::{PAUSE, PersistenceShared};
 use crate::{
     error::Error,
     paho::{Key, PropertyValue, RecordKind, StoredMessage, set_remaining_interval},
-    store::{Place, SetAsideName, Store},
+    store::{Place, SetAsideName, Store, UNKNOWN},
 };
 
 /// The records of a client that are set aside: those that Paho dropped, and the quarantine.
@@ -89,7 +89,7 @@ impl DeadLetter {
     /// `unreadable`, `foreign` or `poison`; `unknown` if somebody else has put the record there.
     #[must_use]
     pub fn reason(&self) -> &str {
-        self.parsed_name().map_or("unknown", |name| name.reason)
+        self.parsed_name().map_or(UNKNOWN, |name| name.reason)
     }
 
     /// The time at which it was set aside, by the device's clock, if its name has one.

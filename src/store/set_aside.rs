@@ -5,6 +5,15 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// The reason of a quarantined record that Paho could not read.
+pub(crate) const UNREADABLE: &str = "unreadable";
+/// The reason of a quarantined record of another origin.
+pub(crate) const FOREIGN: &str = "foreign";
+/// The reason of a quarantined message on which connections broke, again and again.
+pub(crate) const POISON: &str = "poison";
+/// The reason of a record whose name has none, since somebody else has put it there.
+pub(crate) const UNKNOWN: &str = "unknown";
+
 /// The bounds of a [`Place`](crate::Place): beyond them the oldest records leave first.
 ///
 /// ```

@@ -44,6 +44,27 @@ fn names(redis: &RedisServer, arguments: &[&str]) -> Vec<String> {
 }
 
 #[test]
+fn unknown_reason_is_refused_with_known_ones() {
+    let redis = RedisServer::start();
+    for place in ["quarantine", "discarded"] {
+        three(&redis, place);
+        for action in [&["list"][..], &["delete", "--yes"], &["publish-again"]] {
+            let arguments = [&[place], action, &[CLIENT, "--reason", "session_losd"]].concat();
+            let refused = run(&redis, &arguments).expect(2);
+            for reason in [
+                "session_lost",
+                "over_budget",
+                "unreadable",
+                "poison",
+                "unknown",
+            ] {
+                assert!(refused.err.contains(reason), "{refused:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn records_are_listed_by_condition() {
     let redis = RedisServer::start();
     for place in ["quarantine", "discarded"] {

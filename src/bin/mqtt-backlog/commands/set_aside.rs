@@ -3,10 +3,12 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use clap::builder::PossibleValuesParser;
 use paho_mqtt_redis::{
     Error,
     backlog::{
         Content, DeadLetter, Key, OwnedBacklog, Place, Record, Refusal, Selection, SetAside,
+        set_aside_reasons,
     },
 };
 use serde_json::{Value, json};
@@ -89,10 +91,11 @@ struct Delete {
 struct Filter {
     #[command(flatten)]
     selection: SelectionArgs,
-    /// Only records with this reason, such as session_lost, buffer_full, unreadable or foreign
+    /// Only records with this reason
     #[arg(
         long,
         value_name = "REASON",
+        value_parser = PossibleValuesParser::new(set_aside_reasons()),
         value_delimiter = ',',
         help_heading = "Selection"
     )]
