@@ -381,3 +381,25 @@ fn watch_shows_rate_and_end() {
     let bytes = second["bytes"].as_u64().expect("a number");
     assert_eq!(bytes % 50, 0, "{bytes}");
 }
+
+#[test]
+fn check_shows_whether_snapshot_was_saved() {
+    let redis = RedisServer::start();
+    let snapshot = || {
+        let checked = run(&redis, &["check", "--redis-only"]);
+        let line = checked.out.lines().find(|line| line.contains("snapshot"));
+        line.expect("a line about it").to_owned()
+    };
+    let json = || objects(&redis, &["check", "--redis-only"])[0]["rdb_last_save"].clone();
+    assert!(
+        snapshot().contains("none since Redis started, "),
+        "{}",
+        snapshot()
+    );
+    assert_eq!(json(), Value::Null);
+    redis::cmd("SAVE")
+        .exec(&mut redis.connection())
+        .expect("SAVE");
+    assert!(snapshot().contains("  saved "), "{}", snapshot());
+    assert!(json().is_u64());
+}

@@ -75,6 +75,11 @@ fn print_redis(context: &mut Context, check: &RedisCheck) -> Result<bool, Failur
     let size = |name: &str| usize::try_from(number(name)?).ok();
     let is = |name: &str, value: &str| check.fact(name).map(|fact| fact == value);
     let saved = number("rdb_last_save_time").map(Duration::from_secs);
+    // Until the first one, that is the start of Redis. Before version 7 only snapshots in the background show.
+    let has_saved = match check.fact("rdb_saves") {
+        Some(count) => count != "0",
+        None => check.fact("rdb_last_bgsave_time_sec") != Some("-1"),
+    };
     if context.out.is_json() {
         let problems = check
             .problems
@@ -89,7 +94,7 @@ fn print_redis(context: &mut Context, check: &RedisCheck) -> Result<bool, Failur
             "maxmemory_policy": check.fact("maxmemory_policy"),
             "aof": is("aof_enabled", "1"),
             "aof_last_write_ok": is("aof_last_write_status", "ok"),
-            "rdb_last_save": saved.map(|saved| saved.as_secs()),
+            "rdb_last_save": saved.filter(|_| has_saved).map(|saved| saved.as_secs()),
             "rdb_last_save_ok": is("rdb_last_bgsave_status", "ok"),
             "problems": problems.collect::<Vec<_>>(),
         });
@@ -132,7 +137,14 @@ fn print_redis(context: &mut Context, check: &RedisCheck) -> Result<bool, Failur
             "  snapshot     {}{state}",
             saved.map_or_else(
                 || "?".to_owned(),
-                |saved| format!("saved or started {} ago", age(saved))
+                |saved| {
+                    let event = if has_saved {
+                        "saved"
+                    } else {
+                        "none since Redis started,"
+                    };
+                    format!("{event} {} ago", age(saved))
+                }
             )
         ))?;
     }
