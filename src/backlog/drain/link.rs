@@ -87,7 +87,9 @@ impl<'a> Link<'a> {
             .finalize();
         let client = AsyncClient::new(create).map_err(|error| {
             let attempt = format!("use {} as a broker", options.uri);
-            Error::new(ErrorKind::InvalidOption, attempt).with_source(error)
+            Error::new(ErrorKind::InvalidOption, attempt).with_reason(format!(
+                "{error}; write mqtt://HOST:PORT, or mqtts://, ws:// or wss://"
+            ))
         })?;
         Ok(Self {
             client: ManuallyDrop::new(client),
