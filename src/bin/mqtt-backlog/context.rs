@@ -5,7 +5,7 @@ use paho_mqtt_redis::backlog::{OwnedBacklog, Server};
 use crate::{
     args::GlobalArgs,
     exit::{Exit, Failure, complain},
-    output::Output,
+    output::{Output, escape},
 };
 
 #[derive(Debug)]
@@ -36,6 +36,22 @@ impl Context {
     /// Returns true if there was a record that could not be handled.
     pub fn is_partial(&self) -> bool {
         self.is_partial
+    }
+
+    /// Writes a line about entries in the hash of a client that Paho does not write, if there are any.
+    pub fn complain_foreign(&mut self, name: &str, foreign: &[Vec<u8>]) {
+        let first = foreign.iter().take(4).map(|entry| escape(entry));
+        let first = first.collect::<Vec<_>>().join(", ");
+        let more = if foreign.len() > 4 { ", …" } else { "" };
+        match foreign.len() {
+            0 => {}
+            1 => self.complain(&format!(
+                "1 entry of {name}, which Paho does not write, is left out: {first}"
+            )),
+            number => self.complain(&format!(
+                "{number} entries of {name}, which Paho does not write, are left out: {first}{more}"
+            )),
+        }
     }
 
     /// Takes over the records of a client to change them, with or without a reader of the output.

@@ -11,7 +11,7 @@ use crate::{
     args::{ClientsArgs, SelectionArgs},
     context::Context,
     exit::{Exit, Failure, complain as print_line},
-    output::{count, escape},
+    output::count,
 };
 
 const HELP: &str = "\
@@ -115,13 +115,8 @@ fn export_records(
             count(gone, "record")
         ));
     }
-    if !listing.foreign.is_empty() && selection.is_all() {
-        let first = listing.foreign.iter().take(4).map(|name| escape(name));
-        context.complain(&format!(
-            "{} of {name} left out, which Paho does not write: {}",
-            count(listing.foreign.len(), "foreign field"),
-            first.collect::<Vec<_>>().join(", ")
-        ));
+    if selection.is_all() {
+        context.complain_foreign(name, &listing.foreign);
     }
     Ok(limit - left)
 }

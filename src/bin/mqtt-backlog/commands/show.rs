@@ -79,14 +79,8 @@ impl Args {
         for key in unreadable {
             context.complain(&format!("{key} is no record that Paho can read"));
         }
-        if !listing.foreign.is_empty() && selection.is_all() {
-            let first = listing.foreign.iter().take(4).map(|name| escape(name));
-            let first = first.collect::<Vec<_>>().join(", ");
-            let number = listing.foreign.len();
-            context.complain(&format!(
-                "{number} foreign entries, which Paho does not write: {first}{}",
-                if number > 4 { ", …" } else { "" }
-            ));
+        if selection.is_all() {
+            context.complain_foreign(&name, &listing.foreign);
         }
         Ok(Exit::Done)
     }
