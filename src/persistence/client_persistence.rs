@@ -150,13 +150,9 @@ impl<S: Store> Persistence<S> {
         self.observers.push(observer);
     }
 
-    /// Sets the limits of what waits. Before the first handle is taken, which shares them.
+    /// Sets the limits of what waits.
     pub(crate) fn set_waiting_limits(&mut self, messages: usize, bytes: Option<usize>) {
-        if let Some(shared) = Arc::get_mut(&mut self.shared) {
-            let limits = &mut shared.config.waiting_limits;
-            limits.messages = Some(messages);
-            limits.bytes = bytes.or(limits.bytes);
-        }
+        self.shared.config.waiting_limits.set(messages, bytes);
     }
 
     /// Returns true if opening succeeds without the store after an error of this kind.
@@ -531,7 +527,7 @@ impl<S: Store> fmt::Debug for Persistence<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let config = &self.shared.config;
         let state = self.shared.try_lock().map(|state| {
-            let health = state.lifecycle.health_snapshot(config.waiting_limits);
+            let health = state.lifecycle.health_snapshot(config.waiting_limits.get());
             health.state().as_str()
         });
         f.debug_struct("Persistence")

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::fill::WaitingLimits;
+use super::fill::SharedLimits;
 use crate::{
     cache::{DEFAULT_MAX_SENDS, SetAsideOptions},
     clock::Clock,
@@ -20,7 +20,7 @@ pub(crate) struct PersistenceConfig {
     /// Size of records that exist only in memory, in bytes, from which a warning is raised.
     pub(crate) buffer_warn_bytes: usize,
     /// The limits of what waits, for gauges, warnings and `Health::check_room`.
-    pub(crate) waiting_limits: WaitingLimits,
+    pub(crate) waiting_limits: SharedLimits,
     /// Time that one call may wait for an unavailable store.
     pub(crate) call_timeout: Duration,
     /// Time that opening waits for a store that is not ready.
@@ -45,7 +45,7 @@ impl Default for PersistenceConfig {
             durability: Durability::default(),
             cache_limit: 16 * 1024 * 1024,
             buffer_warn_bytes: 1024 * 1024,
-            waiting_limits: WaitingLimits::default(),
+            waiting_limits: SharedLimits::default(),
             call_timeout: Duration::from_millis(250),
             open_timeout: Duration::from_secs(2),
             open_without_store: false,

@@ -81,7 +81,7 @@ impl<S: Store> Lifecycle<S> {
         if let Self::Up { opened, .. } | Self::Down { opened, .. } = self {
             opened.records.cache.index.set_now(now);
         }
-        let status = self.health_snapshot(config.waiting_limits);
+        let status = self.health_snapshot(config.waiting_limits.get());
         let (Self::Up { opened, .. } | Self::Down { opened, .. }) = self else {
             return;
         };
@@ -93,7 +93,10 @@ impl<S: Store> Lifecycle<S> {
             schedule.has_warned = true;
             notifier.outbox.post([StoreEvent::BufferWarning { bytes }]);
         }
-        if schedule.fill_warning.is_due(config.waiting_limits, &status) {
+        if schedule
+            .fill_warning
+            .is_due(config.waiting_limits.get(), &status)
+        {
             notifier.outbox.post([StoreEvent::NearlyFull {
                 queued_messages: status.queued_messages,
                 waiting_bytes: status.waiting_bytes,

@@ -1,5 +1,7 @@
 //! The limits of what waits, and the decision to warn before one is reached.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use crate::{error::option_words::option_words, store::HealthSnapshot};
 
 /// The limits of the messages that wait. `None` if the program names none.
@@ -10,6 +12,40 @@ pub(crate) struct WaitingLimits {
     /// The bytes of all waiting messages.
     pub(crate) bytes: Option<usize>,
     pub(crate) over_budget: OverBudget,
+}
+
+/// The limits of a persistence, which a session sets although handles share them.
+#[derive(Debug, Default)]
+pub(crate) struct SharedLimits(Mutex<WaitingLimits>);
+
+impl SharedLimits {
+    pub(crate) fn get(&self) -> WaitingLimits {
+        *self.lock()
+    }
+
+    /// Sets those of a session. It has a number of messages, and may have no number of bytes.
+    pub(crate) fn set(&self, messages: usize, bytes: Option<usize>) {
+        let limits = &mut *self.lock();
+        limits.messages = Some(messages);
+        limits.bytes = bytes.or(limits.bytes);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WaitingLimits> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<WaitingLimits> for SharedLimits {
+    fn from(limits: WaitingLimits) -> Self {
+        Self(Mutex::new(limits))
+    }
+}
+
+/// A clone has limits of its own.
+impl Clone for SharedLimits {
+    fn clone(&self) -> Self {
+        self.get().into()
+    }
 }
 
 /// The decision about waiting messages that exceed the byte budget when a client is created.

@@ -80,7 +80,7 @@ pub(super) trait HealthSource: Send + Sync {
 
 impl<S: Store> HealthSource for PersistenceShared<S> {
     fn snapshot(&self) -> HealthSnapshot {
-        let limits = self.config.waiting_limits;
+        let limits = self.config.waiting_limits.get();
         self.lock().lifecycle.health_snapshot(limits)
     }
 
@@ -90,7 +90,7 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
 
     fn check_room(&self, bytes: usize) -> Result<(), Error> {
         let status = self.snapshot();
-        let limits = self.config.waiting_limits;
+        let limits = self.config.waiting_limits.get();
         if !limits.is_exceeded_by(&status, bytes) {
             return Ok(());
         }

@@ -159,7 +159,7 @@ fn load(
     let options = LoadOptions {
         to_v5,
         cache_limit: config.cache_limit,
-        drops_above: config.waiting_limits.drops_above(),
+        drops_above: config.waiting_limits.get().drops_above(),
         max_sends: config.max_sends,
         quarantines_poison: config.quarantines_poison,
         now: config.clock.time(),

@@ -93,7 +93,8 @@ pub fn simulated_persistence<S: Store>(
             messages: settings.max_buffered_messages,
             bytes: settings.byte_budget,
             over_budget: settings.over_budget,
-        },
+        }
+        .into(),
         max_sends: settings.max_sends,
         quarantines_poison: settings.quarantines_poison,
         call_timeout: settings.call_timeout,

@@ -110,3 +110,17 @@ fn option_that_cannot_work_is_named() {
     let error = session.start().expect_err("no client id");
     assert_eq!(error.kind(), ErrorKind::InvalidClientId, "{error}");
 }
+
+#[test]
+fn limit_holds_though_handle_was_taken_before() {
+    let persistence = MemoryPersistence::new();
+    let health = persistence.health();
+    let session = Session::new(CLIENT, NOWHERE).persistence(persistence);
+    let client = session.byte_budget(5_000).max_messages(100).start();
+    let client = client.expect("starts");
+    assert_eq!(health.snapshot().limit_messages, Some(100));
+    drop(client.publish(message("small")).expect("room"));
+    let refused = client.publish(message(&"x".repeat(6_000)));
+    let error = refused.expect_err("no room");
+    assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+}
