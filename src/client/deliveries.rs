@@ -13,10 +13,10 @@ use paho_mqtt as mqtt;
 
 use super::{
     connection::ConnectionError,
-    delivery::DeliveryCell,
+    delivery::{DeliveryCell, Failure},
     signal::{Signal, waker_of_delivery},
 };
-use crate::error::{Error, ErrorKind};
+use crate::error::ErrorKind;
 
 /// The tokens of the messages on their way, and what became of the others.
 ///
@@ -34,6 +34,8 @@ struct DeliveryState {
     next: u64,
     counts: DeliveryCounts,
     has_broken_write: bool,
+    /// Nobody reads tokens any more.
+    has_ended: bool,
 }
 
 struct OnItsWay {
@@ -73,6 +75,11 @@ impl Deliveries {
     pub(super) fn add(&self, token: mqtt::DeliveryToken, qos: mqtt::QoS) -> Arc<DeliveryCell> {
         let cell = Arc::<DeliveryCell>::default();
         let mut state = self.lock();
+        if state.has_ended {
+            drop(state);
+            cell.complete(Err(given_up()));
+            return cell;
+        }
         let number = state.next;
         state.next = number.wrapping_add(1);
         let on_its_way = OnItsWay {
@@ -149,17 +156,24 @@ impl Deliveries {
         drop(self.changed.wait_timeout(state, limit));
     }
 
-    /// Ends all that are pending, since the client does.
+    /// Ends all that are pending and all that are added later, since the client ends.
     pub(super) fn give_up(&self) {
-        let on_their_way = std::mem::take(&mut self.lock().on_their_way);
+        let on_their_way = {
+            let mut state = self.lock();
+            state.has_ended = true;
+            std::mem::take(&mut state.on_their_way)
+        };
         for on_its_way in on_their_way.into_values() {
-            on_its_way.cell.complete(Err(
-                Error::new(ErrorKind::NotOpen, "deliver a message").with_reason(
-                    "the client was stopped before the broker acknowledged it; it stays in the store, and the next \
-                     start sends it",
-                ),
-            ));
+            on_its_way.cell.complete(Err(given_up()));
         }
+    }
+}
+
+fn given_up() -> Failure {
+    Failure {
+        kind: ErrorKind::NotOpen,
+        reason: "the client ended before the broker acknowledged it; it stays in the store, and the next start sends it"
+            .to_owned(),
     }
 }
 
@@ -169,7 +183,7 @@ fn is_broken_write(error: &mqtt::Error) -> bool {
     matches!(error, mqtt::Error::Failure)
 }
 
-fn failure(error: &mqtt::Error) -> Error {
+fn failure(error: &mqtt::Error) -> Failure {
     let reason = match error {
         mqtt::Error::ReasonCode(code, _) => format!("the broker refused it: {code}"),
         mqtt::Error::OperationIncomplete => {
@@ -178,12 +192,15 @@ fn failure(error: &mqtt::Error) -> Error {
         }
         error => ConnectionError::from(error).to_string(),
     };
-    Error::new(ErrorKind::Broker, "deliver a message").with_reason(reason)
+    Failure {
+        kind: ErrorKind::Broker,
+        reason,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::delivery::Delivery, *};
 
     fn deliveries() -> (Arc<Signal>, Deliveries) {
         let signal = Arc::<Signal>::default();
@@ -222,9 +239,17 @@ mod tests {
         assert_eq!(deliveries.counts().pending, 1);
         deliveries.give_up();
         assert_eq!(deliveries.counts().pending, 0);
-        let error = super::super::delivery::Delivery::new(cell)
-            .wait()
-            .unwrap_err();
+        let error = Delivery::new(cell).wait().unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NotOpen);
+    }
+
+    #[test]
+    fn delivery_that_races_end_of_client_ends_too() {
+        let (_, deliveries) = deliveries();
+        deliveries.give_up();
+        let cell = deliveries.add(mqtt::DeliveryToken::new(message()), mqtt::QoS::AtLeastOnce);
+        let error = Delivery::new(cell).wait_for(Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotOpen);
+        assert_eq!(deliveries.counts().pending, 0);
     }
 }

@@ -39,10 +39,31 @@ pub(super) struct DeliveryCell {
 
 #[derive(Debug, Default)]
 struct CellState {
-    is_done: bool,
-    /// `None` before the end, and after it was taken.
-    outcome: Option<Result<(), Error>>,
+    /// `None` before the end.
+    outcome: Option<Result<(), Failure>>,
     waker: Option<Waker>,
+}
+
+/// Why a delivery failed. Each question gets an error of its own, since an error cannot be copied.
+#[derive(Clone, Debug)]
+pub(super) struct Failure {
+    pub(super) kind: ErrorKind,
+    pub(super) reason: String,
+}
+
+impl CellState {
+    fn is_done(&self) -> bool {
+        self.outcome.is_some()
+    }
+
+    fn result(&self) -> Result<(), Error> {
+        match &self.outcome {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(Failure { kind, reason })) => {
+                Err(Error::new(*kind, "deliver a message").with_reason(reason.clone()))
+            }
+        }
+    }
 }
 
 impl DeliveryCell {
@@ -50,10 +71,9 @@ impl DeliveryCell {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn complete(&self, outcome: Result<(), Error>) {
+    pub(super) fn complete(&self, outcome: Result<(), Failure>) {
         let waker = {
             let mut state = self.lock();
-            state.is_done = true;
             state.outcome = Some(outcome);
             state.waker.take()
         };
@@ -73,7 +93,7 @@ impl Delivery {
     /// Returns `true` if the delivery has ended, with success or not.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.0.lock().is_done
+        self.0.lock().is_done()
     }
 
     /// Waits until the broker has acknowledged the message, however long that takes.
@@ -83,20 +103,20 @@ impl Delivery {
     /// Those of the delivery.
     pub fn wait(self) -> Result<(), Error> {
         let state = self.0.lock();
-        let done = self.0.done.wait_while(state, |state| !state.is_done);
-        let mut state = done.unwrap_or_else(PoisonError::into_inner);
-        state.outcome.take().unwrap_or(Ok(()))
+        let done = self.0.done.wait_while(state, |state| !state.is_done());
+        let state = done.unwrap_or_else(PoisonError::into_inner);
+        state.result()
     }
 
     /// Waits for up to `limit`. The message stays on its way if the time passes, and this may be called again.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Timeout`] if the time passes, and those of the delivery, once.
+    /// [`ErrorKind::Timeout`] if the time passes, and those of the delivery.
     pub fn wait_for(&mut self, limit: Duration) -> Result<(), Error> {
         let until = Instant::now().checked_add(limit);
         let mut state = self.0.lock();
-        while !state.is_done {
+        while !state.is_done() {
             let left = match until {
                 Some(until) => until.saturating_duration_since(Instant::now()),
                 None => limit,
@@ -111,7 +131,7 @@ impl Delivery {
             let waited = self.0.done.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        state.outcome.take().unwrap_or(Ok(()))
+        state.result()
     }
 }
 
@@ -120,8 +140,8 @@ impl Future for Delivery {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.0.lock();
-        if state.is_done {
-            return Poll::Ready(state.outcome.take().unwrap_or(Ok(())));
+        if state.is_done() {
+            return Poll::Ready(state.result());
         }
         state.waker = Some(context.waker().clone());
         Poll::Pending
@@ -147,11 +167,34 @@ mod tests {
         (Arc::clone(&cell), Delivery::new(cell))
     }
 
+    fn failure() -> Failure {
+        Failure {
+            kind: ErrorKind::Broker,
+            reason: "refused".to_owned(),
+        }
+    }
+
+    #[test]
+    fn failed_delivery_never_turns_into_success() {
+        let (cell, mut delivery) = delivery();
+        cell.complete(Err(failure()));
+        for _ in 0..2 {
+            let error = delivery.wait_for(Duration::ZERO).unwrap_err();
+            assert_eq!(error.to_string(), "cannot deliver a message: refused");
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..2 {
+            let polled = Pin::new(&mut delivery).poll(&mut context);
+            assert!(matches!(polled, Poll::Ready(Err(_))), "{polled:?}");
+        }
+        assert!(delivery.wait().is_err());
+    }
+
     #[test]
     fn wait_ends_with_outcome() {
-        for outcome in [Ok(()), Err(Error::new(ErrorKind::Broker, "deliver"))] {
+        for outcome in [Ok(()), Err(failure())] {
             let (cell, delivery) = delivery();
-            let kind = outcome.as_ref().err().map(Error::kind);
+            let kind = outcome.as_ref().err().map(|failure| failure.kind);
             let waiting = thread::spawn(move || delivery.wait());
             cell.complete(outcome);
             let waited = waiting.join().expect("no panic");
