@@ -8,10 +8,10 @@ use std::{
 
 use paho_mqtt as mqtt;
 
-use super::log;
+use super::{callbacks::in_callback, log, signal::Signal};
 use crate::{
     error::Error,
-    persistence::{Health, StoreObserver},
+    persistence::{Health, StoreObserver, catch_panic},
 };
 
 /// Time in which the store has to take what it lacks.
@@ -35,8 +35,8 @@ pub enum OnBrokenWrite {
     /// Calls this, which should end the program soon.
     ///
     /// It is called on the thread of the client or, for a message of an earlier run, on one of Paho's threads and
-    /// under Paho's lock. In the latter case Paho sends the damaged message when it returns. It may not use the
-    /// client, but [`BrokenWrite::health`].
+    /// under Paho's lock. In the latter case Paho sends the damaged message when it returns, and the client then ends.
+    /// It is called once. It may not use the client, but [`BrokenWrite::health`]. A panic in it is caught and dropped.
     Call(Arc<dyn Fn(&BrokenWrite) + Send + Sync>),
     /// Goes on. Damaged messages are sent in place of those that `publish` accepted.
     Ignore,
@@ -64,7 +64,7 @@ impl OnBrokenWrite {
     }
 
     /// Reacts. Returns true if the client goes on.
-    pub(super) fn react(&self, client_id: &str, health: &Health) -> bool {
+    fn react(&self, client_id: &str, health: &Health) -> bool {
         if let Self::Ignore = self {
             log::broken_write_ignored(client_id);
             return true;
@@ -74,11 +74,15 @@ impl OnBrokenWrite {
         log::broken_write(client_id, flushed.as_ref().err(), lacks);
         match self {
             Self::Exit(code) => process::exit(*code),
-            Self::Call(reaction) => reaction(&BrokenWrite {
-                client_id: client_id.to_owned(),
-                health: health.clone(),
-                flushed,
-            }),
+            Self::Call(reaction) => {
+                let broken = BrokenWrite {
+                    client_id: client_id.to_owned(),
+                    health: health.clone(),
+                    flushed,
+                };
+                // It may panic to end the program, which unwinds neither Paho nor the thread of the client.
+                catch_panic(|| in_callback(|| reaction(&broken)));
+            }
             Self::Ignore => {}
         }
         false
@@ -101,21 +105,80 @@ impl fmt::Debug for OnBrokenWrite {
     }
 }
 
-/// Reacts before Paho sends a damaged message of an earlier run, which has no token.
+/// Reacts once, before Paho sends a damaged message.
+///
+/// The thread of the client knows it from the token of the message. One of an earlier run has no token, and is seen when
+/// Paho writes it to the store again.
 pub(super) struct DamageGuard {
-    pub(super) reaction: OnBrokenWrite,
-    pub(super) health: OnceLock<Health>,
+    reaction: OnBrokenWrite,
+    signal: Arc<Signal>,
+    health: OnceLock<Health>,
+    goes_on: OnceLock<bool>,
+}
+
+impl DamageGuard {
+    pub(super) fn new(reaction: OnBrokenWrite, signal: Arc<Signal>) -> Self {
+        Self {
+            reaction,
+            signal,
+            health: OnceLock::new(),
+            goes_on: OnceLock::new(),
+        }
+    }
+
+    /// Sets the state of the store, which exists only after the observer does.
+    pub(super) fn set_health(&self, health: &Health) {
+        self.health.get_or_init(|| health.clone());
+    }
+
+    /// Reacts, unless that has been done. Returns true if the client goes on.
+    pub(super) fn react(&self, client_id: &str) -> bool {
+        let Some(health) = self.health.get() else {
+            return true;
+        };
+        let react = || self.reaction.react(client_id, health);
+        *self.goes_on.get_or_init(react)
+    }
 }
 
 impl StoreObserver for DamageGuard {
     fn on_damaged(&self, client_id: &str, _key: &str) {
-        if let Some(health) = self.health.get() {
-            self.reaction.react(client_id, health);
-        }
+        self.react(client_id);
+        self.signal.damage();
     }
 }
 
 /// Keeps the client from ever being destroyed, which would free the memory of the damaged message twice.
 pub(super) fn never_destroy(client: &mqtt::AsyncClient) {
     mem::forget(client.clone());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::atomic::{AtomicUsize, Ordering},
+        time::Instant,
+    };
+
+    use super::*;
+    use crate::MemoryPersistence;
+
+    #[test]
+    fn message_of_earlier_run_ends_client_after_one_call() {
+        let calls = Arc::<AtomicUsize>::default();
+        let called = Arc::clone(&calls);
+        let reaction = OnBrokenWrite::call(move |_| {
+            called.fetch_add(1, Ordering::Relaxed);
+            panic!("the program ends itself so");
+        });
+        let signal = Arc::<Signal>::default();
+        let guard = DamageGuard::new(reaction, Arc::clone(&signal));
+        guard.set_health(&MemoryPersistence::new().health());
+        for _ in 0..3 {
+            guard.on_damaged("device", "s5-1");
+        }
+        assert!(signal.wait(Instant::now()).is_damaged);
+        assert!(!guard.react("device"), "it ends");
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+    }
 }

@@ -1,6 +1,6 @@
 //! [`ConnectionError`]: why there is no connection, in words.
 
-use std::{error::Error as StdError, fmt, sync::Arc};
+use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
 
 use paho_mqtt as mqtt;
 
@@ -15,6 +15,26 @@ impl ConnectionError {
 
     pub(super) fn stopped(reason: &str) -> Self {
         Self(reason.into())
+    }
+
+    /// The error of an attempt that takes longer than it may.
+    pub(super) fn overdue(took: Duration) -> Self {
+        let text = format!(
+            "the attempt has not ended after {} s; does the name server answer?",
+            took.as_secs()
+        );
+        Self(text.into())
+    }
+
+    /// The reason that the broker gave with its DISCONNECT.
+    pub(super) fn disconnected(code: mqtt::ReasonCode, reason: Option<&str>) -> Self {
+        let code_number = code as u8;
+        let mut text = format!("the broker ended the connection: {code} (0x{code_number:02X})");
+        if let Some(reason) = reason {
+            text.push_str(": ");
+            text.push_str(reason);
+        }
+        Self(text.into())
     }
 }
 

@@ -8,6 +8,9 @@ use super::{backoff::Backoff, connection::ConnectionError};
 /// broker may hang up on each connection.
 const LASTING: Duration = Duration::from_secs(10);
 
+/// Interval at which the connection is checked although no callback has reported its end.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
 /// The state of the connection to the broker.
 ///
 /// An attempt is never begun before the last one has ended: Paho would complete the token of a connect that it was
@@ -28,18 +31,27 @@ pub(super) enum LinkEvent {
         session_present: bool,
     },
     Failed(ConnectionError),
-    Lost,
+    Lost(ConnectionError),
     /// Nothing but time has passed.
     Tick,
     Stop,
 }
 
-/// Decides when to connect, from the events of the connection and the time.
+/// Decides when to connect, and to which address, from the events of the connection and the time.
+///
+/// Paho gets one address per attempt. With a list it would connect to the next address by itself once the connection
+/// to one of them is lost, without a callback.
 #[derive(Debug)]
 pub(super) struct Link {
     phase: Phase,
     since: Instant,
     backoff: Backoff,
+    /// Number of addresses.
+    addresses: usize,
+    address: usize,
+    /// Time after which an attempt to connect has surely ended, unless Paho waits for a name server.
+    attempt_limit: Duration,
+    is_overdue: bool,
     pub(super) last_error: Option<ConnectionError>,
     pub(super) connects: u64,
     pub(super) failures: u64,
@@ -47,12 +59,21 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(backoff: Backoff, now: Instant) -> Self {
+    pub(super) fn new(
+        backoff: Backoff,
+        addresses: usize,
+        attempt_limit: Duration,
+        now: Instant,
+    ) -> Self {
         Self {
             // The first attempt is due at once.
             phase: Phase::Waiting(now),
             since: now,
             backoff,
+            addresses,
+            address: 0,
+            attempt_limit,
+            is_overdue: false,
             last_error: None,
             connects: 0,
             failures: 0,
@@ -62,6 +83,30 @@ impl Link {
 
     pub(super) fn phase(&self) -> Phase {
         self.phase
+    }
+
+    /// Returns the index of the address for the present attempt.
+    pub(super) fn address(&self) -> usize {
+        self.address
+    }
+
+    pub(super) fn attempt_limit(&self) -> Duration {
+        self.attempt_limit
+    }
+
+    /// Returns true if the present attempt should have ended. It still cannot be replaced by another.
+    pub(super) fn is_overdue(&self) -> bool {
+        self.is_overdue
+    }
+
+    /// Returns the time at which the connection needs another look, if nothing happens before.
+    pub(super) fn wake_at(&self, now: Instant) -> Instant {
+        match self.phase {
+            Phase::Waiting(until) => until,
+            Phase::Connecting | Phase::Connected | Phase::Stopped => {
+                now.checked_add(CHECK_INTERVAL).unwrap_or(now)
+            }
+        }
     }
 
     /// Takes an event in; returns true if an attempt to connect is to be made now.
@@ -80,13 +125,30 @@ impl Link {
             (Phase::Connecting, LinkEvent::Failed(error)) => {
                 self.failures = self.failures.saturating_add(1);
                 self.last_error = Some(error);
-                self.wait(now);
+                self.address = self.address.saturating_add(1);
+                if self.address < self.addresses {
+                    self.enter(Phase::Waiting(now), now);
+                } else {
+                    self.address = 0;
+                    self.wait(now);
+                }
             }
-            (Phase::Connected, LinkEvent::Lost) => {
+            (Phase::Connecting, LinkEvent::Tick) => {
+                let took = now.saturating_duration_since(self.since);
+                if took >= self.attempt_limit && !self.is_overdue {
+                    self.is_overdue = true;
+                    self.last_error = Some(ConnectionError::overdue(took));
+                }
+            }
+            (Phase::Connected, LinkEvent::Lost(error)) => {
                 if now.saturating_duration_since(self.since) >= LASTING {
                     self.backoff.reset();
+                    self.address = 0;
+                } else {
+                    let next = self.address.saturating_add(1);
+                    self.address = if next < self.addresses { next } else { 0 };
                 }
-                self.last_error = Some(ConnectionError::lost());
+                self.last_error = Some(error);
                 self.wait(now);
             }
             (Phase::Waiting(until), _) if until <= now => {
@@ -106,12 +168,15 @@ impl Link {
     fn enter(&mut self, phase: Phase, now: Instant) {
         self.phase = phase;
         self.since = now;
+        self.is_overdue = false;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
 
     /// A link whose clock a test moves.
     struct Scene {
@@ -123,7 +188,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60), 7);
-            let link = Link::new(backoff, now);
+            let link = Link::new(backoff, 1, LIMIT, now);
             Self { link, now }
         }
 
@@ -156,6 +221,10 @@ mod tests {
         LinkEvent::Failed(ConnectionError::lost())
     }
 
+    fn loss() -> LinkEvent {
+        LinkEvent::Lost(ConnectionError::lost())
+    }
+
     #[test]
     fn first_attempt_is_made_at_once_and_only_one() {
         let mut scene = Scene::new();
@@ -163,7 +232,7 @@ mod tests {
         for _ in 0..100 {
             scene.now += Duration::from_secs(60);
             assert!(!scene.handle(LinkEvent::Tick));
-            assert!(!scene.handle(LinkEvent::Lost));
+            assert!(!scene.handle(loss()));
         }
         assert_eq!(scene.link.phase(), Phase::Connecting);
     }
@@ -197,7 +266,7 @@ mod tests {
                 }
                 scene.connect(true);
                 scene.now += lasted;
-                scene.handle(LinkEvent::Lost);
+                scene.handle(loss());
                 longest = longest.max(scene.pass_wait());
             }
             let is_short = longest <= Duration::from_secs(1);
@@ -211,7 +280,7 @@ mod tests {
         for (session_present, lost) in [(false, 0), (true, 0), (false, 1), (false, 2)] {
             scene.connect(session_present);
             assert_eq!(scene.link.sessions_lost, lost);
-            scene.handle(LinkEvent::Lost);
+            scene.handle(loss());
         }
     }
 
@@ -221,9 +290,76 @@ mod tests {
         scene.connect(true);
         scene.handle(LinkEvent::Stop);
         scene.now += Duration::from_secs(600);
-        for event in [LinkEvent::Lost, LinkEvent::Tick, failure()] {
+        for event in [loss(), LinkEvent::Tick, failure()] {
             assert!(!scene.handle(event));
         }
         assert_eq!(scene.link.phase(), Phase::Stopped);
+    }
+
+    #[test]
+    fn each_address_is_tried_before_wait() {
+        let mut scene = Scene::new();
+        scene.link.addresses = 3;
+        for _ in 0..3 {
+            scene.pass_wait();
+            for address in 0..3 {
+                assert!(scene.handle(LinkEvent::Tick));
+                assert_eq!(scene.link.address(), address);
+                assert!(!scene.handle(failure()));
+                assert_eq!(scene.link.phase() == Phase::Waiting(scene.now), address < 2);
+            }
+        }
+        assert_eq!(scene.link.failures, 9);
+    }
+
+    #[test]
+    fn broker_that_hangs_up_yields_to_next_address() {
+        let mut scene = Scene::new();
+        scene.link.addresses = 2;
+        for address in [0, 1, 0, 1] {
+            scene.connect(true);
+            assert_eq!(scene.link.address(), address);
+            scene.handle(loss());
+        }
+        scene.connect(true);
+        scene.handle(loss());
+        scene.connect(true);
+        assert_eq!(scene.link.address(), 1);
+        scene.now += LASTING;
+        scene.handle(loss());
+        scene.connect(true);
+        assert_eq!(scene.link.address(), 0);
+    }
+
+    #[test]
+    fn overdue_attempt_is_reported_once_and_never_doubled() {
+        let mut scene = Scene::new();
+        assert!(scene.handle(LinkEvent::Tick));
+        for seconds in 0..100 {
+            assert!(!scene.handle(LinkEvent::Tick));
+            assert_eq!(scene.link.is_overdue(), seconds >= 10);
+            assert_eq!(scene.link.phase(), Phase::Connecting);
+            scene.now += Duration::from_secs(1);
+        }
+        let error = scene.link.last_error.clone().expect("it is shown");
+        assert!(error.to_string().contains("10 s"), "{error}");
+        scene.handle(failure());
+        assert!(!scene.link.is_overdue());
+    }
+
+    #[test]
+    fn worker_sleeps_while_it_connects() {
+        let mut scene = Scene::new();
+        assert_eq!(scene.link.wake_at(scene.now), scene.now);
+        scene.handle(LinkEvent::Tick);
+        // However long the attempt takes.
+        for _ in 0..10 {
+            assert_eq!(scene.link.wake_at(scene.now), scene.now + CHECK_INTERVAL);
+            scene.now += Duration::from_secs(1);
+        }
+        scene.handle(LinkEvent::Connected {
+            session_present: true,
+        });
+        assert_eq!(scene.link.wake_at(scene.now), scene.now + CHECK_INTERVAL);
     }
 }

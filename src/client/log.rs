@@ -20,10 +20,34 @@ pub(super) fn connect_failed(client_id: &str, error: &ConnectionError, retry_sec
     );
 }
 
-pub(super) fn connection_lost(client_id: &str, retry_seconds: f64) {
+pub(super) fn connection_lost(client_id: &str, error: &ConnectionError, retry_seconds: f64) {
     warn!(
         "messaging.client.id" = client_id,
-        retry_seconds, "the connection to the broker was lost; messages wait in the store"
+        retry_seconds, "messages wait in the store: {error}"
+    );
+}
+
+pub(super) fn attempt_overdue(client_id: &str, error: &ConnectionError) {
+    warn!(
+        "messaging.client.id" = client_id,
+        "no other attempt can begin before this one ends: {error}"
+    );
+}
+
+pub(super) fn panicked(client_id: &str) {
+    error!(
+        "messaging.client.id" = client_id,
+        "the thread of the client panicked, and the client ends; the store has its messages, and the next start sends \
+         them"
+    );
+}
+
+pub(super) fn message_dropped(client_id: &str, topic: &str) {
+    warn!(
+        "messaging.client.id" = client_id,
+        topic,
+        "messages arrive and are dropped, since the session has no on_message; unsubscribe from what an earlier \
+         version of the program subscribed to"
     );
 }
 

@@ -2,24 +2,26 @@
 
 use std::{
     fmt,
+    sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, ThreadId},
+    thread,
     time::Duration,
 };
 
 use paho_mqtt as mqtt;
 
 use super::{
-    broken_write::{OnBrokenWrite, never_destroy},
-    callbacks::{OnMessage, set_callbacks},
+    broken_write::{DamageGuard, never_destroy},
+    callbacks::{Receive, Receiver, is_in_callback, set_callbacks},
     delivery::Delivery,
     gauges::Gauges,
     link::Link,
     log,
     report::ClientState,
     room::Room,
-    shared::{ClientShared, DISCONNECT_LIMIT},
+    shared::{ClientShared, Closed, DISCONNECT_LIMIT},
     signal::Signal,
+    subscriptions::Wanted,
     worker::Worker,
 };
 use crate::{
@@ -37,8 +39,8 @@ use crate::{
 /// from `async` code; [`Delivery`] is a future that needs no runtime.
 ///
 /// [`stop`](Self::stop) ends it. If the last clone is dropped without that, the client disconnects, for up to 2 s, and
-/// waits for no acknowledgment. What is not acknowledged stays in the store, and the next start sends it. Drop it in no
-/// callback: that waits for the thread that the callback runs on.
+/// waits for no acknowledgment. What is not acknowledged stays in the store, and the next start sends it. In a callback
+/// of the client it does not wait.
 #[derive(Clone)]
 pub struct Client {
     pub(super) inner: Arc<ClientInner>,
@@ -50,59 +52,66 @@ pub(super) struct ClientInner {
     dead_letters: DeadLetters,
     room: Mutex<Room>,
     has_byte_budget: bool,
-    worker: ThreadId,
+    receives: bool,
+    has_waited: AtomicBool,
 }
+
+/// Receives the messages that arrive.
+pub(super) type OnMessage = Box<dyn FnMut(&Client, mqtt::Message) + Send>;
 
 /// The parts of a client that is about to start.
 pub(super) struct Start {
     pub(super) client_id: String,
     pub(super) paho: mqtt::AsyncClient,
-    pub(super) connect_options: mqtt::ConnectOptions,
-    /// Time after which an attempt to connect has surely ended.
-    pub(super) attempt_limit: Duration,
+    /// The options to connect with, for each address.
+    pub(super) connect_options: Vec<mqtt::ConnectOptions>,
     pub(super) link: Link,
+    pub(super) signal: Arc<Signal>,
     pub(super) health: Health,
     pub(super) dead_letters: DeadLetters,
     pub(super) max_messages: usize,
     pub(super) gauges: Gauges,
-    pub(super) reaction: OnBrokenWrite,
+    pub(super) damage: Arc<DamageGuard>,
     pub(super) on_message: Option<OnMessage>,
 }
 
 impl Client {
     pub(super) fn start(start: Start) -> Result<Self, Error> {
-        let signal = Arc::<Signal>::default();
         let shared = Arc::new(ClientShared::new(
             start.client_id,
-            Arc::clone(&signal),
+            Arc::clone(&start.signal),
             start.health,
             start.gauges,
         ));
-        set_callbacks(&start.paho, &signal, start.on_message);
+        let inner = Arc::new(ClientInner {
+            has_byte_budget: shared.health.snapshot().limit_bytes.is_some(),
+            shared: Arc::clone(&shared),
+            paho: start.paho.clone(),
+            dead_letters: start.dead_letters,
+            room: Mutex::new(Room::new(start.max_messages)),
+            receives: start.on_message.is_some(),
+            has_waited: AtomicBool::new(false),
+        });
+        let receive = start.on_message.map(|on_message| inner.receive(on_message));
+        let receiver = Arc::new(Receiver::new(&shared.client_id, receive));
+        set_callbacks(&start.paho, &start.signal, &receiver);
+        let ended = Arc::clone(&shared.ended);
         let worker = Worker::new(
-            Arc::clone(&shared),
-            start.paho.clone(),
+            shared,
+            start.paho,
             start.connect_options,
             start.link,
-            start.reaction,
-            start.attempt_limit,
+            start.damage,
+            receiver,
         );
         let thread = thread::Builder::new().name("mqtt-client".to_owned());
-        let thread = thread.spawn(move || worker.run()).map_err(|error| {
+        thread.spawn(move || worker.run()).map_err(|error| {
+            ended.set();
             Error::new(ErrorKind::Other, "start the thread of the client")
                 .with_reason("the system has no thread or memory left for this process")
                 .with_source(error)
         })?;
-        Ok(Self {
-            inner: Arc::new(ClientInner {
-                has_byte_budget: shared.health.snapshot().limit_bytes.is_some(),
-                shared,
-                paho: start.paho,
-                dead_letters: start.dead_letters,
-                room: Mutex::new(Room::new(start.max_messages)),
-                worker: thread.thread().id(),
-            }),
-        })
+        Ok(Self { inner })
     }
 
     /// Accepts a message, which arrives once broker and network allow it.
@@ -212,37 +221,57 @@ impl Client {
     pub(super) fn check_open(&self, attempt: &str) -> Result<(), Error> {
         match self.inner.shared.lock().closed {
             None => Ok(()),
-            Some(ErrorKind::NotOpen) => {
-                Err(Error::new(ErrorKind::NotOpen, attempt).with_reason("the client was stopped"))
-            }
-            Some(kind) => Err(Error::new(kind, attempt)),
+            Some(closed) => Err(closed.error(attempt)),
         }
     }
 
     /// Subscribes to a topic filter, now or with the next connection, and again if the broker has lost the session.
     ///
     /// The messages go to [`Session::on_message`](super::Session::on_message). A broker that refuses the subscription is
-    /// in the log.
+    /// in the log. The filters are those of this run: the session of the broker keeps those of an earlier one, until
+    /// [`unsubscribe`](Self::unsubscribe) or its end.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::InvalidOption`] for a filter that is empty or has a NUL byte, and [`ErrorKind::NotOpen`] once the
-    /// client was stopped.
+    /// [`ErrorKind::InvalidOption`] for a filter that is empty or has a NUL byte, and if the session has no `on_message`;
+    /// [`ErrorKind::NotOpen`] once the client was stopped.
     pub fn subscribe(
         &self,
         filter: impl Into<String>,
         qos: impl Into<mqtt::QoS>,
     ) -> Result<(), Error> {
-        self.check_open("subscribe")?;
         let filter = filter.into();
+        if !self.inner.receives {
+            let attempt = format!("subscribe to {filter:?}");
+            return Err(Error::new(ErrorKind::InvalidOption, attempt)
+                .with_reason("the session has no on_message, which receives the messages"));
+        }
+        self.want(filter, Wanted::Subscribed(qos.into()))
+    }
+
+    /// Ends the subscription to a topic filter, now or with the next connection, of this run or an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidOption`] for a filter that is empty or has a NUL byte, and [`ErrorKind::NotOpen`] once the
+    /// client was stopped.
+    pub fn unsubscribe(&self, filter: impl Into<String>) -> Result<(), Error> {
+        self.want(filter.into(), Wanted::Unsubscribed)
+    }
+
+    fn want(&self, filter: String, wanted: Wanted) -> Result<(), Error> {
+        let verb = match wanted {
+            Wanted::Subscribed(_) => "subscribe to",
+            Wanted::Unsubscribed => "unsubscribe from",
+        };
+        let attempt = format!("{verb} {filter:?}");
+        self.check_open(&attempt)?;
         if filter.is_empty() || filter.contains('\0') {
-            return Err(Error::new(
-                ErrorKind::InvalidOption,
-                format!("subscribe to {filter:?}"),
-            ));
+            return Err(Error::new(ErrorKind::InvalidOption, attempt)
+                .with_reason("it is not a topic filter"));
         }
         let shared = &self.inner.shared;
-        shared.lock().subscriptions.add(filter, qos.into());
+        shared.lock().subscriptions.add(filter, wanted);
         shared.signal.look();
         Ok(())
     }
@@ -307,12 +336,34 @@ fn too_many(waiting: usize, limit: usize) -> Error {
 }
 
 impl ClientInner {
-    /// Ends the connection without a wait for acknowledgments. Returns true if it has ended.
+    /// Passes a client to the receiver of the program. It is borrowed: one that the receiver owned would never be
+    /// dropped.
+    fn receive(self: &Arc<Self>, mut on_message: OnMessage) -> Receive {
+        let inner = Arc::downgrade(self);
+        Box::new(move |message| {
+            if let Some(inner) = inner.upgrade() {
+                on_message(&Client { inner }, message);
+            }
+        })
+    }
+
+    /// Ends the connection without a wait for acknowledgments. Returns true if it has ended and Paho's client is the
+    /// caller's alone.
+    ///
+    /// Waits once, however often it is called.
     pub(super) fn end(&self) -> bool {
-        self.shared.lock().closed.get_or_insert(ErrorKind::NotOpen);
+        self.shared.lock().closed.get_or_insert(Closed::Stopped);
         self.shared.signal.stop();
-        // A waker of the program that runs there may have dropped the last clone.
-        thread::current().id() != self.worker && self.shared.ended.wait(DISCONNECT_LIMIT)
+        if is_in_callback() {
+            return false;
+        }
+        let has_waited = self.has_waited.swap(true, Ordering::Relaxed);
+        let limit = if has_waited {
+            Duration::ZERO
+        } else {
+            DISCONNECT_LIMIT
+        };
+        self.shared.ended.wait(limit)
     }
 }
 

@@ -4,18 +4,47 @@ use std::time::Duration;
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 
-use crate::error::Error;
+use crate::{error::Error, paho::strip_scheme};
 
 /// The most messages that may be allowed to wait: some of the 65,535 packet ids stay free.
 const MOST_MESSAGES: usize = 60_000;
 /// Paho needs as many places for itself.
 const FEWEST_MESSAGES: usize = 4;
-const SCHEMES: [&str; 8] = [
-    "mqtt://", "tcp://", "mqtts://", "ssl://", "tls://", "ws://", "wss://", "unix://",
+const SCHEMES: [(&str, Transport); 8] = [
+    ("mqtt://", Transport::Tcp),
+    ("tcp://", Transport::Tcp),
+    ("mqtts://", Transport::Tls),
+    ("ssl://", Transport::Tls),
+    ("tls://", Transport::Tls),
+    ("ws://", Transport::WebSocket),
+    ("wss://", Transport::SecureWebSocket),
+    ("unix://", Transport::UnixSocket),
 ];
 
 type CreateHook = Box<dyn FnOnce(mqtt::CreateOptionsBuilder) -> mqtt::CreateOptionsBuilder + Send>;
 type ConnectHook = Box<dyn FnOnce(&mut mqtt::ConnectOptionsBuilder) + Send>;
+
+/// The kind of an address. Paho keeps that of each address that it was ever given, and so mixes kinds up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Transport {
+    Tcp,
+    Tls,
+    WebSocket,
+    SecureWebSocket,
+    UnixSocket,
+}
+
+impl Transport {
+    fn of(address: &str) -> Option<Self> {
+        let mut schemes = SCHEMES.iter();
+        let (scheme, transport) = schemes.find(|(scheme, _)| address.starts_with(scheme))?;
+        (address.len() > scheme.len()).then_some(*transport)
+    }
+
+    fn is_secure(self) -> bool {
+        matches!(self, Self::Tls | Self::SecureWebSocket)
+    }
+}
 
 /// The options of a session that concern Paho and the connection.
 pub(super) struct Settings {
@@ -68,23 +97,36 @@ impl Settings {
     pub(super) fn check(&self) -> Result<(), Error> {
         let invalid =
             |option: &str, reason: String| Err(Error::invalid_option(option).with_reason(reason));
+        let mut transports = Vec::new();
         for broker in &self.brokers {
-            let address = SCHEMES
-                .iter()
-                .find_map(|scheme| broker.strip_prefix(scheme));
-            if address.is_none_or(str::is_empty) || broker.contains(char::is_control) {
+            let transport = Transport::of(broker);
+            let Some(transport) = transport.filter(|_| !broker.contains(char::is_control)) else {
                 let reason = format!(
                     "{broker:?} is not the address of a broker, such as mqtt://broker.example:1883"
                 );
                 return invalid("broker", reason);
-            }
+            };
+            transports.push(transport);
+        }
+        if transports
+            .windows(2)
+            .any(|pair| pair.first() != pair.last())
+        {
+            let reason = "Paho mixes up addresses of different kinds: use one of mqtt://, mqtts://, ws:// and wss:// \
+                          for all";
+            return invalid("broker", reason.to_owned());
+        }
+        if transports.iter().any(|transport| transport.is_secure()) && !paho_has_tls() {
+            let reason =
+                "Paho was built without TLS; build with the feature mqtt-tls or mqtt-tls-vendored";
+            return invalid("broker", reason.to_owned());
         }
         for (option, text) in [("client_id", &self.client_id), ("name", &self.name)] {
             if text.contains(char::is_control) {
                 return invalid(option, "it has control characters".to_owned());
             }
         }
-        if !SCHEMES.iter().any(|scheme| self.name.starts_with(scheme)) {
+        if Transport::of(&self.name).is_none() {
             let reason = format!("{:?} has no scheme, such as mqtt://", self.name);
             return invalid("name", reason);
         }
@@ -129,9 +171,10 @@ impl Settings {
         if let Some(hook) = self.create_hook.take() {
             options = hook(options);
         }
-        // Set after the hook: each of these costs messages if it is another.
+        // Set after the hook: each of these costs messages if it is another. The scheme is no part of the name of the
+        // records, but Paho would use its kind for every address.
         options
-            .server_uri(&self.name)
+            .server_uri(format!("mqtt://{}", strip_scheme(&self.name)))
             .client_id(&self.client_id)
             .mqtt_version(self.version)
             .max_buffered_messages(i32::try_from(self.max_messages).unwrap_or(i32::MAX))
@@ -143,9 +186,25 @@ impl Settings {
             .finalize()
     }
 
-    /// Returns the options that each connection is made with.
-    pub(super) fn connect_options(&mut self) -> Result<mqtt::ConnectOptions, Error> {
-        let mut options = self.new_connect_options();
+    /// Returns the options that each connection is made with, for each address.
+    pub(super) fn connect_options(&mut self) -> Result<Vec<mqtt::ConnectOptions>, Error> {
+        let mut options = self.connect_builder()?;
+        let addresses = self.brokers.iter();
+        Ok(addresses
+            .map(|address| options.server_uris(&[address]).finalize())
+            .collect())
+    }
+
+    /// Returns the options for a program that connects by itself, and lets Paho choose among the addresses.
+    pub(super) fn connect_options_with_all(&mut self) -> Result<mqtt::ConnectOptions, Error> {
+        let mut options = self.connect_builder()?;
+        Ok(options.server_uris(&self.brokers).finalize())
+    }
+
+    /// Returns the options for each connection, without an address.
+    fn connect_builder(&mut self) -> Result<mqtt::ConnectOptionsBuilder, Error> {
+        // Those for WebSocket differ in their keep-alive alone, and one of them has no MQTT version.
+        let mut options = mqtt::ConnectOptionsBuilder::with_mqtt_version(self.version);
         options
             .keep_alive_interval(self.keep_alive)
             .connect_timeout(self.connect_timeout);
@@ -171,7 +230,6 @@ impl Settings {
             hook(&mut options);
         }
         // Set after the hook: each of these costs messages if it is another.
-        options.server_uris(&self.brokers);
         if self.is_mqtt_5() {
             options
                 .clean_start(false)
@@ -179,24 +237,12 @@ impl Settings {
         } else {
             options.clean_session(false);
         }
-        let options = options.finalize();
-        if options.mqtt_version() != self.version {
+        if options.finalize().mqtt_version() != self.version {
             return Err(Error::invalid_option("connect_options").with_reason(
                 "it sets an option of another MQTT version than that of the session",
             ));
         }
         Ok(options)
-    }
-
-    fn new_connect_options(&self) -> mqtt::ConnectOptionsBuilder {
-        let is_web = |broker: &String| broker.starts_with("ws://") || broker.starts_with("wss://");
-        if !self.brokers.iter().any(is_web) {
-            return mqtt::ConnectOptionsBuilder::with_mqtt_version(self.version);
-        }
-        if self.is_mqtt_5() {
-            return mqtt::ConnectOptionsBuilder::new_ws_v5();
-        }
-        mqtt::ConnectOptionsBuilder::new_ws()
     }
 
     /// Returns the properties of the program, with the expiry of the session.
@@ -212,4 +258,14 @@ impl Settings {
         pushed.map_err(|error| Error::invalid_option("session_expiry").with_source(error))?;
         Ok(properties)
     }
+}
+
+/// Returns true if the Paho that is linked has TLS: features of any crate of the program decide it.
+fn paho_has_tls() -> bool {
+    let options = mqtt::CreateOptionsBuilder::new()
+        .server_uri("mqtts://localhost")
+        .client_id("tls")
+        .persistence(mqtt::PersistenceType::None)
+        .finalize();
+    mqtt::AsyncClient::new(options).is_ok()
 }

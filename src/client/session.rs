@@ -3,7 +3,7 @@
 use std::{
     fmt,
     hash::{BuildHasher, Hasher, RandomState},
-    sync::{Arc, OnceLock},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -12,11 +12,11 @@ use paho_mqtt as mqtt;
 use super::{
     backoff::Backoff,
     broken_write::{DamageGuard, OnBrokenWrite},
-    callbacks::OnMessage,
     link::Link,
-    messenger::Client,
+    messenger::{Client, OnMessage},
     options::Settings,
     persistence::{Records, Source},
+    signal::Signal,
 };
 #[cfg(feature = "metrics")]
 use crate::metrics::PersistenceMetrics;
@@ -100,7 +100,9 @@ impl Session {
 
     /// Adds another address of the same broker, to be tried if those before it fail.
     ///
-    /// They share a session, so they must lead to one broker, or to a cluster that shares its sessions.
+    /// Each is tried once before the wait of [`backoff`](Self::backoff). After a connection that lasted for 10 s, the first
+    /// one is the next. They share a session, so they must lead to one broker, or to a cluster that shares its sessions.
+    /// They are of one kind: `mqtt://`, `mqtts://`, `ws://` or `wss://`.
     pub fn broker(mut self, broker: impl Into<String>) -> Self {
         self.settings.brokers.push(broker.into());
         self
@@ -301,9 +303,31 @@ impl Session {
 
     /// Sets what receives the messages that arrive for [`Client::subscribe`].
     ///
-    /// It is called on a thread of Paho that does nothing else meanwhile: it may publish, but not wait for a
-    /// [`Delivery`](super::Delivery), nor drop the client. A panic in it is caught and dropped.
-    pub fn on_message(mut self, receive: impl FnMut(mqtt::Message) + Send + 'static) -> Self {
+    /// It is called on a thread of Paho that does nothing else meanwhile: it may publish with the client that it is given,
+    /// but not wait for a [`Delivery`](super::Delivery), nor stop the client. A client that it keeps lasts until
+    /// [`Client::stop`]. A panic in it is caught and dropped.
+    ///
+    /// Without it, messages that arrive, for a subscription of an earlier version of the program, are dropped.
+    ///
+    #[cfg_attr(feature = "redis", doc = "```no_run")]
+    #[cfg_attr(not(feature = "redis"), doc = "```ignore")]
+    /// use paho_mqtt_redis::{Session, paho_mqtt as mqtt};
+    ///
+    /// let client = Session::new("device-1", "mqtt://broker.example:1883")
+    ///     .on_message(|client, question| {
+    ///         let answer = mqtt::Message::new("answers", question.payload(), mqtt::QOS_1);
+    ///         if let Err(error) = client.publish(answer) {
+    ///             eprintln!("{error}");
+    ///         }
+    ///     })
+    ///     .start()?;
+    /// client.subscribe("questions", mqtt::QOS_1)?;
+    /// # Ok::<(), paho_mqtt_redis::Error>(())
+    /// ```
+    pub fn on_message(
+        mut self,
+        receive: impl FnMut(&Client, mqtt::Message) + Send + 'static,
+    ) -> Self {
         self.on_message = Some(Box::new(receive));
         self
     }
@@ -322,19 +346,17 @@ impl Session {
         let connect_options = self.settings.connect_options()?;
         let seed = RandomState::new().build_hasher().finish();
         let backoff = Backoff::new(self.settings.min_backoff, self.settings.max_backoff, seed);
-        let guard = Arc::new(DamageGuard {
-            reaction: self.on_broken_write.clone(),
-            health: OnceLock::new(),
-        });
+        let signal = Arc::<Signal>::default();
+        let damage = Arc::new(DamageGuard::new(self.on_broken_write, Arc::clone(&signal)));
         #[cfg(feature = "metrics")]
         let gauges = self.records.gauges(&self.settings.client_id);
         #[cfg(not(feature = "metrics"))]
         let gauges = super::gauges::Gauges::default();
         self.records
             .observers
-            .push(Arc::<DamageGuard>::clone(&guard));
+            .push(Arc::<DamageGuard>::clone(&damage));
         let opened = self.records.open(&self.settings)?;
-        let health = guard.health.get_or_init(|| opened.health).clone();
+        damage.set_health(&opened.health);
         let create_options = self.settings.create_options(opened.persistence);
         let attempt = || format!("create the client {}", self.settings.client_id);
         let paho = mqtt::AsyncClient::new(create_options).map_err(|error| match error {
@@ -344,21 +366,23 @@ impl Session {
                 .with_reason(error.to_string())
                 .with_source(error),
         })?;
+        // Paho looks at its time limit each three seconds.
         let attempt_limit = self
             .settings
             .connect_timeout
-            .saturating_mul(u32::try_from(self.settings.brokers.len()).unwrap_or(u32::MAX));
+            .saturating_add(Duration::from_secs(5));
+        let addresses = connect_options.len();
         Client::start(super::messenger::Start {
             client_id: self.settings.client_id,
             paho,
             connect_options,
-            attempt_limit: attempt_limit.saturating_add(Duration::from_secs(5)),
-            link: Link::new(backoff, Instant::now()),
-            health,
+            link: Link::new(backoff, addresses, attempt_limit, Instant::now()),
+            signal,
+            health: opened.health,
             dead_letters: opened.dead_letters,
             max_messages: self.settings.max_messages,
             gauges,
-            reaction: self.on_broken_write,
+            damage,
             on_message: self.on_message,
         })
     }
@@ -373,7 +397,7 @@ impl Session {
     /// Those of [`start`](Self::start), but for Paho's.
     pub fn into_options(mut self) -> Result<SessionOptions, Error> {
         self.settings.check()?;
-        let connect = self.settings.connect_options()?;
+        let connect = self.settings.connect_options_with_all()?;
         let opened = self.records.open(&self.settings)?;
         Ok(SessionOptions {
             create: self.settings.create_options(opened.persistence),

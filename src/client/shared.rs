@@ -13,7 +13,10 @@ use super::{
     signal::{Flag, Signal},
     subscriptions::Subscriptions,
 };
-use crate::{error::ErrorKind, persistence::Health};
+use crate::{
+    error::{Error, ErrorKind},
+    persistence::Health,
+};
 
 /// Time in which a client that is dropped, or that stops, disconnects.
 pub(super) const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -25,18 +28,43 @@ pub(super) struct ClientShared {
     pub(super) deliveries: Deliveries,
     pub(super) health: Health,
     pub(super) gauges: Gauges,
-    pub(super) ended: Flag,
+    /// Set once the thread has dropped all that it had, its client of Paho included.
+    pub(super) ended: Arc<Flag>,
     state: Mutex<SharedState>,
 }
 
 pub(super) struct SharedState {
     /// Why nothing can be published any more.
-    pub(super) closed: Option<ErrorKind>,
+    pub(super) closed: Option<Closed>,
     pub(super) shown: Shown,
     pub(super) subscriptions: Subscriptions,
     pub(super) refused: u64,
     /// Set once the log has it that messages are refused, until one is accepted.
     pub(super) is_full: bool,
+}
+
+/// Why a client accepts nothing more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Closed {
+    Stopped,
+    /// A write to the broker was broken off.
+    Damaged,
+    /// The thread of the client panicked.
+    Panicked,
+}
+
+impl Closed {
+    pub(super) fn error(self, attempt: &str) -> Error {
+        match self {
+            Self::Stopped => {
+                Error::new(ErrorKind::NotOpen, attempt).with_reason("the client was stopped")
+            }
+            Self::Damaged => Error::new(ErrorKind::Damaged, attempt),
+            Self::Panicked => Error::new(ErrorKind::Other, attempt).with_reason(
+                "the thread of the client panicked, in code of the program such as its log; restart the program",
+            ),
+        }
+    }
 }
 
 /// The connection, as the program sees it.
@@ -63,7 +91,7 @@ impl ClientShared {
             signal,
             health,
             gauges,
-            ended: Flag::default(),
+            ended: Arc::default(),
             state: Mutex::new(SharedState {
                 closed: None,
                 shown: Shown {
@@ -85,6 +113,12 @@ impl ClientShared {
     pub(super) fn lock(&self) -> MutexGuard<'_, SharedState> {
         // Each change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if messages of an earlier run wait. They have no token.
+    pub(super) fn waits_for_earlier_run(&self) -> bool {
+        let pending = self.deliveries.counts().pending;
+        self.health.snapshot().waiting_messages > pending
     }
 
     /// Returns false once the thread has ended the connection.

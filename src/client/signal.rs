@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::connection::ConnectionError;
+
 /// What has happened since the worker looked last.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
@@ -16,6 +18,10 @@ pub(super) struct Pending {
     pub(super) is_due: bool,
     /// The client stops.
     pub(super) stops: bool,
+    /// Paho sends a damaged message of an earlier run.
+    pub(super) is_damaged: bool,
+    /// The reason that the broker gave for the end of the connection.
+    pub(super) disconnected: Option<ConnectionError>,
 }
 
 /// Collects what has happened, and wakes the worker.
@@ -27,7 +33,7 @@ pub(super) struct Signal {
 
 impl Signal {
     fn lock(&self) -> MutexGuard<'_, Pending> {
-        // A list and two flags, which no panic leaves half written.
+        // A list and flags, which no panic leaves half written.
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -39,6 +45,21 @@ impl Signal {
 
     pub(super) fn stop(&self) {
         self.lock().stops = true;
+        self.changed.notify_one();
+    }
+
+    /// Reports a damaged message that no delivery stands for.
+    pub(super) fn damage(&self) {
+        self.lock().is_damaged = true;
+        self.changed.notify_one();
+    }
+
+    /// Keeps the reason of the broker's DISCONNECT, and lets the worker look at the connection.
+    pub(super) fn disconnected(&self, reason: ConnectionError) {
+        let mut pending = self.lock();
+        pending.disconnected = Some(reason);
+        pending.is_due = true;
+        drop(pending);
         self.changed.notify_one();
     }
 
@@ -55,7 +76,14 @@ impl Signal {
     pub(super) fn wait(&self, until: Instant) -> Pending {
         let mut pending = self.lock();
         loop {
-            if pending.is_due || pending.stops || !pending.completed.is_empty() {
+            let Pending {
+                completed,
+                is_due,
+                stops,
+                is_damaged,
+                disconnected: _,
+            } = &*pending;
+            if *is_due || *stops || *is_damaged || !completed.is_empty() {
                 return mem::take(&mut pending);
             }
             let left = until.saturating_duration_since(Instant::now());

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::messenger::Client;
-use crate::error::{Error, ErrorKind};
+use super::{messenger::Client, shared::Closed};
+use crate::error::Error;
 
 /// Time in which a store that is unavailable may come back and take what it lacks.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
@@ -18,6 +18,10 @@ pub struct Stopped {
     pub acknowledged: u64,
     /// Number of messages that stay in the store, those of earlier runs included. The next start sends them.
     pub pending: usize,
+    /// The connection has ended and the records are closed, unless clones of the client are left. `false` if an attempt to
+    /// connect did not end in 2 s: then both follow once it has, or with the end of the process. The latter holds too if
+    /// a connection broke while messages of an earlier run were on their way, since Paho may have freed their memory.
+    pub has_ended: bool,
 }
 
 impl Client {
@@ -37,7 +41,7 @@ impl Client {
         const ATTEMPT: &str = "stop the client";
         self.check_open(ATTEMPT)?;
         let shared = &self.inner.shared;
-        shared.lock().closed.get_or_insert(ErrorKind::NotOpen);
+        shared.lock().closed.get_or_insert(Closed::Stopped);
         let started = Instant::now();
         let waiting = || shared.health.snapshot().waiting_messages;
         while waiting() > 0 || shared.deliveries.counts().pending > 0 {
@@ -48,13 +52,14 @@ impl Client {
             shared.deliveries.wait(left.min(POLL_INTERVAL));
         }
         let acknowledged = shared.deliveries.counts().acknowledged;
-        self.inner.end();
+        let has_ended = self.inner.end();
         let flushed = shared.health.flush(FLUSH_LIMIT);
         let now = shared.health.snapshot();
         match flushed {
             Ok(()) => Ok(Stopped {
                 acknowledged,
                 pending: now.waiting_messages,
+                has_ended,
             }),
             Err(error) => {
                 let reason = format!(

@@ -2,6 +2,7 @@
 
 use std::{
     future::Future,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -11,33 +12,40 @@ use std::{
 use paho_mqtt as mqtt;
 
 use super::{
-    broken_write::{OnBrokenWrite, never_destroy},
+    broken_write::{DamageGuard, never_destroy},
+    callbacks::{Receiver, in_callback},
     connection::ConnectionError,
-    link::{Link, LinkEvent, Phase},
+    link::{CHECK_INTERVAL, Link, LinkEvent, Phase},
     log,
     report::ConnectionState,
-    shared::{ClientShared, DISCONNECT_LIMIT},
+    shared::{ClientShared, Closed, DISCONNECT_LIMIT},
     signal::waker_to_look,
+    subscriptions::Wanted,
 };
-use crate::error::ErrorKind;
+use crate::persistence::catch_panic;
 
-/// Interval at which the connection is checked although no callback has reported its end.
-const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time in which the store has to take what it lacks, if nothing else will close it.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// The thread of a client.
 pub(super) struct Worker {
     shared: Arc<ClientShared>,
     paho: mqtt::AsyncClient,
-    options: mqtt::ConnectOptions,
+    /// The options to connect with, for each address.
+    options: Vec<mqtt::ConnectOptions>,
     link: Link,
-    reaction: OnBrokenWrite,
-    attempt_limit: Duration,
+    damage: Arc<DamageGuard>,
+    receiver: Arc<Receiver>,
     waker: Waker,
     /// The attempt to connect that has not ended.
     attempt: Option<mqtt::ConnectToken>,
-    /// The subscriptions that the broker has not acknowledged.
-    subscribing: Vec<(String, mqtt::Token)>,
+    /// The requests to subscribe and unsubscribe that the broker has not acknowledged.
+    subscribing: Vec<(String, Wanted, mqtt::Token)>,
     last_check: Instant,
+    /// The reason that the broker gave for the end of the connection.
+    disconnected: Option<ConnectionError>,
+    /// A connection was lost while messages of an earlier run were on their way, whose writes have no token.
+    may_be_damaged: bool,
     has_ignored_broken_write: bool,
     has_reported_failures: bool,
 }
@@ -46,10 +54,10 @@ impl Worker {
     pub(super) fn new(
         shared: Arc<ClientShared>,
         paho: mqtt::AsyncClient,
-        options: mqtt::ConnectOptions,
+        options: Vec<mqtt::ConnectOptions>,
         link: Link,
-        reaction: OnBrokenWrite,
-        attempt_limit: Duration,
+        damage: Arc<DamageGuard>,
+        receiver: Arc<Receiver>,
     ) -> Self {
         Self {
             waker: waker_to_look(&shared.signal),
@@ -57,42 +65,57 @@ impl Worker {
             paho,
             options,
             link,
-            reaction,
-            attempt_limit,
+            damage,
+            receiver,
             attempt: None,
             subscribing: Vec::new(),
             last_check: Instant::now(),
+            disconnected: None,
+            may_be_damaged: false,
             has_ignored_broken_write: false,
             has_reported_failures: false,
         }
     }
 
     pub(super) fn run(mut self) {
+        in_callback(|| {
+            let worked = catch_unwind(AssertUnwindSafe(|| self.work()));
+            let reason = worked.unwrap_or(Closed::Panicked);
+            self.shared.lock().closed = Some(reason);
+            catch_panic(|| self.end(reason));
+            self.shared.deliveries.give_up();
+            self.link.handle(LinkEvent::Stop, Instant::now());
+            self.show();
+            let ended = Arc::clone(&self.shared.ended);
+            catch_panic(|| drop(self));
+            ended.set();
+        });
+    }
+
+    /// Connects, and connects again, until the client ends; returns the reason.
+    fn work(&mut self) -> Closed {
         let mut must_look = true;
         loop {
             let now = Instant::now();
-            let until = if must_look { now } else { self.wake_at(now) };
+            let until = if must_look {
+                now
+            } else {
+                self.link.wake_at(now)
+            };
             let pending = self.shared.signal.wait(until);
             self.shared.deliveries.complete(&pending.completed);
             self.report_failures();
-            if self.shared.deliveries.has_broken_write() && !self.react_to_broken_write() {
-                self.end(ErrorKind::Damaged);
-                return;
+            if pending.disconnected.is_some() {
+                self.disconnected = pending.disconnected;
+            }
+            let is_damaged = pending.is_damaged || self.shared.deliveries.has_broken_write();
+            if is_damaged && !self.react_to_broken_write() {
+                return Closed::Damaged;
             }
             if pending.stops {
-                self.end(ErrorKind::NotOpen);
-                return;
+                return Closed::Stopped;
             }
             must_look = self.look(must_look || pending.is_due);
-        }
-    }
-
-    /// Returns the time at which the connection needs another look.
-    fn wake_at(&self, now: Instant) -> Instant {
-        let next_check = self.last_check.checked_add(CHECK_INTERVAL).unwrap_or(now);
-        match self.link.phase() {
-            Phase::Waiting(until) => until,
-            Phase::Connecting | Phase::Connected | Phase::Stopped => next_check,
         }
     }
 
@@ -104,14 +127,17 @@ impl Worker {
             Phase::Connected if is_due || self.last_check.elapsed() >= CHECK_INTERVAL => {
                 self.last_check = now;
                 let is_connected = self.paho.is_connected();
-                (!is_connected).then_some(LinkEvent::Lost)
+                (!is_connected).then(|| {
+                    let reason = self.disconnected.take();
+                    LinkEvent::Lost(reason.unwrap_or_else(ConnectionError::lost))
+                })
             }
             _ => None,
         };
         let has_event = event.is_some();
         let connects = self.handle(event.unwrap_or(LinkEvent::Tick), now);
-        if connects {
-            self.attempt = Some(self.paho.connect(self.options.clone()));
+        if connects && let Some(options) = self.options.get(self.link.address()) {
+            self.attempt = Some(self.paho.connect(options.clone()));
         }
         if self.link.phase() == Phase::Connected {
             self.subscribe();
@@ -140,6 +166,7 @@ impl Worker {
     /// Passes an event to the link, and shows what has changed.
     fn handle(&mut self, event: LinkEvent, now: Instant) -> bool {
         let (before, sessions_lost) = (self.link.phase(), self.link.sessions_lost);
+        let was_overdue = self.link.is_overdue();
         let has_session = matches!(
             event,
             LinkEvent::Connected {
@@ -148,10 +175,18 @@ impl Worker {
         );
         let connects = self.link.handle(event, now);
         let phase = self.link.phase();
+        let client_id = &self.shared.client_id;
         if phase == before {
+            if self.link.is_overdue() && !was_overdue {
+                self.show();
+                if let Some(error) = &self.link.last_error {
+                    log::attempt_overdue(client_id, error);
+                }
+            }
             return connects;
         }
-        let client_id = &self.shared.client_id;
+        // Before the log, which is code of the program.
+        self.show();
         let retry_seconds = match phase {
             Phase::Waiting(until) => until.saturating_duration_since(now).as_secs_f64(),
             _ => 0.0,
@@ -159,9 +194,10 @@ impl Worker {
         match (before, phase) {
             (_, Phase::Connected) => {
                 self.shared.gauges.count_connection();
-                log::connected(client_id, has_session);
+                self.disconnected = None;
                 self.subscribing.clear();
                 self.shared.lock().subscriptions.connected(has_session);
+                log::connected(client_id, has_session);
                 if self.link.sessions_lost > sessions_lost {
                     log::session_lost(client_id);
                 }
@@ -173,11 +209,13 @@ impl Worker {
                 }
             }
             (Phase::Connected, Phase::Waiting(_)) => {
-                log::connection_lost(client_id, retry_seconds);
+                self.may_be_damaged |= self.shared.waits_for_earlier_run();
+                if let Some(error) = &self.link.last_error {
+                    log::connection_lost(client_id, error, retry_seconds);
+                }
             }
             _ => {}
         }
-        self.show();
         connects
     }
 
@@ -207,18 +245,21 @@ impl Worker {
     /// Subscribes to what the session of the broker lacks, and reads what it has answered.
     fn subscribe(&mut self) {
         let unsent = self.shared.lock().subscriptions.take_unsent();
-        for (filter, qos) in unsent {
-            let token = self.paho.subscribe(filter.as_str(), qos);
-            self.subscribing.push((filter, token));
+        for (filter, wanted) in unsent {
+            let token = match wanted {
+                Wanted::Subscribed(qos) => self.paho.subscribe(filter.as_str(), qos),
+                Wanted::Unsubscribed => self.paho.unsubscribe(filter.as_str()),
+            };
+            self.subscribing.push((filter, wanted, token));
         }
         let mut context = Context::from_waker(&self.waker);
         let shared = &self.shared;
-        self.subscribing.retain_mut(|(filter, token)| {
+        self.subscribing.retain_mut(|(filter, wanted, token)| {
             let Poll::Ready(result) = Pin::new(token).poll(&mut context) else {
                 return true;
             };
             match result {
-                Ok(_) => shared.lock().subscriptions.acknowledged(filter),
+                Ok(_) => shared.lock().subscriptions.acknowledged(filter, *wanted),
                 Err(error) => log::not_subscribed(&shared.client_id, filter, &error),
             }
             false
@@ -240,38 +281,47 @@ impl Worker {
             return true;
         }
         never_destroy(&self.paho);
-        let goes_on = self
-            .reaction
-            .react(&self.shared.client_id, &self.shared.health);
+        let goes_on = self.damage.react(&self.shared.client_id);
         self.has_ignored_broken_write = goes_on;
         goes_on
     }
 
-    /// Disconnects, and ends all that waits for the client.
-    fn end(&mut self, reason: ErrorKind) {
-        self.shared.lock().closed = Some(reason);
+    /// Disconnects, unless an attempt to connect does not end.
+    fn end(&mut self, reason: Closed) {
         if let Some(attempt) = self.attempt.take()
-            && let Err(mqtt::Error::Timeout) = attempt.wait_for(self.attempt_limit)
+            && let Err(mqtt::Error::Timeout) = attempt.wait_for(self.link.attempt_limit())
         {
             never_destroy(&self.paho);
         }
-        // The token of a connect owns a clone of the client until Paho's callback has returned. If that were the last
-        // one, the callback would destroy the client under the lock that this takes, and hang. So this waits for it.
-        let is_connected = self.paho.is_connected();
-        if is_connected && reason == ErrorKind::NotOpen {
+        // The token of a connect owns a clone of the client until Paho's callback has returned, and a callback for a
+        // message uses it without one. If that were the last one, the callback would destroy the client under the lock
+        // that this takes, and hang. So this waits for it.
+        if self.paho.is_connected() {
             let disconnected = self.paho.disconnect(None).wait_for(DISCONNECT_LIMIT);
             if let Err(error) = disconnected {
                 log::not_disconnected(&self.shared.client_id, &error.to_string());
             }
         }
-        if reason == ErrorKind::Damaged {
-            self.link.last_error = Some(ConnectionError::stopped(
-                "a write to the broker was broken off",
-            ));
+        self.receiver.close();
+        if self.may_be_damaged && self.shared.waits_for_earlier_run() {
+            // Its memory may have been freed already.
+            never_destroy(&self.paho);
+            // So the records are never closed. An error is that of the store, which reports it.
+            drop(self.shared.health.flush(FLUSH_LIMIT));
         }
-        self.link.handle(LinkEvent::Stop, Instant::now());
-        self.show();
-        self.shared.deliveries.give_up();
-        self.shared.ended.set();
+        match reason {
+            Closed::Stopped => {}
+            Closed::Damaged => {
+                self.link.last_error = Some(ConnectionError::stopped(
+                    "a write to the broker was broken off",
+                ));
+            }
+            Closed::Panicked => {
+                self.link.last_error = Some(ConnectionError::stopped(
+                    "the thread of the client panicked",
+                ));
+                log::panicked(&self.shared.client_id);
+            }
+        }
     }
 }

@@ -26,7 +26,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     loop {
         match future.as_mut().poll(&mut context) {
             Poll::Ready(output) => return output,
-            Poll::Pending => thread::park_timeout(LIMIT),
+            // With a time limit it would poll again, and a lost waker would only take that long.
+            Poll::Pending => thread::park(),
         }
     }
 }

@@ -140,7 +140,8 @@ fn second_address_is_used_if_first_is_dead() {
     // The records have a name that depends on no address, so what waits is found again after a move.
     let client = start(&dead, &dead);
     publish(&client, "two", 5);
-    client.stop(Duration::ZERO).expect("stops");
+    let stopped = client.stop(Duration::ZERO).expect("stops");
+    assert_eq!(stopped.pending, 5);
     let client = start(&world.broker.url(), &dead);
     assert_eq!(world.arrived(10)[5..], payloads("two", 5));
     client.stop(LIMIT).expect("stops");

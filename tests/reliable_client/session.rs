@@ -10,7 +10,7 @@ use paho_mqtt as mqtt;
 use paho_mqtt_redis::{ConnectionState, ErrorKind, MemoryPersistence, Session};
 use testkit::{
     LIMIT,
-    broker::{Broker, Kind},
+    broker::{Broker, Direction, Kind, Packet},
     eventually,
 };
 
@@ -66,7 +66,7 @@ fn subscription_outlives_session() {
     let inbox = Arc::clone(&received);
     let client = world
         .session()
-        .on_message(move |message| {
+        .on_message(move |_, message| {
             let text = message.payload_str().into_owned();
             inbox.lock().unwrap().push(text);
         })
@@ -146,4 +146,62 @@ fn options_without_client_connect_alike() {
     paho.publish(message("x")).wait_for(LIMIT).expect("sent");
     assert_eq!(world.arrived(1), ["x"]);
     assert!(options.health.snapshot().up);
+}
+
+#[test]
+fn message_without_receiver_is_dropped_and_not_kept() {
+    let broker = Broker::start();
+    broker.create_session(CLIENT);
+    let persistence = MemoryPersistence::new();
+    let start = || {
+        let session = Session::new(CLIENT, broker.url()).persistence(persistence.clone());
+        session.start().expect("starts")
+    };
+    let client = start();
+    for payload in ["one", "two"] {
+        broker.deliver(CLIENT, "earlier", payload.as_bytes(), 2);
+    }
+    broker.wait_acknowledged(CLIENT);
+    let error = client.subscribe("a", mqtt::QOS_1).expect_err("no receiver");
+    assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+    assert!(error.to_string().contains("on_message"), "{error}");
+    client.stop(LIMIT).expect("stops");
+    let mut records = persistence.clone();
+    mqtt::ClientPersistence::open(&mut records, CLIENT, "backlog").expect("opens");
+    let keys = mqtt::ClientPersistence::keys(&mut records).expect("lists");
+    assert_eq!(keys, [""; 0]);
+}
+
+#[test]
+fn filter_of_earlier_run_is_unsubscribed() {
+    let broker = Broker::start();
+    broker.create_session(CLIENT);
+    let client = session(&broker).start().expect("starts");
+    // Before the first connection and after it.
+    client.unsubscribe("old/#").expect("a filter");
+    wait_for(&client, ConnectionState::Connected);
+    broker.wait_for(Direction::ToClient, Kind::Unsuback, 1);
+    client.unsubscribe("older/#").expect("a filter");
+    broker.wait_for(Direction::ToClient, Kind::Unsuback, 2);
+    let seen = broker.seen().into_iter();
+    let filters: Vec<String> = seen
+        .filter(|seen| seen.packet.kind == Kind::Unsubscribe)
+        .flat_map(|seen| seen.packet.filters)
+        .collect();
+    assert_eq!(filters, ["old/#", "older/#"]);
+    client.stop(LIMIT).expect("stops");
+}
+
+#[test]
+fn reason_of_broker_for_its_disconnect_is_shown() {
+    let broker = Broker::start();
+    let client = session(&broker).backoff(LIMIT, LIMIT).start();
+    let client = client.expect("starts");
+    wait_for(&client, ConnectionState::Connected);
+    let mut packet = Packet::new(Kind::Disconnect, 0);
+    packet.code = 0x8E;
+    broker.send(CLIENT, packet);
+    wait_for(&client, ConnectionState::Waiting);
+    let error = client.state().last_error.expect("a reason");
+    assert!(error.contains("0x8E"), "{error}");
 }

@@ -112,6 +112,7 @@ impl Packet {
                 [&id[..], properties, &codes].concat()
             }
             Kind::Pingresp => Vec::new(),
+            Kind::Disconnect => code.to_vec(),
             // A reason code of zero may be left out.
             _ if v5 && self.code != 0 => [&id[..], &code].concat(),
             _ => id.to_vec(),
