@@ -129,8 +129,8 @@ pub use paho_mqtt;
 pub use prometheus;
 
 pub use client::{
-    BrokenWrite, Client, ClientState, ConnectionState, Delivery, OnBrokenWrite, Session,
-    SessionOptions, Stopped,
+    BrokenWrite, Client, ClientState, ConnectionState, Delivery, OnBrokenWrite, PublishError,
+    Session, SessionOptions, Stopped,
 };
 pub use error::{Error, ErrorKind};
 #[cfg(feature = "metrics")]

@@ -17,6 +17,7 @@ use super::{
     gauges::Gauges,
     link::Link,
     log,
+    refusal::PublishError,
     report::ClientState,
     room::Room,
     shared::{ClientShared, Closed, DISCONNECT_LIMIT},
@@ -28,6 +29,8 @@ use crate::{
     error::{Error, ErrorKind},
     persistence::{DeadLetters, Health},
 };
+
+const ATTEMPT: &str = "publish a message";
 
 /// A client that connects, and connects again, by itself: from [`Session::start`](super::Session::start).
 ///
@@ -121,24 +124,43 @@ impl Client {
     ///
     /// # Errors
     ///
+    /// The error has the message, and turns into an [`Error`] with `?`.
+    ///
     /// - [`ErrorKind::Full`] if as many messages wait as the session allows, or they would exceed its byte budget. The
     ///   message is not sent. Publish it later, drop it, or keep it.
+    /// - [`ErrorKind::InvalidOption`] for a topic that MQTT does not allow: empty, above 65,535 bytes, or with `+`, `#`
+    ///   or a NUL character. The broker would end each connection in which such a message is sent.
     /// - [`ErrorKind::NotOpen`] once the client was stopped.
     /// - [`ErrorKind::Damaged`] after a write that was broken off, with [`OnBrokenWrite::Call`].
-    /// - [`ErrorKind::Broker`] for a message that MQTT cannot carry.
-    pub fn publish(&self, message: mqtt::Message) -> Result<Delivery, Error> {
-        self.check_open("publish a message")?;
-        if let Err(error) = self.take_room(&message) {
-            self.count_refused(&error);
-            return Err(error);
+    /// - [`ErrorKind::Broker`] for another message that Paho does not accept.
+    ///
+    /// [`OnBrokenWrite::Call`]: super::OnBrokenWrite::Call
+    pub fn publish(&self, message: mqtt::Message) -> Result<Delivery, PublishError> {
+        let accepted = self
+            .check_open(ATTEMPT)
+            .and_then(|()| check_topic(message.topic()))
+            .and_then(|()| {
+                let room = self.take_room(&message);
+                room.inspect_err(|error| self.count_refused(error))
+            });
+        if let Err(error) = accepted {
+            return Err(PublishError::new(error, message));
         }
         let qos = message.qos();
         match self.inner.paho.try_publish(message) {
             Ok(token) => {
+                self.inner.shared.lock().is_full = false;
                 let cell = self.inner.shared.deliveries.add(token, qos);
                 Ok(Delivery::new(cell))
             }
-            Err(error) => Err(self.refused(&error)),
+            Err(mqtt::Error::Publish(code, message)) => {
+                Err(PublishError::new(self.refused(code), message))
+            }
+            // Paho returns no other.
+            Err(error) => {
+                let error = Error::new(ErrorKind::Broker, ATTEMPT).with_source(error);
+                Err(PublishError::new(error, mqtt::Message::default()))
+            }
         }
     }
 
@@ -177,8 +199,6 @@ impl Client {
             let bytes = message.topic().len();
             health.check_room(bytes.saturating_add(message.payload().len()))?;
         }
-        let mut state = self.inner.shared.lock();
-        state.is_full = false;
         Ok(())
     }
 
@@ -195,12 +215,7 @@ impl Client {
     }
 
     /// Returns the error of a message that Paho refused.
-    fn refused(&self, error: &mqtt::Error) -> Error {
-        const ATTEMPT: &str = "publish a message";
-        let code = match error {
-            mqtt::Error::Publish(code, _) => *code,
-            _ => 0,
-        };
+    fn refused(&self, code: i32) -> Error {
         match mqtt::Error::from(code) {
             mqtt::Error::MaxBufferedMessages | mqtt::Error::NoMoreMsgIds => {
                 let error = Error::new(ErrorKind::Full, ATTEMPT)
@@ -329,8 +344,24 @@ impl Client {
     }
 }
 
+/// Returns an error for a topic that MQTT does not allow, without the topic if it is long.
+fn check_topic(topic: &str) -> Result<(), Error> {
+    const MAX_BYTES: usize = 65_535;
+    let reason = if topic.is_empty() {
+        "its topic is empty".to_owned()
+    } else if topic.len() > MAX_BYTES {
+        format!("its topic has {} bytes, above {MAX_BYTES}", topic.len())
+    } else if topic.contains(['+', '#', '\0']) {
+        let start: String = topic.chars().take(100).collect();
+        format!("its topic {start:?} has a wildcard or a NUL character")
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidOption, ATTEMPT).with_reason(reason))
+}
+
 fn too_many(waiting: usize, limit: usize) -> Error {
-    Error::new(ErrorKind::Full, "publish a message").with_reason(format!(
+    Error::new(ErrorKind::Full, ATTEMPT).with_reason(format!(
         "{waiting} messages wait to be sent or acknowledged (max_messages: {limit})"
     ))
 }

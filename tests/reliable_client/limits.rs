@@ -32,6 +32,7 @@ fn message_at_limit_is_refused_at_once() {
     for _ in 0..100 {
         let error = client.publish(message("more")).expect_err("no room");
         assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+        assert_eq!(error.into_message().payload_str(), "more");
     }
     // Paho alone would search its lists of 3,000 messages for each of 3,000 packet ids.
     let took = started.elapsed();
@@ -123,4 +124,20 @@ fn limit_holds_though_handle_was_taken_before() {
     let refused = client.publish(message(&"x".repeat(6_000)));
     let error = refused.expect_err("no room");
     assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+}
+
+#[test]
+fn topic_that_mqtt_forbids_is_refused() {
+    let session = Session::new(CLIENT, NOWHERE).persistence(MemoryPersistence::new());
+    let client = session.start().expect("starts");
+    let long = "x".repeat(65_536);
+    for topic in ["", "a/+", "#", "a/#/b", long.as_str()] {
+        let refused = client.publish(mqtt::Message::new(topic, "x", mqtt::QOS_1));
+        let error = refused.expect_err("MQTT forbids it");
+        assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
+        assert!(error.to_string().len() < 300, "{error}");
+    }
+    assert_eq!(client.health().snapshot().waiting_messages, 0);
+    let longest = mqtt::Message::new(&long[1..], "x", mqtt::QOS_1);
+    drop(client.publish(longest).expect("allowed"));
 }
