@@ -333,11 +333,9 @@ impl fmt::Display for ErrorKind {
 /// let error: paho_mqtt_redis::paho_mqtt::Error = error.into();
 /// assert_eq!(Error::in_mqtt(&error).unwrap().kind(), ErrorKind::NotFound);
 /// ```
-#[derive(Debug)]
 // Boxed, so that a `Result` with it stays small.
 pub struct Error(Box<ErrorInner>);
 
-#[derive(Debug)]
 struct ErrorInner {
     kind: ErrorKind,
     /// Completes the sentence "cannot …".
@@ -416,6 +414,13 @@ impl Error {
     }
 }
 
+/// Shows the kind, and the text with every cause, since that is how an error reads that `main` returns.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.kind(), ErrorChain(self))
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cannot {}: {}", self.0.attempt, self.0.reason)
@@ -477,6 +482,12 @@ mod tests {
             Error::new(ErrorKind::Connection, "connect to redis://127.0.0.1:1/").with_source(cause);
         assert!(!error.to_string().contains(&text), "{error}");
         assert_eq!(ErrorChain(&error).to_string().matches(&text).count(), 1);
+        let shown = format!("{error:?}");
+        assert!(
+            shown.starts_with("connection: cannot connect to redis://"),
+            "{shown}"
+        );
+        assert!(shown.ends_with(&text), "{shown}");
 
         let error = mqtt::Error::from(error);
         let found = Error::in_mqtt(&error).expect("an error of this crate");

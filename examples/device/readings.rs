@@ -9,46 +9,32 @@ use std::{
 
 /// Generates readings.
 pub struct Readings {
-    run: String,
+    pub run: String,
     number: u64,
     payload: usize,
 }
 
-/// One reading.
-pub struct Reading {
-    /// Run id and number within the run.
-    pub id: String,
-    /// Text of the message.
-    pub payload: String,
-}
-
 impl Readings {
     /// Starts a new run, whose messages are padded to `payload` bytes.
-    pub fn new(payload: usize) -> Self {
+    pub fn new(payload: u32) -> Self {
         // Clock and process id may be the same at every start of a device without a real-time clock.
         let random = RandomState::new().build_hasher().finish();
         Self {
             run: format!("{random:016x}"),
             number: 0,
-            payload,
+            payload: payload as usize,
         }
     }
 
-    /// Id of the run.
-    pub fn run(&self) -> &str {
-        &self.run
-    }
-
-    /// Takes the next reading.
-    pub fn take(&mut self) -> Reading {
+    /// Takes the id and the text of the next reading: a temperature that goes up from 15.0 to 25.0 and down again.
+    pub fn take(&mut self) -> (String, String) {
         self.number += 1;
         let id = format!("{} {}", self.run, self.number);
-        // A temperature that goes up from 15.0 to 25.0 and down again.
         let step = self.number % 200;
         let tenths = 150 + step.min(200 - step);
         let payload = format!("{id} {}.{} ", tenths / 10, tenths % 10);
         let payload = format!("{payload:.<width$}", width = self.payload);
-        Reading { id, payload }
+        (id, payload)
     }
 }
 
@@ -56,14 +42,13 @@ impl Readings {
 pub struct Ledger(File);
 
 impl Ledger {
-    /// Opens `path` for appending.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
         Ok(Self(file))
     }
 
     /// Writes a line with a single unbuffered write, so that it survives a kill right after.
-    pub fn write(&mut self, reading: &Reading) -> io::Result<()> {
-        self.0.write_all(format!("{}\n", reading.id).as_bytes())
+    pub fn write(&mut self, id: &str) -> io::Result<()> {
+        self.0.write_all(format!("{id}\n").as_bytes())
     }
 }

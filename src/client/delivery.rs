@@ -27,7 +27,6 @@ use crate::{
 /// [`ErrorKind::Broker`] if the broker refuses the message, or has lost the session that it was in;
 /// [`ErrorKind::NotOpen`] if the client was stopped before, in which case the message is in the store and the next start
 /// sends it.
-#[must_use = "a delivery may be dropped, which says that nobody waits for the broker's acknowledgment"]
 pub struct Delivery(Arc<DeliveryCell>);
 
 /// The outcome of a delivery, and whoever waits for it.

@@ -217,6 +217,39 @@ fn prometheus_scrapes_device_over_tls_with_token() {
 }
 
 #[test]
+fn device_serves_page_to_browser_with_login() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [token, login] = ["token", "login"].map(|name| folder.path().join(name));
+    std::fs::write(&token, "t0ken\n").expect("written");
+    std::fs::write(&login, "admin:s3cret\n").expect("written");
+    let redis = RedisServer::start();
+    let (token, login) = (token.display().to_string(), login.display().to_string());
+    let options = [
+        "--listen",
+        "127.0.0.1:0",
+        "--listen-token",
+        &token,
+        "--listen-login",
+        &login,
+    ];
+    let device = Device::new("mqtt://127.0.0.1:1", &redis.url(), &options);
+    let run = device.start(&[]);
+    let address = address_of(&run);
+    let address = address.strip_prefix("http://").expect("no TLS");
+    let status = |authorization: &str| {
+        let request = format!("GET / HTTP/1.0\r\nHost: x\r\n{authorization}\r\n");
+        let response = testkit::sent(address.parse().expect("an address"), request.as_bytes());
+        response.lines().next().unwrap_or_default().to_owned()
+    };
+    assert!(status("").contains(" 401 "), "{}", run.log());
+    // "admin:s3cret" in base64.
+    for authorization in ["Basic YWRtaW46czNjcmV0", "Bearer t0ken"] {
+        let status = status(&format!("Authorization: {authorization}\r\n"));
+        assert!(status.contains(" 200 "), "{authorization}: {status}");
+    }
+}
+
+#[test]
 fn port_in_use_ends_device_with_4_and_is_named() {
     let other = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = other.local_addr().expect("bound").to_string();

@@ -5,8 +5,10 @@ use std::{
     env, fs,
     net::TcpListener,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
+
+use testkit::{LIMIT, Mosquitto, RedisServer, Subscriber, eventually};
 
 use super::page::{README, code};
 
@@ -60,37 +62,127 @@ fn blocks(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
+/// The text of the first program.
+fn first_program() -> &'static str {
+    let section = README.between("## A first program\n", "### ");
+    let (language, program) = blocks(section)[2];
+    assert_eq!(language, "rust,no_run");
+    program
+}
+
+/// The most lines between the braces of the first program.
+const MAX_PROGRAM_LINES: usize = 15;
+
+#[test]
+fn first_program_is_short() {
+    let (_, body) = first_program()
+        .split_once("fn main() -> Result<(), Box<dyn Error>> {\n")
+        .expect("a main");
+    let (body, rest) = body.split_once("\n}\n").expect("its end");
+    assert_eq!(rest, "", "there is no other item");
+    let lines = body.lines().count();
+    assert!(lines <= MAX_PROGRAM_LINES, "{lines} lines");
+}
+
 #[test]
 fn server_function_pastes_into_first_program() {
-    let first = blocks(README.between("## A first program\n", "### "));
-    let (_, program) = first[2];
     let section = README.between("## Metrics, boards and alerts\n", "## ");
     let [(language, function)] = blocks(section)[..] else {
         panic!("one block in: {section}");
     };
     assert_eq!(language, "rust,no_run");
-    let between = |text: &str, before: &str| {
-        let (_, rest) = text.split_once(before).expect(before);
+    let between = |before: &str| {
+        let (_, rest) = section.split_once(before).expect(before);
         rest.split_once('`').expect("an end").0.to_owned()
     };
-    let call = between(section, "`persistence.connect(…)?`:\n`");
-    let sleep = between(section, "to keep it alive, put `");
-    let add_line = |program: &str, at: &str, line: &str, is_before: bool| {
-        let found = program.lines().filter(|other| other.contains(at)).count();
-        assert_eq!(found, 1, "{at}");
-        let lines = program.lines().map(|other| match other {
-            other if !other.contains(at) => format!("{other}\n"),
-            other if is_before => format!("{line}\n{other}\n"),
-            other => format!("{other}\n{line}\n"),
-        });
-        lines.collect::<String>()
+    let call = between("In the first program, put `");
+    let option = between("before\n`let client`, `");
+    let replaced = |program: String, at: &str, by: &str| {
+        assert_eq!(program.matches(at).count(), 1, "{at}");
+        program.replace(at, by)
     };
-    let program = add_line(program, "persistence.connect(", &call, false);
-    let program = add_line(&program, "client.disconnect", &sleep, true);
+    let program = first_program().to_owned();
+    let program = replaced(
+        program,
+        "    let client",
+        &format!("    {call}\n    let client"),
+    );
+    let program = replaced(program, ".start()", &format!("{option}.start()"));
+    let program = replaced(program, "1..=10 ", "1..=2000 ");
     let folder = tempfile::tempdir().expect("a folder");
     let source = folder.path().join("main.rs");
     fs::write(&source, format!("{program}\n{function}")).expect("written");
     compile(&source, &folder.path().join("with-server"));
+}
+
+/// Runs the very text of the README, with the addresses of a test's servers.
+#[test]
+fn first_program_survives_outages_and_kills() {
+    let mut broker = Mosquitto::start();
+    let mut redis = RedisServer::tcp_with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let source = folder.path().join("main.rs");
+    let program = first_program()
+        .replace("7379", &redis.port().to_string())
+        .replace("7883", &broker.port().to_string());
+    fs::write(&source, program).expect("written");
+    let binary = folder.path().join("first-program");
+    compile(&source, &binary);
+    // At QoS 0, since Mosquitto repeats what it has not completed when it was stopped.
+    let subscriber = Subscriber::start(&broker.url(), "readings", 0);
+    let published = || {
+        let mut keys = redis::cmd("HKEYS");
+        let keys: Vec<String> = keys
+            .arg("device-1:backlog")
+            .query(&mut redis.connection())
+            .expect("HKEYS");
+        keys.len()
+    };
+    let start = || {
+        let mut command = Command::new(&binary);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("it runs")
+    };
+
+    // The broker is away at the start, and the program is killed with three messages that wait.
+    broker.stop();
+    let mut killed = start();
+    eventually(LIMIT, "three messages are stored", || {
+        (published() >= 3).then_some(())
+    });
+    killed.kill().expect("it runs");
+    killed.wait().expect("it ends");
+    let stored = published();
+    assert!(subscriber.messages().is_empty());
+
+    // The next run meets an outage of both.
+    broker.restart();
+    let second = start();
+    subscriber.wait_for(stored + 2, LIMIT);
+    redis.kill();
+    let arrived = subscriber.messages().len();
+    subscriber.wait_for(arrived + 2, LIMIT);
+    redis.restart();
+    broker.stop();
+    broker.restart();
+    let output = second.wait_with_output().expect("it ends");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        stdout.trim(),
+        "10 acknowledged, 0 wait in Redis",
+        "{stderr}"
+    );
+
+    let messages = subscriber.wait_for(stored + 10, LIMIT);
+    let texts: Vec<String> = messages
+        .into_iter()
+        .map(|(_, payload)| String::from_utf8(payload).expect("text"))
+        .collect();
+    let readings = |count| (1..=count).map(|number| format!("reading {number}"));
+    let expected: Vec<String> = readings(stored).chain(readings(10)).collect();
+    assert_eq!(texts, expected, "{stderr}");
 }
 
 /// Finds a free port of 127.0.0.1 that no connection uses as its own: below those that the kernel assigns.
@@ -194,7 +286,11 @@ fn first_program_runs_as_pasted_from_empty_folder() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stdout}\n{stderr}");
-    assert_eq!(stdout.trim(), "published and acknowledged", "{stderr}");
+    assert_eq!(
+        stdout.trim(),
+        "10 acknowledged, 0 wait in Redis",
+        "{stderr}"
+    );
 
     // The commands have made a project with these two dependencies.
     let project = folder.path().join("hello-mqtt");
