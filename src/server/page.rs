@@ -21,7 +21,7 @@ const SCRIPT: &str = include_str!("page/script.js");
 /// A hash per text instead of `unsafe-inline` keeps a client id with markup from running as a script.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-Tjc1UVpRX0hqCRLnTDzf/3k8a3y/6E75mm6VoNtALJs='; \
-     script-src 'sha256-UxCnx38d7Vk4xpb1h3DDGi0el6Wd4I+DVUvZc5XEt/o='; \
+     script-src 'sha256-H1sbbpj30Ajxl3xc/z2NbaIXhVOHcZOofLEfZ0ZDR4o='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Titles of the kinds of records. The script has the kinds in the same order.
@@ -192,6 +192,7 @@ fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) 
         write!(page, "<div><dt>{title}</dt><dd{cell}</dd></div>")?;
     }
     write_fill(page, client, now)?;
+    write_broker(page, client, now)?;
     let (calls, spent) = (
         client.get("operation_duration_seconds_count", &[]),
         client.get("operation_duration_seconds_sum", &[]),
@@ -248,6 +249,39 @@ fn write_fill(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Resu
              <dd><span{}</span> of <span{}</span></dd></div>",
             cell(fill),
             cell(limit)
+        )?;
+    }
+    Ok(())
+}
+
+/// Writes the state of the connection, which `Client` alone reports. A part whose metric is 0 is hidden.
+fn write_broker(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
+    for (title, shown_by, value, format) in [
+        (
+            "Broker connected for",
+            "broker_up",
+            "broker_changed_timestamp_seconds",
+            'e',
+        ),
+        (
+            "Broker away, next attempt",
+            "broker_next_attempt_timestamp_seconds",
+            "broker_next_attempt_timestamp_seconds",
+            'u',
+        ),
+        (
+            "Refused at a limit",
+            "refused_messages_total",
+            "refused_messages_total",
+            'n',
+        ),
+    ] {
+        let is_shown = client.get(shown_by, &[]).is_some_and(|value| value > 0.0);
+        let hidden = if is_shown { "" } else { " hidden" };
+        let cell = client.cell(value, "", format, now);
+        write!(
+            page,
+            "<div data-limit=\"{shown_by}\"{hidden}><dt>{title}</dt><dd{cell}</dd></div>"
         )?;
     }
     Ok(())
@@ -375,7 +409,7 @@ struct MetricCell<'a> {
     name: &'a str,
     /// Label values separated by spaces; empty for all.
     labels: &'a str,
-    /// `n` count, `b` bytes, `s` age, `a` time ago, `e` time elapsed.
+    /// `n` count, `b` bytes, `s` age, `a` time ago, `e` time elapsed, `u` time until then.
     format: char,
     now: f64,
 }
@@ -402,6 +436,8 @@ impl Display for MetricCell<'_> {
             ('a', Some(at)) if at <= 0.0 => "not yet".to_owned(),
             ('a', Some(at)) if self.now - at < 1.0 => "now".to_owned(),
             ('a', Some(at)) => format!("{} ago", format_duration(self.now - at)),
+            ('u', Some(at)) if at - self.now < 0.5 => "now".to_owned(),
+            ('u', Some(at)) => format!("in {}", format_duration(at - self.now)),
             ('e', Some(at)) => format_duration((self.now - at).max(0.0)),
             (_, Some(value)) => format_duration(value),
         };
@@ -532,6 +568,34 @@ mod tests {
             "<div data-limit=\"store_limit_bytes\" hidden><dt>Byte budget</dt>",
         ] {
             assert!(page.contains(part), "{part} in {page}");
+        }
+    }
+
+    #[test]
+    fn broker_is_shown_by_its_state() {
+        let now = UNIX_EPOCH + std::time::Duration::from_secs(1_000);
+        let connected = "<div data-limit=\"broker_up\"><dt>Broker connected for</dt>\
+             <dd data-m=\"broker_changed_timestamp_seconds\" data-f=\"e\">40 s</dd></div>";
+        let next = "<div data-limit=\"broker_next_attempt_timestamp_seconds\"><dt>Broker away, next attempt</dt>\
+             <dd data-m=\"broker_next_attempt_timestamp_seconds\" data-f=\"u\">in 12 s</dd></div>";
+        for (up, next_attempt, shown, hidden) in
+            [(1, 0, connected, next), (0, 1_012, next, connected)]
+        {
+            let registry = prometheus::Registry::new();
+            for (name, value) in [
+                ("broker_up", up),
+                ("broker_changed_timestamp_seconds", 960),
+                ("broker_next_attempt_timestamp_seconds", next_attempt),
+            ] {
+                let opts = prometheus::Opts::new(format!("{PREFIX}{name}"), "help");
+                let gauge = prometheus::IntGauge::with_opts(opts.const_label("client_id", "a"));
+                let gauge = gauge.expect("valid");
+                gauge.set(value);
+                registry.register(Box::new(gauge)).expect("new");
+            }
+            let page = page(&registry.gather(), now);
+            assert!(page.contains(shown), "{shown} in {page}");
+            assert!(!page.contains(hidden), "{hidden} in {page}");
         }
     }
 

@@ -7,9 +7,8 @@ use std::{
     sync::LazyLock,
 };
 
-use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    MemoryPersistence, PersistenceMetrics,
+    MemoryPersistence, PersistenceMetrics, Session,
     prometheus::{
         Registry,
         proto::{MetricFamily, MetricType},
@@ -71,9 +70,15 @@ fn gather(is_lean: bool) -> Vec<MetricFamily> {
     let metrics = PersistenceMetrics::builder();
     let metrics = if is_lean { metrics.lean() } else { metrics };
     let metrics = metrics.register(&registry).expect("registers");
-    let mut persistence = MemoryPersistence::new().instrument(&metrics);
-    persistence.open("id", "uri").expect("opens");
-    registry.gather()
+    // An address of no broker: it has every series all the same.
+    let client = Session::new("id", "mqtt://127.0.0.1:1")
+        .persistence(MemoryPersistence::new())
+        .metrics(&metrics)
+        .start()
+        .expect("starts");
+    let families = registry.gather();
+    drop(client);
+    families
 }
 
 /// Names of the series that the code registers, each with the name of its family.

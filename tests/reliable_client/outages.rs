@@ -4,11 +4,16 @@ use std::time::{Duration, Instant, SystemTime};
 
 use paho_mqtt as mqtt;
 use paho_mqtt_redis::{
-    ConnectionState, ErrorKind, PersistenceMetrics, prometheus::Registry, render,
+    ConnectionState, ErrorKind, MemoryPersistence, PersistenceMetrics, Session,
+    prometheus::Registry, render,
 };
-use testkit::{LIMIT, Mosquitto, eventually, log::Log};
+use testkit::{
+    LIMIT, Mosquitto, eventually,
+    log::Log,
+    network::{Link, Network},
+};
 
-use super::world::{CLIENT, World, message, payloads, publish, session, wait_for};
+use super::world::{CLIENT, TOPIC, World, message, payloads, publish, session, wait_for};
 
 #[test]
 fn broker_away_at_start_gets_every_message_later() {
@@ -210,6 +215,52 @@ fn metrics_show_connection_and_next_attempt() {
     assert_eq!(value("waiting_messages"), Some(0.0));
     drop(client);
     assert_eq!(value("broker_up"), None);
+}
+
+/// Returns the time from the start to the last acknowledgment of a backlog, over a network with a round trip of 50 ms.
+fn backlog_takes(max_inflight: Option<u16>) -> Duration {
+    const BACKLOG: usize = 200;
+    let broker = Mosquitto::start();
+    let delay = Duration::from_millis(25);
+    let link = Link {
+        delay,
+        ..Link::default()
+    };
+    let network = Network::start(broker.port(), link);
+    let persistence = MemoryPersistence::new();
+    let session = |broker: &str| {
+        let session = Session::new(CLIENT, broker).persistence(persistence.clone());
+        match max_inflight {
+            Some(window) => session.max_inflight(window),
+            None => session,
+        }
+    };
+    let away = session("mqtt://127.0.0.1:1").start().expect("starts");
+    for number in 0..BACKLOG {
+        let message = mqtt::Message::new(TOPIC, number.to_string(), mqtt::QOS_1);
+        drop(away.publish(message).expect("accepted"));
+    }
+    away.stop(Duration::ZERO).expect("stops");
+    let url = format!("mqtt://127.0.0.1:{}", network.port());
+    let client = session(&url).start().expect("starts");
+    wait_for(&client, ConnectionState::Connected);
+    let started = Instant::now();
+    eventually(LIMIT, "all is acknowledged", || {
+        (client.health().snapshot().waiting_messages == 0).then_some(())
+    });
+    let took = started.elapsed();
+    client.stop(LIMIT).expect("stops");
+    took
+}
+
+#[test]
+fn window_bounds_rate_of_backlog() {
+    // 200 messages, 10 per round trip of 50 ms. Some of the first ten are sent before the client is seen connected.
+    let bounded = backlog_takes(Some(10));
+    assert!(bounded >= Duration::from_millis(850), "{bounded:?}");
+    let unbounded = backlog_takes(None);
+    assert!(unbounded < bounded / 2, "{unbounded:?} of {bounded:?}");
+    println!("{bounded:?} with a window of 10, {unbounded:?} without");
 }
 
 #[test]

@@ -48,7 +48,8 @@ const now = () => Date.now() / 1000 + clockOffset;
 const elapsed = at => at > 0 ? formatDuration(Math.max(0, now() - at)) : '–';
 const ago = at => at <= 0 ? 'not yet' : now() - at < 1 ? 'now' : elapsed(at) + ' ago';
 const age = seconds => seconds > 0 ? formatDuration(seconds) : '–';
-const FORMATS = { n: formatCount, b: formatBytes, s: age, a: ago, e: elapsed };
+const until = at => at - now() < 0.5 ? 'now' : 'in ' + formatDuration(at - now());
+const FORMATS = { n: formatCount, b: formatBytes, s: age, a: ago, e: elapsed, u: until };
 
 // Returns the maximum of ages and the sum of other samples of a cell, or null.
 function cellValue(samples, cell) {
