@@ -12,11 +12,11 @@ use std::{
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Error, ErrorKind, HealthSnapshot, MetricsServer, PersistenceMetrics, StoreEvent, StoreObserver,
-    prometheus::Registry,
+    Error, ErrorKind, HealthSnapshot, MemoryPersistence, MetricsServer, PersistenceMetrics,
+    Session, StoreEvent, StoreObserver, prometheus::Registry,
 };
 use tempfile::TempDir;
-use testkit::{Chromium, LIMIT, eventually, publish_command, sent, status};
+use testkit::{Chromium, LIMIT, Mosquitto, eventually, publish_command, sent, status};
 
 use crate::page::{ANY, GET, Page};
 
@@ -139,7 +139,7 @@ fn fill_of_buffer_shows_once_its_limit_is_set() {
     eventually(LIMIT, "the numbers are there", || {
         browser.text(".calls").filter(|calls| calls != "–")
     });
-    let boxes = "[...document.querySelectorAll('[data-limit]')].map(one => one.hidden ? '-' : one.innerText.replace(/\\s+/g, ' ')).join('; ')";
+    let boxes = "[...document.querySelectorAll('[data-limit^=store_limit]')].map(one => one.hidden ? '-' : one.innerText.replace(/\\s+/g, ' ')).join('; ')";
     assert_eq!(browser.evaluate(boxes), "-; -");
     let mut status = HealthSnapshot::default();
     (status.queued_messages, status.limit_messages) = (8, Some(10));
@@ -148,6 +148,40 @@ fn fill_of_buffer_shows_once_its_limit_is_set() {
         (browser.evaluate(boxes) == "Not sent yet 8 of 10; -").then_some(())
     });
     assert_eq!(browser.errors(), [""; 0]);
+}
+
+#[test]
+fn connection_of_client_shows_and_updates() {
+    let page = Page::new();
+    let mut broker = Mosquitto::start();
+    broker.stop();
+    let client = Session::new("device-1", broker.url())
+        .persistence(MemoryPersistence::new())
+        .metrics(&page.metrics)
+        .backoff(Duration::from_secs(5), Duration::from_secs(5))
+        .start()
+        .expect("starts");
+    let mut browser = Chromium::start(360, 740);
+    browser.open(&page.url());
+    let shown = |browser: &mut Chromium, metric: &str| {
+        let text = format!("[data-limit='{metric}']:not([hidden]) dd");
+        browser.text(&text).unwrap_or_default()
+    };
+    eventually(LIMIT, "the next attempt is shown", || {
+        let next = shown(&mut browser, "broker_next_attempt_timestamp_seconds");
+        (next.starts_with("in ") || next == "now").then_some(())
+    });
+    assert_eq!(shown(&mut browser, "broker_up"), "");
+    broker.restart();
+    eventually(LIMIT, "the connection is shown", || {
+        shown(&mut browser, "broker_up")
+            .ends_with('s')
+            .then_some(())
+    });
+    let next = "broker_next_attempt_timestamp_seconds";
+    assert_eq!(shown(&mut browser, next), "");
+    assert_eq!(browser.errors(), [""; 0]);
+    client.stop(LIMIT).expect("stops");
 }
 
 #[test]

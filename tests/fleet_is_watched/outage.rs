@@ -37,7 +37,7 @@ const RATE_INTERVAL: &str = "3s";
 const STEP: Duration = Duration::from_millis(500);
 
 /// Queries that may return only zeros in this outage, and the reason.
-const MAY_BE_ZERO: [(&str, &str); 2] = [
+const MAY_BE_ZERO: [(&str, &str); 4] = [
     (
         "Calls under way",
         "few scrapes coincide with a call, which takes less than a millisecond",
@@ -45,6 +45,14 @@ const MAY_BE_ZERO: [(&str, &str); 2] = [
     (
         "Suspected of poison",
         "no message is sent on many connections in vain",
+    ),
+    (
+        "Connections and failed attempts",
+        "no connection is made while the broker is away, and none is tried during a backoff",
+    ),
+    (
+        "Refused messages",
+        "not every device publishes as much as its limit before its broker is back",
     ),
 ];
 
