@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use paho_mqtt::{self as mqtt, ClientPersistence};
+use paho_mqtt as mqtt;
 
 #[cfg(feature = "metrics")]
 use super::gauges::Gauges;
@@ -13,7 +13,7 @@ use crate::metrics::PersistenceMetrics;
 use crate::redis::{RedisPersistence, RedisPersistenceBuilder};
 use crate::{
     error::{Error, ErrorKind},
-    persistence::{DeadLetters, Health, Persistence, StoreObserver},
+    persistence::{BoxedPersistence, DeadLetters, Health, Persistence, StoreObserver, Wrapper},
     store::Store,
 };
 
@@ -52,7 +52,7 @@ impl Default for Source {
 
 /// A persistence that is connected, and its handles.
 pub(super) struct Opened {
-    pub(super) persistence: Box<dyn ClientPersistence + Send>,
+    pub(super) persistence: BoxedPersistence,
     pub(super) health: Health,
     pub(super) dead_letters: DeadLetters,
 }
@@ -90,6 +90,7 @@ impl Records {
             log::starts_without_store(&settings.client_id, &error);
         }
         let (health, dead_letters) = (persistence.health(), persistence.dead_letters());
+        let wrapper = persistence.take_wrapper();
         #[cfg(feature = "metrics")]
         let persistence = match &self.metrics {
             Some(metrics) => persistence.instrument(metrics, self.client_label.as_deref()),
@@ -97,6 +98,10 @@ impl Records {
         };
         #[cfg(not(feature = "metrics"))]
         let persistence = persistence.boxed();
+        let persistence = match wrapper {
+            Some(wrap) => wrap(persistence),
+            None => persistence,
+        };
         Ok(Opened {
             persistence,
             health,
@@ -142,13 +147,14 @@ pub(super) trait SessionPersistence: Send {
     fn may_open_without(&self, kind: ErrorKind) -> bool;
     fn health(&self) -> Health;
     fn dead_letters(&self) -> DeadLetters;
+    fn take_wrapper(&mut self) -> Option<Wrapper>;
     #[cfg(feature = "metrics")]
     fn instrument(
         self: Box<Self>,
         metrics: &PersistenceMetrics,
         label: Option<&str>,
-    ) -> Box<dyn ClientPersistence + Send>;
-    fn boxed(self: Box<Self>) -> Box<dyn ClientPersistence + Send>;
+    ) -> BoxedPersistence;
+    fn boxed(self: Box<Self>) -> BoxedPersistence;
 }
 
 impl<S: Store> SessionPersistence for Persistence<S> {
@@ -180,12 +186,16 @@ impl<S: Store> SessionPersistence for Persistence<S> {
         Self::dead_letters(self)
     }
 
+    fn take_wrapper(&mut self) -> Option<Wrapper> {
+        Self::take_wrapper(self)
+    }
+
     #[cfg(feature = "metrics")]
     fn instrument(
         self: Box<Self>,
         metrics: &PersistenceMetrics,
         label: Option<&str>,
-    ) -> Box<dyn ClientPersistence + Send> {
+    ) -> BoxedPersistence {
         let instrumented = Self::instrument(*self, metrics);
         match label {
             Some(label) => Box::new(instrumented.client_label(label)),
@@ -193,7 +203,7 @@ impl<S: Store> SessionPersistence for Persistence<S> {
         }
     }
 
-    fn boxed(self: Box<Self>) -> Box<dyn ClientPersistence + Send> {
+    fn boxed(self: Box<Self>) -> BoxedPersistence {
         self
     }
 }

@@ -66,7 +66,13 @@ pub struct Persistence<S: Store> {
     record_observer: Option<Arc<dyn RecordObserver>>,
     /// The client uses MQTT 5, if the program has named its version.
     mqtt_5: Option<bool>,
+    wrapper: Option<Wrapper>,
 }
+
+pub(crate) type BoxedPersistence = Box<dyn ClientPersistence + Send>;
+
+/// Puts another persistence between Paho and this one.
+pub(crate) type Wrapper = Box<dyn FnOnce(BoxedPersistence) -> BoxedPersistence + Send + Sync>;
 
 /// A persistence in the memory of this process, for tests and first programs.
 ///
@@ -133,6 +139,7 @@ impl<S: Store> Persistence<S> {
             observers: Vec::new(),
             record_observer: None,
             mqtt_5: None,
+            wrapper: None,
             shared: Arc::new(PersistenceShared::new(GuardedStore(store), config)),
         }
     }
@@ -164,6 +171,24 @@ impl<S: Store> Persistence<S> {
     #[cfg(feature = "metrics")]
     pub(crate) fn set_record_observer(&mut self, observer: Arc<dyn RecordObserver>) {
         self.record_observer = Some(observer);
+    }
+
+    /// Puts another persistence between Paho and this one once a session has built both, for this project's own tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn wrapped_in_session(
+        mut self,
+        wrap: impl FnOnce(Box<dyn ClientPersistence + Send>) -> Box<dyn ClientPersistence + Send>
+        + Send
+        + Sync
+        + 'static,
+    ) -> Self {
+        self.wrapper = Some(Box::new(wrap));
+        self
+    }
+
+    pub(crate) fn take_wrapper(&mut self) -> Option<Wrapper> {
+        self.wrapper.take()
     }
 
     /// Names the MQTT version of the client, for which the records of the other version are converted.

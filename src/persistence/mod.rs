@@ -29,6 +29,7 @@ mod worker;
 pub use adoption::Adoption;
 #[cfg(feature = "cli")]
 pub(crate) use adoption::adopt_all;
+pub(crate) use client_persistence::{BoxedPersistence, Wrapper};
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
