@@ -5,6 +5,7 @@
 //! `soak`; each has its program in `program.rs`, which `main.rs` runs.
 
 mod child;
+mod client;
 pub mod crash_table;
 mod cut;
 pub mod faults;
@@ -19,6 +20,7 @@ pub mod soak;
 
 use std::{fs, io, path::Path};
 
+pub use client::{BoxedPersistence, ClientKind};
 pub use cut::cut_request;
 pub use inbound::Inbound;
 pub use killing::{Kill, kill_self};

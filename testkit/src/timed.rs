@@ -7,20 +7,22 @@ use std::{
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 
-pub struct Timed<P> {
-    inner: P,
+use crate::harness::BoxedPersistence;
+
+pub struct Timed {
+    inner: BoxedPersistence,
     longest: Arc<Mutex<Duration>>,
 }
 
-impl<P> Timed<P> {
-    pub fn new(inner: P, longest: &Arc<Mutex<Duration>>) -> Self {
+impl Timed {
+    pub fn new(inner: BoxedPersistence, longest: &Arc<Mutex<Duration>>) -> Self {
         Self {
             inner,
             longest: Arc::clone(longest),
         }
     }
 
-    fn time<T>(&mut self, work: impl FnOnce(&mut P) -> T) -> T {
+    fn time<T>(&mut self, work: impl FnOnce(&mut BoxedPersistence) -> T) -> T {
         let started = Instant::now();
         let answer = work(&mut self.inner);
         let mut longest = self.longest.lock().unwrap();
@@ -30,7 +32,7 @@ impl<P> Timed<P> {
 }
 
 /// Leaves out opening and closing, for which a running program does not wait.
-impl<P: ClientPersistence> ClientPersistence for Timed<P> {
+impl ClientPersistence for Timed {
     fn open(&mut self, client_id: &str, server_uri: &str) -> mqtt::Result<()> {
         self.inner.open(client_id, server_uri)
     }
@@ -52,11 +54,11 @@ impl<P: ClientPersistence> ClientPersistence for Timed<P> {
     }
 
     fn keys(&mut self) -> mqtt::Result<Vec<String>> {
-        self.time(P::keys)
+        self.time(|inner| inner.keys())
     }
 
     fn clear(&mut self) -> mqtt::Result<()> {
-        self.time(P::clear)
+        self.time(|inner| inner.clear())
     }
 
     fn contains_key(&mut self, key: &str) -> bool {

@@ -3,6 +3,7 @@
 //! Some points of each row; `scripts/crash-table` tries them all.
 
 use testkit::harness::{
+    ClientKind::{self, Bare, Session},
     Versions::{self, Default3, V3, V5},
     crash_table::{Crash, Row, Store},
 };
@@ -24,51 +25,59 @@ const TCP_PIPELINED: Store = Store::Redis {
     pipelined: true,
 };
 
-/// Defines a module per combination of store, versions and session, with a test per kind of crash.
+/// Defines a module per combination of client, store, versions and session, with a test per kind of crash.
 macro_rules! groups {
-    ($($group:ident: $store:ident, $versions:ident, $forgets:literal;)*) => {
-        const GROUPS: &[(Store, Versions, bool)] = &[$(($store, $versions, $forgets)),*];
+    ($($group:ident: $client:ident, $store:ident, $versions:ident, $forgets:literal;)*) => {
+        const GROUPS: &[(ClientKind, Store, Versions, bool)] = &[$(($client, $store, $versions, $forgets)),*];
 
         $(mod $group {
             use super::*;
 
             #[test]
             fn crash_at_call_loses_nothing() {
-                loses_nothing($store, $versions, $forgets, Crash::Call);
+                loses_nothing(($client, $store), $versions, $forgets, Crash::Call);
             }
 
             #[test]
             fn crash_at_call_in_two_runs_loses_nothing() {
-                loses_nothing($store, $versions, $forgets, Crash::Twice);
+                loses_nothing(($client, $store), $versions, $forgets, Crash::Twice);
             }
 
             #[test]
             fn crash_within_request_loses_nothing() {
-                loses_nothing($store, $versions, $forgets, Crash::Request);
+                loses_nothing(($client, $store), $versions, $forgets, Crash::Request);
             }
 
             #[test]
             fn crash_at_packet_loses_nothing() {
-                loses_nothing($store, $versions, $forgets, Crash::Packet);
+                loses_nothing(($client, $store), $versions, $forgets, Crash::Packet);
             }
         })*
     };
 }
 
 groups! {
-    mqtt5_session_kept: SOCKET, V5, false;
-    mqtt5_session_forgotten: SOCKET, V5, true;
-    mqtt3_session_kept: SOCKET, V3, false;
-    mqtt3_session_forgotten: SOCKET, V3, true;
-    mqtt3_created_for_5_session_kept: SOCKET, Default3, false;
-    mqtt3_created_for_5_session_forgotten: SOCKET, Default3, true;
-    pipelined: SOCKET_PIPELINED, V5, false;
-    tcp: TCP, V5, false;
-    tcp_pipelined: TCP_PIPELINED, V5, false;
+    mqtt5_session_kept: Bare, SOCKET, V5, false;
+    mqtt5_session_forgotten: Bare, SOCKET, V5, true;
+    mqtt3_session_kept: Bare, SOCKET, V3, false;
+    mqtt3_session_forgotten: Bare, SOCKET, V3, true;
+    mqtt3_created_for_5_session_kept: Bare, SOCKET, Default3, false;
+    mqtt3_created_for_5_session_forgotten: Bare, SOCKET, Default3, true;
+    pipelined: Bare, SOCKET_PIPELINED, V5, false;
+    tcp: Bare, TCP, V5, false;
+    tcp_pipelined: Bare, TCP_PIPELINED, V5, false;
+    client_that_reconnects: Session, SOCKET, V5, false;
+    client_that_reconnects_pipelined: Session, SOCKET_PIPELINED, V3, false;
 }
 
-fn loses_nothing(store: Store, versions: Versions, forgets: bool, crash: Crash) {
+fn loses_nothing(
+    (client, store): (ClientKind, Store),
+    versions: Versions,
+    forgets: bool,
+    crash: Crash,
+) {
     let row = Row {
+        client,
         store,
         versions,
         forgets,
@@ -80,8 +89,17 @@ fn loses_nothing(store: Store, versions: Versions, forgets: bool, crash: Crash) 
         Crash::Request => 20,
         Crash::Packet => 2,
     };
-    let tally = row.run(stride, 40, 1);
-    assert!(tally.points >= 20, "{row}: {} points only", tally.points);
+    // A few for the client that reconnects: the calls are the same.
+    let (stride, most) = match client {
+        Bare => (stride, 40),
+        Session => (stride * 4, 8),
+    };
+    let tally = row.run(stride, most, 1);
+    assert!(
+        tally.points >= most.min(20),
+        "{row}: {} points only",
+        tally.points
+    );
     for (wrong, trace) in tally.traces {
         assert!(
             !row.is_unknown(&wrong),
@@ -95,8 +113,10 @@ fn loses_nothing(store: Store, versions: Versions, forgets: bool, crash: Crash) 
 fn every_row_over_unix_socket_is_tested() {
     let tested: Vec<Row> = GROUPS
         .iter()
-        .flat_map(|&(store, versions, forgets)| {
+        .filter(|(client, ..)| *client == Bare)
+        .flat_map(|&(client, store, versions, forgets)| {
             Crash::ALL.map(|crash| Row {
+                client,
                 store,
                 versions,
                 forgets,
@@ -104,7 +124,7 @@ fn every_row_over_unix_socket_is_tested() {
             })
         })
         .collect();
-    let mut expected = Row::all();
+    let mut expected = Row::all(Bare);
     expected.retain(|row| match row.store {
         Store::Redis {
             tcp: false,
@@ -114,4 +134,18 @@ fn every_row_over_unix_socket_is_tested() {
         Store::Files => false,
     });
     assert_eq!(tested, expected);
+}
+
+#[test]
+fn client_that_reconnects_has_rows_of_both_versions() {
+    let rows = Row::all(Session);
+    for versions in [V5, V3] {
+        assert!(rows.iter().any(|row| row.versions == versions));
+    }
+    for &(client, store, versions, forgets) in GROUPS {
+        let is_it =
+            |row: &&Row| (row.store, row.versions, row.forgets) == (store, versions, forgets);
+        let crashes = rows.iter().filter(is_it).count();
+        assert!(client == Bare || crashes == Crash::ALL.len());
+    }
 }

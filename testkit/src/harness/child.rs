@@ -19,7 +19,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::{
-    Id, Inbound, Kill, Ledger, Versions,
+    ClientKind, Id, Inbound, Kill, Ledger, Versions,
     inbound::End,
     program::{MARK, ORDERS, Orders, Script, exit},
 };
@@ -195,6 +195,7 @@ impl Runs {
     pub fn new(broker: &str, redis: &str, levels: (u32, u32)) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let orders = Orders {
+            client: ClientKind::chosen(),
             broker: broker.to_owned(),
             store: redis.to_owned(),
             records: redis.to_owned(),

@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use super::{Kill, Versions};
+use super::{ClientKind, Kill, Versions};
 use crate::RedisServer;
 
 /// Persistence that keeps the records.
@@ -78,6 +78,7 @@ impl Crash {
 /// Row of the table: one kind of crash at every point, or at some.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
+    pub client: ClientKind,
     pub store: Store,
     pub versions: Versions,
     /// Set if the broker discards the session at each connect.
@@ -131,8 +132,8 @@ const KNOWN: [Known; 1] = [Known {
 }];
 
 impl Row {
-    /// All rows, in the order of the table.
-    pub fn all() -> Vec<Self> {
+    /// All rows of a kind of client, in the order of the table.
+    pub fn all(client: ClientKind) -> Vec<Self> {
         let redis = |(tcp, pipelined)| Store::Redis { tcp, pipelined };
         let ways = [(false, false), (false, true), (true, false), (true, true)];
         let mut rows = Vec::new();
@@ -142,6 +143,7 @@ impl Row {
                     for crash in Crash::ALL {
                         if store != Store::Files || crash != Crash::Request {
                             rows.push(Self {
+                                client,
                                 store,
                                 versions,
                                 forgets,
@@ -152,7 +154,14 @@ impl Row {
                 }
             }
         }
+        rows.retain(|row| row.client == ClientKind::Bare || row.is_of_session());
         rows
+    }
+
+    /// Returns true for the rows of a session. It has one version, the store of the library, and the same calls over a socket.
+    fn is_of_session(self) -> bool {
+        let is_over_socket = matches!(self.store, Store::Redis { tcp: false, .. });
+        is_over_socket && self.versions != Versions::Default3
     }
 
     /// Tries every `stride`-th point, at most `most` of them, and `workers` at a time.
@@ -236,7 +245,7 @@ pub fn print(part: &str) -> bool {
     println!("| store | MQTT | session | killed | points | {columns} |");
     println!("|---|---|---|---|--:|{}", "--:|".repeat(COLUMNS.len()));
     let mut is_clean = true;
-    for row in Row::all() {
+    for row in Row::all(ClientKind::chosen()) {
         if !row.to_string().contains(part) {
             continue;
         }

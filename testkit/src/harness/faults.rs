@@ -26,7 +26,7 @@ pub use program::run_program;
 pub use site::Site;
 
 use super::{
-    Ledger,
+    ClientKind, Ledger,
     child::Child,
     program::{DEFAULT_CACHE_LIMIT, cache_limit},
 };
@@ -287,8 +287,10 @@ impl Report {
 /// Prints every fault in every setting as Markdown. Returns true if all of ours are clean.
 pub fn print() -> bool {
     let ours = Setting::ALL.map(|setting| Run::all(setting).collect::<Vec<_>>());
-    let direct = Run::kept_by(Keeper::Direct, Setting::Publishing);
-    let mut runs: Vec<Run> = ours.concat().into_iter().chain(direct).collect();
+    let mut runs: Vec<Run> = ours.concat();
+    if ClientKind::chosen() == ClientKind::Bare {
+        runs.extend(Run::kept_by(Keeper::Direct, Setting::Publishing));
+    }
     let columns = Report::COLUMNS;
     println!("| kept by | fault | program | {} |", columns.join(" | "));
     println!("|---|---|---|{}", "---|".repeat(columns.len()));

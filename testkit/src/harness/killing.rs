@@ -9,6 +9,8 @@ use paho_mqtt::{ClientPersistence, Result};
 
 use serde::{Deserialize, Serialize};
 
+use super::client::BoxedPersistence;
+
 /// Point of a run at which the program is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kill {
@@ -26,15 +28,15 @@ pub enum Kill {
     Packet(usize),
 }
 
-pub(super) struct Killing<P> {
-    inner: P,
+pub(super) struct Killing {
+    inner: BoxedPersistence,
     kill: Kill,
     calls: usize,
     trace: File,
 }
 
-impl<P> Killing<P> {
-    pub fn new(inner: P, kill: Kill, trace: File) -> Self {
+impl Killing {
+    pub fn new(inner: BoxedPersistence, kill: Kill, trace: File) -> Self {
         Self {
             inner,
             kill,
@@ -43,7 +45,7 @@ impl<P> Killing<P> {
         }
     }
 
-    fn around<T>(&mut self, call: &str, work: impl FnOnce(&mut P) -> T) -> T {
+    fn around<T>(&mut self, call: &str, work: impl FnOnce(&mut BoxedPersistence) -> T) -> T {
         self.calls += 1;
         if self.kill == Kill::Before(self.calls) {
             kill_self();
@@ -57,13 +59,13 @@ impl<P> Killing<P> {
     }
 }
 
-impl<P: ClientPersistence> ClientPersistence for Killing<P> {
+impl ClientPersistence for Killing {
     fn open(&mut self, client_id: &str, server_uri: &str) -> Result<()> {
         self.around("open", |inner| inner.open(client_id, server_uri))
     }
 
     fn close(&mut self) -> Result<()> {
-        self.around("close", P::close)
+        self.around("close", |inner| inner.close())
     }
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> Result<()> {
@@ -80,11 +82,11 @@ impl<P: ClientPersistence> ClientPersistence for Killing<P> {
     }
 
     fn keys(&mut self) -> Result<Vec<String>> {
-        self.around("keys", P::keys)
+        self.around("keys", |inner| inner.keys())
     }
 
     fn clear(&mut self) -> Result<()> {
-        self.around("clear", P::clear)
+        self.around("clear", |inner| inner.clear())
     }
 
     fn contains_key(&mut self, key: &str) -> bool {

@@ -16,10 +16,11 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::{Durability, RedisPersistence, StoreObserver};
+use paho_mqtt_redis::{Durability, OnBrokenWrite, RedisPersistence, StoreObserver};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
+    client::{BoxedPersistence, Client, ClientKind, ClientOptions, SESSION_EXPIRY, UnderWay},
     crash_table,
     cut::cut_request,
     files::Files,
@@ -47,6 +48,8 @@ pub(super) mod exit {
     pub const REMAINING: i32 = 31;
     pub const STUCK: i32 = 32;
     pub const NOT_CREATED: i32 = 33;
+    /// A client that was stopped had not sent everything, or Redis lacks records.
+    pub const NOT_STOPPED: i32 = 34;
 }
 
 /// Returns the orders of this program, or ends it if there are none.
@@ -56,6 +59,15 @@ pub(crate) fn orders<T: DeserializeOwned>() -> T {
         eprintln!("the variable {ORDERS} has no orders for this program: {error}");
         process::exit(2)
     })
+}
+
+/// Logs errors of the library to standard error, which the driver shows if the program fails.
+pub(super) fn log_errors() {
+    tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::ERROR)
+        .with_writer(io::stderr)
+        .with_ansi(false)
+        .init();
 }
 
 /// Reads commands from standard input. At its end the program kills itself: the driver is gone, or wants that.
@@ -77,22 +89,13 @@ pub(super) fn report(words: &str) {
         .expect("the driver reads");
 }
 
-/// Client that publishes whether or not it is connected.
-pub(super) fn client(broker: &str, id: &str) -> mqtt::CreateOptionsBuilder {
-    mqtt::CreateOptionsBuilder::new()
-        .server_uri(broker)
-        .client_id(id)
-        .max_buffered_messages(100_000)
-        .send_while_disconnected(true)
-        .allow_disconnected_send_at_anytime(true)
-}
-
 /// Connect options for a session that is kept.
 pub fn session(version: u32) -> mqtt::ConnectOptionsBuilder {
     if version == mqtt::MQTT_VERSION_5 {
         let mut properties = mqtt::Properties::new();
+        let seconds = u32::try_from(SESSION_EXPIRY.as_secs()).expect("small");
         properties
-            .push_u32(mqtt::PropertyCode::SessionExpiryInterval, 3600)
+            .push_u32(mqtt::PropertyCode::SessionExpiryInterval, seconds)
             .expect("a property of CONNECT");
         let mut options = mqtt::ConnectOptionsBuilder::new_v5();
         options.clean_start(false).properties(properties);
@@ -115,21 +118,23 @@ fn append(folder: &Path, name: &str) -> File {
     options.expect("can be opened")
 }
 
-/// Appends the messages that a client receives to a file. Sets the flag when the last one has arrived.
-fn note_received(client: &mqtt::AsyncClient, folder: &Path, run: usize) -> Arc<AtomicBool> {
+/// Returns a callback that appends the messages that a client receives to a file, and a flag that it sets at the last one.
+fn note_received(
+    folder: &Path,
+    run: usize,
+) -> (impl FnMut(mqtt::Message) + Send + use<>, Arc<AtomicBool>) {
     let mut received = append(folder, "received");
     let has_last = Arc::<AtomicBool>::default();
     let came = Arc::clone(&has_last);
-    client.set_message_callback(move |_, message| {
-        let Some(message) = message else { return };
+    let note = move |message: mqtt::Message| {
         let text = message.payload_str();
         // A single write, since a kill may come at any time.
         received
             .write_all(format!("{run} {text}\n").as_bytes())
             .expect("takes a line");
         came.fetch_or(text == LAST, Ordering::Relaxed);
-    });
-    has_last
+    };
+    (note, has_last)
 }
 
 /// Keys of a client's records in Redis.
@@ -141,17 +146,17 @@ pub(super) fn records(redis: &mut redis::Connection, client: &str, broker: &str)
         .expect("Redis answers")
 }
 
-/// Publishes the messages of one run or client, and keeps their tokens.
+/// Publishes the messages of one run or client, and follows them.
 pub(super) struct Publisher {
-    pub mqtt: mqtt::AsyncClient,
+    pub client: Client,
     pub next: Id,
-    waiting: Vec<mqtt::Token>,
+    waiting: Vec<UnderWay>,
 }
 
 impl Publisher {
-    pub fn new(mqtt: mqtt::AsyncClient, next: Id) -> Self {
+    pub fn new(client: Client, next: Id) -> Self {
         Self {
-            mqtt,
+            client,
             next,
             waiting: Vec::new(),
         }
@@ -159,8 +164,8 @@ impl Publisher {
 
     /// Publishes the next message and reports it if it was accepted. Returns true if it was.
     pub fn publish(&mut self) -> bool {
-        let token = match self.mqtt.try_publish(self.next.message()) {
-            Ok(token) => token,
+        let under_way = match self.client.publish(self.next.message()) {
+            Ok(under_way) => under_way,
             Err(error) => {
                 eprintln!("cannot publish {}: {error}", self.next);
                 return false;
@@ -168,7 +173,7 @@ impl Publisher {
         };
         report(&format!("accepted {}", self.next));
         self.next.number += 1;
-        self.waiting.push(token.into());
+        self.waiting.push(under_way);
         true
     }
 
@@ -177,13 +182,13 @@ impl Publisher {
         self.waiting.len()
     }
 
-    /// Removes completed messages. Returns false if Paho has freed one that it has yet to send.
+    /// Removes completed messages. Returns false if Paho has freed one that it has yet to send, and the program is to end.
     pub fn settle(&mut self) -> bool {
         let mut is_well = true;
-        self.waiting.retain_mut(|token| match token.try_wait() {
+        self.waiting.retain_mut(|message| match message.ended() {
             None => true,
             Some(ended) => {
-                is_well &= !matches!(ended, Err(mqtt::Error::Failure));
+                is_well &= !ended.is_err_and(|failed| failed.is_broken_write);
                 false
             }
         });
@@ -210,6 +215,7 @@ impl StoreObserver for GiveUpOnDamage {
 /// Orders of a program that is killed.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) struct Orders {
+    pub client: ClientKind,
     pub broker: String,
     /// URL of a Redis, or a folder.
     pub store: String,
@@ -246,6 +252,7 @@ pub(super) enum Script {
 /// Runs a program that is killed, following its orders.
 pub fn run_killed() -> ! {
     let orders: Orders = orders();
+    log_errors();
     // The driver closes standard input to kill the program.
     let _commands = commands();
     if let Kill::Cut { request, quarters } = orders.kill {
@@ -279,14 +286,25 @@ pub(super) struct Killed {
 
 impl Killed {
     fn create(orders: Orders) -> Self {
-        let mut options = client(&orders.broker, CLIENT);
-        if orders.levels.0 != 0 {
-            options = options.mqtt_version(orders.levels.0);
-        }
+        let (note, has_last) = note_received(&orders.folder, orders.run);
+        let mut options = ClientOptions::new(orders.client, &orders.broker, CLIENT, orders.levels);
+        options.on_message = Some(Box::new(note));
+        options.on_broken_write = OnBrokenWrite::Exit(exit::GIVEN_UP);
+        options.connect_timeout = match orders.script {
+            Script::Deterministic => crash_table::program::LIMIT,
+            Script::Random { .. } => {
+                options.guard = Some(Arc::new(GiveUpOnDamage));
+                LIMIT / 4
+            }
+        };
         // The account needs the calls to distinguish errors of Paho from ours.
         let trace = append(&orders.folder, &format!("trace-{}", orders.run));
+        let kill = orders.kill;
+        let killing = move |store: BoxedPersistence| -> BoxedPersistence {
+            Box::new(Killing::new(store, kill, trace))
+        };
         let client = if orders.store.contains("://") {
-            let store = RedisPersistence::builder()
+            let redis = RedisPersistence::builder()
                 .url(&orders.store)
                 .durability(if orders.pipelined {
                     Durability::Pipelined
@@ -296,31 +314,34 @@ impl Killed {
                 .operation_timeout(orders.operation_timeout)
                 .cache_limit(cache_limit())
                 .open_timeout(LIMIT);
-            let store = match orders.script {
-                Script::Deterministic => store,
-                Script::Random { .. } => store.observer(Arc::new(GiveUpOnDamage)),
-            };
-            let store = store.build().expect("good options");
-            options.user_persistence(Killing::new(store, orders.kill, trace))
+            let created = options.create(redis, None, killing);
+            created.map(|(client, _)| client)
         } else {
-            let store = Files::new(Path::new(&orders.store));
-            options.user_persistence(Killing::new(store, orders.kill, trace))
-        }
-        .create_client()
-        .unwrap_or_else(|_| process::exit(exit::NOT_CREATED));
+            let files = Files::new(Path::new(&orders.store));
+            let created = options.create_bare(killing(Box::new(files)));
+            created.map_err(|error| error.to_string())
+        };
+        let client = client.unwrap_or_else(|error| {
+            eprintln!("cannot create the client: {error}");
+            process::exit(exit::NOT_CREATED)
+        });
         let next = Id {
             run: orders.run,
             number: orders.published,
         };
         Self {
-            has_last: note_received(&client, &orders.folder, orders.run),
+            has_last,
             publisher: Publisher::new(client, next),
             orders,
         }
     }
 
+    pub fn client(&self) -> &Client {
+        &self.publisher.client
+    }
+
     pub fn is_connected(&self) -> bool {
-        self.publisher.mqtt.is_connected()
+        self.client().is_connected()
     }
 
     /// Waits until every message has completed, inbound ones too if the last of them is awaited, and exits.
@@ -343,12 +364,14 @@ impl Killed {
             }
             thread::park_timeout(Duration::from_millis(2));
         }
-        let mqtt = &self.publisher.mqtt;
         if let Script::Deterministic = self.orders.script {
             // An error here does not matter: every inbound message is accounted for elsewhere.
-            let _ = mqtt.unsubscribe(INBOUND).wait_for(LIMIT);
+            let _ = self.client().unsubscribe(INBOUND, LIMIT);
         }
-        let _ = mqtt.disconnect(None).wait_for(LIMIT);
+        if let Err(left) = self.client().end(LIMIT) {
+            eprintln!("not everything has ended: {left}");
+            process::exit(exit::NOT_STOPPED);
+        }
         process::exit(exit::DONE);
     }
 

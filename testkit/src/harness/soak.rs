@@ -16,7 +16,7 @@ use std::{
 pub use program::run as run_program;
 
 use super::{
-    Balance, Ledger,
+    Balance, ClientKind, Ledger,
     child::Child,
     faults::{FAULTS, Fault, Site},
     messages::TOPIC,
@@ -188,6 +188,7 @@ impl World {
         };
         let ledger = self.ledger.lock().unwrap();
         let orders = Orders {
+            client: ClientKind::chosen(),
             broker,
             redis,
             first: clients.start,

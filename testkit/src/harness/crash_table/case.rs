@@ -93,6 +93,7 @@ pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
     broker.when(nth(2, |kind| kind == Kind::Connect), vec![Action::Release]);
     let url = redis.map(RedisServer::url).unwrap_or_default();
     let mut runs = Runs::new(&broker.url(), &url, row.versions.levels());
+    runs.orders.client = row.client;
     if let Some(redis) = redis {
         // Ports are reused, and with them the keys of earlier cases.
         redis::cmd("FLUSHALL")

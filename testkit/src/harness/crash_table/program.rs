@@ -1,16 +1,13 @@
 //! Program that publishes, receives, loses its connection, and continues where the run before it ended.
 
 use std::{
-    process,
-    sync::mpsc::{self, Receiver},
-    thread,
+    process, thread,
     time::{Duration, Instant},
 };
 
 use paho_mqtt as mqtt;
 
 use crate::harness::{
-    connect_options,
     messages::INBOUND,
     program::{Killed, exit},
 };
@@ -32,14 +29,6 @@ pub fn run(mut program: Killed) -> ! {
         }
         process::exit(exit::STUCK);
     });
-    let (lost, losses) = mpsc::channel();
-    program
-        .publisher
-        .mqtt
-        .set_connection_lost_callback(move |_| {
-            // A run that is about to end does not wait for this.
-            let _ = lost.send(());
-        });
     // A run after one that ended without a connection begins without one.
     let published = program.orders.published;
     if !(OFFLINE..ONLINE).contains(&published) {
@@ -47,7 +36,7 @@ pub fn run(mut program: Killed) -> ! {
     }
     if published < OFFLINE {
         publish_until(&mut program, OFFLINE);
-        lose_connection(&program, &losses);
+        lose_connection(&program);
     }
     publish_until(&mut program, ONLINE);
     if !program.is_connected() {
@@ -65,26 +54,32 @@ fn publish_until(program: &mut Killed, number: usize) {
     }
 }
 
-fn lose_connection(program: &Killed, losses: &Receiver<()>) {
-    // The broker drops the connection at this message.
+fn lose_connection(program: &Killed) {
+    // The broker drops the connection at this message, and refuses the next two attempts.
     let sign = mqtt::Message::new(format!("hang up/{}", program.orders.run), "", 0);
-    program.publisher.mqtt.publish(sign);
-    losses
-        .recv_timeout(LIMIT)
-        .unwrap_or_else(|_| process::exit(exit::STUCK));
+    let client = program.client();
+    if client.publish(sign).is_err() {
+        process::exit(exit::GIVEN_UP);
+    }
+    let started = Instant::now();
+    while !client.has_lost_connection() {
+        if started.elapsed() > LIMIT {
+            process::exit(exit::STUCK);
+        }
+        thread::park_timeout(Duration::from_micros(200));
+    }
 }
 
 /// Connects, retrying until it succeeds, and subscribes.
 fn connect(program: &Killed) {
-    let mqtt = &program.publisher.mqtt;
-    let options = connect_options(program.orders.levels.1, LIMIT);
+    let client = program.client();
     let started = Instant::now();
-    while mqtt.connect(options.clone()).wait_for(LIMIT).is_err() {
+    while !client.connect(LIMIT) {
         if started.elapsed() > LIMIT {
             process::exit(exit::STUCK);
         }
     }
-    if mqtt.subscribe(INBOUND, 2).wait_for(LIMIT).is_err() {
+    if !client.subscribe(INBOUND, LIMIT) {
         process::exit(exit::GIVEN_UP);
     }
 }

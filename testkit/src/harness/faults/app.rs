@@ -10,7 +10,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paho_mqtt as mqtt;
 use paho_mqtt_redis::{
     Health, PersistenceMetrics, RedisPersistence,
     prometheus::{
@@ -25,8 +24,9 @@ use crate::{
     direct::Direct,
     eventually,
     harness::{
-        Id, Ledger,
-        program::{cache_limit, client, session},
+        BoxedPersistence, ClientKind, Id, Ledger,
+        client::{Client, ClientOptions, UnderWay},
+        program::cache_limit,
     },
     timed::Timed,
 };
@@ -39,17 +39,16 @@ pub struct App {
     pub health: Option<Health>,
     registry: Registry,
     longest: Arc<Mutex<Duration>>,
-    has_lost_connection: Arc<AtomicBool>,
     shared: Arc<Shared>,
     publishing: Option<JoinHandle<()>>,
 }
 
 struct Shared {
-    client: mqtt::AsyncClient,
+    client: Client,
     ledger: Mutex<Ledger>,
     refused: AtomicUsize,
     is_over: AtomicBool,
-    under_way: Mutex<Vec<mqtt::Token>>,
+    under_way: Mutex<Vec<UnderWay>>,
 }
 
 impl App {
@@ -57,37 +56,38 @@ impl App {
     pub fn start(redis: &str, broker: &Mosquitto, keeper: Keeper) -> Self {
         let registry = Registry::new();
         let longest = Arc::<Mutex<Duration>>::default();
-        let options = client(&broker.url(), CLIENT).mqtt_version(mqtt::MQTT_VERSION_5);
-        let (options, health) = match keeper {
+        let kind = match keeper {
+            Keeper::Ours => ClientKind::chosen(),
+            Keeper::Direct => ClientKind::Bare,
+        };
+        let mut options = ClientOptions::new(kind, &broker.url(), CLIENT, (5, 5));
+        options.keep_alive = Some(KEEP_ALIVE);
+        options.connects_first = true;
+        let of_calls = Arc::clone(&longest);
+        let timed = move |persistence: BoxedPersistence| -> BoxedPersistence {
+            Box::new(Timed::new(persistence, &of_calls))
+        };
+        let (client, health) = match keeper {
             Keeper::Ours => {
                 let metrics = PersistenceMetrics::register(&registry).expect("a new registry");
-                let mut persistence = RedisPersistence::builder()
+                let redis = RedisPersistence::builder()
                     .url(redis)
                     .cache_limit(cache_limit())
-                    .open_timeout(LIMIT)
-                    .build()
-                    .expect("good options");
-                persistence
-                    .connect(CLIENT, &broker.url())
-                    .expect("Redis can be used");
-                let health = persistence.health();
-                let persistence = Timed::new(persistence.instrument(&metrics), &longest);
-                (options.user_persistence(persistence), Some(health))
+                    .open_timeout(LIMIT);
+                let created = options.create(redis, Some(&metrics), timed);
+                let (client, health) = created.expect("Redis can be used");
+                (client, Some(health))
             }
             Keeper::Direct => {
-                let persistence = Timed::new(Direct::new(redis), &longest);
-                (options.user_persistence(persistence), None)
+                let persistence = timed(Box::new(Direct::new(redis)));
+                let created = options.create_bare(persistence);
+                (created.expect("a client"), None)
             }
         };
-        let client = options.create_client().expect("a client");
-        let has_lost_connection = Arc::<AtomicBool>::default();
-        let lost = Arc::clone(&has_lost_connection);
-        client.set_connection_lost_callback(move |_| lost.store(true, Ordering::Relaxed));
         let app = Self {
             health,
             registry,
             longest,
-            has_lost_connection,
             shared: Arc::new(Shared {
                 client,
                 ledger: Mutex::default(),
@@ -103,11 +103,8 @@ impl App {
 
     /// Connects, retrying until it succeeds.
     pub fn connect(&self) {
-        let mut options = session(mqtt::MQTT_VERSION_5);
-        let options = options.keep_alive_interval(KEEP_ALIVE).finalize();
         eventually(LIMIT, "the client connects", || {
-            let connecting = self.shared.client.connect(options.clone());
-            connecting.wait_for(LIMIT).ok()
+            self.shared.client.connect(LIMIT).then_some(())
         });
     }
 
@@ -116,7 +113,7 @@ impl App {
     }
 
     pub fn has_never_lost_connection(&self) -> bool {
-        self.is_connected() && !self.has_lost_connection.load(Ordering::Relaxed)
+        self.is_connected() && !self.shared.client.has_lost_connection()
     }
 
     pub fn longest_call(&self) -> Duration {
@@ -156,10 +153,9 @@ impl App {
         counted.cloned().collect()
     }
 
-    pub fn disconnect(&self) {
-        let disconnecting = self.shared.client.disconnect(None);
-        // Fails if the failed persistence prevented a connection.
-        let _ = disconnecting.wait_for(LIMIT / 4);
+    /// Ends the client. The error is what a session still has, or a store of its lacks.
+    pub fn disconnect(&self) -> Result<(), String> {
+        self.shared.client.end(LIMIT / 4)
     }
 
     pub fn start_publishing(&mut self) {
@@ -205,7 +201,8 @@ impl App {
 
     /// Closes the client and the persistence. The ledger goes on.
     pub fn end(self) -> Ledger {
-        self.disconnect();
+        // Records that remain are found in Redis.
+        let _ = self.disconnect();
         mem::take(&mut *self.shared.ledger.lock().unwrap())
     }
 
@@ -229,9 +226,9 @@ impl Shared {
         while !self.is_over.load(Ordering::Relaxed) {
             let number = self.ledger.lock().unwrap().accepted();
             let id = Id { run: 0, number };
-            if let Ok(token) = self.client.try_publish(id.message()) {
+            if let Ok(under_way) = self.client.publish(id.message()) {
                 self.ledger.lock().unwrap().accept(id);
-                self.under_way.lock().unwrap().push(token.into());
+                self.under_way.lock().unwrap().push(under_way);
             } else {
                 self.refused.fetch_add(1, Ordering::Relaxed);
             }
@@ -250,7 +247,7 @@ impl Shared {
         let mut progressed = Instant::now();
         while !under_way.is_empty() && progressed.elapsed() < LIMIT / 2 {
             let before = under_way.len();
-            under_way.retain_mut(|token| match token.try_wait() {
+            under_way.retain_mut(|message| match message.ended() {
                 None => true,
                 Some(ended) => {
                     let refused = usize::from(ended.is_err());

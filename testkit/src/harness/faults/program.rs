@@ -127,7 +127,9 @@ fn run(run: Run) -> Report {
         report.counted_lost = health.snapshot().lost_records;
     }
     report.remaining = records(&mut site.redis().connection(), CLIENT, &url).len();
-    app.disconnect();
+    if let Err(left) = app.disconnect() {
+        panic!("the client ended with {left}");
+    }
     longest = longest.max(app.longest_call());
     report.longest = longest;
     report.kinds = kinds;

@@ -8,7 +8,6 @@ use std::{
 use crate::{
     LIMIT,
     harness::{
-        connect_options,
         messages::INBOUND,
         program::{Killed, exit},
     },
@@ -43,13 +42,7 @@ pub fn run(killed: Killed, seed: u64, inbound: bool, is_last: bool) -> ! {
         program.connect();
         program.publish(200);
         if program.random.below(3) == 0 && program.killed.is_connected() {
-            // Fails if the connection is lost meanwhile.
-            let _ = program
-                .killed
-                .publisher
-                .mqtt
-                .disconnect(None)
-                .wait_for(CALL_LIMIT);
+            program.killed.client().interrupt(CALL_LIMIT);
         }
         if !program.killed.is_connected() {
             program.publish(30);
@@ -66,11 +59,12 @@ impl Program {
             if !publisher.publish() {
                 process::exit(exit::STUCK);
             }
-            while was_connected && publisher.waiting() >= WINDOW && publisher.mqtt.is_connected() {
+            while was_connected && publisher.waiting() >= WINDOW && publisher.client.is_connected()
+            {
                 publisher.settle_or_exit();
                 thread::park_timeout(Duration::from_micros(200));
             }
-            if was_connected && !publisher.mqtt.is_connected() {
+            if was_connected && !publisher.client.is_connected() {
                 return;
             }
         }
@@ -78,20 +72,19 @@ impl Program {
 
     /// Connects, retrying until it succeeds, and subscribes now and then.
     fn connect(&mut self) {
-        let options = connect_options(self.killed.orders.levels.1, LIMIT / 4);
         let publisher = &mut self.killed.publisher;
         let started = Instant::now();
-        while !publisher.mqtt.is_connected() {
+        while !publisher.client.is_connected() {
             // Paho fails the tokens of a broken write under the lock that `is_connected` takes, so no further one fails after it.
             publisher.settle_or_exit();
-            let _ = publisher.mqtt.connect(options.clone()).wait_for(LIMIT);
+            let _ = publisher.client.connect(LIMIT);
             if started.elapsed() > LIMIT {
                 process::exit(exit::STUCK);
             }
         }
         if self.inbound && self.random.below(3) == 0 {
             // A connection that is lost meanwhile is detected elsewhere.
-            let _ = publisher.mqtt.subscribe(INBOUND, 2).wait_for(CALL_LIMIT);
+            let _ = publisher.client.subscribe(INBOUND, CALL_LIMIT);
         }
     }
 }

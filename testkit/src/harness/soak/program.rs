@@ -11,9 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paho_mqtt as mqtt;
 use paho_mqtt_redis::{
-    Health, MetricsServer, PersistenceMetrics, RedisPersistence, StoreObserver,
+    Health, MetricsServer, OnBrokenWrite, PersistenceMetrics, RedisPersistence, StoreObserver,
     prometheus::Registry,
 };
 use serde::{Deserialize, Serialize};
@@ -22,10 +21,11 @@ use crate::{
     LIMIT,
     accounting::accounts,
     harness::{
-        Id, kill_self,
+        self, BoxedPersistence, ClientKind, Id,
+        client::ClientOptions,
+        kill_self,
         program::{
-            DEFAULT_CACHE_LIMIT, Publisher, cache_limit, client, commands, exit, orders, report,
-            session,
+            DEFAULT_CACHE_LIMIT, Publisher, cache_limit, commands, exit, log_errors, orders, report,
         },
     },
     timed::Timed,
@@ -40,6 +40,7 @@ const MOST_WAITING: usize = 2_000;
 
 #[derive(Serialize, Deserialize)]
 pub struct Orders {
+    pub client: ClientKind,
     pub broker: String,
     pub redis: String,
     /// Number of its first client, and number of the first message of each.
@@ -54,6 +55,7 @@ pub struct Orders {
 /// Runs the program.
 pub fn run() -> ! {
     let orders: Orders = orders();
+    log_errors();
     let commands = commands();
     Program::create(&orders).run(&commands, orders.interval)
 }
@@ -82,22 +84,31 @@ impl Program {
         let numbered = orders.numbers.iter().enumerate();
         let clients = numbered.map(|(place, &number)| {
             let run = orders.first + place;
-            let persistence = RedisPersistence::builder()
+            let redis = RedisPersistence::builder()
                 .url(&orders.redis)
                 .cache_limit(cache_limit())
-                .open_timeout(LIMIT)
-                .observer(Arc::clone(&guard) as Arc<dyn StoreObserver>)
-                .build()
-                .expect("good options");
-            let health = persistence.health();
+                .open_timeout(LIMIT);
+            let id = format!("soak-{run}");
+            let mut options = ClientOptions::new(orders.client, &orders.broker, &id, (5, 5));
+            options.keep_alive = Some(KEEP_ALIVE);
+            options.connect_timeout = Duration::from_secs(3);
+            options.guard = Some(Arc::clone(&guard) as Arc<dyn StoreObserver>);
+            let broken = Arc::clone(&guard);
+            options.on_broken_write = OnBrokenWrite::call(move |_| broken.give_up());
+            let of_calls = Arc::clone(&longest);
+            let timed = move |persistence| -> BoxedPersistence {
+                Box::new(Timed::new(persistence, &of_calls))
+            };
+            let created = options.create(redis, Some(&metrics), timed);
+            let (client, health) = created.unwrap_or_else(|error| {
+                eprintln!("cannot create {id}: {error}");
+                process::exit(exit::NOT_CREATED)
+            });
             guard.0.lock().unwrap().push(health.clone());
-            let client = client(&orders.broker, &format!("soak-{run}"))
-                .mqtt_version(mqtt::MQTT_VERSION_5)
-                .user_persistence(Timed::new(persistence.instrument(&metrics), &longest))
-                .create_client()
-                .unwrap_or_else(|_| process::exit(exit::NOT_CREATED));
-            let link = client.clone();
-            thread::spawn(move || keep_connected(&link));
+            if orders.client == ClientKind::Bare {
+                let link = client.clone();
+                thread::spawn(move || keep_connected(&link));
+            }
             Client {
                 publisher: Publisher::new(client, Id { run, number }),
                 health,
@@ -151,8 +162,10 @@ impl Program {
             "end" => {
                 self.settle();
                 for client in &self.clients {
-                    // Fails if there is no connection at this moment.
-                    let _ = client.publisher.mqtt.disconnect(None).wait_for(LIMIT);
+                    if let Err(left) = client.publisher.client.end(LIMIT) {
+                        eprintln!("not everything has ended: {left}");
+                        process::exit(exit::NOT_STOPPED);
+                    }
                     // Records that remain in Redis are found there.
                     let _ = client.health.flush(LIMIT);
                 }
@@ -212,9 +225,15 @@ impl Program {
 #[derive(Default)]
 struct Guard(Mutex<Vec<Health>>);
 
+impl Guard {
+    fn give_up(&self) -> ! {
+        give_up(&*self.0.lock().unwrap())
+    }
+}
+
 impl StoreObserver for Guard {
     fn on_damaged(&self, _: &str, _: &str) {
-        give_up(&*self.0.lock().unwrap());
+        self.give_up();
     }
 }
 
@@ -228,15 +247,11 @@ fn give_up<'a>(healths: impl IntoIterator<Item = &'a Health>) -> ! {
 }
 
 /// Reconnects whenever there is no connection.
-fn keep_connected(client: &mqtt::AsyncClient) {
-    let options = session(mqtt::MQTT_VERSION_5)
-        .keep_alive_interval(KEEP_ALIVE)
-        .connect_timeout(Duration::from_secs(3))
-        .finalize();
+fn keep_connected(client: &harness::client::Client) {
     loop {
         if !client.is_connected() {
             // Retried at the next tick.
-            let _ = client.connect(options.clone()).wait_for(LIMIT);
+            let _ = client.connect(LIMIT);
         }
         thread::park_timeout(Duration::from_millis(50));
     }
