@@ -80,7 +80,7 @@ pub(super) fn set_callbacks(
         let reason = properties.get_string(mqtt::PropertyCode::ReasonString);
         disconnected.disconnected(ConnectionError::disconnected(code, reason.as_deref()));
     });
-    // Without a callback Paho would keep each message that arrives, in memory and in the store.
+    // Without a callback Paho would keep each message that arrives, without a limit.
     let receiver = Arc::clone(receiver);
     client.set_message_callback(move |_, message| {
         // Paho passes `None` when a connection ends.

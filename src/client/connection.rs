@@ -1,6 +1,6 @@
 //! [`ConnectionError`]: why there is no connection, in words.
 
-use std::{error::Error as StdError, fmt, sync::Arc, time::Duration};
+use std::{error::Error as StdError, fmt, io, sync::Arc, time::Duration};
 
 use paho_mqtt as mqtt;
 
@@ -24,6 +24,10 @@ impl ConnectionError {
             took.as_secs()
         );
         Self(text.into())
+    }
+
+    pub(super) fn unresolved(host: &str, error: &io::Error) -> Self {
+        Self(format!("cannot resolve the name {host}: {error}").into())
     }
 
     /// The reason that the broker gave with its DISCONNECT.

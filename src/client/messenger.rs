@@ -17,6 +17,7 @@ use super::{
     gauges::Gauges,
     link::Link,
     log,
+    options::Target,
     refusal::PublishError,
     report::ClientState,
     room::Room,
@@ -38,8 +39,13 @@ const ATTEMPT: &str = "publish a message";
 /// persistence promises. A thread of its own connects with backoff and jitter, follows the deliveries and subscribes
 /// again if the broker has lost the session.
 ///
-/// [`publish`](Self::publish) may wait for one exchange with Redis, and is otherwise not blocking, so it can be called
-/// from `async` code; [`Delivery`] is a future that needs no runtime.
+/// [`publish`](Self::publish) may wait for one exchange with Redis, and for a lock that all Paho clients of the process
+/// share. Paho holds it while it resolves the name of a broker, which this client does before, so that a name server
+/// that does not answer delays no message. That is so unless
+/// [`connect_options`](super::Session::connect_options) are set, in which a proxy may be; `publish` then waits as long as
+/// the name server. Else it can be called from `async` code; [`Delivery`] is a future that needs no runtime. With some
+/// 10,000 messages waiting, Paho also takes its time to find a free packet id: see
+/// [`max_messages`](super::Session::max_messages).
 ///
 /// [`stop`](Self::stop) ends it. If the last clone is dropped without that, the client disconnects, for up to 2 s, and
 /// waits for no acknowledgment. What is not acknowledged stays in the store, and the next start sends it. In a callback
@@ -66,8 +72,7 @@ pub(super) type OnMessage = Box<dyn FnMut(&Client, mqtt::Message) + Send>;
 pub(super) struct Start {
     pub(super) client_id: String,
     pub(super) paho: mqtt::AsyncClient,
-    /// The options to connect with, for each address.
-    pub(super) connect_options: Vec<mqtt::ConnectOptions>,
+    pub(super) targets: Vec<Target>,
     pub(super) link: Link,
     pub(super) signal: Arc<Signal>,
     pub(super) health: Health,
@@ -102,7 +107,7 @@ impl Client {
         let worker = Worker::new(
             shared,
             start.paho,
-            start.connect_options,
+            start.targets,
             start.link,
             start.damage,
             receiver,

@@ -10,6 +10,7 @@ mod gauges;
 mod link;
 mod log;
 mod messenger;
+mod names;
 mod options;
 mod persistence;
 mod refusal;

@@ -1,9 +1,10 @@
 //! [`Settings`]: the options of a session, and Paho's two sets of options that follow from them.
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 
+use super::names::NameToResolve;
 use crate::{error::Error, paho::strip_scheme};
 
 /// The most messages that may be allowed to wait: some of the 65,535 packet ids stay free.
@@ -23,6 +24,14 @@ const SCHEMES: [(&str, Transport); 8] = [
 
 type CreateHook = Box<dyn FnOnce(mqtt::CreateOptionsBuilder) -> mqtt::CreateOptionsBuilder + Send>;
 type ConnectHook = Box<dyn FnOnce(&mut mqtt::ConnectOptionsBuilder) + Send>;
+
+/// An address of the broker.
+pub(super) struct Target {
+    /// The options to connect with.
+    pub(super) options: mqtt::ConnectOptions,
+    /// The name that is resolved before.
+    pub(super) name: Option<NameToResolve>,
+}
 
 /// The kind of an address. Paho keeps that of each address that it was ever given, and so mixes kinds up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,13 +195,17 @@ impl Settings {
             .finalize()
     }
 
-    /// Returns the options that each connection is made with, for each address.
-    pub(super) fn connect_options(&mut self) -> Result<Vec<mqtt::ConnectOptions>, Error> {
+    /// Returns the addresses to connect to.
+    pub(super) fn targets(&mut self) -> Result<Vec<Target>, Error> {
+        // A proxy resolves names by itself, and options of the program may name one.
+        let has_proxy =
+            self.connect_hook.is_some() || env::var_os("PAHO_C_CLIENT_USE_HTTP_PROXY").is_some();
         let mut options = self.connect_builder()?;
-        let addresses = self.brokers.iter();
-        Ok(addresses
-            .map(|address| options.server_uris(&[address]).finalize())
-            .collect())
+        let targets = self.brokers.iter().map(|address| Target {
+            options: options.server_uris(&[address]).finalize(),
+            name: NameToResolve::of(address).filter(|_| !has_proxy),
+        });
+        Ok(targets.collect())
     }
 
     /// Returns the options for a program that connects by itself, and lets Paho choose among the addresses.

@@ -344,7 +344,7 @@ impl Session {
     /// [`ErrorKind::Broker`] if Paho cannot create the client.
     pub fn start(mut self) -> Result<Client, Error> {
         self.settings.check()?;
-        let connect_options = self.settings.connect_options()?;
+        let targets = self.settings.targets()?;
         let seed = RandomState::new().build_hasher().finish();
         let backoff = Backoff::new(self.settings.min_backoff, self.settings.max_backoff, seed);
         let signal = Arc::<Signal>::default();
@@ -372,12 +372,11 @@ impl Session {
             .settings
             .connect_timeout
             .saturating_add(Duration::from_secs(5));
-        let addresses = connect_options.len();
         Client::start(super::messenger::Start {
             client_id: self.settings.client_id,
             paho,
-            connect_options,
-            link: Link::new(backoff, addresses, attempt_limit, Instant::now()),
+            link: Link::new(backoff, targets.len(), attempt_limit, Instant::now()),
+            targets,
             signal,
             health: opened.health,
             dead_letters: opened.dead_letters,

@@ -17,6 +17,7 @@ use super::{
     connection::ConnectionError,
     link::{CHECK_INTERVAL, Link, LinkEvent, Phase},
     log,
+    options::Target,
     report::ConnectionState,
     shared::{ClientShared, Closed, DISCONNECT_LIMIT},
     signal::waker_to_look,
@@ -31,8 +32,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 pub(super) struct Worker {
     shared: Arc<ClientShared>,
     paho: mqtt::AsyncClient,
-    /// The options to connect with, for each address.
-    options: Vec<mqtt::ConnectOptions>,
+    targets: Vec<Target>,
     link: Link,
     damage: Arc<DamageGuard>,
     receiver: Arc<Receiver>,
@@ -54,7 +54,7 @@ impl Worker {
     pub(super) fn new(
         shared: Arc<ClientShared>,
         paho: mqtt::AsyncClient,
-        options: Vec<mqtt::ConnectOptions>,
+        targets: Vec<Target>,
         link: Link,
         damage: Arc<DamageGuard>,
         receiver: Arc<Receiver>,
@@ -63,7 +63,7 @@ impl Worker {
             waker: waker_to_look(&shared.signal),
             shared,
             paho,
-            options,
+            targets,
             link,
             damage,
             receiver,
@@ -136,13 +136,25 @@ impl Worker {
         };
         let has_event = event.is_some();
         let connects = self.handle(event.unwrap_or(LinkEvent::Tick), now);
-        if connects && let Some(options) = self.options.get(self.link.address()) {
-            self.attempt = Some(self.paho.connect(options.clone()));
+        if connects && let Err(error) = self.connect() {
+            self.handle(LinkEvent::Failed(error), Instant::now());
         }
         if self.link.phase() == Phase::Connected {
             self.subscribe();
         }
         has_event || connects
+    }
+
+    /// Begins an attempt to connect, once the name of the broker is resolved.
+    fn connect(&mut self) -> Result<(), ConnectionError> {
+        let Some(target) = self.targets.get(self.link.address()) else {
+            return Ok(());
+        };
+        if let Some(name) = &target.name {
+            name.resolve()?;
+        }
+        self.attempt = Some(self.paho.connect(target.options.clone()));
+        Ok(())
     }
 
     /// Returns the end of the attempt to connect.

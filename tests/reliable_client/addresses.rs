@@ -113,3 +113,13 @@ fn every_version_starts_over_websocket() {
         }
     }
 }
+
+#[test]
+fn name_that_cannot_be_resolved_is_shown() {
+    let client = session("mqtt://no-such-broker.invalid:1883").start();
+    let client = client.expect("starts");
+    let error = eventually(LIMIT, "an attempt fails", || client.state().last_error);
+    let expected = "cannot resolve the name no-such-broker.invalid: ";
+    assert!(error.starts_with(expected), "{error}");
+    drop(client.publish(message("x")).expect("accepted"));
+}

@@ -1,6 +1,7 @@
 //! The session with the broker: what it has to keep, and what is done again if it is lost.
 
 use std::{
+    env, process,
     sync::{Arc, Mutex, mpsc},
     thread,
     time::Duration,
@@ -11,7 +12,9 @@ use paho_mqtt_redis::{ConnectionState, ErrorKind, MemoryPersistence, Session};
 use testkit::{
     LIMIT,
     broker::{Broker, Direction, Kind, Packet},
+    child::ignored_test,
     eventually,
+    log::Log,
 };
 
 use super::world::{CLIENT, World, message, wait_for};
@@ -148,28 +151,40 @@ fn options_without_client_connect_alike() {
     assert!(options.health.snapshot().up);
 }
 
+/// Runs as a separate program, since a process has one log; returns at once if the environment does not ask for it.
 #[test]
-fn message_without_receiver_is_dropped_and_not_kept() {
+#[ignore = "started by another test"]
+fn child_without_receiver() {
+    if env::var("HAS_NO_RECEIVER").is_err() {
+        return;
+    }
+    let log = Log::default();
+    log.of_the_process();
     let broker = Broker::start();
     broker.create_session(CLIENT);
-    let persistence = MemoryPersistence::new();
-    let start = || {
-        let session = Session::new(CLIENT, broker.url()).persistence(persistence.clone());
-        session.start().expect("starts")
-    };
-    let client = start();
     for payload in ["one", "two"] {
         broker.deliver(CLIENT, "earlier", payload.as_bytes(), 2);
     }
+    let client = session(&broker).start().expect("starts");
     broker.wait_acknowledged(CLIENT);
     let error = client.subscribe("a", mqtt::QOS_1).expect_err("no receiver");
     assert_eq!(error.kind(), ErrorKind::InvalidOption, "{error}");
     assert!(error.to_string().contains("on_message"), "{error}");
     client.stop(LIMIT).expect("stops");
-    let mut records = persistence.clone();
-    mqtt::ClientPersistence::open(&mut records, CLIENT, "backlog").expect("opens");
-    let keys = mqtt::ClientPersistence::keys(&mut records).expect("lists");
-    assert_eq!(keys, [""; 0]);
+    let text = log.text();
+    assert_eq!(text.matches("arrive and are dropped").count(), 1, "{text}");
+    process::exit(DROPPED);
+}
+
+/// Exit code of the child whose messages were dropped.
+const DROPPED: i32 = 7;
+
+#[test]
+fn messages_without_receiver_are_dropped_and_logged() {
+    let mut child = ignored_test(module_path!(), "child_without_receiver");
+    let ended = child.env("HAS_NO_RECEIVER", "1").output();
+    let ended = ended.expect("it runs");
+    assert_eq!(ended.status.code(), Some(DROPPED), "{ended:?}");
 }
 
 #[test]
