@@ -173,6 +173,8 @@ mod documentation {
     #[doc = include_str!("../docs/reliable-client.md")]
     mod reliable_client {}
     mod upstream {
+        #[doc = include_str!("../docs/upstream/connect-owns-client.md")]
+        mod connect_owns_client {}
         #[doc = include_str!("../docs/upstream/contains-key.md")]
         mod contains_key {}
         #[doc = include_str!("../docs/upstream/destroy-deletes-session.md")]
