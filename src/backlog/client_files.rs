@@ -9,7 +9,7 @@ use std::{
     panic::resume_unwind,
     path::{Path, PathBuf},
     thread,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use super::{
@@ -58,9 +58,17 @@ pub(super) struct FileRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     inode: u64,
-    length: u64,
-    /// Seconds and nanoseconds.
-    pub(super) modified: (i64, i64),
+    pub(super) written: Written,
+}
+
+/// What differs after a file was written again or restored from a copy, and is the same after a new mount or
+/// a change of owner, unlike the inode and the time of the last change. Times are in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Written {
+    pub(super) length: u64,
+    pub(super) modified: i128,
+    /// 0 if the file system has none.
+    pub(super) created: i128,
 }
 
 impl ClientFiles {
@@ -128,6 +136,15 @@ impl ClientFiles {
         }
     }
 
+    /// Returns the stamp of a file, which may be unreadable; `None` if it is gone.
+    pub(super) fn stamp(&self, key: Key) -> Result<Option<Stamp>, Error> {
+        match fs::symlink_metadata(self.path(key)) {
+            Ok(metadata) => Ok(Some(Stamp::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(self.error("find", key, error)),
+        }
+    }
+
     /// Removes files that have not changed since they were read; returns the keys of those that have.
     ///
     /// Some file systems wait for the disk at each of them, as ext4 with `discard` and without a journal
@@ -187,15 +204,26 @@ impl ClientFiles {
         prepare().map_err(|error| file_error(format!("create {}", staging.display()), error))
     }
 
-    /// Writes a file that Paho does not see before it is [published](Self::publish).
+    /// Writes a file that Paho does not see before it is [finished](Self::finish_staged) and
+    /// [published](Self::publish).
     pub(super) fn stage(&self, key: Key, value: &[u8]) -> Result<(), Error> {
         let write = || File::create(self.staged(key))?.write_all(value);
         write().map_err(|error| self.error("write", key, error))
     }
 
-    /// Makes staged files visible in this order, once they survive a loss of power.
-    pub(super) fn publish(&self, keys: &[Key]) -> Result<(), Error> {
+    /// Waits until staged files survive a loss of power; returns how they were written.
+    pub(super) fn finish_staged(&self, keys: &[Key]) -> Result<Vec<Written>, Error> {
         self.sync_staged(keys)?;
+        let written = keys.iter().map(|key| {
+            let metadata = fs::symlink_metadata(self.staged(*key));
+            let metadata = metadata.map_err(|error| self.error("write", *key, error))?;
+            Ok(Stamp::of(&metadata).written)
+        });
+        written.collect()
+    }
+
+    /// Makes finished files visible in this order.
+    pub(super) fn publish(&self, keys: &[Key]) -> Result<(), Error> {
         for key in keys {
             let path = self.path(*key);
             // Only a program that uses the directory could have written it since the files were listed.
@@ -258,9 +286,23 @@ impl Stamp {
     fn of(metadata: &Metadata) -> Self {
         Self {
             inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            written: Written {
+                length: metadata.len(),
+                modified: nanoseconds(metadata.modified()),
+                created: nanoseconds(metadata.created()),
+            },
         }
+    }
+}
+
+/// Returns the time since 1970; 0 if the file system does not know it.
+fn nanoseconds(time: io::Result<SystemTime>) -> i128 {
+    let since = time.map(|time| time.duration_since(SystemTime::UNIX_EPOCH));
+    let whole = |duration: Duration| i128::try_from(duration.as_nanos()).unwrap_or(i128::MAX);
+    match since {
+        Ok(Ok(since)) => whole(since),
+        Ok(Err(before)) => whole(before.duration()).saturating_neg(),
+        Err(_) => 0,
     }
 }
 

@@ -144,18 +144,6 @@ impl OwnedBacklog {
         Ok(())
     }
 
-    /// Forgets all imports that have not come to their end.
-    ///
-    /// # Errors
-    ///
-    /// Any reason why their notes cannot be listed or removed.
-    pub fn forget_imports(&mut self) -> Result<(), Error> {
-        let sources = self.live_store()?.arrival_sources()?;
-        let sources = sources.iter().filter_map(|name| str::from_utf8(name).ok());
-        let sources: Vec<&str> = sources.filter(|name| name.starts_with(IMPORT)).collect();
-        self.live_store()?.forget_arrivals(&sources)
-    }
-
     /// Finds out which of these messages can have their own keys.
     fn states(
         &mut self,
@@ -258,9 +246,6 @@ impl OwnedBacklog {
     }
 }
 
-/// The first part of the name of a note.
-const IMPORT: &str = "import:";
-
 /// Reads a line of a note.
 fn parse_move(line: &str) -> Option<(Key, Key)> {
     let (from, to) = line.split_once(' ')?;
@@ -280,7 +265,7 @@ struct Notes {
 
 impl Notes {
     fn next_source(&self) -> String {
-        format!("{IMPORT}{:016x}:{}", self.input, self.sources.len())
+        format!("import:{:016x}:{}", self.input, self.sources.len())
     }
 }
 

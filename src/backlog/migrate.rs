@@ -10,16 +10,16 @@ use std::{
 };
 
 use super::{
-    client_files::{ClientFiles, Stamp},
+    client_files::{ClientFiles, Stamp, Written},
     owned::{OwnedBacklog, PER_EXCHANGE},
     unwrap::plan_unwrapped,
 };
 use crate::{
-    cache::{hash_of, list_keys, plan_moves, read_or_split},
+    cache::{list_keys, plan_moves, read_or_split},
     error::{Error, ErrorKind},
     paho::{
         Key, KeyName, RecordKind, is_same_but_for_expiry, is_valid_record, set_expiry_time,
-        set_record_number, set_remaining_interval,
+        set_record_number, set_remaining_interval, with_key_names,
     },
     store::{Change, Group, Store},
 };
@@ -45,16 +45,21 @@ const BATCH_BYTES: usize = 2 * 1024 * 1024;
 const UNREADABLE: &str = "is damaged: Paho could not read it";
 const FOREIGN: &str = "is nothing that Paho writes";
 
-/// A file as it was when its record moved: the hash of the record, and the time at which it was written.
-type Moved = (u64, (i64, i64));
-
 /// A record that is about to move from a file.
 struct FileMove {
     from: Key,
     to: KeyName,
     value: Vec<u8>,
-    hash: u64,
     stamp: Stamp,
+}
+
+/// The note in Redis about a move between the records and these files that has not ended.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Note {
+    /// Some files have come from Redis, so their messages belong among the records by their keys.
+    is_to_files: bool,
+    /// Files whose messages are in Redis, or were there until they were sent or purged.
+    copies: HashMap<Key, Written>,
 }
 
 /// Moves the records in these files to Redis.
@@ -69,9 +74,17 @@ pub fn move_from_files(
     mut on_event: impl FnMut(MoveEvent<'_>),
 ) -> Result<(), Error> {
     let source = files.identity();
-    let mut keys = remove_arrived(owned, files, &source)?;
+    let Note {
+        is_to_files,
+        copies,
+    } = read_note(owned, &source)?;
+    let mut keys = remove_copies(files, &copies)?;
     let (present, _) = list_keys(owned.live_store()?)?;
-    let plan = plan_moves(&keys, &present);
+    let plan = if is_to_files {
+        plan_return(&keys, &present)
+    } else {
+        plan_moves(&keys, &present)
+    };
     on_event(MoveEvent::Found(plan.iter().map(Vec::len).sum()));
     let planned: HashSet<Key> = plan.iter().flatten().map(|(from, _)| *from).collect();
     for key in keys.iter().filter(|key| !planned.contains(key)) {
@@ -91,7 +104,14 @@ pub fn move_from_files(
         }
         let is_last = index.saturating_add(1) == plan.len();
         if is_last || bytes >= BATCH_BYTES || batch.len() >= BATCH_MESSAGES {
-            move_batch(owned, files, &source, &batch, &mut on_event)?;
+            let note = Note {
+                is_to_files,
+                copies: batch
+                    .iter()
+                    .map(|record| (record.from, record.stamp.written))
+                    .collect(),
+            };
+            move_batch(owned, files, (&source, &note), &batch, &mut on_event)?;
             batch.clear();
             bytes = 0;
         }
@@ -116,30 +136,23 @@ pub fn move_from_files(
     Ok(())
 }
 
-/// Removes the files whose records have arrived before an earlier move ended; returns the keys of the others.
+/// Removes the files whose messages are in Redis according to a note; returns the keys of the others.
 ///
-/// A file that was written since then is another message, even with the same bytes.
-fn remove_arrived(
-    owned: &mut OwnedBacklog,
-    files: &ClientFiles,
-    source: &str,
-) -> Result<Vec<Key>, Error> {
-    let note = owned.live_store()?.arrivals(source)?;
+/// A file that was written or restored since then is another message, even with the same bytes. The file is
+/// not read: one that cannot be read any more has moved, too.
+fn remove_copies(files: &ClientFiles, copies: &HashMap<Key, Written>) -> Result<Vec<Key>, Error> {
     let mut keys = files.list()?.keys;
-    let Some(note) = note else {
-        return Ok(keys);
-    };
-    let arrived = parse_note(&note);
     let mut found = Vec::new();
     for key in &keys {
-        let Some(moved) = arrived.get(key) else {
-            continue;
-        };
-        if let Some(record) = files.read(*key)?
-            && (hash_of(*key, &record.value), record.stamp.modified) == *moved
+        if let Some(written) = copies.get(key)
+            && let Some(stamp) = files.stamp(*key)?
+            && stamp.written == *written
         {
-            found.push((*key, record.stamp));
+            found.push((*key, stamp));
         }
+    }
+    if found.is_empty() {
+        return Ok(keys);
     }
     let changed = files.remove(&found)?;
     let removed = found.iter().map(|(key, _)| *key);
@@ -147,6 +160,22 @@ fn remove_arrived(
     files.sync()?;
     keys.retain(|key| !removed.contains(key));
     Ok(keys)
+}
+
+/// Plans the way back after a move to the files has not ended.
+///
+/// The files have the newer messages, under the keys that they had in Redis. The oldest one moves first, so
+/// that both parts are in order at each moment. If a program has taken such a key in Redis since then, the
+/// order can no longer be seen, and they are planned like all other files.
+fn plan_return(keys: &[Key], present: &[Key]) -> Vec<Vec<(Key, Key)>> {
+    let used: HashSet<Key> = present.iter().copied().collect();
+    let is_free = |key: &Key| !key.message_keys().any(|key| used.contains(&key));
+    if !keys.iter().all(is_free) {
+        return plan_moves(keys, present);
+    }
+    let mut plan = plan_moves(keys, &[]);
+    plan.reverse();
+    plan
 }
 
 /// Reads the records of a message; `None` if it stays, or is gone.
@@ -172,14 +201,12 @@ fn read_message(
             continue;
         };
         let mut value = record.value;
-        let hash = hash_of(*from, &value);
         set_record_number(*to, &mut value);
         set_expiry_time(*to, &mut value, || record.time);
         records.push(FileMove {
             from: *from,
             to: to.to_name(),
             value,
-            hash,
             stamp: record.stamp,
         });
     }
@@ -199,7 +226,7 @@ fn read_message(
 fn move_batch(
     owned: &mut OwnedBacklog,
     files: &ClientFiles,
-    source: &str,
+    (source, note): (&str, &Note),
     batch: &[FileMove],
     on_event: &mut impl FnMut(MoveEvent<'_>),
 ) -> Result<(), Error> {
@@ -208,9 +235,10 @@ fn move_batch(
     }
     let records = batch.iter().map(|record| (&*record.to, &*record.value));
     let records: Vec<(&str, &[u8])> = records.collect();
-    let moved = |record: &FileMove| (record.from, (record.hash, record.stamp.modified));
-    let note = note_of(batch.iter().map(moved));
-    owned.live_store()?.put_arrivals(&records, source, &note)?;
+    let note = note.to_text();
+    owned
+        .live_store()?
+        .put_arrivals(&records, source, note.as_bytes())?;
     let arrived = batch.iter().map(|record| (record.from, record.stamp));
     let arrived: Vec<(Key, Stamp)> = arrived.collect();
     for key in files.remove(&arrived)? {
@@ -225,24 +253,45 @@ fn move_batch(
     Ok(())
 }
 
-/// Notes files that have moved, one per line.
-fn note_of(files: impl Iterator<Item = (Key, Moved)>) -> Vec<u8> {
-    let lines = files
-        .map(|(key, (hash, (seconds, nanos)))| format!("{key} {hash:016x} {seconds} {nanos}\n"));
-    lines.collect::<String>().into_bytes()
+fn read_note(owned: &mut OwnedBacklog, source: &str) -> Result<Note, Error> {
+    let note = owned.live_store()?.arrivals(source)?.unwrap_or_default();
+    Ok(Note::parse(&note))
 }
 
-/// Reads a note; lines of another form are skipped.
-fn parse_note(note: &[u8]) -> HashMap<Key, Moved> {
-    let lines = str::from_utf8(note).unwrap_or_default().lines();
-    let files = lines.filter_map(|line| {
-        let mut words = line.split(' ');
-        let key = Key::parse(words.next()?)?;
-        let hash = u64::from_str_radix(words.next()?, 16).ok()?;
-        let modified = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
-        Some((key, (hash, modified)))
-    });
-    files.collect()
+impl Note {
+    const TO_FILES: &str = "to-files";
+
+    fn to_text(&self) -> String {
+        let first = self.is_to_files.then(|| format!("{}\n", Self::TO_FILES));
+        let copies = self.copies.iter().map(|(key, written)| {
+            let Written {
+                length,
+                modified,
+                created,
+            } = written;
+            format!("{key} {length} {modified} {created}\n")
+        });
+        first.into_iter().chain(copies).collect()
+    }
+
+    /// Skips lines of another form.
+    fn parse(note: &[u8]) -> Self {
+        let lines = str::from_utf8(note).unwrap_or_default().lines();
+        let copies = lines.clone().filter_map(|line| {
+            let mut words = line.split(' ');
+            let key = Key::parse(words.next()?)?;
+            let written = Written {
+                length: words.next()?.parse().ok()?,
+                modified: words.next()?.parse().ok()?,
+                created: words.next()?.parse().ok()?,
+            };
+            Some((key, written))
+        });
+        Self {
+            copies: copies.collect(),
+            is_to_files: lines.clone().next() == Some(Self::TO_FILES),
+        }
+    }
 }
 
 /// Moves the records in Redis to these files, each into the file that its key names.
@@ -264,22 +313,22 @@ pub fn move_to_files(
         on_event(MoveEvent::Found(0));
         return Ok(());
     }
-    // What an earlier move from these files has left there is in Redis.
     let source = files.identity();
-    let there = remove_arrived(owned, files, &source)?;
-    owned.live_store()?.forget_arrivals(&[&source])?;
-    let renumbering = plan_renumbering(files, &keys, &there)?;
+    // Removes files whose records are in Redis, since an earlier move, either way, has not ended.
+    let there = remove_copies(files, &read_note(owned, &source)?.copies)?;
+    let relocations = plan_relocations(files, &keys, &there)?;
     let there = find_present(owned, files, &keys, &there)?;
-    renumber(owned, &renumbering)?;
-    let renumbered: HashMap<Key, Key> = renumbering.into_iter().collect();
+    relocate(owned, &relocations)?;
+    let relocated: HashMap<Key, Key> = relocations.into_iter().collect();
     for key in &mut keys {
-        *key = renumbered.get(key).copied().unwrap_or(*key);
+        *key = relocated.get(key).copied().unwrap_or(*key);
     }
     let plan = plan_moves(&keys, &[]);
     on_event(MoveEvent::Found(plan.iter().map(Vec::len).sum()));
 
     let mut batch = FileBatch::default();
-    for chunk in plan.chunks(PER_EXCHANGE) {
+    let mut chunks = plan.chunks(PER_EXCHANGE).peekable();
+    while let Some(chunk) = chunks.next() {
         let from: Vec<Key> = chunk.iter().flatten().map(|(from, _)| *from).collect();
         let mut values = read_or_split(owned.live_store()?, &from)?.into_iter();
         for message in chunk {
@@ -304,11 +353,15 @@ pub fn move_to_files(
                 on_event(MoveEvent::Stays(&key.to_name(), reason));
             }
         }
-        if batch.keys.len() >= BATCH_MESSAGES || batch.bytes >= BATCH_BYTES {
-            batch.finish(owned, files, &mut on_event)?;
+        let is_last = chunks.peek().is_none();
+        if is_last || batch.keys.len() >= BATCH_MESSAGES || batch.bytes >= BATCH_BYTES {
+            batch.finish(owned, files, &source, is_last)?;
+            on_event(MoveEvent::Moved(batch.keys.len()));
+            batch = FileBatch::default();
         }
     }
-    batch.finish(owned, files, &mut on_event)?;
+    // The last batch has done that, if it had any record.
+    owned.live_store()?.forget_arrivals(&[&source])?;
     files.finish();
     for entry in owned.live_store()?.keys()? {
         let name = String::from_utf8_lossy(&entry);
@@ -350,29 +403,40 @@ impl FileBatch {
     }
 
     /// Makes the files visible, and then removes the records.
+    ///
+    /// Until then Redis has the messages: the note says that, and goes in the transaction that removes them.
     fn finish(
-        &mut self,
+        &self,
         owned: &mut OwnedBacklog,
         files: &ClientFiles,
-        on_event: &mut impl FnMut(MoveEvent<'_>),
+        source: &str,
+        is_last: bool,
     ) -> Result<(), Error> {
         if self.keys.is_empty() {
             return Ok(());
         }
+        let written = files.finish_staged(&self.staged)?;
+        let mut note = Note {
+            is_to_files: true,
+            copies: self.staged.iter().copied().zip(written).collect(),
+        };
+        let text = note.to_text();
+        owned
+            .live_store()?
+            .put_arrivals(&[], source, text.as_bytes())?;
         files.publish(&self.staged)?;
-        let names: Vec<KeyName> = self.keys.iter().map(|key| key.to_name()).collect();
-        let removes = names.iter().map(|key| Change::Remove { key });
-        let removes: Vec<Change<'_>> = removes.collect();
-        owned.apply(&[&removes])?;
-        on_event(MoveEvent::Moved(self.keys.len()));
-        *self = Self::default();
-        Ok(())
+        note.copies.clear();
+        let text = (!is_last).then(|| note.to_text());
+        with_key_names(&self.keys, |keys| {
+            let store = owned.live_store()?;
+            store.remove_departed(keys, source, text.as_deref())
+        })
     }
 }
 
-/// Plans the renumbering of what waits in Redis if its numbers have wrapped, which Paho's file persistence
+/// Plans other numbers for what waits in Redis if its numbers have wrapped, which Paho's file persistence
 /// does not see.
-fn plan_renumbering(
+fn plan_relocations(
     files: &ClientFiles,
     keys: &[Key],
     there: &[Key],
@@ -399,7 +463,7 @@ fn plan_renumbering(
 }
 
 /// Gives records in Redis other numbers, each in one transaction.
-fn renumber(owned: &mut OwnedBacklog, moves: &[(Key, Key)]) -> Result<(), Error> {
+fn relocate(owned: &mut OwnedBacklog, moves: &[(Key, Key)]) -> Result<(), Error> {
     for chunk in moves.chunks(PER_EXCHANGE) {
         let from: Vec<Key> = chunk.iter().map(|(from, _)| *from).collect();
         let values = read_or_split(owned.live_store()?, &from)?;
@@ -477,14 +541,45 @@ mod tests {
     use super::*;
 
     #[test]
+    fn way_back_leaves_both_parts_in_order() {
+        let keys = |names: &[&str]| -> Vec<Key> {
+            let keys = names.iter().map(|name| Key::parse(name).expect("a key"));
+            keys.collect()
+        };
+        let files = keys(&["c-7", "s5-1", "c-5", "c5-6"]);
+        let planned = |present: &[&str]| -> Vec<String> {
+            let plan = plan_return(&files, &keys(present)).into_iter().flatten();
+            plan.map(|(from, to)| format!("{from}>{to}")).collect()
+        };
+        let back = ["c-5>c-5", "c5-6>c5-6", "c-7>c-7", "s5-1>s5-1"];
+        assert_eq!(planned(&["c-3", "c-4", "s-2"]), back);
+        // A program has written to Redis.
+        let before = ["s5-1>s5-1", "c-7>c-3", "c5-6>c5-2", "c-5>c-1"];
+        assert_eq!(planned(&["c-4", "c-5"]), before);
+    }
+
+    #[test]
     fn note_is_parsed_back() {
-        let records = [
-            ("c5-999999", (1, (1_700_000_000, 999_999_999))),
-            ("sc-7", (u64::MAX, (-1, 0))),
+        let copies = [
+            ("c5-999999", (1, 1_700_000_000_999_999_999, 0)),
+            ("sc-7", (u64::MAX, -1, i128::MAX)),
         ];
-        let records = records.map(|(name, moved)| (Key::parse(name).expect("a key"), moved));
-        let note = note_of(records.into_iter());
-        assert_eq!(parse_note(&note), HashMap::from(records));
+        let copies = copies.map(|(name, (length, modified, created))| {
+            let written = Written {
+                length,
+                modified,
+                created,
+            };
+            (Key::parse(name).expect("a key"), written)
+        });
+        for is_to_files in [false, true] {
+            let copies = HashMap::from(copies);
+            let note = Note {
+                is_to_files,
+                copies,
+            };
+            assert_eq!(Note::parse(note.to_text().as_bytes()), note);
+        }
         for other in [
             &b""[..],
             b"\xff",
@@ -493,7 +588,7 @@ mod tests {
             b"c-1 00\n",
             b"x-1 00 1 1\n",
         ] {
-            assert_eq!(parse_note(other), HashMap::new());
+            assert_eq!(Note::parse(other), Note::default());
         }
     }
 }

@@ -194,6 +194,18 @@ impl OwnedBacklog {
         Ok(())
     }
 
+    /// Forgets all imports and moves from files, or to them, that have not come to their end.
+    ///
+    /// # Errors
+    ///
+    /// Any reason why their notes cannot be listed or removed.
+    pub fn forget_arrivals(&mut self) -> Result<(), Error> {
+        let sources = self.live_store()?.arrival_sources()?;
+        let sources = sources.iter().filter_map(|name| str::from_utf8(name).ok());
+        let sources: Vec<&str> = sources.collect();
+        self.live_store()?.forget_arrivals(&sources)
+    }
+
     /// Makes an exchange, so that the connection does not count as gone.
     ///
     /// # Errors

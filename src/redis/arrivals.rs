@@ -35,6 +35,25 @@ impl RedisStore {
         })
     }
 
+    /// Removes records, and replaces or removes the note for this source, in one transaction; waits until
+    /// that is done.
+    pub(crate) fn remove_departed(
+        &mut self,
+        keys: &[&str],
+        source: &str,
+        note: Option<&str>,
+    ) -> Result<(), Error> {
+        self.change_arrivals(0, |commands, hash, arrivals| {
+            commands.push_words(&["MULTI"]);
+            commands.push_list(&["HDEL", hash], keys.iter().copied());
+            match note {
+                Some(note) => commands.push_words(&["HSET", arrivals, source, note]),
+                None => commands.push_words(&["HDEL", arrivals, source]),
+            }
+            commands.push_words(&["EXEC"]);
+        })
+    }
+
     /// Returns the note of the last records that arrived from this source.
     pub(crate) fn arrivals(&mut self, source: &str) -> Result<Option<Vec<u8>>, Error> {
         let limit = self.config.operation_timeout;

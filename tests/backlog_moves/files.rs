@@ -1,6 +1,6 @@
 //! Moves of single records, whole and damaged, and of what is not Paho's.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, process::Command};
 
 use redis::Commands;
 use tempfile::TempDir;
@@ -48,6 +48,13 @@ impl Stage {
 
     fn records(&self) -> Records {
         in_redis(&self.redis, NAME)
+    }
+
+    fn target_and_source(&self, way: &str) -> (Records, Records) {
+        match way {
+            "--to-files" => (self.files(), self.records()),
+            _ => (self.records(), self.files()),
+        }
     }
 }
 
@@ -280,12 +287,17 @@ fn nothing_is_renumbered_before_refusal() {
     }
 }
 
-/// Moves two messages from files, of which the first one moves and the second one finds Redis full.
+/// Moves two messages from files, of which the first one moves, to before the one in Redis, and the second
+/// one finds Redis full. Another link to the first file stays.
 fn half_moved() -> (Stage, Records) {
     let stage = Stage::new();
     let large = |key: &str, bytes| (key.to_owned(), record(key, &vec![b'x'; bytes]));
-    let all = Records::from([large("c-1", 50_000_000), large("c-2", 2_200_000)]);
+    let mut all = Records::from([large("c-30", 50_000_000), large("c-40", 2_200_000)]);
     into_files(&stage.directory(), &all);
+    let kept = stage.folder.path().join("kept");
+    fs::hard_link(stage.directory().join("c-40.msg"), kept).expect("a link");
+    let newest = records(["c-20"]);
+    into_redis(&stage.redis, NAME, &newest);
     let info: String = redis::cmd("INFO")
         .arg("memory")
         .query(&mut stage.redis.connection())
@@ -298,7 +310,8 @@ fn half_moved() -> (Stage, Records) {
     stage.migrate(3, "--from-files");
     stage.redis.set_maxmemory("0");
     let in_redis: Vec<String> = stage.records().into_keys().collect();
-    assert_eq!(in_redis, ["c-2"]);
+    assert_eq!(in_redis, ["c-19", "c-20"]);
+    all.extend(newest);
     (stage, all)
 }
 
@@ -306,9 +319,17 @@ fn half_moved() -> (Stage, Records) {
 fn files_moved_back_after_failed_move_stay() {
     let (stage, all) = half_moved();
     stage.migrate(0, "--to-files");
-    assert_eq!(stage.files(), all);
+    let moved = sorted(stage.files());
+    assert_eq!(moved, sorted(all));
     stage.migrate(0, "--from-files");
-    assert_eq!(stage.records(), all);
+    assert_eq!(sorted(stage.records()), moved);
+}
+
+/// Returns the values, which stay the same under other keys.
+fn sorted(records: Records) -> Vec<Vec<u8>> {
+    let mut values: Vec<Vec<u8>> = records.into_values().collect();
+    values.sort();
+    values
 }
 
 #[test]
@@ -316,9 +337,113 @@ fn file_like_moved_one_is_another_message() {
     let (stage, all) = half_moved();
     // The program has sent what was in Redis, and written the same message again.
     let _: () = stage.redis.connection().del(NAME).expect("DEL");
-    fs::write(stage.directory().join("c-2.msg"), &all["c-2"]).expect("a file");
+    fs::write(stage.directory().join("c-40.msg"), &all["c-40"]).expect("a file");
     stage.migrate(0, "--from-files");
-    assert_eq!(stage.records(), all);
+    let moved: Vec<String> = stage.records().into_keys().collect();
+    assert_eq!(moved, ["c-30", "c-40"]);
+}
+
+/// Puts back a file that had moved already, as a move leaves it that is killed before it removes the file.
+fn half_moved_with_file() -> (Stage, Records) {
+    let (stage, all) = half_moved();
+    let kept = stage.folder.path().join("kept");
+    fs::rename(kept, stage.directory().join("c-40.msg")).expect("a file");
+    (stage, all)
+}
+
+#[test]
+fn file_whose_record_has_arrived_is_removed() {
+    for way in ["--from-files", "--to-files"] {
+        let (stage, all) = half_moved_with_file();
+        stage.migrate(0, way);
+        let (there, empty) = stage.target_and_source(way);
+        assert!(sorted(there) == sorted(all), "{way}");
+        assert_eq!(empty, Records::new());
+    }
+}
+
+#[test]
+fn restored_files_are_other_messages() {
+    let (stage, all) = half_moved_with_file();
+    // Redis was purged by hand, and the files come from a copy with their times.
+    let _: () = stage.redis.connection().del(NAME).expect("DEL");
+    let (old, copy) = (stage.directory(), stage.folder.path().join("copy"));
+    for (from, to) in [(&old, &copy), (&copy, &old)] {
+        let status = Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(status.expect("cp runs").success());
+        fs::remove_dir_all(from).expect("a folder");
+    }
+    stage.migrate(0, "--from-files");
+    let moved: Vec<String> = stage.records().into_keys().collect();
+    assert_eq!(moved, ["c-30", "c-40"]);
+    assert_eq!(stage.records()["c-40"], all["c-40"]);
+}
+
+#[test]
+fn purge_of_all_forgets_moved_files() {
+    let (stage, _) = half_moved_with_file();
+    expect(&stage.redis, 0, &["purge", NAME, "--all", "--yes"]);
+    let keys: Vec<String> = stage.redis.connection().keys("*").expect("KEYS");
+    assert_eq!(keys, [""; 0]);
+    stage.migrate(0, "--from-files");
+    let moved: Vec<String> = stage.records().into_keys().collect();
+    assert_eq!(moved, ["c-30", "c-40"]);
+}
+
+#[test]
+fn unreadable_file_does_not_end_later_move() {
+    let (stage, all) = half_moved();
+    let file = fs::File::create(stage.directory().join("c-40.msg")).expect("a file");
+    file.set_len(273 * 1024 * 1024).expect("a sparse file");
+    let (_, err) = stage.migrate(1, "--from-files");
+    let [line] = &err[..] else { panic!("{err:?}") };
+    assert!(line.contains("c-40.msg cannot be read: "), "{line}");
+    assert_eq!(sorted(stage.records()), sorted(all));
+}
+
+/// Moves 71 messages to files until a folder is in the way of the last one: files have 8 to 71, Redis has
+/// 1 to 7, and files also have 2 to 7.
+fn half_moved_to_files() -> (Stage, Records) {
+    let stage = Stage::new();
+    let keys: Vec<String> = (1..=71).map(|number| format!("c-{number}")).collect();
+    let mut all = records(keys.iter().map(String::as_str));
+    // It makes a batch of the first ones.
+    all.insert("c-71".to_owned(), record("c-71", &vec![b'x'; 2_200_000]));
+    into_redis(&stage.redis, NAME, &all);
+    let folder = stage.directory().join("c-1.msg");
+    fs::create_dir_all(&folder).expect("a folder");
+    stage.migrate(3, "--to-files");
+    fs::remove_dir(folder).expect("a folder");
+    assert_eq!((stage.files().len(), stage.records().len()), (70, 7));
+    (stage, all)
+}
+
+#[test]
+fn failed_move_to_files_goes_on_or_back() {
+    for way in ["--from-files", "--to-files"] {
+        let (stage, all) = half_moved_to_files();
+        stage.migrate(0, way);
+        let (there, empty) = stage.target_and_source(way);
+        let keys: Vec<&String> = there.keys().collect();
+        assert!(there == all, "{way}: {keys:?}");
+        assert_eq!(empty, Records::new());
+        // No note has stayed.
+        let keys: Vec<String> = stage.redis.connection().keys("*:arrivals").expect("KEYS");
+        assert_eq!(keys, [""; 0]);
+    }
+}
+
+#[test]
+fn message_in_both_places_is_sent_once() {
+    let (stage, _) = half_moved_to_files();
+    // A program has used Redis: it has sent two of these messages, and written two others.
+    let mut redis = stage.redis.connection();
+    let _: () = redis.hdel(NAME, &["c-1", "c-2"]).expect("HDEL");
+    into_redis(&stage.redis, NAME, &records(["c-8", "c-9"]));
+    stage.migrate(0, "--from-files");
+    assert_eq!(stage.files(), Records::new());
+    assert_eq!(stage.records().len(), 71 - 2 + 2);
+    assert_eq!(stage.records()["c-9"], record("c-9", b"c-9"));
 }
 
 #[test]

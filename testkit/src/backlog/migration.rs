@@ -1,6 +1,7 @@
 //! Messages that move between Paho's files and Redis: measured, and with a program that is killed.
 
 use std::{
+    collections::HashMap,
     fs,
     path::Path,
     process::{Command, Stdio},
@@ -243,8 +244,8 @@ pub fn send_all(
     );
 }
 
-/// Moves messages to and fro, kills the program this many times at random moments, and has a real client send what is there at
-/// the end. Returns the number of kills that came before the end of a move.
+/// Moves messages to and fro, kills the program this many times at random moments, after which it goes on or back, and has a real
+/// client send what is there at the end. Returns the number of kills that came before the end of a move.
 pub fn kill(messages: usize, kills: usize, seed: u64) -> usize {
     let redis = RedisServer::start();
     let mosquitto = Mosquitto::start();
@@ -260,12 +261,14 @@ pub fn kill(messages: usize, kills: usize, seed: u64) -> usize {
         .collect();
     into_files(&files, &original);
 
-    // A move without a kill shows how long the others may live.
-    let whole = Instant::now();
-    migrate(&redis, &mosquitto, "--from-files", &folder);
-    let whole = usize::try_from(whole.elapsed().as_micros()).expect("short");
+    // Moves without a kill show how long the others may live.
+    let whole = ["--from-files", "--to-files"].map(|way| {
+        let seconds = time(|| migrate(&redis, &mosquitto, way, &folder));
+        (way, Duration::from_secs_f64(seconds).as_micros())
+    });
+    let whole = HashMap::from(whole);
     let mut random = Random::of(seed);
-    let mut way = "--to-files";
+    let mut way = "--from-files";
     let mut killed = 0;
     while killed < kills {
         let base = folder.path().to_str().expect("UTF-8");
@@ -274,6 +277,7 @@ pub fn kill(messages: usize, kills: usize, seed: u64) -> usize {
             .stderr(Stdio::piped())
             .spawn()
             .expect("it runs");
+        let whole = usize::try_from(whole[way]).expect("short");
         let life = Duration::from_micros(random.below(whole).try_into().expect("short"));
         thread::park_timeout(life);
         let was_alive = child.try_wait().expect("a child").is_none();
@@ -308,6 +312,8 @@ pub fn kill(messages: usize, kills: usize, seed: u64) -> usize {
             };
         } else if was_alive {
             killed += 1;
+            // It goes on, or back.
+            way = ["--to-files", "--from-files"][random.below(2)];
         } else {
             // The last kill came after the end of the move.
             let words = String::from_utf8_lossy(&output.stderr);

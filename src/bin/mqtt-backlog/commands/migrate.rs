@@ -19,7 +19,8 @@ The names of directories do not show where a client id ends, so for --from-files
 colon, write the scheme: a:b:mqtt://broker:1883.
 
 End the program of the client before. A message is removed from one place only after the other has confirmed it, the newest first. \
-After a failure or a kill, run the same command again: it goes on, and nothing is lost or doubled.";
+After a failure or a kill, run the same command again: it goes on, and nothing is lost or doubled. Or go back with the other one. \
+Before you restore files from a copy, purge the records with purge --all, which forgets a move that has not ended.";
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = HELP)]

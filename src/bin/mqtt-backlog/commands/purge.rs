@@ -97,7 +97,7 @@ impl Args {
         }
         if self.all && exit != Some(Exit::Declined) {
             // They are about records that are gone.
-            backlog.forget_imports()?;
+            backlog.forget_arrivals()?;
         }
         Self::report(context, name, &doomed, removed)?;
         Ok(exit)
