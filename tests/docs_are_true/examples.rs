@@ -85,7 +85,13 @@ fn invalid_option_ends_device_with_2_and_is_named() {
         (&["--log", "xml"], "--log"),
         (&["--key-prefix", ""], "--key-prefix"),
     ] {
-        let (code, text) = refused(options);
+        // The default port may be taken.
+        let own_port: &[&str] = if options.contains(&"--listen") {
+            &[]
+        } else {
+            &["--listen", "127.0.0.1:0"]
+        };
+        let (code, text) = refused(&[own_port, options].concat());
         assert_eq!(code, Some(2), "{options:?}: {text}");
         assert!(text.contains(named), "{options:?}: {text}");
     }
