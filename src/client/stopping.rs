@@ -36,7 +36,7 @@ impl Client {
     /// # Errors
     ///
     /// The error of the store if it still lacks records, which are lost when this process ends.
-    /// [`ErrorKind::NotOpen`] if the client was stopped before.
+    /// [`ErrorKind::NotOpen`](crate::ErrorKind::NotOpen) if the client was stopped before.
     pub fn stop(self, limit: Duration) -> Result<Stopped, Error> {
         const ATTEMPT: &str = "stop the client";
         self.check_open(ATTEMPT)?;
