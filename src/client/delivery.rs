@@ -22,6 +22,10 @@ use crate::{
 ///
 /// Do not wait in a callback of the client: the acknowledgment arrives on the same thread.
 ///
+/// If the store has lost the record of a message before it was sent, and this process has no copy, Paho skips the message
+/// without a report: the delivery is pending until the client ends. [`StoreEvent::RecordLost`](crate::StoreEvent::RecordLost)
+/// reports it.
+///
 /// # Errors
 ///
 /// [`ErrorKind::Broker`] if the broker refuses the message, or has lost the session that it was in;

@@ -1,7 +1,9 @@
 //! Ends of a client: what is open, what is lost and who is told, whatever ends it.
 
 use std::{
-    env, process,
+    env,
+    net::{Ipv4Addr, TcpListener},
+    process,
     sync::{Arc, Mutex, OnceLock},
     time::{Duration, Instant},
 };
@@ -161,4 +163,28 @@ fn last_client_may_be_dropped_by_its_receiver() {
     });
     let took = dropped.elapsed();
     assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn attempt_that_hangs_delays_stop_once() {
+    // It accepts connections and never answers.
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let silent = format!("mqtt://{}", listener.local_addr().expect("bound"));
+    let persistence = MemoryPersistence::new();
+    let health = persistence.health();
+    let session = Session::new(CLIENT, silent).persistence(persistence);
+    let client = session.connect_timeout(Duration::from_secs(2)).start();
+    let client = client.expect("starts");
+    let (_connection, _) = listener.accept().expect("it connects");
+    let delivery = client.publish(message("x")).expect("accepted");
+    let started = Instant::now();
+    let stopped = client.stop(Duration::ZERO).expect("flushed");
+    let took = started.elapsed();
+    assert!((2..3).contains(&took.as_secs()), "{took:?}");
+    assert_eq!((stopped.has_ended, stopped.pending), (false, 1));
+    let error = delivery.wait().expect_err("it was stopped");
+    assert_eq!(error.kind(), ErrorKind::NotOpen, "{error}");
+    eventually(LIMIT, "the records are closed", || {
+        is_closed(&health).then_some(())
+    });
 }
