@@ -20,14 +20,14 @@ pub(super) struct Pending {
     pub(super) stops: bool,
     /// Paho sends a damaged message of an earlier run.
     pub(super) is_damaged: bool,
-    /// The reason that the broker gave for the end of the connection.
-    pub(super) disconnected: Option<ConnectionError>,
 }
 
 /// Collects what has happened, and wakes the worker.
 #[derive(Debug, Default)]
 pub(super) struct Signal {
     pending: Mutex<Pending>,
+    /// The reason that the broker gave for the end of the connection.
+    disconnected: Mutex<Option<ConnectionError>>,
     changed: Condvar,
 }
 
@@ -56,11 +56,15 @@ impl Signal {
 
     /// Keeps the reason of the broker's DISCONNECT, and lets the worker look at the connection.
     pub(super) fn disconnected(&self, reason: ConnectionError) {
-        let mut pending = self.lock();
-        pending.disconnected = Some(reason);
-        pending.is_due = true;
-        drop(pending);
-        self.changed.notify_one();
+        let disconnected = self.disconnected.lock();
+        *disconnected.unwrap_or_else(PoisonError::into_inner) = Some(reason);
+        self.look();
+    }
+
+    /// Takes the reason of the broker's DISCONNECT. Paho reports it before it ends the connection.
+    pub(super) fn take_disconnected(&self) -> Option<ConnectionError> {
+        let disconnected = self.disconnected.lock();
+        disconnected.unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn complete(&self, delivery: u64) {
@@ -81,7 +85,6 @@ impl Signal {
                 is_due,
                 stops,
                 is_damaged,
-                disconnected: _,
             } = &*pending;
             if *is_due || *stops || *is_damaged || !completed.is_empty() {
                 return mem::take(&mut pending);

@@ -42,8 +42,6 @@ pub(super) struct Worker {
     /// The requests to subscribe and unsubscribe that the broker has not acknowledged.
     subscribing: Vec<(String, Wanted, mqtt::Token)>,
     last_check: Instant,
-    /// The reason that the broker gave for the end of the connection.
-    disconnected: Option<ConnectionError>,
     /// A connection was lost while messages of an earlier run were on their way, whose writes have no token.
     may_be_damaged: bool,
     has_ignored_broken_write: bool,
@@ -70,7 +68,6 @@ impl Worker {
             attempt: None,
             subscribing: Vec::new(),
             last_check: Instant::now(),
-            disconnected: None,
             may_be_damaged: false,
             has_ignored_broken_write: false,
             has_reported_failures: false,
@@ -105,9 +102,6 @@ impl Worker {
             let pending = self.shared.signal.wait(until);
             self.shared.deliveries.complete(&pending.completed);
             self.report_failures();
-            if pending.disconnected.is_some() {
-                self.disconnected = pending.disconnected;
-            }
             let is_damaged = pending.is_damaged || self.shared.deliveries.has_broken_write();
             if is_damaged && !self.react_to_broken_write() {
                 return Closed::Damaged;
@@ -128,7 +122,7 @@ impl Worker {
                 self.last_check = now;
                 let is_connected = self.paho.is_connected();
                 (!is_connected).then(|| {
-                    let reason = self.disconnected.take();
+                    let reason = self.shared.signal.take_disconnected();
                     LinkEvent::Lost(reason.unwrap_or_else(ConnectionError::lost))
                 })
             }
@@ -153,6 +147,8 @@ impl Worker {
         if let Some(name) = &target.name {
             name.resolve()?;
         }
+        // A reason that came with an attempt is not that of this connection.
+        self.shared.signal.take_disconnected();
         self.attempt = Some(self.paho.connect(target.options.clone()));
         Ok(())
     }
@@ -206,7 +202,6 @@ impl Worker {
         match (before, phase) {
             (_, Phase::Connected) => {
                 self.shared.gauges.count_connection();
-                self.disconnected = None;
                 self.subscribing.clear();
                 self.shared.lock().subscriptions.connected(has_session);
                 log::connected(client_id, has_session);
