@@ -274,7 +274,7 @@ impl ErrorKind {
                 "it is unreachable; check that it runs and that this user may connect"
             }
             Self::Timeout => {
-                "no reply in time; check its load, or raise connect_timeout and operation_timeout"
+                "no reply in time; check its load, or raise connect_timeout and operation_timeout of RedisPersistenceBuilder"
             }
             Self::Tls => {
                 "the TLS handshake failed; check that this port speaks TLS, that its certificate \

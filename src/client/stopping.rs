@@ -53,15 +53,16 @@ impl Client {
         }
         let acknowledged = shared.deliveries.counts().acknowledged;
         let has_ended = self.inner.end();
-        let flushed = shared.health.flush(FLUSH_LIMIT);
+        let store = shared.health.snapshot();
+        // A store that is down need not come back if it lacks nothing.
+        let flush_limit = match store.down_since {
+            Some(_) if store.held_records == 0 => Duration::ZERO,
+            _ => FLUSH_LIMIT,
+        };
+        let flushed = shared.health.flush(flush_limit);
         let now = shared.health.snapshot();
         match flushed {
-            Ok(()) => Ok(Stopped {
-                acknowledged,
-                pending: now.waiting_messages,
-                has_ended,
-            }),
-            Err(error) => {
+            Err(error) if now.held_records > 0 => {
                 let reason = format!(
                     "the store lacks {} of its records, which are lost with this process",
                     now.held_records
@@ -70,6 +71,11 @@ impl Client {
                     .with_reason(reason)
                     .with_source(error))
             }
+            _ => Ok(Stopped {
+                acknowledged,
+                pending: now.waiting_messages,
+                has_ended,
+            }),
         }
     }
 }

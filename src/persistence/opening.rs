@@ -169,8 +169,8 @@ fn load(
     Ok((loaded, set_asides))
 }
 
-/// Returns `true` for errors of a store that is starting or a predecessor that is ending.
+/// Returns `true` for errors of a store that is starting or stalls, or of a predecessor that is ending.
 fn is_transient(kind: ErrorKind) -> bool {
-    use ErrorKind::{Busy, Connection, InUse, Loading};
-    matches!(kind, Busy | Connection | InUse | Loading)
+    use ErrorKind::{Busy, Connection, InUse, Loading, Timeout};
+    matches!(kind, Busy | Connection | InUse | Loading | Timeout)
 }

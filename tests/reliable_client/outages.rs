@@ -127,6 +127,24 @@ fn redis_away_at_start_is_typed_error() {
 }
 
 #[test]
+fn stop_succeeds_if_missing_redis_lacks_nothing() {
+    let mut world = World::start();
+    world.redis.kill();
+    let session = world.session().redis(|redis| {
+        let redis = redis.open_timeout(Duration::from_millis(100));
+        redis.open_without_redis(true)
+    });
+    let client = session.start().expect("starts without Redis");
+    publish(&client, "sent", 1);
+    assert_eq!(world.arrived(1), payloads("sent", 1));
+    eventually(LIMIT, "its record is no longer needed", || {
+        (client.health().snapshot().held_records == 0).then_some(())
+    });
+    let stopped = client.stop(LIMIT).expect("nothing is lost");
+    assert_eq!((stopped.acknowledged, stopped.pending), (1, 0));
+}
+
+#[test]
 fn second_address_is_used_if_first_is_dead() {
     let world = World::start();
     let dead = {

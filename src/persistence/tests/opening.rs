@@ -30,7 +30,7 @@ fn store_that_is_not_ready_is_retried() {
         (ErrorKind::Loading, 41),
         (ErrorKind::Busy, 41),
         (ErrorKind::InUse, 41),
-        (ErrorKind::Timeout, 1),
+        (ErrorKind::Timeout, 41),
         (ErrorKind::Authentication, 1),
     ] {
         let mut bench = closed(Content::default());
