@@ -52,6 +52,8 @@ pub(super) struct Link {
     /// Time after which an attempt to connect has surely ended, unless Paho waits for a name server.
     attempt_limit: Duration,
     is_overdue: bool,
+    /// The broker has to have a session of this client.
+    has_session: bool,
     pub(super) last_error: Option<ConnectionError>,
     pub(super) connects: u64,
     pub(super) failures: u64,
@@ -59,10 +61,12 @@ pub(super) struct Link {
 }
 
 impl Link {
+    /// Messages in flight that an earlier run has left prove that the broker had a session.
     pub(super) fn new(
         backoff: Backoff,
         addresses: usize,
         attempt_limit: Duration,
+        has_session: bool,
         now: Instant,
     ) -> Self {
         Self {
@@ -74,6 +78,7 @@ impl Link {
             address: 0,
             attempt_limit,
             is_overdue: false,
+            has_session,
             last_error: None,
             connects: 0,
             failures: 0,
@@ -115,10 +120,10 @@ impl Link {
             (Phase::Stopped, _) => {}
             (_, LinkEvent::Stop) => self.enter(Phase::Stopped, now),
             (Phase::Connecting, LinkEvent::Connected { session_present }) => {
-                // The first connection of this run may be the first of this client at all.
-                if !session_present && self.connects > 0 {
+                if !session_present && self.has_session {
                     self.sessions_lost = self.sessions_lost.saturating_add(1);
                 }
+                self.has_session = true;
                 self.connects = self.connects.saturating_add(1);
                 self.enter(Phase::Connected, now);
             }
@@ -188,7 +193,7 @@ mod tests {
         fn new() -> Self {
             let now = Instant::now();
             let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60), 7);
-            let link = Link::new(backoff, 1, LIMIT, now);
+            let link = Link::new(backoff, 1, LIMIT, false, now);
             Self { link, now }
         }
 
@@ -281,6 +286,16 @@ mod tests {
             scene.connect(session_present);
             assert_eq!(scene.link.sessions_lost, lost);
             scene.handle(loss());
+        }
+    }
+
+    #[test]
+    fn session_of_earlier_run_can_be_lost() {
+        for (session_present, lost) in [(false, 1), (true, 0)] {
+            let mut scene = Scene::new();
+            scene.link.has_session = true;
+            scene.connect(session_present);
+            assert_eq!(scene.link.sessions_lost, lost);
         }
     }
 

@@ -32,8 +32,9 @@ pub struct ClientState {
     pub connects: u64,
     /// Number of attempts that failed.
     pub failed_attempts: u64,
-    /// Number of connections for which the broker had lost the session of the one before. What was in flight
-    /// then is dropped by Paho, counted by the persistence and set aside.
+    /// Number of connections for which the broker had lost the session of the one before. At the first one of a run,
+    /// this is known only if messages of an earlier run are in flight. Paho drops what was in flight; the persistence
+    /// counts it and sets it aside.
     pub sessions_lost: u64,
     /// Number of messages of this run that the broker has acknowledged; at QoS 0 those that were sent.
     pub acknowledged: u64,

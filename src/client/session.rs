@@ -372,10 +372,19 @@ impl Session {
             .settings
             .connect_timeout
             .saturating_add(Duration::from_secs(5));
+        // Before the first connection: with it, Paho drops what is in flight if the session is lost.
+        let restored = opened.health.snapshot();
+        let has_session = restored.waiting_messages > restored.queued_messages;
         Client::start(super::messenger::Start {
             client_id: self.settings.client_id,
             paho,
-            link: Link::new(backoff, targets.len(), attempt_limit, Instant::now()),
+            link: Link::new(
+                backoff,
+                targets.len(),
+                attempt_limit,
+                has_session,
+                Instant::now(),
+            ),
             targets,
             signal,
             health: opened.health,

@@ -220,3 +220,29 @@ fn reason_of_broker_for_its_disconnect_is_shown() {
     let error = client.state().last_error.expect("a reason");
     assert!(error.contains("0x8E"), "{error}");
 }
+
+#[test]
+fn session_lost_between_runs_is_counted() {
+    let broker = Broker::start();
+    broker.withhold(Kind::Pubrec);
+    let records = MemoryPersistence::new();
+    let start = || {
+        let session = Session::new(CLIENT, broker.url()).persistence(records.clone());
+        let client = session.start().expect("starts");
+        wait_for(&client, ConnectionState::Connected);
+        client
+    };
+    let client = start();
+    // There was no session before the first run.
+    assert_eq!(client.state().sessions_lost, 0);
+    drop(client.publish(message("in flight")).expect("accepted"));
+    broker.wait_for(Direction::FromClient, Kind::Publish, 1);
+    client.stop(Duration::ZERO).expect("stops");
+    let client = start();
+    assert_eq!(client.state().sessions_lost, 0);
+    client.stop(Duration::ZERO).expect("stops");
+    broker.discard_sessions(true);
+    let client = start();
+    assert_eq!(client.state().sessions_lost, 1);
+    client.stop(LIMIT).expect("stops");
+}
