@@ -33,6 +33,8 @@ struct DeliveryState {
     on_their_way: HashMap<u64, OnItsWay>,
     next: u64,
     counts: DeliveryCounts,
+    /// The first failure of this run, until it is in the log.
+    first_failure: Option<Failure>,
     has_broken_write: bool,
     /// Nobody reads tokens any more.
     has_ended: bool,
@@ -121,20 +123,23 @@ impl Deliveries {
         let Some(on_its_way) = state.on_their_way.remove(&number) else {
             return;
         };
-        let counts = &mut state.counts;
         let outcome = match result {
             Ok(_) => {
-                counts.acknowledged = counts.acknowledged.saturating_add(1);
+                state.counts.acknowledged = state.counts.acknowledged.saturating_add(1);
                 Ok(())
             }
             Err(error) => {
-                counts.failed = counts.failed.saturating_add(1);
+                let failure = failure(&error, on_its_way.qos);
+                if state.counts.failed == 0 {
+                    state.first_failure = Some(failure.clone());
+                }
+                state.counts.failed = state.counts.failed.saturating_add(1);
                 // At QoS 0 nothing is sent again, so nothing can be damaged.
                 if is_broken_write(&error) && on_its_way.qos != mqtt::QoS::AtMostOnce {
                     state.has_broken_write = true;
                     self.signal.look();
                 }
-                Err(failure(&error))
+                Err(failure)
             }
         };
         drop(state);
@@ -148,6 +153,11 @@ impl Deliveries {
             pending: state.on_their_way.len(),
             ..state.counts
         }
+    }
+
+    /// Takes the first failure of this run, once.
+    pub(super) fn take_first_failure(&self) -> Option<Failure> {
+        self.lock().first_failure.take()
     }
 
     /// Waits until a delivery ends, for up to `limit`.
@@ -183,18 +193,28 @@ fn is_broken_write(error: &mqtt::Error) -> bool {
     matches!(error, mqtt::Error::Failure)
 }
 
-fn failure(error: &mqtt::Error) -> Failure {
+/// Returns the reason of a failure, and what becomes of the message.
+fn failure(error: &mqtt::Error, qos: mqtt::QoS) -> Failure {
     let reason = match error {
         mqtt::Error::ReasonCode(code, _) => format!("the broker refused it: {code}"),
         mqtt::Error::OperationIncomplete => {
             "the broker has lost the session that it was in, or the client has discarded it"
                 .to_owned()
         }
+        error if is_broken_write(error) => "the connection broke while it was written".to_owned(),
         error => ConnectionError::from(error).to_string(),
+    };
+    let fate = match error {
+        _ if qos == mqtt::QoS::AtMostOnce => "at QoS 0 it is not sent again",
+        mqtt::Error::ReasonCode(..) | mqtt::Error::OperationIncomplete => {
+            "it is not sent again, but kept as a dead letter unless those are off"
+        }
+        error if is_broken_write(error) => "it stays in the store, and the next start sends it",
+        _ => "if Paho drops its record, the log has a line about that",
     };
     Failure {
         kind: ErrorKind::Broker,
-        reason,
+        reason: format!("{reason}; {fate}"),
     }
 }
 
@@ -229,6 +249,38 @@ mod tests {
             deliveries.add(ended(code), qos);
             assert_eq!(deliveries.has_broken_write(), is_broken, "{code} {qos:?}");
             assert_eq!(deliveries.counts().failed, 1);
+        }
+    }
+
+    #[test]
+    fn first_failure_has_reason_and_fate_of_message() {
+        const FAILURE: i32 = -1;
+        const INCOMPLETE: i32 = -11;
+        for (code, qos, reason) in [
+            (
+                FAILURE,
+                mqtt::QoS::ExactlyOnce,
+                "the connection broke while it was written; it stays in the store, and the next start sends it",
+            ),
+            (
+                FAILURE,
+                mqtt::QoS::AtMostOnce,
+                "the connection broke while it was written; at QoS 0 it is not sent again",
+            ),
+            (
+                INCOMPLETE,
+                mqtt::QoS::AtLeastOnce,
+                "the broker has lost the session that it was in, or the client has discarded it; it is not sent again, \
+                 but kept as a dead letter unless those are off",
+            ),
+        ] {
+            let (_, deliveries) = deliveries();
+            deliveries.add(ended(code), qos);
+            deliveries.add(ended(-3), qos);
+            let first = deliveries.take_first_failure().expect("it failed");
+            assert_eq!(first.reason, reason);
+            deliveries.add(ended(code), qos);
+            assert!(deliveries.take_first_failure().is_none());
         }
     }
 

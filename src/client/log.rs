@@ -58,10 +58,10 @@ pub(super) fn session_lost(client_id: &str) {
     );
 }
 
-pub(super) fn delivery_failed(client_id: &str, failed: u64) {
+pub(super) fn delivery_failed(client_id: &str, reason: &str) {
     warn!(
         "messaging.client.id" = client_id,
-        failed, "deliveries failed; further failures are only counted"
+        "a delivery failed; further failures are only counted: {reason}"
     );
 }
 

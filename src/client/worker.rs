@@ -45,7 +45,6 @@ pub(super) struct Worker {
     /// A connection was lost while messages of an earlier run were on their way, whose writes have no token.
     may_be_damaged: bool,
     has_ignored_broken_write: bool,
-    has_reported_failures: bool,
 }
 
 impl Worker {
@@ -70,7 +69,6 @@ impl Worker {
             last_check: Instant::now(),
             may_be_damaged: false,
             has_ignored_broken_write: false,
-            has_reported_failures: false,
         }
     }
 
@@ -101,7 +99,7 @@ impl Worker {
             };
             let pending = self.shared.signal.wait(until);
             self.shared.deliveries.complete(&pending.completed);
-            self.report_failures();
+            self.report_failure();
             let is_damaged = pending.is_damaged || self.shared.deliveries.has_broken_write();
             if is_damaged && !self.react_to_broken_write() {
                 return Closed::Damaged;
@@ -274,11 +272,9 @@ impl Worker {
     }
 
     /// Logs the first delivery that failed.
-    fn report_failures(&mut self) {
-        let failed = self.shared.deliveries.counts().failed;
-        if failed > 0 && !self.has_reported_failures {
-            self.has_reported_failures = true;
-            log::delivery_failed(&self.shared.client_id, failed);
+    fn report_failure(&self) {
+        if let Some(failure) = self.shared.deliveries.take_first_failure() {
+            log::delivery_failed(&self.shared.client_id, &failure.reason);
         }
     }
 
