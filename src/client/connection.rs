@@ -13,6 +13,11 @@ impl ConnectionError {
         Self("the connection was lost".into())
     }
 
+    /// Names the address of the attempt or the connection.
+    pub(super) fn at(&self, address: &str) -> Self {
+        Self(format!("{address}: {self}").into())
+    }
+
     pub(super) fn stopped(reason: &str) -> Self {
         Self(reason.into())
     }

@@ -20,6 +20,13 @@ pub(super) fn connect_failed(client_id: &str, error: &ConnectionError, retry_sec
     );
 }
 
+pub(super) fn address_failed(client_id: &str, error: &ConnectionError, next_address: &str) {
+    warn!(
+        "messaging.client.id" = client_id,
+        next_address, "cannot connect to the broker: {error}; the next address is tried at once"
+    );
+}
+
 pub(super) fn connection_lost(client_id: &str, error: &ConnectionError, retry_seconds: f64) {
     warn!(
         "messaging.client.id" = client_id,

@@ -27,6 +27,7 @@ type ConnectHook = Box<dyn FnOnce(&mut mqtt::ConnectOptionsBuilder) + Send>;
 
 /// An address of the broker.
 pub(super) struct Target {
+    pub(super) address: String,
     /// The options to connect with.
     pub(super) options: mqtt::ConnectOptions,
     /// The name that is resolved before.
@@ -202,6 +203,7 @@ impl Settings {
             self.connect_hook.is_some() || env::var_os("PAHO_C_CLIENT_USE_HTTP_PROXY").is_some();
         let mut options = self.connect_builder()?;
         let targets = self.brokers.iter().map(|address| Target {
+            address: address.clone(),
             options: options.server_uris(&[address]).finalize(),
             name: NameToResolve::of(address).filter(|_| !has_proxy),
         });

@@ -26,7 +26,8 @@ pub struct ClientState {
     pub since: SystemTime,
     /// Time of the next attempt to connect, if one is waited for.
     pub next_attempt: Option<SystemTime>,
-    /// Why the last attempt failed, or the last connection ended.
+    /// Why the last attempt failed, or the last connection ended, after the address of the broker. It stays after the
+    /// next connection: while the client is connected, it is the reason of an earlier outage.
     pub last_error: Option<String>,
     /// Number of connections that were made.
     pub connects: u64,

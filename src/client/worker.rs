@@ -121,7 +121,8 @@ impl Worker {
                 let is_connected = self.paho.is_connected();
                 (!is_connected).then(|| {
                     let reason = self.shared.signal.take_disconnected();
-                    LinkEvent::Lost(reason.unwrap_or_else(ConnectionError::lost))
+                    let reason = reason.unwrap_or_else(ConnectionError::lost);
+                    LinkEvent::Lost(reason.at(self.address()))
                 })
             }
             _ => None,
@@ -129,12 +130,19 @@ impl Worker {
         let has_event = event.is_some();
         let connects = self.handle(event.unwrap_or(LinkEvent::Tick), now);
         if connects && let Err(error) = self.connect() {
+            let error = error.at(self.address());
             self.handle(LinkEvent::Failed(error), Instant::now());
         }
         if self.link.phase() == Phase::Connected {
             self.subscribe();
         }
         has_event || connects
+    }
+
+    /// Returns the address of the present attempt or connection, or else that of the next one.
+    fn address(&self) -> &str {
+        let target = self.targets.get(self.link.address());
+        target.map_or("", |target| target.address.as_str())
     }
 
     /// Begins an attempt to connect, once the name of the broker is resolved.
@@ -165,7 +173,10 @@ impl Worker {
                     .connect_response()
                     .is_some_and(|response| response.session_present),
             },
-            Err(error) => LinkEvent::Failed(ConnectionError::from(&error)),
+            Err(error) => {
+                let error = ConnectionError::from(&error);
+                LinkEvent::Failed(error.at(self.address()))
+            }
         })
     }
 
@@ -210,7 +221,12 @@ impl Worker {
             (Phase::Connecting, Phase::Waiting(_)) => {
                 self.shared.gauges.count_failed_attempt();
                 if let Some(error) = &self.link.last_error {
-                    log::connect_failed(client_id, error, retry_seconds);
+                    // The next address is tried without a wait.
+                    if retry_seconds > 0.0 {
+                        log::connect_failed(client_id, error, retry_seconds);
+                    } else {
+                        log::address_failed(client_id, error, self.address());
+                    }
                 }
             }
             (Phase::Connected, Phase::Waiting(_)) => {

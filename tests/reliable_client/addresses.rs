@@ -119,7 +119,24 @@ fn name_that_cannot_be_resolved_is_shown() {
     let client = session("mqtt://no-such-broker.invalid:1883").start();
     let client = client.expect("starts");
     let error = eventually(LIMIT, "an attempt fails", || client.state().last_error);
-    let expected = "cannot resolve the name no-such-broker.invalid: ";
+    let expected =
+        "mqtt://no-such-broker.invalid:1883: cannot resolve the name no-such-broker.invalid: ";
     assert!(error.starts_with(expected), "{error}");
     drop(client.publish(message("x")).expect("accepted"));
+}
+
+#[test]
+fn failures_name_their_address() {
+    let broker = Broker::start();
+    let (dead, url) = ("mqtt://127.0.0.1:1", broker.url());
+    let client = session(dead).broker(&url).start().expect("starts");
+    wait_for(&client, ConnectionState::Connected);
+    let error = client.state().last_error.expect("that of the first one");
+    assert!(error.starts_with(&format!("{dead}: ")), "{error}");
+    broker.refuse(usize::MAX);
+    broker.drop_connections();
+    let lost = format!("{url}: ");
+    eventually(LIMIT, "the loss is shown", || {
+        client.state().last_error?.starts_with(&lost).then_some(())
+    });
 }

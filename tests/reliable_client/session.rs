@@ -222,6 +222,57 @@ fn reason_of_broker_for_its_disconnect_is_shown() {
 }
 
 #[test]
+#[ignore = "started by another test"]
+fn child_with_lost_sessions() {
+    if env::var("LOSES_SESSIONS").is_err() {
+        return;
+    }
+    let log = Log::default();
+    log.of_the_process();
+    let (broker, records) = (Broker::start(), MemoryPersistence::new());
+    broker.withhold(Kind::Pubrec);
+    let start = || {
+        let session = Session::new(CLIENT, "mqtt://127.0.0.1:1").broker(broker.url());
+        let client = session.persistence(records.clone()).start();
+        let client = client.expect("starts");
+        wait_for(&client, ConnectionState::Connected);
+        client
+    };
+    let client = start();
+    drop(client.publish(message("of earlier run")).expect("accepted"));
+    broker.wait_for(Direction::FromClient, Kind::Publish, 1);
+    client.stop(Duration::ZERO).expect("stops");
+    broker.discard_sessions(true);
+    let client = start();
+    let delivery = client.publish(message("of this run")).expect("accepted");
+    broker.wait_for(Direction::FromClient, Kind::Publish, 2);
+    broker.drop_connections();
+    delivery.wait().expect_err("the session is lost");
+    wait_for(&client, ConnectionState::Connected);
+    client.stop(LIMIT).expect("stops");
+    let text = log.text();
+    let count = |part: &str| text.matches(part).count();
+    assert_eq!(count("the broker has lost the session; Paho"), 2, "{text}");
+    let failure = "only counted: the broker has lost the session that it was in";
+    assert_eq!(count(failure), 1, "{text}");
+    let next = format!("next_address=\"{}\"", broker.url());
+    assert!(count(&next) > 1, "{text}");
+    assert!(count("to the broker: mqtt://127.0.0.1:1: ") > 1, "{text}");
+    process::exit(LOGGED);
+}
+
+/// Exit code of the child whose log was right.
+const LOGGED: i32 = 8;
+
+#[test]
+fn lost_sessions_and_dead_addresses_are_logged() {
+    let mut child = ignored_test(module_path!(), "child_with_lost_sessions");
+    let ended = child.env("LOSES_SESSIONS", "1").output();
+    let ended = ended.expect("it runs");
+    assert_eq!(ended.status.code(), Some(LOGGED), "{ended:?}");
+}
+
+#[test]
 fn session_lost_between_runs_is_counted() {
     let broker = Broker::start();
     broker.withhold(Kind::Pubrec);
