@@ -312,8 +312,10 @@ fn explanation(reason: DropReason) -> &'static str {
             "the buffer was full; raise max_buffered_messages, or publish less while the broker is away"
         }
         DropReason::SessionLost => {
-            "the broker no longer had the session, or the client asked for a clean one; have the \
-             broker keep its sessions, and connect with clean_start(false) and a session expiry"
+            "the broker no longer had the session, or the client asked for a clean one; have the broker save its \
+             sessions, for longer than an outage; a client that Session has not started has to connect with \
+             clean_start(false) and a session expiry. Unless dead letters are off, the messages are kept: \
+             mqtt-backlog discarded list CLIENT_ID"
         }
         DropReason::SessionDiscarded => {
             "the client does not keep its session; connect with clean_start(false) and a session \

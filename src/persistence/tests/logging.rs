@@ -145,6 +145,31 @@ fn outage_is_logged_once_per_reason() {
 }
 
 #[test]
+fn lost_session_is_logged_with_place_of_messages() {
+    let record = ("s-7", publish(7, 1, b"x"));
+    let mut bench = Bench::new(&Settings::default(), &[record]);
+    let lines = logged(|| {
+        bench.restore();
+        // Paho connects.
+        bench.remove("c-0");
+        bench.persistence.keys().expect("listed");
+        bench.remove("s-7");
+        bench.run(SECOND);
+    });
+    assert_logged(
+        &lines,
+        &["WARN records were dropped that were not delivered"],
+    );
+    for part in [
+        "reason=\"session_lost\"",
+        "a client that Session has not started has to connect with clean_start(false)",
+        "Unless dead letters are off, the messages are kept: mqtt-backlog discarded list CLIENT_ID",
+    ] {
+        assert!(lines[0].contains(part), "{lines:#?}");
+    }
+}
+
+#[test]
 fn buffer_warning_is_logged_once_per_outage() {
     let settings = Settings {
         buffer_warn_bytes: 100,
