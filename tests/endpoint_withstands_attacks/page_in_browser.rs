@@ -154,7 +154,7 @@ fn fill_of_buffer_shows_once_its_limit_is_set() {
 fn connection_of_client_shows_and_updates() {
     let page = Page::new();
     let mut broker = Mosquitto::start();
-    broker.stop();
+    broker.kill();
     let client = Session::new("device-1", broker.url())
         .persistence(MemoryPersistence::new())
         .metrics(&page.metrics)

@@ -261,6 +261,7 @@ fn connect_to_dripping_server_ends_at_deadline() {
     let server = FakeRedis::start(|_| Reply::Drip(Duration::from_millis(50)));
     let mut persistence = options(&server.url)
         .connect_timeout(TIMEOUT)
+        .open_timeout(TIMEOUT)
         .build()
         .unwrap();
     let started = Instant::now();
