@@ -229,7 +229,12 @@ mod tests {
                 break error;
             }
         };
-        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        // The latter is the kernel's, if the sender had no processor when the deadline came.
+        let is_timeout = matches!(
+            error.kind(),
+            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
+        );
+        assert!(is_timeout, "{error}");
         assert!(started.elapsed() < Duration::from_secs(5));
         drop(socket);
         sender.join().expect("no panic");
