@@ -14,13 +14,13 @@ use crate::{
     error::Error,
     paho::{Key, KeyName, RecordKind, command_packet_id},
     persistence::sorted_dead_letters,
-    store::{Change, FOREIGN, POISON, Place, Store, UNKNOWN, UNREADABLE},
+    store::{Change, Place, QUARANTINE_REASONS, Store},
 };
 
 /// Returns the reasons for which a record can be set aside, as [`DeadLetter::reason`] returns them.
 pub fn set_aside_reasons() -> impl Iterator<Item = &'static str> {
     let dropped = DropReason::ALL.iter().map(|reason| reason.as_str());
-    dropped.chain([UNREADABLE, FOREIGN, POISON, UNKNOWN])
+    dropped.chain(QUARANTINE_REASONS)
 }
 
 /// The records in a place.

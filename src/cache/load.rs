@@ -22,7 +22,7 @@ use crate::{
     paho::{
         DropReason, Key, KeyMap, Publish, RecordKind, StoredMessage, is_expired, is_valid_record,
     },
-    store::{Change, POISON, Store, UNREADABLE},
+    store::{Change, OTHER_VERSION, POISON, Store, UNREADABLE},
 };
 
 /// The contents of the store at open.
@@ -77,7 +77,7 @@ pub(crate) fn load_records(
     loaded.index.set_now(options.since_boot);
     changes.unreadable.extend(&inconvertible);
     for key in inconvertible {
-        if !quarantine(store, (key, "other_version"), (set_asides, changes))? {
+        if !quarantine(store, (key, OTHER_VERSION), (set_asides, changes))? {
             loaded.unmovable.insert(key);
         }
     }

@@ -9,6 +9,8 @@ mod traits;
 pub use durability::Durability;
 pub use event::{HealthSnapshot, HealthState, StoreEvent};
 pub use memory::MemoryStore;
-pub(crate) use set_aside::{FOREIGN, POISON, SetAsideName, UNKNOWN, UNREADABLE};
+#[cfg(feature = "cli")]
+pub(crate) use set_aside::QUARANTINE_REASONS;
+pub(crate) use set_aside::{FOREIGN, OTHER_VERSION, POISON, SetAsideName, UNKNOWN, UNREADABLE};
 pub use set_aside::{SetAsideLimits, SetAsideLoss};
 pub use traits::{Adopted, Change, Connected, Group, OtherRecords, Place, Sent, Store};

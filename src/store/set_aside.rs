@@ -9,10 +9,17 @@ use std::{
 pub(crate) const UNREADABLE: &str = "unreadable";
 /// The reason of a quarantined record of another origin.
 pub(crate) const FOREIGN: &str = "foreign";
+/// The reason of a quarantined record that has no form in the MQTT version of the client.
+pub(crate) const OTHER_VERSION: &str = "other_version";
 /// The reason of a quarantined message on which connections broke, again and again.
 pub(crate) const POISON: &str = "poison";
 /// The reason of a record whose name has none, since somebody else has put it there.
 pub(crate) const UNKNOWN: &str = "unknown";
+
+/// Every reason of a record in the quarantine.
+#[cfg(feature = "cli")]
+pub(crate) const QUARANTINE_REASONS: [&str; 5] =
+    [UNREADABLE, FOREIGN, OTHER_VERSION, POISON, UNKNOWN];
 
 /// The bounds of a [`Place`](crate::Place): beyond them the oldest records leave first.
 ///

@@ -55,6 +55,7 @@ fn unknown_reason_is_refused_with_known_ones() {
                 "session_lost",
                 "over_budget",
                 "unreadable",
+                "other_version",
                 "poison",
                 "unknown",
             ] {
