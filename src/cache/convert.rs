@@ -9,7 +9,10 @@ use super::{
 };
 use crate::{
     error::Error,
-    paho::{Key, KeyName, Publish, RecordKind, convert, is_expired, is_valid_record},
+    paho::{
+        Key, KeyMap, KeyName, Publish, RecordKind, convert, is_expired, is_valid_record,
+        version_name,
+    },
     store::{Change, Store},
 };
 
@@ -61,25 +64,22 @@ pub(crate) fn convert_records(
         ..Conversion::default()
     };
     for batch in others.chunks(RECORDS_PER_STEP) {
-        let values = read_or_split(store, batch)?;
         let twins = batch.iter().map(|key| key.other_version());
-        let twins: Vec<Key> = twins.filter(|key| present.contains(key)).collect();
-        let mut twin_values = read_or_split(store, &twins)?.into_iter();
+        let twins = twins.filter(|key| present.contains(key));
+        let wanted: Vec<Key> = batch.iter().copied().chain(twins).collect();
+        let values = read_or_split(store, &wanted)?;
+        let values: KeyMap<Option<Vec<u8>>> = wanted.into_iter().zip(values).collect();
+        let value_of = |key: Key| values.get(&key)?.as_deref();
         let mut steps = Vec::new();
-        for (key, value) in batch.iter().copied().zip(values) {
-            let has_twin = present.contains(&key.other_version());
-            let twin = if has_twin {
-                twin_values.next().flatten()
-            } else {
-                None
-            };
+        for key in batch.iter().copied() {
             // Removed since it was listed.
-            let Some(value) = value else { continue };
+            let Some(value) = value_of(key) else { continue };
             let is_of_left_publish = key.kind == RecordKind::SentPubrel
                 && conversion
                     .left
                     .contains(&key.with_kind(RecordKind::SentPublish));
-            match step(key, &value, twin.as_deref(), is_of_left_publish, now) {
+            let twin = value_of(key.other_version());
+            match step(key, value, twin, is_of_left_publish, now) {
                 Step::Convert(value) => {
                     conversion.keys.push(key.other_version());
                     steps.push((key.to_name(), Some((key.other_version().to_name(), value))));
@@ -149,11 +149,7 @@ fn refusal(error: Error, to_v5: bool) -> Error {
     if !is_refused(&error) {
         return error;
     }
-    let (from, to) = if to_v5 {
-        ("3.1.1", "5")
-    } else {
-        ("5", "3.1.1")
-    };
+    let (from, to) = (version_name(!to_v5), version_name(to_v5));
     let attempt = format!("convert the records of MQTT {from} to MQTT {to}");
     let reason = format!(
         "the store takes no writes; correct that, or start with MQTT {from} until all of them are sent"

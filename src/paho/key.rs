@@ -65,6 +65,11 @@ pub struct Key {
     pub(crate) number: u32,
 }
 
+/// Returns the name of a version of MQTT: `3.1.1` or `5`.
+pub(crate) fn version_name(v5: bool) -> &'static str {
+    if v5 { "5" } else { "3.1.1" }
+}
+
 /// Paho's `PERSISTENCE_SEQNO_LIMIT`, which sequence numbers stay below.
 const SEQUENCE_LIMIT: u32 = 1_000_000;
 
@@ -85,7 +90,7 @@ impl Key {
     /// Returns the version of MQTT: `3.1.1` or `5`.
     #[must_use]
     pub fn version(self) -> &'static str {
-        if self.v5 { "5" } else { "3.1.1" }
+        version_name(self.v5)
     }
 
     /// Returns the kind of the record.

@@ -26,7 +26,7 @@ pub(crate) use departure::{CallHistory, Content, Departure};
 pub(crate) use expiry::{expiry_time, is_same_but_for_expiry};
 pub(crate) use expiry::{is_expired, set_expiry_time, set_remaining_interval};
 pub use key::{Key, RecordKind};
-pub(crate) use key::{KeyHasher, KeyMap, KeyName, with_key_names};
+pub(crate) use key::{KeyHasher, KeyMap, KeyName, version_name, with_key_names};
 pub(crate) use packet::{Publish, qos_of_publish, set_record_number};
 pub(crate) use properties::PropertyValue;
 pub(crate) use sequence::sort_by_sequence;

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::{call_semantics::VersionMismatch, moved_backlog::MovedBacklog, opening::OpenReport};
 use crate::{
     error::{Error, ErrorChain, ErrorKind, log_throttle::LogThrottle},
-    paho::Key,
+    paho::{Key, version_name},
 };
 
 /// The log of one persistence.
@@ -131,11 +131,7 @@ impl CallLog {
             Some(VersionMismatch::Connected { v5_records }) => (v5_records, "connects with"),
             None => return,
         };
-        let (records, client) = if v5_records {
-            ("5", "3.1.1")
-        } else {
-            ("3.1.1", "5")
-        };
+        let (records, client) = (version_name(v5_records), version_name(!v5_records));
         warn!(
             "db.system.name" = self.store_name,
             "messaging.client.id" = self.client_id,
@@ -212,7 +208,7 @@ pub(super) fn converted(store_name: &str, client_id: &str, records: usize, to_v5
             "messaging.client.id" = client_id,
             records,
             "converted the records of another MQTT version to MQTT {}",
-            if to_v5 { "5" } else { "3.1.1" }
+            version_name(to_v5)
         );
     }
 }
