@@ -6,8 +6,8 @@ use paho_mqtt::{self as mqtt, ClientPersistence};
 use paho_mqtt_redis::RedisPersistence;
 use redis::Commands;
 use testkit::{
-    LIMIT, Mosquitto, RedisServer, Subscriber, eventually, intercepted::Intercepted, log::Log,
-    publish_command, record,
+    LIMIT, Mosquitto, RedisServer, Subscriber, eventually, harness::connect_options,
+    intercepted::Intercepted, log::Log, publish_command, record,
 };
 
 const TOPIC: &str = "readings";
@@ -37,20 +37,6 @@ fn client(
         .create_client()
 }
 
-/// Options for a session that outlives the connection.
-fn options_of_session(version: u32) -> mqtt::ConnectOptions {
-    let mut options = mqtt::ConnectOptionsBuilder::with_mqtt_version(version);
-    if version == mqtt::MQTT_VERSION_5 {
-        let mut session = mqtt::Properties::new();
-        let expiry = mqtt::PropertyCode::SessionExpiryInterval;
-        session.push_u32(expiry, 3600).expect("a property");
-        options.clean_start(false).properties(session);
-    } else {
-        options.clean_session(false);
-    }
-    options.finalize()
-}
-
 /// Gives the broker a session of the client, without which Paho deletes what is in flight.
 fn create_session(broker: &Mosquitto, version: u32) {
     let client = mqtt::CreateOptionsBuilder::new()
@@ -60,7 +46,7 @@ fn create_session(broker: &Mosquitto, version: u32) {
         .persistence(None)
         .create_client()
         .expect("is created");
-    let connected = client.connect(options_of_session(version));
+    let connected = client.connect(connect_options(version, LIMIT));
     connected.wait_for(LIMIT).expect("connects");
     client
         .disconnect(None)
@@ -187,7 +173,7 @@ fn client_of_other_version_sends_what_waits() {
             .user_persistence(persistence(&redis).mqtt_version(version))
             .create_client()
             .expect("is created");
-        let options = options_of_session(version);
+        let options = connect_options(version, LIMIT);
         client.connect(options).wait_for(LIMIT).expect("connects");
         eventually(LIMIT, "all records are removed", || {
             let remaining: usize = redis.connection().hlen(hash(&broker)).expect("HLEN");
