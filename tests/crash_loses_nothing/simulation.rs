@@ -5,12 +5,12 @@ use testkit::simulator::{Orders, check};
 #[test]
 fn simulated_faults_break_no_promise() {
     let orders = Orders {
-        seeds: 40,
+        seeds: 20,
         ..Orders::default()
     };
     let (totals, failures) = check(&orders, |failure| eprintln!("{}", failure.story));
     assert!(failures.is_empty(), "{:?}", failures.first());
-    assert!(totals.deliveries > 2000, "{totals:?}");
-    assert!(totals.starts > 200, "{totals:?}");
-    assert!(totals.faults > 500, "{totals:?}");
+    assert!(totals.deliveries > 1000, "{totals:?}");
+    assert!(totals.starts > 100, "{totals:?}");
+    assert!(totals.faults > 250, "{totals:?}");
 }

@@ -15,7 +15,7 @@ use testkit::{
 };
 
 const CHILDREN: u64 = 4;
-const CASES: u64 = 2_500;
+const CASES: u64 = 1_000;
 const HASH: &str = "device:127.0.0.1:1";
 const QUARANTINE: &str = "device:127.0.0.1:1:quarantine";
 /// First case of a child.
