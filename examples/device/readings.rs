@@ -4,6 +4,7 @@ use std::{
     fs::{File, OpenOptions},
     hash::{BuildHasher, Hasher, RandomState},
     io::{self, Write},
+    iter,
     path::Path,
 };
 
@@ -32,8 +33,10 @@ impl Readings {
         let id = format!("{} {}", self.run, self.number);
         let step = self.number % 200;
         let tenths = 150 + step.min(200 - step);
-        let payload = format!("{id} {}.{} ", tenths / 10, tenths % 10);
-        let payload = format!("{payload:.<width$}", width = self.payload);
+        let mut payload = format!("{id} {}.{} ", tenths / 10, tenths % 10);
+        // A width in a format has a limit of 65,535.
+        let missing = self.payload.saturating_sub(payload.len());
+        payload.extend(iter::repeat_n('.', missing));
         (id, payload)
     }
 }
