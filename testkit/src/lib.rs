@@ -34,6 +34,7 @@ pub mod recording;
 mod redis;
 pub mod rewriting;
 pub mod rules;
+pub mod runbook;
 pub mod serving;
 pub mod simulator;
 pub mod statistics;

@@ -3,6 +3,7 @@
 mod adopt;
 mod drain;
 mod purge;
+mod runbook_faults;
 mod runbooks;
 mod set_aside;
 mod stored;

@@ -40,10 +40,22 @@ pub fn set_aside(
     reason: &str,
     age: Duration,
 ) -> String {
+    set_aside_in(redis, &format!("{NAME}:{place}"), key, value, reason, age)
+}
+
+/// Does the same in this hash.
+pub fn set_aside_in(
+    redis: &RedisServer,
+    hash: &str,
+    key: &str,
+    value: &[u8],
+    reason: &str,
+    age: Duration,
+) -> String {
     let time = SystemTime::now() - age;
     let millis = time.duration_since(UNIX_EPOCH).expect("later").as_millis();
     let name = format!("{millis}:{reason}:{}:{key}:{:016x}", value.len(), 7);
-    put(redis, &format!("{NAME}:{place}"), &name, value);
+    put(redis, hash, &name, value);
     name
 }
 

@@ -6,7 +6,7 @@ use std::{
     fs,
 };
 
-use paho_mqtt_redis::prometheus::proto::MetricFamily;
+use paho_mqtt_redis::prometheus::proto::{LabelPair, Metric, MetricFamily};
 use serde_json::Value;
 use testkit::{
     dashboard::{Dashboard, array, path, read, text},
@@ -24,6 +24,7 @@ const OTHERS: [&str; 4] = [
     "redis_key_size",
     "redis_up",
 ];
+const STORE_ERRORS: &str = "mqtt_persistence_store_errors_total";
 const GRAFANA: &str = "https://grafana.example/d/mqtt-persistence-";
 const RUNBOOKS: &str = "https://runbooks.example/mqtt-persistence.md#";
 
@@ -149,7 +150,14 @@ fn each_alert_has_labels_summary_board_and_runbook() {
             "{name}"
         );
         assert!(!text(&annotations["summary"]).is_empty(), "{name}");
-        assert!(!text(&annotations["description"]).is_empty(), "{name}");
+        let description = text(&annotations["description"]);
+        assert!(description.contains("First:"), "{name}: no first action");
+        let (summary, place) = (
+            text(&annotations["summary"]),
+            if fleet { "job" } else { "instance" },
+        );
+        let names_place = summary.contains(&format!("$labels.{place}"));
+        assert!(names_place || name.ends_with("Absent"), "{name}: {summary}");
         let board = if fleet { "fleet" } else { "device" };
         let dashboard = text(&annotations["dashboard_url"]);
         assert!(
@@ -165,24 +173,117 @@ fn each_alert_has_labels_summary_board_and_runbook() {
 }
 
 #[test]
+fn backlog_of_one_device_only_warns() {
+    for alert in alerts().filter(|alert| alert["labels"]["problem"] == "backlog") {
+        let is_fleet = alert["labels"]["scope"] == "fleet";
+        let severity = if is_fleet { "critical" } else { "warning" };
+        assert_eq!(alert["labels"]["severity"], severity, "{}", name(alert));
+    }
+}
+
+#[test]
+fn alert_that_asks_for_restart_is_not_suppressed() {
+    let inhibited = &yaml("provisioning/alertmanager/alertmanager.yml")["inhibit_rules"];
+    for rule in array(inhibited) {
+        let of_device = array(&rule["equal"]).len() == 3;
+        let targets = rule["target_matchers"].to_string();
+        for alert in [
+            "RecordsDamaged",
+            "PutsFailing",
+            "CallStuck",
+            "UndeliveredOld",
+        ] {
+            assert!(!(of_device && targets.contains(alert)), "{rule}");
+        }
+    }
+}
+
+/// The sections of the runbooks, by the alert.
+fn sections(runbooks: &str) -> BTreeMap<&str, &str> {
+    let sections = runbooks.split("\n### ").skip(1);
+    sections
+        .map(|section| section.split_once('\n').expect("a title and a text"))
+        .collect()
+}
+
+#[test]
 fn runbook_sections_and_alerts_match() {
     let runbooks = read("runbooks.md");
-    let mut sections = BTreeSet::new();
-    for section in runbooks.split("\n### ").skip(1) {
-        let name = section.lines().next().unwrap_or_default();
-        for part in ["**Means.** ", "**Check.** ", "**Do.** "] {
+    let sections = sections(&runbooks);
+    let alerts: BTreeSet<&str> = alerts().map(name).collect();
+    assert_eq!(sections.keys().copied().collect::<BTreeSet<_>>(), alerts);
+    for (name, section) in sections {
+        let box_lines: Vec<&str> = section.trim().lines().take(4).collect();
+        let begins = [
+            "> - **Data at risk?** ",
+            "> - **Restart safe?** ",
+            "> - **Urgent?** ",
+            "",
+        ];
+        for (line, begin) in box_lines.iter().zip(begins) {
+            assert!(line.starts_with(begin), "{name}: {line}");
+        }
+        assert_eq!(box_lines[3], "", "{name}: more than a box");
+        assert!(
+            box_lines[1].contains("(#which-alert-comes-first)"),
+            "{name}: no order"
+        );
+        let times = ["Minutes", "Hours", "Next day"];
+        let is_time = times
+            .iter()
+            .any(|time| box_lines[2].contains(&format!("** {time}")));
+        assert!(is_time, "{name}: {}", box_lines[2]);
+        for part in ["\n1. ", "\n| you see | you do |\n"] {
             assert!(section.contains(part), "{name}: no {part}");
         }
-        assert!(sections.insert(name.to_owned()), "{name}: twice");
     }
-    let alerts: BTreeSet<String> = alerts().map(|alert| name(alert).to_owned()).collect();
-    assert_eq!(sections, alerts);
-    for anchor in runbooks.split("](#").skip(1) {
-        let anchor = anchor.split(')').next().unwrap_or_default();
+}
+
+#[test]
+fn runbooks_have_a_line_for_each_error_of_a_store() {
+    let runbooks = read("runbooks.md");
+    let (_, table) = runbooks
+        .split_once("\n| error | you see | you do |\n")
+        .expect("a table");
+    let rows = table
+        .lines()
+        .skip(1)
+        .take_while(|line| line.starts_with('|'));
+    let kinds: Vec<&str> = rows
+        .map(|row| row.split('`').nth(1).expect("a kind"))
+        .collect();
+    let family = families(false)
+        .iter()
+        .find(|family| family.name() == STORE_ERRORS);
+    let series = family.expect("errors of the store").get_metric().iter();
+    let labels = series.flat_map(Metric::get_label);
+    let known = labels
+        .filter(|label| label.name() == "error")
+        .map(LabelPair::value);
+    assert_eq!(
+        kinds.iter().copied().collect::<BTreeSet<_>>(),
+        known.collect()
+    );
+    for alert in alerts().filter(|alert| alert["labels"]["problem"] == "store") {
+        let section = sections(&runbooks)[name(alert)];
         assert!(
-            alerts.iter().any(|alert| alert.to_lowercase() == anchor),
-            "{anchor}"
+            section.contains("(#errors-of-the-store)"),
+            "{}",
+            name(alert)
         );
+    }
+}
+
+#[test]
+fn paragraphs_of_runbooks_are_short() {
+    for paragraph in read("runbooks.md").split("\n\n") {
+        let is_prose = !paragraph
+            .trim_start()
+            .starts_with(['|', '>', '`', '-', '#']);
+        let is_prose = is_prose && !paragraph.contains("```");
+        let lines = paragraph.trim().lines();
+        let is_long = lines.clone().count() > 3 || lines.clone().any(|line| line.len() > 160);
+        assert!(!(is_prose && is_long), "{paragraph}");
     }
 }
 

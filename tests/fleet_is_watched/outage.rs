@@ -24,6 +24,7 @@ use testkit::{
     device::{Device, address},
     eventually_queried, publish_command_of, record,
     rules::load,
+    runbook::Shell,
 };
 
 /// Divisor of the times of the rules.
@@ -580,6 +581,26 @@ fn until_link_is_suspected(prometheus: &Prometheus, device: &str) {
     });
 }
 
+/// Follows the sections of the runbooks for somebody who is logged in on the Prometheus of the fleet.
+fn follow_runbooks(prometheus: &Prometheus, broker: &str) {
+    let config = path("provisioning/prometheus/prometheus.yml");
+    let variables = [
+        ("PROMETHEUS", format!("http://{}", prometheus.address())),
+        ("CONFIG", config.display().to_string()),
+        ("BROKER", broker.to_owned()),
+    ];
+    let mut shell = Shell::new(&variables, &[]);
+    for alert in [
+        "FleetStoresFailing",
+        "FleetBacklogOld",
+        "FleetTargetsDown",
+        "Absent",
+    ] {
+        let section = format!("MqttPersistence{alert}");
+        shell.follow(&section, |_| (), |asked| panic!("systemctl {asked}"));
+    }
+}
+
 #[test]
 fn outage_shows_on_boards_and_its_alerts_resolve() {
     let mut fleet = Fleet::start();
@@ -632,6 +653,8 @@ fn outage_shows_on_boards_and_its_alerts_resolve() {
     until_quiet(&prometheus, "MqttPersistenceStoreDown", &gateway);
     until_firing(&prometheus, "MqttPersistenceMessagesDropped", &gateway);
     until_firing(&prometheus, "MqttPersistenceBacklogGrowing", &a);
+
+    follow_runbooks(&prometheus, &unused_address());
 
     let since = || fleet.started.elapsed();
     assert_rules_are_healthy(&prometheus);
