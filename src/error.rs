@@ -7,188 +7,185 @@ use std::{borrow::Cow, error::Error as StdError, fmt, io};
 
 use paho_mqtt as mqtt;
 
-/// The kind of an [`Error`], and the value of the label `error` of the metrics.
-///
-/// Each kind states what it means and what to do. When Paho's client is created, and in
-/// [`Persistence::connect`](crate::Persistence::connect), every kind is an error. While a client runs, a
-/// failure of the store is not: writes are kept in memory and retried, and the persistence recovers
-/// without a restart once the cause is gone. Then the kind appears in the log, in the metrics, in
-/// [`Health::last_error`](crate::Health::last_error) and in
-/// [`StoreEvent::Down`](crate::StoreEvent::Down).
-///
-/// Later versions may add kinds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[non_exhaustive]
-pub enum ErrorKind {
-    /// An option has a value that cannot work.
-    ///
-    /// Correct the option that the error names.
-    InvalidOption,
-    /// The client id is empty, so programs without an id would share their records.
-    ///
-    /// Give the client an id that is unique and stays the same across restarts.
-    InvalidClientId,
-    /// Paho does not write such a key.
-    ///
-    /// Only a program that calls the persistence itself can cause it: pass keys that Paho has passed.
-    InvalidKey,
+/// Defines [`ErrorKind`] from its one table: further documentation, variant, name, meaning and advice.
+macro_rules! error_kinds {
+    ($($(#[$more:meta])* $kind:ident, $name:literal, $meaning:literal, $advice:literal;)*) => {
+        /// The kind of an [`Error`], and the value of the label `error` of the metrics.
+        ///
+        /// Each kind states what it means and what to do; [`meaning`](Self::meaning) and
+        /// [`advice`](Self::advice) return the same words. When Paho's client is created, and in
+        /// [`Persistence::connect`](crate::Persistence::connect), every kind is an error. While a client runs, a
+        /// failure of the store is not: writes are kept in memory and retried, and the persistence recovers
+        /// without a restart once the cause is gone. Then the kind appears in the log, in the metrics, in
+        /// [`Health::last_error`](crate::Health::last_error) and in
+        /// [`StoreEvent::Down`](crate::StoreEvent::Down).
+        ///
+        /// Later versions may add kinds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[non_exhaustive]
+        pub enum ErrorKind {
+            $(
+                #[doc = concat!("`", $name, "`: ", $meaning, ".")]
+                #[doc = ""]
+                #[doc = concat!("To do: ", $advice, ".")]
+                #[doc = ""]
+                $(#[$more])*
+                $kind,
+            )*
+        }
+
+        impl ErrorKind {
+            /// All kinds, in declaration order.
+            pub const ALL: &'static [Self] = &[$(Self::$kind),*];
+
+            /// Returns the value of the label `error`.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$kind => $name),* }
+            }
+
+            /// Returns the meaning of the kind: a clause without a capital at its start or a period at its end.
+            ///
+            /// ```
+            /// # use paho_mqtt_redis::ErrorKind;
+            /// assert_eq!(ErrorKind::Timeout.meaning(), "Redis did not reply in time");
+            /// ```
+            #[must_use]
+            pub const fn meaning(self) -> &'static str {
+                match self { $(Self::$kind => $meaning),* }
+            }
+
+            /// Returns the first thing to do about an error of the kind, as a clause like [`meaning`](Self::meaning).
+            ///
+            /// ```
+            /// # use paho_mqtt_redis::ErrorKind;
+            /// assert_eq!(ErrorKind::ReadOnly.advice(), "connect to the primary");
+            /// ```
+            #[must_use]
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$kind => $advice),* }
+            }
+
+            /// Returns the meaning and the advice, as the log, the page and `/-/ready` show them.
+            pub(crate) const fn explanation(self) -> &'static str {
+                match self { $(Self::$kind => concat!($meaning, "; ", $advice)),* }
+            }
+        }
+    };
+}
+
+error_kinds! {
+    InvalidOption, "invalid_option",
+        "an option has a value that cannot work",
+        "correct the option that the error names";
+    InvalidClientId, "invalid_client_id",
+        "the client id is empty, so programs without an id would share their records",
+        "give the client an id that is unique and stays the same across restarts";
+    /// Only a program that calls the persistence itself can cause it.
+    InvalidKey, "invalid_key",
+        "Paho does not write such a key",
+        "pass keys that Paho has passed";
     /// A call came before `open` or after `close`.
-    ///
-    /// Paho opens the persistence when a client is created. A program that calls the persistence itself
-    /// has to do so too.
-    NotOpen,
-    /// The store has no record with this key.
-    ///
-    /// Only `get` returns it: removing a missing record is no error, since Paho also removes records
-    /// that it never put.
-    NotFound,
-    /// The record disappeared from the store or was altered there, and this process neither did that nor
-    /// has a copy.
-    ///
-    /// Find out who flushed Redis or deletes from it, or whether its `maxmemory-policy` evicts.
-    Lost,
-    /// Paho sends a message again, but its copy in memory has changed.
-    ///
-    /// A write to the broker failed before, and Paho freed the message. The stored record is intact. A
-    /// program that ends now has its next start send that record; one that goes on sends the damaged
-    /// copy. Flush and restart, as in
+    NotOpen, "not_open",
+        "the persistence is not open",
+        "open it first; Paho does so when a client is created";
+    /// Only `get` returns it: removing a missing record is no error, since Paho also removes records that it
+    /// never put.
+    NotFound, "not_found",
+        "there is no such record",
+        "check the key";
+    Lost, "lost",
+        "a record disappeared from Redis or was altered there, and this process has no copy",
+        "find out who flushed Redis or deletes from it, or whether its maxmemory-policy evicts";
+    /// A write to the broker failed before, and Paho freed the message. The next start sends the stored record;
+    /// a program that goes on sends the damaged copy:
     /// [`StoreObserver::on_damaged`](crate::StoreObserver::on_damaged).
-    Damaged,
-    /// The store did not apply a write that was sent without waiting for its reply.
-    ///
-    /// The persistence writes it again, so a single one needs no action. If it repeats, check whether
-    /// another program writes to the records.
-    Unconfirmed,
-    /// Another program uses these records.
-    ///
-    /// Give each client an id of its own, or stop the other program. The error names its connection.
-    InUse,
-    /// Redis may evict the hash, with every record, when its memory is full.
-    ///
-    /// Set `maxmemory-policy noeviction`. The option `eviction_check` decides whether this is an
-    /// error.
-    Eviction,
-    /// The store is unreachable, or the connection broke.
-    ///
-    /// Check that Redis runs, that the socket or port in the URL is its own, and that the user of the
-    /// program may connect: for a Unix socket it must be in Redis's group.
-    Connection,
-    /// The store did not reply in time.
-    ///
-    /// Check whether Redis is stopped, swapping, out of CPU or waiting for its disk. Relieve it, or raise
-    /// `operation_timeout` and `connect_timeout`.
-    Timeout,
-    /// The TLS handshake with the store failed.
-    ///
-    /// Check that the port speaks TLS, that the certificate is for this host name, and that its issuer is
-    /// trusted: by the file that the option `ca_file` names or, without it, by the one that `SSL_CERT_FILE`
-    /// names or by the system.
-    Tls,
-    /// Redis rejected the user or password (`NOAUTH`, `WRONGPASS`).
-    ///
-    /// Check both in the URL or the password file, and the ACL of the user.
-    Authentication,
-    /// The user lacks a permission (`NOPERM`).
-    ///
-    /// Grant it: docs/redis.md has the ACL line. Check `key_prefix` if the ACL grants a pattern of keys.
-    Permission,
-    /// The key does not hold a hash (`WRONGTYPE`).
-    ///
-    /// Choose another `key_prefix`, or delete that key.
-    WrongType,
-    /// Redis is still loading its data (`LOADING`).
-    ///
-    /// Wait. If the start of the program meets it, raise `open_timeout`.
-    Loading,
-    /// Redis has reached its `maxmemory` (`OOM`).
-    ///
-    /// Raise it, bring the link to the broker back, or publish less.
-    OutOfMemory,
-    /// This Redis is a read-only replica (`READONLY`).
-    ///
-    /// Connect to the primary.
-    ReadOnly,
-    /// Redis cannot save its snapshot and refuses writes (`MISCONF`).
-    ///
-    /// Check its log and free its disk, or disable snapshots with `save ""`.
-    Misconf,
-    /// A script blocks Redis (`BUSY`).
-    ///
-    /// End it with `SCRIPT KILL`.
-    Busy,
-    /// Redis returned another error.
-    ///
+    Damaged, "damaged",
+        "Paho sends a message again whose copy in memory has changed; the stored record is intact",
+        "flush and restart the program";
+    /// A single one needs no action.
+    Unconfirmed, "unconfirmed",
+        "Redis did not apply a write that was sent without waiting for its reply; it is written again",
+        "if this repeats, check whether another program writes to the records";
+    InUse, "in_use",
+        "another program uses these records",
+        "give each client an id of its own, or stop the other program, whose connection the error names";
+    /// The option `eviction_check` decides whether this is an error.
+    Eviction, "eviction",
+        "Redis may evict the hash, with every record, when its memory is full",
+        "set maxmemory-policy noeviction";
+    /// For a Unix socket, the user of the program must be in Redis's group.
+    Connection, "connection",
+        "Redis cannot be reached, or the connection broke",
+        "check that Redis runs, that the socket or port in the URL is its own, and that the user of this program may \
+         connect";
+    Timeout, "timeout",
+        "Redis did not reply in time",
+        "check whether Redis is stopped, swapping, out of CPU or waiting for its disk; relieve it, or raise \
+         operation_timeout and connect_timeout";
+    /// The file that the option `ca_file` names decides about the issuer or, without it, the one that
+    /// `SSL_CERT_FILE` names or the system.
+    Tls, "tls",
+        "the TLS handshake with Redis failed",
+        "check that the port speaks TLS, that the certificate is for this host name, and that ca_file, SSL_CERT_FILE or \
+         the system trusts its issuer";
+    Authentication, "authentication",
+        "Redis rejected the user or password in the URL or in the password file (NOAUTH, WRONGPASS)",
+        "correct them, or the ACL of the user";
+    Permission, "permission",
+        "the user lacks a permission (NOPERM)",
+        "grant it: docs/redis.md has the ACL line; check key_prefix if the ACL grants a pattern of keys";
+    WrongType, "wrong_type",
+        "the key does not hold a hash (WRONGTYPE)",
+        "choose another key_prefix, or delete that key";
+    Loading, "loading",
+        "Redis is still loading its data (LOADING)",
+        "wait; if the start of the program meets it, raise open_timeout";
+    OutOfMemory, "out_of_memory",
+        "Redis has reached its maxmemory (OOM)",
+        "raise maxmemory, bring the link to the broker back, or publish less";
+    ReadOnly, "read_only",
+        "this Redis is a read-only replica (READONLY)",
+        "connect to the primary";
+    Misconf, "misconf",
+        "Redis cannot save its snapshot and refuses writes (MISCONF)",
+        "check the log of Redis and free its disk, or disable snapshots with save \"\"";
+    Busy, "busy",
+        "a script blocks Redis (BUSY)",
+        "end it with SCRIPT KILL";
     /// The text contains Redis's words, or names the database that Redis does not have.
-    Server,
-    /// The reply is not valid in the protocol of Redis (RESP).
-    ///
-    /// Check that the URL leads to a Redis.
-    Protocol,
-    /// A message exceeds a limit of what waits: `max_messages`, `max_buffered_messages` or `byte_budget`.
-    ///
-    /// [`Client::publish`](crate::Client::publish) and [`Health::check_room`](crate::Health::check_room) return
-    /// it. Publish later, or not at all.
-    Full,
-    /// The broker, or Paho's client, refused what was asked of it.
-    ///
-    /// Its text has the reason code or Paho's own words.
-    Broker,
-    /// A metric with the same name is already registered.
-    ///
-    /// Register `PersistenceMetrics` once per registry, and clone it.
-    Registration,
-    /// The address of the metrics server cannot be bound.
-    ///
-    /// The [`source`](StdError::source) is the cause: the port is in use, or this host does not have the
-    /// address.
-    Bind,
-    /// The metrics cannot be collected, or encoded as text.
-    ///
-    /// A collector in the registry fails or panics: correct it.
-    Render,
-    /// A file cannot be written.
-    ///
-    /// Check that its directory exists, has space and is writable.
-    File,
-    /// A persistence or store that is not of this crate returned an error, or the store panicked.
-    Other,
+    Server, "server",
+        "Redis returned another error",
+        "read Redis's own words in the log";
+    Protocol, "protocol",
+        "the reply is not valid RESP, the protocol of Redis",
+        "check that the URL leads to a Redis";
+    /// [`Client::publish`](crate::Client::publish) and [`Health::check_room`](crate::Health::check_room) return it.
+    Full, "full",
+        "a message exceeds a limit of what waits: max_messages, max_buffered_messages or byte_budget",
+        "publish later or not at all, or raise the limit";
+    Broker, "broker",
+        "the broker, or Paho's client, refused what was asked of it",
+        "read the reason code or Paho's own words in the error";
+    Registration, "registration",
+        "a metric with the same name is already registered",
+        "register PersistenceMetrics once per registry, and clone it";
+    /// The [`source`](StdError::source) is the cause.
+    Bind, "bind",
+        "the address of the metrics server cannot be bound",
+        "free the port, or use an address that this host has";
+    Render, "render",
+        "the metrics cannot be collected, or encoded as text",
+        "correct the collector in the registry that fails or panics";
+    File, "file",
+        "a file cannot be written",
+        "check that its directory exists, has space and is writable";
+    Other, "other",
+        "a persistence or store that is not of this crate returned an error, or the store panicked",
+        "read its own words in the log";
 }
 
 impl ErrorKind {
-    /// All kinds, in declaration order.
-    pub const ALL: &'static [Self] = &[
-        Self::InvalidOption,
-        Self::InvalidClientId,
-        Self::InvalidKey,
-        Self::NotOpen,
-        Self::NotFound,
-        Self::Lost,
-        Self::Damaged,
-        Self::Unconfirmed,
-        Self::InUse,
-        Self::Eviction,
-        Self::Connection,
-        Self::Timeout,
-        Self::Tls,
-        Self::Authentication,
-        Self::Permission,
-        Self::WrongType,
-        Self::Loading,
-        Self::OutOfMemory,
-        Self::ReadOnly,
-        Self::Misconf,
-        Self::Busy,
-        Self::Server,
-        Self::Protocol,
-        Self::Full,
-        Self::Broker,
-        Self::Registration,
-        Self::Bind,
-        Self::Render,
-        Self::File,
-        Self::Other,
-    ];
-
     /// Returns `true` for a reply with which the store refuses a request, and nothing else is wrong.
     ///
     /// The connection can be used further, and the store still has the records that it had.
@@ -204,109 +201,6 @@ impl ErrorKind {
                 | Self::Server
                 | Self::WrongType
         )
-    }
-
-    /// Returns the value of the label `error`.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::InvalidOption => "invalid_option",
-            Self::InvalidClientId => "invalid_client_id",
-            Self::InvalidKey => "invalid_key",
-            Self::NotOpen => "not_open",
-            Self::NotFound => "not_found",
-            Self::Lost => "lost",
-            Self::Damaged => "damaged",
-            Self::Unconfirmed => "unconfirmed",
-            Self::InUse => "in_use",
-            Self::Eviction => "eviction",
-            Self::Connection => "connection",
-            Self::Timeout => "timeout",
-            Self::Tls => "tls",
-            Self::Authentication => "authentication",
-            Self::Permission => "permission",
-            Self::WrongType => "wrong_type",
-            Self::Loading => "loading",
-            Self::OutOfMemory => "out_of_memory",
-            Self::ReadOnly => "read_only",
-            Self::Misconf => "misconf",
-            Self::Busy => "busy",
-            Self::Server => "server",
-            Self::Protocol => "protocol",
-            Self::Full => "full",
-            Self::Broker => "broker",
-            Self::Registration => "registration",
-            Self::Bind => "bind",
-            Self::Render => "render",
-            Self::File => "file",
-            Self::Other => "other",
-        }
-    }
-
-    /// Returns the cause and the remedy for an error that is given no reason of its own.
-    const fn default_reason(self) -> &'static str {
-        match self {
-            Self::InvalidOption => "an option is invalid",
-            Self::InvalidClientId => {
-                "the client id is empty; set one that is unique and stable across restarts"
-            }
-            Self::InvalidKey => "Paho does not write such a key",
-            Self::NotOpen => "the persistence is not open; Paho opens it when a client is created",
-            Self::NotFound => "there is no such record",
-            Self::Lost => {
-                "the record disappeared from the store, or was altered; does another program write \
-                 there, was Redis flushed, or does its maxmemory-policy evict?"
-            }
-            Self::Damaged => {
-                "Paho's copy of the message changed after a failed write to the broker; the stored \
-                 record is intact, so restart the program to send it"
-            }
-            Self::Unconfirmed => "the store did not apply a write; it is written again",
-            Self::InUse => {
-                "another program uses these records; give each client its own id, or stop the other \
-                 program"
-            }
-            Self::Eviction => {
-                "its maxmemory-policy may delete the hash, with every message, when memory is full; \
-                 set maxmemory-policy noeviction"
-            }
-            Self::Connection => {
-                "it is unreachable; check that it runs and that this user may connect"
-            }
-            Self::Timeout => {
-                "no reply in time; check its load, or raise connect_timeout and operation_timeout of RedisPersistenceBuilder"
-            }
-            Self::Tls => {
-                "the TLS handshake failed; check that this port speaks TLS, that its certificate \
-                 is for this host name, and that the option ca_file, the file that SSL_CERT_FILE \
-                 names, or the system trusts the issuer"
-            }
-            Self::Authentication => {
-                "Redis rejected the user or password in the URL or in the password file"
-            }
-            Self::Permission => "the user lacks a permission; docs/redis.md has the ACL line",
-            Self::WrongType => {
-                "the key does not hold a hash; choose another key_prefix, or delete that key"
-            }
-            Self::Loading => "Redis is still loading its data; try again when it is done",
-            Self::OutOfMemory => "Redis reached maxmemory; raise it, or free memory",
-            Self::ReadOnly => "this Redis is a read-only replica; connect to the primary",
-            Self::Misconf => {
-                "Redis refuses writes because it cannot save its snapshot; check its log and its disk"
-            }
-            Self::Busy => "a script blocks Redis; end it with SCRIPT KILL",
-            Self::Server => "Redis returned an error",
-            Self::Protocol => "the reply is not valid RESP; is this a Redis server?",
-            Self::Full => "a limit of what waits is reached",
-            Self::Broker => "the broker or Paho's client refused it",
-            Self::Registration => "a metric with that name is already registered",
-            Self::Bind => "the address cannot be bound",
-            Self::Render => "a collector in the registry failed or panicked",
-            Self::File => {
-                "the file cannot be written; check that its directory exists, has space and is writable"
-            }
-            Self::Other => "the persistence returned an error",
-        }
     }
 }
 
@@ -329,7 +223,7 @@ impl fmt::Display for ErrorKind {
 /// use paho_mqtt_redis::{Error, ErrorKind};
 ///
 /// let error = Error::new(ErrorKind::NotFound, "read c-1");
-/// assert_eq!(error.to_string(), "cannot read c-1: there is no such record");
+/// assert_eq!(error.to_string(), "cannot read c-1: there is no such record; check the key");
 /// let error: paho_mqtt_redis::paho_mqtt::Error = error.into();
 /// assert_eq!(Error::in_mqtt(&error).unwrap().kind(), ErrorKind::NotFound);
 /// ```
@@ -347,13 +241,13 @@ struct ErrorInner {
 impl Error {
     /// Creates an error of this kind; `attempt` completes the sentence "cannot …".
     ///
-    /// The reason is that of the kind until [`with_reason`](Self::with_reason) replaces it.
+    /// The reason is the meaning and the advice of the kind until [`with_reason`](Self::with_reason) replaces it.
     #[must_use]
     pub fn new(kind: ErrorKind, attempt: impl Into<String>) -> Self {
         Self(Box::new(ErrorInner {
             kind,
             attempt: attempt.into(),
-            reason: Cow::Borrowed(kind.default_reason()),
+            reason: Cow::Borrowed(kind.explanation()),
             source: None,
         }))
     }
@@ -454,6 +348,25 @@ impl fmt::Display for ErrorChain<'_> {
     }
 }
 
+/// Displays an error and all its sources, and ends with the meaning and the advice of its kind.
+pub(crate) struct ExplainedError<'a>(pub(crate) &'a Error);
+
+impl fmt::Display for ExplainedError<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let inner = &self.0.0;
+        let explanation = inner.kind.explanation();
+        write!(f, "cannot {}: ", inner.attempt)?;
+        // A reason that is the explanation itself comes last.
+        if inner.reason != explanation {
+            write!(f, "{}: ", inner.reason)?;
+        }
+        if let Some(source) = self.0.source() {
+            write!(f, "{}: ", ErrorChain(source))?;
+        }
+        f.write_str(explanation)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -471,6 +384,21 @@ mod tests {
                 .copied()
                 .map(position)
                 .eq(0..=position(ErrorKind::Other))
+        );
+    }
+
+    #[test]
+    fn explained_error_ends_with_advice_given_once() {
+        let error = Error::new(ErrorKind::ReadOnly, "write").with_source("READONLY no");
+        let explanation = "this Redis is a read-only replica (READONLY); connect to the primary";
+        assert_eq!(
+            ExplainedError(&error).to_string(),
+            format!("cannot write: READONLY no: {explanation}")
+        );
+        let error = error.with_reason("it is a replica of 10.0.0.1");
+        assert_eq!(
+            ExplainedError(&error).to_string(),
+            format!("cannot write: it is a replica of 10.0.0.1: READONLY no: {explanation}")
         );
     }
 

@@ -14,7 +14,7 @@ use super::{
     outbox::Outbox,
 };
 use crate::{
-    error::{ErrorChain, log_throttle::LogThrottle},
+    error::{ErrorChain, ExplainedError, log_throttle::LogThrottle},
     paho::{DropReason, RecordKind},
     store::{Place, SetAsideLoss, StoreEvent},
 };
@@ -108,7 +108,7 @@ impl Notifier {
                 "error.type" = error.kind().as_str(),
                 "{} is unavailable; writes are kept in memory until it recovers: {}",
                 self.display_name(),
-                ErrorChain(&**error)
+                ExplainedError(error)
             ),
             StoreEvent::StillDown {
                 error,
@@ -119,7 +119,7 @@ impl Notifier {
                 "error.type" = error.kind().as_str(),
                 "{} is still unavailable, now because: {}",
                 self.display_name(),
-                ErrorChain(&**error)
+                ExplainedError(error)
             ),
             // Records may have been reported lost a moment ago, so this must not claim that the
             // store has all of them.

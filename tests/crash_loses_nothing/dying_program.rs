@@ -310,7 +310,7 @@ fn second_program_is_refused_while_first_runs() {
     for part in [
         &redis.url(),
         "another program uses these records",
-        "its own id",
+        "an id of its own",
     ] {
         assert!(
             error.to_string().contains(part),

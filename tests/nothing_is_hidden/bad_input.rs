@@ -494,7 +494,7 @@ fn full_redis_opens_drains_and_buffers_new_records() {
     check(
         &health.last_error().expect("an outage"),
         ErrorKind::OutOfMemory,
-        &[HASH, &redis.url(), "OOM", "raise it"],
+        &[HASH, &redis.url(), "OOM", "raise maxmemory"],
     );
     assert_eq!(health.snapshot().held_records, 1);
     assert_eq!(persistence.get("s-1").unwrap(), record("s-1", b"x"));
@@ -526,7 +526,7 @@ fn redis_that_cannot_save_is_reported_by_connect() {
     check(
         &refused(&redis.url()),
         ErrorKind::Misconf,
-        &[HASH, &redis.url(), "MISCONF", "check its log"],
+        &[HASH, &redis.url(), "MISCONF", "check the log of Redis"],
     );
 }
 

@@ -138,6 +138,10 @@ fn outage_is_logged_once_per_reason() {
              refuses",
         ],
     );
+    for (line, kind) in [(0, ErrorKind::Connection), (1, ErrorKind::Permission)] {
+        let end = format!(": {}; {}", kind.meaning(), kind.advice());
+        assert!(lines[line].contains(&end), "{lines:#?}");
+    }
     assert!(
         lines[2].contains("outage_seconds=7.15 rewritten=1"),
         "{lines:#?}"
