@@ -1,18 +1,19 @@
-//! The page for people: the present contents of the registry, and a script that updates them.
+//! The page for people, rendered from the contents of the registry.
 //!
-//! The script refreshes every element with `data-m`, the name of a metric, `data-k`, values of its label, and `data-f`,
-//! a format, and hides one with `data-limit`, the name of a metric that is 0. This file renders the same elements first, so formats and names must be changed in both.
+//! The script fetches the page again and swaps what differs. It adds what only a history has: curves, rates and recent
+//! changes. Their numbers are data attributes of the page.
 
 use std::{
     collections::BTreeMap,
-    fmt::{self, Display, Write as _},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Metric, MetricFamily, MetricType};
 
-use crate::metrics::PREFIX;
+use crate::{error::ErrorKind, metrics::PREFIX};
 
+const PAGE: &str = include_str!("page/page.html");
+const SECTION: &str = include_str!("page/section.html");
 const STYLE: &str = include_str!("page/style.css");
 const SCRIPT: &str = include_str!("page/script.js");
 
@@ -20,11 +21,11 @@ const SCRIPT: &str = include_str!("page/script.js");
 ///
 /// A hash per text instead of `unsafe-inline` keeps a client id with markup from running as a script.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
-     style-src 'sha256-Tjc1UVpRX0hqCRLnTDzf/3k8a3y/6E75mm6VoNtALJs='; \
-     script-src 'sha256-H1sbbpj30Ajxl3xc/z2NbaIXhVOHcZOofLEfZ0ZDR4o='; \
+     style-src 'sha256-8CCICCVd/tEeQg6d0zSJuul9FWXwmD/785xrmzmb6B8='; \
+     script-src 'sha256-Hx17AXlfe0r4z7XuQ0+n/7V5oNFUiHFVWTihMQhI9Kc='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// Titles of the kinds of records. The script has the kinds in the same order.
+/// Titles of the kinds of records.
 const KIND_TITLES: [(&str, &str); 6] = [
     ("command", "waiting to be sent"),
     ("sent_publish", "sent, not acknowledged"),
@@ -34,70 +35,54 @@ const KIND_TITLES: [(&str, &str); 6] = [
     ("other", "other"),
 ];
 
-/// Titles of the reasons of drops.
-const DROP_TITLES: [(&str, &str); 8] = [
-    ("buffer_full", "buffer full"),
-    ("session_lost", "session lost"),
-    ("session_discarded", "session discarded"),
-    ("not_restored", "not restored"),
-    ("rejected", "rejected by the broker"),
-    ("damaged", "damaged by Paho"),
-    ("expired", "expired"),
-    ("over_budget", "over the byte budget"),
-];
+const EMPTY: &str = "<p>No client has opened its persistence yet.</p>";
+
+const KIND_ROW: &str = r#"<tr>
+<th scope="row"><svg class="key" aria-hidden="true"><rect class="k{index}" width="99" height="99"/></svg>{title}</th>
+<td>{count records kind}</td><td>{bytes record_bytes kind}</td>
+<td>{age oldest_record_age_seconds kind}</td><td>{count restored_records kind}</td></tr>"#;
+
+const DROP_ROW: &str =
+    r#"<tr><th scope="row">{title}</th><td>{count dropped_records_total reason}</td></tr>"#;
+
+const CALL_ROW: &str = r#"<tr data-operation="{operation}" data-count="{number calls operation}" data-spent="{number spent operation}">
+<th scope="row">{operation}</th><td>{count calls operation}</td><td class="rate scripted" hidden>–</td>
+<td class="mean">{mean calls operation}</td><td>{count operation_errors_total operation}</td></tr>"#;
+
+const AWAY: &str =
+    "away{for broker_changed_timestamp_seconds}{next broker_next_attempt_timestamp_seconds}";
 
 /// The samples of one client.
 #[derive(Default)]
-struct ClientView<'a> {
+pub(super) struct ClientView<'a> {
     /// Sums by name, without the prefix, and label value.
-    samples: BTreeMap<(String, &'a str), f64>,
+    samples: BTreeMap<(&'a str, &'a str), f64>,
     version: &'a str,
     store: &'a str,
-}
-
-/// Renders the page.
-pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
-    let now = now
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
-    let mut page = String::with_capacity(32 * 1024);
-    // Writing to a string does not fail.
-    let _ = write_page(&mut page, &clients(families), now);
-    page
+    /// `Some` if a store is observed, and then `false` if any is down.
+    store_up: Option<bool>,
+    /// The kind of the error for which the store is down.
+    error: Option<&'a str>,
+    /// The time of the device, in seconds since 1970.
+    now: f64,
 }
 
 /// Groups the samples of this crate by client id.
-fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
+pub(super) fn clients(
+    families: &[MetricFamily],
+    now: SystemTime,
+) -> BTreeMap<&str, ClientView<'_>> {
+    let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut clients: BTreeMap<&str, ClientView> = BTreeMap::new();
     for family in families {
         let Some(name) = family.name().strip_prefix(PREFIX) else {
             continue;
         };
         for metric in family.get_metric() {
-            let Some(id) = label(metric, &["client_id"]) else {
-                continue;
-            };
-            let client = clients.entry(id).or_default();
-            let label_value =
-                label(metric, &["operation", "reason", "kind", "error"]).unwrap_or_default();
-            let mut add = |name: String, value: f64| {
-                *client.samples.entry((name, label_value)).or_default() += value;
-            };
-            match family.get_field_type() {
-                MetricType::HISTOGRAM => {
-                    let histogram = metric.get_histogram();
-                    #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
-                    let count = histogram.get_sample_count() as f64;
-                    add(format!("{name}_count"), count);
-                    add(format!("{name}_sum"), histogram.get_sample_sum());
-                }
-                MetricType::COUNTER => add(name.to_owned(), metric.get_counter().get_value()),
-                _ => add(name.to_owned(), metric.get_gauge().get_value()),
-            }
-            if name == "build_info" {
-                client.version = label(metric, &["version"]).unwrap_or_default();
-                client.store = label(metric, &["store"]).unwrap_or_default();
+            if let Some(id) = label(metric, &["client_id"]) {
+                let client = clients.entry(id).or_default();
+                client.now = now.as_secs_f64();
+                client.add(name, family.get_field_type(), metric);
             }
         }
     }
@@ -108,341 +93,204 @@ fn clients(families: &[MetricFamily]) -> BTreeMap<&str, ClientView<'_>> {
 fn label<'a>(metric: &'a Metric, names: &[&str]) -> Option<&'a str> {
     names.iter().find_map(|name| {
         let mut labels = metric.get_label().iter();
-        labels
-            .find(|label| label.name() == *name)
-            .map(LabelPair::value)
+        let label = labels.find(|label| label.name() == *name)?;
+        Some(label.value())
     })
 }
 
-fn write_page(
-    page: &mut String,
-    clients: &BTreeMap<&str, ClientView<'_>>,
-    now: f64,
-) -> fmt::Result {
-    write!(
-        page,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\
-         <title>MQTT persistence</title><style>{STYLE}</style></head>\n\
-         <body data-now=\"{now:.3}\"><header><h1>MQTT persistence</h1>\
-         <nav aria-label=\"Links\"><a href=\"/metrics\">Metrics</a> · <a href=\"/-/ready\">Ready?</a></nav>\
-         <span class=\"dim\" id=\"live\" hidden>updates every 2 s</span>\
-         <noscript><span class=\"dim\">snapshot at page load</span></noscript></header>\n\
-         <main><p class=\"alert\" id=\"notice\" role=\"alert\" hidden></p>"
-    )?;
-    if clients.is_empty() {
-        page.push_str("<p>No client has opened its persistence yet.</p>");
-    }
-    for (id, client) in clients {
-        write_client(page, id, client, now)?;
-    }
-    write!(
-        page,
-        "</main>\n<footer>paho-mqtt-redis {}</footer><script>{SCRIPT}</script></body></html>\n",
-        env!("CARGO_PKG_VERSION")
-    )
-}
-
-fn write_client(page: &mut String, id: &str, client: &ClientView<'_>, now: f64) -> fmt::Result {
-    let up = client.get("store_up", &[]);
-    let (class, state) = match up {
-        Some(up) if up >= 1.0 => ("state up", "Store up"),
-        Some(_) => ("state down", "Store down"),
-        None => ("state", "Measured"),
-    };
-    let cell = |name, labels, format| client.cell(name, labels, format, now);
-    write!(
-        page,
-        "\n<section data-client=\"{id}\" data-has-store=\"{}\" aria-label=\"{id}\">\
-         <div class=\"top\"><h2>{id}</h2><p class=\"{class}\" role=\"status\" aria-live=\"polite\">{state}</p>",
-        up.is_some(),
-        id = Escaped(id),
-    )?;
-    if up.is_some() {
-        let since = cell("store_changed_timestamp_seconds", "", 'e');
-        write!(page, "<span class=\"dim\">for <span{since}</span></span>")?;
-    }
-    write!(
-        page,
-        "<span class=\"dim\">{} {}</span></div><dl>",
-        Escaped(client.store),
-        Escaped(client.version)
-    )?;
-    for (title, cell) in [
-        ("Messages waiting", cell("waiting_messages", "", 'n')),
-        ("Delivered", cell("delivered_messages_total", "", 'n')),
-        ("Dropped", cell("dropped_records_total", "", 'n')),
-        ("Oldest", cell("oldest_record_age_seconds", "", 's')),
-        ("Bytes waiting", cell("record_bytes", "", 'b')),
-        ("Only in memory", cell("store_held_records", "", 'n')),
-        ("Unconfirmed", cell("store_unconfirmed_records", "", 'n')),
-        (
-            "Last confirmed",
-            cell("store_last_confirmed_timestamp_seconds", "", 'a'),
-        ),
-        ("Call errors", cell("operation_errors_total", "", 'n')),
-        ("Lost", cell("store_lost_records_total", "", 'n')),
-        (
-            "Quarantined",
-            cell("store_quarantined_records_total", "", 'n'),
-        ),
-        ("Restored", cell("restored_records", "", 'n')),
-        ("Restore time", cell("restore_duration_seconds", "", 's')),
-    ] {
-        write!(page, "<div><dt>{title}</dt><dd{cell}</dd></div>")?;
-    }
-    write_fill(page, client, now)?;
-    write_broker(page, client, now)?;
-    let (calls, spent) = (
-        client.get("operation_duration_seconds_count", &[]),
-        client.get("operation_duration_seconds_sum", &[]),
-    );
-    write!(
-        page,
-        "<div><dt>Calls/s</dt><dd class=\"calls\">–</dd></div>\
-         <div><dt>Mean latency</dt><dd class=\"latency\">{}</dd></div></dl>",
-        mean(spent, calls)
-    )?;
-    write_charts(page)?;
-    write_tables(page, client, now)?;
-    page.push_str("<div><h3>Recent changes</h3><ol>");
-    for (title, name) in [
-        (state, "store_changed_timestamp_seconds"),
-        ("Opened", "opened_timestamp_seconds"),
-    ] {
-        if client.get(name, &[]).is_some() {
-            let class = if title == state { "state-word" } else { "" };
-            let title = title.to_lowercase();
-            let at = cell(name, "", 'a');
-            write!(
-                page,
-                "<li><span class=\"{class}\">{title}</span>, <span{at}</span></li>"
-            )?;
-        }
-    }
-    page.push_str("</ol></div></section>");
-    Ok(())
-}
-
-/// Writes how much of each limit is used. A limit that is not set is 0 and hidden; the script shows it once it is set.
-fn write_fill(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
-    for (title, fill, limit, format) in [
-        (
-            "Not sent yet",
-            "store_queued_messages",
-            "store_limit_messages",
-            'n',
-        ),
-        (
-            "Byte budget",
-            "store_waiting_bytes",
-            "store_limit_bytes",
-            'b',
-        ),
-    ] {
-        let is_set = client.get(limit, &[]).is_some_and(|limit| limit > 0.0);
-        let hidden = if is_set { "" } else { " hidden" };
-        let cell = |name| client.cell(name, "", format, now);
-        write!(
-            page,
-            "<div data-limit=\"{limit}\"{hidden}><dt>{title}</dt>\
-             <dd><span{}</span> of <span{}</span></dd></div>",
-            cell(fill),
-            cell(limit)
-        )?;
-    }
-    Ok(())
-}
-
-/// Writes the state of the connection, which `Client` alone reports. A part whose metric is 0 is hidden.
-fn write_broker(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
-    for (title, shown_by, value, format) in [
-        (
-            "Broker connected for",
-            "broker_up",
-            "broker_changed_timestamp_seconds",
-            'e',
-        ),
-        (
-            "Broker away, next attempt",
-            "broker_next_attempt_timestamp_seconds",
-            "broker_next_attempt_timestamp_seconds",
-            'u',
-        ),
-        (
-            "Refused at a limit",
-            "refused_messages_total",
-            "refused_messages_total",
-            'n',
-        ),
-    ] {
-        let is_shown = client.get(shown_by, &[]).is_some_and(|value| value > 0.0);
-        let hidden = if is_shown { "" } else { " hidden" };
-        let cell = client.cell(value, "", format, now);
-        write!(
-            page,
-            "<div data-limit=\"{shown_by}\"{hidden}><dt>{title}</dt><dd{cell}</dd></div>"
-        )?;
-    }
-    Ok(())
-}
-
-fn write_tables(page: &mut String, client: &ClientView<'_>, now: f64) -> fmt::Result {
-    let cell = |name, labels, format| client.cell(name, labels, format, now);
-    page.push_str(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Waiting records\"><table><caption>Waiting records</caption><thead><tr><th scope=\"col\">kind</th>\
-         <th scope=\"col\">records</th><th scope=\"col\">bytes</th><th scope=\"col\">oldest</th>\
-         <th scope=\"col\">restored</th></tr></thead><tbody>",
-    );
-    for (index, (kind, title)) in KIND_TITLES.into_iter().enumerate() {
-        write!(
-            page,
-            "<tr><th scope=\"row\"><svg class=\"key\" aria-hidden=\"true\"><rect class=\"k{index}\" width=\"99\" height=\"99\"/></svg>{title}</th>\
-             <td{}</td><td{}</td><td{}</td><td{}</td></tr>",
-            cell("records", kind, 'n'),
-            cell("record_bytes", kind, 'b'),
-            cell("oldest_record_age_seconds", kind, 's'),
-            cell("restored_records", kind, 'n')
-        )?;
-    }
-    page.push_str("</tbody></table></div>");
-    page.push_str(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Dropped records\"><table><caption>Dropped records</caption><thead><tr>\
-         <th scope=\"col\">reason</th><th scope=\"col\">records</th></tr></thead><tbody>",
-    );
-    for (reason, title) in DROP_TITLES {
-        let records = cell("dropped_records_total", reason, 'n');
-        write!(
-            page,
-            "<tr><th scope=\"row\">{title}</th><td{records}</td></tr>"
-        )?;
-    }
-    page.push_str("</tbody></table></div>");
-    page.push_str(
-        "<div class=\"scroll\" tabindex=\"0\" role=\"group\" aria-label=\"Calls\"><table><caption>Calls</caption><thead><tr><th scope=\"col\">operation</th>\
-         <th scope=\"col\">calls</th><th scope=\"col\">per second</th><th scope=\"col\">mean latency</th>\
-         <th scope=\"col\">errors</th></tr></thead><tbody>",
-    );
-    for (name, operation) in client.samples.keys() {
-        if name != "operation_duration_seconds_count" {
-            continue;
-        }
-        let only = &[*operation][..];
-        write!(
-            page,
-            "<tr data-operation=\"{name}\"><th scope=\"row\">{name}</th><td{}</td>\
-             <td class=\"rate\">–</td><td class=\"mean\">{}</td><td{}</td></tr>",
-            cell("operation_duration_seconds_count", operation, 'n'),
-            mean(
-                client.get("operation_duration_seconds_sum", only),
-                client.get("operation_duration_seconds_count", only)
-            ),
-            cell("operation_errors_total", operation, 'n'),
-            name = Escaped(operation),
-        )?;
-    }
-    page.push_str("</tbody></table></div>");
-    Ok(())
-}
-
-/// Writes the empty charts, hidden until the script draws them.
-fn write_charts(page: &mut String) -> fmt::Result {
-    let figure = |class, title| {
-        format!(
-            "<figure class=\"{class}\" data-title=\"{title}\"><figcaption><b>{title}</b>\
-             <span class=\"dim max\"></span></figcaption>\
-             <svg viewBox=\"0 0 300 80\" preserveAspectRatio=\"none\" role=\"img\"></svg></figure>"
-        )
-    };
-    write!(
-        page,
-        "<div class=\"charts\" hidden>{}<div class=\"small\">{}{}</div></div>",
-        figure("records", "Records waiting, by kind"),
-        figure("bytes", "Bytes waiting"),
-        figure("age", "Age of the oldest")
-    )
-}
-
-fn mean(sum: Option<f64>, count: Option<f64>) -> String {
-    match (sum, count) {
-        (Some(sum), Some(count)) if count > 0.0 => format_duration(sum / count),
-        _ => "–".to_owned(),
-    }
-}
-
-impl ClientView<'_> {
-    fn cell<'a>(
-        &'a self,
-        name: &'a str,
-        labels: &'a str,
-        format: char,
-        now: f64,
-    ) -> MetricCell<'a> {
-        MetricCell {
-            client: self,
-            name,
-            labels,
-            format,
-            now,
+impl<'a> ClientView<'a> {
+    fn add(&mut self, name: &'a str, kind: MetricType, metric: &'a Metric) {
+        let labels = label(metric, &["operation", "reason", "kind", "error"]);
+        let mut add = |name, value| {
+            let sample = self.samples.entry((name, labels.unwrap_or_default()));
+            *sample.or_default() += value;
+        };
+        match (name, kind) {
+            ("operation_duration_seconds", MetricType::HISTOGRAM) => {
+                let histogram = metric.get_histogram();
+                #[expect(clippy::cast_precision_loss, reason = "counts stay below 2^52")]
+                add("calls", histogram.get_sample_count() as f64);
+                add("spent", histogram.get_sample_sum());
+            }
+            ("build_info", _) => {
+                self.version = label(metric, &["version"]).unwrap_or_default();
+                self.store = label(metric, &["store"]).unwrap_or_default();
+            }
+            ("store_up", _) => {
+                let is_up = metric.get_gauge().get_value() >= 1.0;
+                self.store_up = Some(is_up && !self.is_down());
+            }
+            ("store_down_info", _) => self.error = labels,
+            (_, MetricType::COUNTER) => add(name, metric.get_counter().get_value()),
+            _ => add(name, metric.get_gauge().get_value()),
         }
     }
 
-    /// Returns the sum of a metric over these label values, or over all if there are none.
-    fn get(&self, name: &str, labels: &[&str]) -> Option<f64> {
-        self.samples_for(name, labels)
-            .reduce(|sum, value| sum + value)
+    pub(super) fn is_down(&self) -> bool {
+        self.store_up == Some(false)
     }
 
-    fn samples_for(&self, name: &str, labels: &[&str]) -> impl Iterator<Item = f64> {
-        self.samples
-            .iter()
-            .filter(move |((sample, label), _)| {
-                sample == name && (labels.is_empty() || labels.contains(label))
-            })
-            .map(|(_, value)| *value)
+    /// Returns " for" and the time since the store is up or down, if that is known.
+    pub(super) fn store_since(&self) -> String {
+        self.show("for", "store_changed_timestamp_seconds", None)
     }
-}
 
-/// An element's attributes for the script, and its text: everything behind the name of the tag.
-struct MetricCell<'a> {
-    client: &'a ClientView<'a>,
-    name: &'a str,
-    /// Label values separated by spaces; empty for all.
-    labels: &'a str,
-    /// `n` count, `b` bytes, `s` age, `a` time ago, `e` time elapsed, `u` time until then.
-    format: char,
-    now: f64,
-}
+    /// Returns why the store is down, and what to do.
+    pub(super) fn explanation(&self) -> &'static str {
+        let mut kinds = ErrorKind::ALL.iter();
+        let kind = kinds.find(|kind| Some(kind.as_str()) == self.error);
+        kind.map_or("reason not known", |kind| kind.explanation())
+    }
 
-impl Display for MetricCell<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let labels: Vec<&str> = self.labels.split_whitespace().collect();
-        let samples = self.client.samples_for(self.name, &labels);
-        // The oldest of several ages; ages do not add up.
-        let value = if self.format == 's' {
-            samples.reduce(f64::max)
+    /// Returns the label values of a metric, with its values.
+    fn series<'s>(&'s self, name: &'s str) -> impl Iterator<Item = (&'s str, f64)> {
+        let samples = self.samples.range((name, "")..);
+        let samples = samples.take_while(move |((sample, _), _)| *sample == name);
+        samples.map(|((_, label), value)| (*label, *value))
+    }
+
+    /// Returns the values of a metric, of one label value or all.
+    fn values<'s>(&'s self, name: &'s str, label: Option<&'s str>) -> impl Iterator<Item = f64> {
+        let series = self.series(name);
+        let series = series.filter(move |(value, _)| label.is_none_or(|label| label == *value));
+        series.map(|(_, value)| value)
+    }
+
+    fn sum(&self, name: &str, label: Option<&str>) -> Option<f64> {
+        self.values(name, label).reduce(|sum, value| sum + value)
+    }
+
+    /// Fills a template: `{name}` becomes that value, escaped, `{html name}` the value as it is, and
+    /// `{format metric}` or `{format metric label}` a metric, of all label values or the one with that name.
+    fn fill(&self, template: &str, values: &[(&str, &str)]) -> String {
+        let value = |name: &str| {
+            let value = values.iter().find(|(key, _)| *key == name);
+            value.map_or("", |(_, value)| *value)
+        };
+        let mut parts = template.split('{');
+        let mut text = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (placeholder, rest) = part.split_once('}').unwrap_or((part, ""));
+            let mut words = placeholder.split(' ');
+            text += &match (words.next().unwrap_or_default(), words.next(), words.next()) {
+                (name, None, _) => escape(value(name)),
+                ("html", Some(name), _) => value(name).to_owned(),
+                (format, Some(metric), label) => self.show(format, metric, label.map(value)),
+            };
+            text += rest;
+        }
+        text
+    }
+
+    fn show(&self, format: &str, name: &str, label: Option<&str>) -> String {
+        // Ages do not add up.
+        let value = if name == "oldest_record_age_seconds" {
+            self.values(name, label).reduce(f64::max)
         } else {
-            samples.reduce(|sum, value| sum + value)
+            self.sum(name, label)
         };
-        write!(f, " data-m=\"{}\" data-f=\"{}\"", self.name, self.format)?;
-        if !self.labels.is_empty() {
-            write!(f, " data-k=\"{}\"", Escaped(self.labels))?;
+        match (format, value) {
+            ("number", _) => value.unwrap_or_default().to_string(),
+            ("shown", _) if value > Some(0.0) => String::new(),
+            ("shown", _) => "hidden".to_owned(),
+            // The script gives a mean as many places.
+            ("mean", Some(calls)) if calls > 0.0 => {
+                let spent = self.sum("spent", label).unwrap_or_default();
+                format!("{:.3}", spent / calls * 1e3)
+            }
+            ("for", Some(at)) if at > 0.0 => format!(" for {}", format_duration(self.now - at)),
+            ("next", Some(at)) if at > 0.0 => {
+                format!(", next attempt in {}", format_duration(at - self.now))
+            }
+            ("for" | "next", _) => String::new(),
+            ("mean", _) | (_, None) => "–".to_owned(),
+            ("count", Some(number)) => format_count(number),
+            ("bytes", Some(number)) => format_bytes(number),
+            ("ago", Some(at)) if at <= 0.0 => "not yet".to_owned(),
+            ("ago", Some(at)) => format!("{} ago", format_duration(self.now - at)),
+            (_, Some(age)) if age <= 0.0 => "–".to_owned(),
+            (_, Some(age)) => format_duration(age),
         }
-        let text = match (self.format, value) {
-            (_, None) => "–".to_owned(),
-            ('n', Some(value)) => format_count(value),
-            ('b', Some(value)) => format_bytes(value),
-            ('s', Some(age)) if age <= 0.0 => "–".to_owned(),
-            ('a', Some(at)) if at <= 0.0 => "not yet".to_owned(),
-            ('a', Some(at)) if self.now - at < 1.0 => "now".to_owned(),
-            ('a', Some(at)) => format!("{} ago", format_duration(self.now - at)),
-            ('u', Some(at)) if at - self.now < 0.5 => "now".to_owned(),
-            ('u', Some(at)) => format!("in {}", format_duration(at - self.now)),
-            ('e', Some(at)) => format_duration((self.now - at).max(0.0)),
-            (_, Some(value)) => format_duration(value),
-        };
-        write!(f, ">{text}")
     }
+
+    fn section(&self, id: &str) -> String {
+        let (class, state) = match self.store_up {
+            Some(true) => ("up", "Store up"),
+            Some(false) => ("down", "Store down"),
+            None => ("", "Measured"),
+        };
+        let (mut reason, mut error) = ("", String::new());
+        if self.is_down() {
+            reason = self.explanation();
+            error = self.error.map_or(error, |error| format!(": {error}"));
+        }
+        let broker = match self.sum("broker_up", None) {
+            None => "not known: Client is not used".to_owned(),
+            Some(up) if up > 0.0 => {
+                self.fill("connected{for broker_changed_timestamp_seconds}", &[])
+            }
+            Some(_) => self.fill(AWAY, &[]),
+        };
+        let bad = |is_bad: bool| if is_bad { "bad" } else { "" };
+        let is_at_risk = self.is_down() || self.sum("store_held_records", None) > Some(0.0);
+        let is_away = self.sum("broker_up", None) == Some(0.0);
+        let kinds = KIND_TITLES
+            .into_iter()
+            .enumerate()
+            .map(|(index, (kind, title))| {
+                let index = index.to_string();
+                self.fill(
+                    KIND_ROW,
+                    &[("index", &index), ("kind", kind), ("title", title)],
+                )
+            });
+        let drops = self.series("dropped_records_total").map(|(reason, _)| {
+            self.fill(
+                DROP_ROW,
+                &[("reason", reason), ("title", &reason.replace('_', " "))],
+            )
+        });
+        let calls = self.series("calls");
+        let calls = calls.map(|(name, _)| self.fill(CALL_ROW, &[("operation", name)]));
+        let records =
+            KIND_TITLES.map(|(kind, _)| self.fill("{number records kind}", &[("kind", kind)]));
+        self.fill(
+            SECTION,
+            &[
+                ("id", id),
+                ("class", class),
+                ("state", state),
+                ("error", &error),
+                ("reason", reason),
+                ("version", self.version),
+                ("store", self.store),
+                ("broker", &broker),
+                ("away", bad(is_away)),
+                ("down", bad(self.is_down())),
+                ("at_risk", bad(is_at_risk)),
+                ("records", &records.join(" ")),
+                ("kinds", &kinds.collect::<String>()),
+                ("drops", &drops.collect::<String>()),
+                ("calls", &calls.collect::<String>()),
+            ],
+        )
+    }
+}
+
+/// Renders the page.
+pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
+    let clients = clients(families, now);
+    let is_any_down = clients.values().any(ClientView::is_down);
+    let sections = clients.iter().map(|(id, client)| client.section(id));
+    let values = [
+        ("state", if is_any_down { "Store down – " } else { "" }),
+        ("style", STYLE),
+        ("script", SCRIPT),
+        ("version", env!("CARGO_PKG_VERSION")),
+        ("sections", &sections.collect::<String>()),
+        ("empty", if clients.is_empty() { EMPTY } else { "" }),
+    ];
+    ClientView::default().fill(PAGE, &values)
 }
 
 /// Groups digits by narrow no-break spaces.
@@ -460,52 +308,40 @@ fn format_count(number: f64) -> String {
 }
 
 fn format_bytes(number: f64) -> String {
-    const UNITS: [&str; 3] = ["KiB", "MiB", "GiB"];
-    if number < 1024.0 {
-        return format!("{} B", format_count(number));
+    match number {
+        _ if number < 1024.0 => format!("{} B", format_count(number)),
+        _ if number < 1024.0 * 1024.0 => format!("{:.1} KiB", number / 1024.0),
+        _ if number < 1024.0 * 1024.0 * 1024.0 => format!("{:.1} MiB", number / 1024.0 / 1024.0),
+        _ => format!("{:.1} GiB", number / 1024.0 / 1024.0 / 1024.0),
     }
-    let mut number = number / 1024.0;
-    let mut units = UNITS.into_iter();
-    let mut unit = units.next().unwrap_or_default();
-    for larger in units {
-        if number >= 1024.0 {
-            number /= 1024.0;
-            unit = larger;
-        }
-    }
-    format!("{number:.1} {unit}")
 }
 
 fn format_duration(seconds: f64) -> String {
-    match seconds {
-        _ if seconds < 0.001 => format!("{:.0} µs", seconds * 1e6),
-        _ if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
-        _ if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
-        _ if seconds < 10.0 => format!("{seconds:.1} s"),
-        _ if seconds < 120.0 => format!("{seconds:.0} s"),
-        _ if seconds < 7_200.0 => format!("{:.0} min", (seconds / 60.0).floor()),
-        _ if seconds < 172_800.0 => format!("{:.0} h", (seconds / 3_600.0).floor()),
-        _ => format!("{:.0} d", (seconds / 86_400.0).floor()),
+    match seconds.max(0.0) {
+        seconds if seconds < 0.01 => format!("{:.1} ms", seconds * 1e3),
+        seconds if seconds < 1.0 => format!("{:.0} ms", seconds * 1e3),
+        seconds if seconds < 10.0 => format!("{seconds:.1} s"),
+        seconds if seconds < 120.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 7_200.0 => format!("{:.0} min", (seconds / 60.0).floor()),
+        seconds if seconds < 172_800.0 => format!("{:.0} h", (seconds / 3_600.0).floor()),
+        seconds => format!("{:.0} d", (seconds / 86_400.0).floor()),
     }
 }
 
-/// Text escaped for elements and quoted attributes.
-struct Escaped<'a>(&'a str);
-
-impl Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for character in self.0.chars() {
-            match character {
-                '&' => f.write_str("&amp;")?,
-                '<' => f.write_str("&lt;")?,
-                '>' => f.write_str("&gt;")?,
-                '"' => f.write_str("&quot;")?,
-                '\'' => f.write_str("&#39;")?,
-                other => f.write_char(other)?,
-            }
+/// Escapes a text for elements and quoted attributes.
+fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            other => escaped.push(other),
         }
-        Ok(())
     }
+    escaped
 }
 
 #[cfg(test)]
@@ -513,97 +349,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formats_match_script() {
-        for (number, text) in [
-            (0.0, "0"),
-            (999.0, "999"),
-            (1_234.0, "1\u{202f}234"),
-            (1_234_567.0, "1\u{202f}234\u{202f}567"),
+    fn numbers_are_short() {
+        for (text, expected) in [
+            (format_count(999.0), "999"),
+            (format_count(1_234_567.0), "1\u{202f}234\u{202f}567"),
+            (format_bytes(1_023.0), "1\u{202f}023 B"),
+            (format_bytes(1_536.0), "1.5 KiB"),
+            (format_bytes(3e13), "27939.7 GiB"),
+            (format_duration(-1.0), "0.0 ms"),
+            (format_duration(0.001_23), "1.2 ms"),
+            (format_duration(0.25), "250 ms"),
+            (format_duration(2.5), "2.5 s"),
+            (format_duration(61.0), "61 s"),
+            (format_duration(150.0), "2 min"),
+            (format_duration(7_300.0), "2 h"),
+            (format_duration(200_000.0), "2 d"),
         ] {
-            assert_eq!(format_count(number), text);
-        }
-        for (number, text) in [
-            (0.0, "0 B"),
-            (1_023.0, "1\u{202f}023 B"),
-            (1_536.0, "1.5 KiB"),
-            (5.0 * 1024.0 * 1024.0, "5.0 MiB"),
-            (3e13, "27939.7 GiB"),
-        ] {
-            assert_eq!(format_bytes(number), text);
-        }
-        for (seconds, text) in [
-            (0.000_012, "12 µs"),
-            (0.001_23, "1.2 ms"),
-            (0.25, "250 ms"),
-            (2.5, "2.5 s"),
-            (61.0, "61 s"),
-            (150.0, "2 min"),
-            (7_300.0, "2 h"),
-            (200_000.0, "2 d"),
-        ] {
-            assert_eq!(format_duration(seconds), text);
+            assert_eq!(text, expected);
         }
     }
 
     #[test]
-    fn limit_is_hidden_unless_set() {
-        let registry = prometheus::Registry::new();
-        for (name, value) in [
-            ("store_queued_messages", 8),
-            ("store_limit_messages", 10),
-            ("store_waiting_bytes", 2048),
-            ("store_limit_bytes", 0),
-        ] {
-            let opts = prometheus::Opts::new(format!("{PREFIX}{name}"), "help");
-            let gauge = prometheus::IntGauge::with_opts(opts.const_label("client_id", "a"));
-            let gauge = gauge.expect("valid");
-            gauge.set(value);
-            registry.register(Box::new(gauge)).expect("new");
-        }
-        let page = page(&registry.gather(), SystemTime::now());
-        for part in [
-            "<div data-limit=\"store_limit_messages\"><dt>Not sent yet</dt><dd><span \
-             data-m=\"store_queued_messages\" data-f=\"n\">8</span> of <span \
-             data-m=\"store_limit_messages\" data-f=\"n\">10</span></dd></div>",
-            "<div data-limit=\"store_limit_bytes\" hidden><dt>Byte budget</dt>",
-        ] {
-            assert!(page.contains(part), "{part} in {page}");
-        }
-    }
-
-    #[test]
-    fn broker_is_shown_by_its_state() {
-        let now = UNIX_EPOCH + std::time::Duration::from_secs(1_000);
-        let connected = "<div data-limit=\"broker_up\"><dt>Broker connected for</dt>\
-             <dd data-m=\"broker_changed_timestamp_seconds\" data-f=\"e\">40 s</dd></div>";
-        let next = "<div data-limit=\"broker_next_attempt_timestamp_seconds\"><dt>Broker away, next attempt</dt>\
-             <dd data-m=\"broker_next_attempt_timestamp_seconds\" data-f=\"u\">in 12 s</dd></div>";
-        for (up, next_attempt, shown, hidden) in
-            [(1, 0, connected, next), (0, 1_012, next, connected)]
-        {
-            let registry = prometheus::Registry::new();
-            for (name, value) in [
-                ("broker_up", up),
-                ("broker_changed_timestamp_seconds", 960),
-                ("broker_next_attempt_timestamp_seconds", next_attempt),
-            ] {
-                let opts = prometheus::Opts::new(format!("{PREFIX}{name}"), "help");
-                let gauge = prometheus::IntGauge::with_opts(opts.const_label("client_id", "a"));
-                let gauge = gauge.expect("valid");
-                gauge.set(value);
-                registry.register(Box::new(gauge)).expect("new");
-            }
-            let page = page(&registry.gather(), now);
-            assert!(page.contains(shown), "{shown} in {page}");
-            assert!(!page.contains(hidden), "{hidden} in {page}");
-        }
-    }
-
-    #[test]
-    fn html_is_escaped() {
+    fn placeholders_are_filled_and_escaped() {
+        let client = ClientView::default();
+        let values = [("a", "<b class=\"x\">'&'</b>"), ("b", "{a}")];
         assert_eq!(
-            Escaped("<b class=\"x\">'&'</b>").to_string(),
-            "&lt;b class=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/b&gt;"
+            client.fill("{a} {html a} {b} {count none} {", &values),
+            "&lt;b class=&quot;x&quot;&gt;&#39;&amp;&#39;&lt;/b&gt; <b class=\"x\">'&'</b> {a} – "
         );
     }
 }

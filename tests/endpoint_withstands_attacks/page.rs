@@ -4,12 +4,14 @@ use std::{
     io::Write,
     net::SocketAddr,
     process::{Command, Stdio},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
-    Instrumented, MemoryPersistence, MemoryStore, MetricsServer, Persistence, PersistenceMetrics,
-    StoreEvent, StoreObserver, prometheus::Registry,
+    ErrorKind, Instrumented, MemoryPersistence, MemoryStore, MetricsServer, Persistence,
+    PersistenceMetrics, StoreEvent, StoreObserver,
+    prometheus::{Gauge, Opts, Registry},
 };
 use testkit::{body, header, sent, status};
 
@@ -54,6 +56,140 @@ impl Page {
     pub fn report(&self, id: &str, event: &StoreEvent) {
         self.metrics.on_event(id, event);
     }
+}
+
+/// Time of a metric that was this long ago.
+fn seconds_ago(seconds: f64) -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    now.as_secs_f64() - seconds
+}
+
+/// Name of a gauge, a further label if it has one, and its value.
+type NamedGauge<'a> = (&'a str, Option<(&'a str, &'a str)>, f64);
+
+/// Endpoint with gauges of the client `device-1`.
+fn serve(gauges: &[NamedGauge<'_>]) -> MetricsServer {
+    let registry = Registry::new();
+    for (name, label, value) in gauges {
+        let opts = Opts::new(format!("mqtt_persistence_{name}"), "help");
+        let opts = opts.const_label("client_id", "device-1");
+        let opts = label
+            .iter()
+            .fold(opts, |opts, (name, value)| opts.const_label(*name, *value));
+        let gauge = Gauge::with_opts(opts).unwrap();
+        gauge.set(*value);
+        registry.register(Box::new(gauge)).unwrap();
+    }
+    MetricsServer::bind(ANY, registry).unwrap()
+}
+
+/// Endpoint of a client whose store has been down for 28 s, with this error if it is known.
+pub fn serve_outage(error: Option<&str>) -> MetricsServer {
+    let mut gauges = vec![
+        ("store_up", None, 0.0),
+        ("store_changed_timestamp_seconds", None, seconds_ago(28.0)),
+        ("store_held_records", None, 3.0),
+        ("store_held_bytes", None, 2048.0),
+        (
+            "store_last_confirmed_timestamp_seconds",
+            None,
+            seconds_ago(300.0),
+        ),
+        ("store_errors_total", None, 4.0),
+        ("build_info", Some(("store", "redis")), 1.0),
+    ];
+    gauges.extend(error.map(|error| ("store_down_info", Some(("error", error)), 1.0)));
+    serve(&gauges)
+}
+
+/// Asserts that the page has a part, or lacks it.
+#[track_caller]
+fn check(server: &MetricsServer, part: &str, expected: bool) {
+    let page = sent(server.local_addr().unwrap(), GET);
+    assert_eq!(body(&page).contains(part), expected, "{part} in {page}");
+}
+
+#[test]
+fn limit_is_hidden_unless_set() {
+    let server = serve(&[
+        ("store_queued_messages", None, 8.0),
+        ("store_limit_messages", None, 10.0),
+        ("store_waiting_bytes", None, 2048.0),
+        ("store_limit_bytes", None, 0.0),
+    ]);
+    check(
+        &server,
+        "<div ><dt>Not sent yet</dt>\n<dd>8 of 10</dd>",
+        true,
+    );
+    check(&server, "<div hidden><dt>Byte budget</dt>", true);
+}
+
+#[test]
+fn broker_is_shown_by_its_state() {
+    for (up, next_attempt, mark, shown) in [
+        (1.0, 0.0, "", "connected for 40 s</dd>"),
+        (0.0, 0.0, "bad", "away for 40 s</dd>"),
+        (
+            0.0,
+            seconds_ago(-12.5),
+            "bad",
+            "away for 40 s, next attempt in 12 s</dd>",
+        ),
+    ] {
+        let server = serve(&[
+            ("broker_up", None, up),
+            ("broker_changed_timestamp_seconds", None, seconds_ago(40.0)),
+            ("broker_next_attempt_timestamp_seconds", None, next_attempt),
+        ]);
+        let tile = format!("<div class=\"words {mark}\"><dt>Broker</dt><dd>{shown}");
+        check(&server, &tile, true);
+    }
+    let server = serve(&[("store_up", None, 1.0)]);
+    check(
+        &server,
+        "<dt>Broker</dt><dd>not known: Client is not used</dd>",
+        true,
+    );
+}
+
+#[test]
+fn outage_is_marked_with_its_reason() {
+    let reason = format!(
+        "{}; {}",
+        ErrorKind::Connection.meaning(),
+        ErrorKind::Connection.advice()
+    );
+    for (error, shown) in [
+        (Some("connection"), &reason[..]),
+        (Some("of_a_later_version"), "reason not known"),
+        (None, "reason not known"),
+    ] {
+        let server = serve_outage(error);
+        for part in [
+            "<title>Store down – MQTT persistence</title>",
+            "<section class=\"down\"",
+            ">Store down</p>\n<span class=\"dim\"> for 28 s</span>",
+            "<div class=\"bad\"><dt>Only in memory</dt><dd>3 (2.0 KiB)</dd>",
+            "<div class=\"bad\"><dt>Last confirmed</dt><dd>5 min ago</dd>",
+            "<div class=\"bad\"><dt>Store errors</dt><dd>4</dd>",
+            &format!("aria-live=\"polite\">{shown}</p>"),
+        ] {
+            check(&server, part, true);
+        }
+        let ready = sent(
+            server.local_addr().unwrap(),
+            b"GET /-/ready HTTP/1.1\r\nHost: device\r\n\r\n",
+        );
+        assert_eq!(status(&ready), "503");
+        assert_eq!(
+            body(&ready),
+            format!("store of client \"device-1\" is down for 28 s: {shown}\n")
+        );
+    }
+    let server = serve(&[("store_up", None, 1.0), ("store_held_records", None, 0.0)]);
+    check(&server, "<section class=\"up\"", true);
+    check(&server, "<div class=\"bad\">", false);
 }
 
 #[test]

@@ -304,11 +304,11 @@ fn readiness_follows_state_of_every_store() {
     }
     let answer = ready();
     assert!(
-        body(&answer).contains(r#"store of client "two\n\"" is unavailable"#),
+        body(&answer).contains(r#"store of client "two\n\"" is down: reason not known"#),
         "{answer}"
     );
     assert!(
-        body(&answer).contains(r#"client "three" is unavailable"#),
+        body(&answer).contains(r#"client "three" is down: reason not known"#),
         "{answer}"
     );
     assert!(!body(&answer).contains("one"), "{answer}");

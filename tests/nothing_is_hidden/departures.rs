@@ -237,9 +237,9 @@ fn fill_buffer(version: u32) {
     }
     let page = get(address, "/");
     for cell in [
-        "<th scope=\"row\">buffer full</th><td data-m=\"dropped_records_total\" data-f=\"n\" data-k=\"buffer_full\">90</td>",
-        "<dt>Messages waiting</dt><dd data-m=\"waiting_messages\" data-f=\"n\">10</dd>",
-        "<dt>Delivered</dt><dd data-m=\"delivered_messages_total\" data-f=\"n\">0</dd>",
+        "<th scope=\"row\">buffer full</th><td>90</td>",
+        "<dt>Messages waiting</dt><dd>10</dd>",
+        "<dt>Delivered</dt><dd>0</dd>",
     ] {
         assert!(page.contains(cell), "{cell} in {page}");
     }
@@ -370,8 +370,8 @@ fn page_shows_each_reason_of_drops() {
     let page = get(server.local_addr().unwrap(), "/");
     for reason in DropReason::ALL {
         let cell = format!(
-            "<td data-m=\"dropped_records_total\" data-f=\"n\" data-k=\"{}\">0</td>",
-            reason.as_str()
+            "<th scope=\"row\">{}</th><td>0</td>",
+            reason.as_str().replace('_', " ")
         );
         assert!(page.contains(&cell), "{cell} in {page}");
     }
