@@ -10,9 +10,10 @@ use std::{
     io::{self, BufRead, BufReader, PipeReader},
     net::{Ipv4Addr, TcpListener},
     os::unix::process::CommandExt,
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{self, Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -207,11 +208,22 @@ fn server_path() -> OsString {
     path
 }
 
+/// Finds a free port of 127.0.0.1 below those that the kernel assigns, so that nobody takes it while its server is stopped: neither
+/// a passing connection nor a listener on port 0.
 fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
-        .and_then(|listener| listener.local_addr())
+    const FIRST: u32 = 24_000;
+    const PORTS: u32 = 8_000;
+    static SEARCHED: AtomicU32 = AtomicU32::new(0);
+    (0..PORTS)
+        .find_map(|_| {
+            // Processes that start one after the other search far apart.
+            let start = process::id().wrapping_mul(64);
+            let offset = start.wrapping_add(SEARCHED.fetch_add(1, Ordering::Relaxed)) % PORTS;
+            let port = u16::try_from(FIRST + offset).expect("a port");
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+            Some(port)
+        })
         .expect("a free port on 127.0.0.1")
-        .port()
 }
 
 fn port_is_taken(log: &str) -> bool {
@@ -220,7 +232,7 @@ fn port_is_taken(log: &str) -> bool {
 
 /// Makes the kernel kill the child when the thread that starts it ends.
 pub(crate) fn die_with_this_thread(command: &mut Command) {
-    let parent = libc::pid_t::try_from(std::process::id()).expect("a process id");
+    let parent = libc::pid_t::try_from(process::id()).expect("a process id");
     let tie = move || {
         // SAFETY: both calls are safe between fork and exec, and neither touches memory.
         unsafe {
