@@ -4,13 +4,13 @@ use std::time::SystemTime;
 
 use super::report::ConnectionState;
 #[cfg(feature = "metrics")]
-use crate::metrics::{ConnectionSeries, PersistenceMetrics};
+use crate::metrics::{ConnectionShare, PersistenceMetrics};
 
 /// The series of the connection, if the session has metrics.
 #[derive(Default)]
 pub(super) struct Gauges {
     #[cfg(feature = "metrics")]
-    series: Option<ConnectionSeries>,
+    share: Option<ConnectionShare>,
 }
 
 #[cfg_attr(
@@ -21,7 +21,7 @@ impl Gauges {
     #[cfg(feature = "metrics")]
     pub(super) fn new(metrics: Option<&PersistenceMetrics>, label: &str) -> Self {
         Self {
-            series: metrics.map(|metrics| metrics.connection_series(label)),
+            share: metrics.map(|metrics| metrics.connection_share(label)),
         }
     }
 
@@ -33,9 +33,9 @@ impl Gauges {
         next_attempt: Option<SystemTime>,
     ) {
         #[cfg(feature = "metrics")]
-        if let Some(series) = &self.series {
+        if let Some(share) = &self.share {
             let is_connected = connection == ConnectionState::Connected;
-            series.show(is_connected, since, next_attempt);
+            share.show(is_connected, since, next_attempt);
         }
         #[cfg(not(feature = "metrics"))]
         let _ = (self, connection, since, next_attempt);
@@ -43,22 +43,22 @@ impl Gauges {
 
     pub(super) fn count_failed_attempt(&self) {
         #[cfg(feature = "metrics")]
-        if let Some(series) = &self.series {
-            series.failed_attempts.inc();
+        if let Some(share) = &self.share {
+            share.broker_failed_attempts_total.inc();
         }
     }
 
     pub(super) fn count_connection(&self) {
         #[cfg(feature = "metrics")]
-        if let Some(series) = &self.series {
-            series.connections.inc();
+        if let Some(share) = &self.share {
+            share.broker_connections_total.inc();
         }
     }
 
     pub(super) fn count_refused(&self) {
         #[cfg(feature = "metrics")]
-        if let Some(series) = &self.series {
-            series.refused.inc();
+        if let Some(share) = &self.share {
+            share.refused_messages_total.inc();
         }
     }
 }

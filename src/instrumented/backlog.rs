@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    metrics::{ClientSeriesGuard, Clock, KindLabel, KindSeries, MessageChanges},
+    metrics::{ClientSeries, ClientShare, Clock, KindLabel, MessageChanges},
     paho::{CallHistory, Content, Departure, DropReason, Key, KeyHasher, RecordKind},
 };
 
@@ -129,7 +129,7 @@ impl ArrivalQueue {
 ///
 /// Counts from the calls alone, so that it works with any persistence.
 pub(super) struct Backlog {
-    series: ClientSeriesGuard,
+    share: ClientShare,
     clock: Clock,
     records: HashMap<RecordId, BacklogEntry, BuildHasherDefault<KeyHasher>>,
     queues: [ArrivalQueue; KindLabel::ALL.len()],
@@ -145,9 +145,9 @@ pub(super) struct Backlog {
 }
 
 impl Backlog {
-    pub(super) fn new(series: ClientSeriesGuard, clock: Clock, is_observed: bool) -> Self {
+    pub(super) fn new(share: ClientShare, clock: Clock, is_observed: bool) -> Self {
         Self {
-            series,
+            share,
             clock,
             records: HashMap::default(),
             queues: Default::default(),
@@ -163,16 +163,20 @@ impl Backlog {
     pub(super) fn publish(&mut self) {
         if self.changes != MessageChanges::default() {
             let changes = std::mem::take(&mut self.changes);
-            self.series.series().messages.add(&changes);
+            self.share.add_messages(&changes);
         }
     }
 
-    pub(super) fn series(&self) -> &ClientSeriesGuard {
-        &self.series
+    pub(super) fn series(&self) -> &ClientSeries {
+        &self.share
     }
 
-    fn kind(&self, kind: KindLabel) -> &KindSeries {
-        self.series.series().kind(kind)
+    fn count_removed(&self, kind: KindLabel, records: u64) {
+        self.share
+            .calls
+            .removed_records_total
+            .of(kind)
+            .inc_by(records);
     }
 
     /// Adds to the number of waiting messages.
@@ -210,7 +214,7 @@ impl Backlog {
                 for id in key.replaced_keys().map(RecordId::Key) {
                     if let Some(replaced) = self.remove_entry(&id) {
                         is_known |= replaced.is_message();
-                        self.kind(id.kind()).removed.inc();
+                        self.count_removed(id.kind(), 1);
                     }
                 }
             }
@@ -221,7 +225,7 @@ impl Backlog {
         }
         let kind = id.kind();
         if self.upsert(id, size, content, Clock::since_boot) {
-            self.kind(kind).added.inc();
+            self.share.calls.added_records_total.of(kind).inc();
         }
     }
 
@@ -244,10 +248,12 @@ impl Backlog {
     ) -> bool {
         let kind = id.kind();
         let size = i64::try_from(size).unwrap_or(i64::MAX);
-        let series = self.series.series();
-        let gauges = series.kind(kind);
+        let series = &self.share.calls;
         if let Some(record) = self.records.get_mut(&id) {
-            gauges.bytes.add(size.saturating_sub(record.size));
+            series
+                .record_bytes
+                .of(kind)
+                .add(size.saturating_sub(record.size));
             record.size = size;
             let before = std::mem::replace(&mut record.content, content);
             match (before.is_message(), content.is_message()) {
@@ -257,8 +263,8 @@ impl Backlog {
             }
             return false;
         }
-        gauges.records.inc();
-        gauges.bytes.add(size);
+        series.records.of(kind).inc();
+        series.record_bytes.of(kind).add(size);
         // The message of a PUBLISH has waited as a command before.
         let is_sent = kind == KindLabel::SentPublish && std::mem::take(&mut self.is_sending);
         if content.is_message() && !is_sent {
@@ -269,7 +275,7 @@ impl Backlog {
         let arrival = queue.arrive(now);
         // Otherwise an older record is at the front, and the published time stays.
         if queue.live == 1 {
-            self.series.set_oldest(kind, Some(now));
+            self.share.set_oldest(kind, Some(now));
         }
         let record = BacklogEntry {
             size,
@@ -309,7 +315,7 @@ impl Backlog {
             other @ RecordId::Other(_) => {
                 let existed = self.remove_entry(&other).is_some();
                 if existed {
-                    self.kind(KindLabel::Other).removed.inc();
+                    self.count_removed(KindLabel::Other, 1);
                 }
                 return existed;
             }
@@ -346,7 +352,7 @@ impl Backlog {
             self.add_waiting(1);
         }
         self.remove_entry(&id);
-        self.kind(key.kind.into()).removed.inc();
+        self.count_removed(key.kind.into(), 1);
         self.count_departure(key.kind, departure);
         true
     }
@@ -401,7 +407,7 @@ impl Backlog {
     pub(super) fn clear(&mut self) {
         for kind in KindLabel::ALL {
             let live = u64::try_from(self.queue(kind).live).unwrap_or(u64::MAX);
-            self.kind(kind).removed.inc_by(live);
+            self.count_removed(kind, live);
         }
         self.remove_all();
     }
@@ -418,9 +424,9 @@ impl Backlog {
             self.add_waiting(-1);
         }
         let kind = id.kind();
-        let gauges = self.kind(kind);
-        gauges.records.dec();
-        gauges.bytes.sub(record.size);
+        let series = &self.share.calls;
+        series.records.of(kind).dec();
+        series.record_bytes.of(kind).sub(record.size);
         // Compaction visits the records of every kind, not only of this one.
         let all = self.records.len();
         let queue = self.queue(kind);
@@ -429,7 +435,7 @@ impl Backlog {
         if queue.needs_compaction(all) {
             self.compact(kind);
         }
-        self.series.set_oldest(kind, oldest);
+        self.share.set_oldest(kind, oldest);
         Some(record.content)
     }
 

@@ -8,7 +8,7 @@ use std::{
 use super::backlog::Backlog;
 use crate::{
     error::ErrorKind,
-    metrics::OperationLabel,
+    metrics::{MissLabel, OperationLabel},
     paho::{Key, RecordKind},
 };
 
@@ -60,19 +60,24 @@ impl OpenState {
         outcome: Outcome,
         took: Duration,
     ) {
-        let series = self.backlog.series().series().operation(operation);
-        series.duration.observe(took.as_secs_f64());
+        let series = self.backlog.series();
+        series
+            .calls
+            .operation_duration_seconds
+            .of(operation)
+            .observe(took.as_secs_f64());
         // `get` reports a missing record as an error, so the backlog distinguishes a miss from a failure.
         let missed = match outcome {
             Outcome::Ok | Outcome::Error(ErrorKind::Lost) => false,
             Outcome::Miss => true,
             Outcome::Error(_) => operation == OperationLabel::Get && !self.backlog.contains(key),
         };
-        if let (true, Some(misses)) = (missed, &series.misses) {
-            misses.inc();
+        let counters = &series.calls.operation_misses_total;
+        if missed && let Some(counter) = counters.get(MissLabel(operation)) {
+            counter.inc();
         }
         if let Outcome::Error(kind) = outcome
-            && let Some(errors) = series.error(kind)
+            && let Some(errors) = series.error(operation, kind)
         {
             errors.inc();
         }
@@ -98,8 +103,8 @@ impl OpenState {
             | OperationLabel::Keys
             | OperationLabel::ContainsKey => {
                 let took = now.saturating_sub(self.opened);
-                let series = self.backlog.series().series();
-                series.restore_duration.set(took.as_secs_f64());
+                let series = &self.backlog.series().calls;
+                series.restore_duration_seconds.set(took.as_secs_f64());
             }
         }
     }

@@ -1140,7 +1140,7 @@ fn two_stores_under_one_label_add_up() {
     let read = |name: &str| store_value(&registry, name, "both");
     let opened = StoreEvent::Opened { quarantined: 1 };
     for (observer, is_up) in observers.iter().zip([true, false]) {
-        observer.attach(metrics.store_series("both"));
+        observer.attach(metrics.store_share("both"));
         // Down until its first event.
         assert_eq!(read("up"), Some(0.0));
         observer.on_event("id", &opened);

@@ -245,7 +245,7 @@ impl<P: ClientPersistence> Instrumented<P> {
         // On a reopen the old session is dropped only below, so that the counters of the label survive.
         let session = OpenState {
             backlog: Backlog::new(
-                self.metrics.client_series(label, self.store),
+                self.metrics.client_share(label, self.store),
                 self.metrics.clock().clone(),
                 self.series.observer.is_some(),
             ),
@@ -255,13 +255,13 @@ impl<P: ClientPersistence> Instrumented<P> {
         if let Some(observer) = &self.series.observer {
             observer
                 .store_metrics
-                .attach(self.metrics.store_series(label));
+                .attach(self.metrics.store_share(label));
         }
-        let series = session.backlog.series().series();
+        let series = &session.backlog.series().calls;
         series
-            .opened
+            .opened_timestamp_seconds
             .set(self.metrics.clock().unix_time().as_secs_f64());
-        self.in_progress = Some(series.in_progress.clone());
+        self.in_progress = Some(series.operations_in_progress.clone());
         *self.series.session.lock() = Some(session);
     }
 }
@@ -308,8 +308,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
                 session
                     .backlog
                     .series()
-                    .series()
-                    .value_size
+                    .calls
+                    .value_size_bytes
                     .observe(bytes as f64);
                 session.backlog.put(key, bytes, content);
                 true

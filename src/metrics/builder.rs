@@ -1,11 +1,14 @@
 //! [`PersistenceMetricsBuilder`]: the options of the metrics.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use prometheus::Registry;
 
 use super::{
-    catalog::MetricCatalog, clock::Clock, lean::LEAN_LATENCY_BUCKETS,
+    catalog::{Catalog, all_metrics},
+    clock::Clock,
+    family::FamilyOptions,
+    lean::LEAN_LATENCY_BUCKETS,
     persistence_metrics::PersistenceMetrics,
 };
 use crate::error::{Error, ErrorKind};
@@ -153,12 +156,17 @@ impl PersistenceMetricsBuilder {
         check_buckets("latency_buckets", &latency_buckets)?;
         check_buckets("size_buckets", &size_buckets)?;
         check_labels(&const_labels)?;
-        let catalog = MetricCatalog::new(latency_buckets, size_buckets, &const_labels, clock)
-            .map_err(|error| {
-                Error::new(ErrorKind::InvalidOption, "create the metrics")
-                    .with_reason("the prometheus crate rejects an option")
-                    .with_source(error)
-            })?;
+        let options = FamilyOptions {
+            latency_buckets,
+            size_buckets,
+            const_labels,
+        };
+        let catalog = Catalog::new(&options, clock).map_err(|error| {
+            Error::new(ErrorKind::InvalidOption, "create the metrics")
+                .with_reason("the prometheus crate rejects an option")
+                .with_source(error)
+        })?;
+        let catalog = Arc::new(catalog);
         catalog.register(registry, is_lean)?;
         Ok(PersistenceMetrics::new(catalog))
     }
@@ -179,22 +187,18 @@ fn check_buckets(option: &str, buckets: &[f64]) -> Result<(), Error> {
 
 fn check_labels(labels: &HashMap<String, String>) -> Result<(), Error> {
     // `le` is the label that the text format gives to the buckets of a histogram.
-    const RESERVED_LABELS: [&str; 7] = [
-        "client_id",
-        "operation",
-        "error",
-        "kind",
-        "version",
-        "store",
-        "le",
-    ];
+    let of_metrics = || all_metrics().flat_map(|metric| metric.labels);
     for name in labels.keys() {
         let mut characters = name.chars();
         let valid_start = characters
             .next()
             .is_some_and(|first| first.is_ascii_alphabetic() || first == '_');
         let valid_rest = characters.all(|other| other.is_ascii_alphanumeric() || other == '_');
-        let reason = if RESERVED_LABELS.contains(&name.as_str()) {
+        let reason = if ["client_id", "le"]
+            .iter()
+            .chain(of_metrics())
+            .any(|label| label == name)
+        {
             "reserved label; choose another name"
         } else if !valid_start || !valid_rest || name.starts_with("__") {
             "invalid label name; use letters, digits and underscores, not starting with a digit or two \
@@ -209,4 +213,20 @@ fn check_labels(labels: &HashMap<String, String>) -> Result<(), Error> {
         .with_reason(reason));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_metrics_are_reserved() {
+        let of_metrics = all_metrics().flat_map(|metric| metric.labels);
+        for label in ["client_id", "le"].iter().chain(of_metrics) {
+            let builder = PersistenceMetrics::builder().const_label(label, "x");
+            let refused = builder.register(&Registry::new());
+            let kind = refused.map(drop).map_err(|error| error.kind());
+            assert_eq!(kind, Err(ErrorKind::InvalidOption), "{label}");
+        }
+    }
 }

@@ -60,6 +60,12 @@ impl Clock {
     }
 }
 
+/// Returns the value of a timestamp metric; zero for a time before 1970.
+pub(super) fn unix_seconds(at: SystemTime) -> f64 {
+    let since_1970 = at.duration_since(UNIX_EPOCH);
+    since_1970.unwrap_or_default().as_secs_f64()
+}
+
 impl fmt::Debug for Clock {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Clock").field(&self.now()).finish()

@@ -1,6 +1,126 @@
 //! Label values: closed lists, each value with its text.
 
-use crate::paho::RecordKind;
+use std::iter;
+
+use crate::{
+    error::ErrorKind,
+    paho::{DropReason, RecordKind},
+    store::{Place, SetAsideLoss},
+};
+
+/// The values of one label, or of several, beside `client_id`.
+pub(crate) trait LabelSet: Copy + PartialEq + 'static {
+    const NAMES: &'static [&'static str];
+
+    /// Returns every value that can occur, so that no series exists that can never move.
+    fn all() -> impl Iterator<Item = Self>;
+
+    /// Returns the text of each label.
+    fn values(self) -> Vec<&'static str>;
+
+    /// Returns the label values of a series of a client.
+    fn of_client(self, label: &str) -> Vec<&str> {
+        [&[label], &*self.values()].concat()
+    }
+}
+
+/// Implements [`LabelSet`]: the type, the names, every value, and the text of one.
+macro_rules! label_sets {
+    ($($type:ty, $names:expr, $all:expr, |$labels:pat_param| $values:expr;)+) => {
+        $(impl LabelSet for $type {
+            const NAMES: &'static [&'static str] = &$names;
+
+            fn all() -> impl Iterator<Item = Self> {
+                $all
+            }
+
+            fn values(self) -> Vec<&'static str> {
+                let $labels = self;
+                $values.to_vec()
+            }
+        })+
+
+        #[cfg(test)]
+        fn all_values() -> Vec<Vec<String>> {
+            vec![$(<$type>::all().map(|labels| labels.values().concat()).collect(),)+]
+        }
+    };
+}
+
+label_sets! {
+    OperationLabel, ["operation"], Self::ALL.into_iter(), |operation| [operation.as_str()];
+    MissLabel, ["operation"], Self::ALL.into_iter(), |MissLabel(operation)| [operation.as_str()];
+    KindLabel, ["kind"], Self::ALL.into_iter(), |kind| [kind.as_str()];
+    QosLabel, ["qos"], Self::ALL.into_iter(), |QosLabel(qos)| [qos];
+    Place, ["place"], Self::BOTH.into_iter(), |place| [place.as_str()];
+    // The errors of a store.
+    ErrorKind, ["error"], Self::ALL.iter().copied().filter(|kind| a_store_returns(*kind)), |kind| [kind.as_str()];
+    (OperationLabel, ErrorKind), ["operation", "error"],
+        pairs(&OperationLabel::ALL, ErrorKind::ALL).filter(|(operation, kind)| operation.can_return(*kind)),
+        |(operation, kind)| [operation.as_str(), kind.as_str()];
+    (RecordKind, DropReason), ["kind", "reason"],
+        pairs(&RECORD_KINDS, DropReason::ALL).filter(|(kind, reason)| reason.applies_to(*kind)),
+        |(kind, reason)| [kind.as_str(), reason.as_str()];
+    (Place, SetAsideLoss), ["place", "reason"],
+        pairs(&Place::BOTH, SetAsideLoss::ALL).filter(|pair| *pair != (Place::Quarantine, SetAsideLoss::Unreadable)),
+        |(place, reason)| [place.as_str(), reason.as_str()];
+    // A store names itself.
+    BuildLabels, ["version", "store"], iter::empty(), |BuildLabels { store }| [env!("CARGO_PKG_VERSION"), store];
+}
+
+/// A label whose values all occur, in the order of [`all`](LabelSet::all).
+pub(crate) trait IndexedLabel: LabelSet {
+    fn index(self) -> usize;
+}
+
+impl IndexedLabel for OperationLabel {
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl IndexedLabel for KindLabel {
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+impl IndexedLabel for Place {
+    fn index(self) -> usize {
+        self as usize
+    }
+}
+
+/// Returns each value of one list with each of another.
+fn pairs<A: Copy, B: Copy>(
+    ones: &'static [A],
+    others: &'static [B],
+) -> impl Iterator<Item = (A, B)> {
+    let ones = ones.iter().copied();
+    ones.flat_map(|one| others.iter().map(move |other| (one, *other)))
+}
+
+/// Returns true if a store can return the error.
+fn a_store_returns(kind: ErrorKind) -> bool {
+    use ErrorKind::{
+        Bind, Broker, Damaged, File, Full, InvalidClientId, InvalidKey, InvalidOption, NotFound,
+        NotOpen, Registration, Render,
+    };
+    !matches!(
+        kind,
+        Bind | Broker
+            | Damaged
+            | File
+            | Full
+            | InvalidClientId
+            | InvalidKey
+            | InvalidOption
+            | NotFound
+            | NotOpen
+            | Registration
+            | Render
+    )
+}
 
 /// Values of the `operation` label, one per call of Paho.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,10 +159,49 @@ impl OperationLabel {
             Self::ContainsKey => "contains_key",
         }
     }
+
+    /// Returns true if the call can return the error.
+    fn can_return(self, error: ErrorKind) -> bool {
+        match error {
+            _ if self == Self::ContainsKey => false,
+            ErrorKind::InvalidOption
+            | ErrorKind::Registration
+            | ErrorKind::Bind
+            | ErrorKind::Render
+            | ErrorKind::Full
+            | ErrorKind::Broker
+            | ErrorKind::File => false,
+            ErrorKind::InvalidClientId => self == Self::Open,
+            ErrorKind::InvalidKey => matches!(self, Self::Put | Self::Get | Self::Remove),
+            ErrorKind::NotOpen => !matches!(self, Self::Open | Self::Close),
+            ErrorKind::NotFound | ErrorKind::Lost => self == Self::Get,
+            ErrorKind::Damaged => self == Self::Put,
+            _ => true,
+        }
+    }
 }
 
-/// Values of the `qos` label.
-pub(crate) const QOS_LABELS: [&str; 3] = ["0", "1", "2"];
+/// An operation that may find no record.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct MissLabel(pub(crate) OperationLabel);
+
+impl MissLabel {
+    const ALL: [Self; 2] = [Self(OperationLabel::Get), Self(OperationLabel::Remove)];
+}
+
+/// A value of the `qos` label.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct QosLabel(&'static str);
+
+impl QosLabel {
+    pub(crate) const ALL: [Self; 3] = [Self("0"), Self("1"), Self("2")];
+}
+
+/// The labels of `build_info` that differ between stores.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BuildLabels {
+    pub(crate) store: &'static str,
+}
 
 /// Values of the `kind` label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,45 +249,25 @@ impl KindLabel {
     }
 }
 
+/// The kinds of record that Paho writes.
+const RECORD_KINDS: [RecordKind; 5] = [
+    RecordKind::Command,
+    RecordKind::SentPublish,
+    RecordKind::SentPubrel,
+    RecordKind::ReceivedPublish,
+    RecordKind::Undelivered,
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        error::ErrorKind,
-        paho::DropReason,
-        store::{Place, SetAsideLoss},
-    };
 
     /// The prometheus crate hashes the concatenated label values without a separator. A free text
     /// before values of closed lists is safe only if no value is a suffix of another.
     #[test]
     fn client_ids_never_make_series_collide() {
-        let kinds = KindLabel::ALL.map(KindLabel::as_str);
-        let operations = OperationLabel::ALL.map(OperationLabel::as_str);
-        let errors = operations.iter().flat_map(|operation| {
-            ErrorKind::ALL
-                .iter()
-                .map(move |error| format!("{operation}{error}"))
-        });
-        let drops = kinds.iter().flat_map(|kind| {
-            let reasons = DropReason::ALL.iter();
-            reasons.map(move |reason| format!("{kind}{}", reason.as_str()))
-        });
-        let places = Place::BOTH.map(Place::as_str);
-        let losses = places.iter().flat_map(|place| {
-            let reasons = SetAsideLoss::ALL.iter();
-            reasons.map(move |reason| format!("{place}{}", reason.as_str()))
-        });
-        let lists: [Vec<String>; 7] = [
-            losses.collect(),
-            places.map(str::to_owned).to_vec(),
-            drops.collect(),
-            QOS_LABELS.map(str::to_owned).to_vec(),
-            kinds.map(str::to_owned).to_vec(),
-            operations.map(str::to_owned).to_vec(),
-            errors.collect(),
-        ];
-        for list in lists {
+        let errors = ErrorKind::ALL.iter().map(|kind| kind.as_str().to_owned());
+        for list in all_values().into_iter().chain([errors.collect()]) {
             for (position, one) in list.iter().enumerate() {
                 for (other_position, other) in list.iter().enumerate() {
                     assert!(
@@ -138,5 +277,16 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn check_index<L: IndexedLabel>() {
+        assert!(L::all().map(L::index).eq(0..L::all().count()));
+    }
+
+    #[test]
+    fn index_of_label_is_its_position() {
+        check_index::<OperationLabel>();
+        check_index::<KindLabel>();
+        check_index::<Place>();
     }
 }

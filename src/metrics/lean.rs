@@ -1,19 +1,15 @@
 //! The lean profile: only the series that the fleet board, the recording rules and the alerts read.
 
-use prometheus::{
-    core::{Collector, Desc},
-    proto::{Metric, MetricFamily},
-};
-
-use super::names::PREFIX;
+use prometheus::proto::Metric;
 
 /// Default latency bounds of the profile in seconds, around the 50 ms of the alert about slow puts.
 pub(super) const LEAN_LATENCY_BUCKETS: [f64; 5] = [0.000_5, 0.005, 0.05, 0.25, 1.0];
 
-/// A rule that selects the exposed series of a family.
-#[derive(Clone, Copy)]
-enum SeriesFilter {
-    All,
+/// The form of a metric in the lean profile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lean {
+    Absent,
+    Kept,
     /// Series with one of these values of the label.
     Only(&'static str, &'static [&'static str]),
     /// Series with one of these values from the start, so that `increase` sees the step from zero;
@@ -21,108 +17,25 @@ enum SeriesFilter {
     NonZeroOr(&'static str, &'static [&'static str]),
 }
 
-/// The kinds of waiting outbound messages.
-const WAITING_KINDS: SeriesFilter = SeriesFilter::Only("kind", &["command", "sent_publish"]);
-
-/// The families of the profile without the prefix, each with its filter.
-const LEAN_FAMILIES: [(&str, SeriesFilter); 27] = [
-    (
-        "operation_duration_seconds",
-        SeriesFilter::Only("operation", &["put"]),
-    ),
-    (
-        "operation_errors_total",
-        SeriesFilter::NonZeroOr("error", &["damaged", "lost"]),
-    ),
-    ("operations_in_progress", SeriesFilter::All),
-    ("records", WAITING_KINDS),
-    ("record_bytes", WAITING_KINDS),
-    (
-        "oldest_record_age_seconds",
-        SeriesFilter::Only("kind", &["command", "sent_publish", "undelivered"]),
-    ),
-    ("accepted_messages_total", SeriesFilter::All),
-    ("waiting_messages", SeriesFilter::All),
-    ("delivered_messages_total", SeriesFilter::All),
-    (
-        "dropped_records_total",
-        SeriesFilter::NonZeroOr("kind", &["command", "sent_publish"]),
-    ),
-    ("lost_messages_total", SeriesFilter::All),
-    ("restored_records", WAITING_KINDS),
-    ("opened_timestamp_seconds", SeriesFilter::All),
-    ("build_info", SeriesFilter::All),
-    ("store_up", SeriesFilter::All),
-    ("store_changed_timestamp_seconds", SeriesFilter::All),
-    ("store_reconnects_total", SeriesFilter::All),
-    ("store_errors_total", SeriesFilter::NonZeroOr("error", &[])),
-    ("store_held_bytes", SeriesFilter::All),
-    ("store_waiting_bytes", SeriesFilter::All),
-    ("store_queued_messages", SeriesFilter::All),
-    ("store_limit_messages", SeriesFilter::All),
-    ("store_limit_bytes", SeriesFilter::All),
-    ("store_poison_suspects", SeriesFilter::All),
-    ("store_lost_records_total", SeriesFilter::All),
-    ("store_quarantined_records_total", SeriesFilter::All),
-    ("store_last_confirmed_timestamp_seconds", SeriesFilter::All),
-];
-
-impl SeriesFilter {
-    /// Returns the filter of a family by its full name.
-    fn of(family: &str) -> Option<Self> {
-        let mut all = LEAN_FAMILIES.iter();
-        let (_, filter) = all.find(|(name, _)| family.strip_prefix(PREFIX) == Some(name))?;
-        Some(*filter)
-    }
-
-    fn admits(self, metric: &Metric) -> bool {
+impl Lean {
+    /// Returns true if the profile has the series.
+    ///
+    /// Selects at each collection, so counting stays complete and costs the same in both profiles.
+    pub(super) fn exposes(self, series: &Metric) -> bool {
         match self {
-            Self::All => true,
-            Self::Only(label, values) => has_label(metric, label, values),
+            Self::Absent => false,
+            Self::Kept => true,
+            Self::Only(label, values) => has_label(series, label, values),
             Self::NonZeroOr(label, values) => {
-                has_label(metric, label, values) || metric.get_counter().get_value() != 0.0
+                has_label(series, label, values) || series.get_counter().get_value() != 0.0
             }
         }
     }
 }
 
-fn has_label(metric: &Metric, label: &str, values: &[&str]) -> bool {
-    let mut labels = metric.get_label().iter();
+fn has_label(series: &Metric, label: &str, values: &[&str]) -> bool {
+    let mut labels = series.get_label().iter();
     labels.any(|pair| pair.name() == label && values.contains(&pair.value()))
-}
-
-/// A collector that exposes only some series of another.
-///
-/// Filters at each collection, so counting stays complete and costs the same in both profiles.
-struct FilteredCollector {
-    collector: Box<dyn Collector>,
-}
-
-/// Returns the collector restricted to the profile, or `None` if no family of it is part of the profile.
-pub(super) fn filtered(collector: Box<dyn Collector>) -> Option<Box<dyn Collector>> {
-    let collector = FilteredCollector { collector };
-    let is_empty = collector.desc().is_empty();
-    (!is_empty).then(|| Box::new(collector) as Box<dyn Collector>)
-}
-
-impl Collector for FilteredCollector {
-    fn desc(&self) -> Vec<&Desc> {
-        let mut descs = self.collector.desc();
-        descs.retain(|desc| SeriesFilter::of(&desc.fq_name).is_some());
-        descs
-    }
-
-    fn collect(&self) -> Vec<MetricFamily> {
-        let mut families = self.collector.collect();
-        families.retain_mut(|family| {
-            let filter = SeriesFilter::of(family.name());
-            if let Some(filter) = filter {
-                family.mut_metric().retain(|metric| filter.admits(metric));
-            }
-            filter.is_some()
-        });
-        families
-    }
 }
 
 #[cfg(test)]
@@ -134,7 +47,11 @@ mod tests {
     use crate::{
         error::ErrorKind,
         instrumented::Instrumented,
-        metrics::persistence_metrics::PersistenceMetrics,
+        metrics::{
+            catalog::all_metrics,
+            family::{Metric, PREFIX},
+            persistence_metrics::PersistenceMetrics,
+        },
         persistence::{MemoryPersistence, StoreObserver},
     };
 
@@ -145,23 +62,20 @@ mod tests {
     }
 
     #[test]
-    fn each_lean_entry_is_family_and_keeps_some_series() {
+    fn each_value_that_lean_selects_exists() {
         let registry = Registry::new();
         let metrics = PersistenceMetrics::register(&registry).unwrap();
         let mut persistence = MemoryPersistence::new().instrument(&metrics);
         persistence.open("id", "uri").unwrap();
         let families = registry.gather();
-        for (name, filter) in LEAN_FAMILIES {
+        for Metric { name, lean, .. } in all_metrics() {
+            let (Lean::Only(label, values) | Lean::NonZeroOr(label, values)) = *lean else {
+                continue;
+            };
             let family = families
                 .iter()
                 .find(|family| family.name() == format!("{PREFIX}{name}"))
                 .unwrap_or_else(|| panic!("{name} is not a family"));
-            let (label, values) = match filter {
-                SeriesFilter::All => continue,
-                SeriesFilter::Only(label, values) | SeriesFilter::NonZeroOr(label, values) => {
-                    (label, values)
-                }
-            };
             for value in values {
                 let mut metrics = family.get_metric().iter();
                 assert!(

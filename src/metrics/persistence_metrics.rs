@@ -6,11 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use prometheus::{core::Collector as _, proto::MetricFamily};
+use prometheus::proto::MetricFamily;
 
 use super::{
-    catalog::MetricCatalog, clock::Clock, connection_series::ConnectionSeries,
-    live_series::ClientSeriesGuard, store_series::StoreSeries,
+    catalog::Catalog, client_share::ClientShare, clock::Clock, connection_share::ConnectionShare,
+    store_share::StoreShare,
 };
 use crate::{persistence::StoreObserver, store::StoreEvent};
 
@@ -31,36 +31,36 @@ use crate::{persistence::StoreObserver, store::StoreEvent};
 /// ```
 #[derive(Clone)]
 pub struct PersistenceMetrics {
-    catalog: Arc<MetricCatalog>,
+    catalog: Arc<Catalog>,
     /// The series of the clients that the handle observes itself, by client id.
-    observed: Arc<Mutex<HashMap<String, StoreSeries>>>,
+    observed: Arc<Mutex<HashMap<String, StoreShare>>>,
 }
 
 impl PersistenceMetrics {
-    pub(super) fn new(catalog: MetricCatalog) -> Self {
+    pub(super) fn new(catalog: Arc<Catalog>) -> Self {
         Self {
-            catalog: Arc::new(catalog),
+            catalog,
             observed: Arc::default(),
         }
     }
 
     /// Returns a share in the series of a client, which opens its persistence.
-    pub(crate) fn client_series(&self, label: &str, store: &'static str) -> ClientSeriesGuard {
-        ClientSeriesGuard::new(Arc::clone(&self.catalog), label, store)
+    pub(crate) fn client_share(&self, label: &str, store: &'static str) -> ClientShare {
+        ClientShare::new(&self.catalog.clients, label, store)
     }
 
     /// Returns a share in the store series of a client, whose store reports events.
-    pub(crate) fn store_series(&self, label: &str) -> StoreSeries {
-        StoreSeries::new(Arc::clone(&self.catalog), label)
+    pub(crate) fn store_share(&self, label: &str) -> StoreShare {
+        StoreShare::new(&self.catalog.store, label)
     }
 
     /// Returns a share in the series of a client's connection.
-    pub(crate) fn connection_series(&self, label: &str) -> ConnectionSeries {
-        ConnectionSeries::new(&self.catalog, label)
+    pub(crate) fn connection_share(&self, label: &str) -> ConnectionShare {
+        ConnectionShare::new(&self.catalog.connection, label)
     }
 
     pub(crate) fn message_families(&self) -> Vec<MetricFamily> {
-        self.catalog.messages.collect()
+        self.catalog.clients.collect_messages(false)
     }
 
     pub(crate) fn clock(&self) -> &Clock {
@@ -80,7 +80,7 @@ impl StoreObserver for PersistenceMetrics {
         } else {
             observed
                 .entry(client_id.to_owned())
-                .or_insert_with(|| self.store_series(client_id))
+                .or_insert_with(|| self.store_share(client_id))
                 .apply(event);
         }
     }
