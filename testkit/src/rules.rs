@@ -4,11 +4,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     process::Command,
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
 use paho_mqtt_redis::{
-    MemoryPersistence, PersistenceMetrics, Session,
+    Error, ErrorKind, MemoryPersistence, PersistenceMetrics, Session, StoreEvent, StoreObserver,
     prometheus::{
         Registry,
         proto::{MetricFamily, MetricType},
@@ -76,7 +76,15 @@ fn gather(is_lean: bool) -> Vec<MetricFamily> {
         .metrics(&metrics)
         .start()
         .expect("starts");
-    let families = registry.gather();
+    let mut families = registry.gather();
+    let names: BTreeSet<String> = families.iter().map(|it| it.name().to_owned()).collect();
+    // A family may have series only during an outage. A counter that has some then is in the other profile from the start.
+    let error = Error::new(ErrorKind::Connection, "connect");
+    metrics.on_event("in an outage", &StoreEvent::down(Arc::new(error)));
+    let in_outage = registry.gather().into_iter();
+    families.extend(in_outage.filter(|family| {
+        family.get_field_type() == MetricType::GAUGE && !names.contains(family.name())
+    }));
     drop(client);
     families
 }

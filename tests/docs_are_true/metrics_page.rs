@@ -132,15 +132,18 @@ fn panels_incomplete_in_lean_profile_are_named() {
     assert_eq!(named.collect::<BTreeSet<_>>(), lacking);
 }
 
-/// Number of samples of one client.
+/// Number of samples of one client, whose store is up.
 fn samples(is_lean: bool) -> usize {
     let of_family = |family: &MetricFamily| -> usize {
         let metrics = family.get_metric().iter();
-        let samples = metrics.map(|metric| match family.get_field_type() {
-            // The bucket of infinity, the sum and the count.
-            MetricType::HISTOGRAM => metric.get_histogram().get_bucket().len() + 3,
-            _ => 1,
-        });
+        let is_up = |metric: &&Metric| metric.get_label().iter().any(|it| it.value() == "id");
+        let samples = metrics
+            .filter(is_up)
+            .map(|metric| match family.get_field_type() {
+                // The bucket of infinity, the sum and the count.
+                MetricType::HISTOGRAM => metric.get_histogram().get_bucket().len() + 3,
+                _ => 1,
+            });
         samples.sum()
     };
     families(is_lean).iter().map(of_family).sum()
