@@ -1037,7 +1037,11 @@ fn each_store_event_changes_its_series_only() {
     send(StoreEvent::Down { error });
     assert_eq!(
         changed(),
-        ["errors_total{error=\"out_of_memory\"} 1", "up{} 0"]
+        [
+            "down_info{error=\"out_of_memory\"} 1",
+            "errors_total{error=\"out_of_memory\"} 1",
+            "up{} 0"
+        ]
     );
     send(status(false, (0, 0), (3, 300)));
     assert_eq!(
@@ -1056,6 +1060,7 @@ fn each_store_event_changes_its_series_only() {
     assert_eq!(
         changed(),
         [
+            "down_info{error=\"connection\"} 1",
             "errors_total{error=\"connection\"} 1",
             "reconnect_failures_total{} 1"
         ]

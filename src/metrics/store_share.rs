@@ -9,6 +9,7 @@ use prometheus::IntGauge;
 
 use super::{
     clock::unix_seconds,
+    family::HeldInfo,
     share::{Share, SharedFamilies},
     table::StoreFamilies,
 };
@@ -28,6 +29,7 @@ type Amount = fn(&HealthSnapshot) -> usize;
 /// The share of one persistence in the store series of its label.
 pub(crate) struct StoreShare {
     share: Share<StoreFamilies>,
+    down_info: Option<HeldInfo>,
     last: HealthSnapshot,
 }
 
@@ -35,6 +37,7 @@ impl StoreShare {
     pub(super) fn new(shared: &Arc<SharedFamilies<StoreFamilies>>, label: &str) -> Self {
         Self {
             share: Share::new(shared, label),
+            down_info: None,
             last: HealthSnapshot::default(),
         }
     }
@@ -95,6 +98,7 @@ impl StoreShare {
             }
             StoreEvent::Closed => {
                 self.set_up(false);
+                self.down_info = None;
                 // A closed store has nothing held; the time of the last confirmation stays true.
                 self.set_status(HealthSnapshot {
                     last_confirmed: self.last.last_confirmed,
@@ -106,7 +110,8 @@ impl StoreShare {
     }
 
     /// Counts an error. A custom store may return a kind that no store of this crate returns.
-    fn count_error(&self, kind: ErrorKind) {
+    fn count_error(&mut self, kind: ErrorKind) {
+        self.down_info = Some(self.share.series.store_down_info.hold(kind));
         let errors = &self.share.series.store_errors_total;
         if let Some(errors) = errors.get(kind).or_else(|| errors.get(ErrorKind::Other)) {
             errors.inc();
@@ -114,7 +119,8 @@ impl StoreShare {
     }
 
     /// Sets the state of this persistence. The label is up if all of its persistences are.
-    fn set_up(&self, is_up: bool) {
+    fn set_up(&mut self, is_up: bool) {
+        self.down_info.take_if(|_| is_up);
         self.share.set_up(is_up, SystemTime::now());
     }
 

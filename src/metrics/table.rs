@@ -105,6 +105,8 @@ metrics! {
         /// since when `store_up` has its value, by the device's clock
         store_changed_timestamp_seconds: Gauge, Kept,
             "Unix time of the last change of store_up, by the device's clock";
+        /// 1 for the kind of the last error, while the store is down; absent while it is up
+        store_down_info: Info<ErrorKind>, Kept, "Last error of an unavailable store";
         /// how often the store became usable again
         store_reconnects_total: IntCounter, Kept, "Recoveries of the store after an outage";
         /// attempts at that which failed
