@@ -166,6 +166,8 @@ fn scripted_calls_give_exact_exposition() {
         at == value(&registry, &format!("{confirmed}{labels}"))
     });
     clock.0.store(now, Ordering::Relaxed);
+    // An outage of another store under the same label.
+    metrics.on_event("device-1", &StoreEvent::down(failed(ErrorKind::Loading)));
     // Real times differ in each run.
     let times = [
         confirmed,
@@ -1172,6 +1174,61 @@ fn two_stores_under_one_label_add_up() {
     assert_eq!(exposition(&registry), "");
     // A late event creates no series.
     observers[0].on_event("id", &opened);
+    assert_eq!(exposition(&registry), "");
+}
+
+#[test]
+fn error_of_store_is_shown_while_it_is_down() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let shown = || {
+        let text = exposition(&registry);
+        let series = text.lines().filter(|line| line.contains("down_info{"));
+        let errors = series.map(|line| line.split('"').nth(3).expect("an error").to_owned());
+        let mut errors: Vec<String> = errors.collect();
+        errors.sort();
+        errors
+    };
+    let observers: [StoreMetricsObserver; 2] = Default::default();
+    let [one, other] = &observers;
+    for observer in &observers {
+        observer.attach(metrics.store_share("both"));
+    }
+    let down = |kind| StoreEvent::down(failed(kind));
+    let still_down = |kind| StoreEvent::still_down(failed(kind), true);
+    let up = StoreEvent::up(Duration::from_secs(1), 0);
+    assert_eq!(shown(), [""; 0]);
+    one.on_event("id", &down(ErrorKind::Connection));
+    assert_eq!(shown(), ["connection"]);
+    one.on_event("id", &still_down(ErrorKind::Loading));
+    assert_eq!(shown(), ["loading"]);
+    other.on_event("id", &down(ErrorKind::Timeout));
+    assert_eq!(shown(), ["loading", "timeout"]);
+    one.on_event("id", &still_down(ErrorKind::Timeout));
+    assert_eq!(shown(), ["timeout"]);
+    one.on_event("id", &up);
+    assert_eq!(shown(), ["timeout"]);
+    // The `Up` of the other one was dropped.
+    other.on_event("id", &status(true, (0, 0), (0, 0)));
+    assert_eq!(shown(), [""; 0]);
+    one.on_event("id", &down(ErrorKind::Busy));
+    other.on_event("id", &down(ErrorKind::Misconf));
+    one.on_event("id", &StoreEvent::Closed);
+    assert_eq!(shown(), ["misconf"]);
+    other.detach();
+    assert_eq!(shown(), [""; 0]);
+}
+
+#[test]
+fn error_no_store_returns_leaves_no_series() {
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("registers");
+    let observer = StoreMetricsObserver::default();
+    observer.attach(metrics.store_share("id"));
+    observer.on_event("id", &StoreEvent::down(failed(ErrorKind::NotFound)));
+    let errors = "mqtt_persistence_store_errors_total{client_id=\"id\",error=\"other\"}";
+    assert_eq!(value(&registry, errors), Some(1.0));
+    observer.detach();
     assert_eq!(exposition(&registry), "");
 }
 
