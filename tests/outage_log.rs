@@ -1,4 +1,5 @@
-//! The log and the observers report an outage of Redis with its client, its beginning once and its end once.
+//! The log and the observers report an outage of Redis with its client, its beginning once and its end once; the log, the page
+//! and `/-/ready` say the same about its reason.
 
 use std::{
     sync::{Arc, Mutex},
@@ -6,8 +7,11 @@ use std::{
 };
 
 use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{RedisPersistence, StoreEvent, StoreObserver};
-use testkit::{LIMIT, RedisServer, log::Log};
+use paho_mqtt_redis::{
+    ErrorKind, MetricsServer, PersistenceMetrics, RedisPersistence, StoreEvent, StoreObserver,
+    prometheus::Registry,
+};
+use testkit::{LIMIT, RedisServer, body, eventually, log::Log, sent};
 
 /// Records the events by name.
 #[derive(Default)]
@@ -35,12 +39,16 @@ fn outage_logs_client_and_pending_bytes_once() {
     let recorder = Arc::new(EventRecorder::default());
     let log = Log::default();
     log.of_the_process();
+    let registry = Registry::new();
+    let metrics = PersistenceMetrics::register(&registry).expect("new");
+    let server = MetricsServer::bind("127.0.0.1:0", registry).expect("binds");
     let mut persistence = RedisPersistence::builder()
         .url(redis.url())
         .buffer_warn_bytes(5)
         .observer(Arc::clone(&recorder) as Arc<dyn StoreObserver>)
         .build()
-        .expect("valid");
+        .expect("valid")
+        .instrument(&metrics);
     persistence.open("device", "127.0.0.1:1883").expect("opens");
     persistence.put("c-1", vec![b"value"]).expect("puts");
     redis.kill();
@@ -49,12 +57,29 @@ fn outage_logs_client_and_pending_bytes_once() {
     }
     let health = persistence.health();
     let wait_for = |name: &str| {
-        testkit::eventually(LIMIT, name, || {
+        eventually(LIMIT, name, || {
             let events = recorder.0.lock().expect("no panic");
             events.iter().any(|event| event == name).then_some(())
         });
     };
     wait_for("alarm");
+    let kind = ErrorKind::Connection;
+    let reason = format!(": {}; {}", kind.meaning(), kind.advice());
+    for (path, start) in [
+        (
+            "/",
+            "<p class=\"reason\" role=\"status\" aria-live=\"polite\">",
+        ),
+        ("/-/ready", "store of client \"device\" is down for "),
+    ] {
+        let address = server.local_addr().expect("TCP");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: device\r\n\r\n");
+        eventually(LIMIT, path, || {
+            let answer = sent(address, request.as_bytes());
+            let mut lines = body(&answer).lines().filter(|line| line.starts_with(start));
+            lines.any(|line| line.contains(&reason[2..])).then_some(())
+        });
+    }
     redis.restart();
     health.flush(Duration::from_secs(10)).expect("is written");
     wait_for("up");
@@ -68,16 +93,25 @@ fn outage_logs_client_and_pending_bytes_once() {
         (
             "WARN",
             "Redis is unavailable; writes are kept in memory until it recovers",
-            "error.type=\"connection\"",
+            [&format!("{reason} "), "error.type=\"connection\""],
         ),
-        ("ERROR", "5 B of records exist only in memory", "bytes=5"),
-        ("INFO", "Redis is available again", "rewritten=1"),
+        (
+            "ERROR",
+            "5 B of records exist only in memory",
+            ["bytes=5", ""],
+        ),
+        ("INFO", "Redis is available again", ["rewritten=1", ""]),
     ] {
         let lines = text.lines().filter(|line| line.contains(part));
         let [line] = lines.collect::<Vec<_>>()[..] else {
             panic!("{part} is not there once: {text}");
         };
-        for part in [level, others, r#"messaging.client.id="device""#] {
+        for part in [
+            level,
+            others[0],
+            others[1],
+            r#"messaging.client.id="device""#,
+        ] {
             assert!(line.contains(part), "{part} is not in: {line}");
         }
     }

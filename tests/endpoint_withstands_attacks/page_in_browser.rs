@@ -142,7 +142,7 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
         // The persistence reports its own state too.
         eventually(LIMIT, "the change is listed", || {
             let changes = browser.text("[data-client='device-1'] ol")?;
-            changes.contains(" Store down").then_some(())
+            changes.contains(" Store down: out_of_memory").then_some(())
         });
         assert_eq!(browser.evaluate("document.body.dataset.mark"), "mine");
         assert_nothing_is_cut_off(&mut browser);
