@@ -1,8 +1,9 @@
 //! Absolute deadlines.
 
-#[cfg(feature = "redis")]
-use std::io;
-use std::time::{Duration, Instant};
+use std::{
+    io,
+    time::{Duration, Instant},
+};
 
 /// Returns the instant that is `timeout` from now, or a year from now for a longer timeout.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
@@ -13,12 +14,11 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
 }
 
 /// Returns the time until the deadline, or `TimedOut` after it.
-#[cfg(feature = "redis")]
 pub(crate) fn time_left(deadline: Instant) -> io::Result<Duration> {
     let remaining = deadline.saturating_duration_since(Instant::now());
     if remaining.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }
-    // Socket timeouts are rounded down to microseconds, and 0 means that there is no timeout.
+    // Some timeouts are rounded down to microseconds, and 0 can mean that there is no timeout.
     Ok(remaining.max(Duration::from_micros(1)))
 }

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::Socket;
 
-use super::deadline::{deadline_after, time_left};
+use super::deadline::time_left;
 
-/// A socket whose calls end at an absolute deadline, with an error of the kind `TimedOut` or
-/// `WouldBlock`.
+/// A socket whose calls end at an absolute deadline, with an error of the kind `TimedOut`.
 ///
 /// The timeouts of a socket apply to each system call, so a peer that sends one byte now and then
 /// could keep the caller waiting forever. Here each call gets only the time that remains.
@@ -23,11 +23,8 @@ pub(crate) struct DeadlineStream {
     deadline: Instant,
     /// A call has begun after the deadline.
     is_overdue: bool,
-    /// The timeouts as last set on the socket, to save the system call if they are still right.
-    read_timeout: Duration,
-    write_timeout: Duration,
-    /// The mode of the socket as last set.
-    is_blocking: bool,
+    /// Time for which a call retries before it sleeps.
+    spin_time: Duration,
     /// The kernel may hold written bytes back until more follow.
     may_coalesce: bool,
 }
@@ -41,85 +38,62 @@ const SEND_FLAGS: (c_int, c_int) = (libc::MSG_NOSIGNAL, libc::MSG_NOSIGNAL | lib
 #[cfg(not(any(target_os = "android", target_os = "linux")))]
 const SEND_FLAGS: (c_int, c_int) = (0, 0);
 
-/// Time for which a call polls before it blocks.
-const SPIN_TIME: Duration = Duration::from_micros(50);
-
-fn is_retryable(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
-}
-
-/// Granularity of the socket timeouts, so that most calls find theirs already set.
-///
-/// Timeouts are rounded up to it, so a call may overrun its deadline by up to this much.
-const TIMEOUT_STEP: Duration = Duration::from_millis(10);
-
 impl DeadlineStream {
-    pub(crate) fn new(socket: Arc<Socket>, deadline: Instant) -> Self {
-        Self {
+    /// Makes the socket nonblocking, for every holder of it.
+    pub(crate) fn new(socket: Arc<Socket>, deadline: Instant) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self {
             socket,
             deadline,
             is_overdue: false,
-            read_timeout: Duration::ZERO,
-            write_timeout: Duration::ZERO,
-            is_blocking: true,
+            spin_time: Duration::ZERO,
             may_coalesce: false,
-        }
+        })
     }
 
-    /// Fails after the deadline, but for one call.
+    /// Makes calls retry for this long before they sleep: a peer nearby may answer sooner than a
+    /// sleeping thread is woken up.
+    #[cfg(feature = "redis")]
+    pub(crate) fn spinning(mut self, spin_time: Duration) -> Self {
+        self.spin_time = spin_time;
+        self
+    }
+
+    /// Repeats the call until it can proceed, or until the deadline.
     ///
-    /// A peer that never pauses never makes a call wait, and so would never be cut off. The one call is
-    /// for a reply that arrived in time, if this thread was not scheduled in time.
-    fn check_deadline(&mut self) -> io::Result<()> {
+    /// The deadline does not stop the first call after it: that may be for a reply which arrived in
+    /// time, if this thread was not scheduled in time. It stops the second one even if that would
+    /// not wait, so a peer that never pauses is cut off too.
+    fn complete(
+        &mut self,
+        readiness: PollFlags,
+        mut call: impl FnMut(&Socket) -> io::Result<usize>,
+    ) -> io::Result<usize> {
         if Instant::now() >= self.deadline && mem::replace(&mut self.is_overdue, true) {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        Ok(())
-    }
-
-    /// Returns the timeout for the next call, and whether it differs from `last`.
-    fn next_timeout(&self, last: Duration) -> io::Result<(Duration, bool)> {
-        let remaining = time_left(self.deadline)?;
-        let steps = remaining.as_nanos().div_ceil(TIMEOUT_STEP.as_nanos());
-        let timeout = TIMEOUT_STEP.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX));
-        Ok((timeout, timeout != last))
-    }
-
-    fn set_blocking(&mut self, is_blocking: bool) -> io::Result<()> {
-        if self.is_blocking != is_blocking {
-            self.socket.set_nonblocking(!is_blocking)?;
-            self.is_blocking = is_blocking;
-        }
-        Ok(())
-    }
-
-    /// Polls for [`SPIN_TIME`] without blocking; returns `None` if the call still cannot proceed.
-    ///
-    /// Most replies of a local Redis arrive sooner than a sleeping thread is woken up.
-    fn try_briefly(
-        &mut self,
-        mut call: impl FnMut(&Socket) -> io::Result<usize>,
-    ) -> io::Result<Option<usize>> {
-        self.set_blocking(false)?;
-        let mut until = None;
+        let mut spin_until = None;
         loop {
             match call(&self.socket) {
-                Err(error) if is_retryable(&error) => {
-                    let now = Instant::now();
-                    if now >= *until.get_or_insert_with(|| deadline_after(SPIN_TIME)) {
-                        break;
-                    }
-                    // The peer may need this very processor to reply.
-                    thread::yield_now();
-                }
-                done => return done.map(Some),
+                Err(error) if is_retryable(&error) => {}
+                done => return done,
+            }
+            let now = Instant::now();
+            if now < *spin_until.get_or_insert(now.checked_add(self.spin_time).unwrap_or(now)) {
+                // The peer may need this very processor to reply.
+                thread::yield_now();
+                continue;
+            }
+            let timeout = time_left(self.deadline)?;
+            let timeout = Timespec {
+                tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
+                tv_nsec: timeout.subsec_nanos().into(),
+            };
+            match poll(&mut [PollFd::new(&*self.socket, readiness)], Some(&timeout)) {
+                Err(error) if error != rustix::io::Errno::INTR => return Err(error.into()),
+                _ => {}
             }
         }
-        self.set_blocking(true)?;
-        Ok(None)
     }
 
     /// Lets the kernel coalesce later writes over TCP (`MSG_MORE` in send(2)).
@@ -127,6 +101,7 @@ impl DeadlineStream {
     /// The bytes stay in the kernel until a write without coalescing, an acknowledgment of the peer, or
     /// 0.2 s later. The kernel also sends them when the socket is closed or this process dies, but drops
     /// them if received bytes are still unread.
+    #[cfg(feature = "redis")]
     pub(crate) fn set_coalescing(&mut self, may_coalesce: bool) {
         self.may_coalesce = may_coalesce;
     }
@@ -138,48 +113,42 @@ impl DeadlineStream {
     }
 
     /// Moves the deadline of all later calls.
+    #[cfg(feature = "redis")]
     pub(crate) fn extend_deadline(&mut self, extra: Duration) {
         self.deadline = self.deadline.checked_add(extra).unwrap_or(self.deadline);
+    }
+
+    /// Ends the writing side, so that the peer reads the end after the last byte.
+    #[cfg(feature = "server")]
+    pub(crate) fn finish(&self) -> io::Result<()> {
+        self.socket.shutdown(std::net::Shutdown::Write)
+    }
+
+    /// Makes the close a reset, which discards bytes that the peer has not read.
+    ///
+    /// Otherwise the kernel keeps them for minutes, for every connection that never reads.
+    #[cfg(feature = "server")]
+    pub(crate) fn reset_on_close(&self) {
+        drop(self.socket.set_linger(Some(Duration::ZERO)));
     }
 }
 
 impl Read for DeadlineStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.check_deadline()?;
-        if let Some(read) = self.try_briefly(|mut socket| socket.read(buffer))? {
-            return Ok(read);
-        }
-        retry_interrupted(|| {
-            let (timeout, is_new) = self.next_timeout(self.read_timeout)?;
-            if is_new {
-                self.socket.set_read_timeout(Some(timeout))?;
-                self.read_timeout = timeout;
-            }
-            (&*self.socket).read(buffer)
-        })
+        self.complete(PollFlags::IN, |mut socket| socket.read(buffer))
     }
 }
 
 impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.check_deadline()?;
         let (at_once, coalesced) = SEND_FLAGS;
         let flags = if self.may_coalesce {
             coalesced
         } else {
             at_once
         };
-        let send = |socket: &Socket| socket.send_with_flags(bytes, flags);
-        if let Some(written) = self.try_briefly(send)? {
-            return Ok(written);
-        }
-        retry_interrupted(|| {
-            let (timeout, is_new) = self.next_timeout(self.write_timeout)?;
-            if is_new {
-                self.socket.set_write_timeout(Some(timeout))?;
-                self.write_timeout = timeout;
-            }
-            send(&self.socket)
+        self.complete(PollFlags::OUT, |socket| {
+            socket.send_with_flags(bytes, flags)
         })
     }
 
@@ -189,16 +158,11 @@ impl Write for DeadlineStream {
     }
 }
 
-/// Repeats a call that a signal interrupted.
-///
-/// Calls on a socket with a timeout fail with `EINTR` even under `SA_RESTART` (signal(7)).
-fn retry_interrupted(mut call: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
-    loop {
-        match call() {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
+fn is_retryable(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
 }
 
 #[cfg(test)]
@@ -210,11 +174,13 @@ mod tests {
     };
 
     use super::*;
+    use crate::net::deadline_after;
 
     fn pair(timeout: Duration) -> (DeadlineStream, UnixStream) {
         let (one, other) = UnixStream::pair().expect("a pair of sockets");
         (
-            DeadlineStream::new(Arc::new(one.into()), deadline_after(timeout)),
+            DeadlineStream::new(Arc::new(one.into()), deadline_after(timeout))
+                .expect("a nonblocking socket"),
             other,
         )
     }
@@ -229,12 +195,7 @@ mod tests {
                 break error;
             }
         };
-        // The latter is the kernel's, if the sender had no processor when the deadline came.
-        let is_timeout = matches!(
-            error.kind(),
-            io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock
-        );
-        assert!(is_timeout, "{error}");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
         assert!(started.elapsed() < Duration::from_secs(5));
         drop(socket);
         sender.join().expect("no panic");
@@ -295,7 +256,8 @@ mod tests {
         let (mut peer, _) = listener.accept().expect("the other end");
         let timeout = Duration::from_secs(20);
         peer.set_read_timeout(Some(timeout)).expect("a timeout");
-        let mut socket = DeadlineStream::new(Arc::new(one.into()), deadline_after(timeout));
+        let mut socket = DeadlineStream::new(Arc::new(one.into()), deadline_after(timeout))
+            .expect("a nonblocking socket");
         let mut bytes = [0; 2];
 
         let started = Instant::now();
@@ -338,7 +300,8 @@ mod tests {
             let mut waiting = DeadlineStream::new(
                 Arc::new(peer.into()),
                 deadline_after(Duration::from_secs(20)),
-            );
+            )
+            .expect("a nonblocking socket");
             waiting.read(&mut reply).map(|_| reply)
         });
         let mut thread = [0; size_of::<libc::pthread_t>()];

@@ -256,7 +256,7 @@ impl RedisPersistenceBuilder {
     }
 
     /// Sets the time for one exchange with Redis as a whole, in however many parts its reply
-    /// arrives; the exchange may exceed it by 10 ms.
+    /// arrives.
     ///
     /// If it passes without a reply, that is an outage. One call of Paho waits this long per
     /// outage; further calls do not wait for Redis until it is available again. `close` waits up to

@@ -17,6 +17,11 @@ use super::{
 };
 use crate::net::{DeadlineStream, time_left};
 
+/// Time for which a call polls before it sleeps.
+///
+/// Most replies of a local Redis arrive sooner than a sleeping thread is woken up.
+const SPIN_TIME: Duration = Duration::from_micros(50);
+
 /// Connects a socket to the first address of the endpoint that accepts.
 pub(super) fn connect_socket(
     endpoint: &Endpoint,
@@ -40,7 +45,10 @@ pub(super) fn connect_socket(
             .checked_div(untried)
             .unwrap_or_default();
         match connect_address(address, *domain, limit.max(Duration::from_micros(1))) {
-            Ok(socket) => return Ok(DeadlineStream::new(Arc::new(socket), deadline)),
+            Ok(socket) => {
+                let stream = DeadlineStream::new(Arc::new(socket), deadline)?;
+                return Ok(stream.spinning(SPIN_TIME));
+            }
             Err(error) => failure = connect_error(address, error),
         }
     }

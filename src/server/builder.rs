@@ -10,11 +10,10 @@ use std::{
 use prometheus::Registry;
 
 use super::{
-    auth::SecretSource,
-    config::{Config, Limits},
-    credentials::{CredentialSources, Credentials},
+    connection::Limits,
+    credentials::{CredentialSources, Credentials, Scheme, Secret},
     listener::Listener,
-    metrics_server::{ListenAddress, MetricsServer},
+    metrics_server::MetricsServer,
 };
 use crate::error::Error;
 
@@ -36,24 +35,20 @@ impl MetricsServer {
     /// Returns a builder with default options for a server of this registry.
     #[must_use]
     pub fn builder(registry: Registry) -> MetricsServerBuilder {
-        MetricsServerBuilder::new(registry)
+        MetricsServerBuilder {
+            registry,
+            limits: Limits {
+                max_connections: 16,
+                max_head_bytes: 8 * 1024,
+                request_timeout: Duration::from_secs(5),
+                response_timeout: Duration::from_secs(5),
+            },
+            sources: CredentialSources::default(),
+        }
     }
 }
 
 /// Options of a [`MetricsServer`], set before it binds its address.
-///
-/// | option | unit | default | sets |
-/// |---|---|---|---|
-/// | [`max_connections`](Self::max_connections) | connections | 16 | connections at a time |
-/// | [`max_head_bytes`](Self::max_head_bytes) | bytes | 8 KiB | length of a request head, else 431 |
-/// | [`request_timeout`](Self::request_timeout) | duration | 5 s | time for the head to arrive, else 408 |
-/// | [`response_timeout`](Self::response_timeout) | duration | 5 s | time to collect, else 503, and to read the response |
-/// | [`bearer_token`](Self::bearer_token) | | none | a token that authorizes a request |
-/// | [`bearer_token_file`](Self::bearer_token_file) | | none | the same from a file |
-/// | [`basic_auth`](Self::basic_auth) | | none | a user and password that authorize a request |
-/// | [`basic_auth_file`](Self::basic_auth_file) | | none | the same from a file, as `USER:PASSWORD` |
-/// | `tls` | | none | certificate and key (feature `server-tls`) |
-/// | `tls_client_authority` | | none | authority of the client certificates (feature `server-tls`) |
 ///
 /// # Credentials
 ///
@@ -63,10 +58,10 @@ impl MetricsServer {
 ///
 /// # Files
 ///
-/// Tokens, passwords, certificates and keys in files are read when the address is bound. They are reloaded after a change:
-/// the server checks the files when a connection arrives, at most once per second. It takes all files or none. If one
-/// of them is unusable, it keeps the previous contents, logs a warning, and tries again. If one of them is not a regular
-/// file when the address is bound, such as a pipe, none of them is reloaded.
+/// Tokens, passwords, certificates and keys in files are read when the address is bound, and again after a change: the
+/// server compares the contents when a connection arrives, at most once per second. It takes all files or none. If one
+/// of them is unusable, it keeps the previous contents and logs a warning. If one of them is not a regular file when the
+/// address is bound, such as a pipe, none of them is reloaded.
 ///
 /// # Errors
 ///
@@ -90,49 +85,32 @@ pub struct MetricsServerBuilder {
 }
 
 impl MetricsServerBuilder {
-    pub(super) fn new(registry: Registry) -> Self {
-        Self {
-            registry,
-            limits: Limits::default(),
-            sources: CredentialSources::default(),
-        }
-    }
-
-    /// Limits the connections at a time.
+    /// Limits the connections at a time. Defaults to 16; `bind` rejects zero.
     ///
     /// One more evicts a connection that has its response, has not sent its request, or does not read. If every
     /// connection is being served, the new one gets a 503.
-    ///
-    /// Defaults to 16. `bind` rejects zero.
     #[must_use]
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.limits.max_connections = max_connections;
         self
     }
 
-    /// Limits the head of a request, in bytes. A longer one gets a 431.
-    ///
-    /// Defaults to 8 KiB. `bind` rejects zero.
+    /// Limits the bytes in the head of a request, else 431. Defaults to 8 KiB; `bind` rejects zero.
     #[must_use]
     pub fn max_head_bytes(mut self, max_head_bytes: usize) -> Self {
         self.limits.max_head_bytes = max_head_bytes;
         self
     }
 
-    /// Limits the time that the head of a request may take to arrive. A slower one gets a 408.
-    ///
-    /// Defaults to 5 s. `bind` rejects zero.
+    /// Limits the time that the head of a request may take, else 408. Defaults to 5 s; `bind` rejects zero.
     #[must_use]
     pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
         self.limits.request_timeout = request_timeout;
         self
     }
 
-    /// Limits the time for collecting the registry, and again the time that the peer may take to read the response.
-    ///
-    /// A request whose collection takes longer gets a 503. A peer that reads more slowly is disconnected.
-    ///
-    /// Defaults to 5 s. `bind` rejects zero.
+    /// Limits the time for collecting the registry, else 503, and again the time that the peer may take to read the
+    /// response, else it is disconnected. Defaults to 5 s; `bind` rejects zero.
     #[must_use]
     pub fn response_timeout(mut self, response_timeout: Duration) -> Self {
         self.limits.response_timeout = response_timeout;
@@ -141,64 +119,50 @@ impl MetricsServerBuilder {
 
     /// Adds a token that a request may bring, as `Authorization: Bearer TOKEN`.
     ///
-    /// If several credentials are set, any one of them is enough.
-    ///
     /// Defaults to none. `bind` rejects an empty token and one with spaces or other characters than printable ASCII.
     #[must_use]
     pub fn bearer_token(mut self, token: impl Into<String>) -> Self {
-        self.sources.secrets.push(SecretSource::Token(token.into()));
+        let secret = (Scheme::Bearer, Secret::Text(token.into()));
+        self.sources.secrets.push(secret);
         self
     }
 
     /// Adds a token as [`bearer_token`](Self::bearer_token) does, from a file. Line ends behind it are ignored.
     ///
-    /// A changed file is reloaded; connections that arrive a second later need the new token.
-    ///
     /// Defaults to none. `bind` rejects a file that it cannot read, and one without a valid token.
     #[must_use]
     pub fn bearer_token_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources
-            .secrets
-            .push(SecretSource::TokenFile(path.into()));
+        let secret = (Scheme::Bearer, Secret::File(path.into()));
+        self.sources.secrets.push(secret);
         self
     }
 
     /// Adds a user and password that a request may bring. Browsers prompt for them.
     ///
-    /// If several credentials are set, any one of them is enough.
-    ///
     /// Defaults to none. `bind` rejects an empty user or password, control characters, and a user with a colon.
     #[must_use]
     pub fn basic_auth(mut self, user: &str, password: &str) -> Self {
         // A colon in the user would move the border to the password, so such a pair is made invalid.
-        let pair = if user.contains(':') {
-            String::new()
-        } else {
-            format!("{user}:{password}")
-        };
-        self.sources.secrets.push(SecretSource::Basic(pair));
+        let user = if user.contains(':') { "" } else { user };
+        let secret = Secret::Text(format!("{user}:{password}"));
+        self.sources.secrets.push((Scheme::Basic, secret));
         self
     }
 
     /// Adds a user and password as [`basic_auth`](Self::basic_auth) does, from a file with `USER:PASSWORD`.
     ///
-    /// A changed file is reloaded, as for [`bearer_token_file`](Self::bearer_token_file).
-    ///
     /// Defaults to none. `bind` rejects a file that it cannot read, and one without a valid pair.
     #[must_use]
     pub fn basic_auth_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.sources
-            .secrets
-            .push(SecretSource::BasicFile(path.into()));
+        let secret = (Scheme::Basic, Secret::File(path.into()));
+        self.sources.secrets.push(secret);
         self
     }
 
     /// Serves over TLS 1.2 or 1.3 only, with this certificate and its key, both PEM files.
     ///
-    /// Intermediate certificates follow the server's own in its file. Changed files are reloaded, so a renewed
-    /// certificate needs no restart.
-    ///
-    /// Defaults to none: plain HTTP. `bind` rejects a file that it cannot read, and a key of another certificate.
+    /// Intermediate certificates follow the server's own in its file. Defaults to none: plain HTTP. `bind` rejects a
+    /// file that it cannot read, and a key of another certificate.
     #[cfg(feature = "server-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
     #[must_use]
@@ -209,8 +173,6 @@ impl MetricsServerBuilder {
     }
 
     /// Requires a client certificate of one of the authorities in this PEM file.
-    ///
-    /// A changed file is reloaded.
     ///
     /// Defaults to none: clients need no certificate. `bind` rejects it without [`tls`](Self::tls), and a file that it
     /// cannot read or that has no certificate.
@@ -232,9 +194,7 @@ impl MetricsServerBuilder {
     /// certificate, and a file that cannot be read; [`ErrorKind::Bind`](crate::ErrorKind::Bind) if no address can be
     /// bound, or if the process has no file descriptor or thread left.
     pub fn bind(self, address: impl ToSocketAddrs) -> Result<MetricsServer, Error> {
-        let (registry, config) = self.check()?;
-        let (listener, address) = Listener::bind(address)?;
-        MetricsServer::start(listener, ListenAddress::Address(address), registry, config)
+        self.start(|| Listener::bind(address))
     }
 
     /// Binds a Unix socket with these permissions, such as `0o660`, and starts to serve.
@@ -246,32 +206,25 @@ impl MetricsServerBuilder {
     /// The same as [`bind`](Self::bind); [`ErrorKind::Bind`](crate::ErrorKind::Bind) also if a program listens on the
     /// socket, or if the path is not a socket.
     pub fn bind_unix(self, path: impl AsRef<Path>, mode: u32) -> Result<MetricsServer, Error> {
-        let (registry, config) = self.check()?;
-        let path = path.as_ref();
-        let listener = Listener::bind_unix(path, mode)?;
-        MetricsServer::start(
-            listener,
-            ListenAddress::Path(path.to_owned()),
-            registry,
-            config,
-        )
+        self.start(|| Listener::bind_unix(path.as_ref(), mode))
     }
 
-    fn check(self) -> Result<(Registry, Config), Error> {
-        let Self {
-            registry,
-            limits,
-            sources,
-        } = self;
-        limits.check()?;
-        let credentials = Credentials::read(sources)?;
-        Ok((
-            registry,
-            Config {
-                limits,
-                credentials,
-            },
-        ))
+    fn start(self, bind: impl FnOnce() -> Result<Listener, Error>) -> Result<MetricsServer, Error> {
+        let limits = self.limits;
+        for (option, is_zero) in [
+            ("max_connections", limits.max_connections == 0),
+            ("max_head_bytes", limits.max_head_bytes == 0),
+            ("request_timeout", limits.request_timeout.is_zero()),
+            ("response_timeout", limits.response_timeout.is_zero()),
+        ] {
+            if is_zero {
+                return Err(
+                    Error::invalid_option(option).with_reason("zero would refuse every request")
+                );
+            }
+        }
+        let credentials = Credentials::read(self.sources)?;
+        MetricsServer::start(bind()?, self.registry, limits, credentials)
     }
 }
 

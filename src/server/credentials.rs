@@ -1,226 +1,225 @@
-//! Loads credentials and TLS configuration, and reloads them after a change of their files.
+//! Credentials and TLS configuration, reloaded when the contents of their files change.
 
 use std::{
-    borrow::Cow,
-    fs, io, mem,
-    os::unix::fs::MetadataExt,
-    path::Path,
-    time::{Duration, Instant, UNIX_EPOCH},
+    fs,
+    hash::{BuildHasher, RandomState},
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
+use base64::prelude::{BASE64_STANDARD, Engine};
+use socket2::Socket;
 use tracing::{info, warn};
 
 #[cfg(feature = "server-tls")]
 use super::tls;
 use super::{
-    auth::{AuthPolicy, SecretSource},
-    transport::Transport,
+    files::{Files, read_regular_file},
+    stream::Stream,
 };
-use crate::error::{Error, ErrorKind};
+use crate::{error::Error, net::DeadlineStream};
 
 /// Minimum time between two checks of the files.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Age below which a file may have changed again under the same stamp.
-///
-/// File systems keep the time of a change with a granularity of up to two seconds.
-const SAME_STAMP_WINDOW: Duration = Duration::from_secs(2);
-
 /// The secrets and files from which [`Credentials`] are loaded.
 #[derive(Clone, Default)]
 pub(super) struct CredentialSources {
-    pub(super) secrets: Vec<SecretSource>,
+    pub(super) secrets: Vec<(Scheme, Secret)>,
     #[cfg(feature = "server-tls")]
     pub(super) tls: tls::TlsFiles,
 }
 
-/// The policy and transport for new connections, with the state of their files.
-pub(super) struct Credentials {
-    pub(super) auth: AuthPolicy,
-    pub(super) transport: Transport,
-    sources: CredentialSources,
-    /// The files as they were when read; `None` if one of them can be read only once, such as a pipe.
-    stamps: Option<Vec<FileStamp>>,
-    last_checked: Instant,
-    /// Set while changed files are unusable, so that this is logged once.
-    is_stale: bool,
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Scheme {
+    Bearer,
+    Basic,
 }
 
-/// The metadata that shows a change of a file.
-#[derive(PartialEq, Eq)]
-struct FileStamp {
-    inode: (u64, u64),
-    size: u64,
-    changed: (i64, i64),
-    is_recent: bool,
+#[derive(Clone)]
+pub(super) enum Secret {
+    Text(String),
+    File(PathBuf),
+}
+
+/// Decides who may connect, and how.
+pub(super) struct Access {
+    /// Keyed hashes of the credentials of which a request needs any one; without one every request is served.
+    accepted: Vec<u64>,
+    hasher: RandomState,
+    /// The value of `WWW-Authenticate` for a refused request.
+    pub(super) challenge: &'static str,
+    #[cfg(feature = "server-tls")]
+    tls: Option<Arc<rustls::ServerConfig>>,
+}
+
+impl Access {
+    /// Returns true if a request with this header may be served.
+    pub(super) fn is_authorized(&self, authorization: Option<&[u8]>) -> bool {
+        // A missing header takes the same path as a wrong one.
+        let given = authorization.unwrap_or_default();
+        let end = given.iter().position(|byte| *byte == b' ');
+        let (scheme, value) = given.split_at(end.unwrap_or(given.len()));
+        let given = self.hash(scheme, value.trim_ascii());
+        self.accepted.is_empty() || self.accepted.contains(&given)
+    }
+
+    /// Hashes under a random key, so that the time of a comparison discloses nothing about what is accepted.
+    fn hash(&self, scheme: &[u8], value: &[u8]) -> u64 {
+        self.hasher.hash_one((scheme.to_ascii_lowercase(), value))
+    }
+
+    /// Opens a connection, with TLS if it is configured.
+    #[cfg_attr(
+        not(feature = "server-tls"),
+        expect(clippy::unused_self, reason = "only TLS has a configuration")
+    )]
+    pub(super) fn open(
+        &self,
+        socket: Arc<Socket>,
+        deadline: Instant,
+    ) -> io::Result<Box<dyn Stream>> {
+        let socket = DeadlineStream::new(socket, deadline)?;
+        #[cfg(feature = "server-tls")]
+        if let Some(config) = &self.tls {
+            return tls::open(config, socket);
+        }
+        Ok(Box::new(socket))
+    }
+}
+
+impl CredentialSources {
+    fn paths(&self) -> impl Iterator<Item = &Path> {
+        let files = self.secrets.iter().filter_map(|(_, secret)| match secret {
+            Secret::Text(_) => None,
+            Secret::File(path) => Some(path.as_path()),
+        });
+        #[cfg(feature = "server-tls")]
+        let files = files.chain(self.tls.all());
+        files
+    }
+
+    /// Validates all secrets and files.
+    pub(super) fn parse(&self, files: &Files) -> Result<Access, Error> {
+        let accepts = |scheme| self.secrets.iter().any(|(accepted, _)| *accepted == scheme);
+        let mut access = Access {
+            accepted: Vec::new(),
+            hasher: RandomState::new(),
+            challenge: match (accepts(Scheme::Basic), accepts(Scheme::Bearer)) {
+                (true, true) => r#"Basic realm="metrics", Bearer realm="metrics""#,
+                (true, false) => r#"Basic realm="metrics""#,
+                (false, _) => r#"Bearer realm="metrics""#,
+            },
+            #[cfg(feature = "server-tls")]
+            tls: self.tls.parse(files)?,
+        };
+        for (scheme, secret) in &self.secrets {
+            let (scheme, value) = parse_secret(*scheme, secret, files)?;
+            access.accepted.push(access.hash(scheme, value.as_bytes()));
+        }
+        Ok(access)
+    }
+}
+
+/// Returns the parts of a header with this secret: the scheme, and the text behind it.
+fn parse_secret(
+    scheme: Scheme,
+    secret: &Secret,
+    files: &Files,
+) -> Result<(&'static [u8], String), Error> {
+    let option = match (scheme, secret) {
+        (Scheme::Bearer, Secret::Text(_)) => "bearer_token",
+        (Scheme::Bearer, Secret::File(_)) => "bearer_token_file",
+        (Scheme::Basic, Secret::Text(_)) => "basic_auth",
+        (Scheme::Basic, Secret::File(_)) => "basic_auth_file",
+    };
+    let invalid = |reason: String| Err(Error::invalid_option(option).with_reason(reason));
+    let (text, name) = match secret {
+        Secret::Text(text) => (text.as_str(), String::new()),
+        Secret::File(path) => {
+            let name = path.display();
+            match str::from_utf8(files.get(option, path)?) {
+                Ok(text) => match text.trim_end_matches(['\r', '\n']) {
+                    // Usually its writer failed, so the reason says it.
+                    "" => ("", format!("{name} is empty; ")),
+                    text => (text, format!("{name}: ")),
+                },
+                Err(error) => return invalid(format!("cannot read {name}: {error}")),
+            }
+        }
+    };
+    match scheme {
+        Scheme::Bearer if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok((b"bearer", text.to_owned()))
+        }
+        Scheme::Bearer => invalid(format!(
+            "{name}a token is one or more printable ASCII characters without spaces"
+        )),
+        Scheme::Basic
+            if !text.contains(char::is_control)
+                && matches!(text.split_once(':'), Some((user, password)) if !user.is_empty() && !password.is_empty()) =>
+        {
+            Ok((b"basic", BASE64_STANDARD.encode(text)))
+        }
+        Scheme::Basic => invalid(format!(
+            "{name}expected USER:PASSWORD, both not empty, no colon in USER, no control characters"
+        )),
+    }
+}
+
+/// The access of new connections, with the state of the files.
+pub(super) struct Credentials {
+    current: Arc<Access>,
+    sources: CredentialSources,
+    /// Hash of the files as last read; `None` if there is nothing to read again.
+    last_read: Option<u64>,
+    last_checked: Instant,
+    hasher: RandomState,
 }
 
 impl Credentials {
     /// Validates the sources, and reads those in files.
     pub(super) fn read(sources: CredentialSources) -> Result<Self, Error> {
-        // Taken before reading, so that a change during the read is seen by the next check.
-        let stamps = sources.stamps().ok();
-        let (auth, transport) = sources.read()?;
+        // A pipe can be read only once.
+        let is_file = |path| fs::metadata(path).is_ok_and(|metadata| metadata.is_file());
+        let is_reloadable = sources.paths().next().is_some() && sources.paths().all(is_file);
+        let files = Files::read(sources.paths(), |path| fs::read(path));
+        let hasher = RandomState::new();
         Ok(Self {
-            auth,
-            transport,
-            sources,
-            stamps,
+            current: Arc::new(sources.parse(&files)?),
+            last_read: is_reloadable.then(|| hasher.hash_one(&files)),
             last_checked: Instant::now(),
-            is_stale: false,
+            sources,
+            hasher,
         })
     }
 
-    /// Reloads all files if one of them has changed. Unusable files keep the previous credentials, and are retried.
-    pub(super) fn reload_if_changed(&mut self) {
-        let Some(known) = &self.stamps else {
-            return;
-        };
-        if known.is_empty() || self.last_checked.elapsed() < RELOAD_INTERVAL {
-            return;
-        }
-        self.last_checked = Instant::now();
-        let found = match self.sources.stamps() {
-            Ok(found) if found == *known && !found.iter().any(|file| file.is_recent) => {
-                if mem::take(&mut self.is_stale) {
-                    info!("credentials are unchanged again");
-                }
-                return;
+    /// Reloads all files if one of them has changed. Unusable files keep the previous access.
+    pub(super) fn current(&mut self) -> Arc<Access> {
+        if self.last_read.is_some() && self.last_checked.elapsed() >= RELOAD_INTERVAL {
+            self.last_checked = Instant::now();
+            let files = Files::read(self.sources.paths(), read_regular_file);
+            let read = Some(self.hasher.hash_one(&files));
+            if read != self.last_read {
+                self.last_read = read;
+                self.reload(&files);
             }
-            found => found,
-        };
-        match found.and_then(|found| Ok((found, self.sources.read()?))) {
-            Ok((found, (auth, transport))) => {
-                self.auth = auth;
-                self.transport = transport;
-                self.stamps = Some(found);
-                self.is_stale = false;
+        }
+        Arc::clone(&self.current)
+    }
+
+    fn reload(&mut self, files: &Files) {
+        match self.sources.parse(files) {
+            Ok(access) => {
+                self.current = Arc::new(access);
                 info!("reloaded credentials");
             }
-            Err(error) => {
-                if !mem::replace(&mut self.is_stale, true) {
-                    let error: &dyn std::error::Error = &error;
-                    warn!(
-                        error,
-                        "cannot reload credentials, keeping the previous ones"
-                    );
-                }
-            }
+            Err(error) => warn!(
+                error = &error as &dyn std::error::Error,
+                "cannot reload credentials, keeping the previous ones"
+            ),
         }
-    }
-}
-
-impl CredentialSources {
-    fn read(&self) -> Result<(AuthPolicy, Transport), Error> {
-        let transport = Transport::Plain;
-        #[cfg(feature = "server-tls")]
-        let transport = self.tls.read()?.map_or(transport, Transport::Tls);
-        Ok((AuthPolicy::read(&self.secrets)?, transport))
-    }
-
-    fn stamps(&self) -> Result<Vec<FileStamp>, Error> {
-        let files = self.secrets.iter().filter_map(SecretSource::file);
-        #[cfg(feature = "server-tls")]
-        let files = files.chain(self.tls.all());
-        files.map(FileStamp::of).collect()
-    }
-}
-
-impl FileStamp {
-    fn of(file: &Path) -> Result<Self, Error> {
-        let failed = |reason: Cow<'static, str>| {
-            let attempt = format!("reload {}", file.display());
-            Error::new(ErrorKind::File, attempt).with_reason(reason)
-        };
-        let metadata = fs::metadata(file).map_err(|error| {
-            let reason = match error.kind() {
-                io::ErrorKind::NotFound => "no such file".into(),
-                _ => error.to_string().into(),
-            };
-            failed(reason).with_source(error)
-        })?;
-        if !metadata.is_file() {
-            // Opening a pipe can block for ever.
-            return Err(failed("not a regular file".into()));
-        }
-        let changed_at = u64::try_from(metadata.ctime())
-            .ok()
-            .and_then(|seconds| UNIX_EPOCH.checked_add(Duration::from_secs(seconds)));
-        let age = changed_at.and_then(|changed_at| changed_at.elapsed().ok());
-        Ok(Self {
-            inode: (metadata.dev(), metadata.ino()),
-            size: metadata.size(),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-            is_recent: age.is_some_and(|age| age <= SAME_STAMP_WINDOW),
-        })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use tempfile::TempDir;
-
-    use super::*;
-
-    /// Checks the files as if the interval had passed.
-    fn reload(credentials: &mut Credentials) {
-        let before = Instant::now().checked_sub(RELOAD_INTERVAL);
-        credentials.last_checked = before.expect("a machine that has been up for longer");
-        credentials.reload_if_changed();
-    }
-
-    #[test]
-    fn invalid_files_keep_previous_credentials() {
-        let folder = TempDir::new().expect("a folder");
-        let [token, pair] = ["token", "pair"].map(|name| folder.path().join(name));
-        fs::write(&token, "first").expect("written");
-        fs::write(&pair, "me:first").expect("written");
-        let mut sources = CredentialSources::default();
-        let secrets = [
-            SecretSource::TokenFile(token.clone()),
-            SecretSource::BasicFile(pair.clone()),
-        ];
-        sources.secrets.extend(secrets);
-        let mut credentials = Credentials::read(sources).unwrap_or_else(|error| panic!("{error}"));
-        let accepted = |credentials: &Credentials| {
-            let tokens = ["first", "second", "third"].into_iter();
-            let accepted = tokens.filter(|token| {
-                let header = format!("Bearer {token}");
-                credentials.auth.is_authorized(Some(header.as_bytes()))
-            });
-            accepted.collect::<Vec<_>>()
-        };
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["first"]);
-
-        fs::write(&token, "second").expect("written");
-        credentials.reload_if_changed();
-        assert_eq!(accepted(&credentials), ["first"], "checked too early");
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["second"]);
-
-        // A file is empty while another program writes it.
-        fs::write(&token, "").expect("written");
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["second"]);
-        fs::remove_file(&token).expect("removed");
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["second"]);
-        // No program ever writes to this pipe.
-        let made = Command::new("mkfifo").arg(&token).status();
-        assert!(made.expect("mkfifo runs").success());
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["second"]);
-        fs::remove_file(&token).expect("removed");
-
-        fs::write(&token, "third").expect("written");
-        fs::write(&pair, "nonsense").expect("written");
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["second"], "all or nothing");
-        fs::write(&pair, "me:third").expect("written");
-        reload(&mut credentials);
-        assert_eq!(accepted(&credentials), ["third"]);
     }
 }

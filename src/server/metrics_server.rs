@@ -1,26 +1,38 @@
-//! [`MetricsServer`]: serves a registry over HTTP.
+//! [`MetricsServer`], and its thread that accepts connections.
 
 use std::{
     fmt,
-    io::{self, Write},
-    net::SocketAddr,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+    io::{
+        self,
+        ErrorKind::{ConnectionAborted, Interrupted, WouldBlock},
     },
+    mem,
+    net::SocketAddr,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::net::UnixStream,
+    },
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+    sync::Arc,
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use prometheus::Registry;
-use tracing::info;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
+use socket2::{SockAddr, Socket};
+use tracing::{debug, error, info, warn};
 
 use super::{
-    collector::CollectorHandle,
-    config::Config,
-    event_loop::EventLoop,
-    listener::{Listener, serve_error},
+    collector::Collector,
+    connection::{Connection, Limits, refuse},
+    credentials::Credentials,
+    listener::{Listener, PeerNetwork, serve_error},
+    places::Places,
 };
 use crate::error::Error;
 
@@ -36,10 +48,11 @@ use crate::error::Error;
 /// Any other path is a 404, and any method but GET and HEAD a 405. The [`builder`](Self::builder) sets limits,
 /// credentials and TLS.
 ///
-/// The server is built for networks with hostile peers. It has two threads, one for all connections and one that collects
-/// the registry. A connection serves one request. Time and memory per connection are limited, and so is the number of
-/// connections, 16 by default. If all places are taken, the next connection evicts one that already has its response, or
-/// else one that has not sent its request or does not read. If every connection is being served, the new one gets a 503.
+/// The server is built for networks with hostile peers. It has a thread that accepts connections, one that collects the
+/// registry, and one per connection, with a small stack. A connection serves one request. Time and memory per connection
+/// are limited, and so is the number of connections, 16 by default. If all places are taken, the next connection evicts
+/// one that already has its response, or else one that has not sent its request or does not read. If every connection is
+/// being served, the new one gets a 503.
 ///
 /// A collector that panics causes a 500. With `panic = "abort"` it ends the program.
 ///
@@ -54,64 +67,58 @@ use crate::error::Error;
 /// ```
 #[must_use = "it serves until it is dropped"]
 pub struct MetricsServer {
-    address: ListenAddress,
-    stopping: Arc<AtomicBool>,
-    waker: UnixStream,
+    address: SockAddr,
+    /// Stops the thread when it is dropped.
+    running: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
-}
-
-/// The address of the server, as log and errors show it.
-#[derive(Clone, Debug)]
-pub(super) enum ListenAddress {
-    Address(SocketAddr),
-    Path(PathBuf),
 }
 
 impl MetricsServer {
     /// Returns the bound address with the real port; `None` for a Unix socket.
     #[must_use]
     pub fn local_addr(&self) -> Option<SocketAddr> {
-        match &self.address {
-            ListenAddress::Address(address) => Some(*address),
-            ListenAddress::Path(_) => None,
-        }
+        self.address.as_socket()
     }
 
     /// Returns the path of the Unix socket; `None` for a TCP address.
     #[must_use]
     pub fn unix_path(&self) -> Option<&Path> {
-        match &self.address {
-            ListenAddress::Address(_) => None,
-            ListenAddress::Path(path) => Some(path),
-        }
+        self.address.as_pathname()
     }
 
     pub(super) fn start(
         listener: Listener,
-        address: ListenAddress,
         registry: Registry,
-        config: Config,
+        limits: Limits,
+        credentials: Credentials,
     ) -> Result<Self, Error> {
-        // A lack of file descriptors or threads, so the text of the error is the best reason.
-        let failed = |error: io::Error| serve_error(&address, error.to_string(), error);
-        let stopping = Arc::new(AtomicBool::new(false));
-        let (waker, wakeups) = UnixStream::pair().map_err(failed)?;
-        for end in [&waker, &wakeups] {
-            end.set_nonblocking(true).map_err(failed)?;
-        }
-        let collector =
-            CollectorHandle::start(registry, waker.try_clone().map_err(failed)?).map_err(failed)?;
-        let event_loop =
-            EventLoop::new(listener, config, collector, Arc::clone(&stopping), wakeups);
+        let address = listener.address.clone();
+        let name = match (address.as_socket(), address.as_pathname()) {
+            (Some(address), _) => address.to_string(),
+            (None, path) => path.unwrap_or(Path::new("")).display().to_string(),
+        };
+        // A lack of file descriptors or threads.
+        let failed = |error: io::Error| serve_error(&name, error);
+        let (running, stop) = UnixStream::pair().map_err(failed)?;
+        let collector = Collector::start(registry).map_err(failed)?;
+        let acceptor = Acceptor {
+            listener,
+            limits,
+            credentials,
+            collector,
+            places: Arc::new(Places::new(limits.max_connections)),
+            stop,
+            reserve_fd: None,
+            failure_logged: false,
+        };
         let thread = thread::Builder::new()
             .name("metrics-server".to_owned())
-            .spawn(move || event_loop.run())
+            .spawn(move || acceptor.run())
             .map_err(failed)?;
-        info!("serving metrics at {address}");
+        info!("serving metrics at {name}");
         Ok(Self {
             address,
-            stopping,
-            waker,
+            running: Some(running),
             thread: Some(thread),
         })
     }
@@ -120,20 +127,9 @@ impl MetricsServer {
 /// Closes every connection and frees the port, or removes the Unix socket, before it returns.
 impl Drop for MetricsServer {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
-        // A full buffer is fine: its bytes wake the thread.
-        drop(self.waker.write(&[1]));
+        drop(self.running.take());
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
-        }
-    }
-}
-
-impl fmt::Display for ListenAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Address(address) => write!(f, "{address}"),
-            Self::Path(path) => write!(f, "{}", path.display()),
         }
     }
 }
@@ -141,7 +137,122 @@ impl fmt::Display for ListenAddress {
 impl fmt::Debug for MetricsServer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MetricsServer")
-            .field("address", &self.address)
+            .field("local_addr", &self.local_addr())
+            .field("unix_path", &self.unix_path())
             .finish_non_exhaustive()
+    }
+}
+
+/// Delay after a failure of `accept` or `poll`, so that the loop does not spin.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+
+/// Time between two attempts to get the reserve back.
+const RESERVE_INTERVAL: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
+
+/// The state of the `metrics-server` thread.
+struct Acceptor {
+    listener: Listener,
+    limits: Limits,
+    credentials: Credentials,
+    collector: Collector,
+    places: Arc<Places>,
+    /// Ready once its other end is dropped: the server must stop.
+    stop: UnixStream,
+    /// A file descriptor in reserve, closed to accept a connection when the process has none left.
+    reserve_fd: Option<OwnedFd>,
+    /// Set once a failure of `accept` is logged, until it succeeds again.
+    failure_logged: bool,
+}
+
+impl Acceptor {
+    /// Serves until the other end of `stop` is dropped, then ends every connection.
+    fn run(mut self) {
+        loop {
+            // A panic, as in a log subscriber, must not end the endpoint for the life of the process.
+            match catch_unwind(AssertUnwindSafe(|| self.turn())) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(_) => {
+                    error!("metrics server panicked; it continues");
+                    thread::sleep(RETRY_DELAY);
+                }
+            }
+        }
+        drop(self.listener);
+        self.places.close();
+        self.collector.stop();
+    }
+
+    /// Waits for a connection and starts it; returns false when the server must stop.
+    fn turn(&mut self) -> bool {
+        if self.reserve_fd.is_none() {
+            self.reserve_fd = self.stop.as_fd().try_clone_to_owned().ok();
+        }
+        let mut polled = [
+            PollFd::new(&self.stop, PollFlags::IN),
+            PollFd::new(&self.listener, PollFlags::IN),
+        ];
+        // Without the reserve, it looks now and then for a file descriptor that has become free.
+        let timeout = self.reserve_fd.is_none().then_some(RESERVE_INTERVAL);
+        // Otherwise a signal, or a lack of memory.
+        if poll(&mut polled, timeout.as_ref()).is_err_and(|error| error != Errno::INTR) {
+            thread::sleep(RETRY_DELAY);
+        }
+        let [stop, listener] = polled.map(|polled| !polled.revents().is_empty());
+        if listener && !stop {
+            self.accept();
+        }
+        !stop
+    }
+
+    fn accept(&mut self) {
+        loop {
+            match self.listener.accept(self.limits.response_timeout) {
+                Ok((socket, network)) => {
+                    self.failure_logged = false;
+                    return self.admit(Arc::new(socket), network);
+                }
+                // The connection is gone.
+                Err(error)
+                    if matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted) =>
+                {
+                    return;
+                }
+                // Either one frees a file descriptor for the next attempt.
+                Err(_) if self.reserve_fd.take().is_some() || self.places.evict_one() => {}
+                Err(error) => {
+                    if !mem::replace(&mut self.failure_logged, true) {
+                        warn!(%error, "metrics server cannot accept connections, retrying");
+                    }
+                    return thread::sleep(RETRY_DELAY);
+                }
+            }
+        }
+    }
+
+    /// Gives an accepted connection a place, or refuses it with a 503.
+    fn admit(&mut self, socket: Arc<Socket>, network: PeerNetwork) {
+        let access = self.credentials.current();
+        if !self.places.make_room() {
+            debug!("refused a metrics connection: all places are taken");
+            if let Ok(mut stream) = access.open(socket, Instant::now()) {
+                refuse(&mut *stream);
+            }
+            return;
+        }
+        let connection = Connection {
+            socket: Arc::clone(&socket),
+            limits: self.limits,
+            access,
+            collector: self.collector.requests.clone(),
+            places: Arc::clone(&self.places),
+        };
+        let started = self.places.start(network, &socket, || connection.serve());
+        if let Err(error) = started {
+            debug!(%error, "cannot start a thread for a metrics connection");
+        }
     }
 }

@@ -1,134 +1,144 @@
-//! An HTTP response, complete before its first byte is sent.
+//! Responses, each complete before its first byte is sent.
 //!
-//! No byte of the request appears in it, so a peer cannot inject anything.
+//! No byte of the request appears in one, so a peer cannot inject anything.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
-use super::page;
+use flate2::{Compression, write::GzEncoder};
+use tiny_http::{HTTPVersion, Header, StatusCode};
 
-pub(super) struct Response {
-    status: u16,
-    kind: BodyKind,
-    /// An additional header, such as `Allow`.
-    extra: Option<(&'static str, &'static str)>,
-    is_gzip: bool,
-    body: Arc<Vec<u8>>,
-    head_only: bool,
+use super::{credentials::Access, page, request::Request};
+
+/// A response that needs the contents of the registry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct CollectRequest {
+    pub(super) resource: Resource,
+    pub(super) accepts_gzip: bool,
 }
 
-/// The content of a body, which decides its type and security policy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BodyKind {
-    Text,
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Resource {
     Metrics,
     Page,
+    Readiness,
 }
 
-impl BodyKind {
-    const fn content_type(self) -> &'static str {
-        match self {
-            Self::Text => "text/plain; charset=utf-8",
-            // The prometheus crate's own constant leaves out the character set.
-            Self::Metrics => "text/plain; version=0.0.4; charset=utf-8",
-            Self::Page => "text/html; charset=utf-8",
-        }
+/// Returns what to collect, or else the response.
+///
+/// Credentials come first: without one, not even the paths are disclosed.
+pub(super) fn route(request: &Request, access: &Access) -> Result<CollectRequest, Response> {
+    if !access.is_authorized(request.authorization.as_deref()) {
+        let extra = Some(("WWW-Authenticate", access.challenge));
+        return Err(Response::status_only(401).with(extra));
     }
+    let resource = match request.path.as_str() {
+        "/metrics" => Some(Resource::Metrics),
+        "/" => Some(Resource::Page),
+        "/-/ready" => Some(Resource::Readiness),
+        "/-/healthy" => None,
+        _ => {
+            let text = "404 Not Found\nThe metrics are at /metrics.\n";
+            return Err(Response::text(404, text));
+        }
+    };
+    if !matches!(request.method.as_str(), "GET" | "HEAD") {
+        return Err(Response::status_only(405).with(Some(("Allow", "GET, HEAD"))));
+    }
+    let accepts_gzip = request.accepts_gzip;
+    let request = resource.map(|resource| CollectRequest {
+        resource,
+        accepts_gzip,
+    });
+    request.ok_or_else(|| Response::text(200, "healthy\n"))
+}
 
-    const fn security_policy(self) -> &'static str {
-        match self {
-            Self::Text | Self::Metrics => "default-src 'none'; frame-ancestors 'none'",
-            Self::Page => page::SECURITY_POLICY,
-        }
-    }
+#[derive(Clone)]
+pub(super) struct Response {
+    status: u16,
+    content_type: &'static str,
+    security_policy: &'static str,
+    /// An additional header, such as `Allow`.
+    extra: Option<(&'static str, &'static str)>,
+    /// Shared by the responses of one collection.
+    pub(super) body: Arc<Vec<u8>>,
 }
 
 impl Response {
-    pub(super) fn new(status: u16, kind: BodyKind, body: Arc<Vec<u8>>) -> Self {
+    pub(super) fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
         Self {
             status,
-            kind,
+            content_type: "text/plain; charset=utf-8",
+            security_policy: "default-src 'none'; frame-ancestors 'none'",
             extra: None,
-            is_gzip: false,
-            body,
-            head_only: false,
+            body: Arc::new(body.into()),
         }
-    }
-
-    pub(super) fn text(status: u16, body: impl Into<Vec<u8>>) -> Self {
-        Self::new(status, BodyKind::Text, Arc::new(body.into()))
     }
 
     /// A response whose body is the status line in words.
     pub(super) fn status_only(status: u16) -> Self {
-        Self::text(status, format!("{status} {}\n", reason_phrase(status)))
+        let reason = StatusCode(status).default_reason_phrase();
+        Self::text(status, format!("{status} {reason}\n"))
     }
 
-    pub(super) fn with_header(self, name: &'static str, value: &'static str) -> Self {
+    pub(super) fn metrics(body: impl Into<Vec<u8>>) -> Self {
         Self {
-            extra: Some((name, value)),
-            ..self
+            // The prometheus crate's own constant leaves out the character set.
+            content_type: "text/plain; version=0.0.4; charset=utf-8",
+            ..Self::text(200, body)
         }
     }
 
-    pub(super) fn compressed(self, is_gzip: bool) -> Self {
-        Self { is_gzip, ..self }
-    }
-
-    pub(super) fn head_only(self, head_only: bool) -> Self {
-        Self { head_only, ..self }
-    }
-
-    /// Encodes everything up to the body, and returns it with the body, which responses share.
-    pub(super) fn into_parts(self) -> (Vec<u8>, Arc<Vec<u8>>) {
-        let Self {
-            status,
-            kind,
-            extra,
-            is_gzip,
-            body,
-            head_only,
-        } = self;
-        let length = body.len();
-        let mut head = format!(
-            "HTTP/1.1 {status} {}\r\n\
-             Server: paho-mqtt-redis\r\n\
-             Connection: close\r\n\
-             Content-Type: {}\r\n\
-             Content-Length: {length}\r\n\
-             Content-Security-Policy: {}\r\n\
-             Cache-Control: no-store\r\n\
-             Cross-Origin-Resource-Policy: same-origin\r\n\
-             Referrer-Policy: no-referrer\r\n\
-             Vary: Accept-Encoding\r\n\
-             X-Content-Type-Options: nosniff\r\n\
-             X-Frame-Options: DENY\r\n",
-            reason_phrase(status),
-            kind.content_type(),
-            kind.security_policy(),
-        );
-        if is_gzip {
-            head.push_str("Content-Encoding: gzip\r\n");
+    pub(super) fn page(body: impl Into<Vec<u8>>) -> Self {
+        Self {
+            content_type: "text/html; charset=utf-8",
+            security_policy: page::SECURITY_POLICY,
+            ..Self::text(200, body)
         }
-        if let Some((name, value)) = extra {
-            // Writing to a string does not fail.
-            let _ = write!(head, "{name}: {value}\r\n");
-        }
-        head.push_str("\r\n");
-        let body = if head_only { Arc::default() } else { body };
-        (head.into_bytes(), body)
     }
-}
 
-const fn reason_phrase(status: u16) -> &'static str {
-    match status {
-        200 => "OK",
-        400 => "Bad Request",
-        401 => "Unauthorized",
-        404 => "Not Found",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        431 => "Request Header Fields Too Large",
-        503 => "Service Unavailable",
-        _ => "Internal Server Error",
+    pub(super) fn compressed(self) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        // Writing to memory does not fail.
+        drop(encoder.write_all(&self.body));
+        Self {
+            body: Arc::new(encoder.finish().unwrap_or_default()),
+            ..self.with(Some(("Content-Encoding", "gzip")))
+        }
+    }
+
+    fn with(self, extra: Option<(&'static str, &'static str)>) -> Self {
+        Self { extra, ..self }
+    }
+
+    /// Returns everything before the body.
+    pub(super) fn head(&self) -> Vec<u8> {
+        let headers = [
+            ("Server", "paho-mqtt-redis"),
+            ("Content-Type", self.content_type),
+            ("Content-Security-Policy", self.security_policy),
+            ("Cache-Control", "no-store"),
+            ("Cross-Origin-Resource-Policy", "same-origin"),
+            ("Referrer-Policy", "no-referrer"),
+            ("Vary", "Accept-Encoding"),
+            ("X-Content-Type-Options", "nosniff"),
+            ("X-Frame-Options", "DENY"),
+        ];
+        let headers = headers.into_iter().chain(self.extra);
+        // All of them are ASCII, so none is left out.
+        let headers = headers.filter_map(|(name, value)| Header::from_bytes(name, value).ok());
+        let (status, length) = (StatusCode(self.status), Some(self.body.len()));
+        let mut head = Vec::new();
+        let response =
+            tiny_http::Response::new(status, headers.collect(), io::empty(), length, None)
+                .with_chunked_threshold(usize::MAX);
+        // Writing to memory does not fail.
+        drop(response.raw_print(&mut head, HTTPVersion(1, 1), &[], true, None));
+        // `tiny_http` leaves this header to its own accept loop. It goes before the empty line.
+        head.truncate(head.len().saturating_sub(2));
+        head.extend_from_slice(b"Connection: close\r\n\r\n");
+        head
     }
 }

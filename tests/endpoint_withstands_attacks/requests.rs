@@ -8,11 +8,13 @@ use std::{
         net::{UnixListener, UnixStream},
     },
     path::Path,
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
         mpsc,
     },
+    thread,
     time::{Duration, Instant},
 };
 
@@ -72,6 +74,8 @@ fn request_without_token_is_refused() {
             "Authorization: Bearer other\r\n",
             "Authorization: Bearer t0ken2\r\n",
             "Authorization: Bearer t0ke\r\n",
+            "Authorization: Bearer t0kent0ken\r\n",
+            "Authorization: t0ken\r\n",
             "Authorization: Basic t0ken\r\n",
             "Proxy-Authorization: Bearer t0ken\r\n",
         ] {
@@ -87,6 +91,7 @@ fn request_without_token_is_refused() {
     for headers in [
         "Authorization: Bearer t0ken\r\n",
         "authorization: bearer t0ken\r\n",
+        "Authorization: bearer  t0ken\r\n",
     ] {
         let answer = with(&server, headers);
         assert_eq!(status(&answer), "200", "{headers}");
@@ -155,6 +160,76 @@ fn changed_token_file_applies_without_restart() {
 }
 
 #[test]
+fn unusable_files_keep_previous_credentials() {
+    /// Longer than the interval in which files are checked.
+    const INTERVAL: Duration = Duration::from_millis(1100);
+    let folder = TempDir::new().unwrap();
+    let [token, pair] = ["token", "pair"].map(|name| folder.path().join(name));
+    fs::write(&token, "first").unwrap();
+    fs::write(&pair, "me:first").unwrap();
+    let server = MetricsServer::builder(registry().0)
+        .bearer_token_file(&token)
+        .basic_auth_file(&pair)
+        .bind(ANY)
+        .unwrap();
+    let accepted = || {
+        thread::sleep(INTERVAL);
+        let mut tokens = vec!["first", "second", "third"];
+        tokens.retain(|token| {
+            status(&with(
+                &server,
+                &format!("Authorization: Bearer {token}\r\n"),
+            )) == "200"
+        });
+        tokens
+    };
+    fs::write(&token, "second").unwrap();
+    assert_eq!(accepted(), ["second"]);
+    // A file is empty while another program writes it.
+    fs::write(&token, "").unwrap();
+    assert_eq!(accepted(), ["second"]);
+    fs::remove_file(&token).unwrap();
+    assert_eq!(accepted(), ["second"]);
+    make_pipe(&token);
+    assert_eq!(
+        accepted(),
+        ["second"],
+        "no program ever writes to this pipe"
+    );
+    fs::remove_file(&token).unwrap();
+    fs::write(&token, "third").unwrap();
+    fs::write(&pair, "nonsense").unwrap();
+    assert_eq!(accepted(), ["second"], "all or nothing");
+    fs::write(&pair, "me:third").unwrap();
+    assert_eq!(accepted(), ["third"]);
+}
+
+fn make_pipe(path: &Path) {
+    let made = Command::new("mkfifo").arg(path).status();
+    assert!(made.unwrap().success());
+}
+
+#[test]
+fn token_in_pipe_is_read_once() {
+    let folder = TempDir::new().unwrap();
+    let pipe = folder.path().join("token");
+    make_pipe(&pipe);
+    let writer = {
+        let pipe = pipe.clone();
+        thread::spawn(move || fs::write(pipe, "t0ken\n").unwrap())
+    };
+    let builder = MetricsServer::builder(registry().0).bearer_token_file(&pipe);
+    let server = builder.bind(ANY).unwrap();
+    writer.join().unwrap();
+    for _ in 0..2 {
+        let answer = with(&server, "Authorization: Bearer t0ken\r\n");
+        assert_eq!(status(&answer), "200");
+        // Longer than the interval in which files are checked.
+        thread::sleep(Duration::from_millis(1100));
+    }
+}
+
+#[test]
 fn unusable_secret_is_refused_and_not_shown() {
     let folder = TempDir::new().unwrap();
     let missing = folder.path().join("missing");
@@ -190,7 +265,12 @@ fn unusable_secret_is_refused_and_not_shown() {
     refused(
         builder().bearer_token_file(&empty).bind(ANY),
         invalid,
-        "bearer_token_file",
+        "bearer_token_file: ",
+    );
+    refused(
+        builder().bearer_token_file(&empty).bind(ANY),
+        invalid,
+        "empty is empty; a token is ",
     );
     refused(
         builder().basic_auth_file(&empty).bind(ANY),
@@ -242,9 +322,16 @@ fn gzip_client_gets_same_text_compressed() {
     assert_eq!(text, render(&registry).unwrap());
     assert!(compressed.len() * 4 < text.len(), "{}", compressed.len());
 
+    for coded in ["GZIP", "deflate, gzip;q=0.5, br", "gzip;q=0.001"] {
+        let (head, again) = get(&format!("Accept-Encoding: {coded}\r\n"));
+        assert_eq!(header(&head, "Content-Encoding"), Some("gzip"), "{coded}");
+        assert_eq!(again, compressed, "{coded}");
+    }
     for plainly in [
         "",
         "Accept-Encoding: gzip;q=0\r\n",
+        "Accept-Encoding: gzip; q=0.000\r\n",
+        "Accept-Encoding: xgzip\r\n",
         "Accept-Encoding: br\r\n",
     ] {
         let (head, plain) = get(plainly);

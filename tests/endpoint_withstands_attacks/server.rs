@@ -182,6 +182,61 @@ fn head_limit_is_8_kib_by_default() {
     assert_eq!(status(&longer), "431");
 }
 
+/// Status of a request with these headers.
+fn status_with(address: SocketAddr, headers: &str) -> String {
+    let request = format!("GET /metrics HTTP/1.1\r\nHost: device\r\n{headers}\r\n\r\n");
+    status(&sent(address, request.as_bytes())).to_owned()
+}
+
+#[test]
+fn head_with_too_many_headers_is_refused() {
+    let server = builder().bind(ANY).unwrap();
+    let headers = ["a: b"; 64].join("\r\n");
+    assert_eq!(status_with(server.local_addr().unwrap(), &headers), "431");
+}
+
+#[test]
+fn ambiguous_request_is_refused() {
+    let server = builder().bind(ANY).unwrap();
+    let address = server.local_addr().unwrap();
+    for good in ["Content-Length: 4", "Transfer-Encoding: chunked"] {
+        assert_eq!(status_with(address, good), "200", "{good}");
+    }
+    for bad in [
+        "Host: another",
+        "Content-Length: 4\r\nContent-Length: 5",
+        "Content-Length: 4\r\nContent-Length: 4",
+        "Content-Length: 4, 4",
+        "Content-Length: +4",
+        "Content-Length: 0x4",
+        "Content-Length:",
+        "Content-Length: 4\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: xchunked",
+        "Transfer-Encoding : chunked",
+        " Transfer-Encoding: chunked",
+        "Authorization: Bearer a\r\nAuthorization: Bearer b",
+    ] {
+        assert_eq!(status_with(address, bad), "400", "{bad}");
+    }
+}
+
+#[test]
+fn absolute_form_target_is_served() {
+    let server = builder().bind(ANY).unwrap();
+    for (target, expected) in [
+        ("http://device:9464/metrics?x", "200"),
+        ("https://device", "200"),
+        ("ftp://device/metrics", "404"),
+        ("*", "404"),
+    ] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: device\r\n\r\n");
+        let answer = sent(server.local_addr().unwrap(), request.as_bytes());
+        assert_eq!(status(&answer), expected, "{target}");
+    }
+}
+
 #[test]
 fn incomplete_head_times_out_with_408() {
     const TIMEOUT: Duration = Duration::from_millis(200);
@@ -378,6 +433,20 @@ fn first_bindable_address_is_served() {
     let server = builder().bind(&addresses[..]).unwrap();
     assert_ne!(server.local_addr().unwrap(), taken.local_addr().unwrap());
     assert_eq!(http_get(server.local_addr().unwrap(), "/metrics").0, 200);
+}
+
+#[test]
+fn bind_error_names_address_and_cause() {
+    let server = builder().bind(ANY).unwrap();
+    let taken = server.local_addr().unwrap().to_string();
+    for (address, cause) in [
+        (&*taken, "another program listens there"),
+        // Reserved for documentation, so no machine has it.
+        ("192.0.2.1:0", "this machine has no such address"),
+    ] {
+        let error = builder().bind(address).unwrap_err().to_string();
+        assert_eq!(error, format!("cannot serve metrics at {address}: {cause}"));
+    }
 }
 
 #[test]
