@@ -293,6 +293,20 @@ pub(super) fn page(families: &[MetricFamily], now: SystemTime) -> String {
     ClientView::default().fill(PAGE, &values)
 }
 
+/// Returns what to do for the person whom the server does not let in, by the schemes in its challenge.
+pub(super) fn unauthorized(challenge: &str) -> &'static str {
+    match (challenge.contains("Basic"), challenge.contains("Bearer")) {
+        (true, true) => {
+            "401 Unauthorized\nSend a user and password, as a browser does, or a token.\n"
+        }
+        (true, false) => "401 Unauthorized\nSend a user and password, as a browser does.\n",
+        (false, _) => {
+            "401 Unauthorized\nSend a token: curl -H 'Authorization: Bearer TOKEN'.\n\
+             A browser cannot: it needs a user and password, which basic_auth of the server sets.\n"
+        }
+    }
+}
+
 /// Groups digits by narrow no-break spaces.
 fn format_count(number: f64) -> String {
     let digits = format!("{number:.0}");

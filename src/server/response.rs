@@ -32,7 +32,8 @@ pub(super) enum Resource {
 pub(super) fn route(request: &Request, access: &Access) -> Result<CollectRequest, Response> {
     if !access.is_authorized(request.authorization.as_deref()) {
         let extra = Some(("WWW-Authenticate", access.challenge));
-        return Err(Response::status_only(401).with(extra));
+        let text = page::unauthorized(access.challenge);
+        return Err(Response::text(401, text).with(extra));
     }
     let resource = match request.path.as_str() {
         "/metrics" => Some(Resource::Metrics),

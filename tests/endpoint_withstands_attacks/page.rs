@@ -193,6 +193,35 @@ fn outage_is_marked_with_its_reason() {
 }
 
 #[test]
+fn unauthorized_person_learns_what_to_send() {
+    const BROWSER: &str = "A browser cannot: it needs a user and password";
+    let builder = || MetricsServer::builder(Registry::new());
+    for (builder, expected, missing) in [
+        (
+            builder().bearer_token("token"),
+            BROWSER,
+            "as a browser does",
+        ),
+        (
+            builder().basic_auth("me", "secret"),
+            "Send a user and password",
+            "token",
+        ),
+        (
+            builder().basic_auth("me", "secret").bearer_token("token"),
+            "or a token",
+            BROWSER,
+        ),
+    ] {
+        let server = builder.bind(ANY).unwrap();
+        let answer = sent(server.local_addr().unwrap(), GET);
+        assert_eq!(status(&answer), "401");
+        assert!(body(&answer).contains(expected), "{answer}");
+        assert!(!body(&answer).contains(missing), "{answer}");
+    }
+}
+
+#[test]
 fn page_is_small_and_loads_nothing_by_policy() {
     let page = Page::new();
     let clients: Vec<_> = ["one", "two"].map(|id| page.client(id)).into();
