@@ -46,7 +46,8 @@ pub struct Step {
     is_choice: bool,
 }
 
-fn page() -> String {
+/// The text of the runbooks.
+pub fn page() -> String {
     fs::read_to_string(repository().join("dashboards/runbooks.md")).expect("the runbooks")
 }
 

@@ -22,7 +22,7 @@ use testkit::{
     child::{example, tool},
     device::{Device, address},
     eventually, http_get, record,
-    runbook::{ErrorRow, Shell, Unit, errors, sections},
+    runbook::{ErrorRow, Shell, Unit, errors, page, sections},
 };
 
 use crate::stored::{keys, put, set_aside_in};
@@ -90,6 +90,27 @@ fn each_section_of_runbooks_is_followed() {
         .map(|name| format!("{ABOUT}{name}"));
     let order = ["Which alert comes first".to_owned()];
     assert_eq!(followed.chain(order).collect::<BTreeSet<_>>(), all);
+}
+
+#[test]
+fn variables_of_runbooks_are_set_by_page() {
+    let page = page();
+    let steps = sections().into_values().flatten().map(|step| step.command);
+    let lines = errors().into_iter().flat_map(|row| row.does);
+    for command in steps.chain(lines) {
+        for rest in command.split('$').skip(1) {
+            let rest = rest.trim_start_matches('{');
+            let end = rest.find(|c: char| !(c.is_ascii_uppercase() || c == '_'));
+            let name = &rest[..end.unwrap_or(rest.len())];
+            let is_set = name.is_empty() || page.contains(&format!("export {name}="));
+            assert!(is_set, "{name}: {command}");
+        }
+    }
+    for block in page.split("```sh\nexport ").skip(1) {
+        let block = block.split("```").next().unwrap_or_default();
+        let (code, text, _) = Shell::new(&[], &[]).run(&format!("set -eu\nexport {block}"));
+        assert!(code == Some(0) && text.is_empty(), "{block}: {text}");
+    }
 }
 
 #[test]
