@@ -106,7 +106,8 @@ impl Fleet {
         let large = ["--rate", "100", "--payload", "8000"];
         Self {
             started: Instant::now(),
-            a: start(&stores[0], "a", &["--rate", "100"]),
+            // Its backlog grows for as long as a busy machine needs to notice.
+            a: start(&stores[0], "a", &["--rate", "100", "--buffer", "60000"]),
             b: start(&stores[1], "b", &["--rate", "100"]),
             full: start(&stores[2], "full", &large),
             broker,
