@@ -11,6 +11,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
+    time::Duration,
 };
 
 use serde_json::{Value, json};
@@ -25,6 +26,8 @@ pub struct Chromium {
     messages: Receiver<Value>,
     session: Option<String>,
     last_id: u64,
+    /// Limit on an answer, which a page delays while it works.
+    pub limit: Duration,
     /// Errors and warnings that the browser has reported.
     errors: Vec<String>,
     // Dropped last, so that nothing writes to the folder when it is removed.
@@ -76,6 +79,7 @@ impl Chromium {
             messages,
             session: None,
             last_id: 0,
+            limit: LIMIT,
             errors: Vec::new(),
             _profile: profile,
         };
@@ -171,7 +175,7 @@ impl Chromium {
         loop {
             let mut message = self
                 .messages
-                .recv_timeout(LIMIT)
+                .recv_timeout(self.limit)
                 .unwrap_or_else(|error| panic!("Chromium does not answer to {method}: {error}"));
             if message["id"] == self.last_id {
                 assert!(message.get("error").is_none(), "{method}: {message}");

@@ -80,6 +80,7 @@ pub fn documents() -> Vec<(String, String)> {
         "CHANGELOG",
         "SECURITY",
         "dashboards/runbooks",
+        "dashboards/preview/README",
     ]
     .map(|name| format!("{name}.md"))
     .into();

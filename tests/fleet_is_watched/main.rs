@@ -5,4 +5,5 @@ mod credentials;
 mod device;
 mod fleet;
 mod outage;
+mod pictures;
 mod rules;
