@@ -4,6 +4,7 @@
 pub mod agent;
 pub mod device;
 pub mod observer;
+pub mod outages;
 pub mod script;
 mod store;
 pub mod sums;

@@ -42,6 +42,8 @@ mod subscriber;
 pub mod table;
 pub mod terminal;
 pub mod timed;
+pub mod unit;
+pub mod victoria_metrics;
 
 #[cfg(test)]
 mod tests;
@@ -69,7 +71,7 @@ pub use self::{
         subscribe_command, unsubscribe_command,
     },
     process::{Server, on_free_port, resident},
-    prometheus::{Prometheus, promtool_check_metrics},
+    prometheus::{Prometheus, now, promtool_check_metrics},
     proxy::{Proxy, packet},
     redis::{RedisServer, SNAPSHOT},
     subscriber::Subscriber,

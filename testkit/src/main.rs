@@ -3,7 +3,11 @@
 use std::{env, fs, path::Path, process::ExitCode};
 
 use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
-use testkit::{backlog, charts, fleet, simulator};
+use testkit::{
+    backlog, charts,
+    fleet::{self, observer::Engine},
+    simulator,
+};
 
 const USAGE: &str = "\
 usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
@@ -14,7 +18,9 @@ usage: testkit crash-table [PART]            a program is killed at every point,
                                              a program, its store and a broker are simulated with every fault
        testkit backlog-migration [MESSAGES [KILLS]]
                                              MESSAGES (60000) move between Paho's files and Redis, with KILLS (100)
-       testkit fleet FACTOR DEVICES[:full].. fleets under one Prometheus, with all times divided by FACTOR
+       testkit fleet ENGINE FACTOR DEVICES[:full]..
+                                             fleets under one prometheus or victoria-metrics, with all times divided by FACTOR
+       testkit fleet-outages FACTOR HOURS..  agents behind a link that is down for HOURS, divided by FACTOR
        testkit fleet-sums                    the cost of a device on the wire and on disk
        testkit draw-charts DOCUMENT FOLDER   the charts of a document, drawn from its tables
 
@@ -34,9 +40,24 @@ fn main() -> ExitCode {
         ["soak", ref numbers @ ..] => {
             two(numbers, (20, 1)).map(|(minutes, seed)| soak::print(minutes, seed))
         }
-        ["fleet", factor, ref devices @ ..] if !devices.is_empty() => {
-            let factor = factor.parse().ok().filter(|factor| *factor > 0);
-            factor.and_then(|factor| fleet::script::print(factor, devices).then_some(true))
+        ["fleet", engine, factor, ref devices @ ..] if !devices.is_empty() => {
+            let engine = match engine {
+                "prometheus" => Some(Engine::Prometheus),
+                "victoria-metrics" => Some(Engine::VictoriaMetrics),
+                _ => None,
+            };
+            let factor = positive(factor);
+            engine.zip(factor).and_then(|(engine, factor)| {
+                fleet::script::print(engine, factor, devices).then_some(true)
+            })
+        }
+        ["fleet-outages", factor, ref hours @ ..] if !hours.is_empty() => {
+            let hours = hours.iter().map(|hours| positive(hours));
+            let hours: Option<Vec<u32>> = hours.collect();
+            positive(factor).zip(hours).map(|(factor, hours)| {
+                fleet::outages::print(factor, &hours);
+                true
+            })
         }
         ["backlog-migration", ref numbers @ ..] => {
             two(numbers, (60_000, 100)).and_then(|numbers| {
@@ -69,6 +90,10 @@ fn main() -> ExitCode {
             ExitCode::from(2)
         }
     }
+}
+
+fn positive(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|number| *number > 0)
 }
 
 /// Parses up to two numbers, with defaults.

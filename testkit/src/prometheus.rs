@@ -18,19 +18,22 @@ use super::{
     rules,
 };
 
+/// Part of the line that Prometheus logs when it has started.
+pub(crate) const READY: &str = "Server is ready to receive web requests";
 /// Time between two scrapes.
 const SCRAPE_INTERVAL: &str = "250ms";
 /// Time between two evaluations of the rules: twice the scrape interval, as in `dashboards/provisioning/`.
 const EVALUATION_INTERVAL: &str = "500ms";
 
-/// Prometheus server on a TCP port of 127.0.0.1 that scrapes often.
+/// Prometheus on a TCP port of 127.0.0.1, or another server with its HTTP API.
 pub struct Prometheus {
     server: Server,
     port: u16,
     /// Additional header lines of a request.
     lines: String,
+    data: PathBuf,
     // Dropped after the server, so that nothing writes to the folder when it is removed.
-    dir: TempDir,
+    _dir: Option<TempDir>,
 }
 
 impl Prometheus {
@@ -67,7 +70,7 @@ impl Prometheus {
         });
         let path = dir.path().join("prometheus.yml");
         fs::write(&path, config.to_string()).expect("Prometheus's configuration can be written");
-        Self::run(dir, &path, "--storage.tsdb.path", &[])
+        Self::run(dir, &path, &[])
     }
 
     /// Starts one with a configuration file.
@@ -78,35 +81,40 @@ impl Prometheus {
     /// Does the same with additional command-line options.
     pub fn with_flags(config: &Path, flags: &[&str]) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
-        Self::run(dir, config, "--storage.tsdb.path", flags)
+        Self::run(dir, config, flags)
     }
 
-    /// Starts one as an agent, which scrapes and writes remotely and answers no queries.
-    pub fn agent(config: &Path) -> Self {
-        let dir = TempDir::new().expect("a folder for Prometheus");
-        let flags = ["--enable-feature=agent"];
-        Self::run(dir, config, "--storage.agent.path", &flags)
-    }
-
-    fn run(dir: TempDir, config: &Path, storage: &str, flags: &[&str]) -> Self {
-        let data = format!("{storage}={}", dir.path().join("data").display());
-        let (port, server) = on_free_port(|port| {
+    fn run(dir: TempDir, config: &Path, flags: &[&str]) -> Self {
+        let data = dir.path().join("data");
+        let path = data.clone();
+        Self::launch("prometheus", READY, data, Some(dir), |port| {
             let mut command = Command::new("prometheus");
             command
                 .arg(format!("--config.file={}", config.display()))
                 .arg(format!("--web.listen-address=127.0.0.1:{port}"))
-                .arg(&data)
+                .arg(format!("--storage.tsdb.path={}", path.display()))
                 .args(flags)
                 // With little data, garbage collection would take much of its time.
                 .env("GOGC", "400");
-            let ready = "Server is ready to receive web requests";
-            Server::start(command, "prometheus", ready)
-        });
+            command
+        })
+    }
+
+    /// Starts a server of a Debian `package` on a free port, and waits until it logs `ready`.
+    pub(crate) fn launch(
+        package: &str,
+        ready: &str,
+        data: PathBuf,
+        dir: Option<TempDir>,
+        command: impl Fn(u16) -> Command,
+    ) -> Self {
+        let (port, server) = on_free_port(|port| Server::start(command(port), package, ready));
         Self {
             server,
             port,
             lines: String::new(),
-            dir,
+            data,
+            _dir: dir,
         }
     }
 
@@ -127,13 +135,18 @@ impl Prometheus {
     }
 
     /// Folder of its data.
-    pub fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+    pub fn data(&self) -> &Path {
+        &self.data
     }
 
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.server.pid()
+    }
+
+    /// Stops it with SIGTERM.
+    pub fn stop(&mut self) {
+        self.server.stop();
     }
 
     /// Log so far.
@@ -148,8 +161,17 @@ impl Prometheus {
 
     /// Does the same for each `step` of the last period.
     pub fn query_range(&self, expression: &str, last: Duration, step: Duration) -> Value {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let end = now.expect("a clock").as_secs_f64();
+        self.query_range_to(expression, now(), last, step)
+    }
+
+    /// Does the same for a period that ends at a time in seconds.
+    pub fn query_range_to(
+        &self,
+        expression: &str,
+        end: f64,
+        last: Duration,
+        step: Duration,
+    ) -> Value {
         self.get(&format!(
             "query_range?query={}&start={}&end={}&step={}",
             percent_encoded(expression),
@@ -184,6 +206,12 @@ impl Prometheus {
             .parse()
             .ok()
     }
+}
+
+/// Time in seconds, as Prometheus counts them.
+pub fn now() -> f64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.expect("a clock").as_secs_f64()
 }
 
 /// Runs `promtool check metrics` on a page of metrics. The error is its output.

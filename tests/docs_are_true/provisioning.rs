@@ -1,7 +1,7 @@
 //! The commands of docs/monitoring.md install everything for Prometheus, Alertmanager and Grafana to find. `scripts/test --quick` skips
 //! the tests with `prometheus` in their names, which need its Debian packages.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, process::Command, time::Duration};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -102,6 +102,30 @@ fn prometheus_takes_targets_from_http_service() {
     });
 }
 
+/// Options of a file that a program does not know, and warnings of systemd if it is a unit.
+fn faults_of_options(file: &Path, program: &str) -> Vec<String> {
+    let mut faults = Vec::new();
+    if file.extension().is_some_and(|end| end == "service") {
+        let warnings = run(Command::new("systemd-analyze").arg("verify").arg(file));
+        faults.extend(warnings.lines().map(str::to_owned));
+    }
+    let help = Command::new(program).arg("--help").output();
+    let help = help.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
+    let name = |word: &str| {
+        let name = word.strip_prefix('-')?.trim_start_matches('-');
+        name.split(['=', '"']).next().map(str::to_owned)
+    };
+    let known: BTreeSet<String> = help.split_whitespace().filter_map(name).collect();
+    let text = fs::read_to_string(file).expect("a file");
+    let lines = text.lines();
+    let lines = lines.filter(|line| !line.starts_with('#') && !line.starts_with("ExecReload="));
+    let words = lines.flat_map(str::split_whitespace);
+    let options = words.filter_map(|word| name(word.trim_start_matches("ARGS=\"")));
+    faults.extend(options.filter(|option| !known.contains(option)));
+    faults
+}
+
 #[test]
 fn prometheus_agent_takes_its_config_and_unit() {
     let folder = testkit::repository().join("dashboards/provisioning/agent");
@@ -109,27 +133,42 @@ fn prometheus_agent_takes_its_config_and_unit() {
         .args(["check", "config", "--agent", "--syntax-only"])
         .arg(folder.join("prometheus-agent.yml")));
     let unit = folder.join("prometheus-agent.service");
-    let warnings = run(Command::new("systemd-analyze").arg("verify").arg(&unit));
-    assert_eq!(warnings, "", "options that it would ignore");
-    // Its options are those that the Prometheus here has.
-    let unit = fs::read_to_string(unit).expect("the unit");
-    let help = Command::new("prometheus").arg("--help").output();
-    let help = help.expect("prometheus runs");
-    let help = String::from_utf8_lossy(&[help.stdout, help.stderr].concat()).into_owned();
-    let lines = unit.lines().filter(|line| !line.starts_with('#'));
-    let options = lines
-        .flat_map(str::split_whitespace)
-        .filter_map(|word| word.strip_prefix("--")?.split('=').next());
-    let unknown: Vec<&str> = options
-        .filter(|option| {
-            let mut words = help.split_whitespace();
-            !words.any(|word| {
-                let word = word.trim_start_matches("--");
-                word.split('=').next() == Some(*option)
-            })
-        })
-        .collect();
-    assert_eq!(unknown, [""; 0]);
+    assert_eq!(faults_of_options(&unit, "prometheus"), [""; 0]);
+    // A program that lacks the options is noticed.
+    assert!(faults_of_options(&unit, "promtool").contains(&"storage.agent.path".to_owned()));
+}
+
+#[test]
+fn prometheus_successors_take_their_configs_and_units() {
+    let folder = testkit::repository().join("dashboards/provisioning");
+    for (file, program) in [
+        ("agent/vmagent.service", "vmagent"),
+        ("victoria-metrics/vmalert.service", "vmalert"),
+        (
+            "victoria-metrics/victoria-metrics.default",
+            "victoria-metrics",
+        ),
+    ] {
+        let faults = faults_of_options(&folder.join(file), program);
+        assert_eq!(faults, [""; 0], "{file}");
+    }
+    let option = |name: &str, file: &str| format!("-{name}={}", folder.join(file).display());
+    run(Command::new("vmagent")
+        .args(["-dryRun", "-remoteWrite.url=http://127.0.0.1:1"])
+        .arg(option("promscrape.config", "agent/vmagent.yml"))
+        .arg(option(
+            "remoteWrite.relabelConfig",
+            "agent/vmagent-relabel.yml",
+        )));
+    run(Command::new("vmalert")
+        .arg("-dryRun")
+        .arg(option("rule", "../rules/mqtt-persistence.*.yml")));
+    run(Command::new("promtool")
+        .args(["check", "config", "--syntax-only"])
+        .arg(folder.join("federation/prometheus.yml")));
+    run(Command::new("promtool")
+        .args(["check", "rules"])
+        .arg(folder.join("federation/mqtt-regions.yml")));
 }
 
 #[test]

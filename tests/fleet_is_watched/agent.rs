@@ -17,9 +17,11 @@ use testkit::{
     dashboard::{array, text},
     eventually_queried,
     fleet::{
-        agent::{self, PASSWORD, written},
+        agent::{Agent, Kind, PASSWORD, written},
         device::Device,
+        outages::moments,
     },
+    now,
     rules::yaml,
     serving::serve,
 };
@@ -52,29 +54,14 @@ fn central(dir: &TempDir, takes_late: bool) -> Prometheus {
     if takes_late {
         config["storage"] = yaml("provisioning/prometheus/prometheus.yml")["storage"].clone();
     }
-    let config = written(dir, "central.yml", &config);
+    let config = written(dir.path(), "central.yml", &config);
     let web = json!({ "basic_auth_users": { USER: HASH } });
-    let web = written(dir, "web.yml", &web);
+    let web = written(dir.path(), "web.yml", &web);
     let web = format!("--web.config.file={}", web.display());
     let flags = ["--web.enable-remote-write-receiver", &web];
     let prometheus = Prometheus::with_flags(&config, &flags).authorized(CREDENTIALS);
     *own.lock().unwrap() = json!([{ "targets": [prometheus.address()] }]).to_string();
     prometheus
-}
-
-/// Times of the samples of the last minutes, in seconds.
-fn moments(prometheus: &Prometheus, selector: &str) -> Vec<f64> {
-    let answer = prometheus.query(&format!("{selector}[5m]"));
-    let series = array(&answer["data"]["result"]);
-    let samples = series.iter().flat_map(|series| array(&series["values"]));
-    samples
-        .map(|sample| sample[0].as_f64().expect("a time"))
-        .collect()
-}
-
-fn now() -> f64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    now.expect("a clock").as_secs_f64()
 }
 
 #[test]
@@ -88,7 +75,16 @@ fn samples_of_link_outage_arrive_after_it() {
     let link = Breaking::start(central.port());
     let way = Breaking::start(device.address().port());
     let address = format!("127.0.0.1:{}", way.port());
-    let agent = agent::start(&dir, INTERVAL, &address, link.port());
+    let agent = Agent {
+        kind: Kind::Prometheus,
+        dir: dir.path(),
+        instance: USER,
+        interval: INTERVAL,
+        device: &address,
+        central: link.port(),
+        factor: 1,
+    };
+    let agent = agent.start();
     eventually_queried(LIMIT, "samples arrive", || {
         (central.value(STATE) == Some(1.0)).then_some(())
     });

@@ -3,6 +3,7 @@
 mod agent;
 mod credentials;
 mod device;
+mod engines;
 mod fleet;
 mod outage;
 mod pictures;

@@ -3,56 +3,85 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::Path,
     time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::agent::written;
+use super::{
+    agent::written,
+    sums::{bytes_a_sample, size},
+};
 use crate::{
-    Prometheus,
-    dashboard::{Dashboard, Query, array, fill, text},
-    rules,
+    Alertmanager, Prometheus,
+    dashboard::{self, Dashboard, Query, array, fill, text},
+    eventually, http_get, resident, rules, victoria_metrics,
 };
 
 /// Intervals of scrapes and of the evaluation of rules, as in `dashboards/provisioning/`.
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 pub const EVALUATION_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Prometheus with the rules of `dashboards/`, all its times and theirs divided by a factor.
+/// Folder for the rules.
+const RULES: &str = "rules";
+/// Limit on bringing the samples of a store into their final form.
+const LIMIT: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    Prometheus,
+    VictoriaMetrics,
+}
+
+/// Prometheus or `VictoriaMetrics` with the rules of `dashboards/`, all its times and theirs divided by a factor.
 pub struct Observer {
     pub prometheus: Prometheus,
+    /// With `VictoriaMetrics`, the program that evaluates the rules, and its Alertmanager.
+    pub vmalert: Option<(Prometheus, Alertmanager)>,
     pub factor: u32,
     _dir: TempDir,
 }
 
 impl Observer {
-    /// Starts one whose targets come from an HTTP service.
+    /// Starts a Prometheus whose targets come from an HTTP service.
     pub fn start(targets: &str, factor: u32) -> Self {
+        Self::start_engine(Engine::Prometheus, targets, factor)
+    }
+
+    /// Does the same with one of the engines.
+    pub fn start_engine(engine: Engine, targets: &str, factor: u32) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
-        let rules = dir.path().join("rules");
-        fs::create_dir(&rules).expect("a folder for rules");
-        rules::shorten(factor, &rules);
-        let shorter = |time: Duration| format!("{}ms", (time / factor).as_millis());
-        let config = json!({
-            "global": {
-                "scrape_interval": shorter(SCRAPE_INTERVAL),
-                "scrape_timeout": shorter(SCRAPE_INTERVAL),
-                "evaluation_interval": shorter(EVALUATION_INTERVAL),
-            },
-            "rule_files": ["rules/*.yml"],
-            "scrape_configs": [{
-                "job_name": "mqtt-devices",
-                "http_sd_configs": [{ "url": targets }],
-            }],
-        });
-        let path = written(&dir, "prometheus.yml", &config);
+        let config = prepare(dir.path(), targets, factor);
+        let path = written(dir.path(), "prometheus.yml", &config);
+        let (prometheus, vmalert) = match engine {
+            Engine::Prometheus => {
+                let flags = ["--web.enable-admin-api"];
+                (Prometheus::with_flags(&path, &flags), None)
+            }
+            Engine::VictoriaMetrics => {
+                let store = victoria_metrics::store(&path, factor);
+                let config = dashboard::path("provisioning/alertmanager/alertmanager.yml");
+                let alertmanager = Alertmanager::start(&config);
+                let address = alertmanager.address();
+                let vmalert =
+                    victoria_metrics::alerts(&dir.path().join(RULES), &store, &address, factor);
+                (store, Some((vmalert, alertmanager)))
+            }
+        };
         Self {
-            prometheus: Prometheus::with_flags(&path, &["--web.enable-admin-api"]),
+            prometheus,
+            vmalert,
             factor,
             _dir: dir,
         }
+    }
+
+    /// Server that evaluates the rules.
+    fn evaluator(&self) -> &Prometheus {
+        let vmalert = self.vmalert.as_ref();
+        vmalert.map_or(&self.prometheus, |(vmalert, _)| vmalert)
     }
 
     /// Firing alerts about single devices, with the devices.
@@ -75,18 +104,50 @@ impl Observer {
     }
 
     fn firing(&self, scope: &str) -> Vec<Value> {
-        let expression = format!(r#"ALERTS{{alertstate="firing",scope="{scope}"}}"#);
-        let answer = self.prometheus.query(&expression);
-        let series = array(&answer["data"]["result"]).iter();
-        series.map(|series| series["metric"].clone()).collect()
+        let alerts = self.evaluator().get("alerts");
+        let alerts = array(&alerts["data"]["alerts"]).iter();
+        let firing = alerts
+            .filter(|alert| alert["state"] == "firing" && alert["labels"]["scope"] == scope)
+            .map(|alert| alert["labels"].clone());
+        firing.collect()
     }
 
-    /// Duration of the last evaluation of all groups of rules together.
+    /// Duration of the last evaluation of all rules together.
     pub fn evaluation_time(&self) -> Duration {
-        let groups = self.prometheus.get("rules");
+        let groups = self.evaluator().get("rules");
         let groups = array(&groups["data"]["groups"]).iter();
-        let seconds = groups.map(|group| group["evaluationTime"].as_f64().expect("a time"));
+        let rules = groups.flat_map(|group| array(&group["rules"]));
+        let seconds = rules.map(|rule| rule["evaluationTime"].as_f64().expect("a time"));
         Duration::from_secs_f64(seconds.sum())
+    }
+
+    /// Number of series.
+    pub fn series(&self) -> u64 {
+        let status = self.prometheus.get("status/tsdb");
+        let data = &status["data"];
+        let series = data["headStats"]["numSeries"].as_u64();
+        series
+            .or(data["totalSeries"].as_u64())
+            .expect("a number of series")
+    }
+
+    /// Resident memory, with that of the program that evaluates the rules.
+    pub fn resident(&self) -> usize {
+        let vmalert = self.vmalert.as_ref().map(|(vmalert, _)| vmalert);
+        let servers = [Some(&self.prometheus), vmalert].into_iter().flatten();
+        servers
+            .map(|server| resident(server.pid()).expect("it runs"))
+            .sum()
+    }
+
+    /// Bytes of all its files, and bytes per sample once the samples have their final form, index included.
+    pub fn disk(&self) -> (u64, f64) {
+        let before = size(self.prometheus.data());
+        let a_sample = match self.vmalert {
+            None => bytes_a_sample(&self.prometheus),
+            Some(_) => merged_bytes_a_sample(&self.prometheus),
+        };
+        (before, a_sample)
     }
 
     /// Runs the queries of a panel of the fleet board over the last period, and returns the answers.
@@ -104,6 +165,46 @@ impl Observer {
         });
         answers.collect()
     }
+}
+
+/// Copies the rules into a folder, and returns the configuration of a Prometheus in it whose targets come from an HTTP service.
+pub fn prepare(dir: &Path, targets: &str, factor: u32) -> Value {
+    let rules = dir.join(RULES);
+    fs::create_dir(&rules).expect("a folder for rules");
+    rules::shorten(factor, &rules);
+    let shorter = |time: Duration| format!("{}ms", (time / factor).as_millis());
+    json!({
+        "global": {
+            "scrape_interval": shorter(SCRAPE_INTERVAL),
+            "scrape_timeout": shorter(SCRAPE_INTERVAL),
+            "evaluation_interval": shorter(EVALUATION_INTERVAL),
+        },
+        "rule_files": [format!("{RULES}/*.yml")],
+        "scrape_configs": [{
+            "job_name": "mqtt-devices",
+            "http_sd_configs": [{ "url": targets }],
+        }],
+    })
+}
+
+/// Merges the samples of a `VictoriaMetrics` and returns the bytes per sample on its disk.
+fn merged_bytes_a_sample(store: &Prometheus) -> f64 {
+    for path in ["/internal/force_flush", "/internal/force_merge"] {
+        assert_eq!(http_get(store.address(), path).0, 200, "{path}");
+    }
+    // Sum of the series whose lines begin with this.
+    let sum = |metric: &str| -> f64 {
+        let (_, _, page) = http_get(store.address(), "/metrics");
+        let lines = page.lines().filter(|line| line.starts_with(metric));
+        let numbers = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+        numbers.sum()
+    };
+    eventually(LIMIT, "its samples are merged", || {
+        (sum("vm_active_force_merges") == 0.0).then_some(())
+    });
+    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+    let bytes = ["data", "indexdb"].map(|folder| size(&store.data().join(folder)) as f64);
+    bytes.iter().sum::<f64>() / sum("vm_rows{type=\"storage/")
 }
 
 /// Queries of the fleet board, by panel.

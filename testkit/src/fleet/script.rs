@@ -7,9 +7,9 @@ use std::{
 
 use super::{
     Fleet,
-    observer::{EVALUATION_INTERVAL, Observer, SCRAPE_INTERVAL, median, panels, timed},
+    observer::{EVALUATION_INTERVAL, Engine, Observer, SCRAPE_INTERVAL, median, panels, timed},
 };
-use crate::{eventually, resident};
+use crate::eventually;
 
 /// Number of times that each panel is queried.
 const TIMES: usize = 21;
@@ -19,6 +19,7 @@ const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 const SHOWN: Duration = Duration::from_secs(3600);
 
 pub struct Plan {
+    pub engine: Engine,
     pub devices: usize,
     pub is_lean: bool,
     pub factor: u32,
@@ -26,6 +27,7 @@ pub struct Plan {
 
 /// Measured load.
 pub struct Outcome {
+    engine: Engine,
     devices: usize,
     is_lean: bool,
     series: u64,
@@ -38,12 +40,14 @@ pub struct Outcome {
     /// Time of all panels together.
     all: Duration,
     resident: usize,
+    disk: u64,
+    a_sample: f64,
 }
 
 /// Runs a plan and reports each step.
 pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> Outcome {
     let fleet = Fleet::start(plan.devices, plan.is_lean, MESSAGE_INTERVAL);
-    let observer = Observer::start(&fleet.targets, plan.factor);
+    let observer = Observer::start_engine(plan.engine, &fleet.targets, plan.factor);
     let prometheus = &observer.prometheus;
     let shorter = |time: Duration| time / plan.factor;
     // The longest step is an alert with a hold time of half an hour.
@@ -110,13 +114,14 @@ fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
             slowest = (time, panel);
         }
     }
-    let head = prometheus.get("status/tsdb");
+    let resident = observer.resident();
+    let series = observer.series();
+    let (disk, a_sample) = observer.disk();
     Outcome {
+        engine: plan.engine,
         devices: plan.devices,
         is_lean: plan.is_lean,
-        series: head["data"]["headStats"]["numSeries"]
-            .as_u64()
-            .expect("a number"),
+        series,
         samples_a_scrape: prometheus
             .value("avg(scrape_samples_scraped)")
             .expect("a scrape"),
@@ -129,20 +134,23 @@ fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
         longest_evaluation: evaluations.into_iter().max().expect("one"),
         slowest,
         all,
-        resident: resident(prometheus.pid()).expect("it runs"),
+        resident,
+        disk,
+        a_sample,
     }
 }
 
 /// Heading of the table.
 pub const HEADING: &str = "\
-| devices | profile | series of each | series in all | samples/s | a scrape | rules, median | rules, longest | of their interval | \
-slowest panel, median | which | all panels | resident |
-|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|";
+| engine | devices | profile | series of each | series in all | samples/s | a scrape | rules, median | rules, longest | of their interval | \
+slowest panel, median | which | all panels | resident | on disk | a sample |
+|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|---|--:|--:|--:|--:|";
 
 /// Formats a row of the table as Markdown.
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
+            engine,
             devices,
             is_lean,
             series,
@@ -153,6 +161,8 @@ impl fmt::Display for Outcome {
             slowest: (slowest, panel),
             all,
             resident,
+            disk,
+            a_sample,
         } = self;
         let profile = if *is_lean { "lean" } else { "full" };
         #[expect(clippy::cast_precision_loss, reason = "a few thousand")]
@@ -161,7 +171,7 @@ impl fmt::Display for Outcome {
         let share = longest_evaluation.as_secs_f64() / EVALUATION_INTERVAL.as_secs_f64();
         write!(
             f,
-            "| {devices} | {profile} | {samples_a_scrape:.0} | {series} | {a_second:.0} | {} | {} | {} | {:.2} % | {} | {panel} | {} | {} MB |",
+            "| {engine:?} | {devices} | {profile} | {samples_a_scrape:.0} | {series} | {a_second:.0} | {} | {} | {} | {:.2} % | {} | {panel} | {} | {} MB | {} MB | {a_sample:.2} B |",
             milliseconds(scraped),
             milliseconds(evaluation),
             milliseconds(longest_evaluation),
@@ -169,6 +179,7 @@ impl fmt::Display for Outcome {
             milliseconds(slowest),
             milliseconds(all),
             resident / 1_000_000,
+            disk / 1_000_000,
         )
     }
 }
@@ -176,13 +187,14 @@ impl fmt::Display for Outcome {
 /// Runs one plan per word, a number of devices with an optional `:full` for the full profile, and prints the table.
 ///
 /// Returns false if a word is not a plan.
-pub fn print(factor: u32, words: &[&str]) -> bool {
+pub fn print(engine: Engine, factor: u32, words: &[&str]) -> bool {
     let plan = |word: &&str| {
         let (number, is_lean) = match word.strip_suffix(":full") {
             Some(number) => (number, false),
             None => (*word, true),
         };
         Some(Plan {
+            engine,
             devices: number.parse().ok()?,
             is_lean,
             factor,

@@ -19,7 +19,7 @@ use tempfile::TempDir;
 
 use super::{
     Fleet,
-    agent::{self, written},
+    agent::{Agent, Kind, written},
     observer::{Observer, SCRAPE_INTERVAL},
 };
 use crate::{Prometheus, breaking::Breaking, eventually, http_get, resident};
@@ -74,11 +74,20 @@ pub fn measure(is_lean: bool) -> Sizes {
                 "static_configs": [{ "targets": [format!("127.0.0.1:{}", way.port())] }],
             }],
         });
-        let config = written(&dir, "central.yml", &config);
+        let config = written(dir.path(), "central.yml", &config);
         Prometheus::with_flags(&config, &["--web.enable-remote-write-receiver"])
     };
     let link = Breaking::start(central.port());
-    let agent = agent::start(&dir, interval, &device.to_string(), link.port());
+    let agent = Agent {
+        kind: Kind::Prometheus,
+        dir: dir.path(),
+        instance: "example-device",
+        interval,
+        device: &device.to_string(),
+        central: link.port(),
+        factor: 1,
+    };
+    let agent = agent.start();
     let pushes = || {
         let count = r#"sum(count_over_time(up{via="remote_write"}[1h]))"#;
         central.value(count)
@@ -89,7 +98,7 @@ pub fn measure(is_lean: bool) -> Sizes {
         scraped: way.passed().1 as f64,
         pushes: pushes().expect("it pushes"),
         pushed: link.passed().1 as f64,
-        log: size(&agent.data()) as f64,
+        log: size(agent.data()) as f64,
     };
     let before = count();
     thread::sleep(interval * SCRAPES);
@@ -123,7 +132,7 @@ fn compressed(device: impl ToSocketAddrs) -> usize {
 }
 
 /// Bytes per sample on the disk of a Prometheus, index included, after writing a block with the samples in its memory.
-fn bytes_a_sample(prometheus: &Prometheus) -> f64 {
+pub fn bytes_a_sample(prometheus: &Prometheus) -> f64 {
     let mut stream = TcpStream::connect(prometheus.address()).expect("it listens");
     stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let request = "POST /api/v1/admin/tsdb/snapshot HTTP/1.0\r\nContent-Length: 0\r\n\r\n";
@@ -144,7 +153,8 @@ fn bytes_a_sample(prometheus: &Prometheus) -> f64 {
     size(&snapshots) as f64 / samples as f64
 }
 
-fn size(folder: &Path) -> u64 {
+/// Bytes of all files below a folder.
+pub fn size(folder: &Path) -> u64 {
     files(folder).iter().map(|(_, size)| size).sum()
 }
 
