@@ -22,7 +22,7 @@ const SCRIPT: &str = include_str!("page/script.js");
 /// A hash per text instead of `unsafe-inline` keeps a client id with markup from running as a script.
 pub(super) const SECURITY_POLICY: &str = "default-src 'none'; \
      style-src 'sha256-8CCICCVd/tEeQg6d0zSJuul9FWXwmD/785xrmzmb6B8='; \
-     script-src 'sha256-Hx17AXlfe0r4z7XuQ0+n/7V5oNFUiHFVWTihMQhI9Kc='; \
+     script-src 'sha256-vbtg8ZC0aJPBgFmPOl57YdzOLXKkNRMSrvgbLaPcfFs='; \
      connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
 /// Titles of the kinds of records.
@@ -39,15 +39,21 @@ const EMPTY: &str = "<p>No client has opened its persistence yet.</p>";
 
 const KIND_ROW: &str = r#"<tr>
 <th scope="row"><svg class="key" aria-hidden="true"><rect class="k{index}" width="99" height="99"/></svg>{title}</th>
-<td>{count records kind}</td><td>{bytes record_bytes kind}</td>
-<td>{age oldest_record_age_seconds kind}</td><td>{count restored_records kind}</td></tr>"#;
+<td>{count records name}</td><td>{bytes record_bytes name}</td>
+<td>{age oldest_record_age_seconds name}</td><td>{count restored_records name}</td></tr>"#;
 
 const DROP_ROW: &str =
-    r#"<tr><th scope="row">{title}</th><td>{count dropped_records_total reason}</td></tr>"#;
+    r#"<tr><th scope="row">{words name}</th><td>{count dropped_records_total name}</td></tr>"#;
 
-const CALL_ROW: &str = r#"<tr data-operation="{operation}" data-count="{number calls operation}" data-spent="{number spent operation}">
-<th scope="row">{operation}</th><td>{count calls operation}</td><td class="rate scripted" hidden>–</td>
-<td class="mean">{mean calls operation}</td><td>{count operation_errors_total operation}</td></tr>"#;
+const CALL_ROW: &str = r#"<tr data-operation="{name}" data-count="{number calls name}" data-spent="{number spent name}">
+<th scope="row">{name}</th><td>{count calls name}</td><td class="rate scripted" hidden>–</td>
+<td class="mean">{mean calls name}</td><td>{count operation_errors_total name}</td></tr>"#;
+
+/// The reason of a store that is down without an error.
+const NO_ERROR: &str = "not open yet, or closed; if opening failed, the log has the reason";
+
+/// Stands between the reasons of stores that share a label.
+const NEXT_STORE: &str = ". Another store with this label: ";
 
 const AWAY: &str =
     "away{for broker_changed_timestamp_seconds}{next broker_next_attempt_timestamp_seconds}";
@@ -57,12 +63,8 @@ const AWAY: &str =
 pub(super) struct ClientView<'a> {
     /// Sums by name, without the prefix, and label value.
     samples: BTreeMap<(&'a str, &'a str), f64>,
-    version: &'a str,
-    store: &'a str,
-    /// `Some` if a store is observed, and then `false` if any is down.
-    store_up: Option<bool>,
-    /// The kind of the error for which the store is down.
-    error: Option<&'a str>,
+    /// The version of this crate and the store, if they are known.
+    build: String,
     /// The time of the device, in seconds since 1970.
     now: f64,
 }
@@ -113,21 +115,21 @@ impl<'a> ClientView<'a> {
                 add("spent", histogram.get_sample_sum());
             }
             ("build_info", _) => {
-                self.version = label(metric, &["version"]).unwrap_or_default();
-                self.store = label(metric, &["store"]).unwrap_or_default();
+                let label = |name| label(metric, &[name]).unwrap_or_default();
+                self.build = format!(
+                    "paho-mqtt-redis {}, store {}",
+                    label("version"),
+                    label("store")
+                );
             }
-            ("store_up", _) => {
-                let is_up = metric.get_gauge().get_value() >= 1.0;
-                self.store_up = Some(is_up && !self.is_down());
-            }
-            ("store_down_info", _) => self.error = labels,
+            ("store_up", _) => add("stores_down", 1.0 - metric.get_gauge().get_value()),
             (_, MetricType::COUNTER) => add(name, metric.get_counter().get_value()),
             _ => add(name, metric.get_gauge().get_value()),
         }
     }
 
     pub(super) fn is_down(&self) -> bool {
-        self.store_up == Some(false)
+        self.value("stores_down", None) > Some(0.0)
     }
 
     /// Returns " for" and the time since the store is up or down, if that is known.
@@ -135,11 +137,24 @@ impl<'a> ClientView<'a> {
         self.show("for", "store_changed_timestamp_seconds", None)
     }
 
-    /// Returns why the store is down, and what to do.
-    pub(super) fn explanation(&self) -> &'static str {
-        let mut kinds = ErrorKind::ALL.iter();
-        let kind = kinds.find(|kind| Some(kind.as_str()) == self.error);
-        kind.map_or("reason not known", |kind| kind.explanation())
+    /// Returns why the store is down, and what to do; of each, if several stores share the label.
+    pub(super) fn explanation(&self) -> String {
+        let explanations = self.errors().map(|error| {
+            let mut kinds = ErrorKind::ALL.iter();
+            let kind = kinds.find(|kind| kind.as_str() == error);
+            kind.map_or(error, |kind| kind.explanation())
+        });
+        let text = explanations.collect::<Vec<_>>().join(NEXT_STORE);
+        if text.is_empty() {
+            NO_ERROR.to_owned()
+        } else {
+            text
+        }
+    }
+
+    /// Returns the kinds of the errors for which stores are down.
+    fn errors(&self) -> impl Iterator<Item = &str> {
+        self.series("store_down_info").map(|(error, _)| error)
     }
 
     /// Returns the label values of a metric, with its values.
@@ -149,19 +164,22 @@ impl<'a> ClientView<'a> {
         samples.map(|((_, label), value)| (*label, *value))
     }
 
-    /// Returns the values of a metric, of one label value or all.
-    fn values<'s>(&'s self, name: &'s str, label: Option<&'s str>) -> impl Iterator<Item = f64> {
+    /// Returns the value of a metric, of one label value or all.
+    fn value(&self, name: &str, label: Option<&str>) -> Option<f64> {
         let series = self.series(name);
-        let series = series.filter(move |(value, _)| label.is_none_or(|label| label == *value));
-        series.map(|(_, value)| value)
+        let series = series.filter(|(value, _)| label.is_none_or(|label| label == *value));
+        let values = series.map(|(_, value)| value);
+        // Ages do not add up.
+        if name == "oldest_record_age_seconds" {
+            values.reduce(f64::max)
+        } else {
+            values.reduce(|sum, value| sum + value)
+        }
     }
 
-    fn sum(&self, name: &str, label: Option<&str>) -> Option<f64> {
-        self.values(name, label).reduce(|sum, value| sum + value)
-    }
-
-    /// Fills a template: `{name}` becomes that value, escaped, `{html name}` the value as it is, and
-    /// `{format metric}` or `{format metric label}` a metric, of all label values or the one with that name.
+    /// Fills a template: `{name}` becomes that value, escaped, `{html name}` the value as it is, `{words name}` the
+    /// value with spaces for underscores, and `{format metric}` or `{format metric label}` a metric, of all label
+    /// values or the one with that name.
     fn fill(&self, template: &str, values: &[(&str, &str)]) -> String {
         let value = |name: &str| {
             let value = values.iter().find(|(key, _)| *key == name);
@@ -175,6 +193,7 @@ impl<'a> ClientView<'a> {
             text += &match (words.next().unwrap_or_default(), words.next(), words.next()) {
                 (name, None, _) => escape(value(name)),
                 ("html", Some(name), _) => value(name).to_owned(),
+                ("words", Some(name), _) => escape(&value(name).replace('_', " ")),
                 (format, Some(metric), label) => self.show(format, metric, label.map(value)),
             };
             text += rest;
@@ -183,19 +202,14 @@ impl<'a> ClientView<'a> {
     }
 
     fn show(&self, format: &str, name: &str, label: Option<&str>) -> String {
-        // Ages do not add up.
-        let value = if name == "oldest_record_age_seconds" {
-            self.values(name, label).reduce(f64::max)
-        } else {
-            self.sum(name, label)
-        };
+        let value = self.value(name, label);
         match (format, value) {
             ("number", _) => value.unwrap_or_default().to_string(),
             ("shown", _) if value > Some(0.0) => String::new(),
             ("shown", _) => "hidden".to_owned(),
             // The script gives a mean as many places.
             ("mean", Some(calls)) if calls > 0.0 => {
-                let spent = self.sum("spent", label).unwrap_or_default();
+                let spent = self.value("spent", label).unwrap_or_default();
                 format!("{:.3}", spent / calls * 1e3)
             }
             ("for", Some(at)) if at > 0.0 => format!(" for {}", format_duration(self.now - at)),
@@ -213,47 +227,47 @@ impl<'a> ClientView<'a> {
         }
     }
 
+    /// Fills a template for each of these names, with their titles.
+    fn rows<'n>(
+        &self,
+        template: &str,
+        names: impl IntoIterator<Item = (&'n str, &'n str)>,
+    ) -> String {
+        let rows = names.into_iter().enumerate().map(|(index, (name, title))| {
+            let index = index.to_string();
+            let values = [("index", &*index), ("name", name), ("title", title)];
+            self.fill(template, &values)
+        });
+        rows.collect()
+    }
+
+    /// Fills a template for each label value of a metric.
+    fn series_rows(&self, template: &str, metric: &str) -> String {
+        self.rows(template, self.series(metric).map(|(name, _)| (name, "")))
+    }
+
     fn section(&self, id: &str) -> String {
-        let (class, state) = match self.store_up {
-            Some(true) => ("up", "Store up"),
-            Some(false) => ("down", "Store down"),
+        let (mut error, mut reason) = (String::new(), String::new());
+        let (class, state) = match self.value("stores_down", None) {
             None => ("", "Measured"),
-        };
-        let (mut reason, mut error) = ("", String::new());
-        if self.is_down() {
-            reason = self.explanation();
-            error = self.error.map_or(error, |error| format!(": {error}"));
-        }
-        let broker = match self.sum("broker_up", None) {
-            None => "not known: Client is not used".to_owned(),
-            Some(up) if up > 0.0 => {
-                self.fill("connected{for broker_changed_timestamp_seconds}", &[])
+            Some(_) if self.is_down() => {
+                reason = self.explanation();
+                for (index, kind) in self.errors().enumerate() {
+                    error += if index == 0 { ": " } else { ", " };
+                    error += kind;
+                }
+                ("down", "Store down")
             }
-            Some(_) => self.fill(AWAY, &[]),
+            Some(_) => ("up", "Store up"),
+        };
+        let broker_up = self.value("broker_up", None);
+        let broker = match broker_up {
+            None => "not known",
+            Some(up) if up > 0.0 => "connected{for broker_changed_timestamp_seconds}",
+            Some(_) => AWAY,
         };
         let bad = |is_bad: bool| if is_bad { "bad" } else { "" };
-        let is_at_risk = self.is_down() || self.sum("store_held_records", None) > Some(0.0);
-        let is_away = self.sum("broker_up", None) == Some(0.0);
-        let kinds = KIND_TITLES
-            .into_iter()
-            .enumerate()
-            .map(|(index, (kind, title))| {
-                let index = index.to_string();
-                self.fill(
-                    KIND_ROW,
-                    &[("index", &index), ("kind", kind), ("title", title)],
-                )
-            });
-        let drops = self.series("dropped_records_total").map(|(reason, _)| {
-            self.fill(
-                DROP_ROW,
-                &[("reason", reason), ("title", &reason.replace('_', " "))],
-            )
-        });
-        let calls = self.series("calls");
-        let calls = calls.map(|(name, _)| self.fill(CALL_ROW, &[("operation", name)]));
-        let records =
-            KIND_TITLES.map(|(kind, _)| self.fill("{number records kind}", &[("kind", kind)]));
+        let is_at_risk = self.is_down() || self.value("store_held_bytes", None) > Some(0.0);
         self.fill(
             SECTION,
             &[
@@ -261,17 +275,22 @@ impl<'a> ClientView<'a> {
                 ("class", class),
                 ("state", state),
                 ("error", &error),
-                ("reason", reason),
-                ("version", self.version),
-                ("store", self.store),
-                ("broker", &broker),
-                ("away", bad(is_away)),
+                ("reason", &reason),
+                ("build", &self.build),
+                ("broker", &self.fill(broker, &[])),
+                ("away", bad(broker_up == Some(0.0))),
                 ("down", bad(self.is_down())),
                 ("at_risk", bad(is_at_risk)),
-                ("records", &records.join(" ")),
-                ("kinds", &kinds.collect::<String>()),
-                ("drops", &drops.collect::<String>()),
-                ("calls", &calls.collect::<String>()),
+                (
+                    "records",
+                    self.rows("{number records name} ", KIND_TITLES).trim_end(),
+                ),
+                ("kinds", &self.rows(KIND_ROW, KIND_TITLES)),
+                (
+                    "drops",
+                    &self.series_rows(DROP_ROW, "dropped_records_total"),
+                ),
+                ("calls", &self.series_rows(CALL_ROW, "calls")),
             ],
         )
     }
@@ -344,18 +363,11 @@ fn format_duration(seconds: f64) -> String {
 
 /// Escapes a text for elements and quoted attributes.
 fn escape(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        match character {
-            '&' => escaped.push_str("&amp;"),
-            '<' => escaped.push_str("&lt;"),
-            '>' => escaped.push_str("&gt;"),
-            '"' => escaped.push_str("&quot;"),
-            '\'' => escaped.push_str("&#39;"),
-            other => escaped.push(other),
-        }
-    }
-    escaped
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+        .replace('\'', "&#39;")
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use testkit::{body, header, sent, status};
 pub const ANY: &str = "127.0.0.1:0";
 /// Request for the page.
 pub const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: device\r\n\r\n";
+const READY: &[u8] = b"GET /-/ready HTTP/1.1\r\nHost: device\r\n\r\n";
 
 /// Endpoint with the metrics of some clients.
 pub struct Page {
@@ -145,12 +146,45 @@ fn broker_is_shown_by_its_state() {
         let tile = format!("<div class=\"words {mark}\"><dt>Broker</dt><dd>{shown}");
         check(&server, &tile, true);
     }
+    // The lean profile leaves it out.
     let server = serve(&[("store_up", None, 1.0)]);
-    check(
-        &server,
-        "<dt>Broker</dt><dd>not known: Client is not used</dd>",
-        true,
-    );
+    check(&server, "<dt>Broker</dt><dd>not known</dd>", true);
+}
+
+#[test]
+fn records_only_in_memory_are_marked_in_lean_profile() {
+    for (bytes, mark) in [(5.0, "bad"), (0.0, "")] {
+        let server = serve(&[("store_up", None, 1.0), ("store_held_bytes", None, bytes)]);
+        let tile = format!("<div class=\"{mark}\"><dt>Only in memory</dt>");
+        check(&server, &tile, true);
+    }
+}
+
+#[test]
+fn version_is_shown_only_if_known() {
+    let page = Page::new();
+    let client = page.client("device-1");
+    check(&page.server, ", store memory</span>", true);
+    drop(client);
+    page.report("device-1", &StoreEvent::opened(0));
+    check(&page.server, "data-client=\"device-1\"", true);
+    check(&page.server, ", store", false);
+}
+
+#[test]
+fn shared_label_shows_each_reason() {
+    let kinds = [ErrorKind::Connection, ErrorKind::OutOfMemory];
+    let errors = kinds.map(|kind| ("store_down_info", Some(("error", kind.as_str())), 1.0));
+    let server = serve(&[("store_up", None, 0.0), errors[0], errors[1]]);
+    let ready = sent(server.local_addr().unwrap(), READY);
+    for kind in kinds {
+        let reason = format!("{}; {}", kind.meaning(), kind.advice());
+        check(&server, &reason, true);
+        assert!(body(&ready).contains(&reason), "{ready}");
+    }
+    assert_eq!(body(&ready).lines().count(), 1, "{ready}");
+    let state = "data-state=\"Store down: connection, out_of_memory\"";
+    check(&server, state, true);
 }
 
 #[test]
@@ -162,8 +196,11 @@ fn outage_is_marked_with_its_reason() {
     );
     for (error, shown) in [
         (Some("connection"), &reason[..]),
-        (Some("of_a_later_version"), "reason not known"),
-        (None, "reason not known"),
+        (Some("of_a_later_version"), "of_a_later_version"),
+        (
+            None,
+            "not open yet, or closed; if opening failed, the log has the reason",
+        ),
     ] {
         let server = serve_outage(error);
         for part in [
@@ -177,10 +214,7 @@ fn outage_is_marked_with_its_reason() {
         ] {
             check(&server, part, true);
         }
-        let ready = sent(
-            server.local_addr().unwrap(),
-            b"GET /-/ready HTTP/1.1\r\nHost: device\r\n\r\n",
-        );
+        let ready = sent(server.local_addr().unwrap(), READY);
         assert_eq!(status(&ready), "503");
         assert_eq!(
             body(&ready),

@@ -154,6 +154,73 @@ fn numbers_update_in_place_on_phone_and_wall_display() {
     }
 }
 
+/// Lets the script update the page some times, which it takes to be 2 s apart.
+fn update_every_two_seconds(times: usize, browser: &mut Chromium) {
+    for _ in 0..times {
+        browser.evaluate("done = false; ahead += 2000; update().then(() => { done = true })");
+        eventually(LIMIT, "the page is updated", || {
+            (browser.evaluate("done") == true).then_some(())
+        });
+    }
+}
+
+#[test]
+fn rates_are_of_last_ten_seconds_of_program() {
+    let page = Page::new();
+    let mut persistence = page.client("device-1");
+    let mut browser = Chromium::start(360, 740);
+    browser.open(&page.url());
+    wait_for_rates(&mut browser);
+    browser.evaluate(
+        "ahead = 0; done = false; const now = Date.now.bind(Date); Date.now = () => now() + ahead; 0",
+    );
+    let calls = |browser: &mut Chromium| browser.text(".calls").unwrap();
+    // A page that was hidden for an hour has no rate of the last ten seconds.
+    browser.evaluate("ahead += 3600000");
+    update_every_two_seconds(1, &mut browser);
+    assert_eq!(calls(&mut browser), "–");
+    for number in 1..500 {
+        put(&mut persistence, number);
+    }
+    update_every_two_seconds(1, &mut browser);
+    assert!(calls(&mut browser).parse::<f64>().unwrap() > 100.0);
+    update_every_two_seconds(6, &mut browser);
+    assert_eq!(calls(&mut browser), "0.0");
+    // As after a start of the program, the counts begin again.
+    drop(persistence);
+    let mut persistence = page.client("device-1");
+    update_every_two_seconds(1, &mut browser);
+    for number in 1..100 {
+        put(&mut persistence, number);
+    }
+    update_every_two_seconds(1, &mut browser);
+    let restarted = calls(&mut browser).parse::<f64>().unwrap();
+    assert!((20.0..60.0).contains(&restarted), "{restarted}");
+    assert_eq!(browser.errors(), [""; 0]);
+}
+
+#[test]
+fn hanging_request_is_reported_as_stale_data() {
+    let page = Page::new();
+    page.report("device-1", &StoreEvent::opened(0));
+    let mut browser = Chromium::start(360, 740);
+    browser.open(&page.url());
+    let live = "document.getElementById('live').hidden";
+    eventually(LIMIT, "the page is there", || {
+        (browser.evaluate(live) == false).then_some(())
+    });
+    // A fetch that never ends unless its signal ends it, with a timeout that is over at once.
+    browser.evaluate(
+        "AbortSignal.timeout = ms => { asked = ms; return AbortSignal.abort(new Error('too slow')); };\
+         fetch = (_, { signal }) => new Promise((_, fail) => { if (signal) fail(signal.reason); })",
+    );
+    eventually(LIMIT, "the notice is shown", || {
+        let notice = browser.text("#notice")?;
+        notice.contains("(too slow)").then_some(())
+    });
+    assert_eq!(browser.evaluate("asked"), 10_000);
+}
+
 #[test]
 fn fill_of_buffer_shows_once_its_limit_is_set() {
     let page = Page::new();

@@ -391,11 +391,11 @@ fn readiness_follows_state_of_every_store() {
     }
     let answer = ready();
     assert!(
-        body(&answer).contains(r#"store of client "two\n\"" is down: reason not known"#),
+        body(&answer).contains(r#"store of client "two\n\"" is down: not open yet, or closed; if"#),
         "{answer}"
     );
     assert!(
-        body(&answer).contains(r#"client "three" is down: reason not known"#),
+        body(&answer).contains(r#"client "three" is down: not open yet, or closed; if"#),
         "{answer}"
     );
     assert!(!body(&answer).contains("one"), "{answer}");

@@ -1,6 +1,6 @@
 'use strict';
 // Fetches the page again, adds to it what only a history has (curves, rates, changes), and swaps what differs.
-const REFRESH_MS = 2000, MAX_POINTS = 300, RATE_POINTS = 6, MAX_CHANGES = 12;
+const REFRESH_MS = 2000, MAX_POINTS = 300, RATE_MS = 11000, MAX_CHANGES = 12;
 const notice = document.getElementById('notice');
 const clockTime = ms => new Date(ms).toLocaleTimeString('en-GB');
 const total = numbers => numbers.reduce((sum, number) => sum + number, 0);
@@ -15,6 +15,10 @@ function record(section) {
   const history = histories.get(client) ?? { points: [], changes: [], state, opened };
   histories.set(client, history);
   const { points, changes } = history, at = Date.now();
+  // Rates need the calls of the last ten seconds only, and counts may begin again with an opening.
+  for (const point of points) {
+    if (history.opened !== opened || Math.abs(at - point.at) > RATE_MS) delete point.calls;
+  }
   if (history.opened !== opened) changes.unshift(clockTime(at) + ' Opened again');
   if (history.state !== state) changes.unshift(clockTime(at) + ' ' + state);
   Object.assign(history, { state, opened });
@@ -28,8 +32,6 @@ function record(section) {
   }
   points.push(point);
   if (points.length > MAX_POINTS) points.shift();
-  // Rates need the calls of the last points only.
-  if (points.length > RATE_POINTS) delete points.at(-RATE_POINTS).calls;
   return history;
 }
 
@@ -65,8 +67,6 @@ function addRates(section, points) {
   for (const row of section.querySelectorAll('[data-operation]')) {
     const name = row.dataset.operation, before = first.calls[name] ?? { count: 0, spent: 0 };
     const count = last.calls[name].count - before.count, spent = last.calls[name].spent - before.spent;
-    // The program was started again.
-    if (count < 0) continue;
     row.querySelector('.rate').textContent = (count / seconds).toFixed(1);
     if (count > 0) row.querySelector('.mean').textContent = (spent / count * 1000).toFixed(3);
     all.count += count;
@@ -127,7 +127,7 @@ let answered = Date.now();
 async function update() {
   try {
     // The origin leaves out a password in the address, with which a browser fetches nothing.
-    const response = await fetch(location.origin + '/', { cache: 'no-store' });
+    const response = await fetch(location.origin + '/', { cache: 'no-store', signal: AbortSignal.timeout(10000) });
     if (response.status === 401) return location.reload();
     if (!response.ok) throw new Error('status ' + response.status);
     const page = new DOMParser().parseFromString(await response.text(), 'text/html');
