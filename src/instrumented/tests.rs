@@ -1217,6 +1217,10 @@ fn error_of_store_is_shown_while_it_is_down() {
     assert_eq!(shown(), ["misconf"]);
     other.detach();
     assert_eq!(shown(), [""; 0]);
+    // An earlier opening reports late.
+    one.on_event("id", &StoreEvent::Opened { quarantined: 0 });
+    one.on_event("id", &still_down(ErrorKind::Busy));
+    assert_eq!(shown(), [""; 0]);
 }
 
 #[test]

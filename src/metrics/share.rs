@@ -1,4 +1,4 @@
-//! [`Share`]: the part of one member in the series of its label, of which one says that all members are up.
+//! [`Share`]: the part of one member in the series of its label, one of which is 1 while all members are up.
 
 use std::{
     collections::HashMap,
@@ -17,7 +17,7 @@ use super::{
     table::{ConnectionFamilies, StoreFamilies},
 };
 
-/// Families with a series that is 1 while all members of a label are up, and one that says since when.
+/// Families with a series that is 1 while all members of a label are up, and one with the time since when.
 pub(super) trait UpFamilies: Families {
     fn up(series: &Self::Series) -> (&IntGauge, &Gauge);
 }
@@ -91,6 +91,11 @@ impl<F: UpFamilies> Share<F> {
             is_up: AtomicBool::new(false),
             series,
         }
+    }
+
+    /// Returns the state of this member.
+    pub(super) fn is_up(&self) -> bool {
+        self.is_up.load(Ordering::Relaxed)
     }
 
     /// Sets the state of this member.

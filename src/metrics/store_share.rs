@@ -111,7 +111,10 @@ impl StoreShare {
 
     /// Counts an error. A custom store may return a kind that no store of this crate returns.
     fn count_error(&mut self, kind: ErrorKind) {
-        self.down_info = Some(self.share.series.store_down_info.hold(kind));
+        // An earlier opening may report late that it is down.
+        if !self.share.is_up() {
+            self.down_info = Some(self.share.series.store_down_info.hold(kind));
+        }
         let errors = &self.share.series.store_errors_total;
         if let Some(errors) = errors.get(kind).or_else(|| errors.get(ErrorKind::Other)) {
             errors.inc();
