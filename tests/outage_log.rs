@@ -1,5 +1,5 @@
 //! The log and the observers report an outage of Redis with its client, its beginning once and its end once; the log, the page
-//! and `/-/ready` say the same about its reason.
+//! and `/-/ready` show the same reason.
 
 use std::{
     sync::{Arc, Mutex},

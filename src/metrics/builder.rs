@@ -131,7 +131,7 @@ impl PersistenceMetricsBuilder {
 
     /// Registers the metrics.
     ///
-    /// After an error the registry is as it was before.
+    /// After an error no series of these metrics is registered.
     ///
     /// # Errors
     ///

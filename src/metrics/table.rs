@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn docs_have_the_table_of_metrics() {
+    fn docs_match_table_of_metrics() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
         let docs = fs::read_to_string(path).expect("docs/metrics.md");
         let (before, rest) = docs
