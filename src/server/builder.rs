@@ -175,7 +175,7 @@ impl MetricsServerBuilder {
     /// Requires a client certificate of one of the authorities in this PEM file.
     ///
     /// Defaults to none: clients need no certificate. `bind` rejects it without [`tls`](Self::tls), and a file that it
-    /// cannot read or that has no certificate.
+    /// cannot read, that has no certificate, or that has an invalid one.
     #[cfg(feature = "server-tls")]
     #[cfg_attr(docsrs, doc(cfg(feature = "server-tls")))]
     #[must_use]

@@ -52,7 +52,12 @@ impl TlsFiles {
             .map_err(|error| Error::invalid_option(TLS).with_source(error))?;
         let builder = if let Some(path) = &self.client_authority {
             let mut roots = RootCertStore::empty();
-            roots.add_parsable_certificates(certificates(AUTHORITY, path, files)?);
+            for authority in certificates(AUTHORITY, path, files)? {
+                roots.add(authority).map_err(|error| {
+                    let reason = format!("{} has an invalid authority: {error}", path.display());
+                    invalid(AUTHORITY, reason).with_source(error)
+                })?;
+            }
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
             let verifier = verifier.build().map_err(|error| {
                 let reason = format!("{} has no usable authority: {error}", path.display());

@@ -1,6 +1,7 @@
 //! The endpoint over TLS, with and without client certificates.
 
 use std::{
+    fs,
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -215,6 +216,13 @@ fn unusable_tls_files_are_named_in_error() {
     refused(
         authority("server.key"),
         &["tls_client_authority", "no certificate"],
+    );
+    let mut half = fs::read(file("trusted.crt")).unwrap();
+    half.extend_from_slice(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    fs::write(file("half.crt"), half).unwrap();
+    refused(
+        authority("half.crt"),
+        &["tls_client_authority", "half.crt", "invalid authority"],
     );
     let alone = builder("Readings.").tls_client_authority(file("trusted.crt"));
     refused(alone, &["tls_client_authority", "option tls"]);
