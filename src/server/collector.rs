@@ -1,12 +1,17 @@
 //! The thread that collects the registry and renders responses.
 //!
-//! A collector of the program may be slow, endless or panic. In its own thread it holds up no connection.
+//! A collector of the program may be slow, endless or panic. In its own thread it delays only responses that need the
+//! registry, up to their timeout.
 
 use std::{
     collections::BTreeMap,
     io, iter, mem,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, channel, sync_channel},
+    },
     thread::{self, JoinHandle},
     time::{Duration, SystemTime},
 };
@@ -36,6 +41,8 @@ pub(super) type Ticket = (CollectRequest, SyncSender<Response>);
 /// The `metrics-gather` thread. It ends when no connection and no `Collector` is left.
 pub(super) struct Collector {
     pub(super) requests: SyncSender<Ticket>,
+    /// Set when the server stops: requests that wait are not served any more.
+    is_cancelled: Arc<AtomicBool>,
     thread: JoinHandle<()>,
     /// Disconnected when the thread ends, since `join` has no timeout.
     ended: Receiver<()>,
@@ -45,17 +52,25 @@ impl Collector {
     pub(super) fn start(registry: Registry) -> io::Result<Self> {
         let (requests, waiting) = sync_channel(MAX_REQUESTS);
         let (alive, ended) = channel::<()>();
+        let is_cancelled = Arc::new(AtomicBool::new(false));
+        let cancelled = Arc::clone(&is_cancelled);
         let thread = thread::Builder::new()
             .name("metrics-gather".to_owned())
             .spawn(move || {
-                run(&registry, &waiting);
+                run(&registry, &waiting, &cancelled);
                 drop(alive);
             })?;
         Ok(Self {
             requests,
+            is_cancelled,
             thread,
             ended,
         })
+    }
+
+    /// Prevents another collection.
+    pub(super) fn cancel(&self) {
+        self.is_cancelled.store(true, Relaxed);
     }
 
     pub(super) fn stop(self) {
@@ -66,9 +81,12 @@ impl Collector {
     }
 }
 
-fn run(registry: &Registry, waiting: &Receiver<Ticket>) {
+fn run(registry: &Registry, waiting: &Receiver<Ticket>, is_cancelled: &AtomicBool) {
     let mut failure_logged = false;
     while let Ok(first) = waiting.recv() {
+        if is_cancelled.load(Relaxed) {
+            return;
+        }
         // One collection for all of them. They arrived before, so none gets values older than its request.
         let tickets: Vec<Ticket> = iter::once(first).chain(waiting.try_iter()).collect();
         // Collectors are caught below; the encoder or a log subscriber may panic too.

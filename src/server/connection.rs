@@ -3,7 +3,7 @@
 //! Every step has an absolute deadline, so no peer can keep its thread for longer.
 
 use std::{
-    io::{self, Read},
+    io::{self, Read, Write},
     sync::{
         Arc,
         mpsc::{SyncSender, sync_channel},
@@ -16,9 +16,9 @@ use socket2::Socket;
 use super::{
     collector::Ticket,
     credentials::Access,
-    places::{Places, Stage},
     request::read_request,
-    response::{Response, route},
+    response::{CollectRequest, Response, route},
+    slots::{Progress, Slots},
     stream::Stream,
 };
 use crate::net::{DeadlineStream, deadline_after};
@@ -36,73 +36,99 @@ pub(super) struct Limits {
     pub(super) response_timeout: Duration,
 }
 
-/// A connection with a place.
+/// An accepted connection.
 pub(super) struct Connection {
     pub(super) socket: Arc<Socket>,
     pub(super) limits: Limits,
     pub(super) access: Arc<Access>,
     pub(super) collector: SyncSender<Ticket>,
-    pub(super) places: Arc<Places>,
 }
 
 impl Connection {
-    pub(super) fn serve(self) {
-        let deadline = deadline_after(self.limits.request_timeout);
-        let Ok(mut stream) = self.access.open(Arc::clone(&self.socket), deadline) else {
+    /// Serves one request, in a slot.
+    pub(super) fn serve(self, slots: &Slots) {
+        let Self { socket, limits, .. } = &self;
+        let deadline = deadline_after(limits.request_timeout);
+        let Ok(mut stream) = self.access.open(Arc::clone(socket), deadline) else {
             return;
         };
-        let request = read_request(&mut *stream, self.limits.max_head_bytes);
+        let stream = &mut *stream;
+        let request = read_and_route(stream, &self.access, limits.max_head_bytes);
         let (sender, collected) = sync_channel(1);
-        let stage = Stage::Serving(sender.clone());
-        if self.places.enter(stage).is_err() {
-            return refuse(&mut *stream);
+        let serving = Progress::Serving(sender.clone());
+        if slots.enter(socket, serving).is_err() {
+            return send_refusal(stream);
         }
-        let (routed, head_only) = match request {
-            Ok(Some(request)) => (route(&request, &self.access), request.method == "HEAD"),
-            Ok(None) => return,
-            Err(status) => (Err(Response::status_only(status)), false),
+        let Some((routed, head_only)) = request else {
+            return;
         };
         let response = routed.map(|request| {
             // Fails if a collector has been hanging for long.
             let submitted = self.collector.try_send((request, sender)).ok();
-            let timeout = self.limits.response_timeout;
-            let response = submitted.and_then(|()| collected.recv_timeout(timeout).ok());
+            let response =
+                submitted.and_then(|()| collected.recv_timeout(limits.response_timeout).ok());
             response.unwrap_or_else(|| Response::status_only(503))
         });
         let response = response.unwrap_or_else(|response| response);
-        if self.write(&mut *stream, &response, head_only).is_err() {
+        let deadline = deadline_after(limits.response_timeout);
+        stream.socket().set_deadline(deadline);
+        let writing = Progress::Writing(Arc::clone(&response.body));
+        if slots.enter(socket, writing).is_err() {
+            return send_refusal(stream);
+        }
+        let written = write_response(stream, &response, head_only, || {
+            slots.note_progress(socket);
+        });
+        // Before the peer sees the end: it may connect again at once.
+        let sent = written.and_then(|()| slots.enter(socket, Progress::Sent));
+        if sent.and_then(|()| stream.finish()).is_err() {
             return stream.socket().reset_on_close();
         }
         drop(response);
         drain(stream.socket(), DRAIN_TIMEOUT);
     }
+}
 
-    fn write(
-        &self,
-        stream: &mut dyn Stream,
-        response: &Response,
-        head_only: bool,
-    ) -> io::Result<()> {
-        let deadline = deadline_after(self.limits.response_timeout);
-        stream.socket().set_deadline(deadline);
-        let (head, body) = (response.head(), Arc::clone(&response.body));
-        self.places.enter(Stage::Writing(body))?;
-        for mut rest in [&*head, if head_only { &[] } else { &*response.body }] {
-            while !rest.is_empty() {
-                let written = stream.write(rest)?;
-                rest = rest.get(written..).unwrap_or_default();
-                self.places.note_progress();
-            }
+/// Reads a request, and returns its response or what to collect for it, and true if only the head is sent.
+///
+/// Returns `None` if the peer is gone.
+pub(super) fn read_and_route(
+    stream: &mut dyn Read,
+    access: &Access,
+    limit: usize,
+) -> Option<(Result<CollectRequest, Response>, bool)> {
+    match read_request(stream, limit) {
+        Ok(request) => request.map(|request| (route(&request, access), request.method == "HEAD")),
+        Err(status) => Some((Err(Response::status_only(status)), false)),
+    }
+}
+
+pub(super) fn write_response(
+    stream: &mut dyn Write,
+    response: &Response,
+    head_only: bool,
+    mut note_progress: impl FnMut(),
+) -> io::Result<()> {
+    let body = if head_only { &[] } else { &**response.body };
+    for mut rest in [&*response.head(), body] {
+        while !rest.is_empty() {
+            let written = stream.write(rest)?;
+            rest = rest.get(written..).unwrap_or_default();
+            note_progress();
         }
-        stream.flush()?;
-        // Before the peer sees the end: it may connect again at once.
-        self.places.enter(Stage::Sent)?;
-        stream.finish()
+    }
+    stream.flush()
+}
+
+/// Refuses a connection with a 503, without waiting for its request.
+pub(super) fn refuse(access: &Access, socket: Arc<Socket>) {
+    if let Ok(mut stream) = access.open(socket, Instant::now()) {
+        send_refusal(&mut *stream);
     }
 }
 
 /// Sends a 503 and ends the response, if that takes no waiting.
-pub(super) fn refuse(stream: &mut dyn Stream) {
+fn send_refusal(stream: &mut dyn Stream) {
     let response = Response::status_only(503);
     let response = [&*response.head(), &*response.body].concat();
     stream.socket().set_deadline(Instant::now());

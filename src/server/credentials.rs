@@ -142,7 +142,7 @@ fn parse_secret(
             let name = path.display();
             match str::from_utf8(files.get(option, path)?) {
                 Ok(text) => match text.trim_end_matches(['\r', '\n']) {
-                    // Usually its writer failed, so the reason says it.
+                    // Usually its writer failed.
                     "" => ("", format!("{name} is empty; ")),
                     text => (text, format!("{name}: ")),
                 },
@@ -201,6 +201,9 @@ impl Credentials {
         if self.last_read.is_some() && self.last_checked.elapsed() >= RELOAD_INTERVAL {
             self.last_checked = Instant::now();
             let files = Files::read(self.sources.paths(), read_regular_file);
+            if files.is_exhausted {
+                return Arc::clone(&self.current);
+            }
             let read = Some(self.hasher.hash_one(&files));
             if read != self.last_read {
                 self.last_read = read;

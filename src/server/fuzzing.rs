@@ -8,10 +8,9 @@ use prometheus::Registry;
 
 use super::{
     collector::render,
+    connection::{read_and_route, write_response},
     credentials::{CredentialSources, Scheme, Secret},
     files::Files,
-    request::read_request,
-    response::{Response, route},
 };
 
 /// Returns all bytes that a peer receives for what it sent. A request needs the token, if one is given.
@@ -28,15 +27,13 @@ pub fn exchange(
     let Ok(access) = sources.parse(&Files::default()) else {
         return received;
     };
-    let (routed, head_only) = match read_request(stream, max_head_bytes) {
-        Ok(Some(request)) => (route(&request, &access), request.method == "HEAD"),
-        Ok(None) => return received,
-        Err(status) => (Err(Response::status_only(status)), false),
+    let Some((routed, head_only)) = read_and_route(stream, &access, max_head_bytes) else {
+        return received;
     };
     let rendered = routed.map(|request| render(&registry.gather(), request, UNIX_EPOCH));
     if let Ok(Ok(response)) | Err(response) = rendered {
-        received = response.head();
-        received.extend_from_slice(if head_only { &[] } else { &response.body });
+        // Writing to memory does not fail.
+        let _ = write_response(&mut received, &response, head_only, || {});
     }
     received
 }

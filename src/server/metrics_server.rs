@@ -16,7 +16,7 @@ use std::{
     path::Path,
     sync::Arc,
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use prometheus::Registry;
@@ -31,8 +31,9 @@ use super::{
     collector::Collector,
     connection::{Connection, Limits, refuse},
     credentials::Credentials,
+    files::is_exhausted,
     listener::{Listener, PeerNetwork, serve_error},
-    places::Places,
+    slots::Slots,
 };
 use crate::error::Error;
 
@@ -50,7 +51,7 @@ use crate::error::Error;
 ///
 /// The server is built for networks with hostile peers. It has a thread that accepts connections, one that collects the
 /// registry, and one per connection, with a small stack. A connection serves one request. Time and memory per connection
-/// are limited, and so is the number of connections, 16 by default. If all places are taken, the next connection evicts
+/// are limited, and so is the number of connections, 16 by default. If all slots are taken, the next connection evicts
 /// one that already has its response, or else one that has not sent its request or does not read. If every connection is
 /// being served, the new one gets a 503.
 ///
@@ -106,7 +107,7 @@ impl MetricsServer {
             limits,
             credentials,
             collector,
-            places: Arc::new(Places::new(limits.max_connections)),
+            slots: Arc::new(Slots::new(limits.max_connections)),
             stop,
             reserve_fd: None,
             failure_logged: false,
@@ -158,12 +159,12 @@ struct Acceptor {
     limits: Limits,
     credentials: Credentials,
     collector: Collector,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     /// Ready once its other end is dropped: the server must stop.
     stop: UnixStream,
     /// A file descriptor in reserve, closed to accept a connection when the process has none left.
     reserve_fd: Option<OwnedFd>,
-    /// Set once a failure of `accept` is logged, until it succeeds again.
+    /// Set once a failure is logged, until a connection is served again.
     failure_logged: bool,
 }
 
@@ -182,7 +183,8 @@ impl Acceptor {
             }
         }
         drop(self.listener);
-        self.places.close();
+        self.collector.cancel();
+        self.slots.close();
         self.collector.stop();
     }
 
@@ -211,10 +213,7 @@ impl Acceptor {
     fn accept(&mut self) {
         loop {
             match self.listener.accept(self.limits.response_timeout) {
-                Ok((socket, network)) => {
-                    self.failure_logged = false;
-                    return self.admit(Arc::new(socket), network);
-                }
+                Ok((socket, network)) => return self.admit(socket, network),
                 // The connection is gone.
                 Err(error)
                     if matches!(error.kind(), WouldBlock | Interrupted | ConnectionAborted) =>
@@ -222,37 +221,48 @@ impl Acceptor {
                     return;
                 }
                 // Either one frees a file descriptor for the next attempt.
-                Err(_) if self.reserve_fd.take().is_some() || self.places.evict_one() => {}
+                Err(error)
+                    if is_exhausted(&error)
+                        && (self.reserve_fd.take().is_some() || self.slots.evict_one()) => {}
                 Err(error) => {
-                    if !mem::replace(&mut self.failure_logged, true) {
-                        warn!(%error, "metrics server cannot accept connections, retrying");
-                    }
+                    self.warn("metrics server cannot accept connections, retrying", &error);
                     return thread::sleep(RETRY_DELAY);
                 }
             }
         }
     }
 
-    /// Gives an accepted connection a place, or refuses it with a 503.
-    fn admit(&mut self, socket: Arc<Socket>, network: PeerNetwork) {
+    /// Gives an accepted connection a slot and a thread, or refuses it with a 503.
+    fn admit(&mut self, socket: Socket, network: PeerNetwork) {
+        let socket = Arc::new(socket);
         let access = self.credentials.current();
-        if !self.places.make_room() {
-            debug!("refused a metrics connection: all places are taken");
-            if let Ok(mut stream) = access.open(socket, Instant::now()) {
-                refuse(&mut *stream);
-            }
-            return;
+        if !self.slots.make_room() {
+            refuse(&access, socket);
+            return debug!("refused a metrics connection: all slots are taken");
         }
         let connection = Connection {
             socket: Arc::clone(&socket),
             limits: self.limits,
-            access,
+            access: Arc::clone(&access),
             collector: self.collector.requests.clone(),
-            places: Arc::clone(&self.places),
         };
-        let started = self.places.start(network, &socket, || connection.serve());
-        if let Err(error) = started {
-            debug!(%error, "cannot start a thread for a metrics connection");
+        let job = Box::new(move |slots: &Slots| connection.serve(slots));
+        match self.slots.serve(network, &socket, job) {
+            Ok(()) => self.failure_logged = false,
+            Err(error) => {
+                refuse(&access, socket);
+                self.warn(
+                    "metrics server cannot start a thread, refusing connections",
+                    &error,
+                );
+            }
+        }
+    }
+
+    /// Logs the first of a row of failures.
+    fn warn(&mut self, message: &str, error: &io::Error) {
+        if !mem::replace(&mut self.failure_logged, true) {
+            warn!(%error, "{message}");
         }
     }
 }

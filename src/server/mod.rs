@@ -10,10 +10,10 @@ pub mod fuzzing;
 mod listener;
 mod metrics_server;
 mod page;
-mod places;
 mod readiness;
 mod request;
 mod response;
+mod slots;
 mod stream;
 #[cfg(feature = "server-tls")]
 mod tls;
