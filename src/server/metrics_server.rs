@@ -7,7 +7,7 @@ use std::{
         ErrorKind::{ConnectionAborted, Interrupted, WouldBlock},
     },
     mem,
-    net::SocketAddr,
+    net::{Shutdown, SocketAddr},
     os::{
         fd::{AsFd, OwnedFd},
         unix::net::UnixStream,
@@ -69,8 +69,8 @@ use crate::error::Error;
 #[must_use = "it serves until it is dropped"]
 pub struct MetricsServer {
     address: SockAddr,
-    /// Stops the thread when it is dropped.
-    running: Option<UnixStream>,
+    /// Stops the thread when it is shut down.
+    running: UnixStream,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -119,7 +119,7 @@ impl MetricsServer {
         info!("serving metrics at {name}");
         Ok(Self {
             address,
-            running: Some(running),
+            running,
             thread: Some(thread),
         })
     }
@@ -128,7 +128,8 @@ impl MetricsServer {
 /// Closes every connection and frees the port, or removes the Unix socket, before it returns.
 impl Drop for MetricsServer {
     fn drop(&mut self) {
-        drop(self.running.take());
+        // A child process between fork and exec has a copy, so closing it would not reach the thread.
+        drop(self.running.shutdown(Shutdown::Both));
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -160,7 +161,7 @@ struct Acceptor {
     credentials: Credentials,
     collector: Collector,
     slots: Arc<Slots>,
-    /// Ready once its other end is dropped: the server must stop.
+    /// Ready once its other end is shut down: the server must stop.
     stop: UnixStream,
     /// A file descriptor in reserve, closed to accept a connection when the process has none left.
     reserve_fd: Option<OwnedFd>,
@@ -169,7 +170,7 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    /// Serves until the other end of `stop` is dropped, then ends every connection.
+    /// Serves until the other end of `stop` is shut down, then ends every connection.
     fn run(mut self) {
         loop {
             // A panic, as in a log subscriber, must not end the endpoint for the life of the process.
@@ -177,7 +178,9 @@ impl Acceptor {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(_) => {
-                    error!("metrics server panicked; it continues");
+                    let log = || error!("metrics server panicked; it continues");
+                    // The subscriber may be what panics.
+                    drop(catch_unwind(log));
                     thread::sleep(RETRY_DELAY);
                 }
             }
