@@ -32,10 +32,12 @@ pub(crate) struct DeadlineStream {
 /// Flags of send(2): for a write that goes out at once, and for one that may be coalesced.
 ///
 /// Without `MSG_NOSIGNAL`, writing to a closed peer would end a program that does not ignore
-/// SIGPIPE. Systems without these flags send at once.
+/// SIGPIPE. Apple's systems have an option of the socket for it, which `std` and `socket2` set.
 #[cfg(any(target_os = "android", target_os = "linux"))]
 const SEND_FLAGS: (c_int, c_int) = (libc::MSG_NOSIGNAL, libc::MSG_NOSIGNAL | libc::MSG_MORE);
-#[cfg(not(any(target_os = "android", target_os = "linux")))]
+#[cfg(not(any(target_os = "android", target_os = "linux", target_vendor = "apple")))]
+const SEND_FLAGS: (c_int, c_int) = (libc::MSG_NOSIGNAL, libc::MSG_NOSIGNAL);
+#[cfg(target_vendor = "apple")]
 const SEND_FLAGS: (c_int, c_int) = (0, 0);
 
 impl DeadlineStream {
