@@ -138,7 +138,7 @@ pub fn errors() -> Vec<ErrorRow> {
             panic!("not three cells: {line}");
         };
         let is_command = |text: &str| {
-            let programs = ["redis-cli ", "systemctl ", "mqtt-backlog ", "ps "];
+            let programs = ["redis-cli ", "systemctl ", "mqtt-backlog ", "ps ", "grep "];
             programs.iter().any(|program| text.starts_with(program))
         };
         let words = code(sees);

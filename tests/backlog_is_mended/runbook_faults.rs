@@ -172,6 +172,9 @@ fn shell(redis: &RedisServer, device: &str, broker: &str, key: &str) -> Shell {
         ("MQTT_BACKLOG_URL", redis.url()),
         ("MQTT_BACKLOG_KEY_PREFIX", String::new()),
         ("KEY", key.to_owned()),
+        ("ACL_USER", "device".to_owned()),
+        ("ACL_PASSWORD", "secret".to_owned()),
+        ("ACL_RIGHT", "+hset".to_owned()),
     ];
     Shell::new(&variables, &[("mqtt-backlog", &tool())])
 }
@@ -695,8 +698,13 @@ fn publishing(broker: &Broker, arguments: &[&str], user: &str) -> Site {
 
 #[test]
 fn errors_of_reaching_redis_are_mended() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("redis.conf");
+    fs::write(&config, "port 0\nsave \"\"\nappendonly no\n").expect("a file");
     let broker = Broker::start();
-    let mut site = publishing(&broker, &[], "");
+    let address = broker.url().replace("mqtt://", "");
+    let redis = RedisServer::configured(&config);
+    let mut site = Site::device(redis, "", &address, &["--rate", "50"]);
     for kind in MENDED[0] {
         match *kind {
             "connection" => site.kill_redis(),
@@ -709,6 +717,8 @@ fn errors_of_reaching_redis_are_mended() {
         }
         site.mend(&row(kind));
     }
+    let text = fs::read_to_string(config).expect("its configuration");
+    assert!(text.contains("maxmemory 128mb"), "{text}");
 }
 
 #[test]
@@ -770,6 +780,55 @@ fn errors_of_rights_and_keys_are_mended() {
         }
         site.until_down(&[kind]);
         site.mend(&row(kind));
+    }
+}
+
+#[test]
+fn user_without_acl_file_is_mended() {
+    let (redis, broker) = (RedisServer::start(), Broker::start());
+    let address = broker.url().replace("mqtt://", "");
+    let user = ["device", "on", ">secret", "~*", "&*", "+@all"];
+    let created = redis::cmd("ACL")
+        .arg("SETUSER")
+        .arg(&user)
+        .exec(&mut redis.connection());
+    created.expect("a user");
+    let login = "?user=device&pass=secret";
+    let mut site = Site::device(redis, login, &address, &["--rate", "50"]);
+    for kind in ["authentication", "permission"] {
+        if kind == "authentication" {
+            site.ask(&["ACL", "SETUSER", "device", "resetpass", ">another"]);
+            site.ask(&["CLIENT", "KILL", "USER", "device"]);
+        } else {
+            site.ask(&["ACL", "SETUSER", "device", "-hset"]);
+        }
+        site.until_down(&[kind]);
+        let mut row = row(kind);
+        row.does.retain(|command| !command.ends_with("ACL LOAD"));
+        assert_eq!(row.does.len(), 2, "{kind}");
+        site.mend(&row);
+    }
+}
+
+#[test]
+fn probe_of_broker_wants_an_answer() {
+    let broker = Broker::start();
+    // The kernel accepts connections for it, as for a broker that is stopped.
+    let frozen = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = frozen.local_addr().expect("an address");
+    let steps = sections().into_values().flatten().map(|step| step.command);
+    let probes: Vec<String> = steps.filter(|step| step.contains("/dev/tcp/")).collect();
+    assert_eq!(probes.len(), 4);
+    assert_eq!(probes.iter().collect::<BTreeSet<_>>().len(), 1);
+    for (address, code, shown) in [
+        (broker.url().replace("mqtt://", ""), 0, "20 02 00 00"),
+        (silent.to_string(), 124, ""),
+        (unused_address(), 1, "refused"),
+    ] {
+        let mut shell = Shell::new(&[("BROKER", address)], &[]);
+        let (ended, text, _) = shell.run(&probes[0]);
+        assert_eq!(ended, Some(code), "{text}");
+        assert!(text.contains(shown), "{text}");
     }
 }
 
