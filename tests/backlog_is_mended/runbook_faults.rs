@@ -569,6 +569,10 @@ fn lost_session(sections: &[&str]) {
     persistence.keys().expect("keys");
     persistence.remove("s5-1").expect("remove");
     let mut site = Site::here(redis, registry, persistence);
+    let discarded = format!("{}:discarded", site.key);
+    eventually(LIMIT, "the message is kept", || {
+        (!keys(&site.redis, &discarded).is_empty()).then_some(())
+    });
     site.follow(sections);
     assert_eq!(keys(&site.redis, &site.key), ["c5-1"]);
 }
