@@ -6,14 +6,13 @@
 use std::{
     env,
     ffi::OsString,
-    fs,
+    fs::{self, File},
     io::{self, BufRead, BufReader, PipeReader},
     net::{Ipv4Addr, TcpListener},
-    os::unix::process::CommandExt,
+    os::{fd::AsRawFd, unix::process::CommandExt},
     process::{self, Child, Command, ExitStatus, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU32, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
     thread::{self, JoinHandle},
@@ -208,19 +207,28 @@ fn server_path() -> OsString {
     path
 }
 
-/// Finds a free port of 127.0.0.1 below those that the kernel assigns, so that nobody takes it while its server is stopped: neither
-/// a passing connection nor a listener on port 0.
+/// Finds a free port of 127.0.0.1 and reserves it until this process ends, so that nobody takes it while its server is stopped.
+///
+/// It is below the ports that the kernel assigns to passing connections and to listeners on port 0, and this process holds the lock of
+/// a file that other tests try too.
 fn free_port() -> u16 {
     const FIRST: u32 = 24_000;
     const PORTS: u32 = 8_000;
-    static SEARCHED: AtomicU32 = AtomicU32::new(0);
+    static RESERVED: Mutex<Vec<File>> = Mutex::new(Vec::new());
+    let folder = env::temp_dir().join("paho-mqtt-redis-test-ports");
+    fs::create_dir_all(&folder).expect("a folder for the locks of ports");
+    // Processes that start one after the other search far apart.
+    let start = process::id().wrapping_mul(64);
     (0..PORTS)
-        .find_map(|_| {
-            // Processes that start one after the other search far apart.
-            let start = process::id().wrapping_mul(64);
-            let offset = start.wrapping_add(SEARCHED.fetch_add(1, Ordering::Relaxed)) % PORTS;
-            let port = u16::try_from(FIRST + offset).expect("a port");
+        .find_map(|step| {
+            let port = u16::try_from(FIRST + start.wrapping_add(step) % PORTS).expect("a port");
+            let lock = File::create(folder.join(port.to_string())).ok()?;
+            // SAFETY: the descriptor is open, and the call touches no memory.
+            if unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) } != 0 {
+                return None;
+            }
             TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+            RESERVED.lock().expect("no panic").push(lock);
             Some(port)
         })
         .expect("a free port on 127.0.0.1")
