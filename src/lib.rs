@@ -123,6 +123,7 @@ mod server;
 #[doc(hidden)]
 pub mod simulation;
 mod store;
+mod units;
 
 pub use paho_mqtt;
 #[cfg(feature = "metrics")]

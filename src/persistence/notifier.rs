@@ -1,7 +1,6 @@
 //! Reports store events to the log and the observers.
 
 use std::{
-    fmt,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -17,6 +16,7 @@ use crate::{
     error::{ErrorChain, ExplainedError, log_throttle::LogThrottle},
     paho::{DropReason, RecordKind},
     store::{Place, SetAsideLoss, StoreEvent},
+    units,
 };
 
 /// Runs the log and the observers for the store of one client.
@@ -137,7 +137,7 @@ impl Notifier {
                 bytes,
                 "{} of records exist only in memory, since {} is unavailable or refuses them; they \
                  are lost if this process dies",
-                ByteSize(*bytes),
+                units::size(*bytes),
                 self.display_name()
             ),
             StoreEvent::Refused {
@@ -153,7 +153,7 @@ impl Notifier {
                 "{} refuses some records although it takes others; {} exist only in memory and are \
                  lost if this process dies: {}",
                 self.display_name(),
-                ByteSize(*bytes),
+                units::size(*bytes),
                 ErrorChain(&**error)
             ),
             _ => self.log_record_event(event),
@@ -173,7 +173,7 @@ impl Notifier {
                 waiting_bytes,
                 "the waiting messages are near their limit: {queued_messages} are not sent yet, and all \
                  have {}; is the broker away?",
-                ByteSize(*waiting_bytes)
+                units::size(*waiting_bytes)
             ),
             StoreEvent::Lost { records } => log!(
                 self,
@@ -357,41 +357,4 @@ pub(crate) fn catch_panic(work: impl FnOnce()) {
 
 fn seconds(duration: Duration) -> f64 {
     duration.as_secs_f64()
-}
-
-/// A number of bytes, shown in B, KiB or MiB.
-struct ByteSize(usize);
-
-impl fmt::Display for ByteSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const KIB: u64 = 1024;
-        const MIB: u64 = 1024 * KIB;
-        let bytes = u64::try_from(self.0).unwrap_or(u64::MAX);
-        let tenths = bytes.saturating_mul(10);
-        let (tenths, unit) = match bytes {
-            ..KIB => return write!(f, "{bytes} B"),
-            KIB..MIB => (tenths / KIB, "KiB"),
-            MIB.. => (tenths / MIB, "MiB"),
-        };
-        write!(f, "{}.{} {unit}", tenths / 10, tenths % 10)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn byte_size_is_shown_in_largest_unit() {
-        for (bytes, shown) in [
-            (0, "0 B"),
-            (1023, "1023 B"),
-            (1024, "1.0 KiB"),
-            (1024 * 1024 - 1, "1023.9 KiB"),
-            (1_258_292, "1.2 MiB"),
-            (3 * 1024 * 1024 * 1024, "3072.0 MiB"),
-        ] {
-            assert_eq!(ByteSize(bytes).to_string(), shown);
-        }
-    }
 }

@@ -1,6 +1,7 @@
-//! The HTTP endpoint that serves a registry; it knows nothing of MQTT.
+//! The HTTP endpoint that serves a registry, as text and as a page for people.
 
 mod builder;
+mod client_view;
 mod collector;
 mod connection;
 mod credentials;

@@ -223,29 +223,26 @@ impl Slots {
     pub(super) fn evict_one(&self) -> bool {
         let now = Instant::now();
         let mut state = self.lock();
-        let ranks: Vec<_> = state.slots.iter().map(|slot| slot.rank(now)).collect();
-        let lowest = ranks.iter().min();
-        let candidates = || {
-            let slots = state.slots.iter().zip(&ranks).enumerate();
-            slots.filter(|(_, (_, rank))| Some(*rank) == lowest)
-        };
-        let chosen = candidates().map(|(position, (slot, _))| {
-            let network = candidates().filter(|(_, (other, _))| other.network == slot.network);
-            (network.count(), Reverse(slot.since), position)
+        let groups: Vec<_> = state
+            .slots
+            .iter()
+            .map(|slot| (slot.rank(now), slot.network))
+            .collect();
+        let candidates = state.slots.iter_mut().zip(&groups).map(|(slot, group)| {
+            let number = groups.iter().filter(|other| *other == group).count();
+            ((group.0, Reverse(number), slot.since), slot)
         });
-        let Some((number, _, position)) = chosen.max() else {
+        let Some(((rank, Reverse(number), _), slot)) = candidates.min_by_key(|(key, _)| *key)
+        else {
             return false;
         };
-        match lowest {
-            Some(EvictionRank::Serving) => return false,
+        match rank {
+            EvictionRank::Serving => return false,
             // Otherwise a network that requests again and again and never reads would hold every slot.
-            Some(EvictionRank::Sending) if number <= (self.max / 2).max(1) => return false,
-            _ => {}
+            EvictionRank::Sending if number <= (self.max / 2).max(1) => return false,
+            _ => slot.evict(),
         }
         let remaining = state.slots.len().saturating_sub(1);
-        if let Some(slot) = state.slots.get_mut(position) {
-            slot.evict();
-        }
         let is_freed = self.wait_for_end(state, remaining);
         debug!("evicted a metrics connection: all slots are taken");
         is_freed

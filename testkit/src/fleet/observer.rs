@@ -61,12 +61,16 @@ impl Observer {
                 (Prometheus::with_flags(&path, &flags), None)
             }
             Engine::VictoriaMetrics => {
+                // vmalert asks for its earlier alerts when it starts, before a thousand scrapes keep the store busy.
+                written(dir.path(), "prometheus.yml", &json!({}));
                 let store = victoria_metrics::store(&path, factor);
-                let config = dashboard::path("provisioning/alertmanager/alertmanager.yml");
-                let alertmanager = Alertmanager::start(&config);
+                let alerts = dashboard::path("provisioning/alertmanager/alertmanager.yml");
+                let alertmanager = Alertmanager::start(&alerts);
                 let address = alertmanager.address();
                 let vmalert =
                     victoria_metrics::alerts(&dir.path().join(RULES), &store, &address, factor);
+                written(dir.path(), "prometheus.yml", &config);
+                store.reload();
                 (store, Some((vmalert, alertmanager)))
             }
         };
