@@ -95,8 +95,9 @@ error_kinds! {
         "there is no such record",
         "check the key";
     Lost, "lost",
-        "a record disappeared from Redis or was altered there, and this process has no copy",
-        "find out who flushed Redis or deletes from it, or whether its maxmemory-policy evicts";
+        "records disappeared from Redis or were altered there",
+        "what this process has in memory is written again; find out who flushed Redis or deletes from it, or whether \
+         its maxmemory-policy evicts";
     /// A write to the broker failed before, and Paho freed the message. The next start sends the stored record;
     /// a program that goes on sends the damaged copy:
     /// [`StoreObserver::on_damaged`](crate::StoreObserver::on_damaged).
