@@ -15,6 +15,8 @@ use crate::eventually;
 const TIMES: usize = 21;
 /// Interval between two messages of a device.
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
+/// Number of messages above which a backlog can count as growing.
+const MANY: u32 = 100;
 /// Period that the boards show by default.
 const SHOWN: Duration = Duration::from_secs(3600);
 
@@ -50,8 +52,9 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> Outcome {
     let observer = Observer::start_engine(plan.engine, &fleet.targets, plan.factor);
     let prometheus = &observer.prometheus;
     let shorter = |time: Duration| time / plan.factor;
-    // The longest step is an alert with a hold time of half an hour.
-    let limit = shorter(Duration::from_secs(3600)) + Duration::from_secs(60);
+    // The longest step is an alert with a hold time of half an hour, after the messages that it needs, whose times are not divided.
+    let limit =
+        shorter(Duration::from_secs(3600)) + MANY * MESSAGE_INTERVAL + Duration::from_secs(60);
     let started = Instant::now();
     eventually(limit, "all devices are scraped", || {
         let up = prometheus.value("sum(up)")?;
