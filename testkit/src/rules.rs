@@ -24,6 +24,9 @@ pub const FILES: [&str; 2] = [
     "rules/mqtt-persistence.alerts.yml",
 ];
 
+/// File with the alerts of a Prometheus above those of regions, which stand alone.
+pub const REGION_ALERTS: &str = "provisioning/federation/mqtt-regions.yml";
+
 /// Rules of all files, as Prometheus reads them.
 pub fn load() -> &'static [Value] {
     static RULES: LazyLock<Vec<Value>> = LazyLock::new(|| {
@@ -42,6 +45,17 @@ pub fn load() -> &'static [Value] {
 /// Alerts; one name can have several severities.
 pub fn alerts() -> impl Iterator<Item = &'static Value> {
     load().iter().filter(|rule| rule["alert"].is_string())
+}
+
+/// Alerts of a Prometheus above those of regions.
+pub fn region_alerts() -> &'static [Value] {
+    static ALERTS: LazyLock<Vec<Value>> = LazyLock::new(|| {
+        let groups = yaml(REGION_ALERTS);
+        let groups = array(&groups["groups"]).iter();
+        let rules = groups.flat_map(|group| array(&group["rules"]));
+        rules.cloned().collect()
+    });
+    &ALERTS
 }
 
 /// Names of the recorded series.

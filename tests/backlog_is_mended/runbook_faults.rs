@@ -64,11 +64,12 @@ faults! {
 }
 
 /// Sections that `fleet_is_watched` follows, on its Prometheus.
-const OF_PROMETHEUS: [&str; 4] = [
+const OF_PROMETHEUS: [&str; 5] = [
     "FleetStoresFailing",
     "FleetBacklogOld",
     "FleetTargetsDown",
     "Absent",
+    "RegionDown",
 ];
 /// Kinds whose line is followed below, in groups that share a Redis.
 const MENDED: [&[&str]; 5] = [

@@ -11,7 +11,7 @@ use serde_json::Value;
 use testkit::{
     dashboard::{Dashboard, array, path, read, text},
     promql::{Selector, selectors},
-    rules::{FILES, alerts, families, load, name, recorded, registered, yaml},
+    rules::{FILES, alerts, families, load, name, recorded, region_alerts, registered, yaml},
 };
 
 use super::page::documents;
@@ -85,6 +85,27 @@ fn rules_read_known_series_only() {
     }
 }
 
+/// Prometheus 3 writes the `le` of a bucket in another form.
+#[test]
+fn no_rule_or_board_selects_buckets_by_le() {
+    let boards = Dashboard::all();
+    let queries = boards.iter().flat_map(Dashboard::queries);
+    let queries = queries.map(|query| query.expression);
+    let variables = boards.iter().flat_map(Dashboard::variables);
+    let variables = variables.map(|variable| text(&variable["query"]).to_owned());
+    let rules = load().iter().map(|rule| text(&rule["expr"]).to_owned());
+    let mut buckets = 0;
+    for expression in queries.chain(variables).chain(rules) {
+        for selector in selectors(&expression) {
+            buckets += usize::from(selector.metric.ends_with("_bucket"));
+            let matchers = selector.matchers.split([',', ' ']);
+            let mut labels = matchers.map(|matcher| matcher.split(['=', '!']).next());
+            assert!(!labels.any(|label| label == Some("le")), "{expression}");
+        }
+    }
+    assert!(buckets > 0);
+}
+
 #[test]
 fn every_recorded_series_is_read() {
     let used = used();
@@ -131,7 +152,7 @@ fn renamed_metric_in_document_is_reported() {
 
 #[test]
 fn each_alert_has_labels_summary_board_and_runbook() {
-    for alert in alerts() {
+    for alert in alerts().chain(region_alerts()) {
         let (name, labels, annotations) = (name(alert), &alert["labels"], &alert["annotations"]);
         assert!(name.starts_with("MqttPersistence"), "{name}");
         assert!(
@@ -143,7 +164,11 @@ fn each_alert_has_labels_summary_board_and_runbook() {
                 .contains(&text(&labels["problem"])),
             "{name}"
         );
-        let fleet = name.contains("Fleet") || name.ends_with("Absent");
+        let is_of_jobs = name.contains("Fleet");
+        let fleet = is_of_jobs
+            || ["Absent", "RegionDown"]
+                .iter()
+                .any(|end| name.ends_with(end));
         assert_eq!(
             labels["scope"],
             if fleet { "fleet" } else { "device" },
@@ -154,7 +179,7 @@ fn each_alert_has_labels_summary_board_and_runbook() {
         assert!(description.contains("First:"), "{name}: no first action");
         let (summary, place) = (
             text(&annotations["summary"]),
-            if fleet { "job" } else { "instance" },
+            if is_of_jobs { "job" } else { "instance" },
         );
         let names_place = summary.contains(&format!("$labels.{place}"));
         assert!(names_place || name.ends_with("Absent"), "{name}: {summary}");
@@ -210,7 +235,7 @@ fn sections(runbooks: &str) -> BTreeMap<&str, &str> {
 fn runbook_sections_and_alerts_match() {
     let runbooks = read("runbooks.md");
     let sections = sections(&runbooks);
-    let alerts: BTreeSet<&str> = alerts().map(name).collect();
+    let alerts: BTreeSet<&str> = alerts().chain(region_alerts()).map(name).collect();
     assert_eq!(sections.keys().copied().collect::<BTreeSet<_>>(), alerts);
     for (name, section) in sections {
         let box_lines: Vec<&str> = section.trim().lines().take(4).collect();
