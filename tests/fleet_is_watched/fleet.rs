@@ -20,7 +20,7 @@ const DEVICES: usize = 12;
 /// Divisor of the times of the rules.
 const FACTOR: u32 = 100;
 /// Interval between two messages of a device, so short that enough wait within seconds.
-const INTERVAL: Duration = Duration::from_millis(50);
+const INTERVAL: Duration = Duration::from_millis(25);
 /// Limit on an alert, which waits for up to half an hour divided by the factor; the rest is for a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
 /// Panels that stay empty in this outage: nothing is lost or dropped, every device answers, and no store error reaches Paho.
@@ -43,6 +43,8 @@ fn alerts(names: &[&str]) -> BTreeSet<String> {
 #[test]
 fn alerts_fire_for_affected_devices_only_and_resolve() {
     let fleet = Fleet::start(DEVICES, true, INTERVAL);
+    let outages = fleet.begin_outages(7);
+    assert!(outages.stores.is_disjoint(&outages.links), "{outages:?}");
     let observer = Observer::start(&fleet.targets, FACTOR);
     let started = Instant::now();
     eventually_queried(LIMIT, "all devices are scraped", || {
@@ -51,8 +53,6 @@ fn alerts_fire_for_affected_devices_only_and_resolve() {
             .value("job:mqtt_persistence_devices:count");
         (devices == Some(12.0)).then_some(())
     });
-    let outages = fleet.begin_outages(7);
-    assert!(outages.stores.is_disjoint(&outages.links), "{outages:?}");
     let expected = [
         (
             "MqttPersistenceStoreDown".to_owned(),
