@@ -2,6 +2,7 @@
 //! The fleet makes Paho's calls, and takes stores and links down on request.
 
 pub mod agent;
+pub mod comparison;
 pub mod device;
 pub mod observer;
 pub mod outages;
@@ -95,6 +96,7 @@ impl Fleet {
     pub fn begin_outages(&self, seed: u64) -> Outages {
         let mut random = Random::of(seed);
         let many = (self.size() * 6 / 100 + 1).max(2);
+        assert!(self.size() >= 2 * many, "too few devices");
         let mut outages = Outages::default();
         while outages.stores.len() < many || outages.links.len() < many {
             let one = &self.switches[random.below(self.size())];
@@ -109,6 +111,13 @@ impl Fleet {
             set.insert(one.name.clone());
         }
         outages
+    }
+
+    /// Takes down the store of one device.
+    pub fn begin_outage(&self) {
+        self.switches[0]
+            .store_is_down
+            .store(true, Ordering::Relaxed);
     }
 
     pub fn end_outages(&self) {

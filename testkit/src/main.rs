@@ -20,6 +20,7 @@ usage: testkit crash-table [PART]            a program is killed at every point,
                                              MESSAGES (60000) move between Paho's files and Redis, with KILLS (100)
        testkit fleet ENGINE FACTOR DEVICES[:full]..
                                              fleets under one prometheus or victoria-metrics, with all times divided by FACTOR
+       testkit fleet-comparison FACTOR       the answers of Prometheus and VictoriaMetrics to the queries of the boards
        testkit fleet-outages FACTOR HOURS..  agents behind a link that is down for HOURS, divided by FACTOR
        testkit fleet-sums                    the cost of a device on the wire and on disk
        testkit draw-charts DOCUMENT FOLDER   the charts of a document, drawn from its tables
@@ -51,6 +52,10 @@ fn main() -> ExitCode {
                 fleet::script::print(engine, factor, devices).then_some(true)
             })
         }
+        ["fleet-comparison", factor] => positive(factor).map(|factor| {
+            fleet::comparison::print(factor);
+            true
+        }),
         ["fleet-outages", factor, ref hours @ ..] if !hours.is_empty() => {
             let hours = hours.iter().map(|hours| positive(hours));
             let hours: Option<Vec<u32>> = hours.collect();

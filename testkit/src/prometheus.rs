@@ -164,6 +164,12 @@ impl Prometheus {
         self.get(&format!("query?query={}", percent_encoded(expression)))
     }
 
+    /// Does the same at a time in seconds, without the cache of `VictoriaMetrics`.
+    pub fn query_at(&self, expression: &str, time: f64) -> Value {
+        let expression = percent_encoded(expression);
+        self.get(&format!("query?query={expression}&time={time}&nocache=1"))
+    }
+
     /// Does the same for each `step` of the last period.
     pub fn query_range(&self, expression: &str, last: Duration, step: Duration) -> Value {
         self.query_range_to(expression, now(), last, step)

@@ -1,17 +1,169 @@
-//! Agents write to a `VictoriaMetrics` through a link that breaks, with the configuration of `dashboards/provisioning/`.
-//! `scripts/fleet --outages` does the same for hours.
+//! `VictoriaMetrics`, its agent and its ruler, and a Prometheus above those of two regions, with the configuration of
+//! `dashboards/provisioning/`. `scripts/fleet` does the same with up to thousands of devices, and for hours.
 
-use std::{thread, time::Duration};
-
-use tempfile::TempDir;
-use testkit::fleet::{
-    agent::Kind,
-    device::Device,
-    outages::{Outage, store},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    fs,
+    path::Path,
+    thread,
+    time::{Duration, Instant},
 };
 
-/// Divisor of the times of the agents.
-const FACTOR: u32 = 30;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use testkit::{
+    Alertmanager, Prometheus,
+    dashboard::{Dashboard, Query, array, fill, path, read, text},
+    eventually_queried,
+    fleet::{
+        Fleet,
+        agent::{Kind, written},
+        comparison::Engines,
+        device::Device,
+        observer::{Observer, SCRAPE_INTERVAL, prepare},
+        outages::{Outage, store},
+    },
+    rules::{REGION_ALERTS, yaml},
+    runbook::Shell,
+};
+
+/// Divisor of the times of the rules. What is written to a `VictoriaMetrics` can be read after a second, whatever the factor.
+const FACTOR: u32 = 60;
+const GROWING: &str = "MqttPersistenceBacklogGrowing";
+const LIMIT: Duration = Duration::from_secs(90);
+/// Interval between two messages of a device.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Scrape interval of the engines under comparison, twice that of the factor: both scrape every series of the full profile.
+const COMPARED_INTERVAL: Duration = Duration::from_millis(500);
+/// Value of `$__rate_interval`: twenty scrapes, so that the share of one at either end, which engines count differently, is small.
+const RATE_INTERVAL: Duration = Duration::from_secs(10);
+/// Repeats until there is no difference: a late scrape on a busy machine makes one.
+#[track_caller]
+fn until_same(engines: &Engines, board: &'static str, may_differ: impl Fn(&Query) -> Option<f64>) {
+    let started = Instant::now();
+    loop {
+        let mut found = engines.compare(board, RATE_INTERVAL);
+        // A late scrape makes this alert start again, half a minute late here.
+        for series in found.iter_mut().flat_map(|compared| &mut compared.only) {
+            series.retain(|labels| labels.get("alertname").is_none_or(|name| name != GROWING));
+        }
+        found.retain(|compared| match may_differ(&compared.query) {
+            Some(share) => !compared.is_within(share),
+            None => compared.only.iter().any(|series| !series.is_empty()),
+        });
+        if found.is_empty() {
+            return;
+        }
+        assert!(started.elapsed() < LIMIT, "{found:#?}");
+        thread::park_timeout(Duration::from_millis(500));
+    }
+}
+
+/// Repeats until a value is the expected one.
+#[track_caller]
+fn until_equal<T: PartialEq + Debug>(expected: &T, mut find: impl FnMut() -> T) {
+    let started = Instant::now();
+    loop {
+        let found = find();
+        if found == *expected {
+            return;
+        }
+        assert!(
+            started.elapsed() < LIMIT,
+            "{found:#?} instead of {expected:#?}"
+        );
+        thread::park_timeout(Duration::from_millis(200));
+    }
+}
+
+/// Names of the alerts that an Alertmanager has, each with its device and true if another one inhibits it.
+fn notified(alertmanager: &Alertmanager) -> BTreeSet<(String, String, bool)> {
+    let alerts = alertmanager.get("alerts");
+    let alerts = array(&alerts).iter().map(|alert| {
+        let [name, instance] = ["alertname", "instance"].map(|label| text(&alert["labels"][label]));
+        let is_inhibited = !array(&alert["status"]["inhibitedBy"]).is_empty();
+        (name.to_owned(), instance.to_owned(), is_inhibited)
+    });
+    alerts.collect()
+}
+
+#[test]
+fn victoria_metrics_agrees_with_prometheus() {
+    let fleet = Fleet::start(5, false, INTERVAL);
+    let outages = fleet.begin_outages(7);
+    let engines = Engines::start(&fleet.targets, FACTOR, COMPARED_INTERVAL);
+    for engine in engines.both() {
+        eventually_queried(LIMIT, "all devices are scraped", || {
+            let devices = r#"job:mqtt_persistence_devices:count{job="mqtt-devices"} == 5"#;
+            engine.prometheus.value(devices)
+        });
+    }
+    // Each has the buckets in its own form.
+    let bucket = |engine: &Observer, le: &str| {
+        engine.prometheus.value(&format!(
+            r#"mqtt_persistence_value_size_bytes_bucket{{job="mqtt-devices",le="{le}"}}"#
+        ))
+    };
+    for (engine, expected) in engines.both().into_iter().zip(["1024.0", "1024"]) {
+        let found = ["1024", "1024.0"].map(|le| bucket(engine, le).map(|_| le));
+        assert_eq!(found.into_iter().flatten().collect::<Vec<_>>(), [expected]);
+    }
+
+    let firing = BTreeMap::from([
+        (
+            "MqttPersistenceStoreDown".to_owned(),
+            outages.stores.clone(),
+        ),
+        (
+            "MqttPersistenceBacklogOld".to_owned(),
+            outages.links.clone(),
+        ),
+    ]);
+    for engine in engines.both() {
+        until_equal(&firing, || {
+            let mut devices = engine.of_devices();
+            // Fires for the same devices once the outage has lasted long enough.
+            devices.remove(GROWING);
+            devices
+        });
+    }
+    let (_, alertmanager) = engines.victoria.vmalert.as_ref().expect("it runs");
+    let mut expected = BTreeSet::new();
+    for (name, devices, of_fleet) in [
+        ("StoreDown", &outages.stores, "FleetStoresFailing"),
+        ("BacklogOld", &outages.links, "FleetBacklogOld"),
+    ] {
+        let prefixed = |name: &str| format!("MqttPersistence{name}");
+        expected.insert((prefixed(of_fleet), String::new(), false));
+        expected.extend(
+            devices
+                .iter()
+                .map(|one| (prefixed(name), one.clone(), true)),
+        );
+    }
+    // vmalert lets an alert end four intervals after the evaluation began, two seconds here. On a busy machine a rule near the end of
+    // its group is evaluated that late, so that not all alerts are there at once.
+    let mut seen = BTreeSet::new();
+    until_equal(&expected, || {
+        seen.extend(notified(alertmanager));
+        seen.intersection(&expected).cloned().collect()
+    });
+    // From the same samples both return the same numbers, except for changes over time, to which VictoriaMetrics counts those before
+    // the first sample and Prometheus what it extrapolates.
+    until_same(&engines, "device", |query| {
+        let changes = ["rate(", "increase("];
+        let mut changes = changes.iter();
+        let is_change = changes.any(|name| query.expression.contains(name));
+        (!is_change).then_some(1e-9)
+    });
+    // Each has scraped the devices itself. Errors and slow calls are few: each weighs much in the sample that has it.
+    until_same(&engines, "fleet", |query| {
+        let rare = ["errors", "put_duration"];
+        let is_rare = rare.iter().any(|name| query.expression.contains(name));
+        (!is_rare).then_some(0.25)
+    });
+}
 
 #[test]
 fn agents_lose_nothing_in_short_link_outage() {
@@ -21,7 +173,7 @@ fn agents_lose_nothing_in_short_link_outage() {
     let port = device.address().port();
     let outage = |kind, restarts| Outage {
         kind,
-        length: Duration::from_secs(8),
+        length: Duration::from_secs(5),
         restarts,
         factor: FACTOR,
     };
@@ -43,4 +195,109 @@ fn agents_lose_nothing_in_short_link_outage() {
             assert!(arrived + 1 + cut_off >= scrapes, "{name}: {outcome}");
         }
     });
+}
+
+/// Starts the Prometheus of a region, with the rules and the label `region`.
+fn regional(dir: &Path, region: &str, fleet: &Fleet, alertmanager: &Alertmanager) -> Prometheus {
+    let mut config = prepare(dir, &fleet.targets, FACTOR);
+    config["global"]["external_labels"] = json!({ "region": region });
+    config["alerting"] = json!({
+        "alertmanagers": [{ "static_configs": [{ "targets": [alertmanager.address()] }] }],
+    });
+    Prometheus::configured(&written(dir, "prometheus.yml", &config))
+}
+
+/// Starts the global Prometheus with its provisioned configuration, its times divided.
+fn global(dir: &Path, regions: [&Prometheus; 2], alertmanager: &Alertmanager) -> Prometheus {
+    let mut config = yaml("provisioning/federation/prometheus.yml");
+    let interval = (SCRAPE_INTERVAL * 2 / FACTOR).as_millis();
+    for name in ["scrape_interval", "scrape_timeout", "evaluation_interval"] {
+        config["global"][name] = json!(format!("{interval}ms"));
+    }
+    let targets = regions.map(Prometheus::address);
+    config["scrape_configs"][0]["static_configs"][0]["targets"] = json!(targets);
+    let notified = json!([alertmanager.address()]);
+    config["alerting"]["alertmanagers"][0]["static_configs"][0]["targets"] = notified;
+    fs::create_dir(dir.join("rules")).expect("a folder");
+    let rules = read(REGION_ALERTS).replace("for: 5m", "for: 1s");
+    fs::write(dir.join("rules/mqtt-regions.yml"), rules).expect("can be written");
+    Prometheus::configured(&written(dir, "prometheus.yml", &config))
+}
+
+/// Values of a query by region.
+fn by_region(global: &Prometheus, expression: &str) -> BTreeMap<String, f64> {
+    let answer: Value = global.query(expression);
+    let series = array(&answer["data"]["result"]).iter();
+    series
+        .map(|series| {
+            let value = text(&series["value"][1]).parse().expect("a number");
+            (text(&series["metric"]["region"]).to_owned(), value)
+        })
+        .collect()
+}
+
+#[test]
+fn global_prometheus_adds_up_regions() {
+    let folders = [(); 3].map(|()| TempDir::new().expect("a folder"));
+    let fleets = [4, 3].map(|devices| Fleet::start(devices, true, INTERVAL));
+    // In one region the stores of a fleet fail, in the other that of one device.
+    fleets[0].begin_outages(7);
+    fleets[1].begin_outage();
+    let alertmanager = Alertmanager::start(&path("provisioning/alertmanager/alertmanager.yml"));
+    let asia = regional(folders[0].path(), "asia", &fleets[0], &alertmanager);
+    let mut europe = regional(folders[1].path(), "europe", &fleets[1], &alertmanager);
+    let global = global(folders[2].path(), [&asia, &europe], &alertmanager);
+    let regions =
+        |asia, europe| BTreeMap::from([("asia".to_owned(), asia), ("europe".to_owned(), europe)]);
+    until_equal(&regions(4.0, 3.0), || {
+        by_region(&global, "job:mqtt_persistence_devices:count")
+    });
+
+    until_equal(&regions(2.0, 1.0), || {
+        by_region(&global, "job:mqtt_persistence_failing_store_devices:count")
+    });
+    let total = Dashboard::load("fleet").queries();
+    let total = total.iter().find(|query| query.of == "Stores failing");
+    let total = fill(&total.expect("a panel").expression, &[], "1m", "1h");
+    assert_eq!(global.value(&total), Some(3.0));
+    // It has no series of single devices but those of the largest backlogs.
+    let devices =
+        r#"{instance=~"device-.+",__name__!~"ALERTS.*|.+:mqtt_persistence_backlog.*:topk"}"#;
+    assert_eq!(global.value(devices), None);
+    eventually_queried(LIMIT, "it has the table of backlogs and the alerts", || {
+        global.value("instance_client_id:mqtt_persistence_backlog_messages:topk")?;
+        global.value(r#"ALERTS{alertname="MqttPersistenceFleetStoresFailing",region="asia"}"#)
+    });
+    // The alert about the fleet of one region inhibits none of the other.
+    until_equal(&(vec![true, true], vec![false]), || {
+        let alerts = alertmanager.get("alerts");
+        let inhibited = |region: &str| {
+            let alerts = array(&alerts).iter();
+            let stores = alerts.filter(|alert| {
+                let labels = &alert["labels"];
+                labels["alertname"] == "MqttPersistenceStoreDown" && labels["region"] == region
+            });
+            let inhibited = stores.map(|alert| !array(&alert["status"]["inhibitedBy"]).is_empty());
+            inhibited.collect::<Vec<_>>()
+        };
+        (inhibited("asia"), inhibited("europe"))
+    });
+
+    europe.stop();
+    eventually_queried(LIMIT, "the global one reports the region", || {
+        let alerts = notified(&alertmanager);
+        let mut alerts = alerts.iter();
+        alerts
+            .find(|(name, instance, _)| {
+                name == "MqttPersistenceRegionDown" && *instance == europe.address()
+            })
+            .map(|_| ())
+    });
+    let variables = [
+        ("PROMETHEUS", format!("http://{}", global.address())),
+        ("REGION", europe.address()),
+    ];
+    let mut shell = Shell::new(&variables, &[]);
+    let section = "MqttPersistenceRegionDown";
+    shell.follow(section, |_| (), |asked| panic!("systemctl {asked}"));
 }

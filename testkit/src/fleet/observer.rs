@@ -2,8 +2,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs, mem,
     path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,8 @@ use crate::{
 pub const SCRAPE_INTERVAL: Duration = Duration::from_secs(15);
 pub const EVALUATION_INTERVAL: Duration = Duration::from_secs(30);
 
+/// Job of the devices.
+pub const JOB: &str = "mqtt-devices";
 /// Folder for the rules.
 const RULES: &str = "rules";
 /// Limit on bringing the samples of a store into their final form.
@@ -52,8 +55,19 @@ impl Observer {
 
     /// Does the same with one of the engines.
     pub fn start_engine(engine: Engine, targets: &str, factor: u32) -> Self {
+        Self::adapted(engine, targets, factor, |_| ())
+    }
+
+    /// Does the same with a configuration that a function has adapted.
+    pub fn adapted(
+        engine: Engine,
+        targets: &str,
+        factor: u32,
+        adapt: impl FnOnce(&mut Value),
+    ) -> Self {
         let dir = TempDir::new().expect("a folder for Prometheus");
-        let config = prepare(dir.path(), targets, factor);
+        let mut config = prepare(dir.path(), targets, factor);
+        adapt(&mut config);
         let path = written(dir.path(), "prometheus.yml", &config);
         let (prometheus, vmalert) = match engine {
             Engine::Prometheus => {
@@ -67,6 +81,7 @@ impl Observer {
                 let alerts = dashboard::path("provisioning/alertmanager/alertmanager.yml");
                 let alertmanager = Alertmanager::start(&alerts);
                 let address = alertmanager.address();
+                wait_for_series(&store);
                 let vmalert =
                     victoria_metrics::alerts(&dir.path().join(RULES), &store, &address, factor);
                 written(dir.path(), "prometheus.yml", &config);
@@ -127,12 +142,7 @@ impl Observer {
 
     /// Number of series.
     pub fn series(&self) -> u64 {
-        let status = self.prometheus.get("status/tsdb");
-        let data = &status["data"];
-        let series = data["headStats"]["numSeries"].as_u64();
-        series
-            .or(data["totalSeries"].as_u64())
-            .expect("a number of series")
+        series(&self.prometheus)
     }
 
     /// Resident memory, with that of the program that evaluates the rules.
@@ -171,6 +181,26 @@ impl Observer {
     }
 }
 
+fn series(server: &Prometheus) -> u64 {
+    let status = server.get("status/tsdb");
+    let data = &status["data"];
+    let series = data["headStats"]["numSeries"].as_u64();
+    series
+        .or(data["totalSeries"].as_u64())
+        .expect("a number of series")
+}
+
+/// Waits until a `VictoriaMetrics` has the series of all devices. A rule that is evaluated before would be late: to a query that had
+/// no result the store gives the same answer for up to 10 s.
+fn wait_for_series(store: &Prometheus) {
+    let mut last = 0;
+    eventually(LIMIT, "the number of series is constant", || {
+        thread::sleep(Duration::from_secs(1));
+        let before = mem::replace(&mut last, series(store));
+        (last > 0 && last == before).then_some(())
+    });
+}
+
 /// Copies the rules into a folder, and returns the configuration of a Prometheus in it whose targets come from an HTTP service.
 pub fn prepare(dir: &Path, targets: &str, factor: u32) -> Value {
     let rules = dir.join(RULES);
@@ -185,7 +215,7 @@ pub fn prepare(dir: &Path, targets: &str, factor: u32) -> Value {
         },
         "rule_files": [format!("{RULES}/*.yml")],
         "scrape_configs": [{
-            "job_name": "mqtt-devices",
+            "job_name": JOB,
             "http_sd_configs": [{ "url": targets }],
         }],
     })
