@@ -34,7 +34,10 @@ pub fn alerts(rules: &Path, store: &Prometheus, alertmanager: &str, factor: u32)
         .set("-remoteRead.url", &url)
         .set("-notifier.url", format_args!("http://{alertmanager}"))
         .divide("-evaluationInterval", factor)
-        .divide("-remoteWrite.flushInterval", factor);
+        .divide("-remoteWrite.flushInterval", factor)
+        // An alert ends four of these after the evaluation of its group began. By default it is the interval of the evaluation, of
+        // which a busy machine needs more for the rules of a group.
+        .with("-rule.resendDelay=2s");
     // It stores nothing itself.
     Prometheus::launch(PACKAGE, "pprof handlers", rules.to_owned(), None, |port| {
         let unit = unit.clone();

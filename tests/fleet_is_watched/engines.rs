@@ -142,8 +142,7 @@ fn victoria_metrics_agrees_with_prometheus() {
                 .map(|one| (prefixed(name), one.clone(), true)),
         );
     }
-    // vmalert lets an alert end four intervals after the evaluation began, two seconds here. On a busy machine a rule near the end of
-    // its group is evaluated that late, so that not all alerts are there at once.
+    // On a busy machine not all alerts are there at once.
     let mut seen = BTreeSet::new();
     until_equal(&expected, || {
         seen.extend(notified(alertmanager));

@@ -29,7 +29,7 @@ const SETTLED: f64 = 3.0;
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(50);
 const DEVICES: usize = 5;
 /// Number of samples whose way into a query is measured.
-const SAMPLES: u32 = 20;
+const SAMPLES: u32 = 8;
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// Labels with the numbers, by time in milliseconds.
