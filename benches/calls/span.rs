@@ -47,7 +47,9 @@ fn nanoseconds() -> f64 {
 
 /// Creates a span with the fields of `Instrumented`.
 fn disabled(number: u32) {
-    let (store, client_id, key, bytes) = black_box(("redis", "device-1", "c5-1", number));
+    let (store, client_id, key, bytes) =
+        black_box(("redis", "device-1", "c5-1", i64::from(number)));
+    let (address, port, database) = black_box((Some("127.0.0.1"), Some(6379_i64), Some("0")));
     let span = span!(
         target: "paho_mqtt_redis",
         Level::DEBUG,
@@ -60,6 +62,13 @@ fn disabled(number: u32) {
         "record.bytes" = bytes,
         outcome = Empty,
         "error.type" = Empty,
+        "server.address" = address,
+        "server.port" = port,
+        "db.namespace" = database,
+        "otel.name" = %format_args!("put {address:?}"),
+        "otel.kind" = "client",
+        "otel.status_code" = Empty,
+        "otel.status_description" = Empty,
     )
     .entered();
     span.record("outcome", "ok");

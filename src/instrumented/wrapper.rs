@@ -1,6 +1,7 @@
 //! [`Instrumented`]: measures every call to a persistence without changing its results.
 
 use std::{
+    error::Error as StdError,
     fmt,
     ops::Deref,
     sync::{Arc, Mutex, PoisonError, TryLockError},
@@ -8,7 +9,10 @@ use std::{
 
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use prometheus::IntGauge;
-use tracing::{Level, Span, field::Empty};
+use tracing::{
+    Level, Span,
+    field::{Empty, display},
+};
 
 use super::{
     backlog::{Backlog, kind_of},
@@ -16,10 +20,10 @@ use super::{
     session::{OpenState, Outcome, Session, Stage},
 };
 use crate::{
-    error::{Error, ErrorKind},
+    error::{Error, ErrorChain, ErrorKind},
     metrics::{OperationLabel, PersistenceMetrics},
     paho::Content,
-    persistence::{Health, Persistence},
+    persistence::{Health, Persistence, StoreAddress},
     store::Store,
 };
 
@@ -32,7 +36,9 @@ use crate::{
 /// The spans have the target `paho_mqtt_redis` and the name `persistence_call`, at level INFO for
 /// open and DEBUG for the others, with the fields `db.system.name`, `db.operation.name`,
 /// `messaging.client.id`, `record.key`, `record.kind`, `record.bytes`, `outcome` (`ok`, `miss` or
-/// `error`) and, for an error, `error.type`. They never contain payloads.
+/// `error`) and, for an error, `error.type`. With Redis they also have `server.address`, `server.port` and
+/// `db.namespace`. The layer of `tracing-opentelemetry` makes the name, kind and status of a span from
+/// `otel.name`, `otel.kind`, `otel.status_code` and `otel.status_description`. They never contain payloads.
 ///
 /// A `tracing` subscriber must not publish over MQTT: a call runs under Paho's own lock.
 ///
@@ -47,6 +53,7 @@ pub struct Instrumented<P> {
     metrics: PersistenceMetrics,
     client_label: Option<String>,
     store: &'static str,
+    address: Option<StoreAddress>,
     client_id: String,
     /// Outside the mutex, so that a call that waits for it counts too.
     in_progress: Option<IntGauge>,
@@ -71,14 +78,20 @@ impl<P> Instrumented<P> {
     /// sets the name of its store and adds the `store_` metrics.
     #[must_use]
     pub fn new(persistence: P, metrics: &PersistenceMetrics) -> Self {
-        Self::with_store(persistence, metrics, "custom")
+        Self::with_store(persistence, metrics, "custom", None)
     }
 
-    fn with_store(persistence: P, metrics: &PersistenceMetrics, store: &'static str) -> Self {
+    fn with_store(
+        persistence: P,
+        metrics: &PersistenceMetrics,
+        store: &'static str,
+        address: Option<StoreAddress>,
+    ) -> Self {
         Self {
             metrics: metrics.clone(),
             client_label: None,
             store,
+            address,
             client_id: String::new(),
             in_progress: None,
             series: OpenSeries::default(),
@@ -131,7 +144,8 @@ impl<S: Store> Persistence<S> {
     /// Measures the calls to this persistence and the events of its store.
     #[must_use]
     pub fn instrument(self, metrics: &PersistenceMetrics) -> Instrumented<Self> {
-        let mut instrumented = Instrumented::with_store(self, metrics, S::NAME);
+        let address = self.store_address();
+        let mut instrumented = Instrumented::with_store(self, metrics, S::NAME, address);
         let observer = instrumented.observe();
         let persistence = instrumented.get_mut();
         persistence.set_record_observer(Arc::<InstrumentedObserver>::clone(&observer));
@@ -207,12 +221,22 @@ impl<P: ClientPersistence> Instrumented<P> {
             Outcome::Miss => span.record("outcome", "miss"),
             Outcome::Error(kind) => span
                 .record("outcome", "error")
-                .record("error.type", kind.as_str()),
+                .record("error.type", kind.as_str())
+                .record("otel.status_code", "ERROR"),
         };
+        if let Err(error) = &result {
+            // The status and its description are one field of OpenTelemetry, which the last of the two sets.
+            let description: &dyn StdError = match Error::in_mqtt(error) {
+                Some(error) => error,
+                None => error,
+            };
+            span.record("otel.status_description", display(ErrorChain(description)));
+        }
         result
     }
 
     fn span(&self, operation: OperationLabel, key: &str, bytes: Option<usize>) -> Span {
+        let address = self.address.as_ref();
         // A macro, since the level of a span must be a constant.
         macro_rules! span {
             ($level:expr) => {
@@ -225,9 +249,17 @@ impl<P: ClientPersistence> Instrumented<P> {
                     "messaging.client.id" = self.client_id,
                     "record.key" = (!key.is_empty()).then_some(key),
                     "record.kind" = (!key.is_empty()).then(|| kind_of(key).as_str()),
-                    "record.bytes" = bytes,
+                    // Signed, since the layer of OpenTelemetry makes text of an unsigned number.
+                    "record.bytes" = bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
                     outcome = Empty,
                     "error.type" = Empty,
+                    "server.address" = address.map(|address| &*address.server),
+                    "server.port" = address.and_then(|address| address.port).map(i64::from),
+                    "db.namespace" = address.map(|address| &*address.namespace),
+                    "otel.name" = %SpanName { operation, address },
+                    "otel.kind" = "client",
+                    "otel.status_code" = Empty,
+                    "otel.status_description" = Empty,
                 )
             };
         }
@@ -263,6 +295,22 @@ impl<P: ClientPersistence> Instrumented<P> {
             .set(self.metrics.clock().unix_time().as_secs_f64());
         self.in_progress = Some(series.operations_in_progress.clone());
         *self.series.session.lock() = Some(session);
+    }
+}
+
+/// The name of a span as OpenTelemetry's conventions for databases have it: the operation and its target.
+struct SpanName<'a> {
+    operation: OperationLabel,
+    address: Option<&'a StoreAddress>,
+}
+
+impl fmt::Display for SpanName<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.operation.as_str())?;
+        match self.address {
+            Some(address) => write!(f, " {}", address.target),
+            None => Ok(()),
+        }
     }
 }
 

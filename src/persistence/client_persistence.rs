@@ -8,6 +8,8 @@ use std::{
 use paho_mqtt::{self as mqtt, ClientPersistence};
 use tracing::error;
 
+#[cfg(feature = "metrics")]
+use super::config::StoreAddress;
 use super::{
     call_log,
     call_log::CallLog,
@@ -165,6 +167,12 @@ impl<S: Store> Persistence<S> {
     /// Returns true if opening succeeds without the store after an error of this kind.
     pub(crate) fn may_open_without_store(&self, kind: ErrorKind) -> bool {
         self.shared.config.open_without_store && may_open_without(kind)
+    }
+
+    /// Returns the address of the store, if it is known.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn store_address(&self) -> Option<StoreAddress> {
+        self.shared.config.store_address.clone()
     }
 
     /// Sets the observer of the records, from the next opening on.
@@ -555,9 +563,10 @@ impl<S: Store> fmt::Debug for Persistence<S> {
             let health = state.lifecycle.health_snapshot(config.waiting_limits.get());
             health.state().as_str()
         });
+        let address = config.store_address.as_ref();
         f.debug_struct("Persistence")
             .field("store", &S::NAME)
-            .field("address", &config.store_address.as_deref().unwrap_or("-"))
+            .field("address", &address.map_or("-", |address| &*address.url))
             .field("client_id", &self.log.client_id)
             .field("state", &state.unwrap_or("busy"))
             .finish_non_exhaustive()

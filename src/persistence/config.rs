@@ -9,11 +9,31 @@ use crate::{
     store::Durability,
 };
 
+/// The address of a store, without user and password, for `Debug` and spans.
+#[derive(Clone)]
+#[cfg_attr(
+    not(all(feature = "redis", feature = "metrics")),
+    allow(
+        dead_code,
+        reason = "only Redis has one, and only spans need its parts"
+    )
+)]
+pub(crate) struct StoreAddress {
+    /// The whole address, as a URL.
+    pub(crate) url: String,
+    /// The server with its port, for the names of spans.
+    pub(crate) target: String,
+    /// The name or IP address of the host, or the path of a Unix socket.
+    pub(crate) server: String,
+    pub(crate) port: Option<u16>,
+    /// The database within the server.
+    pub(crate) namespace: String,
+}
+
 /// The settings that do not depend on the store; the builders document their public forms.
 #[derive(Clone)]
 pub(crate) struct PersistenceConfig {
-    /// The address of the store, without user and password, for `Debug`.
-    pub(crate) store_address: Option<String>,
+    pub(crate) store_address: Option<StoreAddress>,
     pub(crate) durability: Durability,
     /// Maximum size of cached values, in bytes; pending values are kept beyond it.
     pub(crate) cache_limit: usize,

@@ -33,6 +33,8 @@ pub(crate) use client_persistence::{BoxedPersistence, Wrapper};
 pub use client_persistence::{MemoryPersistence, Persistence};
 #[cfg(feature = "redis")]
 pub(crate) use config::PersistenceConfig;
+#[cfg(any(feature = "redis", feature = "metrics"))]
+pub(crate) use config::StoreAddress;
 pub use dead_letters::{DeadLetter, DeadLetters, PublishedAgain};
 #[cfg(feature = "cli")]
 pub(crate) use dead_letters::{message_of, sorted as sorted_dead_letters};

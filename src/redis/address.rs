@@ -5,7 +5,10 @@ use std::{fmt, path::PathBuf};
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
 use super::{password::Password, url_error};
-use crate::error::{Error, ErrorKind};
+use crate::{
+    error::{Error, ErrorKind},
+    persistence::StoreAddress,
+};
 
 /// The place that a socket connects to.
 #[derive(Clone)]
@@ -124,21 +127,45 @@ impl RedisAddress {
     }
 }
 
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "{}", path.display()),
+            Self::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Self::Tcp(host, port) => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl RedisAddress {
+    /// Returns the parts that may be shown.
+    pub(super) fn for_display(&self) -> StoreAddress {
+        let (server, port) = match &self.endpoint {
+            Endpoint::Tcp(host, port) => (host.clone(), Some(*port)),
+            Endpoint::Unix(path) => (path.display().to_string(), None),
+        };
+        StoreAddress {
+            url: self.to_string(),
+            target: self.endpoint.to_string(),
+            server,
+            port,
+            namespace: self.database.to_string(),
+        }
+    }
+}
+
 /// Shows the address without user and password.
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let database = self.database;
-        match &self.endpoint {
-            Endpoint::Unix(path) if database == 0 => write!(f, "unix://{}", path.display()),
-            Endpoint::Unix(path) => write!(f, "unix://{}?db={database}", path.display()),
-            Endpoint::Tcp(host, port) => {
+        let Self {
+            endpoint, database, ..
+        } = self;
+        match endpoint {
+            Endpoint::Unix(_) if *database == 0 => write!(f, "unix://{endpoint}"),
+            Endpoint::Unix(_) => write!(f, "unix://{endpoint}?db={database}"),
+            Endpoint::Tcp(..) => {
                 let scheme = if self.tls { "rediss" } else { "redis" };
-                let (open, close) = if host.contains(':') {
-                    ("[", "]")
-                } else {
-                    ("", "")
-                };
-                write!(f, "{scheme}://{open}{host}{close}:{port}/{database}")
+                write!(f, "{scheme}://{endpoint}/{database}")
             }
         }
     }

@@ -571,7 +571,7 @@ impl RedisPersistenceBuilder {
             set_asides,
             observers: _,
         } = self;
-        let store_address = Some(address.to_string());
+        let store_address = Some(address.for_display());
         let store = RedisStore::new(RedisConfig {
             address,
             key_prefix,

@@ -135,7 +135,7 @@ fn memory() -> Instrumented<MemoryPersistence> {
     MemoryPersistence::new().instrument(&metrics())
 }
 
-/// Asserts that it is a span of a call, with exactly the common fields and these.
+/// Asserts that it is a span of a call, with exactly the common fields and these; for an error, the description of its status is any.
 #[track_caller]
 fn check(span: &Entry, operation: &str, outcome: &str, further: &[(&'static str, &str)]) {
     assert_eq!(span.name, "persistence_call", "{span:?}");
@@ -151,14 +151,24 @@ fn check(span: &Entry, operation: &str, outcome: &str, further: &[(&'static str,
         ("db.operation.name", operation),
         ("messaging.client.id", CLIENT),
         ("outcome", outcome),
+        ("otel.name", operation),
+        ("otel.kind", "client"),
     ]);
     expected.extend(further.iter().copied());
-    let fields: BTreeMap<_, _> = span
+    let mut fields: BTreeMap<_, _> = span
         .fields
         .0
         .iter()
         .map(|(name, value)| (*name, value.as_str()))
         .collect();
+    if outcome == "error" {
+        expected.insert("otel.status_code", "ERROR");
+        let description = fields.remove("otel.status_description");
+        assert!(
+            description.is_some_and(|text| text.contains("cannot ")),
+            "{span:?}"
+        );
+    }
     assert_eq!(fields, expected);
 }
 
