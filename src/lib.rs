@@ -57,7 +57,7 @@
 //! - [Dead letters]: what Paho drops, and how to publish it again
 //! - [Redis]: configuration, users and rights, systemd
 //! - [Metrics] and [the endpoint]: what is measured, and how it is served
-//! - [Monitoring]: dashboards, recording rules and alerts
+//! - [Monitoring]: dashboards, recording rules and alerts; [OpenTelemetry]: spans to a collector
 //! - [Errors] and [logging]: where an error shows, and which events are logged
 //! - [Migrating from 0.3] and [the changelog][CHANGELOG]
 //! - [Design]: how it works, and the glossary
@@ -73,6 +73,7 @@
 //! [Metrics]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/metrics.md
 //! [the endpoint]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/endpoint.md
 //! [Monitoring]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/monitoring.md
+//! [OpenTelemetry]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/opentelemetry.md
 //! [Errors]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/errors.md
 //! [logging]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/logging.md
 //! [Migrating from 0.3]: https://docs.rs/crate/paho-mqtt-redis/0.4.0/source/docs/migrating-from-0.3.md

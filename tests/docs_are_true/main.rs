@@ -8,6 +8,7 @@ mod lifecycle;
 mod links;
 mod metrics_page;
 mod module_graph;
+mod opentelemetry_page;
 mod page;
 mod provisioning;
 mod public_types;

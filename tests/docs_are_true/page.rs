@@ -12,6 +12,7 @@ pub const ERRORS: Page = Page(include_str!("../../docs/errors.md"));
 pub const FLEET: Page = Page(include_str!("../../docs/fleet.md"));
 pub const METRICS: Page = Page(include_str!("../../docs/metrics.md"));
 pub const MONITORING: Page = Page(include_str!("../../docs/monitoring.md"));
+pub const OPENTELEMETRY: Page = Page(include_str!("../../docs/opentelemetry.md"));
 pub const REDIS: Page = Page(include_str!("../../docs/redis.md"));
 
 impl Page {

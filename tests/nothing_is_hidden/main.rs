@@ -5,6 +5,7 @@ mod dead_letters;
 mod departures;
 mod limits;
 mod moved_broker;
+mod opentelemetry;
 mod poison;
 mod spans;
 mod textfile;
