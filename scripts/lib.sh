@@ -36,3 +36,21 @@ report_failure() {
         printf '\n%s: failed: %s\n' "$0" "${current:-before the first step}" >&2
     fi
 }
+
+# Options of cargo for all tests, so that nothing is compiled twice.
+# shellcheck disable=SC2034
+everything=(--locked --workspace --features testkit/log)
+
+# Builds the tests and the programs that they start, and sets `binaries` to the test binaries; takes further options of cargo.
+build_tests() {
+    local log
+    log=$(mktemp)
+    if ! cargo test "${everything[@]}" --no-run "$@" 2>"$log"; then
+        cat "$log" >&2
+        rm -f "$log"
+        return 1
+    fi
+    mapfile -t binaries < <(sed -n 's/^ *Executable .* (\(.*\))$/\1/p' "$log")
+    rm -f "$log"
+    ((${#binaries[@]} > 0))
+}

@@ -6,6 +6,8 @@ use std::{
     process::Command,
 };
 
+use super::redis::SERVER_VARIABLE;
+
 /// Command that runs one of the programs in `main.rs`.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(built("testkit"));
@@ -32,6 +34,18 @@ pub fn ignored_test(module: &str, name: &str) -> Command {
     let mut command = Command::new(env::current_exe().expect("the test's own path"));
     command.args(["--exact", &test, "--ignored", "--nocapture"]);
     command
+}
+
+/// Runs the tests of the calling binary whose names contain `part` once more, with Valkey in place of Redis.
+pub fn assert_passes_with_valkey(part: &str) {
+    let output = Command::new(env::current_exe().expect("the test's own path"))
+        .arg(part)
+        .env(SERVER_VARIABLE, "valkey-server")
+        .output()
+        .expect("the tests can be run once more");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let has_run = !text.contains("test result: ok. 0 passed");
+    assert!(output.status.success() && has_run, "{text}");
 }
 
 /// Path of a file that cargo built beside the running test or program.

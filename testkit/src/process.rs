@@ -200,10 +200,17 @@ pub fn cannot_run(program: &str, package: &str, error: &io::Error) -> String {
     }
 }
 
-/// Search path with Debian's folder of servers, which the path of an ordinary user may lack.
-fn server_path() -> OsString {
+/// Search path with Debian's folder of servers, which the path of an ordinary user may lack, and with the folder of the Valkey that
+/// `scripts/redis-servers` installs.
+pub(crate) fn server_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin");
+    let own = env::current_exe().expect("the program's own path");
+    let mut folders = own.ancestors().map(|folder| folder.join("servers/valkey-9.1"));
+    if let Some(folder) = folders.find(|folder| folder.is_dir()) {
+        path.push(":");
+        path.push(folder);
+    }
     path
 }
 

@@ -1,7 +1,9 @@
-//! Private Redis server.
+//! Private server of the Redis family.
+//!
+//! It is the `redis-server` of the search path, or the program that the variable `REDIS_SERVER` names: another version, or Valkey.
 
 use std::{
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -10,13 +12,16 @@ use tempfile::TempDir;
 
 use super::{
     LIMIT, eventually,
-    process::{Server, on_free_port, on_same_port},
+    process::{Server, on_free_port, on_same_port, server_path},
 };
 
 /// Name of its snapshot file.
 pub const SNAPSHOT: &str = "dump.rdb";
-const AOF: &str = "appendonlydir";
+/// The AOF: a folder, and before version 7 a file.
+const AOFS: [&str; 2] = ["appendonlydir", "appendonly.aof"];
 const KEPT: &str = "kept";
+/// Variable with the server to start.
+pub const SERVER_VARIABLE: &str = "REDIS_SERVER";
 
 /// Redis server on a Unix socket and optionally on a TCP port of 127.0.0.1, which keeps nothing on the disk by default.
 pub struct RedisServer {
@@ -76,7 +81,7 @@ impl RedisServer {
             on_free_port(|port| run(dir.path(), &socket, port, &arguments))
         } else {
             let server = run(dir.path(), &socket, 0, &arguments)
-                .unwrap_or_else(|log| panic!("redis-server ended while it started:\n{log}"));
+                .unwrap_or_else(|log| panic!("Redis ended while it started:\n{log}"));
             (0, server)
         };
         Self {
@@ -86,6 +91,15 @@ impl RedisServer {
             socket,
             dir,
         }
+    }
+
+    /// Name and version of the server that is started, as it states them itself: `Redis 7.0.15`.
+    pub fn version() -> String {
+        let output = command().arg("--version").output().expect("it runs");
+        let text = String::from_utf8(output.stdout).expect("text");
+        let words: Vec<&str> = text.split(' ').collect();
+        let version = words.iter().find_map(|word| word.strip_prefix("v="));
+        format!("{} {}", words[0], version.expect("a version"))
     }
 
     /// URL of its Unix socket.
@@ -146,8 +160,11 @@ impl RedisServer {
 
     /// Removes its AOF and snapshot while it does not run.
     pub fn delete_files(&self) {
-        // Either may be missing.
-        drop(fs::remove_dir_all(self.dir().join(AOF)));
+        // Each may be missing.
+        for aof in AOFS.map(|aof| self.dir().join(aof)) {
+            drop(fs::remove_dir_all(&aof));
+            drop(fs::remove_file(aof));
+        }
         drop(fs::remove_file(self.dir().join(SNAPSHOT)));
     }
 
@@ -175,16 +192,19 @@ impl RedisServer {
     pub fn save_aof(&self) {
         let kept = self.dir().join(KEPT);
         fs::create_dir_all(&kept).expect("a folder");
-        for file in fs::read_dir(self.dir().join(AOF)).expect("it has an AOF") {
-            let file = file.expect("a file");
-            fs::copy(file.path(), kept.join(file.file_name())).expect("can be copied");
-        }
+        let aofs = AOFS.map(|aof| self.dir().join(aof));
+        let aof = aofs.iter().find(|aof| aof.exists()).expect("it has an AOF");
+        let copied = Command::new("cp").arg("-r").args([aof, &kept]).status();
+        assert!(copied.expect("cp runs").success(), "it can be copied");
     }
 
     /// Replaces its AOF by the copy while it does not run.
     pub fn restore_aof(&self) {
         self.delete_files();
-        fs::rename(self.dir().join(KEPT), self.dir().join(AOF)).expect("the copy is there");
+        for file in fs::read_dir(self.dir().join(KEPT)).expect("the copy is there") {
+            let file = file.expect("a file");
+            fs::rename(file.path(), self.dir().join(file.file_name())).expect("it goes back");
+        }
     }
 
     /// Restarts it, killing it first if it runs, with the same socket, port, arguments and files.
@@ -214,8 +234,17 @@ fn persistence_info(connection: &mut redis::Connection, field: &str) -> String {
     info.get(field).expect("a field of INFO")
 }
 
+/// Command that starts the server.
+fn command() -> Command {
+    let program = env::var(SERVER_VARIABLE).unwrap_or_else(|_| "redis-server".to_owned());
+    let mut command = Command::new(program);
+    command.env("PATH", server_path());
+    command
+}
+
 fn run(dir: &Path, socket: &Path, port: u16, arguments: &[String]) -> Result<Server, String> {
-    let mut command = Command::new("redis-server");
+    let mut command = command();
+    let program = command.get_program().to_string_lossy().into_owned();
     command
         .args(arguments)
         .arg("--dir")
@@ -226,5 +255,5 @@ fn run(dir: &Path, socket: &Path, port: u16, arguments: &[String]) -> Result<Ser
         command.args(["--port", &port.to_string()]);
     }
     // "Ready" or "ready": that depends on the kind of listener and the version.
-    Server::start(command, "redis-server", "eady to accept connections")
+    Server::start(command, &program, "eady to accept connections")
 }

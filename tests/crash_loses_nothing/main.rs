@@ -7,3 +7,4 @@ mod random_kills;
 mod restore;
 mod set_asides;
 mod simulation;
+mod valkey;

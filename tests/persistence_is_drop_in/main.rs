@@ -3,3 +3,4 @@
 mod backend;
 mod conformance;
 mod successor;
+mod valkey;

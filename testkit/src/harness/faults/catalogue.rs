@@ -134,7 +134,8 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "`BUSY`: a script runs",
-        arguments: &["--busy-reply-threshold", "1"],
+        // Its name since version 7 is `busy-reply-threshold`.
+        arguments: &["--lua-time-limit", "1"],
         kinds: &["busy", "timeout"],
         begin: |site| {
             let mut blocked = site.redis().connection();
