@@ -1,5 +1,5 @@
 //! The log and the observers report an outage of Redis with its client, its beginning once and its end once; the log, the page
-//! and `/-/ready` show the same reason.
+//! and `/-/ready` show the same reason. The log and `build_info` name the server.
 
 use std::{
     sync::{Arc, Mutex},
@@ -9,9 +9,11 @@ use std::{
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
     ErrorKind, MetricsServer, PersistenceMetrics, RedisPersistence, StoreEvent, StoreObserver,
-    prometheus::Registry,
+    prometheus::Registry, render,
 };
-use testkit::{LIMIT, RedisServer, body, eventually, log::Log, sent};
+use testkit::{
+    LIMIT, RedisServer, body, child::assert_passes_with_valkey, eventually, log::Log, sent,
+};
 
 /// Records the events by name.
 #[derive(Default)]
@@ -23,6 +25,7 @@ impl StoreObserver for EventRecorder {
         let name = match event {
             StoreEvent::Status(_) | StoreEvent::StillDown { .. } => return,
             StoreEvent::Opened { .. } => "opened",
+            StoreEvent::Connected { .. } => "connected",
             StoreEvent::Down { .. } => "down",
             StoreEvent::BufferWarning { .. } => "alarm",
             StoreEvent::Up { .. } => "up",
@@ -33,6 +36,17 @@ impl StoreObserver for EventRecorder {
     }
 }
 
+/// Waits until `build_info` names this server.
+fn wait_for_build_info(registry: &Registry, version: &str) {
+    let label = format!("server=\"{version}\"");
+    eventually(LIMIT, &label, || {
+        let text = render(registry).expect("renders");
+        let mut lines = text.lines();
+        lines.find(|line| line.contains("_build_info{") && line.contains(&label))?;
+        Some(())
+    });
+}
+
 #[test]
 fn outage_logs_client_and_pending_bytes_once() {
     let mut redis = RedisServer::start();
@@ -41,7 +55,7 @@ fn outage_logs_client_and_pending_bytes_once() {
     log.of_the_process();
     let registry = Registry::new();
     let metrics = PersistenceMetrics::register(&registry).expect("new");
-    let server = MetricsServer::bind("127.0.0.1:0", registry).expect("binds");
+    let server = MetricsServer::bind("127.0.0.1:0", registry.clone()).expect("binds");
     let mut persistence = RedisPersistence::builder()
         .url(redis.url())
         .buffer_warn_bytes(5)
@@ -51,6 +65,8 @@ fn outage_logs_client_and_pending_bytes_once() {
         .instrument(&metrics);
     persistence.open("device", "127.0.0.1:1883").expect("opens");
     persistence.put("c-1", vec![b"value"]).expect("puts");
+    let version = RedisServer::version();
+    wait_for_build_info(&registry, &version);
     redis.kill();
     for _ in 0..3 {
         persistence.put("c-1", vec![b"value"]).expect("is held");
@@ -79,9 +95,24 @@ fn outage_logs_client_and_pending_bytes_once() {
     drop(persistence);
     wait_for("closed");
     let events = recorder.0.lock().expect("no panic").clone();
-    assert_eq!(events, ["opened", "down", "alarm", "up", "closed"]);
+    let expected = [
+        "opened",
+        "connected",
+        "down",
+        "alarm",
+        "connected",
+        "up",
+        "closed",
+    ];
+    assert_eq!(events, expected);
 
     let text = log.text();
+    // Once at open, and once after its restart.
+    assert_eq!(
+        text.matches(&format!("connected to {version} ")).count(),
+        2,
+        "{text}"
+    );
     for (level, part, others) in [
         (
             "WARN",
@@ -108,4 +139,10 @@ fn outage_logs_client_and_pending_bytes_once() {
             assert!(line.contains(part), "{part} is not in: {line}");
         }
     }
+}
+
+/// Valkey says that it is Redis 7.2.4.
+#[test]
+fn valkey_is_named_with_its_own_version() {
+    assert_passes_with_valkey("outage_logs_client_and_pending_bytes_once");
 }

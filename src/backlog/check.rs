@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     paho::{Key, KeyMap, RecordKind, sort_by_sequence},
     persistence::PersistenceConfig,
-    redis::{Diagnosis, RedisReader},
+    redis::{Diagnosis, RedisReader, server_version},
     store::{Place, Store},
 };
 
@@ -100,6 +100,12 @@ impl RedisCheck {
     #[must_use]
     pub fn fact(&self, name: &str) -> Option<&str> {
         self.facts.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// Returns name and version of the server, such as `Valkey 9.1.2`.
+    #[must_use]
+    pub fn server(&self) -> Option<String> {
+        server_version(|name| self.fact(name))
     }
 }
 

@@ -42,6 +42,12 @@ impl EventQueue {
         });
     }
 
+    /// Queues an event about the server that the store is connected to, if it is known.
+    pub(crate) fn connected(&mut self, server: Option<String>) {
+        let connected = server.map(|server| StoreEvent::Connected { server });
+        self.queue.extend(connected);
+    }
+
     /// Queues an event about the writes that the store refuses.
     pub(crate) fn refused(&mut self, error: Arc<Error>, totals: Totals) {
         let Totals { records, bytes } = totals;

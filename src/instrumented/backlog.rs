@@ -167,6 +167,11 @@ impl Backlog {
         }
     }
 
+    /// Sets the server that the store is connected to.
+    pub(super) fn set_server(&mut self, server: &str) {
+        self.share.set_server(server);
+    }
+
     pub(super) fn series(&self) -> &ClientSeries {
         &self.share
     }

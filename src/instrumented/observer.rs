@@ -25,6 +25,11 @@ impl InstrumentedObserver {
 
 impl StoreObserver for InstrumentedObserver {
     fn on_event(&self, client_id: &str, event: &StoreEvent) {
+        if let StoreEvent::Connected { server } = event
+            && let Some(session) = &mut *self.session.lock()
+        {
+            session.backlog.set_server(server);
+        }
         self.store_metrics.on_event(client_id, event);
     }
 }

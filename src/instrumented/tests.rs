@@ -474,7 +474,10 @@ fn custom_persistence_results_unchanged() {
     assert_eq!(
         count(
             "build_info",
-            &format!("store=\"custom\",version=\"{}\"", env!("CARGO_PKG_VERSION"))
+            &format!(
+                "server=\"\",store=\"custom\",version=\"{}\"",
+                env!("CARGO_PKG_VERSION")
+            )
         ),
         Some(1.0)
     );

@@ -125,8 +125,9 @@ pub(crate) struct ClientShare {
     label: String,
     oldest: Arc<OldestTimes>,
     series: Arc<ClientSeries>,
+    store: &'static str,
     /// Two stores under one label have a `build_info` each.
-    _build_info: HeldInfo,
+    build_info: HeldInfo,
 }
 
 impl ClientShare {
@@ -146,13 +147,24 @@ impl ClientShare {
         client.persistences.push(Arc::clone(&oldest));
         let series = Arc::clone(&client.series);
         drop(clients);
+        let server = String::new();
         Self {
-            _build_info: series.calls.build_info.hold(BuildLabels { store }),
+            build_info: series.calls.build_info.hold(&BuildLabels { store, server }),
+            store,
             families: Arc::clone(families),
             label: label.to_owned(),
             oldest,
             series,
         }
+    }
+
+    /// Sets the server that `build_info` names.
+    pub(crate) fn set_server(&mut self, server: &str) {
+        let labels = BuildLabels {
+            store: self.store,
+            server: server.to_owned(),
+        };
+        self.build_info = self.series.calls.build_info.hold(&labels);
     }
 
     /// Sets the arrival time of the oldest record of the kind, or that there is none.

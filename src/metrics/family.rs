@@ -259,7 +259,7 @@ impl<S: Series> Handle for S {
 /// A series for each value of a label, or of several labels.
 pub(crate) struct Each<L, S>(Box<[(L, S)]>);
 
-impl<L: LabelSet, S> Each<L, S> {
+impl<L: LabelSet + Copy, S> Each<L, S> {
     /// Returns the series with these label values, if they can occur.
     pub(crate) fn get(&self, labels: L) -> Option<&S> {
         let found = self.0.iter().find(|(other, _)| *other == labels);
@@ -294,8 +294,10 @@ impl<L: LabelSet, S: Series> Handle for Each<L, S> {
     }
 
     fn create(family: &Self::Family, label: &str) -> Self {
-        let series =
-            L::all().map(|labels| (labels, family.create_series(&labels.of_client(label))));
+        let series = L::all().map(|labels| {
+            let series = family.create_series(&labels.of_client(label));
+            (labels, series)
+        });
         Self(series.collect())
     }
 
@@ -315,7 +317,7 @@ pub(crate) struct Info<L> {
 
 impl<L: LabelSet> Info<L> {
     /// Returns a share in the series with these label values, which ends with its last share.
-    pub(super) fn hold(&self, labels: L) -> HeldInfo {
+    pub(super) fn hold(&self, labels: &L) -> HeldInfo {
         let values = labels.of_client(&self.label);
         let mut holders = self.family.lock();
         self.family.series.create_series(&values).set(1);

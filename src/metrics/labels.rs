@@ -9,17 +9,17 @@ use crate::{
 };
 
 /// The values of one label, or of several, beside `client_id`.
-pub(crate) trait LabelSet: Copy + PartialEq + 'static {
+pub(crate) trait LabelSet: PartialEq + 'static {
     const NAMES: &'static [&'static str];
 
     /// Returns every value that can occur, so that no series exists that can never move.
     fn all() -> impl Iterator<Item = Self>;
 
     /// Returns the text of each label.
-    fn values(self) -> Vec<&'static str>;
+    fn values(&self) -> Vec<&str>;
 
     /// Returns the label values of a series of a client.
-    fn of_client(self, label: &str) -> Vec<&str> {
+    fn of_client<'a>(&'a self, label: &'a str) -> Vec<&'a str> {
         [&[label], &*self.values()].concat()
     }
 }
@@ -34,7 +34,7 @@ macro_rules! label_sets {
                 $all
             }
 
-            fn values(self) -> Vec<&'static str> {
+            fn values(&self) -> Vec<&str> {
                 let $labels = self;
                 $values.to_vec()
             }
@@ -51,7 +51,7 @@ label_sets! {
     OperationLabel, ["operation"], Self::ALL.into_iter(), |operation| [operation.as_str()];
     MissLabel, ["operation"], Self::ALL.into_iter(), |MissLabel(operation)| [operation.as_str()];
     KindLabel, ["kind"], Self::ALL.into_iter(), |kind| [kind.as_str()];
-    QosLabel, ["qos"], Self::ALL.into_iter(), |QosLabel(qos)| [qos];
+    QosLabel, ["qos"], Self::ALL.into_iter(), |QosLabel(qos)| [*qos];
     Place, ["place"], Self::BOTH.into_iter(), |place| [place.as_str()];
     // The errors of a store.
     ErrorKind, ["error"], Self::ALL.iter().copied().filter(|kind| a_store_returns(*kind)), |kind| [kind.as_str()];
@@ -64,8 +64,9 @@ label_sets! {
     (Place, SetAsideLoss), ["place", "reason"],
         pairs(&Place::BOTH, SetAsideLoss::ALL).filter(|pair| *pair != (Place::Quarantine, SetAsideLoss::Unreadable)),
         |(place, reason)| [place.as_str(), reason.as_str()];
-    // A store names itself.
-    BuildLabels, ["version", "store"], iter::empty(), |BuildLabels { store }| [env!("CARGO_PKG_VERSION"), store];
+    // A store names itself and its server.
+    BuildLabels, ["version", "store", "server"], iter::empty(),
+        |BuildLabels { store, server }| [env!("CARGO_PKG_VERSION"), store, server];
 }
 
 /// A label whose values all occur, in the order of [`all`](LabelSet::all).
@@ -198,9 +199,11 @@ impl QosLabel {
 }
 
 /// The labels of `build_info` that differ between stores.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct BuildLabels {
     pub(crate) store: &'static str,
+    /// Name and version; empty until a server is known, and for a store without one.
+    pub(crate) server: String,
 }
 
 /// Values of the `kind` label.

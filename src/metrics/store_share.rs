@@ -113,7 +113,7 @@ impl StoreShare {
     fn count_error(&mut self, kind: ErrorKind) {
         // An earlier opening may report late that it is down.
         if !self.share.is_up() {
-            self.down_info = Some(self.share.series.store_down_info.hold(kind));
+            self.down_info = Some(self.share.series.store_down_info.hold(&kind));
         }
         let errors = &self.share.series.store_errors_total;
         if let Some(errors) = errors.get(kind).or_else(|| errors.get(ErrorKind::Other)) {

@@ -48,8 +48,8 @@ metrics! {
         opened_timestamp_seconds: Gauge, Kept, "Unix time of the last open, by the device's clock";
         /// from the last open to the end of the last call that belongs to restoring
         restore_duration_seconds: Gauge, Absent, "Time from the last open to the last call that restores, in seconds";
-        /// always 1
-        build_info: Info<BuildLabels>, Kept, "Crate version and store of the client";
+        /// always 1; `server` is name and version of the server, such as `Valkey 9.1.2`, and empty until it is known
+        build_info: Info<BuildLabels>, Kept, "Crate version, store and server of the client";
     }
 }
 

@@ -372,9 +372,11 @@ impl<S: Store> Persistence<S> {
             set_aside_losses: Mutex::default(),
         });
         let quarantined;
+        let mut server = None;
         let (cache, instance_id, result) = match opened {
-            Ok((cache, instance_id, report)) => {
+            Ok((cache, instance_id, mut report)) => {
                 quarantined = report.quarantined();
+                server = report.server.take();
                 (cache, instance_id, Ok(report))
             }
             Err(error) => {
@@ -399,7 +401,9 @@ impl<S: Store> Persistence<S> {
             shared.clock().since_boot(),
             Arc::clone(&notifier),
         );
-        notifier.outbox.post([StoreEvent::Opened { quarantined }]);
+        let connected = server.map(|server| StoreEvent::Connected { server });
+        let events = [StoreEvent::Opened { quarantined }];
+        notifier.outbox.post(events.into_iter().chain(connected));
         self.end_opening(match &result {
             Ok(_) => Lifecycle::Up { store, opened },
             Err(error) => {

@@ -102,6 +102,7 @@ impl Notifier {
 
     fn log_event(&self, event: &StoreEvent) {
         match event {
+            StoreEvent::Connected { server } => log!(self, info, "connected to {server}"),
             StoreEvent::Down { error } => log!(
                 self,
                 warn,

@@ -29,6 +29,8 @@ pub(super) struct OpenReport {
     pub(super) poison: Option<Key>,
     /// The store can be read, but takes no writes.
     pub(super) write_error: Option<Error>,
+    /// Name and version of the server, until they are reported.
+    pub(super) server: Option<String>,
     /// A short note for the log on the failures that a record survives.
     pub(super) durability_note: Option<&'static str>,
     pub(super) warnings: Vec<Error>,
@@ -109,6 +111,7 @@ pub(super) fn open_records(
         has_unmovable: !loaded.unmovable.is_empty(),
         poison: changes.poison,
         write_error: connected.write_error,
+        server: connected.server,
         durability_note: connected.durability_note,
         warnings: connected.warnings,
     };

@@ -251,7 +251,11 @@ impl Recovery {
         match (step, answer) {
             (Step::Connect(_), Answer::Connected(connected)) => {
                 let (new, known) = (connected.instance_id.as_ref(), instance_id.as_ref());
-                self.note_connected(new.is_some() && new == known);
+                let is_same = new.is_some() && new == known;
+                self.note_connected(is_same);
+                if !is_same {
+                    cache.events.connected(connected.server);
+                }
                 *instance_id = connected.instance_id;
             }
             (Step::List, Answer::Listed(keys, foreign, set_asides)) => {

@@ -29,6 +29,8 @@ mod write_commands;
 pub use builder::{RedisPersistence, RedisPersistenceBuilder};
 pub use eviction_check::EvictionCheck;
 #[cfg(feature = "cli")]
+pub(crate) use preflight::server_version;
+#[cfg(feature = "cli")]
 pub use reader::Owner;
 #[cfg(feature = "cli")]
 pub(crate) use reader::{Diagnosis, Owners, RedisReader};

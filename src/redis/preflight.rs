@@ -146,6 +146,8 @@ fn check_type(reply: &Value) -> Result<(), ExchangeError> {
 /// The properties of a Redis server, from `INFO`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ServerInfo {
+    /// Name and version, such as `Valkey 9.1.2`.
+    pub(super) server: Option<String>,
     /// The `run_id`, which changes with each start of Redis.
     run_id: Option<String>,
     /// The `master_replid`, which changes with each promotion.
@@ -168,6 +170,11 @@ impl ServerInfo {
     }
 
     fn parse(&mut self, lines: &str) {
+        let field = |wanted: &str| {
+            let mut fields = lines.lines().filter_map(|line| line.split_once(':'));
+            fields.find_map(|(name, value)| (name == wanted).then_some(value))
+        };
+        self.server = self.server.take().or_else(|| server_version(field));
         let mut policy_evicts = false;
         let mut is_limited = false;
         for (name, value) in lines.lines().filter_map(|line| line.split_once(':')) {
@@ -208,6 +215,23 @@ impl ServerInfo {
     }
 }
 
+/// Returns name and version of the server, such as `Valkey 9.1.2`, from the fields of `INFO`.
+///
+/// A fork gives the version of the Redis that it replaces as `redis_version`, for old clients, and its own beside it. Names with
+/// other characters than letters, and versions with others than digits and dots, are ignored: they become the value of a label.
+pub(crate) fn server_version<'a>(field: impl Fn(&str) -> Option<&'a str>) -> Option<String> {
+    let is_name = |name: &&str| !name.is_empty() && name.bytes().all(|b| b.is_ascii_lowercase());
+    let is_version = |version: &&str| {
+        !version.is_empty() && version.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+    };
+    let version = |name: &str| field(&format!("{name}_version")).filter(is_version);
+    let own = field("server_name").filter(is_name);
+    let own = own.and_then(|name| Some((name, version(name)?)));
+    let (name, version) = own.or_else(|| Some(("redis", version("redis")?)))?;
+    let (initial, rest) = name.split_at_checked(1)?;
+    Some(format!("{}{rest} {version}", initial.to_ascii_uppercase()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +254,41 @@ mod tests {
             let mut info = ServerInfo::default();
             info.parse(lines);
             assert_eq!(info.instance_id().as_deref(), id, "{lines}");
+        }
+    }
+
+    #[test]
+    fn fork_is_known_by_its_own_name_and_version() {
+        for (lines, server) in [
+            (
+                "redis_version:7.0.15\r\nredis_mode:standalone\r\n",
+                Some("Redis 7.0.15"),
+            ),
+            (
+                "redis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n",
+                Some("Valkey 9.1.2"),
+            ),
+            // No version of its own.
+            (
+                "redis_version:7.2.4\r\nserver_name:other\r\n",
+                Some("Redis 7.2.4"),
+            ),
+            // What could spoil a log or a label.
+            ("redis_version:7.0\u{1b}[31m\r\n", None),
+            (
+                "redis_version:7.2.4\r\nserver_name:Val \"key\r\nVal \"key_version:1.0\r\n",
+                Some("Redis 7.2.4"),
+            ),
+            (
+                "redis_version:7.2.4\r\nserver_name:\r\n_version:1.0\r\n",
+                Some("Redis 7.2.4"),
+            ),
+            ("run_id:a1\r\n", None),
+        ] {
+            let mut info = ServerInfo::default();
+            info.parse(lines);
+            info.parse("role:master\r\n");
+            assert_eq!(info.server.as_deref(), server, "{lines}");
         }
     }
 

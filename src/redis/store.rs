@@ -136,6 +136,7 @@ impl RedisStore {
             write_error: full.map(to_error),
             durability_note: info.as_ref().map(ServerInfo::durability_note),
             instance_id: info.as_ref().and_then(ServerInfo::instance_id),
+            server: info.and_then(|info| info.server),
             warnings,
         })
     }

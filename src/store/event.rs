@@ -25,6 +25,12 @@ pub enum StoreEvent {
         /// Number of unreadable records, quarantined or unmovable, and of messages that may be poison.
         quarantined: usize,
     },
+    /// The store is connected to a server: at open, and when it has found another one or other data.
+    #[non_exhaustive]
+    Connected {
+        /// Its name and version, such as `Valkey 9.1.2`.
+        server: String,
+    },
     /// The store became unavailable. New writes stay in memory until it recovers.
     #[non_exhaustive]
     Down {
@@ -174,6 +180,13 @@ impl StoreEvent {
     #[must_use]
     pub fn opened(quarantined: usize) -> Self {
         Self::Opened { quarantined }
+    }
+
+    /// Creates [`Connected`](Self::Connected).
+    #[must_use]
+    pub fn connected(server: impl Into<String>) -> Self {
+        let server = server.into();
+        Self::Connected { server }
     }
 
     /// Creates [`Down`](Self::Down).

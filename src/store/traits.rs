@@ -88,6 +88,8 @@ pub struct Connected {
     /// it: only missing records are written again. If it differs, or there is none, every stored value
     /// is read and compared, and records that this process has never known are quarantined.
     pub instance_id: Option<String>,
+    /// Name and version of the server for the log and the metrics, such as `Valkey 9.1.2`.
+    pub server: Option<String>,
     /// The crashes that records survive, in a few words for the log; for example, if Redis has an AOF.
     pub durability_note: Option<&'static str>,
     /// Faults that the user can correct and that do not prevent operation, for the log.

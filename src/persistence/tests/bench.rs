@@ -73,6 +73,7 @@ pub(super) struct Content {
     pub(super) write_error: Option<ErrorKind>,
     pub(super) warning: Option<ErrorKind>,
     pub(super) durability_note: Option<&'static str>,
+    pub(super) server: Option<&'static str>,
     /// Entries that Paho did not write.
     pub(super) foreign: Vec<Vec<u8>>,
     /// Every call panics.
@@ -250,6 +251,7 @@ impl Store for ScriptedStore {
             instance_id: Some(content.instance_id.to_string()),
             write_error: problem(content.write_error),
             durability_note: content.durability_note,
+            server: content.server.map(str::to_owned),
             warnings: problem(content.warning).into_iter().collect(),
         })
     }

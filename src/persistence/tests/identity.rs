@@ -1,6 +1,6 @@
 //! A store that comes back with other data.
 
-use super::bench::{Bench, SECOND, command, publish};
+use super::bench::{Bench, Content, SECOND, command, publish};
 use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEvent};
 
 fn quarantined_values(bench: &Bench) -> Vec<Vec<u8>> {
@@ -8,6 +8,36 @@ fn quarantined_values(bench: &Bench) -> Vec<Vec<u8>> {
     let mut values: Vec<_> = content.quarantine.values().cloned().collect();
     values.sort();
     values
+}
+
+/// A server can have another version only after a restart, which gives its data another identity.
+#[test]
+fn server_is_reported_unless_it_is_same() {
+    let content = Content {
+        server: Some("Redis 7.0.15"),
+        ..Content::default()
+    };
+    let mut bench = Bench::with_content(&Settings::default(), content);
+    bench.interrupt(ErrorKind::Connection, |_| {});
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.server = Some("Valkey 9.1.2");
+    });
+    bench.interrupt(ErrorKind::Connection, |bench| {
+        let mut content = bench.content();
+        content.instance_id += 1;
+        content.server = None;
+    });
+    let servers: Vec<String> = bench
+        .events()
+        .into_iter()
+        .filter_map(|event| match event {
+            StoreEvent::Connected { server } => Some(server),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(servers, ["Redis 7.0.15", "Valkey 9.1.2"]);
 }
 
 #[test]

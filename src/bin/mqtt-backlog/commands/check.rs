@@ -87,7 +87,7 @@ fn print_redis(context: &mut Context, check: &RedisCheck) -> Result<bool, Failur
             .map(|error| json!({"error": error.kind().as_str(), "text": error.to_string()}));
         let object = json!({
             "redis": check.address,
-            "version": check.fact("redis_version"),
+            "server": check.server(),
             "role": check.fact("role"),
             "used_memory": number("used_memory"),
             "maxmemory": number("maxmemory"),
@@ -106,8 +106,8 @@ fn print_redis(context: &mut Context, check: &RedisCheck) -> Result<bool, Failur
     out.line(&format!("Redis at {}", check.address))?;
     if check.facts.is_some() {
         out.line(&format!(
-            "  version      {}, {}",
-            text("redis_version"),
+            "  server       {}, {}",
+            check.server().as_deref().unwrap_or("?"),
             text("role")
         ))?;
         let limit = size("maxmemory").filter(|limit| *limit > 0);
