@@ -206,7 +206,9 @@ pub(crate) fn server_path() -> OsString {
     let mut path = env::var_os("PATH").unwrap_or_default();
     path.push(":/usr/sbin");
     let own = env::current_exe().expect("the program's own path");
-    let mut folders = own.ancestors().map(|folder| folder.join("servers/valkey-9.1"));
+    let mut folders = own
+        .ancestors()
+        .map(|folder| folder.join("servers/valkey-9.1"));
     if let Some(folder) = folders.find(|folder| folder.is_dir()) {
         path.push(":");
         path.push(folder);

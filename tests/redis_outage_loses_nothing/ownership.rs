@@ -137,7 +137,13 @@ fn missing_right_to_kill_is_logged_at_open() {
     let redis = RedisServer::start();
     redis::cmd("ACL")
         .arg(&["SETUSER", "mqtt", "on", ">secret", "~*", "+@all"])
-        .arg("-client|kill")
+        // Before version 7 no subcommand can be taken away, only given.
+        .arg(&[
+            "-client",
+            "+client|reply",
+            "+client|setname",
+            "+client|list",
+        ])
         .exec(&mut redis.connection())
         .expect("ACL SETUSER");
     let url = format!("{}?user=mqtt&pass=secret", redis.url());

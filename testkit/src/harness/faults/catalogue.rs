@@ -115,7 +115,7 @@ pub const FAULTS: &[Fault] = &[
     },
     Fault {
         name: "`MISCONF`: it cannot save",
-        arguments: &["--save", "3600 1000000"],
+        arguments: &["--save", "3600", "1000000"],
         kinds: &["misconf"],
         begin: cannot_save,
         end: |site| {
