@@ -4,7 +4,7 @@ use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{
     Instrumented, MemoryPersistence, PersistenceMetrics, RedisPersistence, prometheus::Registry,
 };
-use testkit::RedisServer;
+use testkit::{LIMIT, RedisServer};
 
 pub type Opened = Box<dyn ClientPersistence + Send>;
 
@@ -48,8 +48,11 @@ fn in_redis<P: ClientPersistence + Send + 'static>(
     create: impl Fn(RedisPersistence) -> P + 'static,
 ) -> Backend {
     let persistence = move || {
-        let options = RedisPersistence::builder().url(&url);
-        options.build().expect("a valid URL")
+        // A server on a busy machine may take longer than the defaults.
+        let options = RedisPersistence::builder()
+            .connect_timeout(LIMIT)
+            .operation_timeout(LIMIT);
+        options.url(&url).build().expect("a valid URL")
     };
     Backend {
         create: Box::new(move || Box::new(create(persistence()))),
