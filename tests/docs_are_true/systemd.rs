@@ -4,6 +4,8 @@ use std::{fs, path::Path, process::Command};
 
 use testkit::child::example;
 
+use super::page::REDIS;
+
 const FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/systemd");
 
 fn unit(name: &str) -> String {
@@ -13,13 +15,21 @@ fn unit(name: &str) -> String {
 #[test]
 fn units_pass_systemd_verification() {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in ["mqtt-redis.service", "mqtt-device.service"] {
-        // The program is not installed there.
-        let text = unit(name).replace("/usr/local/bin/device", "/bin/true");
+    let names = [
+        "mqtt-device.service",
+        "mqtt-redis.service",
+        "mqtt-valkey.service",
+    ];
+    for name in names {
+        // The program is not installed there, and Valkey not on every machine.
+        let text = unit(name)
+            .replace("/usr/local/bin/device", "/bin/true")
+            .replace("/usr/bin/valkey-server", "/bin/true");
         fs::write(folder.path().join(name), text).expect("can be written");
     }
     let output = Command::new("systemd-analyze")
-        .args(["verify", "./mqtt-device.service", "./mqtt-redis.service"])
+        .arg("verify")
+        .args(names.map(|name| format!("./{name}")))
         .current_dir(folder.path())
         .output()
         .expect("systemd-analyze of Debian's package systemd");
@@ -32,15 +42,39 @@ fn units_pass_systemd_verification() {
 fn device_unit_starts_after_redis_without_requiring() {
     let device = unit("mqtt-device.service");
     let lines: Vec<&str> = device.lines().collect();
-    assert!(lines.contains(&"Wants=mqtt-redis.service"));
-    assert!(lines.contains(&"After=mqtt-redis.service network.target"));
+    assert!(lines.contains(&"Wants=mqtt-redis.service mqtt-valkey.service"));
+    assert!(lines.contains(&"After=mqtt-redis.service mqtt-valkey.service network.target"));
     assert!(!lines.iter().any(|line| line.starts_with("Requires=")));
     // Without this it is started before Redis has loaded its data.
+    for name in ["mqtt-redis.service", "mqtt-valkey.service"] {
+        assert!(
+            unit(name).lines().any(|line| line == "Type=notify"),
+            "{name}"
+        );
+    }
+}
+
+/// The documented change to the unit of the program leads to the socket and the group of the Valkey that its unit starts.
+#[test]
+fn device_unit_fits_valkey_after_documented_change() {
+    let change = REDIS.between("sudo sed -i '", "'");
+    let output = Command::new("sed")
+        .args([change, &format!("{FOLDER}/mqtt-device.service")])
+        .output()
+        .expect("sed");
+    let device = String::from_utf8(output.stdout).expect("text");
+    let valkey = unit("mqtt-valkey.service");
+    let socket = "/run/valkey/valkey.sock";
     assert!(
-        unit("mqtt-redis.service")
-            .lines()
-            .any(|line| line == "Type=notify")
+        device.contains(&format!(" --redis unix://{socket}\n")),
+        "{device}"
     );
+    assert!(valkey.contains(&format!(" --unixsocket {socket} ")));
+    assert!(
+        device.contains("\nSupplementaryGroups=valkey\n"),
+        "{device}"
+    );
+    assert!(valkey.contains("\nGroup=valkey\n"));
 }
 
 #[test]
