@@ -1,21 +1,11 @@
 //! Redis over TLS works if its certificate is trusted, and the error names the certificate otherwise.
 
-use std::{
-    env,
-    error::Error as StdError,
-    net::{Ipv4Addr, TcpListener},
-    path::Path,
-    time::Duration,
-};
+use std::{env, error::Error as StdError, path::Path, time::Duration};
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{Error, ErrorKind, RedisPersistence};
 use redis::TypedCommands;
-use testkit::{
-    LIMIT, RedisServer,
-    certificates::{make_authority, make_certificate},
-    eventually,
-};
+use testkit::{LIMIT, RedisServer, certificates::make_authority};
 
 const CLIENT: &str = "device";
 const BROKER: &str = "mqtt://127.0.0.1:1883";
@@ -25,27 +15,6 @@ fn set(connection: &mut redis::Connection, name: &str, value: &str) -> redis::Re
     redis::cmd("CONFIG")
         .arg(&["SET", name, value])
         .exec(connection)
-}
-
-/// Makes a running Redis listen with TLS, and returns the port.
-fn listen_with_tls(redis: &RedisServer, connection: &mut redis::Connection) -> u16 {
-    let file = |name: &str| redis.dir().join(name).display().to_string();
-    set(connection, "bind", "127.0.0.1 127.0.0.2").unwrap();
-    redis::cmd("CONFIG")
-        .arg("SET")
-        .arg(&["tls-cert-file", &file("server.crt")])
-        .arg(&["tls-key-file", &file("server.key")])
-        .arg(&["tls-ca-cert-file", &file("trusted.crt")])
-        .arg(&["tls-auth-clients", "no"])
-        .exec(connection)
-        .expect("a Redis that has TLS built in");
-    eventually(LIMIT, "Redis listens on a free port", || {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
-        set(connection, "tls-port", &port.to_string()).ok()?;
-        Some(port)
-    })
 }
 
 fn at(url: &str) -> RedisPersistence {
@@ -72,11 +41,10 @@ fn is_refused(url: &str, address: &str, named: &str) {
 #[test]
 fn redis_certificate_must_be_trusted() {
     let redis = RedisServer::start();
-    make_authority(redis.dir(), "trusted");
     make_authority(redis.dir(), "another");
-    make_certificate(redis.dir(), "trusted", "server");
     let mut connection = redis.connection();
-    let port = listen_with_tls(&redis, &mut connection);
+    set(&mut connection, "bind", "127.0.0.1 127.0.0.2").unwrap();
+    let port = redis.listen_with_tls(false);
     set(&mut connection, "requirepass", PASSWORD).unwrap();
     let url = format!("rediss://:{PASSWORD}@127.0.0.1:{port}/1");
     let address = format!("rediss://127.0.0.1:{port}/1");

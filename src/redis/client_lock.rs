@@ -18,7 +18,13 @@ use std::{
 
 use ::redis::Value;
 
-use super::{connection::RedisConnection, exchange_error::ExchangeError};
+#[cfg(feature = "cli")]
+use super::command_buffer::CommandBuffer;
+use super::{
+    connection::RedisConnection,
+    exchange_error::ExchangeError,
+    preflight::{Preflight, encode_checks, read_checks},
+};
 use crate::error::ErrorKind;
 
 /// The shortest wait between two polls; it grows to ten times that.
@@ -83,7 +89,8 @@ impl ClientLock {
         self.released = self.connections;
     }
 
-    /// Names the connection, and waits until every earlier connection to the records is gone.
+    /// Names the connection, waits until every earlier connection to the records is gone, and makes the
+    /// [checks](Preflight), all in one exchange if there is none.
     ///
     /// Without the right to name and list connections, nothing is waited for. After the deadline the
     /// error is `Timeout` for an earlier connection of this object, and `InUse` for one of another.
@@ -93,7 +100,7 @@ impl ClientLock {
         database: i64,
         hash: &str,
         deadline: Instant,
-    ) -> Result<LockRights, ExchangeError> {
+    ) -> Result<(LockRights, Preflight), ExchangeError> {
         self.connections = self.connections.wrapping_add(1);
         let prefix = name_prefix(database, hash);
         let name = format!("{prefix}{:016x}:{}", self.id, self.connections);
@@ -103,8 +110,9 @@ impl ClientLock {
         loop {
             let started = Instant::now();
             let new_name = (polls == 0).then_some(&*name);
-            let Some(poll) = poll(connection, new_name, &kill)? else {
-                return Ok(LockRights::NoList);
+            let (poll, preflight) = poll(connection, hash, new_name, &kill)?;
+            let Some(poll) = poll else {
+                return Ok((LockRights::NoList, preflight));
             };
             may_kill &= poll.may_kill;
             let now = Instant::now();
@@ -121,11 +129,12 @@ impl ClientLock {
                 .collect();
             let Some((_, predecessor)) = verdicts.first() else {
                 self.observations.clear();
-                return Ok(if may_kill {
+                let rights = if may_kill {
                     LockRights::All
                 } else {
                     LockRights::NoKill
-                });
+                };
+                return Ok((rights, preflight));
             };
             let ended = verdicts
                 .iter()
@@ -262,15 +271,17 @@ struct Poll {
     list: String,
 }
 
-/// Names a new connection and asks if the user may kill others, ends these clients, and lists those
-/// that are left, all in one exchange.
+/// Names a new connection and asks if the user may kill others, ends these clients, lists those that are
+/// left, and makes the [checks](Preflight), all in one exchange.
 ///
-/// Returns `None` if the user may not name or list connections.
+/// The poll is `None` if the user may not name or list connections. The checks come last: what they find
+/// holds for a connection without predecessors.
 fn poll(
     connection: &mut RedisConnection,
+    hash: &str,
     name: Option<&str>,
     kill: &[u64],
-) -> Result<Option<Poll>, ExchangeError> {
+) -> Result<(Option<Poll>, Preflight), ExchangeError> {
     connection.exchange(
         |commands| {
             if let Some(name) = name {
@@ -281,34 +292,40 @@ fn poll(
                 commands.push_words(&["CLIENT", "KILL", "ID", itoa::Buffer::new().format(*id)]);
             }
             commands.push_words(&["CLIENT", "LIST"]);
+            encode_checks(commands, hash);
         },
         |replies| {
             let mut may_kill = true;
+            let mut has_name = true;
             if name.is_some() {
                 match permitted(replies.read_reply())? {
                     Some(Value::Okay) => {}
                     Some(_) => {
                         return Err(ExchangeError::protocol("CLIENT SETNAME did not return OK"));
                     }
-                    None => return Ok(None),
+                    None => has_name = false,
                 }
                 may_kill = permitted(replies.read_reply())?.is_some();
             }
             for _ in kill {
                 may_kill &= permitted(replies.read_reply())?.is_some();
             }
-            let list = match permitted(replies.read_reply())? {
-                Some(Value::BulkString(list)) => String::from_utf8_lossy(&list).into_owned(),
-                Some(_) => {
-                    return Err(ExchangeError::protocol(
-                        "CLIENT LIST returned an unexpected reply",
-                    ));
-                }
-                None => return Ok(None),
-            };
-            Ok(Some(Poll { may_kill, list }))
+            let list = read_list(replies)?.filter(|_| has_name);
+            let poll = list.map(|list| Poll { may_kill, list });
+            Ok((poll, read_checks(replies)?))
         },
     )
+}
+
+/// Reads the reply to `CLIENT LIST`; `None` if the user may not list connections.
+fn read_list(replies: &mut RedisConnection) -> Result<Option<String>, ExchangeError> {
+    match permitted(replies.read_reply())? {
+        Some(Value::BulkString(list)) => Ok(Some(String::from_utf8_lossy(&list).into_owned())),
+        Some(_) => Err(ExchangeError::protocol(
+            "CLIENT LIST returned an unexpected reply",
+        )),
+        None => Ok(None),
+    }
 }
 
 /// Returns `None` if Redis refused the command as such: the user may not run it, or it has been
@@ -399,16 +416,20 @@ pub struct Owner {
     /// Time since its last exchange. A program that runs makes one every second.
     pub idle: Duration,
 }
-
-/// Returns the rights of the user, on a connection that owns no records.
+/// Makes the [checks](Preflight) with those of the user's rights to the lock, on a connection that owns no
+/// records.
 #[cfg(feature = "cli")]
-pub(super) fn lock_rights(connection: &mut RedisConnection) -> Result<LockRights, ExchangeError> {
-    let poll = poll(connection, Some("mqtt-backlog"), &[])?;
-    Ok(match poll {
+pub(super) fn check_rights(
+    connection: &mut RedisConnection,
+    hash: &str,
+) -> Result<(LockRights, Preflight), ExchangeError> {
+    let (poll, preflight) = poll(connection, hash, Some("mqtt-backlog"), &[])?;
+    let rights = match poll {
         None => LockRights::NoList,
         Some(poll) if poll.may_kill => LockRights::All,
         Some(_) => LockRights::NoKill,
-    })
+    };
+    Ok((rights, preflight))
 }
 
 /// Lists the programs that are connected with records, by the [prefix](name_prefix) of their names.
@@ -418,8 +439,9 @@ pub(super) fn lock_rights(connection: &mut RedisConnection) -> Result<LockRights
 pub(super) fn list_owners(
     connection: &mut RedisConnection,
 ) -> Result<Option<HashMap<String, Owner>>, ExchangeError> {
-    let poll = poll(connection, None, &[])?;
-    Ok(poll.map(|poll| parse_owners(&poll.list)))
+    let encode = |commands: &mut CommandBuffer| commands.push_words(&["CLIENT", "LIST"]);
+    let list = connection.exchange(encode, read_list)?;
+    Ok(list.map(|list| parse_owners(&list)))
 }
 
 #[cfg(feature = "cli")]

@@ -17,16 +17,13 @@ use super::{
     command_buffer::CommandBuffer,
     connect::{RedisStream, connect_socket},
     exchange_error::ExchangeError,
-    password::Password,
+    login::Login,
     resolver::Resolver,
     resp::RespReader,
 };
-use crate::{
-    error::{Error, ErrorKind},
-    net::deadline_after,
-};
+use crate::{error::Error, net::deadline_after};
 
-/// A connection, authenticated and with the database selected.
+/// A connection, which authenticates and selects the database with its first exchange.
 ///
 /// After [`turn_replies_off`](Self::turn_replies_off), Redis replies only within an exchange. If a
 /// client dies while replies are on their way to it, Redis finds it gone when it writes the next one,
@@ -35,6 +32,8 @@ pub(super) struct RedisConnection {
     stream: RedisStream,
     reader: RespReader,
     commands: CommandBuffer,
+    /// `None` from the first exchange on.
+    login: Option<Login>,
     /// Redis replies only between `CLIENT REPLY ON` and `CLIENT REPLY OFF`.
     replies_off: bool,
     /// The number of replies to the last commands that have not been read.
@@ -53,73 +52,28 @@ struct Prefetched {
 }
 
 impl RedisConnection {
-    /// Connects, authenticates and selects the database before the deadline.
+    /// Connects before the deadline, which also holds for the exchange that follows.
+    ///
+    /// That one begins with the [login](Login), so it returns the error of a refused password.
     pub(super) fn open(
         address: &RedisAddress,
         resolver: &mut Resolver,
         deadline: Instant,
     ) -> Result<Self, Error> {
-        let password = address.password.as_ref().map(Password::read).transpose()?;
-        let opened = Self::authenticate(address, password.as_deref(), resolver, deadline);
-        opened.map_err(|failure| {
-            let lacks_database = lacks_database(&failure);
-            let error = failure.into_error(|| format!("connect to Redis at {address}"));
-            if lacks_database {
-                error.with_reason(format!(
-                    "this Redis has no database {}; use one that it has, such as 0, or raise \
-                     `databases` in its configuration",
-                    address.database
-                ))
-            } else {
-                error
-            }
-        })
-    }
-
-    /// Connects, and sends `AUTH` and `SELECT` if there is a password or a database.
-    fn authenticate(
-        address: &RedisAddress,
-        password: Option<&str>,
-        resolver: &mut Resolver,
-        deadline: Instant,
-    ) -> Result<Self, ExchangeError> {
-        let socket = connect_socket(&address.endpoint, resolver, deadline)?;
-        let mut connection = Self {
-            stream: RedisStream::new(socket, address)?,
+        let login = Login::new(address)?;
+        let stream = connect_socket(&address.endpoint, resolver, deadline)
+            .and_then(|socket| RedisStream::new(socket, address))
+            .map_err(|failure| failure.into_error(|| format!("connect to Redis at {address}")))?;
+        Ok(Self {
+            stream,
             reader: RespReader::new(),
             commands: CommandBuffer::default(),
+            login: Some(login),
             replies_off: false,
             replies_due: 0,
             read_window: (INITIAL_WINDOW, 1),
             prefetched: None,
-        };
-        let user = address.user.as_deref();
-        let selects = address.database != 0;
-        if password.is_some() || selects {
-            // In one round trip: without the password Redis refuses to select too.
-            connection.exchange(
-                |commands| {
-                    if let Some(password) = password {
-                        let auth = ["AUTH"].into_iter().chain(user).chain([password]);
-                        commands.push_words(&auth.collect::<Vec<_>>());
-                    }
-                    if selects {
-                        commands.push_words(&["SELECT", &address.database.to_string()]);
-                    }
-                },
-                |replies| {
-                    if password.is_some() {
-                        let reply = replies.read_reply();
-                        reply.map_err(ExchangeError::without_secrets)?;
-                    }
-                    if selects {
-                        replies.read_reply()?;
-                    }
-                    Ok(())
-                },
-            )?;
-        }
-        Ok(connection)
+        })
     }
 
     /// Sends commands and reads their replies; `read` need not read all of them.
@@ -132,10 +86,7 @@ impl RedisConnection {
         read: impl FnOnce(&mut Self) -> Result<T, ExchangeError>,
     ) -> Result<T, ExchangeError> {
         self.discard_prefetched()?;
-        self.commands.clear();
-        if self.replies_off {
-            self.commands.push_words(&["CLIENT", "REPLY", "ON"]);
-        }
+        self.begin_replies();
         encode(&mut self.commands);
         self.replies_due = self.commands.count();
         if self.replies_off {
@@ -144,9 +95,7 @@ impl RedisConnection {
             self.commands.push_words(&["CLIENT", "REPLY", "OFF"]);
         }
         self.write_buffer()?;
-        if self.replies_off {
-            self.reader.simple_ok(&mut self.stream)?;
-        }
+        self.begin_reading()?;
         let result = read(self);
         if let Err(ExchangeError::Unusable(..) | ExchangeError::Disconnected(..)) = result {
             return result;
@@ -366,16 +315,22 @@ impl RedisConnection {
         keys
     }
 
-    /// Clears the command buffer, and has Redis reply to the commands that are encoded next.
+    /// Clears the command buffer, logs in if that is due, and has Redis reply to the commands that are encoded next.
     fn begin_replies(&mut self) {
         self.commands.clear();
+        if let Some(login) = &self.login {
+            login.encode(&mut self.commands);
+        }
         if self.replies_off {
             self.commands.push_words(&["CLIENT", "REPLY", "ON"]);
         }
     }
 
-    /// Reads the reply of [`begin_replies`](Self::begin_replies).
+    /// Reads the replies to [`begin_replies`](Self::begin_replies).
     fn begin_reading(&mut self) -> Result<(), ExchangeError> {
+        if let Some(login) = self.login.take() {
+            login.read_replies(|| self.read_reply())?;
+        }
         if self.replies_off {
             self.reader.simple_ok(&mut self.stream)?;
         }
@@ -435,15 +390,4 @@ fn next_window(count: usize, bytes: usize) -> usize {
     let mean = bytes.checked_div(count).unwrap_or_default().max(1);
     let fitting = WINDOW_BYTES.checked_div(mean).unwrap_or_default();
     fitting.clamp(1, MAX_WINDOW)
-}
-
-/// Returns whether Redis refused `SELECT` because it has fewer databases.
-fn lacks_database(failure: &ExchangeError) -> bool {
-    // "DB index is out of range", and "invalid DB index" or "value is out of range" for a number
-    // beyond 32 bits.
-    matches!(
-        failure,
-        ExchangeError::ErrorReply(ErrorKind::Server, words)
-            if words.contains("out of range") || words.contains("invalid DB index")
-    )
 }

@@ -15,6 +15,8 @@ pub(super) enum ExchangeError {
     Unusable(ErrorKind, BoxedError),
     /// The connection is no longer usable, and this reason is more exact than that of the kind.
     Disconnected(&'static str, BoxedError),
+    /// The connection is no longer usable: Redis refused the password or the database.
+    NotConnected(Error),
 }
 
 type BoxedError = Box<dyn std::error::Error + Send + Sync>;
@@ -40,6 +42,7 @@ impl ExchangeError {
             Self::Disconnected(reason, source) => Error::new(ErrorKind::Connection, attempt())
                 .with_reason(reason)
                 .with_source(source),
+            Self::NotConnected(error) => error,
         }
     }
 

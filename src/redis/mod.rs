@@ -13,6 +13,7 @@ mod connection;
 mod environment;
 mod eviction_check;
 mod exchange_error;
+mod login;
 mod other_records;
 mod password;
 mod preflight;

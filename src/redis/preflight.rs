@@ -27,80 +27,80 @@ pub(super) struct Preflight {
 /// The sections of `INFO` that [`ServerInfo`] parses. Before Redis 7, `INFO` takes one at a time.
 const SECTIONS: [&str; 4] = ["server", "replication", "memory", "persistence"];
 
-/// Checks the type of the key, the user's rights and the room for a write, and writes nothing.
+/// Commands that are queued behind the write in a transaction that is discarded, with their field.
 ///
-/// All of it takes one round trip, so that connecting over a slow network stays within its timeout.
-/// No command may have an effect if the one before it was refused.
-pub(super) fn check(
-    connection: &mut RedisConnection,
-    hash: &str,
-) -> Result<Preflight, ExchangeError> {
-    // Redis refuses a command that the user may not run, or that cannot succeed now, when it is
-    // queued. So one of each is queued in a transaction that is discarded.
-    let queued = [
-        &["HDEL", hash, PROBE_FIELD][..],
-        &["HMGET", hash, PROBE_FIELD],
-        &["HSTRLEN", hash, PROBE_FIELD],
-        &["HKEYS", hash],
-        &["HLEN", hash],
-    ];
-    let encode = |commands: &mut CommandBuffer| {
-        commands.push_words(&["TYPE", hash]);
-        commands.push_words(&["MULTI"]);
-        encode_write_probe(commands, hash);
-        for words in queued {
-            commands.push_words(words);
-        }
-        commands.push_words(&["DISCARD"]);
-        // `EXEC` cannot be queued, so an empty transaction checks the right to it.
-        commands.push_words(&["MULTI"]);
-        commands.push_words(&["EXEC"]);
-        for section in SECTIONS {
-            commands.push_words(&["INFO", section]);
-        }
-        // `OFF` gets no reply, not even an error, so the right to it shows with `ON`.
-        commands.push_words(&["CLIENT", "REPLY", "ON"]);
-    };
-    connection.exchange(encode, |replies| {
-        check_type(&replies.read_reply()?)?;
-        replies.read_reply()?;
-        let mut full = None;
-        // A full Redis refuses to queue any command, although it executes all but the write outside
-        // a transaction.
-        for _ in 0..=queued.len() {
-            match replies.read_reply() {
-                Ok(_) => {}
-                Err(error @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => {
-                    full.get_or_insert(error);
-                }
-                Err(failure) => return Err(failure),
+/// Redis refuses a command that the user may not run, or that cannot succeed now, when it is queued.
+const QUEUED: [(&str, Option<&str>); 5] = [
+    ("HDEL", Some(PROBE_FIELD)),
+    ("HMGET", Some(PROBE_FIELD)),
+    ("HSTRLEN", Some(PROBE_FIELD)),
+    ("HKEYS", None),
+    ("HLEN", None),
+];
+
+/// Encodes the checks of the type of the key, the user's rights and the room for a write, which write
+/// nothing.
+///
+/// They go along with other commands, so that connecting over a slow network stays within its timeout. No
+/// command may have an effect if the one before it was refused.
+pub(super) fn encode_checks(commands: &mut CommandBuffer, hash: &str) {
+    commands.push_words(&["TYPE", hash]);
+    commands.push_words(&["MULTI"]);
+    encode_write_probe(commands, hash);
+    for (name, field) in QUEUED {
+        commands.push_list(&[name, hash], field.into_iter());
+    }
+    commands.push_words(&["DISCARD"]);
+    // `EXEC` cannot be queued, so an empty transaction checks the right to it.
+    commands.push_words(&["MULTI"]);
+    commands.push_words(&["EXEC"]);
+    for section in SECTIONS {
+        commands.push_words(&["INFO", section]);
+    }
+    // `OFF` gets no reply, not even an error, so the right to it shows with `ON`.
+    commands.push_words(&["CLIENT", "REPLY", "ON"]);
+}
+
+/// Reads the replies to the checks.
+pub(super) fn read_checks(replies: &mut RedisConnection) -> Result<Preflight, ExchangeError> {
+    check_type(&replies.read_reply()?)?;
+    replies.read_reply()?;
+    let mut full = None;
+    // A full Redis refuses to queue any command, although it executes all but the write outside a
+    // transaction.
+    for _ in 0..=QUEUED.len() {
+        match replies.read_reply() {
+            Ok(_) => {}
+            Err(error @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => {
+                full.get_or_insert(error);
             }
-        }
-        for _ in ["DISCARD", "MULTI", "EXEC"] {
-            replies.read_reply()?;
-        }
-        let mut info = Some(ServerInfo::default());
-        for _ in SECTIONS {
-            match replies.read_reply() {
-                Ok(reply) => {
-                    if let Some(info) = &mut info {
-                        info.add(&reply)?;
-                    }
-                }
-                Err(ExchangeError::ErrorReply(..)) => info = None,
-                Err(failure) => return Err(failure),
-            }
-        }
-        let may_turn_replies_off = match replies.read_reply() {
-            Ok(_) => true,
-            Err(ExchangeError::ErrorReply(..)) => false,
             Err(failure) => return Err(failure),
-        };
-        Ok(Preflight {
-            full,
-            info,
-            may_turn_replies_off,
-        })
+        }
+    }
+    for _ in ["DISCARD", "MULTI", "EXEC"] {
+        replies.read_reply()?;
+    }
+    let mut info = Some(ServerInfo::default());
+    for _ in SECTIONS {
+        match replies.read_reply() {
+            Ok(reply) => {
+                if let Some(info) = &mut info {
+                    info.add(&reply)?;
+                }
+            }
+            Err(ExchangeError::ErrorReply(..)) => info = None,
+            Err(failure) => return Err(failure),
+        }
+    }
+    let may_turn_replies_off = match replies.read_reply() {
+        Ok(_) => true,
+        Err(ExchangeError::ErrorReply(..)) => false,
+        Err(failure) => return Err(failure),
+    };
+    Ok(Preflight {
+        full,
+        info,
+        may_turn_replies_off,
     })
 }
 

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 pub use super::client_lock::Owner;
 use super::{
-    client_lock::{list_owners, lock_rights, name_prefix},
+    client_lock::{check_rights, list_owners, name_prefix},
     config::RedisConfig,
     connection::RedisConnection,
     exchange_error::ExchangeError,
     other_records::{START, count_records, pattern_of, scan},
-    preflight,
     preflight::{ServerInfo, read_info},
     resolver::Resolver,
     store::{RedisStore, hash_error, integer_reply, missing_rights},
@@ -193,11 +192,8 @@ impl RedisReader {
         let hash = self.hash(name, None);
         let facts = self.with_server("ask for the properties", read_info)?;
         let mut problems = Vec::new();
-        let rights = self.with_server("check the rights", lock_rights)?;
-        match self.with_hash("use", &hash, |connection| {
-            preflight::check(connection, &hash)
-        }) {
-            Ok(preflight) => {
+        match self.with_hash("use", &hash, |connection| check_rights(connection, &hash)) {
+            Ok((rights, preflight)) => {
                 let has_replies_off = preflight.may_turn_replies_off;
                 problems.extend(missing_rights(
                     rights,

@@ -28,6 +28,10 @@ struct State {
     held_before: usize,
     /// Number of connections over which nothing more reaches the server.
     delivered: usize,
+    /// Number of times that the server has answered, and of connections.
+    round_trips: usize,
+    /// The program has sent something since the last answer.
+    has_asked: bool,
 }
 
 /// Forwards bytes over a [`Link`].
@@ -53,16 +57,34 @@ impl Network {
                 let connection = {
                     let mut state = state.0.lock().unwrap();
                     state.connections += 1;
+                    state.round_trips += 1;
                     state.connections - 1
                 };
+                let asked = Arc::clone(&state);
                 let shared = Arc::clone(&state);
-                carry(&program, &server, link, move |chunk| {
-                    let (state, changed) = &*shared;
-                    let is_held = |state: &mut State| connection < state.held_before;
-                    let mut state = changed.wait_while(state.lock().unwrap(), is_held).unwrap();
-                    state.delivered += usize::from(chunk.is_empty());
-                });
-                carry(&server, &program, link, |_| {});
+                carry(
+                    (&program, &server),
+                    link,
+                    move |chunk| asked.0.lock().unwrap().has_asked |= !chunk.is_empty(),
+                    move |chunk| {
+                        let (state, changed) = &*shared;
+                        let is_held = |state: &mut State| connection < state.held_before;
+                        let mut state = changed.wait_while(state.lock().unwrap(), is_held).unwrap();
+                        state.delivered += usize::from(chunk.is_empty());
+                    },
+                );
+                let answered = Arc::clone(&state);
+                carry(
+                    (&server, &program),
+                    link,
+                    |_| {},
+                    move |chunk| {
+                        let mut state = answered.0.lock().unwrap();
+                        if !chunk.is_empty() && std::mem::take(&mut state.has_asked) {
+                            state.round_trips += 1;
+                        }
+                    },
+                );
             }
         });
         Self { port, shared }
@@ -94,16 +116,31 @@ impl Network {
     pub fn delivered(&self) -> usize {
         self.shared.0.lock().unwrap().delivered
     }
+
+    /// Number of times that programs have waited for the network so far: for each connection, and for each answer of
+    /// the server to what was sent since its last one.
+    ///
+    /// The delay must be longer than a program takes to send all that it sends before it waits.
+    pub fn round_trips(&self) -> usize {
+        self.shared.0.lock().unwrap().round_trips
+    }
 }
 
-/// Carries bytes in one direction, and calls `pass` before it delivers each chunk; an empty one is the end.
-fn carry(from: &TcpStream, to: &TcpStream, link: Link, pass: impl Fn(&[u8]) + Send + 'static) {
+/// Carries bytes in one direction. Calls `take` with each chunk that has been sent, and `pass` before it delivers the
+/// chunk; an empty one is the end.
+fn carry(
+    (from, to): (&TcpStream, &TcpStream),
+    link: Link,
+    take: impl Fn(&[u8]) + Send + 'static,
+    pass: impl Fn(&[u8]) + Send + 'static,
+) {
     let mut from = from.try_clone().expect("a second handle");
     let mut to = to.try_clone().expect("a second handle");
     to.set_nodelay(true).expect("a TCP socket");
     let (sender, receiver): (Sender<(Instant, Vec<u8>)>, Receiver<_>) = mpsc::channel();
     thread::spawn(move || {
-        let mut free_at = Instant::now();
+        // A program can send something once it is connected, which takes a round trip.
+        let mut free_at = Instant::now() + link.delay * 2;
         // Small, so that a slow network is slow evenly.
         let mut buffer = vec![0; 8 * 1024];
         loop {
@@ -113,6 +150,7 @@ fn carry(from: &TcpStream, to: &TcpStream, link: Link, pass: impl Fn(&[u8]) + Se
                 Duration::from_secs(1) * length / rate
             });
             free_at = free_at.max(Instant::now()) + taken;
+            take(&buffer[..read]);
             let chunk = (free_at + link.delay, buffer[..read].to_vec());
             if sender.send(chunk).is_err() || read == 0 {
                 break;

@@ -4,6 +4,7 @@
 
 use std::{
     env, fs,
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
 };
@@ -11,7 +12,9 @@ use std::{
 use tempfile::TempDir;
 
 use super::{
-    LIMIT, eventually,
+    LIMIT,
+    certificates::{make_authority, make_certificate},
+    eventually,
     process::{Server, on_free_port, on_same_port, server_path},
 };
 
@@ -151,6 +154,34 @@ impl RedisServer {
             .arg(&["SET", "maxmemory", limit])
             .exec(&mut self.connection())
             .expect("CONFIG SET");
+    }
+
+    /// Makes it listen with TLS until it restarts, and returns the port.
+    ///
+    /// Its folder gets `trusted.crt`, the authority of its certificate and of those that clients must have if it
+    /// `asks_clients` for one.
+    pub fn listen_with_tls(&self, asks_clients: bool) -> u16 {
+        make_authority(self.dir(), "trusted");
+        make_certificate(self.dir(), "trusted", "server");
+        let file = |name: &str| self.dir().join(name).display().to_string();
+        let mut connection = self.connection();
+        redis::cmd("CONFIG")
+            .arg("SET")
+            .arg(&["tls-cert-file", &file("server.crt")])
+            .arg(&["tls-key-file", &file("server.key")])
+            .arg(&["tls-ca-cert-file", &file("trusted.crt")])
+            .arg(&["tls-auth-clients", if asks_clients { "yes" } else { "no" }])
+            .exec(&mut connection)
+            .expect("a Redis that has TLS built in");
+        eventually(LIMIT, "Redis listens on a free port", || {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+            let port = listener.local_addr().expect("bound").port();
+            drop(listener);
+            let listens = redis::cmd("CONFIG")
+                .arg(&["SET", "tls-port", &port.to_string()])
+                .exec(&mut connection);
+            listens.ok().map(|()| port)
+        })
     }
 
     /// Kills it.
