@@ -128,8 +128,8 @@ error_kinds! {
     /// `SSL_CERT_FILE` names or the system.
     Tls, "tls",
         "the TLS handshake with Redis failed",
-        "check that the port speaks TLS, that the certificate is for this host name, and that ca_file, SSL_CERT_FILE or \
-         the system trusts its issuer";
+        "check that the port speaks TLS, that the certificate is for this host name, that ca_file, SSL_CERT_FILE or the \
+         system trusts its issuer, and that Redis trusts that of client_certificate_file";
     Authentication, "authentication",
         "Redis rejected the user or password in the URL or in the password file (NOAUTH, WRONGPASS)",
         "correct them, or the ACL of the user";

@@ -4,6 +4,8 @@ use std::{fmt, path::PathBuf};
 
 use ::redis::{ConnectionAddr, IntoConnectionInfo};
 
+#[cfg(feature = "redis-tls")]
+use super::tls::TlsFiles;
 use super::{password::Password, url_error};
 use crate::{
     error::{Error, ErrorKind},
@@ -24,9 +26,8 @@ pub(super) struct RedisAddress {
     pub(super) tls: bool,
     pub(super) user: Option<String>,
     pub(super) password: Option<Password>,
-    /// The only authorities that TLS trusts, in place of those of the system.
     #[cfg(feature = "redis-tls")]
-    pub(super) ca_file: Option<PathBuf>,
+    pub(super) tls_files: TlsFiles,
     pub(super) database: i64,
 }
 
@@ -38,7 +39,7 @@ impl Default for RedisAddress {
             user: None,
             password: None,
             #[cfg(feature = "redis-tls")]
-            ca_file: None,
+            tls_files: TlsFiles::default(),
             database: 0,
         }
     }
@@ -121,7 +122,7 @@ impl RedisAddress {
             user: settings.username().map(str::to_owned),
             password,
             #[cfg(feature = "redis-tls")]
-            ca_file: None,
+            tls_files: TlsFiles::default(),
             database: settings.db(),
         })
     }

@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
+#[cfg(feature = "redis-tls")]
+use super::tls::TlsFiles;
 use super::{
     address::RedisAddress, config::RedisConfig, eviction_check::EvictionCheck, password::Password,
     store::RedisStore,
@@ -72,6 +74,8 @@ impl Default for RedisPersistence {
 /// | [`url`](Self::url) | `redis://127.0.0.1:6379/0` | a URL of Redis |
 /// | [`password_file`](Self::password_file) | none | the path of a file |
 /// | `ca_file`, with the feature `redis-tls` | none | the path of a PEM file |
+/// | `client_certificate_file`, with the feature `redis-tls` | none | the path of a PEM file |
+/// | `client_key_file`, with the feature `redis-tls` | none | the path of a PEM file |
 /// | [`key_prefix`](Self::key_prefix) | empty | text without control characters |
 /// | [`durability`](Self::durability) | [`Durability::Confirmed`] | |
 /// | [`connect_timeout`](Self::connect_timeout) | 1 s | duration above zero |
@@ -110,7 +114,7 @@ pub struct RedisPersistenceBuilder {
     url: String,
     password_file: Option<PathBuf>,
     #[cfg(feature = "redis-tls")]
-    ca_file: Option<PathBuf>,
+    tls_files: TlsFiles,
     key_prefix: String,
     connect_timeout: Duration,
     operation_timeout: Duration,
@@ -151,7 +155,7 @@ impl Default for RedisPersistenceBuilder {
             url: RedisAddress::default().to_string(),
             password_file: None,
             #[cfg(feature = "redis-tls")]
-            ca_file: None,
+            tls_files: TlsFiles::default(),
             key_prefix: String::new(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             operation_timeout: call_timeout,
@@ -212,7 +216,35 @@ impl RedisPersistenceBuilder {
     #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
-        self.ca_file = Some(path.into());
+        self.tls_files.ca = Some(path.into());
+        self
+    }
+
+    /// Sets a PEM file with the certificate that is shown to a Redis which asks for one
+    /// (`tls-auth-clients`), and with the certificates between it and an authority that Redis trusts.
+    ///
+    /// It needs [`client_key_file`](Self::client_key_file) too. Both are read each time that a connection is
+    /// made, so a renewed certificate is used from the next connection on. With a URL without TLS it is an
+    /// error.
+    ///
+    /// Defaults to none.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    #[must_use]
+    pub fn client_certificate_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls_files.certificate = Some(path.into());
+        self
+    }
+
+    /// Sets a PEM file with the private key of the certificate in
+    /// [`client_certificate_file`](Self::client_certificate_file), not encrypted.
+    ///
+    /// Defaults to none.
+    #[cfg(feature = "redis-tls")]
+    #[cfg_attr(docsrs, doc(cfg(feature = "redis-tls")))]
+    #[must_use]
+    pub fn client_key_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.tls_files.key = Some(path.into());
         self
     }
 
@@ -510,17 +542,14 @@ impl RedisPersistenceBuilder {
         let address = RedisAddress::parse(&self.url, password);
         let address = address.map_err(|error| ("url", error))?;
         #[cfg(feature = "redis-tls")]
-        let address = match &self.ca_file {
-            Some(_) if !address.tls => {
-                return Err(invalid(
-                    "ca_file",
-                    "the URL is one without TLS; use rediss://, or leave it out",
-                ));
-            }
-            ca_file => RedisAddress {
-                ca_file: ca_file.clone(),
+        let address = {
+            let files = self.tls_files.clone();
+            let valid = files.validate(address.tls);
+            valid.map_err(|(option, reason)| invalid(option, reason))?;
+            RedisAddress {
+                tls_files: files,
                 ..address
-            },
+            }
         };
         if self.key_prefix.chars().any(char::is_control) {
             return Err(invalid(
@@ -554,7 +583,7 @@ impl RedisPersistenceBuilder {
             url: _,
             password_file: _,
             #[cfg(feature = "redis-tls")]
-                ca_file: _,
+                tls_files: _,
             key_prefix,
             connect_timeout,
             operation_timeout,
@@ -607,7 +636,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             url,
             password_file,
             #[cfg(feature = "redis-tls")]
-            ca_file,
+            tls_files,
             key_prefix,
             connect_timeout,
             operation_timeout,
@@ -633,7 +662,10 @@ impl fmt::Debug for RedisPersistenceBuilder {
         shown.field("url", &url);
         shown.field("password_file", password_file);
         #[cfg(feature = "redis-tls")]
-        shown.field("ca_file", ca_file);
+        shown
+            .field("ca_file", &tls_files.ca)
+            .field("client_certificate_file", &tls_files.certificate)
+            .field("client_key_file", &tls_files.key);
         shown
             .field("key_prefix", key_prefix)
             .field("connect_timeout", connect_timeout)

@@ -114,11 +114,8 @@ impl RedisStream {
     ) -> Result<Self, ExchangeError> {
         #[cfg(feature = "redis-tls")]
         if let (true, Endpoint::Tcp(host, _)) = (address.tls, &address.endpoint) {
-            return Ok(Self::Tls(Box::new(super::tls::handshake(
-                socket,
-                host,
-                address.ca_file.as_deref(),
-            )?)));
+            let stream = super::tls::handshake(socket, host, &address.tls_files)?;
+            return Ok(Self::Tls(Box::new(stream)));
         }
         debug_assert!(
             !address.tls,

@@ -30,7 +30,7 @@ impl RedisPersistenceBuilder {
     /// | variable, after `MQTT_PERSISTENCE_` | value |
     /// |---|---|
     /// | `URL` | as for [`url`](Self::url) |
-    /// | `PASSWORD_FILE`, `CA_FILE` | the path of a file |
+    /// | `PASSWORD_FILE`, `CA_FILE`, `CLIENT_CERTIFICATE_FILE`, `CLIENT_KEY_FILE` | the path of a file |
     /// | `KEY_PREFIX` | text |
     /// | `DURABILITY` | `confirmed` or `pipelined` |
     /// | `CONNECT_TIMEOUT`, `OPERATION_TIMEOUT`, `OPEN_TIMEOUT` | a whole number with its unit: `250ms`, `2s` |
@@ -148,8 +148,14 @@ fn set(
         "PASSWORD_FILE" => builder.password_file(variable.value),
         #[cfg(feature = "redis-tls")]
         "CA_FILE" => builder.ca_file(variable.value),
+        #[cfg(feature = "redis-tls")]
+        "CLIENT_CERTIFICATE_FILE" => builder.client_certificate_file(variable.value),
+        #[cfg(feature = "redis-tls")]
+        "CLIENT_KEY_FILE" => builder.client_key_file(variable.value),
         #[cfg(not(feature = "redis-tls"))]
-        "CA_FILE" => return Err(variable.invalid("TLS needs the feature `redis-tls`")),
+        "CA_FILE" | "CLIENT_CERTIFICATE_FILE" | "CLIENT_KEY_FILE" => {
+            return Err(variable.invalid("TLS needs the feature `redis-tls`"));
+        }
         "KEY_PREFIX" => builder.key_prefix(variable.text()?),
         "DURABILITY" => builder.durability(variable.word()?),
         "CONNECT_TIMEOUT" => builder.connect_timeout(variable.duration()?),
@@ -236,6 +242,8 @@ mod tests {
             ("KEY_PREFIX", "a\nZq7xKv2w", "control characters"),
             ("DURABILTY", "confirmed", "no such option"),
             ("CA_FILE", "/ca.crt", "TLS"),
+            ("CLIENT_CERTIFICATE_FILE", "/device.crt", "TLS"),
+            ("CLIENT_KEY_FILE", "/device.key", "TLS"),
         ] {
             let name = format!("MQTT_PERSISTENCE_{name}");
             let error = of(&[URL, (&name, value)]).expect_err(&name);

@@ -162,6 +162,9 @@ fn is_hung_up(kind: io::ErrorKind) -> bool {
 fn kind_of_io(kind: io::ErrorKind) -> ErrorKind {
     match kind {
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => ErrorKind::Timeout,
+        // rustls reports its own errors with this kind, such as an untrusted issuer, or that the other
+        // side refuses the certificate, which shows only after the handshake.
+        io::ErrorKind::InvalidData => ErrorKind::Tls,
         _ => ErrorKind::Connection,
     }
 }

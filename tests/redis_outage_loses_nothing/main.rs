@@ -1,5 +1,6 @@
 //! Whatever Redis does, publishing continues, no message is lost, and Redis catches up by itself.
 
+mod client_certificate;
 mod connection;
 mod faults;
 mod hostile_server;
