@@ -19,10 +19,23 @@ pub(super) enum Endpoint {
     Unix(PathBuf),
 }
 
+/// The sentinels of a URL, and the service whose master they know.
+#[derive(Clone)]
+pub(super) struct Sentinels {
+    pub(super) endpoints: Vec<Endpoint>,
+    pub(super) service: String,
+}
+
+/// The port of a sentinel whose URL has none.
+const SENTINEL_PORT: u16 = 26_379;
+
 /// A parsed URL of Redis. Its `Display` has neither user nor password.
 #[derive(Clone)]
 pub(super) struct RedisAddress {
+    /// The place of Redis, or of the first sentinel.
     pub(super) endpoint: Endpoint,
+    /// The sentinels that know the place of Redis.
+    pub(super) sentinels: Option<Sentinels>,
     pub(super) tls: bool,
     pub(super) user: Option<String>,
     pub(super) password: Option<Password>,
@@ -35,6 +48,7 @@ impl Default for RedisAddress {
     fn default() -> Self {
         Self {
             endpoint: Endpoint::Tcp("127.0.0.1".to_owned(), 6379),
+            sentinels: None,
             tls: false,
             user: None,
             password: None,
@@ -56,6 +70,9 @@ impl RedisAddress {
             Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
         };
         let (scheme, rest) = url_error::split_scheme(url).map_err(invalid)?;
+        if let Some(scheme) = scheme.strip_suffix("-sentinel") {
+            return Self::parse_sentinels(scheme, rest, password.as_ref());
+        }
         let tls = matches!(scheme.as_str(), "rediss" | "valkeys");
         let is_unix = scheme.ends_with("unix");
         // The parser of the `redis` crate refuses rediss:// unless its own TLS is built in.
@@ -118,12 +135,50 @@ impl RedisAddress {
                 ConnectionAddr::Unix(path) => Endpoint::Unix(path.clone()),
                 _ => return Err(not_valid()),
             },
+            sentinels: None,
             tls,
             user: settings.username().map(str::to_owned),
             password,
             #[cfg(feature = "redis-tls")]
             tls_files: TlsFiles::default(),
             database: settings.db(),
+        })
+    }
+
+    /// Parses the part of a URL after `redis-sentinel://`; `scheme` is that of the servers.
+    ///
+    /// Each sentinel is checked as a URL of its own would be.
+    fn parse_sentinels(
+        scheme: &str,
+        rest: &str,
+        password: Option<&Password>,
+    ) -> Result<Self, Error> {
+        let invalid = |reason: &'static str| {
+            Error::new(ErrorKind::InvalidOption, "use the option url").with_reason(reason)
+        };
+        let parts = url_error::split_sentinels(rest).map_err(invalid)?;
+        let mut address = None;
+        let mut endpoints = Vec::new();
+        for host in parts.hosts {
+            let has_port = host.rsplit(']').next().is_some_and(|end| end.contains(':'));
+            let port = if has_port || host.is_empty() {
+                String::new()
+            } else {
+                format!(":{SENTINEL_PORT}")
+            };
+            let (credentials, database) = (parts.credentials, parts.database);
+            let url = format!("{scheme}://{credentials}{host}{port}/{database}");
+            let sentinel = Self::parse(&url, password.cloned())?;
+            endpoints.push(sentinel.endpoint.clone());
+            address.get_or_insert(sentinel);
+        }
+        let address = address.ok_or_else(|| invalid("it has no host"))?;
+        Ok(Self {
+            sentinels: Some(Sentinels {
+                endpoints,
+                service: parts.service.to_owned(),
+            }),
+            ..address
         })
     }
 }
@@ -141,13 +196,19 @@ impl fmt::Display for Endpoint {
 impl RedisAddress {
     /// Returns the parts that may be shown.
     pub(super) fn for_display(&self) -> StoreAddress {
-        let (server, port) = match &self.endpoint {
-            Endpoint::Tcp(host, port) => (host.clone(), Some(*port)),
-            Endpoint::Unix(path) => (path.display().to_string(), None),
+        let (server, port) = match (&self.sentinels, &self.endpoint) {
+            // The server changes with each failover, and its service does not.
+            (Some(sentinels), _) => (sentinels.service.clone(), None),
+            (None, Endpoint::Tcp(host, port)) => (host.clone(), Some(*port)),
+            (None, Endpoint::Unix(path)) => (path.display().to_string(), None),
+        };
+        let target = match &self.sentinels {
+            Some(sentinels) => sentinels.service.clone(),
+            None => self.endpoint.to_string(),
         };
         StoreAddress {
             url: self.to_string(),
-            target: self.endpoint.to_string(),
+            target,
             server,
             port,
             namespace: self.database.to_string(),
@@ -158,16 +219,17 @@ impl RedisAddress {
 /// Shows the address without user and password.
 impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self {
-            endpoint, database, ..
-        } = self;
-        match endpoint {
-            Endpoint::Unix(_) if *database == 0 => write!(f, "unix://{endpoint}"),
-            Endpoint::Unix(_) => write!(f, "unix://{endpoint}?db={database}"),
-            Endpoint::Tcp(..) => {
-                let scheme = if self.tls { "rediss" } else { "redis" };
-                write!(f, "{scheme}://{endpoint}/{database}")
+        let database = self.database;
+        let scheme = if self.tls { "rediss" } else { "redis" };
+        match (&self.sentinels, &self.endpoint) {
+            (Some(Sentinels { endpoints, service }), _) => {
+                let hosts: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+                let hosts = hosts.join(",");
+                write!(f, "{scheme}-sentinel://{hosts}/{service}/{database}")
             }
+            (None, path @ Endpoint::Unix(_)) if database == 0 => write!(f, "unix://{path}"),
+            (None, path @ Endpoint::Unix(_)) => write!(f, "unix://{path}?db={database}"),
+            (None, server @ Endpoint::Tcp(..)) => write!(f, "{scheme}://{server}/{database}"),
         }
     }
 }
@@ -193,6 +255,14 @@ mod tests {
                 "unix:///run/redis.sock?db=2",
             ),
             ("redis+unix:///run/redis.sock", "unix:///run/redis.sock"),
+            (
+                "redis-sentinel://u:secret@a,b:7000,[::1]:7001,[::2]/boards/3",
+                "redis-sentinel://a:26379,b:7000,[::1]:7001,[::2]:26379/boards/3",
+            ),
+            (
+                "valkey-sentinel://a/the-2.boards_",
+                "redis-sentinel://a:26379/the-2.boards_/0",
+            ),
         ] {
             assert_eq!(
                 RedisAddress::parse(url, None).expect(url).to_string(),
@@ -280,6 +350,21 @@ mod tests {
             ("redis://u:secret?@host/", "%3F"),
             ("redis://u:#secret@host/", "%23"),
             ("redis://host/?secret=1", "parameter"),
+            ("redis-sentinel://a,b", "no service"),
+            ("redis-sentinel://a,b//1", "no service"),
+            ("redis-sentinel://a,,b/boards", "no host"),
+            ("redis-sentinel://u:secret@/boards", "no host"),
+            ("redis-sentinel://a,b:port/boards", "its port"),
+            ("redis-sentinel://a,[::1/boards", "closing bracket"),
+            ("redis-sentinel://a,0.0.0.0/boards", "unspecified"),
+            ("redis-sentinel://u:secret@a/boards/x", "its database"),
+            ("redis-sentinel://a/boards/1/2", "its database"),
+            ("redis-sentinel://a/boards/-1", "negative"),
+            ("redis-sentinel://a/b%20s", "its service"),
+            ("redis-sentinel://u:secret@a/boards?secret=1", "parameter"),
+            ("redis-sentinel://u:1/secret@a/boards", "%2F"),
+            ("redis-sentinel://u:#secret@a/boards", "%23"),
+            ("redis-sentinel://u@a/boards", "no password"),
         ] {
             let error = RedisAddress::parse(url, None).map(drop).expect_err(url);
             let text = error.to_string();

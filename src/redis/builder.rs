@@ -182,6 +182,9 @@ impl RedisPersistenceBuilder {
     ///   database to 0. Without a user the password is that of the user `default`.
     /// - Unix socket: `unix:///PATH[?db=DATABASE&user=USER&pass=PASSWORD]`.
     /// - TLS, with the feature `redis-tls`: `rediss://`, otherwise as over TCP.
+    /// - Sentinels: `redis-sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DATABASE]`, or
+    ///   `rediss-sentinel://` with TLS. Each connect asks them for the master of the service. Their port
+    ///   defaults to 26379, and user and password are those of Redis.
     ///
     /// `valkey://`, `valkeys://` and `redis+unix://` mean the same as `redis://`, `rediss://` and
     /// `unix://`. Special characters of a user or password are percent-encoded. The password

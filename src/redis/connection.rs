@@ -61,14 +61,23 @@ impl RedisConnection {
         deadline: Instant,
     ) -> Result<Self, Error> {
         let login = Login::new(address)?;
-        let stream = connect_socket(&address.endpoint, resolver, deadline)
-            .and_then(|socket| RedisStream::new(socket, address))
-            .map_err(|failure| failure.into_error(|| format!("connect to Redis at {address}")))?;
+        Self::connect(address, Some(login), resolver, deadline)
+            .map_err(|failure| failure.into_error(|| format!("connect to Redis at {address}")))
+    }
+
+    /// Connects, and sends nothing.
+    pub(super) fn connect(
+        address: &RedisAddress,
+        login: Option<Login>,
+        resolver: &mut Resolver,
+        deadline: Instant,
+    ) -> Result<Self, ExchangeError> {
+        let socket = connect_socket(&address.endpoint, resolver, deadline)?;
         Ok(Self {
-            stream,
+            stream: RedisStream::new(socket, address)?,
             reader: RespReader::new(),
             commands: CommandBuffer::default(),
-            login: Some(login),
+            login,
             replies_off: false,
             replies_due: 0,
             read_window: (INITIAL_WINDOW, 1),

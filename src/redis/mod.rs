@@ -21,6 +21,7 @@ mod preflight;
 mod reader;
 mod resolver;
 mod resp;
+mod sentinel;
 mod store;
 #[cfg(feature = "redis-tls")]
 mod tls;

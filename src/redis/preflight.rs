@@ -155,6 +155,8 @@ pub(super) struct ServerInfo {
     /// Its policy and a limit on memory let it delete the hash.
     may_evict: bool,
     has_aof: bool,
+    /// It replicates another server, so another one is the master.
+    is_replica: bool,
 }
 
 impl ServerInfo {
@@ -183,6 +185,7 @@ impl ServerInfo {
                 "master_replid" => self.replication_id = Some(value.to_owned()),
                 "maxmemory" => is_limited = value != "0",
                 "maxmemory_policy" => policy_evicts = value.starts_with("allkeys-"),
+                "role" => self.is_replica = value == "slave",
                 "aof_enabled" => self.has_aof = value == "1",
                 _ => {}
             }
@@ -203,6 +206,11 @@ impl ServerInfo {
     pub(super) fn eviction_error(&self) -> Option<Error> {
         self.may_evict
             .then(|| Error::new(ErrorKind::Eviction, "rely on this Redis"))
+    }
+
+    /// Returns true for a server that replicates another one.
+    pub(super) fn is_replica(&self) -> bool {
+        self.is_replica
     }
 
     /// Describes for the log which crashes the records survive.

@@ -11,6 +11,7 @@ use super::{
     other_records::{START, count_records, pattern_of, scan},
     preflight::{ServerInfo, read_info},
     resolver::Resolver,
+    sentinel,
     store::{RedisStore, hash_error, integer_reply, missing_rights},
     write_commands::{is_notes_hash, place_hash},
 };
@@ -263,7 +264,7 @@ impl RedisReader {
             connection
         } else {
             let deadline = deadline_after(config.connect_timeout);
-            RedisConnection::open(&config.address, &mut self.resolver, deadline)?
+            sentinel::open(&config.address, &mut self.resolver, deadline)?
         };
         connection.set_deadline(deadline_after(config.operation_timeout));
         let result = work(&mut connection);

@@ -1,6 +1,7 @@
-//! Resolves the host name of Redis.
+//! Resolves the host names of Redis and of its sentinels.
 
 use std::{
+    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
     sync::mpsc::{self, Receiver, RecvTimeoutError},
@@ -13,19 +14,21 @@ use crate::net::time_left;
 
 pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
 
-/// Resolves one host name, on a thread of its own, since the system's resolver takes no timeout.
+/// Resolves each host name on a thread of its own, since the system's resolver takes no timeout.
 ///
 /// A look-up that outlasts its attempt is not given up: the next attempt waits for it. So a resolver
-/// that hangs holds one thread, however often a connection is tried.
+/// that hangs holds one thread per host name, however often a connection is tried.
 #[derive(Default)]
 pub(super) struct Resolver {
-    running: Option<Receiver<LookUp>>,
+    running: HashMap<(String, u16), Receiver<LookUp>>,
+    /// The sentinel that is asked first, counted on without end.
+    pub(super) next_sentinel: usize,
 }
 
 type LookUp = io::Result<Vec<SocketAddr>>;
 
 impl Resolver {
-    /// Returns the addresses of the host, which must be the same at each call.
+    /// Returns the addresses of the host.
     pub(super) fn resolve(
         &mut self,
         host: &str,
@@ -35,25 +38,27 @@ impl Resolver {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(address, port)]);
         }
-        let host = host.to_owned();
+        let place = (host.to_owned(), port);
+        let name = place.clone();
         let look_up = move || {
-            (host.as_str(), port)
+            (name.0.as_str(), name.1)
                 .to_socket_addrs()
                 .map(Iterator::collect)
         };
-        self.wait_for(look_up, deadline)?
+        self.wait_for(place, look_up, deadline)?
             .map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
     }
 
-    /// Waits for the look-up that is running, or starts this one.
+    /// Waits for the look-up of this place that is running, or starts this one.
     fn wait_for(
         &mut self,
+        place: (String, u16),
         look_up: impl FnOnce() -> LookUp + Send + 'static,
         deadline: Instant,
     ) -> io::Result<LookUp> {
         // Before the look-up is taken, which an error would give up.
         let limit = time_left(deadline)?;
-        let receiver = if let Some(running) = self.running.take() {
+        let receiver = if let Some(running) = self.running.remove(&place) {
             running
         } else {
             let (sender, receiver) = mpsc::channel();
@@ -66,7 +71,7 @@ impl Resolver {
         match receiver.recv_timeout(limit) {
             Ok(addresses) => Ok(addresses),
             Err(RecvTimeoutError::Timeout) => {
-                self.running = Some(receiver);
+                self.running.insert(place, receiver);
                 Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     "resolving the host name timed out",
@@ -93,6 +98,10 @@ mod tests {
     const SHORT: Duration = Duration::from_millis(20);
     const AMPLE: Duration = Duration::from_secs(20);
 
+    fn place(host: &str) -> (String, u16) {
+        (host.to_owned(), 6379)
+    }
+
     #[test]
     fn hanging_look_up_is_shared_by_all_attempts() {
         let (gate, opened) = mpsc::channel::<LookUp>();
@@ -105,7 +114,7 @@ mod tests {
                 started.fetch_add(1, Ordering::SeqCst);
                 opened.expect("the first look-up").recv().expect("a result")
             };
-            resolver.wait_for(look_up, deadline_after(timeout))
+            resolver.wait_for(place("a"), look_up, deadline_after(timeout))
         };
         for timeout in [SHORT, Duration::ZERO, SHORT, SHORT] {
             let error = attempt(timeout).expect_err("hangs");
@@ -119,14 +128,30 @@ mod tests {
     }
 
     #[test]
+    fn hanging_look_up_holds_up_no_other_host() {
+        let (_gate, opened) = mpsc::channel::<LookUp>();
+        let mut resolver = Resolver::default();
+        let hangs = move || opened.recv().expect("a result");
+        let hanging = resolver.wait_for(place("a"), hangs, deadline_after(SHORT));
+        let error = hanging.expect_err("hangs");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let address = SocketAddr::from(([127, 0, 0, 1], 6379));
+        let look_up = move || Ok(vec![address]);
+        let found = resolver.wait_for(place("b"), look_up, deadline_after(AMPLE));
+        assert_eq!(found.expect("ends").expect("has a result"), [address]);
+    }
+
+    #[test]
     fn each_result_is_used_once() {
         let mut resolver = Resolver::default();
         for port in 1..=3 {
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            let found = resolver.wait_for(move || Ok(vec![address]), deadline_after(AMPLE));
+            let look_up = move || Ok(vec![address]);
+            let found = resolver.wait_for(place("a"), look_up, deadline_after(AMPLE));
             assert_eq!(found.expect("ends").expect("has a result"), [address]);
         }
         let failed = resolver.wait_for(
+            place("a"),
             || Err(io::ErrorKind::NotFound.into()),
             deadline_after(AMPLE),
         );

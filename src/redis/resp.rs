@@ -88,7 +88,7 @@ impl RespReader {
         frame.extend_from_slice(b"\r\n");
         match mark {
             b'+' | b'-' | b':' => Ok(()),
-            b'$' if line == b"-1" => Ok(()),
+            b'$' | b'*' if line == b"-1" => Ok(()),
             b'$' => {
                 let length = parse_length(line).ok_or_else(not_a_string)?;
                 *left = left.checked_sub(length).ok_or_else(too_long)?;
@@ -358,8 +358,10 @@ mod tests {
 
     #[test]
     fn reply_of_any_type_is_read() {
-        let bytes = b"*6\r\n+OK\r\n-OOM full\r\n:-7\r\n$-1\r\n$2\r\n\r\n\r\n*1\r\n$0\r\n\r\n";
+        let bytes =
+            b"*7\r\n*-1\r\n+OK\r\n-OOM full\r\n:-7\r\n$-1\r\n$2\r\n\r\n\r\n*1\r\n$0\r\n\r\n";
         let expected = Value::Array(vec![
+            Value::Nil,
             Value::Okay,
             parse_redis_value(b"-OOM full\r\n").expect("an error reply"),
             Value::Int(-7),
@@ -391,7 +393,7 @@ mod tests {
             (b"*9000000\r\n", b":1\r\n"),
             (b"*9000000\r\n", b"$0\r\n\r\n"),
             (b"", b"*1\r\n"),
-            (b"*-1\r\n", b"x"),
+            (b"*-2\r\n", b"x"),
             (b":x\r\n", b"x"),
             (b"HTTP/1.1 400 Bad Request\r\n", b"x"),
         ] {

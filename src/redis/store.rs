@@ -16,6 +16,7 @@ use super::{
     other_records,
     preflight::{Preflight, ServerInfo},
     resolver::Resolver,
+    sentinel,
     write_commands::{
         SENDS_FIELD, encode_adoption, encode_groups, encode_write_probe, place_hash, sends_hash,
     },
@@ -107,11 +108,15 @@ impl RedisStore {
         let config = &self.config;
         let deadline = deadline_after(config.connect_timeout);
         let to_error = |failure| hash_error(failure, "use", hash, config);
-        let mut connection = RedisConnection::open(&config.address, &mut self.resolver, deadline)?;
+        let mut connection = sentinel::open(&config.address, &mut self.resolver, deadline)?;
         let database = config.address.database;
         // Half of the time is left for the reply to the last poll.
         let half = deadline_after(config.connect_timeout.mul_f64(0.5));
         let acquired = self.lock.acquire(&mut connection, database, hash, half);
+        let acquired = match config.address.sentinels {
+            Some(_) => sentinel::refuse_replica(acquired),
+            None => acquired,
+        };
         let (lock_rights, preflight) = acquired.map_err(to_error)?;
         let Preflight {
             full,
@@ -462,6 +467,8 @@ pub(super) fn check_reply(reply: Value) -> Result<(), ExchangeError> {
     match reply {
         Value::Array(results) => results.into_iter().try_for_each(check_reply),
         Value::ServerError(error) => Err(error.into()),
+        // `EXEC` without an effect, for one.
+        Value::Nil => Err(ExchangeError::protocol("a write returned nil")),
         _ => Ok(()),
     }
 }

@@ -5,8 +5,9 @@
 
 use std::net::IpAddr;
 
-/// The schemes that name Redis; the suffix `s` means TLS, and `unix` a Unix socket.
-const URL_SCHEMES: [&str; 7] = [
+/// The schemes that name Redis; the suffix `s` means TLS, `unix` a Unix socket, and `sentinel` that
+/// sentinels are asked for the address.
+const URL_SCHEMES: [&str; 11] = [
     "redis",
     "rediss",
     "valkey",
@@ -14,7 +15,14 @@ const URL_SCHEMES: [&str; 7] = [
     "unix",
     "redis+unix",
     "valkey+unix",
+    "redis-sentinel",
+    "rediss-sentinel",
+    "valkey-sentinel",
+    "valkeys-sentinel",
 ];
+
+const MISPLACED_AT: &str = "an @ follows the host; percent-encode / as %2F, ? as %3F and @ as %40 \
+                            in user and password";
 
 const UNIX_PATH_REASON: &str = "a Unix socket path is absolute; write unix:///PATH";
 
@@ -30,8 +38,9 @@ pub(super) fn split_scheme(url: &str) -> Result<(String, &str), &'static str> {
             None => "it has no scheme; write redis://HOST:PORT/ or unix:///PATH",
         });
     };
-    let scheme = known_scheme(scheme)
-        .ok_or("unknown scheme; use redis, rediss (TLS) or unix, or the same with valkey")?;
+    let scheme = known_scheme(scheme).ok_or(
+        "unknown scheme; use redis, rediss (TLS), unix or redis-sentinel, or the same with valkey",
+    )?;
     Ok((scheme, rest))
 }
 
@@ -57,10 +66,7 @@ pub(super) fn tcp_reason(rest: &str) -> Option<&'static str> {
     let end = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, path_and_query) = rest.split_at_checked(end)?;
     if path_and_query.contains('@') {
-        return Some(
-            "an @ follows the host; percent-encode / as %2F, ? as %3F and @ as %40 in user and \
-             password",
-        );
+        return Some(MISPLACED_AT);
     }
     let host_and_port = authority
         .rsplit_once('@')
@@ -90,6 +96,45 @@ pub(super) fn tcp_reason(rest: &str) -> Option<&'static str> {
     }
     let path = path_and_query.split('?').next().unwrap_or_default();
     database_reason(path.trim_matches('/'))
+}
+
+/// The parts of a URL after `redis-sentinel://`.
+pub(super) struct SentinelParts<'a> {
+    /// User and password, with the `@` that follows them.
+    pub(super) credentials: &'a str,
+    pub(super) hosts: Vec<&'a str>,
+    pub(super) service: &'a str,
+    pub(super) database: &'a str,
+}
+
+/// Splits the part after `redis-sentinel://` and the like, whose hosts are not checked.
+pub(super) fn split_sentinels(rest: &str) -> Result<SentinelParts<'_>, &'static str> {
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    if path.contains('@') {
+        return Err(MISPLACED_AT);
+    }
+    let at = authority.rfind('@').map_or(0, |at| at.saturating_add(1));
+    let (credentials, hosts) = authority.split_at_checked(at).unwrap_or_default();
+    let (service, database) = path.split_once('/').unwrap_or((path, ""));
+    if service.contains('?') || database.contains('?') {
+        return Err("unknown parameter; redis-sentinel:// takes none");
+    }
+    if service.is_empty() {
+        return Err(
+            "it names no service; write redis-sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE",
+        );
+    }
+    // The characters that a sentinel permits.
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_".contains(&byte);
+    if !service.bytes().all(is_allowed) {
+        return Err("the name of its service has other characters than A-Z a-z 0-9 . - _");
+    }
+    Ok(SentinelParts {
+        credentials,
+        hosts: hosts.split(',').collect(),
+        service,
+        database,
+    })
 }
 
 /// Returns why the part after `unix://` is invalid, if this function can tell.

@@ -35,6 +35,7 @@ mod redis;
 pub mod rewriting;
 pub mod rules;
 pub mod runbook;
+pub mod sentinel;
 pub mod serving;
 pub mod simulator;
 pub mod statistics;

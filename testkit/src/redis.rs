@@ -266,7 +266,7 @@ fn persistence_info(connection: &mut redis::Connection, field: &str) -> String {
 }
 
 /// Command that starts the server.
-fn command() -> Command {
+pub(super) fn command() -> Command {
     let program = env::var(SERVER_VARIABLE).unwrap_or_else(|_| "redis-server".to_owned());
     let mut command = Command::new(program);
     command.env("PATH", server_path());

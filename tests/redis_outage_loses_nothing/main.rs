@@ -8,4 +8,5 @@ mod late_redis;
 mod network;
 mod ownership;
 mod recovery;
+mod sentinel;
 mod soak;

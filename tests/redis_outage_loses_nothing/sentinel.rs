@@ -1,0 +1,236 @@
+//! A master that sentinels replace: what this process has in memory reaches the new one, and what nobody has is counted.
+
+use std::{
+    net::{Ipv4Addr, TcpListener},
+    time::Duration,
+};
+
+use paho_mqtt::ClientPersistence;
+use paho_mqtt_redis::{Error, ErrorKind, RedisPersistence, RedisPersistenceBuilder};
+use redis::TypedCommands;
+use testkit::{
+    LIMIT, RedisServer, eventually, record,
+    sentinel::{Replicated, Sentinel},
+};
+
+use super::connection::{FakeRedis, Reply};
+
+const CLIENT: &str = "device";
+const SERVER: &str = "127.0.0.1:1883";
+const HASH: &str = "device:127.0.0.1:1883";
+/// A client whose values are only in Redis.
+const CACHELESS: &str = "cacheless";
+
+fn options(url: &str) -> RedisPersistenceBuilder {
+    RedisPersistence::builder().url(url)
+}
+
+fn opened(options: RedisPersistenceBuilder, client: &str) -> RedisPersistence {
+    let mut persistence = options.build().expect("good options");
+    persistence.open(client, SERVER).expect("opens");
+    persistence
+}
+
+/// Puts the record `q-NUMBER`.
+fn put(persistence: &mut RedisPersistence, number: usize) {
+    let key = format!("q-{number}");
+    let value = record(&key, key.as_bytes());
+    persistence.put(&key, vec![&value]).expect("never refused");
+}
+
+#[track_caller]
+fn settle(persistence: &RedisPersistence) {
+    persistence.health().flush(LIMIT).expect("is recovered");
+}
+
+/// Asserts that the server has these records and no others.
+#[track_caller]
+fn assert_has(server: &RedisServer, count: usize) {
+    let mut connection = server.connection();
+    let mut found = connection.hkeys(HASH).expect("HKEYS");
+    let mut expected: Vec<String> = (1..=count).map(|number| format!("q-{number}")).collect();
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected);
+}
+
+/// Puts records until the sentinel names this server and the persistence has settled there; returns the number of all.
+#[track_caller]
+fn publish_until_master(
+    persistence: &mut RedisPersistence,
+    (sentinel, server): (&Sentinel, &RedisServer),
+    mut count: usize,
+) -> usize {
+    eventually(LIMIT, "the failover", || {
+        count += 1;
+        put(persistence, count);
+        (sentinel.master() == server.port()).then_some(())
+    });
+    settle(persistence);
+    count
+}
+
+/// One after the other on the same servers: a master is killed, comes back with writes that nobody else has, and is promoted by hand;
+/// then it is stopped while a client starts.
+#[test]
+fn failover_loses_nothing_that_is_in_memory() {
+    let both = Replicated::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let sentinel = Sentinel::watching(&both);
+    let mut both = both;
+    let url = sentinel.url();
+    let mut persistence = opened(options(&url), CLIENT);
+    let mut cacheless = opened(options(&url).cache_limit(0), CACHELESS);
+    put(&mut persistence, 1);
+    put(&mut cacheless, 1);
+    let mut replica = both.servers[1].connection();
+    eventually(LIMIT, "the replica has both", || {
+        let keys = [HASH, "cacheless:127.0.0.1:1883"];
+        keys.iter()
+            .all(|key| replica.hlen(*key).expect("HLEN") == 1)
+            .then_some(())
+    });
+
+    // The replica is behind.
+    both.cut_link(0);
+    put(&mut persistence, 2);
+    for number in 2..=4 {
+        put(&mut cacheless, number);
+    }
+    let foreign = record("q-900", b"foreign");
+    let mut connection = both.servers[0].connection();
+    connection.hset(HASH, "q-900", &foreign).expect("HSET");
+    both.servers[0].kill();
+    let count = publish_until_master(&mut persistence, (&sentinel, &both.servers[1]), 2);
+    assert_has(&both.servers[1], count);
+    assert_eq!(persistence.health().snapshot().lost_records, 0);
+    settle(&cacheless);
+    // The latest value is in memory even so.
+    assert_eq!(cacheless.health().snapshot().lost_records, 2);
+    let mut left = cacheless.keys().expect("the keys");
+    left.sort();
+    assert_eq!(left, ["q-1", "q-4"]);
+
+    // Its own writes are gone once it follows the new master.
+    both.servers[0].restart();
+    assert_eq!(connection_of(&both, 0).hlen(HASH).expect("HLEN"), 3);
+    eventually(LIMIT, "the old master follows", || {
+        (!both.is_master(0)).then_some(())
+    });
+    both.wait_for_link(0);
+    sentinel.wait_for_replica();
+    assert_has(&both.servers[0], count);
+    assert!(persistence.health().snapshot().up);
+
+    // By hand, while nothing is published.
+    sentinel.fail_over();
+    eventually(LIMIT, "the outage", || {
+        let is_new = sentinel.master() == both.servers[0].port() && !both.is_master(1);
+        is_new.then_some(())
+    });
+    eventually(LIMIT, "the new master has the client", || {
+        has_client(&both.servers[0]).then_some(())
+    });
+    settle(&persistence);
+    assert_has(&both.servers[0], count);
+    put(&mut persistence, count + 1);
+    assert_has(&both.servers[0], count + 1);
+    both.wait_for_link(1);
+    sentinel.wait_for_replica();
+    drop(persistence);
+
+    // While a client starts.
+    both.servers[0].pause();
+    let mut started = options(&url).open_timeout(LIMIT).build().expect("good");
+    started.open(CLIENT, SERVER).expect("opens on the new one");
+    assert_eq!(sentinel.master(), both.servers[1].port());
+    put(&mut started, count + 2);
+    assert_has(&both.servers[1], count + 2);
+    both.servers[0].resume();
+}
+
+fn connection_of(both: &Replicated, server: usize) -> redis::Connection {
+    both.servers[server].connection()
+}
+
+fn has_client(server: &RedisServer) -> bool {
+    let list: String = redis::cmd("CLIENT")
+        .arg("LIST")
+        .query(&mut server.connection())
+        .expect("CLIENT LIST");
+    list.contains(HASH)
+}
+
+/// Server that names the master as a sentinel does, and refuses every password.
+fn fake_sentinel(port: u16) -> FakeRedis {
+    let answer = format!("*2\r\n$9\r\n127.0.0.1\r\n$5\r\n{port}\r\n");
+    let answer: &'static [u8] = answer.leak().as_bytes();
+    FakeRedis::start(move |command| match command {
+        "SENTINEL" => Reply::Bytes(answer),
+        _ => Reply::Bytes(b"-ERR AUTH <password> called without any password configured\r\n"),
+    })
+}
+
+/// Address of a fake server without the scheme.
+fn host(url: &str) -> &str {
+    let host = url.split_once("://").map(|(_, host)| host);
+    host.expect("a URL").trim_end_matches('/')
+}
+
+#[track_caller]
+fn connect_error(options: RedisPersistenceBuilder) -> Error {
+    let options = options.open_timeout(Duration::from_nanos(1));
+    let mut persistence = options.build().expect("good options");
+    persistence.connect(CLIENT, SERVER).expect_err("no master")
+}
+
+#[test]
+fn silent_sentinel_leaves_time_for_others() {
+    let redis = RedisServer::tcp_with(&["--requirepass", "secret"]);
+    let silent = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let silent = silent.local_addr().expect("bound");
+    let fake = fake_sentinel(redis.port());
+    let url = format!(
+        "redis-sentinel://:secret@{silent},{}/boards/2",
+        host(&fake.url)
+    );
+    let mut persistence = opened(options(&url), CLIENT);
+    put(&mut persistence, 1);
+    assert!(persistence.health().snapshot().up);
+}
+
+#[test]
+fn replica_that_sentinel_names_is_refused() {
+    let both = Replicated::with(&["--replica-read-only", "no"]);
+    let fake = fake_sentinel(both.servers[1].port());
+    let url = format!("redis-sentinel://{}/boards", host(&fake.url));
+    let error = connect_error(options(&url));
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    assert!(error.to_string().contains("is a replica"), "{error}");
+}
+
+#[test]
+fn sentinel_that_knows_no_master_is_named() {
+    for (answer, named) in [
+        (&b"*-1\r\n"[..], "no such service"),
+        (
+            b"-ERR unknown command 'SENTINEL'\r\n",
+            "not answer as a sentinel",
+        ),
+    ] {
+        let fake = FakeRedis::start(move |_| Reply::Bytes(answer));
+        let url = format!("redis-sentinel://{}/boards", host(&fake.url));
+        let text = connect_error(options(&url)).to_string();
+        assert!(text.contains(named), "{text}");
+        let place = format!(
+            "the sentinel at {} for the master of boards",
+            host(&fake.url)
+        );
+        assert!(text.contains(&place), "{text}");
+    }
+    let fake = FakeRedis::start(|_| Reply::Bytes(b"-NOAUTH Authentication required: secret\r\n"));
+    let url = format!("redis-sentinel://:secret@{}/boards", host(&fake.url));
+    let error = connect_error(options(&url));
+    assert_eq!(error.kind(), ErrorKind::Authentication);
+    let text = format!("{error} {error:?}");
+    assert!(!text.contains("secret"), "{text}");
+}
