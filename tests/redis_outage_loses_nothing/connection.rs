@@ -129,8 +129,14 @@ impl FakeRedis {
 
 impl Drop for FakeRedis {
     fn drop(&mut self) {
-        // Both fail only if the thread has already ended, and a second panic would hide the first.
+        // These fail only if the thread has already ended, and a second panic would hide the first.
         let _ = self.stop.send(());
+        // It may still wait for the only connection that it serves.
+        let address = self
+            .url
+            .trim_start_matches("redis://")
+            .trim_end_matches('/');
+        let _ = TcpStream::connect(address);
         let _ = self.thread.take().map(JoinHandle::join);
     }
 }
