@@ -69,18 +69,19 @@ impl Replicated {
         }
     }
 
-    /// Returns true if this server is a master by its own account.
-    pub fn is_master(&self, server: usize) -> bool {
-        replication(&self.servers[server], "role").as_deref() == Some("master")
+    /// Returns true if this server is a replica by its own account.
+    pub fn is_replica(&self, server: usize) -> bool {
+        replication(&self.servers[server], "role").as_deref() == Some("slave")
     }
 }
 
-/// Field of the section `replication` of `INFO`.
+/// Field of the section `replication` of `INFO`; `None` if a sentinel cuts the server's clients off meanwhile, since it gets another role.
 fn replication(server: &RedisServer, field: &str) -> Option<String> {
+    let client = redis::Client::open(server.url()).expect("a URL");
     let info: redis::InfoDict = redis::cmd("INFO")
         .arg("replication")
-        .query(&mut server.connection())
-        .expect("INFO");
+        .query(&mut client.get_connection().ok()?)
+        .ok()?;
     info.get(field)
 }
 
@@ -116,9 +117,10 @@ impl Sentinel {
             port,
             _dir: dir,
         };
-        // Looks often, and a machine that is busy for two seconds does not make it pause for thirty.
-        let pace = "INFO-PERIOD 100 PING-PERIOD 100 ASK-PERIOD 100 PUBLISH-PERIOD 100 TILT-TRIGGER 20000 \
-                    TILT-PERIOD 100";
+        // Looks often, and a machine that is busy for two seconds does not make it pause for thirty. The period of its pings stays: a
+        // replica that has not answered for five of them is not promoted.
+        let pace =
+            "INFO-PERIOD 100 ASK-PERIOD 100 PUBLISH-PERIOD 100 TILT-TRIGGER 20000 TILT-PERIOD 100";
         let pace: Vec<&str> = pace.split(' ').collect();
         let paced = redis::cmd("SENTINEL")
             .arg("DEBUG")

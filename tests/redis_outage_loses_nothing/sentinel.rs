@@ -99,6 +99,7 @@ fn failover_loses_nothing_that_is_in_memory() {
     let foreign = record("q-900", b"foreign");
     let mut connection = both.servers[0].connection();
     connection.hset(HASH, "q-900", &foreign).expect("HSET");
+    assert_eq!(connection.hlen(HASH).expect("HLEN"), 3);
     both.servers[0].kill();
     let count = publish_until_master(&mut persistence, (&sentinel, &both.servers[1]), 2);
     assert_has(&both.servers[1], count);
@@ -112,9 +113,8 @@ fn failover_loses_nothing_that_is_in_memory() {
 
     // Its own writes are gone once it follows the new master.
     both.servers[0].restart();
-    assert_eq!(connection_of(&both, 0).hlen(HASH).expect("HLEN"), 3);
     eventually(LIMIT, "the old master follows", || {
-        (!both.is_master(0)).then_some(())
+        both.is_replica(0).then_some(())
     });
     both.wait_for_link(0);
     sentinel.wait_for_replica();
@@ -124,7 +124,7 @@ fn failover_loses_nothing_that_is_in_memory() {
     // By hand, while nothing is published.
     sentinel.fail_over();
     eventually(LIMIT, "the outage", || {
-        let is_new = sentinel.master() == both.servers[0].port() && !both.is_master(1);
+        let is_new = sentinel.master() == both.servers[0].port() && both.is_replica(1);
         is_new.then_some(())
     });
     eventually(LIMIT, "the new master has the client", || {
@@ -134,7 +134,10 @@ fn failover_loses_nothing_that_is_in_memory() {
     assert_has(&both.servers[0], count);
     put(&mut persistence, count + 1);
     assert_has(&both.servers[0], count + 1);
-    both.wait_for_link(1);
+    let mut replica = both.servers[1].connection();
+    eventually(LIMIT, "the replica has all", || {
+        (replica.hlen(HASH).expect("HLEN") == count + 1).then_some(())
+    });
     sentinel.wait_for_replica();
     drop(persistence);
 
@@ -146,10 +149,6 @@ fn failover_loses_nothing_that_is_in_memory() {
     put(&mut started, count + 2);
     assert_has(&both.servers[1], count + 2);
     both.servers[0].resume();
-}
-
-fn connection_of(both: &Replicated, server: usize) -> redis::Connection {
-    both.servers[server].connection()
 }
 
 fn has_client(server: &RedisServer) -> bool {
