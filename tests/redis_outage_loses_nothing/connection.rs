@@ -672,6 +672,31 @@ fn refused_multi_alone_changes_no_field() {
     assert_eq!(connection.hgetall(HASH).unwrap(), before);
 }
 
+/// The commands behind a refused one are sent with it, and here the default user may execute them.
+#[test]
+fn refused_login_changes_nothing() {
+    let redis = RedisServer::tcp();
+    let mut connection = redis.connection();
+    connection.hset(HASH, "q-1", record("q-1", b"x")).unwrap();
+    let before = connection.hgetall(HASH).unwrap();
+    for (login, database, kind) in [
+        ("nobody:Zq7xKv2w@", 0, ErrorKind::Authentication),
+        ("", 99, ErrorKind::Server),
+    ] {
+        let url = format!("redis://{login}127.0.0.1:{}/{database}", redis.port());
+        let mut persistence = options(&url).build().unwrap();
+        let error = persistence.connect(CLIENT, SERVER).unwrap_err();
+        assert_eq!(error.kind(), kind, "{error}");
+        assert!(error.to_string().starts_with("cannot connect to Redis at"));
+        assert_eq!(connection.hgetall(HASH).unwrap(), before);
+        let keys: usize = redis::cmd("DBSIZE").query(&mut connection).unwrap();
+        assert_eq!(keys, 1);
+    }
+    // The refused connections keep nobody waiting.
+    let persistence = opened(&redis.tcp_url());
+    assert!(persistence.contains("q-1"));
+}
+
 #[test]
 fn connect_and_client_use_same_records() {
     let redis = RedisServer::start();
