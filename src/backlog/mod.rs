@@ -39,6 +39,8 @@ pub use owned::OwnedBacklog;
 pub use record::{Content, Property, PropertyData, Record, View};
 pub use restoring::Refusal;
 pub use selection::{KindFilter, Selection};
+#[cfg(feature = "redis-tls")]
+pub use server::ServerTls;
 pub use server::{Lengths, Listing, Ownership, Server, ServerOptions, Summary};
 pub use set_aside::{SetAside, set_aside_reasons};
 pub use topic_filter::TopicFilter;

@@ -1,5 +1,7 @@
 //! The Redis with the records of all clients, for reading without owning any.
 
+#[cfg(feature = "redis-tls")]
+use std::path::PathBuf;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -14,6 +16,8 @@ use super::{
     owned::{OwnedBacklog, PER_EXCHANGE},
     record::Record,
 };
+#[cfg(feature = "redis-tls")]
+use crate::redis::RedisPersistenceBuilder;
 use crate::{
     error::Error,
     paho::{Key, KeyMap, KeyName, RecordKind},
@@ -40,8 +44,40 @@ pub struct ServerOptions {
     pub password: Option<String>,
     /// The text before `client_id:server_uri` in the key of each hash.
     pub key_prefix: String,
+    /// The files for a Redis with TLS.
+    #[cfg(feature = "redis-tls")]
+    pub tls: ServerTls,
     /// Time for connecting, and for each exchange.
     pub timeout: Duration,
+}
+
+/// The files for a Redis with TLS, as in
+/// [`RedisPersistenceBuilder`](crate::RedisPersistenceBuilder).
+#[cfg(feature = "redis-tls")]
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    /// The authorities that are trusted.
+    pub ca_file: Option<PathBuf>,
+    /// The certificate for a Redis that asks for one.
+    pub client_certificate_file: Option<PathBuf>,
+    /// Its private key.
+    pub client_key_file: Option<PathBuf>,
+}
+
+#[cfg(feature = "redis-tls")]
+impl ServerTls {
+    fn set(&self, mut builder: RedisPersistenceBuilder) -> RedisPersistenceBuilder {
+        if let Some(file) = &self.ca_file {
+            builder = builder.ca_file(file);
+        }
+        if let Some(file) = &self.client_certificate_file {
+            builder = builder.client_certificate_file(file);
+        }
+        if let Some(file) = &self.client_key_file {
+            builder = builder.client_key_file(file);
+        }
+        builder
+    }
 }
 
 /// A Redis with records of Paho clients.
@@ -153,6 +189,8 @@ impl Server {
             .key_prefix(&options.key_prefix)
             .connect_timeout(options.timeout)
             .operation_timeout(options.timeout);
+        #[cfg(feature = "redis-tls")]
+        let builder = options.tls.set(builder);
         let (store, config) = builder.build_parts(options.password.clone())?;
         let reader = RedisReader::of(&store);
         Ok(Self {

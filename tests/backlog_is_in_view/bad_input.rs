@@ -10,6 +10,7 @@ use std::{
 use redis::Commands;
 use testkit::{
     LIMIT, RedisServer,
+    certificates::make_certificate,
     child::tool,
     eventually,
     hostile::{Treatment, contents},
@@ -204,6 +205,29 @@ fn redis_that_cannot_be_used_is_reported() {
     let file = file.to_str().expect("UTF-8");
     let arguments = ["list", "--url", &redis.tcp_url(), "--password-file", file];
     output(&mut command(&arguments)).expect(0);
+}
+
+#[test]
+fn client_certificate_is_shown_to_redis() {
+    let redis = RedisServer::start();
+    let port = redis.listen_with_tls(true);
+    make_certificate(redis.dir(), "trusted", "reader");
+    let url = format!("rediss://127.0.0.1:{port}/");
+    let files = ["trusted.crt", "reader.crt", "reader.key"].map(|name| redis.dir().join(name));
+    let [authority, certificate, key] = files.each_ref().map(|file| file.to_str().expect("UTF-8"));
+    let trusting = ["list", "--url", &url, "--redis-ca-file", authority];
+    let shown = [
+        "--client-certificate-file",
+        certificate,
+        "--client-key-file",
+        key,
+    ];
+    output(&mut command(&[&trusting[..], &shown].concat())).expect(0);
+    for arguments in [&trusting[..], &[&trusting[..], &shown[..2]].concat()] {
+        let run = output(&mut command(arguments));
+        assert_ne!(run.code, Some(0), "{run:?}");
+        assert!(run.err.contains("client_certificate_file"), "{run:?}");
+    }
 }
 
 #[test]

@@ -46,11 +46,16 @@ impl Run {
 /// A run without a Redis.
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(tool());
-    command
-        .args(arguments)
-        .env_remove("MQTT_BACKLOG_URL")
-        .env_remove("MQTT_BACKLOG_KEY_PREFIX")
-        .stdin(Stdio::null());
+    command.args(arguments).stdin(Stdio::null());
+    for name in [
+        "URL",
+        "KEY_PREFIX",
+        "REDIS_CA_FILE",
+        "CLIENT_CERTIFICATE_FILE",
+        "CLIENT_KEY_FILE",
+    ] {
+        command.env_remove(format!("MQTT_BACKLOG_{name}"));
+    }
     command
 }
 

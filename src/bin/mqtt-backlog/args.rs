@@ -11,6 +11,8 @@ use clap::{
     Args, Parser,
     builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
 };
+#[cfg(feature = "redis-tls")]
+use paho_mqtt_redis::backlog::ServerTls;
 use paho_mqtt_redis::backlog::{
     KindFilter, RecordKind, Selection, Server, ServerOptions, TopicFilter, Unresolved,
     is_explicit_server_uri,
@@ -60,12 +62,48 @@ pub struct GlobalArgs {
         help_heading = "Redis"
     )]
     pub key_prefix: String,
+    #[cfg(feature = "redis-tls")]
+    #[command(flatten)]
+    pub tls: TlsArgs,
     /// Seconds for connecting, and for each exchange
     #[arg(long, global = true, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds, help_heading = "Redis")]
     pub timeout: Duration,
     /// One JSON object per line
     #[arg(long, global = true)]
     pub json: bool,
+}
+
+/// Files for a Redis with TLS.
+#[cfg(feature = "redis-tls")]
+#[derive(Args, Debug)]
+pub struct TlsArgs {
+    /// PEM file with the authorities that rediss:// trusts, instead of those of the system
+    #[arg(
+        long = "redis-ca-file",
+        global = true,
+        value_name = "FILE",
+        env = "MQTT_BACKLOG_REDIS_CA_FILE",
+        help_heading = "Redis"
+    )]
+    pub redis_ca: Option<PathBuf>,
+    /// PEM file with the certificate for a Redis that asks for one
+    #[arg(
+        long = "client-certificate-file",
+        global = true,
+        value_name = "FILE",
+        env = "MQTT_BACKLOG_CLIENT_CERTIFICATE_FILE",
+        help_heading = "Redis"
+    )]
+    pub client_certificate: Option<PathBuf>,
+    /// PEM file with the private key of that certificate
+    #[arg(
+        long = "client-key-file",
+        global = true,
+        value_name = "FILE",
+        env = "MQTT_BACKLOG_CLIENT_KEY_FILE",
+        help_heading = "Redis"
+    )]
+    pub client_key: Option<PathBuf>,
 }
 
 impl GlobalArgs {
@@ -76,6 +114,12 @@ impl GlobalArgs {
             url: self.url.clone(),
             password: password.transpose()?,
             key_prefix: self.key_prefix.clone(),
+            #[cfg(feature = "redis-tls")]
+            tls: ServerTls {
+                ca_file: self.tls.redis_ca.clone(),
+                client_certificate_file: self.tls.client_certificate.clone(),
+                client_key_file: self.tls.client_key.clone(),
+            },
             timeout: self.timeout,
         };
         Ok(Server::new(&options)?)
