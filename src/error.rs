@@ -151,6 +151,10 @@ error_kinds! {
     Misconf, "misconf",
         "Redis cannot save its snapshot and refuses writes (MISCONF)",
         "check the log of Redis and free its disk, or disable snapshots with save \"\"";
+    /// Only with [`Durability::Synced`](crate::Durability::Synced).
+    NotSynced, "not_synced",
+        "Redis cannot put records on its disk, or not in time",
+        "set appendonly yes and, before Redis 7.2, appendfsync always; check the disk of Redis";
     Busy, "busy",
         "a script blocks Redis (BUSY)",
         "end it with SCRIPT KILL";
@@ -197,6 +201,7 @@ impl ErrorKind {
             self,
             Self::Busy
                 | Self::Misconf
+                | Self::NotSynced
                 | Self::OutOfMemory
                 | Self::Permission
                 | Self::Server

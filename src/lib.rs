@@ -141,8 +141,8 @@ pub use instrumented::Instrumented;
 pub use metrics::{PersistenceMetrics, PersistenceMetricsBuilder, render, write_textfile};
 pub use paho::{DropReason, RecordKind};
 pub use persistence::{
-    Adoption, DeadLetter, DeadLetters, Health, MemoryPersistence, MovedBacklog, OverBudget,
-    Persistence, PublishedAgain, StoreObserver,
+    Adoption, DeadLetter, DeadLetters, Flushed, Health, MemoryPersistence, MovedBacklog,
+    OverBudget, Persistence, PublishedAgain, StoreObserver,
 };
 #[cfg(feature = "redis")]
 pub use redis::{EvictionCheck, RedisPersistence, RedisPersistenceBuilder, RedisStore};

@@ -5,7 +5,7 @@
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use clap::{Parser, value_parser};
-use paho_mqtt_redis::paho_mqtt as mqtt;
+use paho_mqtt_redis::{Durability, paho_mqtt as mqtt};
 
 /// Publishes readings at a fixed rate. At QoS 1 and 2 each reading that the client accepts stays in Redis until the
 /// broker acknowledges it, across broker outages and crashes of this program. Readings are lost at QoS 0, if the buffer is
@@ -23,6 +23,9 @@ pub struct Args {
     /// Prefix of the Redis key, before client id and broker
     #[arg(long, value_parser = text, value_name = "TEXT")]
     pub key_prefix: Option<String>,
+    /// What a reading waits for: confirmed (Redis has it), synced (the disk of Redis has it), pipelined (it is on its way)
+    #[arg(long, default_value = "confirmed", value_name = "WORD")]
+    pub durability: Durability,
     /// MQTT client id, also part of the Redis key
     #[arg(long, default_value = "example-device", value_parser = text, value_name = "ID")]
     pub client_id: String,

@@ -128,7 +128,10 @@ fn start(args: &Args, metrics: &PersistenceMetrics) -> Result<Client, Failure> {
     Session::new(args.client_id.as_str(), args.broker.as_str())
         .name(args.broker.as_str())
         .mqtt_version(args.mqtt)
-        .redis(|redis| redis.url(args.redis.as_str()).key_prefix(prefix))
+        .redis(|redis| {
+            let redis = redis.url(args.redis.as_str()).key_prefix(prefix);
+            redis.durability(args.durability)
+        })
         .max_messages(args.buffer.into())
         .metrics(metrics)
         .backoff(Duration::from_secs(1), MAX_BACKOFF)

@@ -609,7 +609,13 @@ impl WriteBehindCache {
         self.bytes_since_fence = self.bytes_since_fence.saturating_add(bytes);
         let is_due = self.sends_since_fence >= MAX_SENDS_BETWEEN_FENCES
             || self.bytes_since_fence >= MAX_BYTES_BETWEEN_FENCES;
-        is_due || wants_confirm && self.durability == Durability::Confirmed
+        is_due
+            || match self.durability {
+                Durability::Confirmed => wants_confirm,
+                Durability::Pipelined => false,
+                // A power cut must not undo the first sending of a QoS 2 message either.
+                Durability::Synced => true,
+            }
     }
 
     /// Marks every sent write as confirmed, and evicts values above the cache limit.

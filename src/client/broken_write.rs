@@ -69,7 +69,7 @@ impl OnBrokenWrite {
             log::broken_write_ignored(client_id);
             return true;
         }
-        let flushed = health.flush(FLUSH_LIMIT);
+        let flushed = health.flush(FLUSH_LIMIT).map(drop);
         let lacks = health.snapshot().held_records;
         log::broken_write(client_id, flushed.as_ref().err(), lacks);
         match self {

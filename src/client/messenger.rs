@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    persistence::{DeadLetters, Health},
+    persistence::{DeadLetters, Flushed, Health},
 };
 
 const ATTEMPT: &str = "publish a message";
@@ -344,7 +344,7 @@ impl Client {
     /// # Errors
     ///
     /// Those of [`Health::flush`].
-    pub fn flush(&self, limit: Duration) -> Result<(), Error> {
+    pub fn flush(&self, limit: Duration) -> Result<Flushed, Error> {
         self.inner.shared.health.flush(limit)
     }
 }

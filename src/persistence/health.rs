@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{lifecycle::Opened, shared::PersistenceShared};
 use crate::{
     error::{Error, ErrorKind},
-    store::{HealthSnapshot, Store},
+    store::{Durability, HealthSnapshot, Store},
 };
 
 /// Reports the state of a persistence's store, even after a client has taken the persistence.
@@ -52,14 +52,15 @@ impl Health {
 
     /// Waits until the store has confirmed every pending write, for up to `timeout`.
     ///
-    /// For a program that is about to reboot the device, or to end without closing its client.
+    /// For a program that is about to reboot the device, or to end without closing its client. Returns
+    /// whether the disk has all of it or only the store, which depends on the option `durability`.
     ///
     /// # Errors
     ///
     /// The error of the outage if the store is unavailable until then, its last reply if it refuses
     /// some records until then, [`ErrorKind::Timeout`] if the writes take longer, and
     /// [`ErrorKind::NotOpen`] if the persistence is not open.
-    pub fn flush(&self, timeout: Duration) -> Result<(), Error> {
+    pub fn flush(&self, timeout: Duration) -> Result<Flushed, Error> {
         self.0.flush(timeout)
     }
 }
@@ -70,12 +71,22 @@ impl fmt::Debug for Health {
     }
 }
 
+/// The place that has every record after [`Health::flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Flushed {
+    /// The store has confirmed all of them. Redis may have them only in its memory.
+    Store,
+    /// The disk of Redis has them: the durability is [`Synced`](Durability::Synced).
+    Disk,
+}
+
 /// Hides the store's type from [`Health`].
 pub(super) trait HealthSource: Send + Sync {
     fn snapshot(&self) -> HealthSnapshot;
     fn last_error(&self) -> Option<Arc<Error>>;
     fn check_room(&self, bytes: usize) -> Result<(), Error>;
-    fn flush(&self, timeout: Duration) -> Result<(), Error>;
+    fn flush(&self, timeout: Duration) -> Result<Flushed, Error>;
 }
 
 impl<S: Store> HealthSource for PersistenceShared<S> {
@@ -106,7 +117,7 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
         )))
     }
 
-    fn flush(&self, timeout: Duration) -> Result<(), Error> {
+    fn flush(&self, timeout: Duration) -> Result<Flushed, Error> {
         const ATTEMPT: &str = "flush the store";
         let until = self.clock().deadline_after(timeout);
         let mut state = self.lock();
@@ -139,7 +150,10 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
             let outage = state.lifecycle.outage();
             let outage = outage.map(|outage| Arc::clone(&outage.error));
             if outage.is_none() && !has_pending {
-                return Ok(());
+                return Ok(match self.config.durability {
+                    Durability::Synced => Flushed::Disk,
+                    _ => Flushed::Store,
+                });
             }
             if is_late {
                 return Err(match outage {

@@ -41,7 +41,7 @@ pub(crate) use dead_letters::{message_of, sorted as sorted_dead_letters};
 pub use fill::OverBudget;
 #[cfg(feature = "redis")]
 pub(crate) use fill::WaitingLimits;
-pub use health::Health;
+pub use health::{Flushed, Health};
 pub use moved_backlog::MovedBacklog;
 pub(crate) use notifier::catch_panic;
 #[cfg(feature = "metrics")]

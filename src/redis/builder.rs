@@ -269,7 +269,8 @@ impl RedisPersistenceBuilder {
     ///
     /// During an outage neither setting waits: records then exist only in memory.
     ///
-    /// Defaults to [`Durability::Confirmed`].
+    /// Defaults to [`Durability::Confirmed`]. With [`Durability::Synced`], connecting returns an error of the kind
+    /// [`NotSynced`](crate::ErrorKind::NotSynced) if Redis cannot promise it.
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;

@@ -32,7 +32,7 @@ impl RedisPersistenceBuilder {
     /// | `URL` | as for [`url`](Self::url) |
     /// | `PASSWORD_FILE`, `CA_FILE`, `CLIENT_CERTIFICATE_FILE`, `CLIENT_KEY_FILE` | the path of a file |
     /// | `KEY_PREFIX` | text |
-    /// | `DURABILITY` | `confirmed` or `pipelined` |
+    /// | `DURABILITY` | `confirmed`, `pipelined` or `synced` |
     /// | `CONNECT_TIMEOUT`, `OPERATION_TIMEOUT`, `OPEN_TIMEOUT` | a whole number with its unit: `250ms`, `2s` |
     /// | `CACHE_LIMIT`, `BUFFER_WARN_BYTES`, `BYTE_BUDGET` | bytes |
     /// | `MAX_BUFFERED_MESSAGES`, `MAX_SENDS` | a number |
@@ -229,7 +229,7 @@ mod tests {
         assert!(text.starts_with("cannot use the variable MQTT_PERSISTENCE_URL: it is not set"));
         for (name, value, named) in [
             ("URL", "redis://u:Zq7xKv2w@host:port/", "its port"),
-            ("DURABILITY", "Zq7xKv2w", "confirmed, pipelined"),
+            ("DURABILITY", "Zq7xKv2w", "confirmed, pipelined, synced"),
             ("EVICTION_CHECK", "Zq7xKv2w", "warn, refuse, ignore"),
             ("OVER_BUDGET", "Zq7xKv2w", "keep, drop_oldest"),
             ("OVER_BUDGET", "drop_oldest", "no budget"),

@@ -10,6 +10,7 @@ mod command_buffer;
 mod config;
 mod connect;
 mod connection;
+mod disk_sync;
 mod environment;
 mod eviction_check;
 mod exchange_error;

@@ -11,6 +11,7 @@ use super::{
     config::RedisConfig,
     connect::transfer_time,
     connection::RedisConnection,
+    disk_sync::{self, check_wait, encode_wait},
     eviction_check::EvictionCheck,
     exchange_error::ExchangeError,
     other_records,
@@ -123,6 +124,10 @@ impl RedisStore {
             info,
             may_turn_replies_off,
         } = preflight;
+        if config.durability == Durability::Synced {
+            connection.waits_for_disk =
+                disk_sync::must_wait(&mut connection, hash).map_err(to_error)?;
+        }
         if may_turn_replies_off {
             connection.turn_replies_off().map_err(to_error)?;
         }
@@ -225,6 +230,7 @@ impl Store for RedisStore {
     fn check(&mut self) -> Result<usize, Error> {
         let limit = self.config.operation_timeout;
         self.with_connection("use", limit, |connection, hash| {
+            let waits_for_disk = connection.waits_for_disk();
             connection.exchange(
                 |commands| {
                     // Redis refuses to queue a write that it would refuse to execute.
@@ -232,12 +238,19 @@ impl Store for RedisStore {
                     encode_write_probe(commands, hash);
                     commands.push_words(&["DISCARD"]);
                     commands.push_words(&["HLEN", hash]);
+                    if waits_for_disk {
+                        encode_wait(commands);
+                    }
                 },
                 |replies| {
                     for _ in 0..3 {
                         replies.read_reply()?;
                     }
-                    integer_reply(&replies.read_reply()?)
+                    let count = integer_reply(&replies.read_reply()?)?;
+                    if waits_for_disk {
+                        check_wait(&replies.read_reply()?)?;
+                    }
+                    Ok(count)
                 },
             )
         })
@@ -283,7 +296,7 @@ impl Store for RedisStore {
                 Durability::Pipelined => connection.send_coalesced(encode),
                 // Not gathered: a write that Redis lacks after a power cut is a message that is sent
                 // twice.
-                Durability::Confirmed => connection.send(encode),
+                Durability::Confirmed | Durability::Synced => connection.send(encode),
             }
         })?;
         if replies_off {
@@ -416,6 +429,7 @@ impl RedisStore {
             let removed_keys = sent.iter().filter(|sent| sent.length.is_none());
             let removed_keys = removed_keys.map(|sent| sent.key);
             let has_removed = removed_keys.clone().next().is_some();
+            let waits_for_disk = connection.waits_for_disk();
             connection.exchange(
                 |commands| {
                     for Sent { key, length } in sent {
@@ -427,6 +441,9 @@ impl RedisStore {
                         commands.push_list(&["HMGET", hash], removed_keys);
                     }
                     encode_groups(commands, hash, groups);
+                    if waits_for_disk {
+                        encode_wait(commands);
+                    }
                 },
                 |replies| {
                     let mut confirmed = Ok(());
@@ -444,10 +461,14 @@ impl RedisStore {
                     }
                     // An error reply here has the reason why the unanswered writes failed too, so it
                     // takes precedence.
-                    while replies.has_replies_due() {
+                    while replies.replies_due() > usize::from(waits_for_disk) {
                         check_reply(replies.read_reply()?)?;
                     }
-                    confirmed.map_err(ExchangeError::unconfirmed)
+                    confirmed.map_err(ExchangeError::unconfirmed)?;
+                    if waits_for_disk {
+                        check_wait(&replies.read_reply()?)?;
+                    }
+                    Ok(())
                 },
             )
         })

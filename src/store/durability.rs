@@ -21,9 +21,17 @@ pub enum Durability {
     /// Over TCP the kernel coalesces small writes until then, which saves Redis most of its work. It still
     /// sends them if the program dies.
     Pipelined,
+    /// Waits until the disk of Redis has the record, so that a power cut does not lose it.
+    ///
+    /// Redis 7.2 and later and Valkey need `appendonly yes`: each exchange that writes waits with `WAITAOF` for up
+    /// to 2 s beyond its timeout. `appendfsync always` makes it short; with `everysec`, a `put` takes up to a
+    /// second. An earlier Redis needs `appendfsync always`. Connecting checks it, and fails with
+    /// [`ErrorKind::NotSynced`](crate::ErrorKind::NotSynced) otherwise. A disk that is too slow counts as an
+    /// outage: the record is also kept in memory until Redis has it on its disk.
+    Synced,
 }
 
-option_words!(Durability, "durability": Confirmed = "confirmed", Pipelined = "pipelined");
+option_words!(Durability, "durability": Confirmed = "confirmed", Pipelined = "pipelined", Synced = "synced");
 
 #[cfg(test)]
 mod tests {
@@ -44,7 +52,7 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::InvalidOption);
         assert_eq!(
             error.to_string(),
-            "cannot use the option durability: expected one of: confirmed, pipelined"
+            "cannot use the option durability: expected one of: confirmed, pipelined, synced"
         );
     }
 }

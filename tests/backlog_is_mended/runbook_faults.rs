@@ -72,12 +72,13 @@ const OF_PROMETHEUS: [&str; 5] = [
     "RegionDown",
 ];
 /// Kinds whose line is followed below, in groups that share a Redis.
-const MENDED: [&[&str]; 5] = [
+const MENDED: [&[&str]; 6] = [
     &["connection", "timeout", "out_of_memory", "lost"],
     &["misconf", "read_only", "busy"],
     &["authentication", "permission", "wrong_type"],
     &["loading", "eviction", "in_use"],
     &["tls", "protocol", "server"],
+    &["not_synced"],
 ];
 /// Kinds whose line has no command.
 const WITHOUT_COMMAND: [&str; 2] = ["unconfirmed", "other"];
@@ -755,6 +756,23 @@ fn errors_of_a_redis_that_refuses_are_mended() {
         site.mend(&row(kind));
     }
     script.expect("it ran").join().expect("no panic");
+}
+
+#[test]
+fn aof_that_is_switched_off_is_mended() {
+    let broker = Broker::start();
+    let address = broker.url().replace("mqtt://", "");
+    let redis = RedisServer::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let options = ["--rate", "50", "--durability", "synced"];
+    let mut site = Site::device(redis, "", &address, &options);
+    for kind in MENDED[5] {
+        site.ask(&["CONFIG", "SET", "appendfsync", "everysec"]);
+        site.ask(&["CONFIG", "SET", "appendonly", "no"]);
+        // Redis 7.0 does not say so before the next connection.
+        site.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
+        site.until_down(&[kind]);
+        site.mend(&row(kind));
+    }
 }
 
 #[test]

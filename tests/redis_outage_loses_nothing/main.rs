@@ -10,3 +10,4 @@ mod ownership;
 mod recovery;
 mod sentinel;
 mod soak;
+mod synced;

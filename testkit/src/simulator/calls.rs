@@ -433,7 +433,7 @@ impl Machine {
                 Ok(()) => "Ok".to_owned(),
                 Err(error) => error.kind().to_string(),
             },
-            |_| health.flush(timeout),
+            |_| health.flush(timeout).map(drop),
         )?;
         if flushed.is_ok() && clock.memory().1 > 0 {
             let mut state = self.world.lock();

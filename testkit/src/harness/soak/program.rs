@@ -149,7 +149,7 @@ impl Program {
                 report("held");
             }
             "go" => self.is_held = false,
-            "flush" => match healths.try_for_each(|health| health.flush(LIMIT)) {
+            "flush" => match healths.try_for_each(|health| health.flush(LIMIT).map(drop)) {
                 Ok(()) => report("flushed"),
                 Err(error) => report(&format!("unflushed {error}")),
             },
