@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use paho_mqtt_redis::Durability;
+
 use crate::random::Random;
 
 use super::{
@@ -125,6 +127,8 @@ impl Simulation {
         {
             let mut state = world.lock();
             state.sabotage = profile.settings.sabotage;
+            state.waits_for_disk = profile.settings.durability == Durability::Synced;
+            state.has_power_cuts = profile.faults.contains(&Fault::PowerCut);
             state.ignored.clone_from(&profile.ignored);
         }
         let mut broker = Broker::default();
@@ -257,7 +261,7 @@ impl Simulation {
         };
         let key = Key::new(Kind::Command, v5, number);
         state.data.records.insert(key, command(v5, &publish));
-        state.ledger.add_copy(message);
+        state.ledger.add_copy(message, self.clock.now());
         state.ledger.accept(message);
     }
 

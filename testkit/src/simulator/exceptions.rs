@@ -21,6 +21,9 @@ pub const COUNTED_AS_LOST: &str = "the store lost it, and it was counted as lost
 /// `Durability::Pipelined`: the store refused or lost what had been sent in the last tick, unseen, and the program died.
 pub const PIPELINED: &str = "pipelined, lost by the store before it was confirmed";
 
+/// `Durability::Confirmed` and `Pipelined`: the power failed before the disk of the store had the record.
+pub const POWER_CUT: &str = "the power failed before the disk had it";
+
 /// The store came back with older data while the program was dead: what it repeats or lacks follows from them.
 pub const OLDER_DATA: &str = "older data came back";
 

@@ -99,6 +99,13 @@ impl Simulation {
                     self.bury()?;
                 }
             }
+            Fault::PowerCut => {
+                if self.machine.process.is_some() {
+                    self.world.lock().cut_power();
+                    self.bury()?;
+                }
+            }
+            Fault::SlowDisk => self.world.lock().disk_stalled_until = until,
             Fault::Close => {
                 if self.paho.is_some() {
                     self.end_program()?;

@@ -260,7 +260,7 @@ impl Machine {
 
     /// Checks that an accepted message is in the store as soon as `put` has returned.
     pub fn check_durable(&mut self, message: u32) -> Result<(), Stop> {
-        let is_confirmed = self.settings.durability == Durability::Confirmed;
+        let is_confirmed = self.settings.durability != Durability::Pipelined;
         if is_confirmed && Self::is_safe(&self.before) {
             let mut state = self.world.lock();
             if state
@@ -284,7 +284,7 @@ impl Machine {
         let mut state = self.world.lock();
         state.read_unread();
         let is_confirmed = self.before.unconfirmed_records == 0
-            || self.settings.durability == Durability::Confirmed;
+            || self.settings.durability != Durability::Pipelined;
         if Self::is_safe(&self.before)
             && is_confirmed
             && state.is_all_listed()
@@ -377,6 +377,7 @@ impl Machine {
             .in_use_until
             .max(state.loading_until)
             .max(state.down_until)
+            .max(state.disk_stalled_until)
             .max(state.stalled_until);
         let since = refusal.since.max(reachable).max(state.disturbed_at);
         // Nothing is put before a record that is in the way is in the quarantine.

@@ -1,6 +1,6 @@
 //! What became of each published message.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 /// Message of the simulated program.
 #[derive(Clone, Copy, Debug, Default)]
@@ -11,6 +11,8 @@ pub struct Message {
     pub delivered: u16,
     /// Number of records in the store that carry it.
     pub copies: u16,
+    /// The time since which the store has a record that carries it.
+    pub stored_at: Duration,
     /// Number of the loss that took its last copy from the store; 0 if none did.
     pub lost_at: u32,
     /// Why it may be lost, if it may.
@@ -128,8 +130,11 @@ impl Ledger {
     }
 
     /// Counts a record that carries a message and was added to the store.
-    pub fn add_copy(&mut self, number: u32) {
+    pub fn add_copy(&mut self, number: u32, now: Duration) {
         if let Some(message) = self.messages.get_mut(number as usize) {
+            if message.copies == 0 {
+                message.stored_at = now;
+            }
             message.copies += 1;
         }
     }

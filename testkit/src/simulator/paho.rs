@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, collections::VecDeque, sync::Arc};
 
+use paho_mqtt_redis::Durability;
+
 use super::{
     broker::{Broker, Packet, show},
     exceptions,
@@ -578,8 +580,8 @@ pub(super) fn check_exchanges(
 ) -> Result<(), Stop> {
     let allowed = count / RECORDS_PER_EXCHANGE + bytes / BYTES_PER_EXCHANGE;
     let allowed = allowed as u64 + FEW;
-    // Records of both versions take turns in one sequence, and are read ahead by version.
-    if machine.mixes_versions {
+    // Records of both versions take turns in one sequence, and are read ahead by version. With `Synced` each write waits.
+    if machine.mixes_versions || machine.settings.durability == Durability::Synced {
         return Ok(());
     }
     let mut state = machine.world.lock();

@@ -51,6 +51,10 @@ pub enum Fault {
     Crash,
     /// Program and store die together.
     CrashBoth,
+    /// The power fails: the store comes back with what its disk had.
+    PowerCut,
+    /// The disk of the store takes nothing.
+    SlowDisk,
     /// The program closes its client and starts again.
     Close,
     /// The program sleeps while another one takes its records.
@@ -62,7 +66,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 25] = [
         Self::Refuse,
         Self::Large,
         Self::Connection,
@@ -82,6 +86,8 @@ impl Fault {
         Self::Suspend,
         Self::Crash,
         Self::CrashBoth,
+        Self::PowerCut,
+        Self::SlowDisk,
         Self::Close,
         Self::Sleeper,
         Self::Session,
@@ -165,6 +171,7 @@ impl Profile {
             Durability::Confirmed,
             Durability::Confirmed,
             Durability::Pipelined,
+            Durability::Synced,
         ]);
         let cache_limit = random.pick(&[0, 1024, 64 * 1024, UNLIMITED, UNLIMITED]);
         let call_timeout = Duration::from_millis(random.pick(&[100, 250, 1000]));

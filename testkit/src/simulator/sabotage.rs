@@ -23,6 +23,8 @@ pub enum Sabotage {
     ForgetsVersion,
     /// The store answers every 50th group of writes and forgets it.
     StoreForgets,
+    /// The store confirms writes that its disk does not have.
+    StoreSkipsSync,
     /// The store applies the removes of a group, and its puts only with the next operation.
     StoreSplitsGroups,
     /// The store deletes what the quarantine should get.
@@ -32,7 +34,7 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::DropsPuts,
         Self::PutsTwice,
         Self::RemovesEarly,
@@ -40,6 +42,7 @@ impl Sabotage {
         Self::InvertsContains,
         Self::ForgetsVersion,
         Self::StoreForgets,
+        Self::StoreSkipsSync,
         Self::StoreSplitsGroups,
         Self::StoreDropsQuarantine,
         Self::StoreDropsDiscarded,

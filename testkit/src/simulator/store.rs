@@ -88,6 +88,7 @@ impl SimulatedStore {
         work: impl FnOnce(&mut State, &[OwnedGroup]) -> Result<T, ErrorKind>,
     ) -> Result<T, Failed> {
         self.check_alive(state)?;
+        state.sync_if_due();
         state.operations += 1;
         let is_worker = self.clock.is_worker.load(Ordering::Relaxed);
         state.operations_of_calls += u64::from(!is_worker && waits);
@@ -222,6 +223,9 @@ impl SimulatedStore {
         }
         state.break_connections(100);
         state.read_late();
+        if state.waits_for_disk && !state.wait_for_disk() {
+            return Err(Failed::With(ErrorKind::NotSynced));
+        }
         self.epoch = Some(state.epoch);
         Ok(())
     }
@@ -286,6 +290,7 @@ impl Store for SimulatedStore {
             let refusal = state.refusal();
             match refusal.filter(|refusal| refusal.above.is_none() && !refusal.hangs_up) {
                 Some(refusal) => Err(refusal.kind),
+                None if state.waits_for_disk && !state.wait_for_disk() => Err(ErrorKind::NotSynced),
                 None => Ok(state.data.records.len() + state.data.fields.len()),
             }
         })
@@ -345,6 +350,9 @@ impl Store for SimulatedStore {
                 Some(key) if result.is_ok() => {
                     state.note(|| format!("  store: {key} is not as sent"));
                     Err(ErrorKind::Unconfirmed)
+                }
+                _ if result.is_ok() && state.waits_for_disk && !state.wait_for_disk() => {
+                    Err(ErrorKind::NotSynced)
                 }
                 _ => result,
             }

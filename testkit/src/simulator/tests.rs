@@ -75,6 +75,12 @@ fn forgetful_store_is_found() {
 }
 
 #[test]
+fn confirmation_before_sync_is_found() {
+    let found = find(Sabotage::StoreSkipsSync, &[Fault::PowerCut]);
+    assert_eq!(found.name, "nothing_lost", "{found:?}");
+}
+
+#[test]
 fn split_group_is_found() {
     let found = find(Sabotage::StoreSplitsGroups, &[Fault::Crash]);
     assert!(

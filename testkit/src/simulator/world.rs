@@ -113,9 +113,21 @@ impl Snapshot {
     }
 }
 
+/// Interval at which the store writes everything to its disk: `appendfsync everysec`.
+const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+
 pub struct State {
     pub(super) clock: Arc<VirtualClock>,
     pub data: Snapshot,
+    /// What a power cut leaves.
+    disk: Snapshot,
+    /// The last time at which the disk got everything.
+    synced_at: Duration,
+    pub disk_stalled_until: Duration,
+    /// The store confirms writes when its disk has them.
+    pub waits_for_disk: bool,
+    /// The power may fail; otherwise nobody looks at the disk.
+    pub has_power_cuts: bool,
     run_id: u64,
     replication_id: u64,
     pub identity: Identity,
@@ -189,6 +201,11 @@ impl World {
         let state = State {
             clock: Arc::clone(clock),
             data: Snapshot::default(),
+            disk: Snapshot::default(),
+            synced_at: Duration::ZERO,
+            disk_stalled_until: Duration::ZERO,
+            waits_for_disk: false,
+            has_power_cuts: false,
             run_id: 1,
             replication_id: 1,
             identity,
@@ -276,6 +293,7 @@ impl State {
         self.loading_until = Duration::ZERO;
         self.stalled_until = Duration::ZERO;
         self.in_use_until = Duration::ZERO;
+        self.disk_stalled_until = Duration::ZERO;
     }
 
     pub fn refusal(&self) -> Option<Refusal> {
@@ -334,6 +352,67 @@ impl State {
         self.stalled_until = Duration::ZERO;
     }
 
+    /// Waits until the disk has everything. Returns false if the disk takes nothing.
+    pub(super) fn wait_for_disk(&mut self) -> bool {
+        self.sabotage == Sabotage::StoreSkipsSync || self.sync()
+    }
+
+    /// Writes everything to the disk. Returns false if the disk takes nothing.
+    fn sync(&mut self) -> bool {
+        let now = self.now();
+        if now < self.disk_stalled_until {
+            return false;
+        }
+        self.synced_at = now;
+        if self.has_power_cuts {
+            self.disk = self.data.clone();
+        }
+        true
+    }
+
+    /// Writes everything to the disk once per second.
+    pub(super) fn sync_if_due(&mut self) {
+        if self.now() >= self.synced_at + SYNC_INTERVAL {
+            self.sync();
+        }
+    }
+
+    /// Takes from the store what its disk does not have, as a power cut does, which the program does not survive.
+    pub fn cut_power(&mut self) {
+        self.sync_if_due();
+        let was_dirty = self.is_dirty;
+        self.restart(0);
+        let disk = self.disk.clone();
+        let old = std::mem::replace(&mut self.data, disk);
+        let messages_in = |records: &BTreeMap<Key, Value>| -> Vec<u32> {
+            let messages = records
+                .iter()
+                .filter_map(|(key, value)| message_of(*key, value));
+            messages.collect()
+        };
+        let present = messages_in(&self.data.records);
+        for message in messages_in(&old.records) {
+            let stored_at = self.ledger.get(message).map(|message| message.stored_at);
+            let is_lost = !present.contains(&message);
+            // With `Synced` none is excused, and without it none that the disk has had time to get.
+            if is_lost && !self.waits_for_disk && stored_at >= Some(self.synced_at) {
+                self.ledger.excuse_loss(message, exceptions::POWER_CUT);
+            }
+            self.ledger.remove_copy(message);
+        }
+        for message in present {
+            self.ledger.add_copy(message, self.clock.now());
+        }
+        let data = &self.data;
+        self.kept.retain(|key, values| {
+            values.retain(|value| {
+                data.records.get(key) == Some(value) || data.has_quarantined(*key, value)
+            });
+            !values.is_empty()
+        });
+        self.is_dirty = was_dirty || !self.waits_for_disk;
+    }
+
     /// Makes another server the primary, under the same run id.
     pub fn fail_over(&mut self) {
         self.late.clear();
@@ -348,6 +427,7 @@ impl State {
     /// Replaces all data, as a restart does that loads other data.
     pub fn load(&mut self, data: Snapshot, is_program_running: bool) {
         let old = std::mem::replace(&mut self.data, data);
+        self.disk = self.data.clone();
         self.losses += 1;
         let mut before: Vec<u32> = Vec::new();
         for (key, value) in &old.records {
@@ -359,7 +439,7 @@ impl State {
         let mut present: Vec<u32> = Vec::new();
         for (key, value) in &self.data.records {
             if let Some(message) = message_of(*key, value) {
-                self.ledger.add_copy(message);
+                self.ledger.add_copy(message, self.clock.now());
                 present.push(message);
             }
         }
@@ -449,7 +529,7 @@ impl State {
     /// Adds a record behind the program's back.
     pub fn plant(&mut self, key: Key, value: Value) {
         if let Some(message) = message_of(key, &value) {
-            self.ledger.add_copy(message);
+            self.ledger.add_copy(message, self.clock.now());
         }
         self.data.records.insert(key, Arc::clone(&value));
         self.keep(key, value);

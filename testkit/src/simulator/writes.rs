@@ -58,7 +58,7 @@ impl State {
                     self.note_put(*key, value);
                     self.lost_at.remove(key);
                     if let Some(message) = message_of(*key, value) {
-                        self.ledger.add_copy(message);
+                        self.ledger.add_copy(message, self.clock.now());
                     }
                     if let Some(old) = self.data.records.insert(*key, Arc::clone(value)) {
                         if let Some(message) = message_of(*key, &old) {
