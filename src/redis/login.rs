@@ -8,7 +8,7 @@ use super::{
 };
 use crate::error::{Error, ErrorKind};
 
-/// What Redis has to accept before it executes anything else.
+/// The user and the database that Redis has to accept before it executes anything else.
 ///
 /// It goes in front of the first exchange and costs no round trip of its own. So nothing in that exchange
 /// may have an effect if Redis refuses the password or the database.
@@ -33,10 +33,7 @@ impl Login {
     }
 
     pub(super) fn encode(&self, commands: &mut CommandBuffer) {
-        if let Some(password) = &self.password {
-            let auth = ["AUTH"].into_iter().chain(self.user.as_deref());
-            commands.push_words(&auth.chain([password.as_str()]).collect::<Vec<_>>());
-        }
+        encode_auth(commands, self.user.as_deref(), self.password.as_deref());
         if self.database != 0 {
             commands.push_words(&["SELECT", &self.database.to_string()]);
         }
@@ -68,6 +65,18 @@ impl Login {
         } else {
             error
         })
+    }
+}
+
+/// Encodes `AUTH` if there is a password.
+pub(super) fn encode_auth(
+    commands: &mut CommandBuffer,
+    user: Option<&str>,
+    password: Option<&str>,
+) {
+    if let Some(password) = password {
+        let auth = ["AUTH"].into_iter().chain(user).chain([password]);
+        commands.push_words(&auth.collect::<Vec<_>>());
     }
 }
 

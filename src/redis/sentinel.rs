@@ -8,6 +8,7 @@ use super::{
     address::{Endpoint, RedisAddress, Sentinels},
     connection::RedisConnection,
     exchange_error::ExchangeError,
+    login::encode_auth,
     password::Password,
     preflight::{Preflight, ServerInfo},
     resolver::Resolver,
@@ -90,13 +91,9 @@ impl Sentinels {
         deadline: Instant,
     ) -> Result<Endpoint, ExchangeError> {
         let mut connection = RedisConnection::connect(sentinel, None, resolver, deadline)?;
-        let user = sentinel.user.as_deref();
         let answer = connection.exchange(
             |commands| {
-                if let Some(password) = password {
-                    let auth = ["AUTH"].into_iter().chain(user).chain([password]);
-                    commands.push_words(&auth.collect::<Vec<_>>());
-                }
+                encode_auth(commands, sentinel.user.as_deref(), password);
                 commands.push_words(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.service]);
             },
             |replies| {
