@@ -7,7 +7,7 @@ use std::{
 
 use prometheus::proto::{Metric, MetricFamily, MetricType};
 
-use crate::{error::ErrorKind, metrics::PREFIX};
+use crate::{error::ErrorKind, metrics::PREFIX, units::duration};
 
 /// The reason of a store that is down without an error.
 const NO_ERROR: &str = "not open yet, or closed; if opening failed, the log has the reason";
@@ -113,6 +113,12 @@ impl<'a> ClientView<'a> {
     pub(super) fn time_since(&self, event: &str) -> Option<f64> {
         let at = self.value(&format!("{event}_timestamp_seconds"))?;
         (at > 0.0).then_some(self.now - at)
+    }
+
+    /// Returns " for" and the time since an event, if it has occurred.
+    pub(super) fn for_time_since(&self, event: &str) -> String {
+        let time = self.time_since(event);
+        time.map_or(String::new(), |time| format!(" for {}", duration(time)))
     }
 
     /// Returns the kinds of the errors for which stores are down.

@@ -160,8 +160,7 @@ fn tile(class: &str, title: &str, value: &str) -> Markup {
 }
 
 fn broker(client: &ClientView<'_>) -> String {
-    let since = client.time_since("broker_changed");
-    let since = since.map_or(String::new(), |time| format!(" for {}", duration(time)));
+    let since = client.for_time_since("broker_changed");
     match (
         client.value("broker_up"),
         client.time_since("broker_next_attempt"),
