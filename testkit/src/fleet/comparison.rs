@@ -2,10 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
-    io::{Read, Write},
-    net::TcpStream,
-    thread,
+    fmt, thread,
     time::{Duration, Instant},
 };
 
@@ -18,7 +15,7 @@ use super::{
 use crate::{
     Prometheus,
     dashboard::{Dashboard, Query, array, fill, text},
-    eventually, eventually_queried, now,
+    eventually, eventually_queried, now, sent, status,
 };
 
 /// Job under which `VictoriaMetrics` has the samples that Prometheus wrote to it.
@@ -274,19 +271,14 @@ fn delays(engines: &Engines, outages: &Outages) -> BTreeMap<String, [Duration; 2
 
 /// Writes a sample of now to a `VictoriaMetrics`.
 fn write_sample(store: &Prometheus, series: &str, value: u32) {
-    let mut stream = TcpStream::connect(store.address()).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let body = format!("{series} {value}\n");
     let head = format!(
         "POST /api/v1/import/prometheus HTTP/1.0\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream
-        .write_all((head + &body).as_bytes())
-        .expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("text");
-    assert!(answer.contains(" 204 "), "{answer}");
+    let address = store.address().parse().expect("an address");
+    let answer = sent(address, (head + &body).as_bytes());
+    assert_eq!(status(&answer), "204", "{answer}");
 }
 
 /// Longest times until a query returns a sample: of a known series, and of a new one.
