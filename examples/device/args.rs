@@ -23,7 +23,7 @@ pub struct Args {
     /// Prefix of the Redis key, before client id and broker
     #[arg(long, value_parser = text, value_name = "TEXT")]
     pub key_prefix: Option<String>,
-    /// What a reading waits for: confirmed (Redis has it), synced (the disk of Redis has it), pipelined (it is on its way)
+    /// A reading waits until it is confirmed (Redis has it), synced (the disk of Redis has it) or pipelined (it is on its way)
     #[arg(long, default_value = "confirmed", value_name = "WORD")]
     pub durability: Durability,
     /// MQTT client id, also part of the Redis key

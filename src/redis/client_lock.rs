@@ -416,6 +416,7 @@ pub struct Owner {
     /// Time since its last exchange. A program that runs makes one every second.
     pub idle: Duration,
 }
+
 /// Makes the [checks](Preflight) with those of the user's rights to the lock, on a connection that owns no
 /// records.
 #[cfg(feature = "cli")]

@@ -281,7 +281,7 @@ mod tests {
                 "redis_version:7.2.4\r\nserver_name:other\r\n",
                 Some("Redis 7.2.4"),
             ),
-            // What could spoil a log or a label.
+            // Characters that could spoil a log or a label.
             ("redis_version:7.0\u{1b}[31m\r\n", None),
             (
                 "redis_version:7.2.4\r\nserver_name:Val \"key\r\nVal \"key_version:1.0\r\n",

@@ -119,7 +119,7 @@ const SYNC_INTERVAL: Duration = Duration::from_secs(1);
 pub struct State {
     pub(super) clock: Arc<VirtualClock>,
     pub data: Snapshot,
-    /// What a power cut leaves.
+    /// The data that a power cut leaves.
     disk: Snapshot,
     /// The last time at which the disk got everything.
     synced_at: Duration,
