@@ -26,7 +26,7 @@ use super::{
     opening::{OpenReport, connect, convert, may_open_without, open_records},
     outbox::Outbox,
     shared::PersistenceShared,
-    worker::spawn_threads,
+    worker::start_jobs,
 };
 use crate::{
     cache::{LoadChanges, SendCounts, SetAsides, StoreAccess, WriteBehindCache},
@@ -56,7 +56,7 @@ use crate::{
 /// `operation_timeout` of `RedisPersistenceBuilder`, and 250 ms with any other store. A `get` fails
 /// if only the store has the value. A record that the store refuses, although it takes others, is kept
 /// in memory and tried again. [`health`](Self::health), a [`StoreObserver`] and the log report the state
-/// of the store; observers and log have a thread of their own.
+/// of the store; observers and log run on threads that do nothing else.
 ///
 /// Dropping it closes it, unless Paho has closed it before: pending writes are sent, and the
 /// connection ends. If the store is unavailable, that takes up to twice the call timeout. The
@@ -342,7 +342,11 @@ impl<S: Store> Persistence<S> {
     }
 
     pub(super) fn end_opening(&self, lifecycle: Lifecycle<GuardedStore<S>>) {
-        self.shared.lock().lifecycle = lifecycle;
+        let mut state = self.shared.lock();
+        state.lifecycle = lifecycle;
+        // That of the last opening may not be over.
+        state.wake_worker_now();
+        drop(state);
         self.shared.notify();
     }
 
@@ -412,10 +416,10 @@ impl<S: Store> Persistence<S> {
             }
         });
         if let Clock::System = shared.clock()
-            && let Err(error) = spawn_threads(shared, notifier)
+            && let Err(error) = start_jobs(shared, &notifier)
         {
             drop(self.close_records());
-            return Err(Error::new(ErrorKind::Other, "start the worker thread")
+            return Err(Error::new(ErrorKind::Other, "start a worker thread")
                 .with_reason("the system has no thread or memory left for this process")
                 .with_source(error));
         }
@@ -438,7 +442,7 @@ impl<S: Store> Persistence<S> {
         if finished.is_none() {
             return (Ok(()), None);
         }
-        shared.wake_worker(&mut state);
+        state.wake_worker();
         let until = clock.deadline_after(shared.config.call_timeout);
         (state, _) = shared.wait_while(state, until, |lifecycle| {
             let outage = lifecycle.outage();
@@ -447,6 +451,7 @@ impl<S: Store> Persistence<S> {
         let Some(mut closed) = state.lifecycle.close() else {
             return (Ok(()), None);
         };
+        state.wake_worker_now();
         shared.notify();
         // The worker brings the store back after its step. If that takes longer, the next opening
         // waits for it.

@@ -143,7 +143,7 @@ impl<S: Store> HealthSource for PersistenceShared<S> {
                 let refusal = records.cache.refusal().cloned();
                 (records.cache.has_pending(), refusal)
             });
-            self.wake_worker(&mut state);
+            state.wake_worker();
             let Some((has_pending, refusal)) = pending else {
                 return Err(Error::new(ErrorKind::NotOpen, ATTEMPT));
             };

@@ -24,6 +24,7 @@ mod shared;
 mod simulated;
 #[cfg(test)]
 mod tests;
+mod thread_pool;
 mod worker;
 
 pub use adoption::Adoption;

@@ -11,8 +11,10 @@ use tracing::{error, info, warn};
 use super::{
     observer::{RecordObserver, StoreObserver},
     outbox::Outbox,
+    thread_pool::{Job, NextTurn},
 };
 use crate::{
+    clock::since_boot,
     error::{ErrorChain, ExplainedError, log_throttle::LogThrottle},
     paho::{DropReason, RecordKind},
     store::{Place, SetAsideLoss, StoreEvent},
@@ -21,7 +23,7 @@ use crate::{
 
 /// Runs the log and the observers for the store of one client.
 ///
-/// They are user code, so they have a thread of their own: one that blocks delays no recovery.
+/// They are user code, so they have threads of their own: one that blocks delays no recovery.
 pub(super) struct Notifier {
     pub(super) store_name: &'static str,
     pub(super) client_id: String,
@@ -45,6 +47,26 @@ macro_rules! log {
     };
 }
 
+/// Delivers events until the persistence is closed.
+impl Job for Notifier {
+    fn turn(&self) -> NextTurn {
+        for event in self.outbox.take() {
+            self.notify(&event);
+            if matches!(event, StoreEvent::Closed) {
+                return NextTurn::Never;
+            }
+        }
+        let now = Instant::now();
+        let drops = self.drops().take_overdue(None, now);
+        let losses = self.losses().take_overdue(None, now);
+        catch_panic(|| self.log_drops(drops));
+        catch_panic(|| self.log_losses(losses));
+        self.until_overdue().map_or(NextTurn::OnWake, |left| {
+            NextTurn::At(since_boot().saturating_add(left))
+        })
+    }
+}
+
 impl Notifier {
     /// Queues events, once the observer of the records has seen them.
     pub(super) fn post(&self, events: Vec<StoreEvent>) {
@@ -54,23 +76,6 @@ impl Notifier {
             }
         }
         self.outbox.post(events);
-    }
-
-    /// Delivers events until the persistence is closed.
-    pub(super) fn run(&self) {
-        loop {
-            for event in self.outbox.wait(self.until_overdue()) {
-                self.notify(&event);
-                if matches!(event, StoreEvent::Closed) {
-                    return;
-                }
-            }
-            let now = Instant::now();
-            let drops = self.drops().take_overdue(None, now);
-            let losses = self.losses().take_overdue(None, now);
-            catch_panic(|| self.log_drops(drops));
-            catch_panic(|| self.log_losses(losses));
-        }
     }
 
     /// Returns the time after which suppressed lines are overdue, if there are any.

@@ -1,17 +1,15 @@
 //! The events of one opening that the notifier has not delivered yet.
 
-use std::{
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
+use super::thread_pool::JobHandle;
 use crate::store::StoreEvent;
 
 /// A queue between the persistence and its notifier, which runs user code and may be slow.
 #[derive(Default)]
 pub(super) struct Outbox {
     queue: Mutex<Vec<StoreEvent>>,
-    posted: Condvar,
+    notifier: OnceLock<JobHandle>,
 }
 
 /// Length of the queue above which repeating events are dropped, for an observer that is too slow.
@@ -24,26 +22,20 @@ impl Outbox {
         for event in events {
             push(&mut queue, event);
         }
-        self.posted.notify_one();
+        drop(queue);
+        if let Some(notifier) = self.notifier.get() {
+            notifier.wake();
+        }
+    }
+
+    /// Wakes this job for the events that are queued, and for each event from now on.
+    pub(super) fn wake_on_post(&self, notifier: JobHandle) {
+        self.notifier.get_or_init(|| notifier).wake();
     }
 
     /// Takes the queued events; empty if there are none.
     pub(super) fn take(&self) -> Vec<StoreEvent> {
         std::mem::take(&mut *self.lock())
-    }
-
-    /// Waits for events, up to a timeout if there is one, and takes them.
-    pub(super) fn wait(&self, timeout: Option<Duration>) -> Vec<StoreEvent> {
-        let queue = self.lock();
-        let is_empty = |queue: &mut Vec<StoreEvent>| queue.is_empty();
-        let mut queue = if let Some(timeout) = timeout {
-            let waited = self.posted.wait_timeout_while(queue, timeout, is_empty);
-            waited.unwrap_or_else(PoisonError::into_inner).0
-        } else {
-            let waited = self.posted.wait_while(queue, is_empty);
-            waited.unwrap_or_else(PoisonError::into_inner)
-        };
-        std::mem::take(&mut *queue)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<StoreEvent>> {
@@ -148,7 +140,7 @@ mod tests {
             }]);
         }
         outbox.post([StoreEvent::Closed]);
-        let queued = outbox.wait(None);
+        let queued = outbox.take();
         assert_eq!(queued.len(), MAX_QUEUED + 4);
         assert!(matches!(
             queued[MAX_QUEUED..],

@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     call_semantics::CallSemantics, config::PersistenceConfig, lifecycle::Lifecycle, schedule::Wait,
+    thread_pool::JobHandle,
 };
 use crate::{
     cache::StoreAccess,
@@ -22,7 +23,7 @@ pub(super) const PAUSE: Duration = Duration::from_millis(1);
 /// Guarded by one mutex; of user code only a [`Store`] runs while it is held.
 pub(super) struct PersistenceShared<S: Store> {
     state: Mutex<State<S>>,
-    /// Notified of each change that a call, the worker or a flush may wait for.
+    /// Notified of each change that a call or a flush may wait for.
     changed: Condvar,
     pub(super) config: PersistenceConfig,
 }
@@ -30,6 +31,8 @@ pub(super) struct PersistenceShared<S: Store> {
 pub(super) struct State<S: Store> {
     pub(super) lifecycle: Lifecycle<S>,
     pub(super) worker: WorkerState,
+    /// Wakes the worker, if there is one.
+    pub(super) job: Option<JobHandle>,
 }
 
 /// The state of the worker; decides if it needs to be woken.
@@ -41,12 +44,44 @@ pub(super) enum WorkerState {
     Waiting(Wait),
 }
 
+impl<S: Store> State<S> {
+    /// Wakes the worker if it has work before the end of its wait.
+    ///
+    /// Called after each call of Paho, so a worker that ticks is not woken for pending writes.
+    pub(super) fn wake_worker(&mut self) {
+        let has_work = match (self.worker, &self.lifecycle) {
+            (WorkerState::Waiting(Wait::Idle(_)), Lifecycle::Up { opened, .. }) => {
+                opened.records.cache.has_unsettled()
+            }
+            // An outage has begun since the worker decided to wait.
+            (WorkerState::Waiting(Wait::Idle(_) | Wait::Ticking(_)), Lifecycle::Down { .. }) => {
+                true
+            }
+            _ => false,
+        };
+        if has_work {
+            self.wake_worker_now();
+        }
+    }
+
+    /// Wakes the worker, whatever it waits for.
+    pub(super) fn wake_worker_now(&mut self) {
+        if let WorkerState::Waiting(_) = self.worker {
+            self.worker = WorkerState::Busy;
+        }
+        if let Some(job) = &self.job {
+            job.wake();
+        }
+    }
+}
+
 impl<S: Store> PersistenceShared<S> {
     pub(super) fn new(store: S, config: PersistenceConfig) -> Self {
         Self {
             state: Mutex::new(State {
                 lifecycle: Lifecycle::Closed(store),
                 worker: WorkerState::Absent,
+                job: None,
             }),
             changed: Condvar::new(),
             config,
@@ -136,26 +171,6 @@ impl<S: Store> PersistenceShared<S> {
         self.changed.notify_all();
     }
 
-    /// Wakes the worker if it has work before the end of its wait.
-    ///
-    /// Called after each call of Paho, so a worker that ticks is not woken for pending writes.
-    pub(super) fn wake_worker(&self, state: &mut State<S>) {
-        let has_work = match (state.worker, &state.lifecycle) {
-            (WorkerState::Waiting(Wait::Idle(_)), Lifecycle::Up { opened, .. }) => {
-                opened.records.cache.has_unsettled()
-            }
-            // An outage has begun since the worker decided to wait.
-            (WorkerState::Waiting(Wait::Idle(_) | Wait::Ticking(_)), Lifecycle::Down { .. }) => {
-                true
-            }
-            _ => false,
-        };
-        if has_work {
-            state.worker = WorkerState::Busy;
-            self.changed.notify_all();
-        }
-    }
-
     /// Runs `work` on the open records, or fails with [`ErrorKind::NotOpen`].
     pub(super) fn with_open<T>(
         &self,
@@ -172,7 +187,7 @@ impl<S: Store> PersistenceShared<S> {
         work: impl FnOnce(&mut CallSemantics, &mut StoreAccess<'_, S>) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let result = state.lifecycle.call(self.clock(), work);
-        self.wake_worker(state);
+        state.wake_worker();
         result.unwrap_or_else(|| Err(Error::new(ErrorKind::NotOpen, attempt())))
     }
 

@@ -1,70 +1,63 @@
-//! The threads of an open persistence: the worker, which ticks, checks and recovers, and the notifier.
+//! The background work of an open persistence: the worker, which ticks, checks and recovers, and the notifier.
 
-use std::{io, sync::Arc, thread};
+use std::{io, sync::Arc};
 
 use super::{
     exchange::Exchange,
     lifecycle::Lifecycle,
     notifier::Notifier,
     schedule::Wait,
-    shared::{PersistenceShared, WorkerState},
+    shared::{PAUSE, PersistenceShared, WorkerState},
+    thread_pool::{Job, NextTurn, Pools},
 };
 use crate::store::Store;
 
-/// Spawns the notifier of an opening, and the worker unless that of the last opening still runs.
-pub(super) fn spawn_threads<S: Store>(
+/// Starts the notifier of an opening, and the worker unless that of the last opening is not over.
+pub(super) fn start_jobs<S: Store>(
     shared: &Arc<PersistenceShared<S>>,
-    notifier: Arc<Notifier>,
+    notifier: &Arc<Notifier>,
 ) -> io::Result<()> {
-    thread::Builder::new()
-        .name("mqtt-notifier".to_owned())
-        .spawn(move || notifier.run())?;
+    let pools = Pools::of_this_process();
+    let job = pools.notifiers.add(Arc::clone(notifier) as Arc<dyn Job>)?;
+    notifier.outbox.wake_on_post(job);
     let mut state = shared.lock();
     if state.worker == WorkerState::Absent {
-        let shared = Arc::clone(shared);
-        thread::Builder::new()
-            .name("mqtt-persistence".to_owned())
-            .spawn(move || run(&shared))?;
+        let job = pools.workers.add(Arc::clone(shared) as Arc<dyn Job>)?;
         state.worker = WorkerState::Busy;
+        state.job = Some(job);
     }
     Ok(())
 }
 
-/// Does what is due until the persistence is closed.
-fn run<S: Store>(shared: &PersistenceShared<S>) {
-    while let Some(mut exchange) = shared.next_exchange() {
-        exchange.perform();
-        shared.end_exchange(exchange);
+/// The worker: does what is due until the persistence is closed.
+impl<S: Store> Job for PersistenceShared<S> {
+    fn turn(&self) -> NextTurn {
+        let mut state = self.lock();
+        state.worker = WorkerState::Busy;
+        if let Some(mut exchange) = self.take_step(&mut state.lifecycle) {
+            drop(state);
+            exchange.perform();
+            self.end_exchange(exchange);
+            return NextTurn::At(self.clock().since_boot());
+        }
+        if let Lifecycle::Closed(_) = state.lifecycle {
+            state.worker = WorkerState::Absent;
+            state.job = None;
+            return NextTurn::Never;
+        }
+        let wait = self.run_due(&mut state.lifecycle);
+        state.worker = WorkerState::Waiting(wait);
+        let now = self.clock().since_boot();
+        match wait {
+            // Calls that wait for the mutex come first.
+            Wait::Ticking(until) if until <= now => NextTurn::At(now.saturating_add(PAUSE)),
+            Wait::Ticking(until) | Wait::Idle(until) | Wait::Backoff(until) => NextTurn::At(until),
+            Wait::NotOpen => NextTurn::OnWake,
+        }
     }
 }
 
 impl<S: Store> PersistenceShared<S> {
-    /// Does what is due and waits until a step of recovery is; `None` if the persistence is closed.
-    fn next_exchange(&self) -> Option<Exchange<S>> {
-        let mut state = self.lock();
-        loop {
-            if let Some(exchange) = self.take_step(&mut state.lifecycle) {
-                return Some(exchange);
-            }
-            if let Lifecycle::Closed(_) = state.lifecycle {
-                state.worker = WorkerState::Absent;
-                return None;
-            }
-            let wait = self.run_due(&mut state.lifecycle);
-            state.worker = WorkerState::Waiting(wait);
-            match wait {
-                Wait::Ticking(until) if until <= self.clock().since_boot() => {
-                    state = self.yield_to_calls(state);
-                }
-                Wait::Ticking(until) | Wait::Idle(until) | Wait::Backoff(until) => {
-                    (state, _) = self.wait_until(state, until);
-                }
-                Wait::NotOpen => state = self.wait(state),
-            }
-            state.worker = WorkerState::Busy;
-        }
-    }
-
     /// Takes the next step of recovery if it is due, or ends the outage if no step is left.
     pub(super) fn take_step(&self, lifecycle: &mut Lifecycle<S>) -> Option<Exchange<S>> {
         let was_down = lifecycle.outage().is_some();
