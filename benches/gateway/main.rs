@@ -1,0 +1,139 @@
+//! Measures a process with many clients: its threads and memory, and the time until all stores are up after Redis has restarted.
+//!
+//! Prints a Markdown table. `cargo bench -p testkit --bench gateway -- [CLIENTS]`, 1,000 by default. No client is connected, and one
+//! message waits in each.
+
+use std::{
+    env, fs, mem,
+    process::{Command, ExitCode},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use paho_mqtt as mqtt;
+use paho_mqtt_redis::{MemoryPersistence, RedisPersistence, StoreEvent, StoreObserver};
+use testkit::{RedisServer, eventually};
+
+const CLIENTS: usize = 1000;
+const PAYLOAD: usize = 100;
+const LIMIT: Duration = Duration::from_secs(300);
+/// Argument of a process that measures one contender.
+const MEASURE: &str = "--measure";
+const CONTENDERS: [&str; 4] = ["none", "memory", "Confirmed, TCP", "Confirmed, Unix socket"];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = env::args().skip(1).filter(|one| one != "--bench").collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let count = |text: &str| text.parse::<usize>().ok().filter(|count| *count > 0);
+    let clients = match arguments[..] {
+        [] => Some(CLIENTS),
+        [clients] => count(clients),
+        [MEASURE, contender, clients] => {
+            measure(contender, count(clients).expect("a number"));
+            return ExitCode::SUCCESS;
+        }
+        _ => None,
+    };
+    let Some(clients) = clients else {
+        eprintln!("usage: cargo bench -p testkit --bench gateway -- [CLIENTS]");
+        return ExitCode::from(2);
+    };
+    println!(
+        "| {clients} clients | threads | resident, each | created | up after a restart of Redis |"
+    );
+    println!("|---|--:|--:|--:|--:|");
+    for contender in CONTENDERS {
+        let program = env::current_exe().expect("this program");
+        let clients = clients.to_string();
+        let status = Command::new(program)
+            .args([MEASURE, contender, &clients])
+            .status();
+        if !status.is_ok_and(|status| status.success()) {
+            eprintln!("gateway: FAILED: {contender}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// Counts the stores that have come up again.
+#[derive(Clone, Default)]
+struct Recovered(Arc<AtomicUsize>);
+
+impl StoreObserver for Recovered {
+    fn on_event(&self, _: &str, event: &StoreEvent) {
+        if let StoreEvent::Up { .. } = event {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn measure(contender: &str, count: usize) {
+    let mut redis = RedisServer::tcp();
+    let recovered = Recovered::default();
+    // Paho's own threads and tables come with the first client.
+    let mut clients = vec![client("none", &redis, 0, &recovered)];
+    let before = resident();
+    let started = Instant::now();
+    clients.extend((1..=count).map(|id| client(contender, &redis, id, &recovered)));
+    let created = started.elapsed();
+    let each = (resident() - before) / 1000 / count;
+    let threads = threads();
+    let up = contender.starts_with("Confirmed").then(|| {
+        redis.restart();
+        let started = Instant::now();
+        eventually(LIMIT, "all stores are up again", || {
+            (recovered.0.load(Ordering::Relaxed) >= count).then_some(())
+        });
+        started.elapsed()
+    });
+    let seconds = |time: Duration| format!("{:.1} s", time.as_secs_f64());
+    println!(
+        "| {contender} | {threads} | {each} kB | {} | {} |",
+        seconds(created),
+        up.map_or("–".to_owned(), seconds)
+    );
+    // Paho would take long to disconnect each.
+    mem::forget(clients);
+}
+
+/// Creates a client in whose persistence one message waits.
+fn client(
+    contender: &str,
+    redis: &RedisServer,
+    id: usize,
+    recovered: &Recovered,
+) -> mqtt::AsyncClient {
+    let options = mqtt::CreateOptionsBuilder::new()
+        .server_uri("mqtt://127.0.0.1:1")
+        .client_id(format!("gateway-{id}"))
+        .send_while_disconnected(true)
+        .allow_disconnected_send_at_anytime(true);
+    let over = |url: &str| {
+        let persistence = RedisPersistence::builder().url(url).build();
+        persistence.expect("a good URL").observer(recovered.clone())
+    };
+    let options = match contender {
+        "none" => options.persistence(mqtt::PersistenceType::None),
+        "memory" => options.user_persistence(MemoryPersistence::new()),
+        "Confirmed, TCP" => options.user_persistence(over(&redis.tcp_url())),
+        "Confirmed, Unix socket" => options.user_persistence(over(&redis.url())),
+        other => panic!("no contender {other:?}"),
+    };
+    let client = mqtt::AsyncClient::new(options.finalize()).expect("created");
+    let message = mqtt::Message::new("gateway", vec![b'x'; PAYLOAD], mqtt::QOS_1);
+    client.try_publish(message).expect("accepted");
+    client
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> usize {
+    testkit::resident(std::process::id()).expect("resident memory in /proc")
+}
+
+fn threads() -> usize {
+    fs::read_dir("/proc/self/task").expect("procfs").count()
+}
