@@ -144,11 +144,6 @@ impl Prometheus {
         self.server.pid()
     }
 
-    /// Makes it read its configuration again.
-    pub fn reload(&self) {
-        self.server.signal(libc::SIGHUP);
-    }
-
     /// Stops it with SIGTERM.
     pub fn stop(&mut self) {
         self.server.stop();

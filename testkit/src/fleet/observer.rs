@@ -75,8 +75,6 @@ impl Observer {
                 (Prometheus::with_flags(&path, &flags), None)
             }
             Engine::VictoriaMetrics => {
-                // vmalert asks for its earlier alerts when it starts, before a thousand scrapes keep the store busy.
-                written(dir.path(), "prometheus.yml", &json!({}));
                 let store = victoria_metrics::store(&path, factor);
                 let alerts = dashboard::path("provisioning/alertmanager/alertmanager.yml");
                 let alertmanager = Alertmanager::start(&alerts);
@@ -84,8 +82,6 @@ impl Observer {
                 wait_for_series(&store);
                 let vmalert =
                     victoria_metrics::alerts(&dir.path().join(RULES), &store, &address, factor);
-                written(dir.path(), "prometheus.yml", &config);
-                store.reload();
                 (store, Some((vmalert, alertmanager)))
             }
         };
@@ -131,13 +127,26 @@ impl Observer {
         firing.collect()
     }
 
-    /// Duration of the last evaluation of all rules together.
-    pub fn evaluation_time(&self) -> Duration {
-        let groups = self.evaluator().get("rules");
-        let groups = array(&groups["data"]["groups"]).iter();
-        let rules = groups.flat_map(|group| array(&group["rules"]));
-        let seconds = rules.map(|rule| rule["evaluationTime"].as_f64().expect("a time"));
-        Duration::from_secs_f64(seconds.sum())
+    /// Median and longest duration of an evaluation of all rules together, over this many.
+    pub fn evaluation_times(&self, times: u32) -> (Duration, Duration) {
+        if let Some((vmalert, _)) = &self.vmalert {
+            // A rule's time in its API counts from the time for which the group is evaluated, so it includes those before it.
+            thread::sleep(EVALUATION_INTERVAL / self.factor * times);
+            return ["0.5", "1"]
+                .map(|quantile| iteration_time(vmalert, quantile))
+                .into();
+        }
+        let durations = (0..times).map(|_| {
+            thread::sleep(EVALUATION_INTERVAL / self.factor);
+            let groups = self.prometheus.get("rules");
+            let groups = array(&groups["data"]["groups"]).iter();
+            let rules = groups.flat_map(|group| array(&group["rules"]));
+            let seconds = rules.map(|rule| rule["evaluationTime"].as_f64().expect("a time"));
+            Duration::from_secs_f64(seconds.sum())
+        });
+        let durations: Vec<_> = durations.collect();
+        let longest = durations.iter().max().copied();
+        (median(durations), longest.expect("one"))
     }
 
     /// Number of series.
@@ -221,18 +230,29 @@ pub fn prepare(dir: &Path, targets: &str, factor: u32) -> Value {
     })
 }
 
+/// Sum over the groups of a quantile of the durations of their evaluations, of the last minutes.
+fn iteration_time(vmalert: &Prometheus, quantile: &str) -> Duration {
+    let quantile = format!("quantile=\"{quantile}\"");
+    let seconds = sum_of_lines(vmalert, |line| {
+        line.starts_with("vmalert_iteration_duration_seconds{") && line.contains(&quantile)
+    });
+    Duration::from_secs_f64(seconds)
+}
+
+/// Sum of some of the samples that a server has about itself.
+fn sum_of_lines(server: &Prometheus, is_summed: impl Fn(&str) -> bool) -> f64 {
+    let (_, _, page) = http_get(server.address(), "/metrics");
+    let lines = page.lines().filter(|line| is_summed(line));
+    let numbers = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
+    numbers.sum()
+}
+
 /// Merges the samples of a `VictoriaMetrics` and returns the bytes per sample on its disk.
 fn merged_bytes_a_sample(store: &Prometheus) -> f64 {
     for path in ["/internal/force_flush", "/internal/force_merge"] {
         assert_eq!(http_get(store.address(), path).0, 200, "{path}");
     }
-    // Sum of the series whose lines begin with this.
-    let sum = |metric: &str| -> f64 {
-        let (_, _, page) = http_get(store.address(), "/metrics");
-        let lines = page.lines().filter(|line| line.starts_with(metric));
-        let numbers = lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-        numbers.sum()
-    };
+    let sum = |metric: &str| sum_of_lines(store, |line| line.starts_with(metric));
     eventually(LIMIT, "its samples are merged", || {
         (sum("vm_active_force_merges") == 0.0).then_some(())
     });

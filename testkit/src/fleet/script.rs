@@ -11,8 +11,8 @@ use super::{
 };
 use crate::eventually;
 
-/// Number of times that each panel is queried.
-const TIMES: usize = 21;
+/// Number of evaluations of the rules, and of queries of each panel.
+const TIMES: u32 = 21;
 /// Interval between two messages of a device.
 const MESSAGE_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of messages above which a backlog can count as growing.
@@ -102,11 +102,7 @@ pub fn run(plan: &Plan, mut report: impl FnMut(&str)) -> Outcome {
 
 fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
     let prometheus = &observer.prometheus;
-    let mut evaluations = Vec::new();
-    for _ in 0..TIMES {
-        evaluations.push(observer.evaluation_time());
-        thread::sleep(EVALUATION_INTERVAL / plan.factor);
-    }
+    let (evaluation, longest_evaluation) = observer.evaluation_times(TIMES);
     let mut slowest = (Duration::ZERO, String::new());
     let mut all = Duration::ZERO;
     for (panel, queries) in panels() {
@@ -133,8 +129,8 @@ fn measure(plan: &Plan, observer: &Observer, last: Duration) -> Outcome {
                 .value("avg(scrape_duration_seconds)")
                 .expect("a scrape"),
         ),
-        evaluation: median(evaluations.clone()),
-        longest_evaluation: evaluations.into_iter().max().expect("one"),
+        evaluation,
+        longest_evaluation,
         slowest,
         all,
         resident,
