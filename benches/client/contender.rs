@@ -17,7 +17,7 @@ use paho_mqtt_redis::{
 };
 
 use crate::job::Addresses;
-use testkit::{direct::Direct, try_http_get};
+use testkit::{direct::Direct, limit::Limit, try_http_get};
 
 /// Options of a `RedisPersistence`, except its address.
 type Builder = fn() -> RedisPersistenceBuilder;
@@ -50,6 +50,8 @@ pub enum Store {
     Files(Medium),
     /// One command per call, over TCP.
     Direct,
+    /// In memory, with one round trip to Redis wherever `Confirmed` has to wait.
+    Limit(Transport),
     Ours(Transport, Builder),
 }
 
@@ -65,10 +67,18 @@ pub enum Transport {
     Unix,
 }
 
-/// Contender that the ratios refer to.
+/// Contenders that the ratios refer to.
 pub const NONE: &str = "none";
+pub const MEMORY: &str = "memory";
 pub const DIRECT: &str = "direct";
 pub const TMPFS: &str = "files on tmpfs";
+
+const TRANSPORTS: [(Transport, &str); 2] =
+    [(Transport::Tcp, "TCP"), (Transport::Unix, "Unix socket")];
+
+fn limit(transport: &str) -> String {
+    format!("limit, {transport}")
+}
 
 /// All contenders, in the order of the tables.
 pub fn all() -> Vec<Contender> {
@@ -79,12 +89,15 @@ pub fn all() -> Vec<Contender> {
         scraped: false,
     };
     let mut all = vec![plain(NONE, Store::None)];
-    all.extend(plain("memory", Store::Memory).and_instrumented());
+    all.extend(plain(MEMORY, Store::Memory).and_instrumented());
+    for (transport, name) in TRANSPORTS {
+        all.push(plain(&limit(name), Store::Limit(transport)));
+    }
     all.push(plain("files on disk", Store::Files(Medium::Disk)));
     all.push(plain(TMPFS, Store::Files(Medium::Tmpfs)));
     all.push(plain(DIRECT, Store::Direct));
     for &(durability, options) in DURABILITIES {
-        for (transport, name) in [(Transport::Tcp, "TCP"), (Transport::Unix, "Unix socket")] {
+        for (transport, name) in TRANSPORTS {
             let ours = plain(
                 &format!("{durability}, {name}"),
                 Store::Ours(transport, options),
@@ -118,9 +131,19 @@ impl Contender {
         }
     }
 
+    /// Name of the contender that makes only the round trips that the promise of this one needs; `None` if it makes no promise about
+    /// Redis.
+    pub fn limit(&self) -> Option<String> {
+        match self.name.split_once(", ") {
+            Some(("Confirmed", transport)) => Some(limit(transport)),
+            Some(("Pipelined", _)) => Some(MEMORY.to_owned()),
+            _ => None,
+        }
+    }
+
     /// Returns true if records outlive the process.
     pub fn outlives_the_process(&self) -> bool {
-        !matches!(self.store, Store::None | Store::Memory)
+        !matches!(self.store, Store::None | Store::Memory | Store::Limit(_))
     }
 
     pub fn uses_redis(&self) -> bool {
@@ -156,13 +179,10 @@ impl Contender {
             Store::Files(_) => options.persistence(Path::new(&at.folder)),
             Store::Direct => options.user_persistence(Direct::new(&at.redis_tcp)),
             Store::Memory => self.install_ours(options, MemoryPersistence::new()),
+            Store::Limit(transport) => options.user_persistence(Limit::new(at.redis(transport))),
             Store::Ours(transport, builder) => {
-                let url = match transport {
-                    Transport::Tcp => &at.redis_tcp,
-                    Transport::Unix => &at.redis_unix,
-                };
                 let persistence = builder()
-                    .url(url)
+                    .url(at.redis(transport))
                     .operation_timeout(LIMIT)
                     .open_timeout(LIMIT)
                     .build()

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use crate::contender::Transport;
+
 /// MQTT version that a client is created for and connects with.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Version {
@@ -35,6 +37,15 @@ pub struct Addresses {
     pub folder: String,
     /// Redis of another client in the same process; empty if there is none.
     pub neighbor: String,
+}
+
+impl Addresses {
+    pub fn redis(&self, transport: Transport) -> &str {
+        match transport {
+            Transport::Tcp => &self.redis_tcp,
+            Transport::Unix => &self.redis_unix,
+        }
+    }
 }
 
 /// Work that is measured.

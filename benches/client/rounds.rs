@@ -74,11 +74,15 @@ impl Bench {
 
     /// Selected contenders that meet a condition, and those that every ratio refers to.
     pub fn contenders(&self, condition: impl Fn(&Contender) -> bool) -> Vec<Contender> {
-        let compared = [contender::NONE, contender::DIRECT];
+        let is_selected = |contender: &Contender| {
+            condition(contender) && contender.name.contains(&self.options.only)
+        };
         let mut all = contender::all();
+        let selected = all.iter().filter(|contender| is_selected(contender));
+        let mut compared: Vec<String> = selected.filter_map(Contender::limit).collect();
+        compared.extend([contender::NONE, contender::DIRECT].map(str::to_owned));
         all.retain(|contender| {
-            let is_selected = contender.name.contains(&self.options.only);
-            condition(contender) && (is_selected || compared.contains(&&*contender.name))
+            is_selected(contender) || condition(contender) && compared.contains(&contender.name)
         });
         all
     }

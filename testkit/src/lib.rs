@@ -21,6 +21,7 @@ pub mod harness;
 pub mod hostile;
 mod http;
 pub mod intercepted;
+pub mod limit;
 pub mod log;
 mod mosquitto;
 pub mod network;

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::{
-    contender::{DIRECT, NONE},
+    contender::DIRECT,
     job::{Load, Work},
     rounds::{Bench, Results},
-    table::{self, ratio, size, spread, whole},
+    statistics::Series,
+    table::{self, ratio, size, spread, two_places, whole},
 };
 use testkit::charts::{self, Bars};
 
@@ -63,20 +64,26 @@ fn print(qos: i32, in_flight: usize, payloads: &[usize], cells: &[Results]) {
     let mut columns = vec![String::new()];
     for &payload in payloads {
         columns.push(format!("{}: messages/s", size(payload)));
+        columns.push("× limit".to_owned());
         columns.push("× direct".to_owned());
-        columns.push("× none".to_owned());
     }
     let mut rows: Vec<Vec<String>> = Vec::new();
-    for cell in cells {
-        let [none, direct] = [NONE, DIRECT].map(|name| cell.series(name, rate));
+    let mut noisy = Vec::new();
+    for (cell, &payload) in cells.iter().zip(payloads) {
+        let direct = cell.series(DIRECT, rate);
         for (index, (contender, series)) in cell.rows(rate).enumerate() {
             if index == rows.len() {
                 rows.push(vec![contender.name.clone()]);
             }
+            let limit = contender.limit().and_then(|name| cell.series(&name, rate));
+            let ratios = limit.map(|limit| series.ratios(&limit));
+            if ratios.as_ref().is_some_and(is_noisy) {
+                noisy.push(format!("{} with {}", contender.name, size(payload)));
+            }
             rows[index].extend([
                 spread(&series, whole),
+                ratios.map_or("–".to_owned(), |ratios| spread(&ratios, two_places)),
                 ratio(&series, direct.as_ref()),
-                ratio(&series, none.as_ref()),
             ]);
         }
     }
@@ -86,6 +93,18 @@ fn print(qos: i32, in_flight: usize, payloads: &[usize], cells: &[Results]) {
         &columns,
         &rows,
     );
+    if !noisy.is_empty() {
+        println!(
+            "\nThe machine was too noisy to conclude about: {}.",
+            noisy.join("; ")
+        );
+    }
+}
+
+/// Returns true if the ratios of the rounds differ so much that their median says little.
+fn is_noisy(ratios: &Series) -> bool {
+    const MOST: f64 = 1.3;
+    ratios.range().is_none_or(|(low, high)| high > low * MOST)
 }
 
 /// Messages per second.
