@@ -153,8 +153,8 @@ error_kinds! {
         "check the log of Redis and free its disk, or disable snapshots with save \"\"";
     /// Only with [`Durability::Synced`](crate::Durability::Synced).
     NotSynced, "not_synced",
-        "Redis cannot put records on its disk, or not in time",
-        "set appendonly yes and, before Redis 7.2, appendfsync always; check the disk of Redis";
+        "Redis may confirm a record before its disk has it",
+        "set appendonly yes, appendfsync always and no-appendfsync-on-rewrite no";
     Busy, "busy",
         "a script blocks Redis (BUSY)",
         "end it with SCRIPT KILL";
@@ -195,13 +195,12 @@ impl ErrorKind {
     ///
     /// The connection can be used further, and the store still has the records that it had.
     /// `ReadOnly` is none: after a failover another server may be the primary. `Loading` is none: the
-    /// store may load an older state.
+    /// store may load an older state. `NotSynced` is none: what the store confirms is not on its disk.
     pub(crate) const fn is_refusal(self) -> bool {
         matches!(
             self,
             Self::Busy
                 | Self::Misconf
-                | Self::NotSynced
                 | Self::OutOfMemory
                 | Self::Permission
                 | Self::Server

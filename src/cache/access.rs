@@ -42,7 +42,7 @@ impl Outage {
     pub(crate) fn is_readable(&self) -> bool {
         matches!(
             self.error.kind(),
-            ErrorKind::OutOfMemory | ErrorKind::Misconf | ErrorKind::NotSynced
+            ErrorKind::OutOfMemory | ErrorKind::Misconf
         )
     }
 }

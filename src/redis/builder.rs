@@ -267,7 +267,7 @@ impl RedisPersistenceBuilder {
 
     /// Sets what `put` waits for, and so what a crash of Redis can cost.
     ///
-    /// During an outage neither setting waits: records then exist only in memory.
+    /// During an outage none of the settings waits: records then exist only in memory.
     ///
     /// Defaults to [`Durability::Confirmed`]. With [`Durability::Synced`], connecting returns an error of the kind
     /// [`NotSynced`](crate::ErrorKind::NotSynced) if Redis cannot promise it.

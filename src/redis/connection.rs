@@ -23,12 +23,6 @@ use super::{
 };
 use crate::{error::Error, net::deadline_after};
 
-/// The time that the disk of Redis may take, on top of that of the exchange.
-///
-/// With `appendfsync everysec` Redis calls `fsync` once per second, and waits for a slow one for up to
-/// two.
-pub(super) const SYNC_TIME: Duration = Duration::from_secs(2);
-
 /// A connection, which authenticates and selects the database with its first exchange.
 ///
 /// After [`turn_replies_off`](Self::turn_replies_off), Redis replies only within an exchange. If a
@@ -47,8 +41,6 @@ pub(super) struct RedisConnection {
     /// The number of values per read command, and the number of read commands in flight.
     read_window: (usize, usize),
     prefetched: Option<Prefetched>,
-    /// A write is confirmed only when the disk of Redis has it.
-    pub(super) waits_for_disk: bool,
 }
 
 /// Reads that were sent ahead of the call that wants them.
@@ -90,7 +82,6 @@ impl RedisConnection {
             replies_due: 0,
             read_window: (INITIAL_WINDOW, 1),
             prefetched: None,
-            waits_for_disk: false,
         })
     }
 
@@ -390,18 +381,6 @@ impl RedisConnection {
     /// Sets the deadline for everything that follows.
     pub(super) fn set_deadline(&mut self, deadline: Instant) {
         self.stream.socket().set_deadline(deadline);
-    }
-
-    pub(super) fn extend_deadline(&mut self, extra: Duration) {
-        self.stream.socket().extend_deadline(extra);
-    }
-
-    /// Returns true if an exchange has to end with `WAITAOF`, and gives it the time for that.
-    pub(super) fn waits_for_disk(&mut self) -> bool {
-        if self.waits_for_disk {
-            self.extend_deadline(SYNC_TIME);
-        }
-        self.waits_for_disk
     }
 }
 

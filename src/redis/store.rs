@@ -11,7 +11,7 @@ use super::{
     config::RedisConfig,
     connect::transfer_time,
     connection::RedisConnection,
-    disk_sync::{self, check_wait, encode_wait},
+    disk_sync,
     eviction_check::EvictionCheck,
     exchange_error::ExchangeError,
     other_records,
@@ -125,8 +125,7 @@ impl RedisStore {
             may_turn_replies_off,
         } = preflight;
         if config.durability == Durability::Synced {
-            connection.waits_for_disk =
-                disk_sync::must_wait(&mut connection, hash).map_err(to_error)?;
+            disk_sync::check(&mut connection).map_err(to_error)?;
         }
         if may_turn_replies_off {
             connection.turn_replies_off().map_err(to_error)?;
@@ -229,8 +228,8 @@ impl Store for RedisStore {
 
     fn check(&mut self) -> Result<usize, Error> {
         let limit = self.config.operation_timeout;
+        let is_synced = self.config.durability == Durability::Synced;
         self.with_connection("use", limit, |connection, hash| {
-            let waits_for_disk = connection.waits_for_disk();
             connection.exchange(
                 |commands| {
                     // Redis refuses to queue a write that it would refuse to execute.
@@ -238,8 +237,9 @@ impl Store for RedisStore {
                     encode_write_probe(commands, hash);
                     commands.push_words(&["DISCARD"]);
                     commands.push_words(&["HLEN", hash]);
-                    if waits_for_disk {
-                        encode_wait(commands);
+                    if is_synced {
+                        // Somebody may have changed a setting.
+                        disk_sync::encode_check(commands);
                     }
                 },
                 |replies| {
@@ -247,8 +247,8 @@ impl Store for RedisStore {
                         replies.read_reply()?;
                     }
                     let count = integer_reply(&replies.read_reply()?)?;
-                    if waits_for_disk {
-                        check_wait(&replies.read_reply()?)?;
+                    if is_synced {
+                        disk_sync::read_check(replies.read_reply())?;
                     }
                     Ok(count)
                 },
@@ -429,7 +429,6 @@ impl RedisStore {
             let removed_keys = sent.iter().filter(|sent| sent.length.is_none());
             let removed_keys = removed_keys.map(|sent| sent.key);
             let has_removed = removed_keys.clone().next().is_some();
-            let waits_for_disk = connection.waits_for_disk();
             connection.exchange(
                 |commands| {
                     for Sent { key, length } in sent {
@@ -441,9 +440,6 @@ impl RedisStore {
                         commands.push_list(&["HMGET", hash], removed_keys);
                     }
                     encode_groups(commands, hash, groups);
-                    if waits_for_disk {
-                        encode_wait(commands);
-                    }
                 },
                 |replies| {
                     let mut confirmed = Ok(());
@@ -461,14 +457,10 @@ impl RedisStore {
                     }
                     // An error reply here has the reason why the unanswered writes failed too, so it
                     // takes precedence.
-                    while replies.replies_due() > usize::from(waits_for_disk) {
+                    while replies.has_replies_due() {
                         check_reply(replies.read_reply()?)?;
                     }
-                    confirmed.map_err(ExchangeError::unconfirmed)?;
-                    if waits_for_disk {
-                        check_wait(&replies.read_reply()?)?;
-                    }
-                    Ok(())
+                    confirmed.map_err(ExchangeError::unconfirmed)
                 },
             )
         })

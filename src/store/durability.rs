@@ -23,11 +23,10 @@ pub enum Durability {
     Pipelined,
     /// Waits until the disk of Redis has the record, so that a power cut does not lose it.
     ///
-    /// Redis 7.2 and later and Valkey need `appendonly yes`: each exchange that writes waits with `WAITAOF` for up
-    /// to 2 s beyond its timeout. `appendfsync always` makes it short; with `everysec`, a `put` takes up to a
-    /// second. An earlier Redis needs `appendfsync always`. Connecting checks it, and fails with
-    /// [`ErrorKind::NotSynced`](crate::ErrorKind::NotSynced) otherwise. A disk that is too slow counts as an
-    /// outage: the record is also kept in memory until Redis has it on its disk.
+    /// Redis needs the settings `appendonly yes`, `appendfsync always` and `no-appendfsync-on-rewrite no`, with which
+    /// it calls `fsync` before it replies, and the user the right `+config|get`. Connecting checks it, and fails with
+    /// [`ErrorKind::NotSynced`](crate::ErrorKind::NotSynced) otherwise. A change of these settings is noticed
+    /// within about a second, and counts as an outage. So does a disk that takes longer than `operation_timeout`.
     Synced,
 }
 
