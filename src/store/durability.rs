@@ -4,7 +4,7 @@ use crate::error::option_words::option_words;
 
 /// Decides what `put` waits for, and so which records a crash of the store can cost.
 ///
-/// While the store takes writes, a crash of the program alone loses no record with either. Records that
+/// While the store takes writes, a crash of the program alone loses no record with any of them. Records that
 /// it does not take, in an outage or because it refuses them, exist only in memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

@@ -8,6 +8,9 @@ use std::{
 
 use super::redis::SERVER_VARIABLE;
 
+/// Variable that tests have which run once more with Valkey, so that none of them starts the others again.
+const WITHIN_VALKEY: &str = "TESTKIT_WITHIN_VALKEY";
+
 /// Command that runs one of the programs in `main.rs`.
 pub fn program(name: &str) -> Command {
     let mut command = Command::new(built("testkit"));
@@ -38,9 +41,14 @@ pub fn ignored_test(module: &str, name: &str) -> Command {
 
 /// Runs the tests of the calling binary whose names contain `part` once more, with Valkey in place of Redis.
 pub fn assert_passes_with_valkey(part: &str) {
+    assert!(
+        env::var_os(WITHIN_VALKEY).is_none(),
+        "{part:?} selects the test that runs it"
+    );
     let output = Command::new(env::current_exe().expect("the test's own path"))
         .arg(part)
         .env(SERVER_VARIABLE, "valkey-server")
+        .env(WITHIN_VALKEY, "1")
         .output()
         .expect("the tests can be run once more");
     let text = String::from_utf8_lossy(&output.stdout);

@@ -768,8 +768,6 @@ fn aof_that_is_switched_off_is_mended() {
     for kind in MENDED[5] {
         site.ask(&["CONFIG", "SET", "appendfsync", "everysec"]);
         site.ask(&["CONFIG", "SET", "appendonly", "no"]);
-        // Redis 7.0 does not say so before the next connection.
-        site.ask(&["CLIENT", "KILL", "TYPE", "normal"]);
         site.until_down(&[kind]);
         site.mend(&row(kind));
     }

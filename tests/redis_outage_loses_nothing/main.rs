@@ -11,3 +11,4 @@ mod recovery;
 mod sentinel;
 mod soak;
 mod synced;
+mod valkey;

@@ -127,7 +127,7 @@ impl Simulation {
         {
             let mut state = world.lock();
             state.sabotage = profile.settings.sabotage;
-            state.waits_for_disk = profile.settings.durability == Durability::Synced;
+            state.syncs_always = profile.settings.durability == Durability::Synced;
             state.has_power_cuts = profile.faults.contains(&Fault::PowerCut);
             state.ignored.clone_from(&profile.ignored);
         }

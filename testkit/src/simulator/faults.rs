@@ -105,7 +105,6 @@ impl Simulation {
                     self.bury()?;
                 }
             }
-            Fault::SlowDisk => self.world.lock().disk_stalled_until = until,
             Fault::Close => {
                 if self.paho.is_some() {
                     self.end_program()?;

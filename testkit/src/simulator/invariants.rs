@@ -377,7 +377,6 @@ impl Machine {
             .in_use_until
             .max(state.loading_until)
             .max(state.down_until)
-            .max(state.disk_stalled_until)
             .max(state.stalled_until);
         let since = refusal.since.max(reachable).max(state.disturbed_at);
         // Nothing is put before a record that is in the way is in the quarantine.

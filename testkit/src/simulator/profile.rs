@@ -53,8 +53,6 @@ pub enum Fault {
     CrashBoth,
     /// The power fails: the store comes back with what its disk had.
     PowerCut,
-    /// The disk of the store takes nothing.
-    SlowDisk,
     /// The program closes its client and starts again.
     Close,
     /// The program sleeps while another one takes its records.
@@ -66,7 +64,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 24] = [
         Self::Refuse,
         Self::Large,
         Self::Connection,
@@ -87,7 +85,6 @@ impl Fault {
         Self::Crash,
         Self::CrashBoth,
         Self::PowerCut,
-        Self::SlowDisk,
         Self::Close,
         Self::Sleeper,
         Self::Session,

@@ -173,6 +173,7 @@ impl SimulatedStore {
             Some(_) => Err(ErrorKind::Busy),
             None => work(state, &groups),
         };
+        state.sync_before_reply();
         self.end(state, blow, done)
     }
 
@@ -223,9 +224,6 @@ impl SimulatedStore {
         }
         state.break_connections(100);
         state.read_late();
-        if state.waits_for_disk && !state.wait_for_disk() {
-            return Err(Failed::With(ErrorKind::NotSynced));
-        }
         self.epoch = Some(state.epoch);
         Ok(())
     }
@@ -290,7 +288,6 @@ impl Store for SimulatedStore {
             let refusal = state.refusal();
             match refusal.filter(|refusal| refusal.above.is_none() && !refusal.hangs_up) {
                 Some(refusal) => Err(refusal.kind),
-                None if state.waits_for_disk && !state.wait_for_disk() => Err(ErrorKind::NotSynced),
                 None => Ok(state.data.records.len() + state.data.fields.len()),
             }
         })
@@ -350,9 +347,6 @@ impl Store for SimulatedStore {
                 Some(key) if result.is_ok() => {
                     state.note(|| format!("  store: {key} is not as sent"));
                     Err(ErrorKind::Unconfirmed)
-                }
-                _ if result.is_ok() && state.waits_for_disk && !state.wait_for_disk() => {
-                    Err(ErrorKind::NotSynced)
                 }
                 _ => result,
             }

@@ -123,9 +123,8 @@ pub struct State {
     disk: Snapshot,
     /// The last time at which the disk got everything.
     synced_at: Duration,
-    pub disk_stalled_until: Duration,
-    /// The store confirms writes when its disk has them.
-    pub waits_for_disk: bool,
+    /// The disk has each write before the store replies: `appendfsync always`.
+    pub syncs_always: bool,
     /// The power may fail; otherwise nobody looks at the disk.
     pub has_power_cuts: bool,
     run_id: u64,
@@ -203,8 +202,7 @@ impl World {
             data: Snapshot::default(),
             disk: Snapshot::default(),
             synced_at: Duration::ZERO,
-            disk_stalled_until: Duration::ZERO,
-            waits_for_disk: false,
+            syncs_always: false,
             has_power_cuts: false,
             run_id: 1,
             replication_id: 1,
@@ -293,7 +291,6 @@ impl State {
         self.loading_until = Duration::ZERO;
         self.stalled_until = Duration::ZERO;
         self.in_use_until = Duration::ZERO;
-        self.disk_stalled_until = Duration::ZERO;
     }
 
     pub fn refusal(&self) -> Option<Refusal> {
@@ -352,22 +349,19 @@ impl State {
         self.stalled_until = Duration::ZERO;
     }
 
-    /// Waits until the disk has everything. Returns false if the disk takes nothing.
-    pub(super) fn wait_for_disk(&mut self) -> bool {
-        self.sabotage == Sabotage::StoreSkipsSync || self.sync()
+    /// Writes everything to the disk before a reply, if the store does so.
+    pub(super) fn sync_before_reply(&mut self) {
+        if self.syncs_always && self.sabotage != Sabotage::StoreSkipsSync {
+            self.sync();
+        }
     }
 
-    /// Writes everything to the disk. Returns false if the disk takes nothing.
-    fn sync(&mut self) -> bool {
-        let now = self.now();
-        if now < self.disk_stalled_until {
-            return false;
-        }
-        self.synced_at = now;
+    /// Writes everything to the disk.
+    fn sync(&mut self) {
+        self.synced_at = self.now();
         if self.has_power_cuts {
             self.disk = self.data.clone();
         }
-        true
     }
 
     /// Writes everything to the disk once per second.
@@ -395,7 +389,7 @@ impl State {
             let stored_at = self.ledger.get(message).map(|message| message.stored_at);
             let is_lost = !present.contains(&message);
             // With `Synced` none is excused, and without it none that the disk has had time to get.
-            if is_lost && !self.waits_for_disk && stored_at >= Some(self.synced_at) {
+            if is_lost && !self.syncs_always && stored_at >= Some(self.synced_at) {
                 self.ledger.excuse_loss(message, exceptions::POWER_CUT);
             }
             self.ledger.remove_copy(message);
@@ -410,7 +404,7 @@ impl State {
             });
             !values.is_empty()
         });
-        self.is_dirty = was_dirty || !self.waits_for_disk;
+        self.is_dirty = was_dirty || !self.syncs_always;
     }
 
     /// Makes another server the primary, under the same run id.
