@@ -155,6 +155,11 @@ error_kinds! {
     NotSynced, "not_synced",
         "Redis may confirm a record before its disk has it",
         "set appendonly yes, appendfsync always and no-appendfsync-on-rewrite no";
+    /// With the option [`replicas`](crate::RedisPersistenceBuilder::replicas), or `min-replicas-to-write` in the
+    /// configuration of Redis (NOREPLICAS).
+    NotReplicated, "not_replicated",
+        "fewer replicas than required have the record",
+        "bring the replicas of this Redis back, or lower the option replicas and min-replicas-to-write";
     Busy, "busy",
         "a script blocks Redis (BUSY)",
         "end it with SCRIPT KILL";
@@ -195,7 +200,8 @@ impl ErrorKind {
     ///
     /// The connection can be used further, and the store still has the records that it had.
     /// `ReadOnly` is none: after a failover another server may be the primary. `Loading` is none: the
-    /// store may load an older state. `NotSynced` is none: what the store confirms is not on its disk.
+    /// store may load an older state.
+    /// `NotSynced` and `NotReplicated` are none: what the store takes is not as safe as was asked for.
     pub(crate) const fn is_refusal(self) -> bool {
         matches!(
             self,

@@ -26,6 +26,9 @@ pub struct Args {
     /// A reading waits until it is confirmed (Redis has it), synced (the disk of Redis has it) or pipelined (it is on its way)
     #[arg(long, default_value = "confirmed", value_name = "WORD")]
     pub durability: Durability,
+    /// Number of Redis replicas that have to have a reading, too
+    #[arg(long, default_value = "0", value_name = "NUMBER")]
+    pub replicas: u32,
     /// MQTT client id, also part of the Redis key
     #[arg(long, default_value = "example-device", value_parser = text, value_name = "ID")]
     pub client_id: String,

@@ -130,7 +130,7 @@ fn start(args: &Args, metrics: &PersistenceMetrics) -> Result<Client, Failure> {
         .mqtt_version(args.mqtt)
         .redis(|redis| {
             let redis = redis.url(args.redis.as_str()).key_prefix(prefix);
-            redis.durability(args.durability)
+            redis.durability(args.durability).replicas(args.replicas)
         })
         .max_messages(args.buffer.into())
         .metrics(metrics)

@@ -35,14 +35,14 @@ impl Outage {
 
     /// Returns true for the error of a call's exchange that has waited as long as a call may per outage.
     pub(crate) fn is_wait(error: &Error) -> bool {
-        error.kind() == ErrorKind::Timeout
+        matches!(error.kind(), ErrorKind::NotReplicated | ErrorKind::Timeout)
     }
 
     /// Returns true if the store refuses writes but can still be read.
     pub(crate) fn is_readable(&self) -> bool {
         matches!(
             self.error.kind(),
-            ErrorKind::OutOfMemory | ErrorKind::Misconf
+            ErrorKind::OutOfMemory | ErrorKind::Misconf | ErrorKind::NotReplicated
         )
     }
 }

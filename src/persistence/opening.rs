@@ -133,8 +133,8 @@ pub(super) fn open_records(
 ///
 /// Not of one that another program uses, or that refuses this one: that would last.
 pub(super) fn may_open_without(kind: ErrorKind) -> bool {
-    use ErrorKind::{Busy, Connection, Loading, Timeout};
-    matches!(kind, Busy | Connection | Loading | Timeout)
+    use ErrorKind::{Busy, Connection, Loading, NotReplicated, Timeout};
+    matches!(kind, Busy | Connection | Loading | NotReplicated | Timeout)
 }
 
 /// Lists what is set aside, and loads the records.
@@ -174,6 +174,9 @@ fn load(
 
 /// Returns `true` for errors of a store that is starting or stalls, or of a predecessor that is ending.
 fn is_transient(kind: ErrorKind) -> bool {
-    use ErrorKind::{Busy, Connection, InUse, Loading, Timeout};
-    matches!(kind, Busy | Connection | InUse | Loading | Timeout)
+    use ErrorKind::{Busy, Connection, InUse, Loading, NotReplicated, Timeout};
+    matches!(
+        kind,
+        Busy | Connection | InUse | Loading | NotReplicated | Timeout
+    )
 }

@@ -107,6 +107,11 @@ struct Suspect {
     broken: u8,
 }
 
+/// Returns true for an error that no other batch avoids.
+fn is_about_store(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::NotReplicated | ErrorKind::NotSynced)
+}
+
 impl Recovery {
     /// Begins the recovery from an outage of this kind.
     pub(super) fn new(kind: ErrorKind, now: Duration) -> Self {
@@ -387,6 +392,8 @@ impl Recovery {
         self.relocation = None;
         self.due = now;
         match failed {
+            // Whatever is written: its settings or replicas are the cause.
+            Some(Step::Write(_)) if is_about_store(error.kind()) => {}
             Some(Step::Write(batch)) => {
                 self.narrow_down(batch, error);
                 // The next batch is another one. Without a put it would be the same.

@@ -78,6 +78,7 @@ impl Default for RedisPersistence {
 /// | `client_key_file`, with the feature `redis-tls` | none | the path of a PEM file |
 /// | [`key_prefix`](Self::key_prefix) | empty | text without control characters |
 /// | [`durability`](Self::durability) | [`Durability::Confirmed`] | |
+/// | [`replicas`](Self::replicas) | 0 | replicas |
 /// | [`connect_timeout`](Self::connect_timeout) | 1 s | duration above zero |
 /// | [`operation_timeout`](Self::operation_timeout) | 250 ms | duration above zero |
 /// | [`open_timeout`](Self::open_timeout) | 2 s | duration above zero |
@@ -123,6 +124,7 @@ pub struct RedisPersistenceBuilder {
     moved_backlog_check: bool,
     open_without_redis: bool,
     durability: Durability,
+    replicas: u32,
     cache_limit: usize,
     buffer_warn_bytes: usize,
     waiting_limits: WaitingLimits,
@@ -164,6 +166,7 @@ impl Default for RedisPersistenceBuilder {
             moved_backlog_check,
             open_without_redis,
             durability,
+            replicas: 0,
             cache_limit,
             buffer_warn_bytes,
             waiting_limits: waiting_limits.get(),
@@ -274,6 +277,22 @@ impl RedisPersistenceBuilder {
     #[must_use]
     pub fn durability(mut self, durability: Durability) -> Self {
         self.durability = durability;
+        self
+    }
+
+    /// Sets the number of replicas that have to have a record before it counts as confirmed, so that a
+    /// failover to one of them loses nothing.
+    ///
+    /// Whatever waits for Redis, as set by [`durability`](Self::durability), waits for this many replicas too, in the
+    /// same round trip (`WAIT`, for up to three quarters of [`operation_timeout`](Self::operation_timeout)). They have it
+    /// in memory then. If fewer do, that is an outage with the reason
+    /// [`NotReplicated`](crate::ErrorKind::NotReplicated): the record is also kept in memory until they have it. The user
+    /// needs the right `+wait`, which connecting checks.
+    ///
+    /// Defaults to 0: Redis alone confirms, and replicas get the record a moment later.
+    #[must_use]
+    pub fn replicas(mut self, replicas: u32) -> Self {
+        self.replicas = replicas;
         self
     }
 
@@ -596,6 +615,7 @@ impl RedisPersistenceBuilder {
             moved_backlog_check,
             open_without_redis,
             durability,
+            replicas,
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
@@ -613,6 +633,7 @@ impl RedisPersistenceBuilder {
             open_timeout,
             eviction_check,
             durability,
+            replicas,
         });
         let persistence_config = PersistenceConfig {
             store_address,
@@ -649,6 +670,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             moved_backlog_check,
             open_without_redis,
             durability,
+            replicas,
             cache_limit,
             buffer_warn_bytes,
             waiting_limits,
@@ -679,6 +701,7 @@ impl fmt::Debug for RedisPersistenceBuilder {
             .field("moved_backlog_check", moved_backlog_check)
             .field("open_without_redis", open_without_redis)
             .field("durability", durability)
+            .field("replicas", replicas)
             .field("cache_limit", cache_limit)
             .field("buffer_warn_bytes", buffer_warn_bytes)
             .field("max_buffered_messages", &waiting_limits.messages)

@@ -20,4 +20,6 @@ pub(super) struct RedisConfig {
     pub(super) open_timeout: Duration,
     pub(super) eviction_check: EvictionCheck,
     pub(super) durability: Durability,
+    /// A write is confirmed once this many replicas have it.
+    pub(super) replicas: u32,
 }

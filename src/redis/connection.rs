@@ -368,6 +368,11 @@ impl RedisConnection {
         self.replies_due > 0
     }
 
+    /// Returns the number of replies of an exchange that have not been read.
+    pub(super) fn replies_due(&self) -> usize {
+        self.replies_due
+    }
+
     fn write_buffer(&mut self) -> Result<(), ExchangeError> {
         self.stream.write_all(self.commands.bytes())?;
         Ok(self.stream.flush()?)

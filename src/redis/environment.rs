@@ -158,6 +158,7 @@ fn set(
         }
         "KEY_PREFIX" => builder.key_prefix(variable.text()?),
         "DURABILITY" => builder.durability(variable.word()?),
+        "REPLICAS" => builder.replicas(variable.number()?),
         "CONNECT_TIMEOUT" => builder.connect_timeout(variable.duration()?),
         "OPERATION_TIMEOUT" => builder.operation_timeout(variable.duration()?),
         "OPEN_TIMEOUT" => builder.open_timeout(variable.duration()?),
@@ -195,6 +196,7 @@ mod tests {
             ("MQTT_PERSISTENCE_PASSWORD_FILE", "/run/password"),
             ("MQTT_PERSISTENCE_KEY_PREFIX", "mqtt:"),
             ("MQTT_PERSISTENCE_DURABILITY", "pipelined"),
+            ("MQTT_PERSISTENCE_REPLICAS", "2"),
             ("MQTT_PERSISTENCE_CONNECT_TIMEOUT", "2s"),
             ("MQTT_PERSISTENCE_OPERATION_TIMEOUT", "70ms"),
             ("MQTT_PERSISTENCE_CACHE_LIMIT", ""),
@@ -209,6 +211,7 @@ mod tests {
             "password_file: Some(\"/run/password\")",
             "key_prefix: \"mqtt:\"",
             "durability: Pipelined",
+            "replicas: 2",
             "connect_timeout: 2s",
             "operation_timeout: 70ms",
             "cache_limit: 16777216",

@@ -177,7 +177,9 @@ fn kind_of_reply(code: &str, details: &str) -> ErrorKind {
         "WRONGTYPE" => ErrorKind::WrongType,
         "LOADING" => ErrorKind::Loading,
         "OOM" => ErrorKind::OutOfMemory,
-        "READONLY" => ErrorKind::ReadOnly,
+        // A replica without a connection to its master, or a master that has become a replica meanwhile.
+        "READONLY" | "MASTERDOWN" | "UNBLOCKED" => ErrorKind::ReadOnly,
+        "NOREPLICAS" => ErrorKind::NotReplicated,
         "MISCONF" => ErrorKind::Misconf,
         "BUSY" => ErrorKind::Busy,
         // The cause of a discarded transaction follows these words, with a code of its own.
@@ -236,6 +238,8 @@ mod tests {
             "NOPERM no",
             "EXECABORT Transaction discarded because of: OOM full",
             "OOM full",
+            "NOREPLICAS Not enough good replicas to write.",
+            "MASTERDOWN Link with MASTER is down",
             "MISCONF",
             "ERR",
         ] {

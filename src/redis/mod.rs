@@ -20,6 +20,7 @@ mod password;
 mod preflight;
 #[cfg(feature = "cli")]
 mod reader;
+mod replicas;
 mod resolver;
 mod resp;
 mod sentinel;

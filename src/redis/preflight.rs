@@ -67,11 +67,16 @@ pub(super) fn read_checks(replies: &mut RedisConnection) -> Result<Preflight, Ex
     replies.read_reply()?;
     let mut full = None;
     // A full Redis refuses to queue any command, although it executes all but the write outside a
-    // transaction.
+    // transaction. One that lacks replicas refuses writes.
     for _ in 0..=QUEUED.len() {
         match replies.read_reply() {
             Ok(_) => {}
-            Err(error @ ExchangeError::ErrorReply(ErrorKind::OutOfMemory, _)) => {
+            Err(
+                error @ ExchangeError::ErrorReply(
+                    ErrorKind::OutOfMemory | ErrorKind::NotReplicated,
+                    _,
+                ),
+            ) => {
                 full.get_or_insert(error);
             }
             Err(failure) => return Err(failure),

@@ -16,6 +16,7 @@ use super::{
     exchange_error::ExchangeError,
     other_records,
     preflight::{Preflight, ServerInfo},
+    replicas,
     resolver::Resolver,
     sentinel,
     write_commands::{
@@ -126,6 +127,9 @@ impl RedisStore {
         } = preflight;
         if config.durability == Durability::Synced {
             disk_sync::check(&mut connection).map_err(to_error)?;
+        }
+        if config.replicas > 0 {
+            replicas::check_right(&mut connection).map_err(to_error)?;
         }
         if may_turn_replies_off {
             connection.turn_replies_off().map_err(to_error)?;
@@ -415,7 +419,8 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
-    /// Checks that the unanswered writes in `sent` had their effect, and executes `groups`.
+    /// Checks that the unanswered writes in `sent` had their effect, executes `groups`, and waits for the
+    /// replicas.
     ///
     /// Redis did not reply to those writes, so their effect is read back: the length of each value
     /// that was put, and the absence of each record that was removed.
@@ -425,6 +430,7 @@ impl RedisStore {
         sent: &[Sent<'_>],
         groups: &[Group<'_>],
     ) -> Result<(), Error> {
+        let replicas = self.config.replicas;
         self.with_connection("write to", limit, |connection, hash| {
             let removed_keys = sent.iter().filter(|sent| sent.length.is_none());
             let removed_keys = removed_keys.map(|sent| sent.key);
@@ -440,6 +446,9 @@ impl RedisStore {
                         commands.push_list(&["HMGET", hash], removed_keys);
                     }
                     encode_groups(commands, hash, groups);
+                    if replicas > 0 {
+                        replicas::encode_wait(commands, replicas, limit);
+                    }
                 },
                 |replies| {
                     let mut confirmed = Ok(());
@@ -457,10 +466,14 @@ impl RedisStore {
                     }
                     // An error reply here has the reason why the unanswered writes failed too, so it
                     // takes precedence.
-                    while replies.has_replies_due() {
+                    while replies.replies_due() > usize::from(replicas > 0) {
                         check_reply(replies.read_reply()?)?;
                     }
-                    confirmed.map_err(ExchangeError::unconfirmed)
+                    confirmed.map_err(ExchangeError::unconfirmed)?;
+                    if replicas > 0 {
+                        replicas::read_wait(&replies.read_reply()?, replicas, limit)?;
+                    }
+                    Ok(())
                 },
             )
         })

@@ -72,13 +72,14 @@ const OF_PROMETHEUS: [&str; 5] = [
     "RegionDown",
 ];
 /// Kinds whose line is followed below, in groups that share a Redis.
-const MENDED: [&[&str]; 6] = [
+const MENDED: [&[&str]; 7] = [
     &["connection", "timeout", "out_of_memory", "lost"],
     &["misconf", "read_only", "busy"],
     &["authentication", "permission", "wrong_type"],
     &["loading", "eviction", "in_use"],
     &["tls", "protocol", "server"],
     &["not_synced"],
+    &["not_replicated"],
 ];
 /// Kinds whose line has no command.
 const WITHOUT_COMMAND: [&str; 2] = ["unconfirmed", "other"];
@@ -768,6 +769,17 @@ fn aof_that_is_switched_off_is_mended() {
     for kind in MENDED[5] {
         site.ask(&["CONFIG", "SET", "appendfsync", "everysec"]);
         site.ask(&["CONFIG", "SET", "appendonly", "no"]);
+        site.until_down(&[kind]);
+        site.mend(&row(kind));
+    }
+}
+
+#[test]
+fn refusal_without_replicas_is_mended() {
+    let broker = Broker::start();
+    let mut site = publishing(&broker, &[], "");
+    for kind in MENDED[6] {
+        site.ask(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
         site.until_down(&[kind]);
         site.mend(&row(kind));
     }

@@ -8,6 +8,7 @@ mod late_redis;
 mod network;
 mod ownership;
 mod recovery;
+mod replicas;
 mod sentinel;
 mod soak;
 mod synced;
