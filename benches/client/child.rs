@@ -60,6 +60,7 @@ pub fn run(arguments: &[String]) -> ! {
 fn measure(job: &Job) -> Result<Measured, mqtt::Error> {
     let contender = contender::all()
         .into_iter()
+        .chain(contender::durabilities())
         .find(|contender| contender.name == job.contender)
         .ok_or("no such contender")?;
     let started = Instant::now();

@@ -108,6 +108,29 @@ pub fn all() -> Vec<Contender> {
     all
 }
 
+/// Durabilities whose price is compared, each over a Unix socket.
+pub fn durabilities() -> Vec<Contender> {
+    let options: [(&str, Builder); 4] = [
+        ("Pipelined", || {
+            RedisPersistence::builder().durability(Durability::Pipelined)
+        }),
+        ("Confirmed", RedisPersistence::builder),
+        ("Confirmed, replicas(1)", || {
+            RedisPersistence::builder().replicas(1)
+        }),
+        ("Synced", || {
+            RedisPersistence::builder().durability(Durability::Synced)
+        }),
+    ];
+    let contenders = options.map(|(name, options)| Contender {
+        name: name.to_owned(),
+        store: Store::Ours(Transport::Unix, options),
+        instrumented: false,
+        scraped: false,
+    });
+    contenders.to_vec()
+}
+
 impl Contender {
     fn and_instrumented(self) -> [Self; 3] {
         let instrumented = Self {

@@ -39,6 +39,7 @@ sections, default all:
   restore       time to create a client with many waiting messages
   memory        resident memory with many waiting messages
   commands      commands and bytes to Redis per message, and Redis's processor time
+  durability    messages per second and bytes to the disk with each durability
   flash         bytes per message that reach a disk
   growth        throughput by the number of waiting messages
   neighbor      messages per second while the Redis of another client in the process is down

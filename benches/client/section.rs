@@ -1,6 +1,7 @@
 //! Sections of the bench, each of which prints its tables.
 
 mod commands;
+mod durability;
 mod flash;
 mod growth;
 mod instrumented;
@@ -22,13 +23,14 @@ pub enum Section {
     Restore,
     Memory,
     Commands,
+    Durability,
     Flash,
     Growth,
     Neighbor,
 }
 
 impl Section {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Throughput,
         Self::Instrumented,
         Self::Scraped,
@@ -36,6 +38,7 @@ impl Section {
         Self::Restore,
         Self::Memory,
         Self::Commands,
+        Self::Durability,
         Self::Flash,
         Self::Growth,
         Self::Neighbor,
@@ -54,6 +57,7 @@ impl Section {
             "restore" => Self::Restore,
             "memory" => Self::Memory,
             "commands" => Self::Commands,
+            "durability" => Self::Durability,
             "flash" => Self::Flash,
             "growth" => Self::Growth,
             "neighbor" => Self::Neighbor,
@@ -74,6 +78,7 @@ pub fn run(bench: &mut Bench) {
             Section::Restore => restore::run(bench),
             Section::Memory => memory::run(bench),
             Section::Commands => commands::run(bench),
+            Section::Durability => durability::run(bench),
             Section::Flash => flash::run(bench),
             Section::Growth => growth::run(bench),
             Section::Neighbor => neighbor::run(bench),
