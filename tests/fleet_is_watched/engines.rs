@@ -19,12 +19,13 @@ use testkit::{
     fleet::{
         Fleet,
         agent::{Kind, written},
-        comparison::Engines,
+        comparison::{Engines, write_sample},
         device::Device,
         observer::{Observer, SCRAPE_INTERVAL, prepare},
         outages::{Outage, store},
     },
-    rules::{REGION_ALERTS, yaml},
+    now,
+    rules::{self, REGION_ALERTS, yaml},
     runbook::Shell,
 };
 
@@ -38,6 +39,24 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const COMPARED_INTERVAL: Duration = Duration::from_millis(500);
 /// Value of `$__rate_interval`: twenty scrapes, so that the share of one at either end, which engines count differently, is small.
 const RATE_INTERVAL: Duration = Duration::from_secs(10);
+/// Panels and annotations without data: the devices have no limits and no connections of Paho, answer, did not restart, and lost
+/// nothing, and Paho got no errors.
+const EMPTY: &[&str] = &[
+    "How full",
+    "Broker up",
+    "Connections and failed attempts",
+    "Restarts",
+    "Refused messages",
+    "Dropped records",
+    "Set aside and gone",
+    "Errors",
+    "Failing stores",
+    "Lost records",
+    "Devices that do not report",
+    "Backlogs without a program",
+    "Nearest to a limit",
+];
+
 /// Repeats until there is no difference: a late scrape on a busy machine makes one.
 #[track_caller]
 fn until_same(engines: &Engines, board: &'static str, may_differ: impl Fn(&Query) -> Option<f64>) {
@@ -48,9 +67,11 @@ fn until_same(engines: &Engines, board: &'static str, may_differ: impl Fn(&Query
         for series in found.iter_mut().flat_map(|compared| &mut compared.only) {
             series.retain(|labels| labels.get("alertname").is_none_or(|name| name != GROWING));
         }
+        // Nothing else may be missing from both: two empty results would always be the same.
+        found.retain(|compared| !(compared.is_empty() && EMPTY.contains(&&*compared.query.of)));
         found.retain(|compared| match may_differ(&compared.query) {
             Some(share) => !compared.is_within(share),
-            None => compared.only.iter().any(|series| !series.is_empty()),
+            None => !compared.is_within(f64::INFINITY),
         });
         if found.is_empty() {
             return;
@@ -150,18 +171,49 @@ fn victoria_metrics_agrees_with_prometheus() {
         seen.intersection(&expected).cloned().collect()
     });
     // From the same samples both return the same numbers, except for changes over time, to which VictoriaMetrics counts those before
-    // the first sample and Prometheus what it extrapolates.
+    // the first sample and Prometheus what it extrapolates. VictoriaMetrics rounds times since 1970 to some microseconds.
     until_same(&engines, "device", |query| {
-        let changes = ["rate(", "increase("];
+        let changes = ["rate(", "increase(", "changes("];
         let mut changes = changes.iter();
         let is_change = changes.any(|name| query.expression.contains(name));
-        (!is_change).then_some(1e-9)
+        let is_time = query.expression.contains("timestamp_seconds");
+        (!is_change).then_some(if is_time { 1e-3 } else { 1e-9 })
     });
     // Each has scraped the devices itself. Errors and slow calls are few: each weighs much in the sample that has it.
     until_same(&engines, "fleet", |query| {
         let rare = ["errors", "put_duration"];
         let is_rare = rare.iter().any(|name| query.expression.contains(name));
         (!is_rare).then_some(0.25)
+    });
+}
+
+/// Prometheus needs two samples for an increase. `VictoriaMetrics` 1.79.5 takes up to 9 in the first sample for an increase from 0.
+#[test]
+fn victoria_metrics_counts_old_losses_as_new() {
+    let dir = TempDir::new().expect("a folder");
+    let store = store(dir.path(), FACTOR);
+    let lost = |instance: &str| {
+        format!(r#"mqtt_persistence_store_lost_records_total{{instance="{instance}"}}"#)
+    };
+    for _ in 0..2 {
+        write_sample(&store, &lost("few"), 9);
+        write_sample(&store, &lost("many"), 10);
+        eventually_queried(LIMIT, "the sample is found", || {
+            let found = store.query_at(&lost("many"), now());
+            found.pointer("/data/result/0").map(|_| ())
+        });
+    }
+    let rule = "instance_client_id:mqtt_persistence_lost_records:increase15m";
+    let rule = rules::load().iter().find(|one| one["record"] == rule);
+    let rule = text(&rule.expect("a rule")["expr"]);
+    let expected = vec![("few".to_owned(), "9".to_owned())];
+    until_equal(&expected, || {
+        let found = store.query_at(rule, now());
+        let found = array(&found["data"]["result"]).iter();
+        let found = found.map(|one| [&one["metric"]["instance"], &one["value"][1]]);
+        found
+            .map(|one| one.map(|it| text(it).to_owned()).into())
+            .collect()
     });
 }
 

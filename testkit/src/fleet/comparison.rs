@@ -48,6 +48,8 @@ pub struct Compared {
     pub query: Query,
     /// Series that only one engine has: Prometheus, and `VictoriaMetrics`.
     pub only: [BTreeSet<Labels>; 2],
+    /// True if either has a result.
+    has_results: bool,
     /// Number of values that both have.
     values: usize,
     /// Values that differ the most, as a share of the larger one, with their series.
@@ -63,7 +65,7 @@ impl Engines {
         };
         let victoria = Observer::adapted(Engine::VictoriaMetrics, targets, factor, scrape);
         let url = format!("http://{}/api/v1/write", victoria.prometheus.address());
-        let since = now();
+        let since = now().floor();
         let prometheus = Observer::adapted(Engine::Prometheus, targets, factor, |config| {
             scrape(config);
             config["scrape_configs"][0]["metric_relabel_configs"] = json!([{
@@ -97,7 +99,8 @@ impl Engines {
     /// of samples that each engine has scraped itself, and is compared for the last moments.
     pub fn compare(&self, board: &'static str, rate_interval: Duration) -> Vec<Compared> {
         let is_of_device = board == "device";
-        let end = now() - SETTLED;
+        // In whole seconds: VictoriaMetrics rounds the milliseconds of a range down, and Prometheus to the nearest.
+        let end = (now() - SETTLED).floor();
         let (last, job) = if is_of_device {
             (Duration::from_secs_f64(end - self.since), WRITTEN)
         } else {
@@ -184,15 +187,22 @@ impl Compared {
             board,
             only: [only(one, other), only(other, one)],
             query,
+            has_results: !(one.is_empty() && other.is_empty()),
             values,
             largest,
         }
     }
 
-    /// Returns true if both have the same series, and numbers that differ by at most this share of the larger one.
+    /// Returns true if both have the same series, and numbers of the same times that differ by at most this share of the larger one.
+    /// Returns false if there is nothing to compare.
     pub fn is_within(&self, share: f64) -> bool {
-        let largest = self.largest.as_ref().map_or(0.0, |(share, ..)| *share);
-        self.only.iter().all(BTreeSet::is_empty) && largest <= share
+        let within = |(largest, ..): &(f64, _, _)| *largest <= share;
+        self.only.iter().all(BTreeSet::is_empty) && self.largest.as_ref().is_some_and(within)
+    }
+
+    /// Returns true if neither has a result.
+    pub fn is_empty(&self) -> bool {
+        !self.has_results
     }
 }
 
@@ -202,10 +212,12 @@ impl fmt::Debug for Compared {
             board,
             query,
             only,
+            values,
             largest,
             ..
         } = self;
-        write!(f, "{board}, {}: only {only:?}, {largest:?}", query.of)
+        let of = &query.of;
+        write!(f, "{board}, {of}: only {only:?}, of {values}: {largest:?}")
     }
 }
 
@@ -270,7 +282,7 @@ fn delays(engines: &Engines, outages: &Outages) -> BTreeMap<String, [Duration; 2
 }
 
 /// Writes a sample of now to a `VictoriaMetrics`.
-fn write_sample(store: &Prometheus, series: &str, value: u32) {
+pub fn write_sample(store: &Prometheus, series: &str, value: u32) {
     let body = format!("{series} {value}\n");
     let head = format!(
         "POST /api/v1/import/prometheus HTTP/1.0\r\nContent-Length: {}\r\n\r\n",
