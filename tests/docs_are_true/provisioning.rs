@@ -13,7 +13,7 @@ use testkit::{
     serving::serve,
 };
 
-use super::page::MONITORING;
+use super::page::{FLEET, MONITORING};
 
 const BEFORE: &str = "# Contents from before.\n";
 
@@ -49,6 +49,42 @@ fn provision(root: &TempDir) {
     run(Command::new("bash")
         .args(["-e", "-c", &commands])
         .current_dir(testkit::repository()));
+}
+
+/// The commands of docs/fleet.md work on a system that has neither Prometheus nor its folder.
+#[test]
+fn commands_of_fleets_need_no_other_service() {
+    let blocks = FLEET.0.split("```sh\n").skip(1);
+    let blocks = blocks.filter_map(|rest| Some(rest.split_once("```")?.0));
+    let blocks: Vec<_> = blocks
+        .filter(|block| block.contains("sudo install") && block.contains("systemctl enable"))
+        .collect();
+    assert_eq!(blocks.len(), 3);
+    for block in blocks {
+        let root = tempfile::tempdir().expect("a folder");
+        for folder in ["etc/default", "etc/systemd/system"] {
+            fs::create_dir_all(root.path().join(folder)).expect("a folder");
+        }
+        // The packages that a block is about have made theirs.
+        if block.contains("prometheus-agent") {
+            fs::create_dir(root.path().join("etc/prometheus")).expect("a folder");
+        }
+        let path = root.path().to_str().expect("UTF-8");
+        let commands = block
+            .replace("sudo ", "")
+            .replace(" -g prometheus", "")
+            .replace(" -g _victoria-metrics", "")
+            .replace("remote-write.password /etc", "/dev/null /etc")
+            .replace(" /etc/", &format!(" {path}/etc/"));
+        let script = format!(
+            "install() {{ command install \"$@\" || exit; }}\n\
+             systemctl() {{ echo \"$*\"; [[ $1 != disable ]]; }}\n{commands}"
+        );
+        let log = run(Command::new("bash")
+            .args(["-c", &script])
+            .current_dir(testkit::repository()));
+        assert!(log.contains("\nenable --now "), "{block}: {log}");
+    }
 }
 
 fn yaml(path: &Path) -> Value {

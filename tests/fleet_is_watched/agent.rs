@@ -2,8 +2,6 @@
 //! `dashboards/provisioning/`, adapted as its comments describe.
 
 use std::{
-    io::{Read, Write},
-    net::TcpStream,
     sync::{Arc, Mutex, atomic::Ordering},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -12,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use testkit::{
-    LIMIT, Prometheus,
+    LIMIT, Prometheus, body,
     breaking::{Breaking, Direction},
     dashboard::{array, text},
     eventually_queried,
@@ -23,7 +21,9 @@ use testkit::{
     },
     now,
     rules::yaml,
+    sent,
     serving::serve,
+    status,
 };
 
 const USER: &str = "example-device";
@@ -154,53 +154,55 @@ fn write_request(labels: &[(&str, &str)], value: f64, milliseconds: u64) -> Vec<
     [varint(series.len() as u64), literal.to_vec(), series].concat()
 }
 
-/// Status and reason.
+/// Response to a request to write.
 fn post(prometheus: &Prometheus, body: &[u8]) -> String {
-    let mut stream = TcpStream::connect(prometheus.address()).expect("it listens");
-    stream.set_read_timeout(Some(LIMIT)).expect("a socket");
     let head = format!(
         "POST /api/v1/write HTTP/1.0\r\nAuthorization: {CREDENTIALS}\r\nContent-Encoding: snappy\r\n\
          Content-Type: application/x-protobuf\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).expect("it reads");
-    stream.write_all(body).expect("it reads");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("text");
-    answer
+    let address = prometheus.address().parse().expect("an address");
+    sent(address, &[head.as_bytes(), body].concat())
 }
 
-/// Writes a sample of five hours ago to a Prometheus with or without the provisioned limit for late samples, and returns the
-/// response and the series that it has then.
-fn write_late_sample(takes_late: bool) -> (String, Vec<Value>) {
+/// Writes a sample of some hours ago to a Prometheus with or without the provisioned limit for late samples, and returns the status
+/// of the response, its reason, and the series that it has then.
+fn write_late_sample(takes_late: bool, hours: u64) -> (String, String, Vec<Value>) {
     const NAME: &str = "mqtt_persistence_records";
     let dir = TempDir::new().expect("a folder");
     let central = central(&dir, takes_late);
     eventually_queried(LIMIT, "it has samples of this moment", || {
         central.value(r#"up{job="itself"} == 1"#)
     });
-    let late = SystemTime::now() - Duration::from_secs(5 * 3600);
+    let late = SystemTime::now() - Duration::from_secs(hours * 3600);
     let late = late.duration_since(UNIX_EPOCH).expect("a clock");
     let labels = [("__name__", NAME), ("instance", "late")];
     let request = write_request(&labels, 7.0, u64::try_from(late.as_millis()).expect("soon"));
     let answer = post(&central, &request);
-    let found = central.query(&format!("{NAME}[6h]"));
-    (answer, array(&found["data"]["result"]).to_vec())
+    let found = central.query(&format!("{NAME}[10d]"));
+    let (status, reason) = (status(&answer).to_owned(), body(&answer).to_owned());
+    (status, reason, array(&found["data"]["result"]).to_vec())
 }
 
 #[test]
-fn samples_hours_late_need_provisioned_limit() {
-    let (answer, found) = write_late_sample(true);
-    assert!(answer.contains(" 204 "), "{answer}");
+fn samples_days_late_need_provisioned_limit() {
+    let (status, reason, found) = write_late_sample(true, 6 * 24);
+    assert_eq!(status, "204", "{reason}");
     assert_eq!(text(&found[0]["values"][0][1]), "7");
 }
 
 #[test]
 fn samples_hours_late_are_refused_by_default() {
-    let (answer, found) = write_late_sample(false);
-    assert!(
-        answer.contains(" 400 ") && answer.contains("out of bounds"),
-        "{answer}"
-    );
+    let (status, reason, found) = write_late_sample(false, 5);
+    assert_eq!(status, "400");
+    assert!(reason.contains("out of bounds"), "{reason}");
+    assert!(found.is_empty());
+}
+
+/// Prometheus 2.42 returns a status that makes an agent try again, for ever: the limit must be longer than any outage.
+#[test]
+fn samples_beyond_provisioned_limit_block_agent() {
+    let (status, reason, found) = write_late_sample(true, 8 * 24);
+    assert_eq!((&*status, reason.trim()), ("500", "too old sample"));
     assert!(found.is_empty());
 }
