@@ -127,8 +127,15 @@ impl Simulation {
         {
             let mut state = world.lock();
             state.sabotage = profile.settings.sabotage;
-            state.syncs_always = profile.settings.durability == Durability::Synced;
-            state.has_power_cuts = profile.faults.contains(&Fault::PowerCut);
+            let has = |fault| profile.faults.contains(&fault);
+            state.set_backups(
+                has(Fault::PowerCut),
+                has(Fault::Failover) || has(Fault::PrimaryLost),
+                [
+                    profile.settings.durability == Durability::Synced,
+                    profile.waits_for_replica,
+                ],
+            );
             state.ignored.clone_from(&profile.ignored);
         }
         let mut broker = Broker::default();

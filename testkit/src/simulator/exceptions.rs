@@ -24,6 +24,9 @@ pub const PIPELINED: &str = "pipelined, lost by the store before it was confirme
 /// `Durability::Confirmed` and `Pipelined`: the power failed before the disk of the store had the record.
 pub const POWER_CUT: &str = "the power failed before the disk had it";
 
+/// Without `replicas`: program and primary died before the replica had the record.
+pub const FAILOVER: &str = "the primary died before its replica had it";
+
 /// The store came back with older data while the program was dead: what it repeats or lacks follows from them.
 pub const OLDER_DATA: &str = "older data came back";
 

@@ -105,6 +105,12 @@ impl Simulation {
                     self.bury()?;
                 }
             }
+            Fault::PrimaryLost => {
+                if self.machine.process.is_some() {
+                    self.world.lock().lose_primary();
+                    self.bury()?;
+                }
+            }
             Fault::Close => {
                 if self.paho.is_some() {
                     self.end_program()?;
@@ -147,9 +153,11 @@ impl Simulation {
                 self.restart(choice, data);
             }
             Fault::Failover => {
-                let data = self.snapshot(choice);
+                let older = self.snapshot(choice);
                 let world = self.world.clone();
                 let mut state = world.lock();
+                // One that confirmations wait for lacks nothing that was confirmed.
+                let data = state.waited_replica().unwrap_or(older);
                 state.fail_over();
                 self.load(&mut state, data);
             }

@@ -53,6 +53,8 @@ pub enum Fault {
     CrashBoth,
     /// The power fails: the store comes back with what its disk had.
     PowerCut,
+    /// Primary and program die together: a replica takes over with what it had.
+    PrimaryLost,
     /// The program closes its client and starts again.
     Close,
     /// The program sleeps while another one takes its records.
@@ -64,7 +66,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::Refuse,
         Self::Large,
         Self::Connection,
@@ -85,6 +87,7 @@ impl Fault {
         Self::Crash,
         Self::CrashBoth,
         Self::PowerCut,
+        Self::PrimaryLost,
         Self::Close,
         Self::Sleeper,
         Self::Session,
@@ -133,6 +136,8 @@ pub struct Profile {
     pub identity: Identity,
     /// Versions change with each start of the program.
     pub changes_versions: bool,
+    /// A confirmation waits for the replica: `replicas(1)`.
+    pub waits_for_replica: bool,
     /// The program names its version, so that records of the other one are converted.
     pub names_version: bool,
     pub faults: Vec<Fault>,
@@ -205,6 +210,7 @@ impl Profile {
             },
             identity,
             changes_versions,
+            waits_for_replica: false,
             names_version: false,
             actions: weigh(&mut random, &faults),
             faults,
@@ -219,6 +225,7 @@ impl Profile {
             ignored: Vec::new(),
         };
         profile.names_version = random.below(2) == 0;
+        profile.waits_for_replica = random.below(2) == 0;
         profile
     }
 }

@@ -25,6 +25,8 @@ pub enum Sabotage {
     StoreForgets,
     /// The store confirms writes that its disk does not have.
     StoreSkipsSync,
+    /// The store confirms writes that its replica does not have.
+    StoreSkipsReplica,
     /// The store applies the removes of a group, and its puts only with the next operation.
     StoreSplitsGroups,
     /// The store deletes what the quarantine should get.
@@ -34,7 +36,7 @@ pub enum Sabotage {
 }
 
 impl Sabotage {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::DropsPuts,
         Self::PutsTwice,
         Self::RemovesEarly,
@@ -43,6 +45,7 @@ impl Sabotage {
         Self::ForgetsVersion,
         Self::StoreForgets,
         Self::StoreSkipsSync,
+        Self::StoreSkipsReplica,
         Self::StoreSplitsGroups,
         Self::StoreDropsQuarantine,
         Self::StoreDropsDiscarded,

@@ -88,7 +88,7 @@ impl SimulatedStore {
         work: impl FnOnce(&mut State, &[OwnedGroup]) -> Result<T, ErrorKind>,
     ) -> Result<T, Failed> {
         self.check_alive(state)?;
-        state.sync_if_due();
+        state.back_up_if_due();
         state.operations += 1;
         let is_worker = self.clock.is_worker.load(Ordering::Relaxed);
         state.operations_of_calls += u64::from(!is_worker && waits);
@@ -173,7 +173,7 @@ impl SimulatedStore {
             Some(_) => Err(ErrorKind::Busy),
             None => work(state, &groups),
         };
-        state.sync_before_reply();
+        state.back_up_before_reply(operation == "confirm");
         self.end(state, blow, done)
     }
 

@@ -87,6 +87,12 @@ fn confirmation_before_sync_is_found() {
 }
 
 #[test]
+fn confirmation_before_replication_is_found() {
+    let found = find(Sabotage::StoreSkipsReplica, &[Fault::PrimaryLost]);
+    assert_eq!(found.name, "nothing_lost", "{found:?}");
+}
+
+#[test]
 fn split_group_is_found() {
     let found = find(Sabotage::StoreSplitsGroups, &[Fault::Crash]);
     assert!(

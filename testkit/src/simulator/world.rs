@@ -115,18 +115,53 @@ impl Snapshot {
 
 /// Interval at which the store writes everything to its disk: `appendfsync everysec`.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval at which its replica gets everything, if nothing waits for that.
+const REPLICATION_INTERVAL: Duration = Duration::from_millis(300);
+
+/// The data as another place has them: the disk, or a replica.
+struct Backup {
+    data: Snapshot,
+    /// The last time at which it got everything.
+    taken_at: Duration,
+    interval: Duration,
+    /// It gets everything before what was confirmed counts as confirmed.
+    is_waited_for: bool,
+    /// The store may come back with it; otherwise nobody looks at it.
+    is_used: bool,
+}
+
+impl Backup {
+    fn every(interval: Duration) -> Self {
+        Self {
+            data: Snapshot::default(),
+            taken_at: Duration::ZERO,
+            interval,
+            is_waited_for: false,
+            is_used: false,
+        }
+    }
+
+    fn take(&mut self, data: &Snapshot, now: Duration) {
+        self.taken_at = now;
+        if self.is_used {
+            self.data = data.clone();
+        }
+    }
+
+    fn take_if_due(&mut self, data: &Snapshot, now: Duration) {
+        if now >= self.taken_at + self.interval {
+            self.take(data, now);
+        }
+    }
+}
 
 pub struct State {
     pub(super) clock: Arc<VirtualClock>,
     pub data: Snapshot,
     /// The data that a power cut leaves.
-    disk: Snapshot,
-    /// The last time at which the disk got everything.
-    synced_at: Duration,
-    /// The disk has each write before the store replies: `appendfsync always`.
-    pub syncs_always: bool,
-    /// The power may fail; otherwise nobody looks at the disk.
-    pub has_power_cuts: bool,
+    disk: Backup,
+    /// The data that a failover leaves.
+    replica: Backup,
     run_id: u64,
     replication_id: u64,
     pub identity: Identity,
@@ -200,10 +235,8 @@ impl World {
         let state = State {
             clock: Arc::clone(clock),
             data: Snapshot::default(),
-            disk: Snapshot::default(),
-            synced_at: Duration::ZERO,
-            syncs_always: false,
-            has_power_cuts: false,
+            disk: Backup::every(SYNC_INTERVAL),
+            replica: Backup::every(REPLICATION_INTERVAL),
             run_id: 1,
             replication_id: 1,
             identity,
@@ -349,35 +382,74 @@ impl State {
         self.stalled_until = Duration::ZERO;
     }
 
-    /// Writes everything to the disk before a reply, if the store does so.
-    pub(super) fn sync_before_reply(&mut self) {
-        if self.syncs_always && self.sabotage != Sabotage::StoreSkipsSync {
-            self.sync();
+    /// Sets what a power cut and a failover leave: whether they happen, and whether writes wait for the disk and for the replica.
+    pub fn set_backups(&mut self, has_power_cuts: bool, has_failovers: bool, waits: [bool; 2]) {
+        self.disk.is_used = has_power_cuts;
+        self.replica.is_used = has_failovers;
+        [self.disk.is_waited_for, self.replica.is_waited_for] = waits;
+    }
+
+    /// Brings the places up to date that have everything before this reply.
+    pub(super) fn back_up_before_reply(&mut self, confirms: bool) {
+        let now = self.now();
+        // With `appendfsync always` before each reply; a replica only where a confirmation waits.
+        if self.disk.is_waited_for && self.sabotage != Sabotage::StoreSkipsSync {
+            self.disk.take(&self.data, now);
+        }
+        if confirms && self.replica.is_waited_for && self.sabotage != Sabotage::StoreSkipsReplica {
+            self.replica.take(&self.data, now);
         }
     }
 
-    /// Writes everything to the disk.
-    fn sync(&mut self) {
-        self.synced_at = self.now();
-        if self.has_power_cuts {
-            self.disk = self.data.clone();
-        }
-    }
-
-    /// Writes everything to the disk once per second.
-    pub(super) fn sync_if_due(&mut self) {
-        if self.now() >= self.synced_at + SYNC_INTERVAL {
-            self.sync();
-        }
+    /// Writes everything to the disk once per second, and to the replica more often.
+    pub(super) fn back_up_if_due(&mut self) {
+        let now = self.now();
+        self.disk.take_if_due(&self.data, now);
+        self.replica.take_if_due(&self.data, now);
     }
 
     /// Takes from the store what its disk does not have, as a power cut does, which the program does not survive.
     pub fn cut_power(&mut self) {
-        self.sync_if_due();
+        self.back_up_if_due();
+        let backup = self.disk.data.clone();
+        // With `Synced`, every write has waited.
+        let lacks_unconfirmed = !self.disk.is_waited_for;
+        let may_lack_since = lacks_unconfirmed.then_some(self.disk.taken_at);
+        self.come_back_with(
+            backup,
+            may_lack_since,
+            lacks_unconfirmed,
+            exceptions::POWER_CUT,
+        );
+    }
+
+    /// Takes from the store what its replica does not have, as the death of the primary does, with that of the program.
+    pub fn lose_primary(&mut self) {
+        self.back_up_if_due();
+        let backup = self.replica.data.clone();
+        let may_lack_since = (!self.replica.is_waited_for).then_some(self.replica.taken_at);
+        // What was sent without waiting may be missing, unless each write waits.
+        let lacks_unconfirmed = !(self.replica.is_waited_for && self.disk.is_waited_for);
+        self.come_back_with(
+            backup,
+            may_lack_since,
+            lacks_unconfirmed,
+            exceptions::FAILOVER,
+        );
+    }
+
+    /// Replaces the data by those of another place, while the program dies.
+    fn come_back_with(
+        &mut self,
+        backup: Snapshot,
+        may_lack_since: Option<Duration>,
+        lacks_unconfirmed: bool,
+        reason: &'static str,
+    ) {
         let was_dirty = self.is_dirty;
         self.restart(0);
-        let disk = self.disk.clone();
-        let old = std::mem::replace(&mut self.data, disk);
+        let old = std::mem::replace(&mut self.data, backup);
+        self.back_up();
         let messages_in = |records: &BTreeMap<Key, Value>| -> Vec<u32> {
             let messages = records
                 .iter()
@@ -388,9 +460,9 @@ impl State {
         for message in messages_in(&old.records) {
             let stored_at = self.ledger.get(message).map(|message| message.stored_at);
             let is_lost = !present.contains(&message);
-            // With `Synced` none is excused, and without it none that the disk has had time to get.
-            if is_lost && !self.syncs_always && stored_at >= Some(self.synced_at) {
-                self.ledger.excuse_loss(message, exceptions::POWER_CUT);
+            // None is excused if writes wait, and otherwise none that there has been time for.
+            if is_lost && may_lack_since.is_some_and(|since| stored_at >= Some(since)) {
+                self.ledger.excuse_loss(message, reason);
             }
             self.ledger.remove_copy(message);
         }
@@ -404,7 +476,20 @@ impl State {
             });
             !values.is_empty()
         });
-        self.is_dirty = was_dirty || !self.syncs_always;
+        self.is_dirty = was_dirty || lacks_unconfirmed;
+    }
+
+    /// Brings the disk and the replica up to date, as after a restart.
+    fn back_up(&mut self) {
+        let now = self.now();
+        self.disk.take(&self.data, now);
+        self.replica.take(&self.data, now);
+    }
+
+    /// Returns the data of the replica if a confirmation waits for it.
+    pub fn waited_replica(&self) -> Option<Snapshot> {
+        let replica = &self.replica;
+        (replica.is_used && replica.is_waited_for).then(|| replica.data.clone())
     }
 
     /// Makes another server the primary, under the same run id.
@@ -421,7 +506,7 @@ impl State {
     /// Replaces all data, as a restart does that loads other data.
     pub fn load(&mut self, data: Snapshot, is_program_running: bool) {
         let old = std::mem::replace(&mut self.data, data);
-        self.disk = self.data.clone();
+        self.back_up();
         self.losses += 1;
         let mut before: Vec<u32> = Vec::new();
         for (key, value) in &old.records {
