@@ -19,7 +19,7 @@ use super::{
 #[cfg(feature = "redis-tls")]
 use crate::redis::RedisPersistenceBuilder;
 use crate::{
-    error::Error,
+    error::{Error, ErrorKind},
     paho::{Key, KeyMap, KeyName, RecordKind},
     persistence::PersistenceConfig,
     redis::{Owner, Owners, RedisPersistence, RedisReader, RedisStore},
@@ -192,6 +192,13 @@ impl Server {
         #[cfg(feature = "redis-tls")]
         let builder = options.tls.set(builder);
         let (store, config) = builder.build_parts(options.password.clone())?;
+        if store.is_in_cluster() {
+            return Err(
+                Error::new(ErrorKind::InvalidOption, "use a cluster").with_reason(
+                    "its backlogs are on all of its nodes, and this program reads one Redis; redis-cli -c shows them",
+                ),
+            );
+        }
         let reader = RedisReader::of(&store);
         Ok(Self {
             store,
@@ -360,7 +367,7 @@ impl Server {
 
     fn another_store(&self) -> Result<RedisStore, Error> {
         let store = self.store.another();
-        store.ok_or_else(|| Error::new(crate::ErrorKind::Other, "use the records"))
+        store.ok_or_else(|| Error::new(ErrorKind::Other, "use the records"))
     }
 
     pub(super) fn reader(&mut self) -> &mut RedisReader {

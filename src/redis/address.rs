@@ -32,10 +32,12 @@ const SENTINEL_PORT: u16 = 26_379;
 /// A parsed URL of Redis. Its `Display` has neither user nor password.
 #[derive(Clone)]
 pub(super) struct RedisAddress {
-    /// The place of Redis, or of the first sentinel.
+    /// The place of Redis, or of the first sentinel or node.
     pub(super) endpoint: Endpoint,
     /// The sentinels that know the place of Redis.
     pub(super) sentinels: Option<Sentinels>,
+    /// Nodes of the cluster; empty for a Redis that is none.
+    pub(super) cluster: Vec<Endpoint>,
     pub(super) tls: bool,
     pub(super) user: Option<String>,
     pub(super) password: Option<Password>,
@@ -49,6 +51,7 @@ impl Default for RedisAddress {
         Self {
             endpoint: Endpoint::Tcp("127.0.0.1".to_owned(), 6379),
             sentinels: None,
+            cluster: Vec::new(),
             tls: false,
             user: None,
             password: None,
@@ -72,6 +75,9 @@ impl RedisAddress {
         let (scheme, rest) = url_error::split_scheme(url).map_err(invalid)?;
         if let Some(scheme) = scheme.strip_suffix("-sentinel") {
             return Self::parse_sentinels(scheme, rest, password.as_ref());
+        }
+        if let Some(scheme) = scheme.strip_suffix("-cluster") {
+            return Self::parse_cluster(scheme, rest, password.as_ref());
         }
         let tls = matches!(scheme.as_str(), "rediss" | "valkeys");
         let is_unix = scheme.ends_with("unix");
@@ -136,6 +142,7 @@ impl RedisAddress {
                 _ => return Err(not_valid()),
             },
             sentinels: None,
+            cluster: Vec::new(),
             tls,
             user: settings.username().map(str::to_owned),
             password,
@@ -183,6 +190,33 @@ impl RedisAddress {
     }
 }
 
+impl RedisAddress {
+    /// Parses the part of a URL after `redis-cluster://`; each node is checked as a URL of its own would be.
+    fn parse_cluster(scheme: &str, rest: &str, password: Option<&Password>) -> Result<Self, Error> {
+        let (credentials, rest) = match rest.rsplit_once('@') {
+            Some((credentials, rest)) => (format!("{credentials}@"), rest),
+            None => (String::new(), rest),
+        };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (hosts, path) = rest.split_at_checked(end).unwrap_or((rest, ""));
+        let mut address = None;
+        let mut cluster = Vec::new();
+        for host in hosts.split(',') {
+            let node = Self::parse(
+                &format!("{scheme}://{credentials}{host}{path}"),
+                password.cloned(),
+            )?;
+            cluster.push(node.endpoint.clone());
+            address.get_or_insert(node);
+        }
+        match address {
+            Some(address) if address.database == 0 => Ok(Self { cluster, ..address }),
+            _ => Err(Error::new(ErrorKind::InvalidOption, "use the option url")
+                .with_reason("a cluster has database 0 only; remove the database")),
+        }
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -221,10 +255,16 @@ impl fmt::Display for RedisAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let database = self.database;
         let scheme = if self.tls { "rediss" } else { "redis" };
+        let joined = |endpoints: &[Endpoint]| {
+            let hosts: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
+            hosts.join(",")
+        };
+        if !self.cluster.is_empty() {
+            return write!(f, "{scheme}-cluster://{}", joined(&self.cluster));
+        }
         match (&self.sentinels, &self.endpoint) {
             (Some(Sentinels { endpoints, service }), _) => {
-                let hosts: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-                let hosts = hosts.join(",");
+                let hosts = joined(endpoints);
                 write!(f, "{scheme}-sentinel://{hosts}/{service}/{database}")
             }
             (None, path @ Endpoint::Unix(_)) if database == 0 => write!(f, "unix://{path}"),
@@ -258,6 +298,10 @@ mod tests {
             (
                 "redis-sentinel://u:secret@a,b:7000,[::1]:7001,[::2]/boards/3",
                 "redis-sentinel://a:26379,b:7000,[::1]:7001,[::2]:26379/boards/3",
+            ),
+            (
+                "redis-cluster://u:secret@a,b:7000,[::1]:7001/",
+                "redis-cluster://a:6379,b:7000,[::1]:7001",
             ),
             (
                 "valkey-sentinel://a/the-2.boards_",
@@ -365,6 +409,11 @@ mod tests {
             ("redis-sentinel://u:1/secret@a/boards", "%2F"),
             ("redis-sentinel://u:#secret@a/boards", "%23"),
             ("redis-sentinel://u@a/boards", "no password"),
+            ("redis-cluster://u:secret@a,b/1", "database 0"),
+            ("redis-cluster://u:secret@a,,b", "no host"),
+            ("redis-cluster://a,b:port", "its port"),
+            ("redis-cluster://u:1/secret@a", "%2F"),
+            ("redis-cluster://u:#secret@a", "%23"),
         ] {
             let error = RedisAddress::parse(url, None).map(drop).expect_err(url);
             let text = error.to_string();

@@ -188,6 +188,8 @@ impl RedisPersistenceBuilder {
     /// - Sentinels: `redis-sentinel://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]/SERVICE[/DATABASE]`, or
     ///   `rediss-sentinel://` with TLS. Each connect asks them for the master of the service. Their port
     ///   defaults to 26379, and user and password are those of Redis.
+    /// - Cluster: `redis-cluster://[USER:PASSWORD@]HOST[:PORT][,HOST[:PORT]…]`, or `rediss-cluster://` with TLS. The
+    ///   hosts are some nodes of it; each connect finds the node that has the records.
     ///
     /// `valkey://`, `valkeys://` and `redis+unix://` mean the same as `redis://`, `rediss://` and
     /// `unix://`. Special characters of a user or password are percent-encoded. The password

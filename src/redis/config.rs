@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
-use super::{address::RedisAddress, eviction_check::EvictionCheck};
-use crate::store::Durability;
+use super::{address::RedisAddress, cluster, eviction_check::EvictionCheck};
+use crate::{
+    error::{Error, ErrorKind},
+    store::Durability,
+};
 
 /// The options of a [`RedisStore`](crate::redis::RedisStore), validated by the builder.
 ///
@@ -22,4 +25,18 @@ pub(super) struct RedisConfig {
     pub(super) durability: Durability,
     /// A write is confirmed once this many replicas have it.
     pub(super) replicas: u32,
+}
+
+impl RedisConfig {
+    /// Returns the key of the hash with the records of this name.
+    pub(super) fn hash(&self, name: &str) -> Result<String, Error> {
+        let key_prefix = &self.key_prefix;
+        if self.address.cluster.is_empty() {
+            return Ok(format!("{key_prefix}{name}"));
+        }
+        cluster::check_name(key_prefix, name).map_err(|reason| {
+            Error::new(ErrorKind::InvalidOption, "use the records in a cluster").with_reason(reason)
+        })?;
+        Ok(cluster::hash(key_prefix, name))
+    }
 }

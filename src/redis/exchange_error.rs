@@ -15,6 +15,8 @@ pub(super) enum ExchangeError {
     Unusable(ErrorKind, BoxedError),
     /// The connection is no longer usable, and this reason is more exact than that of the kind.
     Disconnected(&'static str, BoxedError),
+    /// Another node of the cluster has the slot, as these words say; the connection is of no more use.
+    Moved(String),
     /// The connection is no longer usable: Redis refused the password or the database.
     NotConnected(Error),
 }
@@ -42,6 +44,12 @@ impl ExchangeError {
             Self::Disconnected(reason, source) => Error::new(ErrorKind::Connection, attempt())
                 .with_reason(reason)
                 .with_source(source),
+            Self::Moved(words) => Error::new(ErrorKind::Connection, attempt())
+                .with_reason(
+                    "another node of the cluster has the records; a URL with redis-cluster:// finds it \
+                     with the next attempt",
+                )
+                .with_source(words),
             Self::NotConnected(error) => error,
         }
     }
@@ -63,7 +71,7 @@ impl ExchangeError {
     pub(super) fn without_secrets(self) -> Self {
         match self {
             Self::ErrorReply(kind, words) => Self::ErrorReply(kind, known_words(kind, &words)),
-            Self::Unusable(ErrorKind::Protocol, _) => {
+            Self::Unusable(ErrorKind::Protocol, _) | Self::Moved(_) => {
                 Self::protocol("the reply to AUTH is malformed")
             }
             other => other,
@@ -142,8 +150,17 @@ pub(super) fn error_reply(words: &str) -> ExchangeError {
     let cut = ends.find_map(|end| words.get(..end));
     let words = cut.unwrap_or_default();
     let (code, details) = words.split_once(' ').unwrap_or((words, ""));
-    ExchangeError::ErrorReply(kind_of_reply(code, details), words.to_owned())
+    match code {
+        "MOVED" => ExchangeError::Moved(words.to_owned()),
+        "ASK" | "TRYAGAIN" | "CLUSTERDOWN" => {
+            ExchangeError::Disconnected(NO_NODE, words.to_owned().into())
+        }
+        _ => ExchangeError::ErrorReply(kind_of_reply(code, details), words.to_owned()),
+    }
 }
+
+const NO_NODE: &str = "no node of the cluster takes the records now: their slot moves to another one, or its \
+                       node is down; check CLUSTER INFO";
 
 /// The most bytes of an error reply that are kept.
 const MAX_WORDS_BYTES: usize = 1_024;

@@ -6,6 +6,7 @@ mod address;
 mod arrivals;
 mod builder;
 mod client_lock;
+mod cluster;
 mod command_buffer;
 mod config;
 mod connect;

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::exchange_error::ExchangeError;
+use super::{address::Endpoint, exchange_error::ExchangeError};
 use crate::net::time_left;
 
 pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
@@ -21,8 +21,10 @@ pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and 
 #[derive(Default)]
 pub(super) struct Resolver {
     running: HashMap<(String, u16), Receiver<LookUp>>,
-    /// The sentinel that is asked first, counted on without end.
-    pub(super) next_sentinel: usize,
+    /// The sentinel or node that is asked first, counted on without end.
+    pub(super) next_endpoint: usize,
+    /// The node of a cluster that has had the records, if it has not failed since.
+    pub(super) node: Option<Endpoint>,
 }
 
 type LookUp = io::Result<Vec<SocketAddr>>;

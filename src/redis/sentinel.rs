@@ -52,8 +52,8 @@ impl Sentinels {
         };
         let mut failure = None;
         for untried in (1..=count).rev() {
-            let next = resolver.next_sentinel;
-            resolver.next_sentinel = next.wrapping_add(1);
+            let next = resolver.next_endpoint;
+            resolver.next_endpoint = next.wrapping_add(1);
             let index = next.checked_rem(count).unwrap_or_default();
             let Some(endpoint) = self.endpoints.get(index) else {
                 break;

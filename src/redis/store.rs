@@ -7,6 +7,7 @@ use ::redis::Value;
 use super::{
     acl,
     client_lock::{ClientLock, LockRights},
+    cluster::{self, MAX_HOPS},
     command_buffer::CommandBuffer,
     config::RedisConfig,
     connect::transfer_time,
@@ -55,6 +56,12 @@ impl RedisStore {
             connection: None,
             is_exclusive: false,
         }
+    }
+
+    /// Returns true if the URL is that of a cluster.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_in_cluster(&self) -> bool {
+        !self.config.address.cluster.is_empty()
     }
 
     /// Returns true if no other program uses the records.
@@ -110,16 +117,28 @@ impl RedisStore {
         let config = &self.config;
         let deadline = deadline_after(config.connect_timeout);
         let to_error = |failure| hash_error(failure, "use", hash, config);
-        let mut connection = sentinel::open(&config.address, &mut self.resolver, deadline)?;
         let database = config.address.database;
+        let mut address = cluster::first_node(&config.address, &mut self.resolver);
         // Half of the time is left for the reply to the last poll.
         let half = deadline_after(config.connect_timeout.mul_f64(0.5));
-        let acquired = self.lock.acquire(&mut connection, database, hash, half);
-        let acquired = match config.address.sentinels {
-            Some(_) => sentinel::refuse_replica(acquired),
-            None => acquired,
+        let mut hops = 0;
+        let (mut connection, (lock_rights, preflight)) = loop {
+            let mut connection = sentinel::open(&address, &mut self.resolver, deadline)?;
+            let acquired = self.lock.acquire(&mut connection, database, hash, half);
+            let acquired = match config.address.sentinels {
+                Some(_) => sentinel::refuse_replica(acquired),
+                None => acquired,
+            };
+            match acquired {
+                Err(ExchangeError::Moved(words))
+                    if !config.address.cluster.is_empty() && hops < MAX_HOPS =>
+                {
+                    hops = hops.saturating_add(1);
+                    address = cluster::named_node(&words, &address).map_err(to_error)?;
+                }
+                acquired => break (connection, acquired.map_err(to_error)?),
+            }
         };
-        let (lock_rights, preflight) = acquired.map_err(to_error)?;
         let Preflight {
             full,
             info,
@@ -143,6 +162,9 @@ impl RedisStore {
             (EvictionCheck::Ignore, _) | (_, None) => {}
         }
         self.connection = Some(connection);
+        if !config.address.cluster.is_empty() {
+            self.resolver.node = Some(address.endpoint);
+        }
         self.is_exclusive = lock_rights != LockRights::NoList;
         Ok(Connected {
             write_error: full.map(to_error),
@@ -217,7 +239,7 @@ impl Store for RedisStore {
     const NAME: &'static str = "redis";
 
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {
-        let hash = format!("{}{name}", self.config.key_prefix);
+        let hash = self.config.hash(name)?;
         let connected = self.open_connection(&hash)?;
         self.hash = Some(hash);
         Ok(connected)
@@ -326,6 +348,10 @@ impl Store for RedisStore {
     }
 
     fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
+        // A scan finds what is in one node only.
+        if !self.config.address.cluster.is_empty() {
+            return Ok(Vec::new());
+        }
         let limit = self.config.operation_timeout;
         let key_prefix = self.config.key_prefix.clone();
         self.with_connection("look for other hashes than", limit, |connection, hash| {
@@ -338,7 +364,7 @@ impl Store for RedisStore {
     }
 
     fn adopt(&mut self, from: &str, groups: &[&[Adopted<'_>]]) -> Result<(), Error> {
-        let source = format!("{}{from}", self.config.key_prefix);
+        let source = self.config.hash(from)?;
         let lengths = groups.iter().copied().flatten();
         let lengths = lengths.map(|adopted| adopted.value.len());
         let extra = transfer_time(lengths.fold(0, usize::saturating_add));

@@ -5,9 +5,9 @@
 
 use std::net::IpAddr;
 
-/// The schemes that name Redis; the suffix `s` means TLS, `unix` a Unix socket, and `sentinel` that
-/// sentinels are asked for the address.
-const URL_SCHEMES: [&str; 11] = [
+/// The schemes that name Redis; the suffix `s` means TLS, `unix` a Unix socket, `sentinel` that sentinels are
+/// asked for the address, and `cluster` that nodes of a cluster are.
+const URL_SCHEMES: [&str; 15] = [
     "redis",
     "rediss",
     "valkey",
@@ -15,6 +15,10 @@ const URL_SCHEMES: [&str; 11] = [
     "unix",
     "redis+unix",
     "valkey+unix",
+    "redis-cluster",
+    "rediss-cluster",
+    "valkey-cluster",
+    "valkeys-cluster",
     "redis-sentinel",
     "rediss-sentinel",
     "valkey-sentinel",
@@ -39,7 +43,7 @@ pub(super) fn split_scheme(url: &str) -> Result<(String, &str), &'static str> {
         });
     };
     let scheme = known_scheme(scheme).ok_or(
-        "unknown scheme; use redis, rediss (TLS), unix or redis-sentinel, or the same with valkey",
+        "unknown scheme; use redis, rediss (TLS), unix, redis-sentinel or redis-cluster, or the same with valkey",
     )?;
     Ok((scheme, rest))
 }

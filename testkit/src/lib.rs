@@ -13,6 +13,7 @@ pub mod certificates;
 pub mod charts;
 pub mod child;
 mod chromium;
+pub mod cluster;
 pub mod dashboard;
 pub mod device;
 pub mod direct;

@@ -1,6 +1,7 @@
 //! Whatever Redis does, publishing continues, no message is lost, and Redis catches up by itself.
 
 mod client_certificate;
+mod cluster;
 mod connection;
 mod faults;
 mod hostile_server;

@@ -105,16 +105,15 @@ impl Plan {
         // Longer than a busy machine keeps a server waiting: a new master that counts as dead would be followed by an old one.
         let sentinel = Sentinel::with_patience(&both, 2000);
         let mut broker = Mosquitto::start();
-        let mut subscriber = Subscriber::start(&broker.url(), TOPIC, self.qos);
+        let mut subscriber = Some(Subscriber::start(&broker.url(), TOPIC, self.qos));
         let longest = Arc::<Mutex<Duration>>::default();
         let client = Arc::new(self.client(&sentinel.url(), &broker.url(), &longest));
         eventually(LIMIT, "the client is connected", || {
             client.state().is_connected().then_some(())
         });
         if self.waits_in_redis {
-            drop(subscriber);
+            subscriber = None;
             broker.stop();
-            subscriber = Subscriber::start(&Mosquitto::start().url(), TOPIC, self.qos);
         }
         let publisher = Publisher::start(&client, self.qos);
         for _ in 0..self.kills {
@@ -128,8 +127,9 @@ impl Plan {
         client.flush(LIMIT).expect("everything is confirmed");
         if self.waits_in_redis {
             broker.restart();
-            subscriber = Subscriber::start(&broker.url(), TOPIC, self.qos);
         }
+        let subscriber =
+            subscriber.unwrap_or_else(|| Subscriber::start(&broker.url(), TOPIC, self.qos));
         let health = client.health();
         eventually(LIMIT, "everything is delivered", || {
             let status = health.snapshot();
