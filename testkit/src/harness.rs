@@ -1,14 +1,13 @@
 //! Programs that are killed at chosen points or at random, exposed to faults of Redis or soaked, and one ledger for all.
 //!
 //! The drivers share payloads that name themselves, the ledger of accepted and arrived messages, the process of a started program,
-//! and the parts of such a program. The drivers are `crash_table`, `random_kills`, `faults`,
-//! `failovers` and `soak`; each has its program in `program.rs`, which `main.rs` runs.
+//! and the parts of such a program. The drivers are `crash_table`, `random_kills`, `faults` and
+//! `soak`; each has its program in `program.rs`, which `main.rs` runs.
 
 mod child;
 mod client;
 pub mod crash_table;
 mod cut;
-pub mod failovers;
 pub mod faults;
 mod files;
 mod inbound;

@@ -96,18 +96,13 @@ pub struct Sentinel {
 impl Sentinel {
     /// Starts one that watches these servers, and waits until it knows both.
     pub fn watching(both: &Replicated) -> Self {
-        Self::with_patience(both, 500)
-    }
-
-    /// Does the same with a sentinel that takes a server for dead after this many milliseconds.
-    pub fn with_patience(both: &Replicated, down_after: u32) -> Self {
         let dir = TempDir::new().expect("a folder for the sentinel");
         let master = both.servers[0].port();
         let (port, server) = on_free_port(|port| {
             let file = dir.path().join("sentinel.conf");
             let text = format!(
                 "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} 1\n\
-                 sentinel down-after-milliseconds {SERVICE} {down_after}\n\
+                 sentinel down-after-milliseconds {SERVICE} 500\n\
                  sentinel failover-timeout {SERVICE} 1000\n",
                 dir.path().display(),
             );
