@@ -8,6 +8,7 @@ mod child;
 mod client;
 pub mod crash_table;
 mod cut;
+pub mod failovers;
 pub mod faults;
 mod files;
 mod inbound;

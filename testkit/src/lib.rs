@@ -18,6 +18,7 @@ pub mod dashboard;
 pub mod device;
 pub mod direct;
 pub mod fleet;
+pub mod gate;
 pub mod harness;
 pub mod hostile;
 mod http;

@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::Path, process::ExitCode};
 
-use testkit::harness::{crash_table, faults, random_kills, run_killed, soak};
+use testkit::harness::{crash_table, failovers, faults, random_kills, run_killed, soak};
 use testkit::{
     backlog, charts,
     fleet::{self, observer::Engine},
@@ -13,6 +13,7 @@ const USAGE: &str = "\
 usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
        testkit crash-random [ROUNDS [SEED]]  a program is killed at random instants, ROUNDS (100) times in each row
        testkit faults                        a program publishes during every fault of Redis
+       testkit failovers [KILLS [SEED]]      masters are killed KILLS (20) times, without replicas(1) and with it
        testkit soak [MINUTES [SEED]]         many clients publish while one thing after the other fails, for MINUTES (20)
        testkit simulate [--seeds N] [--steps N] [--first-seed N] [--seed N] [--shrink] [--go-on] [--faults LIST]
                                              a program, its store and a broker are simulated with every fault
@@ -25,7 +26,7 @@ usage: testkit crash-table [PART]            a program is killed at every point,
        testkit fleet-sums                    the cost of a device on the wire and on disk
        testkit draw-charts DOCUMENT FOLDER   the charts of a document, drawn from its tables
 
-All but the last print Markdown, and the first four fail if a promise is broken. The programs that these and the tests start take their orders
+All but the last print Markdown, and the first five fail if a promise is broken. The programs that these and the tests start take their orders
 from the variable ORDERS: backlog-client, killed-program, fault-program, soak-program.";
 
 fn main() -> ExitCode {
@@ -38,6 +39,9 @@ fn main() -> ExitCode {
             .and_then(|(rounds, seed)| Some((usize::try_from(rounds).ok()?, seed)))
             .map(|(rounds, seed)| random_kills::print(rounds, seed)),
         ["faults"] => Some(faults::print()),
+        ["failovers", ref numbers @ ..] => two(numbers, (20, 1))
+            .and_then(|(kills, seed)| Some((usize::try_from(kills).ok()?, seed)))
+            .map(|(kills, seed)| failovers::print(kills, seed)),
         ["soak", ref numbers @ ..] => {
             two(numbers, (20, 1)).map(|(minutes, seed)| soak::print(minutes, seed))
         }

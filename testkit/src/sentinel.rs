@@ -1,4 +1,4 @@
-//! Private master with a replica and a sentinel.
+//! Private master with a replica and sentinels.
 
 use std::fs;
 
@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::{
     LIMIT, eventually,
+    gate::Gate,
     process::{Server, on_free_port},
     redis::{RedisServer, command},
 };
@@ -48,13 +49,40 @@ impl Replicated {
         both
     }
 
+    /// Puts a gate before the first server, over which its replica and everybody else reach it from now on.
+    pub fn behind_gate(&self) -> Gate {
+        let gate = Gate::start(self.servers[0].port());
+        let port = gate.port().to_string();
+        for (server, words) in [
+            (
+                0,
+                ["CONFIG", "SET", "replica-announce-port", &port].as_slice(),
+            ),
+            (1, &["REPLICAOF", "127.0.0.1", &port]),
+        ] {
+            let mut connection = self.servers[server].connection();
+            let done = redis::cmd(words[0]).arg(&words[1..]).exec(&mut connection);
+            done.expect("it takes the address");
+        }
+        eventually(LIMIT, "the replica follows over the gate", || {
+            let port_of_master = replication(&self.servers[1], "master_port")?;
+            let is_up = replication(&self.servers[1], "master_link_status")? == "up";
+            (is_up && port_of_master == port).then_some(())
+        });
+        gate
+    }
+
     /// Waits until this server follows the other one.
     #[track_caller]
     pub fn wait_for_link(&self, replica: usize) {
         eventually(LIMIT, "the replica follows", || {
-            let link = replication(&self.servers[replica], "master_link_status");
-            (link.as_deref() == Some("up")).then_some(())
+            self.is_linked(replica).then_some(())
         });
+    }
+
+    /// Returns true if this server is a replica and follows its master.
+    pub fn is_linked(&self, server: usize) -> bool {
+        replication(&self.servers[server], "master_link_status").as_deref() == Some("up")
     }
 
     /// Keeps everything that comes after this call from the replica of this master.
@@ -96,13 +124,46 @@ pub struct Sentinel {
 impl Sentinel {
     /// Starts one that watches these servers, and waits until it knows both.
     pub fn watching(both: &Replicated) -> Self {
+        let sentinel = Self::start(both.servers[0].port(), 1);
+        sentinel.wait_for_replica();
+        sentinel
+    }
+
+    /// Starts three, of which two have to agree, and waits until each knows the others and the replica of this master.
+    pub fn three(master: u16) -> [Self; 3] {
+        let all = [(); 3].map(|()| Self::start(master, 2));
+        for sentinel in &all {
+            let mut connection = sentinel.connection();
+            eventually(LIMIT, "the sentinel knows the others", || {
+                let others: Vec<redis::Value> = redis::cmd("SENTINEL")
+                    .arg(&["SENTINELS", SERVICE])
+                    .query(&mut connection)
+                    .expect("SENTINEL SENTINELS");
+                (others.len() == 2).then_some(())
+            });
+            sentinel.wait_for_replica();
+        }
+        all
+    }
+
+    /// URL of the service with all of these sentinels.
+    pub fn url_of_all(all: &[Self]) -> String {
+        let hosts: Vec<String> = all
+            .iter()
+            .map(|one| format!("127.0.0.1:{}", one.port))
+            .collect();
+        format!("redis-sentinel://{}/{SERVICE}", hosts.join(","))
+    }
+
+    fn start(master: u16, quorum: u16) -> Self {
+        // Several that are started together have less of the processor each.
+        let down_after = 500 * quorum;
         let dir = TempDir::new().expect("a folder for the sentinel");
-        let master = both.servers[0].port();
         let (port, server) = on_free_port(|port| {
             let file = dir.path().join("sentinel.conf");
             let text = format!(
-                "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} 1\n\
-                 sentinel down-after-milliseconds {SERVICE} 500\n\
+                "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} {quorum}\n\
+                 sentinel down-after-milliseconds {SERVICE} {down_after}\n\
                  sentinel failover-timeout {SERVICE} 1000\n",
                 dir.path().display(),
             );
@@ -127,7 +188,6 @@ impl Sentinel {
             .arg(pace)
             .exec(&mut sentinel.connection());
         paced.expect("it takes another pace");
-        sentinel.wait_for_replica();
         sentinel
     }
 

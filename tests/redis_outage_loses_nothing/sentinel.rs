@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, TcpListener},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use paho_mqtt::ClientPersistence;
@@ -149,6 +149,57 @@ fn failover_loses_nothing_that_is_in_memory() {
     put(&mut started, count + 2);
     assert_has(&both.servers[1], count + 2);
     both.servers[0].resume();
+}
+
+/// Three sentinels; the network cuts the master off from them, from its replica and from the program. It lives on with a write that
+/// nobody else has, and comes back after the failover.
+#[test]
+fn master_that_is_cut_off_loses_its_own_writes_only() {
+    let both = Replicated::with(&["--appendonly", "yes"]);
+    let gate = both.behind_gate();
+    let sentinels = Sentinel::three(gate.port());
+    let url = Sentinel::url_of_all(&sentinels);
+    let mut persistence = opened(options(&url), CLIENT);
+    put(&mut persistence, 1);
+    let mut replica = both.servers[1].connection();
+    eventually(LIMIT, "the replica has it", || {
+        (replica.hlen(HASH).expect("HLEN") == 1).then_some(())
+    });
+
+    gate.close();
+    let foreign = record("q-900", b"foreign");
+    let mut master = both.servers[0].connection();
+    master.hset(HASH, "q-900", &foreign).expect("HSET");
+    let (mut count, mut longest) = (1, Duration::ZERO);
+    eventually(LIMIT, "the failover", || {
+        count += 1;
+        let started = Instant::now();
+        put(&mut persistence, count);
+        longest = longest.max(started.elapsed());
+        let is_new = |sentinel: &Sentinel| sentinel.master() == both.servers[1].port();
+        sentinels.iter().all(is_new).then_some(())
+    });
+    settle(&persistence);
+    assert_has(&both.servers[1], count);
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    assert!(!both.is_replica(0));
+    assert!(master.hexists(HASH, "q-900").expect("HEXISTS"));
+
+    gate.open();
+    eventually(LIMIT, "the old master follows", || {
+        both.is_replica(0).then_some(())
+    });
+    both.wait_for_link(0);
+    put(&mut persistence, count + 1);
+    eventually(LIMIT, "the old master has what the new one has", || {
+        // It cuts its clients off when it becomes a replica.
+        let client = redis::Client::open(both.servers[0].url()).expect("a URL");
+        let found: usize = client.get_connection().ok()?.hlen(HASH).ok()?;
+        (found == count + 1).then_some(())
+    });
+    assert_has(&both.servers[0], count + 1);
+    let snapshot = persistence.health().snapshot();
+    assert!(snapshot.up && snapshot.lost_records == 0, "{snapshot:?}");
 }
 
 fn has_client(server: &RedisServer) -> bool {

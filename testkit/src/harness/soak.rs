@@ -23,7 +23,7 @@ use super::{
     program::exit,
 };
 use crate::{LIMIT, Mosquitto, Proxy, Subscriber, child::program, eventually, random::Random};
-use program::Orders;
+pub(super) use program::Orders;
 use scraper::Scraper;
 
 /// Clients of the program that runs throughout, and of the one that is killed and loses its connections.
@@ -191,6 +191,7 @@ impl World {
             client: ClientKind::chosen(),
             broker,
             redis,
+            replicas: 0,
             first: clients.start,
             numbers: clients.map(|client| ledger.next(client)).collect(),
             interval,

@@ -43,6 +43,8 @@ pub struct Orders {
     pub client: ClientKind,
     pub broker: String,
     pub redis: String,
+    /// Number of replicas that have to have a record.
+    pub replicas: u32,
     /// Number of its first client, and number of the first message of each.
     pub first: usize,
     pub numbers: Vec<usize>,
@@ -86,6 +88,7 @@ impl Program {
             let run = orders.first + place;
             let redis = RedisPersistence::builder()
                 .url(&orders.redis)
+                .replicas(orders.replicas)
                 .cache_limit(cache_limit())
                 .open_timeout(LIMIT);
             let id = format!("soak-{run}");
