@@ -25,6 +25,8 @@ const TCP_PIPELINED: Store = Store::Redis {
     pipelined: true,
 };
 
+const SYNCED: Store = Store::Synced;
+
 /// Defines a module per combination of client, store, versions and session, with a test per kind of crash.
 macro_rules! groups {
     ($($group:ident: $client:ident, $store:ident, $versions:ident, $forgets:literal;)*) => {
@@ -66,6 +68,7 @@ groups! {
     pipelined: Bare, SOCKET_PIPELINED, V5, false;
     tcp: Bare, TCP, V5, false;
     tcp_pipelined: Bare, TCP_PIPELINED, V5, false;
+    synced: Bare, SYNCED, V5, false;
     client_that_reconnects: Session, SOCKET, V5, false;
     client_that_reconnects_pipelined: Session, SOCKET_PIPELINED, V3, false;
 }
@@ -129,7 +132,8 @@ fn every_row_over_unix_socket_is_tested() {
         Store::Redis {
             tcp: false,
             pipelined: false,
-        } => true,
+        }
+        | Store::Synced => true,
         Store::Redis { .. } => row.versions == V5 && !row.forgets,
         Store::Files => false,
     });

@@ -15,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use paho_mqtt_redis::Durability;
 use serde::Serialize;
 use tempfile::TempDir;
 
@@ -199,7 +200,7 @@ impl Runs {
             broker: broker.to_owned(),
             store: redis.to_owned(),
             records: redis.to_owned(),
-            pipelined: false,
+            durability: Durability::default().to_string(),
             levels,
             kill: Kill::Never,
             // A busy machine must not count as a fault.

@@ -24,6 +24,8 @@ pub enum Store {
         /// `put` does not wait for Redis.
         pipelined: bool,
     },
+    /// `put` waits for the disk of a Redis that syncs always.
+    Synced,
     /// Paho's own files.
     Files,
 }
@@ -154,13 +156,22 @@ impl Row {
                 }
             }
         }
+        for crash in Crash::ALL {
+            rows.push(Self {
+                client,
+                store: Store::Synced,
+                versions: Versions::V5,
+                forgets: false,
+                crash,
+            });
+        }
         rows.retain(|row| row.client == ClientKind::Bare || row.is_of_session());
         rows
     }
 
     /// Returns true for the rows of a session. It has one version, the store of the library, and the same calls over a socket.
     fn is_of_session(self) -> bool {
-        let is_over_socket = matches!(self.store, Store::Redis { tcp: false, .. });
+        let is_over_socket = matches!(self.store, Store::Redis { tcp: false, .. } | Store::Synced);
         is_over_socket && self.versions != Versions::Default3
     }
 
@@ -173,7 +184,14 @@ impl Row {
         let tally = Mutex::new(Tally::default());
         let work = || {
             // One per thread, since a server dies with the thread that started it.
-            let redis = (self.store != Store::Files).then(RedisServer::tcp);
+            let redis = match self.store {
+                Store::Redis { .. } => Some(RedisServer::tcp()),
+                Store::Synced => {
+                    let always = ["--appendonly", "yes", "--appendfsync", "always"];
+                    Some(RedisServer::with(&always))
+                }
+                Store::Files => None,
+            };
             while unkilled.load(Ordering::Relaxed) < ENOUGH {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= most {
@@ -220,6 +238,7 @@ impl fmt::Display for Row {
                 (true, false) => "Redis over TCP",
                 (true, true) => "Redis over TCP, pipelined",
             },
+            Store::Synced => "Redis, synced",
             Store::Files => "Paho's files",
         };
         let session = if self.forgets { "forgotten" } else { "kept" };

@@ -16,7 +16,7 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::{Durability, OnBrokenWrite, RedisPersistence, StoreObserver};
+use paho_mqtt_redis::{OnBrokenWrite, RedisPersistence, StoreObserver};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
@@ -221,8 +221,8 @@ pub(super) struct Orders {
     pub store: String,
     /// The same, or another URL of that Redis, to read the records without the persistence.
     pub records: String,
-    /// `put` does not wait for Redis.
-    pub pipelined: bool,
+    /// What a put waits for, as the option has it.
+    pub durability: String,
     /// Protocol levels that the client is created for and connects with, 0 for the default.
     pub levels: (u32, u32),
     pub kill: Kill,
@@ -306,11 +306,7 @@ impl Killed {
         let client = if orders.store.contains("://") {
             let redis = RedisPersistence::builder()
                 .url(&orders.store)
-                .durability(if orders.pipelined {
-                    Durability::Pipelined
-                } else {
-                    Durability::Confirmed
-                })
+                .durability(orders.durability.parse().expect("a durability"))
                 .operation_timeout(orders.operation_timeout)
                 .cache_limit(cache_limit())
                 .open_timeout(LIMIT);

@@ -10,6 +10,8 @@ use std::{
     },
 };
 
+use paho_mqtt_redis::Durability;
+
 use super::{COLUMNS, Row, Store};
 use crate::{
     RedisServer,
@@ -101,10 +103,14 @@ pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
             .expect("Redis answers");
     }
     if let (Store::Redis { tcp, pipelined }, Some(redis)) = (row.store, redis) {
-        runs.orders.pipelined = pipelined;
+        if pipelined {
+            runs.orders.durability = Durability::Pipelined.to_string();
+        }
         if tcp {
             runs.orders.store = redis.tcp_url();
         }
+    } else if row.store == Store::Synced {
+        runs.orders.durability = Durability::Synced.to_string();
     } else {
         let files = runs.folder.path().join("files");
         std::fs::create_dir(&files).expect("a folder");
