@@ -16,6 +16,11 @@ fn options(redis: &RedisServer) -> RedisPersistenceBuilder {
     options.operation_timeout(Duration::from_secs(1))
 }
 
+/// Options whose time only a replica that never answers exceeds.
+fn patient(redis: &RedisServer) -> RedisPersistenceBuilder {
+    options(redis).operation_timeout(LIMIT)
+}
+
 fn opened(options: RedisPersistenceBuilder) -> RedisPersistence {
     let mut persistence = options.build().expect("good options");
     persistence.open(CLIENT, SERVER).expect("opens");
@@ -49,7 +54,7 @@ fn set(redis: &RedisServer, option: &str, value: &str) {
 #[test]
 fn replica_has_record_when_put_returns() {
     let both = Replicated::with(&[]);
-    let mut persistence = opened(options(&both.servers[0]));
+    let mut persistence = opened(patient(&both.servers[0]));
     let mut replica = both.servers[1].connection();
     for number in 1..=50 {
         put(&mut persistence, number);
@@ -130,7 +135,7 @@ fn user_needs_right_to_wait_for_replicas() {
 #[test]
 fn promoted_replica_has_all_that_was_confirmed() {
     let mut both = Replicated::with(&[]);
-    let mut persistence = opened(options(&both.servers[0]));
+    let mut persistence = opened(patient(&both.servers[0]));
     for number in 1..=20 {
         put(&mut persistence, number);
     }
