@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     io::Write as _,
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -109,6 +110,10 @@ impl Prometheus {
         command: impl Fn(u16) -> Command,
     ) -> Self {
         let (port, server) = on_free_port(|port| Server::start(command(port), package, ready));
+        // VictoriaMetrics reports that it is ready before it listens.
+        super::eventually(super::LIMIT, "the server listens", || {
+            TcpStream::connect(("127.0.0.1", port)).ok()
+        });
         Self {
             server,
             port,

@@ -63,9 +63,13 @@ fn until_same(engines: &Engines, board: &'static str, may_differ: impl Fn(&Query
     let started = Instant::now();
     loop {
         let mut found = engines.compare(board, RATE_INTERVAL);
-        // A late scrape makes this alert start again, half a minute late here.
         for series in found.iter_mut().flat_map(|compared| &mut compared.only) {
-            series.retain(|labels| labels.get("alertname").is_none_or(|name| name != GROWING));
+            series.retain(|labels| {
+                let is = |label, value: &str| labels.get(label).is_some_and(|is| is == value);
+                // A late scrape makes the first start again, half a minute late here. An alert is pending for a few evaluations, which the
+                // engines make at different times.
+                !is("alertname", GROWING) && !is("alertstate", "pending")
+            });
         }
         // Nothing else may be missing from both: two empty results would always be the same.
         found.retain(|compared| !(compared.is_empty() && EMPTY.contains(&&*compared.query.of)));
@@ -110,7 +114,6 @@ fn notified(alertmanager: &Alertmanager) -> BTreeSet<(String, String, bool)> {
 }
 
 #[test]
-#[ignore = "has passed on its own only: on a machine with a load of ten some alerts are not seen in time"]
 fn victoria_metrics_agrees_with_prometheus() {
     let fleet = Fleet::start(5, false, INTERVAL);
     let outages = fleet.begin_outages(7);
