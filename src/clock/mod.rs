@@ -3,7 +3,6 @@
 mod boot_time;
 mod injected;
 
-#[cfg(feature = "metrics")]
 pub(crate) use boot_time::since_boot;
 pub(crate) use injected::Clock;
 pub use injected::SimulatedClock;
