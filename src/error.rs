@@ -155,7 +155,7 @@ error_kinds! {
     NotSynced, "not_synced",
         "Redis may confirm a record before its disk has it",
         "set appendonly yes, appendfsync always and no-appendfsync-on-rewrite no";
-    /// With the option [`replicas`](crate::RedisPersistenceBuilder::replicas), or `min-replicas-to-write` in the
+    /// With the option `replicas` of `RedisPersistenceBuilder`, or `min-replicas-to-write` in the
     /// configuration of Redis (NOREPLICAS).
     NotReplicated, "not_replicated",
         "fewer replicas than required have the record",
