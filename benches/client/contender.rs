@@ -110,11 +110,7 @@ pub fn all() -> Vec<Contender> {
 
 /// Durabilities whose price is compared, each over a Unix socket.
 pub fn durabilities() -> Vec<Contender> {
-    let options: [(&str, Builder); 4] = [
-        ("Pipelined", || {
-            RedisPersistence::builder().durability(Durability::Pipelined)
-        }),
-        ("Confirmed", RedisPersistence::builder),
+    let others: [(&str, Builder); 2] = [
         ("Confirmed, replicas(1)", || {
             RedisPersistence::builder().replicas(1)
         }),
@@ -122,13 +118,14 @@ pub fn durabilities() -> Vec<Contender> {
             RedisPersistence::builder().durability(Durability::Synced)
         }),
     ];
-    let contenders = options.map(|(name, options)| Contender {
+    let all = DURABILITIES.iter().copied().chain(others);
+    let contenders = all.map(|(name, options)| Contender {
         name: name.to_owned(),
         store: Store::Ours(Transport::Unix, options),
         instrumented: false,
         scraped: false,
     });
-    contenders.to_vec()
+    contenders.collect()
 }
 
 impl Contender {

@@ -150,8 +150,13 @@ impl RedisServer {
 
     /// Sets its `maxmemory`, which `"1"` makes full and `"0"` unlimited.
     pub fn set_maxmemory(&self, limit: &str) {
+        self.set("maxmemory", limit);
+    }
+
+    /// Changes a setting until it restarts.
+    pub fn set(&self, setting: &str, value: &str) {
         redis::cmd("CONFIG")
-            .arg(&["SET", "maxmemory", limit])
+            .arg(&["SET", setting, value])
             .exec(&mut self.connection())
             .expect("CONFIG SET");
     }

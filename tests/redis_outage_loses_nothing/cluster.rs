@@ -5,27 +5,19 @@ use std::time::Duration;
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::{ErrorKind, RedisPersistence, RedisPersistenceBuilder};
 use redis::TypedCommands;
-use testkit::{LIMIT, cluster::Cluster, eventually, record};
+use testkit::{LIMIT, cluster::Cluster, eventually};
 
-const CLIENT: &str = "device";
-const SERVER: &str = "127.0.0.1:1883";
+use super::records::{self, CLIENT, SERVER, put};
+
 const HASH: &str = "mqtt:{device:127.0.0.1:1883}";
 
 fn options(url: &str) -> RedisPersistenceBuilder {
     RedisPersistence::builder().url(url).key_prefix("mqtt:")
 }
 
+/// Opens it once the cluster is ready.
 fn opened(options: RedisPersistenceBuilder) -> RedisPersistence {
-    let options = options.open_timeout(LIMIT);
-    let mut persistence = options.build().expect("good options");
-    persistence.open(CLIENT, SERVER).expect("opens");
-    persistence
-}
-
-fn put(persistence: &mut RedisPersistence, number: usize) {
-    let key = format!("q-{number}");
-    let value = record(&key, key.as_bytes());
-    persistence.put(&key, vec![&value]).expect("never refused");
+    records::opened(options.open_timeout(LIMIT), CLIENT)
 }
 
 #[track_caller]

@@ -8,6 +8,7 @@ mod hostile_server;
 mod late_redis;
 mod network;
 mod ownership;
+mod records;
 mod recovery;
 mod replicas;
 mod sentinel;

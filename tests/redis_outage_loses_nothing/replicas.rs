@@ -7,9 +7,7 @@ use paho_mqtt_redis::{ErrorKind, RedisPersistence, RedisPersistenceBuilder};
 use redis::TypedCommands;
 use testkit::{LIMIT, RedisServer, record, sentinel::Replicated};
 
-const CLIENT: &str = "device";
-const SERVER: &str = "127.0.0.1:1883";
-const HASH: &str = "device:127.0.0.1:1883";
+use super::records::{CLIENT, HASH, SERVER, opened, put};
 
 fn options(redis: &RedisServer) -> RedisPersistenceBuilder {
     let options = RedisPersistence::builder().url(redis.url()).replicas(1);
@@ -19,18 +17,6 @@ fn options(redis: &RedisServer) -> RedisPersistenceBuilder {
 /// Options whose time only a replica that never answers exceeds.
 fn patient(redis: &RedisServer) -> RedisPersistenceBuilder {
     options(redis).operation_timeout(LIMIT)
-}
-
-fn opened(options: RedisPersistenceBuilder) -> RedisPersistence {
-    let mut persistence = options.build().expect("good options");
-    persistence.open(CLIENT, SERVER).expect("opens");
-    persistence
-}
-
-fn put(persistence: &mut RedisPersistence, number: usize) {
-    let key = format!("q-{number}");
-    let value = record(&key, key.as_bytes());
-    persistence.put(&key, vec![&value]).expect("never refused");
 }
 
 fn count(server: &RedisServer) -> usize {
@@ -45,16 +31,10 @@ fn assert_not_replicated(persistence: &RedisPersistence) {
     assert_eq!(error.kind(), ErrorKind::NotReplicated, "{error}");
 }
 
-fn set(redis: &RedisServer, option: &str, value: &str) {
-    let mut set = redis::cmd("CONFIG");
-    let set = set.arg("SET").arg(option).arg(value);
-    set.exec(&mut redis.connection()).expect("CONFIG SET");
-}
-
 #[test]
 fn replica_has_record_when_put_returns() {
     let both = Replicated::with(&[]);
-    let mut persistence = opened(patient(&both.servers[0]));
+    let mut persistence = opened(patient(&both.servers[0]), CLIENT);
     let mut replica = both.servers[1].connection();
     for number in 1..=50 {
         put(&mut persistence, number);
@@ -66,7 +46,7 @@ fn replica_has_record_when_put_returns() {
 #[test]
 fn replica_that_stops_is_outage_until_it_is_back() {
     let both = Replicated::with(&[]);
-    let mut persistence = opened(options(&both.servers[0]).cache_limit(0));
+    let mut persistence = opened(options(&both.servers[0]).cache_limit(0), CLIENT);
     put(&mut persistence, 1);
     both.servers[1].pause();
     put(&mut persistence, 2);
@@ -85,32 +65,32 @@ fn replica_that_stops_is_outage_until_it_is_back() {
 fn redis_that_refuses_without_replicas_is_outage() {
     let both = Replicated::with(&[]);
     let options = || options(&both.servers[0]).replicas(0);
-    let mut persistence = opened(options());
+    let mut persistence = opened(options(), CLIENT);
     put(&mut persistence, 1);
     both.cut_link(0);
-    set(&both.servers[0], "min-replicas-to-write", "1");
+    both.servers[0].set("min-replicas-to-write", "1");
     put(&mut persistence, 2);
     assert_not_replicated(&persistence);
     mem::forget(persistence);
-    set(&both.servers[0], "min-replicas-to-write", "0");
+    both.servers[0].set("min-replicas-to-write", "0");
 }
 
 /// A client that starts while Redis refuses writes reads what is there.
 #[test]
 fn client_opens_without_replicas() {
     let both = Replicated::with(&[]);
-    let mut persistence = opened(options(&both.servers[0]));
+    let mut persistence = opened(options(&both.servers[0]), CLIENT);
     put(&mut persistence, 1);
     drop(persistence);
     both.cut_link(0);
-    set(&both.servers[0], "min-replicas-to-write", "1");
+    both.servers[0].set("min-replicas-to-write", "1");
     for replicas in [0, 1] {
         let options = options(&both.servers[0]).replicas(replicas);
-        let mut persistence = opened(options);
+        let mut persistence = opened(options, CLIENT);
         assert_eq!(persistence.keys().expect("listed"), ["q-1"]);
         put(&mut persistence, 2);
         assert_not_replicated(&persistence);
-        set(&both.servers[0], "min-replicas-to-write", "0");
+        both.servers[0].set("min-replicas-to-write", "0");
         if replicas == 0 {
             persistence.health().flush(LIMIT).expect("is recovered");
             assert_eq!(count(&both.servers[0]), 2);
@@ -135,7 +115,7 @@ fn user_needs_right_to_wait_for_replicas() {
 #[test]
 fn promoted_replica_has_all_that_was_confirmed() {
     let mut both = Replicated::with(&[]);
-    let mut persistence = opened(patient(&both.servers[0]));
+    let mut persistence = opened(patient(&both.servers[0]), CLIENT);
     for number in 1..=20 {
         put(&mut persistence, number);
     }
@@ -146,6 +126,6 @@ fn promoted_replica_has_all_that_was_confirmed() {
         .arg("ONE")
         .exec(&mut both.servers[1].connection())
         .expect("it is promoted");
-    let mut started = opened(options(&both.servers[1]).replicas(0));
+    let mut started = opened(options(&both.servers[1]).replicas(0), CLIENT);
     assert_eq!(started.keys().expect("restored").len(), 20);
 }

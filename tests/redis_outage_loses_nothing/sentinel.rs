@@ -13,29 +13,16 @@ use testkit::{
     sentinel::{Replicated, Sentinel},
 };
 
-use super::connection::{FakeRedis, Reply};
+use super::{
+    connection::{FakeRedis, Reply},
+    records::{CLIENT, HASH, SERVER, opened, put},
+};
 
-const CLIENT: &str = "device";
-const SERVER: &str = "127.0.0.1:1883";
-const HASH: &str = "device:127.0.0.1:1883";
 /// A client whose values are only in Redis.
 const CACHELESS: &str = "cacheless";
 
 fn options(url: &str) -> RedisPersistenceBuilder {
     RedisPersistence::builder().url(url)
-}
-
-fn opened(options: RedisPersistenceBuilder, client: &str) -> RedisPersistence {
-    let mut persistence = options.build().expect("good options");
-    persistence.open(client, SERVER).expect("opens");
-    persistence
-}
-
-/// Puts the record `q-NUMBER`.
-fn put(persistence: &mut RedisPersistence, number: usize) {
-    let key = format!("q-{number}");
-    let value = record(&key, key.as_bytes());
-    persistence.put(&key, vec![&value]).expect("never refused");
 }
 
 #[track_caller]

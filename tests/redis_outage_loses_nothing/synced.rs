@@ -31,12 +31,6 @@ fn refused(options: &[&str]) -> Error {
     error
 }
 
-fn set(redis: &RedisServer, option: &str, value: &str) {
-    let mut set = redis::cmd("CONFIG");
-    let set = set.arg("SET").arg(option).arg(value);
-    set.exec(&mut redis.connection()).unwrap();
-}
-
 /// Everything that the AOF has, in one file or several.
 fn aof(redis: &RedisServer) -> Vec<u8> {
     let folder = redis.dir().join("appendonlydir");
@@ -129,7 +123,7 @@ fn changed_setting_is_outage_until_it_is_back() {
     let value = record("c-1", b"payload");
     persistence.put("c-1", vec![&value]).unwrap();
 
-    set(&redis, "appendfsync", "everysec");
+    redis.set("appendfsync", "everysec");
     let error = eventually(AMPLE, "the change is noticed", || {
         health
             .last_error()
@@ -142,7 +136,7 @@ fn changed_setting_is_outage_until_it_is_back() {
     let error = health.flush(Duration::ZERO).expect_err("in an outage");
     assert_eq!(error.kind(), ErrorKind::NotSynced, "{error}");
 
-    set(&redis, "appendfsync", "always");
+    redis.set("appendfsync", "always");
     assert_eq!(health.flush(AMPLE).unwrap(), Flushed::Disk);
     let status = health.snapshot();
     assert!(status.up && status.held_records == 0, "{status:?}");

@@ -156,9 +156,8 @@ pub fn run(kills: usize, replicas: u32, seed: u64, mut summarize: impl FnMut(&st
     }
     waiting.end(&mut outcome);
     let report = publishing.ask("report").unwrap_or_default();
-    let numbers = report.split(' ').filter_map(|word| word.parse().ok());
-    if let [longest, lost] = numbers.collect::<Vec<u64>>()[..] {
-        outcome.longest = outcome.longest.max(Duration::from_micros(longest));
+    if let Some((longest, lost)) = soak::parse_report(&report) {
+        outcome.longest = outcome.longest.max(longest);
         outcome.counted_lost += lost;
     } else {
         outcome.trouble.push(format!("no report: {report:?}"));

@@ -221,7 +221,7 @@ pub(super) struct Orders {
     pub store: String,
     /// The same, or another URL of that Redis, to read the records without the persistence.
     pub records: String,
-    /// What a put waits for, as the option has it.
+    /// Durability, by the word of the option.
     pub durability: String,
     /// Protocol levels that the client is created for and connects with, 0 for the default.
     pub levels: (u32, u32),

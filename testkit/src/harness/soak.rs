@@ -136,6 +136,15 @@ pub fn run(lasting: Duration, kinds: usize, seed: u64, mut summarize: impl FnMut
 const STEADY_ONE: usize = 0;
 const RESTLESS_ONE: usize = 1;
 
+/// Parses the report of a program: its longest call, and the number of records that it has counted as lost.
+pub(super) fn parse_report(report: &str) -> Option<(Duration, u64)> {
+    let numbers = report.split(' ').filter_map(|word| word.parse().ok());
+    match numbers.collect::<Vec<u64>>()[..] {
+        [longest, lost] => Some((Duration::from_micros(longest), lost)),
+        _ => None,
+    }
+}
+
 fn metrics_socket(folder: &tempfile::TempDir, which: usize) -> PathBuf {
     folder.path().join(format!("metrics-{which}"))
 }
@@ -321,9 +330,8 @@ impl World {
             let (program, outcome) = (&mut self.programs[which], &mut self.outcome);
             program.ask("flush");
             let report = program.ask("report").unwrap_or_default();
-            let numbers = report.split(' ').filter_map(|word| word.parse().ok());
-            if let [longest, lost] = numbers.collect::<Vec<u64>>()[..] {
-                outcome.longest = outcome.longest.max(Duration::from_micros(longest));
+            if let Some((longest, lost)) = parse_report(&report) {
+                outcome.longest = outcome.longest.max(longest);
                 outcome.counted_lost += lost;
             } else {
                 outcome.trouble.push(format!("no report: {report:?}"));

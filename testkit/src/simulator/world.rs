@@ -428,7 +428,7 @@ impl State {
         self.back_up_if_due();
         let backup = self.replica.data.clone();
         let may_lack_since = (!self.replica.is_waited_for).then_some(self.replica.taken_at);
-        // What was sent without waiting may be missing, unless each write waits.
+        // A write that was sent without waiting may be missing, unless each one waits.
         let lacks_unconfirmed = !(self.replica.is_waited_for && self.disk.is_waited_for);
         self.come_back_with(
             backup,
