@@ -31,9 +31,9 @@ pub(super) trait Job: Send + Sync {
 /// The next turn of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NextTurn {
-    /// At this time since boot, or when the job is woken.
+    /// At this time since boot, or at the next wake of the job.
     At(Duration),
-    /// When the job is woken.
+    /// At the next wake of the job.
     OnWake,
     /// The job is over.
     Never,
@@ -199,22 +199,15 @@ impl ThreadPool {
                     state.due.remove(&(due, id));
                     state = self.run_turn(state, id);
                 }
-                _ if state.has_timekeeper => {
-                    let is_over;
-                    (state, is_over) = self.wait(state, IDLE_TIME);
-                    if is_over && state.has_timekeeper {
-                        break;
-                    }
-                }
-                Some((due, _)) => {
+                Some((due, _)) if !state.has_timekeeper => {
                     state.has_timekeeper = true;
                     (state, _) = self.wait(state, due.saturating_sub(now));
                     state.has_timekeeper = false;
                 }
-                None => {
+                _ => {
                     let is_over;
                     (state, is_over) = self.wait(state, IDLE_TIME);
-                    if is_over && state.due.is_empty() {
+                    if is_over && (state.has_timekeeper || state.due.is_empty()) {
                         break;
                     }
                 }

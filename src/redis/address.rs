@@ -36,7 +36,7 @@ pub(super) struct RedisAddress {
     pub(super) endpoint: Endpoint,
     /// The sentinels that know the place of Redis.
     pub(super) sentinels: Option<Sentinels>,
-    /// Nodes of the cluster; empty for a Redis that is none.
+    /// Nodes of the cluster; empty without one.
     pub(super) cluster: Vec<Endpoint>,
     pub(super) tls: bool,
     pub(super) user: Option<String>,
@@ -228,6 +228,10 @@ impl fmt::Display for Endpoint {
 }
 
 impl RedisAddress {
+    pub(super) fn is_in_cluster(&self) -> bool {
+        !self.cluster.is_empty()
+    }
+
     /// Returns the parts that may be shown.
     pub(super) fn for_display(&self) -> StoreAddress {
         let (server, port) = match (&self.sentinels, &self.endpoint) {
@@ -259,7 +263,7 @@ impl fmt::Display for RedisAddress {
             let hosts: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
             hosts.join(",")
         };
-        if !self.cluster.is_empty() {
+        if self.is_in_cluster() {
             return write!(f, "{scheme}-cluster://{}", joined(&self.cluster));
         }
         match (&self.sentinels, &self.endpoint) {

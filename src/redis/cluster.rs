@@ -30,7 +30,7 @@ pub(super) fn check_name(key_prefix: &str, name: &str) -> Result<(), &'static st
 /// Returns the address of the node that is tried first: the one that has had the records, or the next of the
 /// URL.
 pub(super) fn first_node(address: &RedisAddress, resolver: &mut Resolver) -> RedisAddress {
-    if address.cluster.is_empty() {
+    if !address.is_in_cluster() {
         return address.clone();
     }
     let node = resolver.node.take().or_else(|| {

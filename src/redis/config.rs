@@ -31,7 +31,7 @@ impl RedisConfig {
     /// Returns the key of the hash with the records of this name.
     pub(super) fn hash(&self, name: &str) -> Result<String, Error> {
         let key_prefix = &self.key_prefix;
-        if self.address.cluster.is_empty() {
+        if !self.address.is_in_cluster() {
             return Ok(format!("{key_prefix}{name}"));
         }
         cluster::check_name(key_prefix, name).map_err(|reason| {

@@ -28,7 +28,7 @@ pub(super) fn check_right(connection: &mut RedisConnection) -> Result<(), Exchan
 /// Encodes the command whose reply comes when this many replicas have every write before it, or when three
 /// quarters of the time of the exchange have passed.
 pub(super) fn encode_wait(commands: &mut CommandBuffer, replicas: u32, limit: Duration) {
-    // Without a limit of one, WAIT would wait forever.
+    // With 0, WAIT would have no limit.
     let milliseconds = wait_time(limit).as_millis().max(1);
     commands.push_words(&["WAIT", &replicas.to_string(), &milliseconds.to_string()]);
 }

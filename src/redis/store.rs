@@ -61,7 +61,7 @@ impl RedisStore {
     /// Returns true if the URL is that of a cluster.
     #[cfg(feature = "cli")]
     pub(crate) fn is_in_cluster(&self) -> bool {
-        !self.config.address.cluster.is_empty()
+        self.config.address.is_in_cluster()
     }
 
     /// Returns true if no other program uses the records.
@@ -117,22 +117,21 @@ impl RedisStore {
         let config = &self.config;
         let deadline = deadline_after(config.connect_timeout);
         let to_error = |failure| hash_error(failure, "use", hash, config);
-        let database = config.address.database;
         let mut address = cluster::first_node(&config.address, &mut self.resolver);
         // Half of the time is left for the reply to the last poll.
         let half = deadline_after(config.connect_timeout.mul_f64(0.5));
         let mut hops = 0;
         let (mut connection, (lock_rights, preflight)) = loop {
             let mut connection = sentinel::open(&address, &mut self.resolver, deadline)?;
-            let acquired = self.lock.acquire(&mut connection, database, hash, half);
-            let acquired = match config.address.sentinels {
+            let acquired = self
+                .lock
+                .acquire(&mut connection, address.database, hash, half);
+            let acquired = match address.sentinels {
                 Some(_) => sentinel::refuse_replica(acquired),
                 None => acquired,
             };
             match acquired {
-                Err(ExchangeError::Moved(words))
-                    if !config.address.cluster.is_empty() && hops < MAX_HOPS =>
-                {
+                Err(ExchangeError::Moved(words)) if address.is_in_cluster() && hops < MAX_HOPS => {
                     hops = hops.saturating_add(1);
                     address = cluster::named_node(&words, &address).map_err(to_error)?;
                 }
@@ -162,7 +161,7 @@ impl RedisStore {
             (EvictionCheck::Ignore, _) | (_, None) => {}
         }
         self.connection = Some(connection);
-        if !config.address.cluster.is_empty() {
+        if address.is_in_cluster() {
             self.resolver.node = Some(address.endpoint);
         }
         self.is_exclusive = lock_rights != LockRights::NoList;
@@ -349,7 +348,7 @@ impl Store for RedisStore {
 
     fn find_others(&mut self, prefix: &str) -> Result<Vec<OtherRecords>, Error> {
         // A scan finds what is in one node only.
-        if !self.config.address.cluster.is_empty() {
+        if self.config.address.is_in_cluster() {
             return Ok(Vec::new());
         }
         let limit = self.config.operation_timeout;
