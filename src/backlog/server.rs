@@ -102,7 +102,7 @@ pub struct Summary {
     /// Client id and server URI, without its scheme, with a colon between them.
     pub name: String,
     /// Number of records and bytes of their values.
-    pub kinds: BTreeMap<RecordKind, (usize, usize)>,
+    pub kinds: BTreeMap<RecordKind, (usize, u64)>,
     /// Number of messages for the broker that wait to be sent, subscriptions included.
     pub waiting: usize,
     /// Number of messages for the broker that it has not acknowledged.
@@ -141,9 +141,9 @@ pub enum Ownership {
 impl Summary {
     /// Bytes of all values, those that are set aside not included.
     #[must_use]
-    pub fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> u64 {
         let bytes = self.kinds.values().map(|(_, bytes)| *bytes);
-        bytes.fold(0, usize::saturating_add)
+        bytes.fold(0, u64::saturating_add)
     }
 
     /// Number of records, foreign entries not included.
@@ -485,11 +485,11 @@ fn summary_of(
     owners: Option<&Owners>,
 ) -> Summary {
     use RecordKind::{Command, ReceivedPublish, SentPublish, SentPubrel, Undelivered};
-    let mut kinds: BTreeMap<RecordKind, (usize, usize)> = BTreeMap::new();
+    let mut kinds: BTreeMap<RecordKind, (usize, u64)> = BTreeMap::new();
     for (key, length) in lengths {
         let (records, bytes) = kinds.entry(key.kind).or_default();
         *records = records.saturating_add(1);
-        *bytes = bytes.saturating_add(*length);
+        *bytes = bytes.saturating_add(*length as u64);
     }
     let count = |is_counted: fn(RecordKind) -> bool| {
         let messages = listing.messages.iter();
@@ -546,5 +546,21 @@ impl fmt::Debug for ServerOptions {
             .field("key_prefix", &self.key_prefix)
             .field("timeout", &self.timeout)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_beyond_32_bits_are_summed() {
+        let keys = ["c-1", "c-2", "s-1"].map(|key| Key::parse(key).expect("a key"));
+        let lengths = keys
+            .map(|key| (key, u32::MAX as usize))
+            .into_iter()
+            .collect();
+        let summary = summary_of("client", &Listing::default(), &[], &lengths, None);
+        assert_eq!(summary.bytes(), 3 * u64::from(u32::MAX));
     }
 }

@@ -127,7 +127,7 @@ fn draw(
     });
     let mut lines = table(summaries, rates).into_lines();
     let total: usize = summaries.iter().map(messages).sum();
-    let size: usize = summaries.iter().map(Summary::bytes).sum();
+    let size: u64 = summaries.iter().map(Summary::bytes).sum();
     lines.push(format!(
         "{} clients, {total} messages, {}; Ctrl-C ends",
         summaries.len(),

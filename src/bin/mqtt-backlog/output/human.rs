@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 /// Returns a size such as `512 B` or `1.5 MiB`.
-pub fn bytes(bytes: usize) -> String {
+///
+/// A Redis may hold more than a program of 32 bits can address, so a sum is a `u64`.
+pub fn bytes(bytes: impl TryInto<u64>) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let bytes = bytes.try_into().unwrap_or(u64::MAX);
     if bytes < 1024 {
         return format!("{bytes} B");
     }
@@ -48,7 +51,7 @@ mod tests {
     #[test]
     fn sizes_have_a_fitting_unit() {
         for (size, text) in [
-            (0, "0 B"),
+            (0_u64, "0 B"),
             (1023, "1023 B"),
             (1024, "1.0 KiB"),
             (1536, "1.5 KiB"),
