@@ -20,7 +20,7 @@ pub type Records = BTreeMap<String, Vec<u8>>;
 
 /// Command that runs `mqtt-backlog` on this Redis.
 pub fn tool(redis: &RedisServer, arguments: &[&str]) -> Command {
-    let mut command = Command::new(child::tool());
+    let mut command = child::command(child::tool());
     command
         .env_remove("MQTT_BACKLOG_URL")
         .env_remove("MQTT_BACKLOG_KEY_PREFIX")

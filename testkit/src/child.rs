@@ -2,18 +2,36 @@
 
 use std::{
     env,
+    ffi::OsStr,
     path::{Path, PathBuf},
     process::Command,
 };
 
 use super::redis::SERVER_VARIABLE;
 
+/// Variable with the command that runs programs of another processor, as `qemu-aarch64 -L /usr/aarch64-linux-gnu`.
+const RUNNER: &str = "TESTKIT_RUNNER";
+
 /// Variable that tests have which run once more with Valkey, so that none of them starts the others again.
 const WITHIN_VALKEY: &str = "TESTKIT_WITHIN_VALKEY";
 
+/// Command that runs a program which cargo built, under the emulator if `TESTKIT_RUNNER` names one.
+///
+/// A server is not run by this: an emulated program starts it natively.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let runner = env::var(RUNNER).unwrap_or_default();
+    let mut words = runner.split_whitespace();
+    let Some(emulator) = words.next() else {
+        return Command::new(program);
+    };
+    let mut command = Command::new(emulator);
+    command.args(words).arg(program);
+    command
+}
+
 /// Command that runs one of the programs in `main.rs`.
 pub fn program(name: &str) -> Command {
-    let mut command = Command::new(built("testkit"));
+    let mut command = command(built("testkit"));
     command.arg(name);
     command
 }
@@ -34,7 +52,7 @@ pub fn ignored_test(module: &str, name: &str) -> Command {
         Some((_, module)) => format!("{module}::{name}"),
         None => name.to_owned(),
     };
-    let mut command = Command::new(env::current_exe().expect("the test's own path"));
+    let mut command = command(env::current_exe().expect("the test's own path"));
     command.args(["--exact", &test, "--ignored", "--nocapture"]);
     command
 }
@@ -45,7 +63,7 @@ pub fn assert_passes_with_valkey(part: &str) {
         env::var_os(WITHIN_VALKEY).is_none(),
         "{part:?} selects the test that runs it"
     );
-    let output = Command::new(env::current_exe().expect("the test's own path"))
+    let output = command(env::current_exe().expect("the test's own path"))
         .arg(part)
         .env(SERVER_VARIABLE, "valkey-server")
         .env(WITHIN_VALKEY, "1")

@@ -1,10 +1,10 @@
 //! Device example as a separate process, which can be killed.
 
-use std::{fs, io::ErrorKind, process::Command};
+use std::{fs, io::ErrorKind};
 
 use tempfile::TempDir;
 
-use super::{LIMIT, Server, child::example, poll};
+use super::{LIMIT, Server, child, poll};
 
 /// Ledger of a device over restarts, and the options of all its runs.
 pub struct Device {
@@ -44,7 +44,7 @@ impl Device {
     }
 
     fn run(&self, log: &str, options: &[&str]) -> Server {
-        let mut command = Command::new(example("device"));
+        let mut command = child::command(child::example("device"));
         command
             .args(&self.options)
             .args(options)

@@ -3,7 +3,7 @@
 use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
-use testkit::{RedisServer, child::tool};
+use testkit::{RedisServer, child};
 
 /// Result of a run.
 #[derive(Debug)]
@@ -45,7 +45,7 @@ impl Run {
 
 /// A run without a Redis.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(tool());
+    let mut command = child::command(child::tool());
     command.args(arguments).stdin(Stdio::null());
     for name in [
         "URL",
