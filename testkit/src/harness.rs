@@ -24,7 +24,7 @@ use std::{fs, io, path::Path};
 pub use client::{BoxedPersistence, ClientKind};
 pub use cut::cut_request;
 pub use inbound::Inbound;
-pub use killing::{Kill, kill_self};
+pub use killing::{Kill, Victim, kill_self};
 pub use ledger::{Balance, Ledger};
 pub use messages::{Id, Versions};
 pub(crate) use program::{ORDERS, orders};

@@ -5,6 +5,7 @@
 use testkit::harness::{
     ClientKind::{self, Bare, Session},
     Versions::{self, Default3, V3, V5},
+    Victim,
     crash_table::{Crash, Row, Store},
 };
 
@@ -84,6 +85,7 @@ fn loses_nothing(
         store,
         versions,
         forgets,
+        victim: Victim::Program,
         crash,
     };
     let stride = match crash {
@@ -123,6 +125,7 @@ fn every_row_over_unix_socket_is_tested() {
                 store,
                 versions,
                 forgets,
+                victim: Victim::Program,
                 crash,
             })
         })
@@ -135,7 +138,7 @@ fn every_row_over_unix_socket_is_tested() {
         }
         | Store::Synced => true,
         Store::Redis { .. } => row.versions == V5 && !row.forgets,
-        Store::Files => false,
+        Store::Files | Store::Replicated => false,
     });
     assert_eq!(tested, expected);
 }

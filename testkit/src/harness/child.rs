@@ -20,7 +20,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 
 use super::{
-    ClientKind, Id, Inbound, Kill, Ledger, Versions,
+    ClientKind, Id, Inbound, Kill, Ledger, Versions, Victim,
     inbound::End,
     program::{MARK, ORDERS, Orders, Script, exit},
 };
@@ -200,9 +200,12 @@ impl Runs {
             broker: broker.to_owned(),
             store: redis.to_owned(),
             records: redis.to_owned(),
+            master: None,
             durability: Durability::default().to_string(),
+            replicas: 0,
             levels,
             kill: Kill::Never,
+            victim: Victim::Program,
             // A busy machine must not count as a fault.
             operation_timeout: LIMIT,
             folder: folder.path().to_owned(),

@@ -1,6 +1,9 @@
-//! Deterministic program with a scripted broker, killed at every call, request or packet.
+//! Deterministic program with a scripted broker, killed at every call, request or packet, alone, with its Redis, or only that.
 
+mod boards;
 mod case;
+mod fake_sentinel;
+mod lagging_link;
 pub(super) mod program;
 
 use std::{
@@ -12,7 +15,8 @@ use std::{
     thread,
 };
 
-use super::{ClientKind, Kill, Versions};
+use self::boards::Boards;
+use super::{ClientKind, Kill, Versions, Victim};
 use crate::RedisServer;
 
 /// Persistence that keeps the records.
@@ -26,11 +30,13 @@ pub enum Store {
     },
     /// `put` waits for the disk of a Redis that syncs always.
     Synced,
+    /// A Redis with a replica, which a sentinel promotes, and `replicas(1)`.
+    Replicated,
     /// Paho's own files.
     Files,
 }
 
-/// Kind of point at which the program is killed.
+/// Kind of point at which the victim of a row is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Crash {
     /// Before and after a call of the persistence.
@@ -85,7 +91,30 @@ pub struct Row {
     pub versions: Versions,
     /// Set if the broker discards the session at each connect.
     pub forgets: bool,
+    /// The program alone, unless Redis has a replica.
+    pub victim: Victim,
     pub crash: Crash,
+}
+
+/// The servers of a thread's cases.
+enum Servers {
+    Files,
+    One(RedisServer),
+    Boards(Boards),
+}
+
+impl Servers {
+    fn start(store: Store) -> Self {
+        match store {
+            Store::Redis { .. } => Self::One(RedisServer::tcp()),
+            Store::Synced => {
+                let always = ["--appendonly", "yes", "--appendfsync", "always"];
+                Self::One(RedisServer::with(&always))
+            }
+            Store::Replicated => Self::Boards(Boards::start()),
+            Store::Files => Self::Files,
+        }
+    }
 }
 
 /// Counted columns of a row: accepted messages; inbound messages that were lost or delivered twice, by Paho alone or not; runs that
@@ -149,6 +178,7 @@ impl Row {
                                 store,
                                 versions,
                                 forgets,
+                                victim: Victim::Program,
                                 crash,
                             });
                         }
@@ -156,14 +186,25 @@ impl Row {
                 }
             }
         }
+        let kept = |store, versions, victim, crash| Self {
+            client,
+            store,
+            versions,
+            forgets: false,
+            victim,
+            crash,
+        };
         for crash in Crash::ALL {
-            rows.push(Self {
-                client,
-                store: Store::Synced,
-                versions: Versions::V5,
-                forgets: false,
-                crash,
-            });
+            rows.push(kept(Store::Synced, Versions::V5, Victim::Program, crash));
+        }
+        for victim in [Victim::Board, Victim::Redis] {
+            for versions in [Versions::V5, Versions::V3] {
+                // A program that lives on has no second run.
+                let crashes = Crash::ALL.into_iter();
+                let crashes =
+                    crashes.filter(|crash| victim == Victim::Board || *crash != Crash::Twice);
+                rows.extend(crashes.map(|crash| kept(Store::Replicated, versions, victim, crash)));
+            }
         }
         rows.retain(|row| row.client == ClientKind::Bare || row.is_of_session());
         rows
@@ -184,20 +225,13 @@ impl Row {
         let tally = Mutex::new(Tally::default());
         let work = || {
             // One per thread, since a server dies with the thread that started it.
-            let redis = match self.store {
-                Store::Redis { .. } => Some(RedisServer::tcp()),
-                Store::Synced => {
-                    let always = ["--appendonly", "yes", "--appendfsync", "always"];
-                    Some(RedisServer::with(&always))
-                }
-                Store::Files => None,
-            };
+            let mut servers = Servers::start(self.store);
             while unkilled.load(Ordering::Relaxed) < ENOUGH {
                 let number = next.fetch_add(1, Ordering::Relaxed);
                 if number >= most {
                     break;
                 }
-                let outcome = case::run(self, redis.as_ref(), self.crash.kills(number, stride));
+                let outcome = case::run(self, &mut servers, self.crash.kills(number, stride));
                 unkilled.fetch_add(usize::from(outcome.unkilled), Ordering::Relaxed);
                 let mut tally = tally.lock().unwrap();
                 tally.points += 1;
@@ -239,6 +273,7 @@ impl fmt::Display for Row {
                 (true, true) => "Redis over TCP, pipelined",
             },
             Store::Synced => "Redis, synced",
+            Store::Replicated => "Redis with a replica",
             Store::Files => "Paho's files",
         };
         let session = if self.forgets { "forgotten" } else { "kept" };
@@ -248,7 +283,13 @@ impl fmt::Display for Row {
             Crash::Request => "within a request",
             Crash::Packet => "at a packet",
         };
-        write!(f, "{store} | {} | {session} | {crash}", self.versions)
+        let victim = match self.victim {
+            Victim::Program => "",
+            Victim::Board => "with Redis, ",
+            Victim::Redis => "Redis alone, ",
+        };
+        let versions = self.versions;
+        write!(f, "{store} | {versions} | {session} | {victim}{crash}")
     }
 }
 

@@ -1,17 +1,52 @@
-//! A persistence that kills its process at a chosen call, and traces every call.
+//! A persistence that kills its process, its Redis or both at a chosen call, and traces every call.
 
-// The standard library has no safe way for a process to kill itself.
+// The standard library has no safe way for a process to kill itself, or another one by its id.
 #![allow(unsafe_code)]
 
-use std::{fs::File, io::Write};
+use std::{fs::File, io::Write, sync::OnceLock};
 
 use paho_mqtt::{ClientPersistence, Result};
 
 use serde::{Deserialize, Serialize};
 
-use super::client::BoxedPersistence;
+use super::{client::BoxedPersistence, program::report};
 
-/// Point of a run at which the program is killed.
+/// What dies at the point of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Victim {
+    Program,
+    /// The program and the Redis to which it writes.
+    Board,
+    /// That Redis alone.
+    Redis,
+}
+
+/// The victim of this run, and the process id of its Redis.
+static VICTIM: OnceLock<(Victim, u32)> = OnceLock::new();
+
+/// Reported by a program that lives on after its Redis was killed.
+pub(super) const REDIS_KILLED: &str = "redis killed";
+
+/// Sets what the next [`strike`] kills; otherwise it kills the program.
+pub(super) fn aim(victim: Victim, redis: u32) {
+    VICTIM.set((victim, redis)).expect("once per run");
+}
+
+/// Kills the victim of this run. Returns if that is not the program.
+pub(super) fn strike() {
+    let victim = VICTIM.get().copied();
+    if let Some((Victim::Board | Victim::Redis, redis)) = victim {
+        let redis = libc::pid_t::try_from(redis).expect("a process id");
+        // SAFETY: kill touches no memory. The driver, whose child this is, has not waited for it.
+        unsafe { libc::kill(redis, libc::SIGKILL) };
+    }
+    match victim {
+        Some((Victim::Redis, _)) => report(REDIS_KILLED),
+        _ => kill_self(),
+    }
+}
+
+/// Point of a run at which its victim is killed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kill {
     Never,
@@ -48,12 +83,12 @@ impl Killing {
     fn around<T>(&mut self, call: &str, work: impl FnOnce(&mut BoxedPersistence) -> T) -> T {
         self.calls += 1;
         if self.kill == Kill::Before(self.calls) {
-            kill_self();
+            strike();
         }
         writeln!(self.trace, "{} {call}", self.calls).expect("a trace");
         let answer = work(&mut self.inner);
         if self.kill == Kill::After(self.calls) {
-            kill_self();
+            strike();
         }
         answer
     }

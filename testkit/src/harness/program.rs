@@ -16,7 +16,7 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::{OnBrokenWrite, RedisPersistence, StoreObserver};
+use paho_mqtt_redis::{Health, OnBrokenWrite, RedisPersistence, StoreObserver};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::{
@@ -24,7 +24,7 @@ use super::{
     crash_table,
     cut::cut_request,
     files::Files,
-    killing::{Kill, Killing, kill_self},
+    killing::{Kill, Killing, Victim, aim, kill_self, strike},
     messages::{CLIENT, INBOUND, Id, LAST},
     random_kills,
 };
@@ -139,11 +139,18 @@ fn note_received(
 
 /// Keys of a client's records in Redis.
 pub(super) fn records(redis: &mut redis::Connection, client: &str, broker: &str) -> Vec<String> {
+    try_records(redis, client, broker).expect("Redis answers")
+}
+
+fn try_records(
+    redis: &mut redis::Connection,
+    client: &str,
+    broker: &str,
+) -> redis::RedisResult<Vec<String>> {
     let server = broker.trim_start_matches("mqtt://");
     redis::cmd("HKEYS")
         .arg(format!("{client}:{server}"))
         .query(redis)
-        .expect("Redis answers")
 }
 
 /// Publishes the messages of one run or client, and follows them.
@@ -221,11 +228,16 @@ pub(super) struct Orders {
     pub store: String,
     /// The same, or another URL of that Redis, to read the records without the persistence.
     pub records: String,
+    /// The master, if Redis has a replica; `store` is the URL of its sentinel then.
+    pub master: Option<Master>,
     /// Durability, by the word of the option.
     pub durability: String,
+    /// Number of replicas that have to have a record.
+    pub replicas: u32,
     /// Protocol levels that the client is created for and connects with, 0 for the default.
     pub levels: (u32, u32),
     pub kill: Kill,
+    pub victim: Victim,
     /// Timeout of one exchange with Redis.
     pub operation_timeout: Duration,
     pub folder: PathBuf,
@@ -234,6 +246,17 @@ pub(super) struct Orders {
     pub published: usize,
     pub script: Script,
 }
+
+/// Redis server that may die with the program or before it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Master {
+    pub pid: u32,
+    /// URL of its TCP port.
+    pub url: String,
+}
+
+/// Command for a program that is killed: kills the victim of its run.
+pub(super) const STRIKE: &str = "strike";
 
 /// Actions of a program that is killed.
 #[derive(Clone, Copy, Serialize, Deserialize)]
@@ -253,10 +276,19 @@ pub(super) enum Script {
 pub fn run_killed() -> ! {
     let orders: Orders = orders();
     log_errors();
-    // The driver closes standard input to kill the program.
-    let _commands = commands();
+    if let Some(master) = &orders.master {
+        aim(orders.victim, master.pid);
+    }
+    let commands = commands();
+    thread::spawn(move || {
+        for command in commands {
+            assert_eq!(command, STRIKE, "an unknown command");
+            strike();
+        }
+    });
     if let Kill::Cut { request, quarters } = orders.kill {
-        cut_request(&orders.store, request, quarters * 2);
+        let master = orders.master.as_ref().map(|master| &master.url);
+        cut_request(master.unwrap_or(&orders.store), request, quarters * 2);
     }
     let script = orders.script;
     let program = Killed::create(orders);
@@ -282,6 +314,8 @@ pub(super) struct Killed {
     pub orders: Orders,
     pub publisher: Publisher,
     pub has_last: Arc<AtomicBool>,
+    /// `None` with Paho's own files.
+    health: Option<Health>,
 }
 
 impl Killed {
@@ -303,21 +337,23 @@ impl Killed {
         let killing = move |store: BoxedPersistence| -> BoxedPersistence {
             Box::new(Killing::new(store, kill, trace))
         };
-        let client = if orders.store.contains("://") {
+        let created = if orders.store.contains("://") {
             let redis = RedisPersistence::builder()
                 .url(&orders.store)
                 .durability(orders.durability.parse().expect("a durability"))
+                .replicas(orders.replicas)
                 .operation_timeout(orders.operation_timeout)
                 .cache_limit(cache_limit())
                 .open_timeout(LIMIT);
             let created = options.create(redis, None, killing);
-            created.map(|(client, _)| client)
+            created.map(|(client, health)| (client, Some(health)))
         } else {
             let files = Files::new(Path::new(&orders.store));
             let created = options.create_bare(killing(Box::new(files)));
+            let created = created.map(|client| (client, None));
             created.map_err(|error| error.to_string())
         };
-        let client = client.unwrap_or_else(|error| {
+        let (client, health) = created.unwrap_or_else(|error| {
             eprintln!("cannot create the client: {error}");
             process::exit(exit::NOT_CREATED)
         });
@@ -329,6 +365,7 @@ impl Killed {
             has_last,
             publisher: Publisher::new(client, next),
             orders,
+            health,
         }
     }
 
@@ -350,7 +387,7 @@ impl Killed {
             self.publisher.settle_or_exit();
             let has_last = !inbound || self.has_last.load(Ordering::Relaxed);
             let remaining = records();
-            if has_last && remaining.is_empty() {
+            if has_last && remaining.is_empty() && !self.has_unwritten() {
                 break;
             }
             if started.elapsed() > LIMIT / 2 {
@@ -371,13 +408,33 @@ impl Killed {
         process::exit(exit::DONE);
     }
 
+    /// Returns true if messages wait that a promoted replica may not have yet.
+    fn has_unwritten(&self) -> bool {
+        let health = self.health.as_ref();
+        self.orders.victim == Victim::Redis
+            && health.is_some_and(|health| health.snapshot().waiting_messages > 0)
+    }
+
     /// Lists the keys in the store without the client.
     fn records(&self) -> Box<dyn FnMut() -> Vec<String>> {
         let (store, broker) = (self.orders.records.clone(), self.orders.broker.clone());
         if store.contains("://") {
-            let redis = redis::Client::open(store).and_then(|redis| redis.get_connection());
-            let mut redis = redis.expect("Redis answers");
-            return Box::new(move || records(&mut redis, CLIENT, &broker));
+            let redis = redis::Client::open(store).expect("a URL");
+            let mut kept = None;
+            let may_die = self.orders.victim == Victim::Redis;
+            return Box::new(move || {
+                let connection = kept.take().map_or_else(|| redis.get_connection(), Ok);
+                let listed = connection.and_then(|mut connection| {
+                    let listed = try_records(&mut connection, CLIENT, &broker)?;
+                    kept = Some(connection);
+                    Ok(listed)
+                });
+                match listed {
+                    // Its replica is not promoted yet.
+                    Err(error) if may_die => vec![error.to_string()],
+                    listed => listed.expect("Redis answers"),
+                }
+            });
         }
         // Paho makes a folder per client in it.
         Box::new(move || {

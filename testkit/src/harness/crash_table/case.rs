@@ -2,8 +2,11 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    env,
     fmt::Write,
-    process::ExitStatus,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{ChildStdin, ExitStatus},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -12,24 +15,25 @@ use std::{
 
 use paho_mqtt_redis::Durability;
 
-use super::{COLUMNS, Row, Store};
+use super::{COLUMNS, Row, Servers, Store, boards::Boards};
 use crate::{
-    RedisServer,
+    LIMIT,
     broker::{Action, Broker, Direction, Kind, Packet},
     harness::{
-        Balance, Id, Inbound, Kill,
-        child::{Runs, was_killed},
+        Balance, Id, Inbound, Kill, Victim,
+        child::{Child, Runs, was_killed},
+        killing::REDIS_KILLED,
         ledger::named,
         lines,
         messages::{CLIENT, INBOUND, inbound_payload},
-        program::{Script, exit},
+        program::{STRIKE, Script, exit},
     },
 };
 
 /// Result of a case.
 #[derive(Debug, Default)]
 pub struct Outcome {
-    /// The first run ended by itself, before it reached its kill.
+    /// The first run ended before it reached its kill.
     pub unkilled: bool,
     balance: Balance,
     /// Lost because Paho removed the record when the broker had no session.
@@ -77,15 +81,22 @@ impl Outcome {
     }
 }
 
-struct Case {
+/// Environment variable with the number of replicas that have to have a record, 1 otherwise.
+const REPLICAS: &str = "REPLICAS";
+
+struct Case<'a> {
     row: Row,
     /// One kill for each of the first runs.
     kills: Vec<Kill>,
     broker: Broker,
     runs: Runs,
+    /// Redis with a replica, if that is the store.
+    boards: Option<&'a mut Boards>,
+    /// The first run has reached its kill.
+    reached: bool,
 }
 
-pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
+pub fn run(row: Row, servers: &mut Servers, kills: Vec<Kill>) -> Outcome {
     let broker = Broker::start();
     broker.discard_sessions(row.forgets);
     // Withheld packets leave messages in each state when the connection is lost.
@@ -93,40 +104,72 @@ pub fn run(row: Row, redis: Option<&RedisServer>, kills: Vec<Kill>) -> Outcome {
     broker.withhold_nth(Kind::Pubrec, 2);
     broker.withhold_nth(Kind::Pubcomp, 2);
     broker.when(nth(2, |kind| kind == Kind::Connect), vec![Action::Release]);
-    let url = redis.map(RedisServer::url).unwrap_or_default();
-    let mut runs = Runs::new(&broker.url(), &url, row.versions.levels());
+    let mut runs = Runs::new(&broker.url(), "", row.versions.levels());
     runs.orders.client = row.client;
-    if let Some(redis) = redis {
-        // Ports are reused, and with them the keys of earlier cases.
-        redis::cmd("FLUSHALL")
-            .exec(&mut redis.connection())
-            .expect("Redis answers");
-    }
-    if let (Store::Redis { tcp, pipelined }, Some(redis)) = (row.store, redis) {
-        if pipelined {
-            runs.orders.durability = Durability::Pipelined.to_string();
-        }
-        if tcp {
-            runs.orders.store = redis.tcp_url();
-        }
-    } else if row.store == Store::Synced {
-        runs.orders.durability = Durability::Synced.to_string();
-    } else {
-        let files = runs.folder.path().join("files");
-        std::fs::create_dir(&files).expect("a folder");
-        runs.orders.store = files.display().to_string();
-        runs.orders.records.clone_from(&runs.orders.store);
-    }
+    runs.orders.victim = row.victim;
+    let boards = prepare(row.store, servers, &mut runs);
     let mut case = Case {
         row,
         kills,
         broker,
         runs,
+        boards,
+        reached: false,
     };
     case.run()
 }
 
-impl Case {
+/// Empties the store, and sets the orders that depend on it.
+fn prepare<'a>(store: Store, servers: &'a mut Servers, runs: &mut Runs) -> Option<&'a mut Boards> {
+    let orders = &mut runs.orders;
+    match servers {
+        Servers::Files => {
+            let files = runs.folder.path().join("files");
+            std::fs::create_dir(&files).expect("a folder");
+            orders.store = files.display().to_string();
+            orders.records.clone_from(&orders.store);
+            None
+        }
+        Servers::One(redis) => {
+            // Ports are reused, and with them the keys of earlier cases.
+            redis::cmd("FLUSHALL")
+                .exec(&mut redis.connection())
+                .expect("Redis answers");
+            orders.store = redis.url();
+            orders.records = redis.url();
+            match store {
+                Store::Redis { tcp, pipelined } => {
+                    if pipelined {
+                        orders.durability = Durability::Pipelined.to_string();
+                    }
+                    if tcp {
+                        orders.store = redis.tcp_url();
+                    }
+                }
+                _ => orders.durability = Durability::Synced.to_string(),
+            }
+            None
+        }
+        Servers::Boards(boards) => {
+            boards.clear();
+            let socket = socket(runs);
+            boards.link_socket(&socket);
+            let orders = &mut runs.orders;
+            orders.store = boards.url();
+            orders.records = format!("unix://{}", socket.display());
+            let replicas = env::var(REPLICAS).ok();
+            orders.replicas = replicas.map_or(1, |number| number.parse().expect("a number"));
+            Some(boards)
+        }
+    }
+}
+
+/// Link to the socket of the master.
+fn socket(runs: &Runs) -> PathBuf {
+    runs.folder.path().join("redis.sock")
+}
+
+impl Case<'_> {
     fn run(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         let last = self.kills.len() + 5;
@@ -143,13 +186,13 @@ impl Case {
                     outcome.trouble = Some(format!("records remain: {remaining}"));
                     break;
                 }
-                None if was_killed(status) && self.kill(run) != Kill::Never => {}
+                None if was_killed(status) && self.may_die(run) => {}
                 // The next run completes the messages; without one, the case does not end.
                 Some(exit::GIVEN_UP | exit::STUCK) if run < last => outcome.given_up += 1,
                 _ => outcome.trouble = Some(format!("run {run} ended with {status}")),
             }
         }
-        outcome.unkilled = !was_killed(self.runs.ends[0]);
+        outcome.unkilled = !self.reached;
         let mut ledger = self.runs.ledger.lock().unwrap();
         for accepted in self.broker.accepted() {
             if !accepted.topic.starts_with("hang up/") {
@@ -178,17 +221,28 @@ impl Case {
         self.kills.get(run).copied().unwrap_or(Kill::Never)
     }
 
-    fn run_once(&self) -> ExitStatus {
+    /// Returns true if this run is one that is killed.
+    fn may_die(&self, run: usize) -> bool {
+        self.kill(run) != Kill::Never && self.row.victim != Victim::Redis
+    }
+
+    fn run_once(&mut self) -> ExitStatus {
         let run = self.runs.ends.len();
         let kill = self.kill(run);
-        let lifeline = Arc::new(Mutex::new(None));
-        let cut_lifeline = {
-            let lifeline = Arc::clone(&lifeline);
-            move || drop(lifeline.lock().unwrap().take())
+        self.runs.orders.master = self.boards.as_ref().map(|boards| boards.master());
+        let input = Arc::new(Mutex::new(None::<ChildStdin>));
+        let strike = {
+            let input = Arc::clone(&input);
+            move || {
+                if let Some(input) = &mut *input.lock().unwrap() {
+                    // Fails if the program has ended.
+                    let _ = writeln!(input, "{STRIKE}");
+                }
+            }
         };
         if let Kill::Packet(n) = kill {
-            let cut = Action::Run(Box::new(cut_lifeline));
-            self.broker.when(nth(n, |_| true), vec![cut]);
+            let strike = Action::Run(Box::new(strike));
+            self.broker.when(nth(n, |_| true), vec![strike]);
         }
         let sign = format!("hang up/{run}");
         // A restored message does not count for the run that restored it.
@@ -208,15 +262,41 @@ impl Case {
             vec![deliver(1), deliver(2)],
         );
 
-        // The lock is kept until the lifeline exists, so that it cannot be cut before.
-        let mut guard = lifeline.lock().unwrap();
+        // The lock is kept until the input exists, so that nothing can strike before.
+        let mut guard = input.lock().unwrap();
         let mut child = self.runs.start(Script::Deterministic, kill);
         *guard = child.input.take();
         drop(guard);
-        let status = child.wait();
+        let status = self.wait(&mut child, kill);
         self.broker.wait_gone(CLIENT);
         ended.store(true, Ordering::Relaxed);
         status
+    }
+
+    /// Waits for the end of a run. If Redis dies in it, or with it, the replica takes over.
+    fn wait(&mut self, child: &mut Child, kill: Kill) -> ExitStatus {
+        let socket = socket(&self.runs);
+        let is_first = self.runs.ends.is_empty();
+        if self.row.victim == Victim::Redis && kill != Kill::Never {
+            // There is no report if the run ends before its kill.
+            if child.answer(LIMIT * 3).as_deref() == Some(REDIS_KILLED) {
+                self.reached |= is_first;
+                self.fail_over(&socket);
+            }
+            return child.wait();
+        }
+        let status = child.wait();
+        if was_killed(status) {
+            self.reached |= is_first;
+            self.fail_over(&socket);
+        }
+        status
+    }
+
+    fn fail_over(&mut self, socket: &Path) {
+        if let Some(boards) = &mut self.boards {
+            boards.fail_over(socket);
+        }
     }
 
     fn inbound(&self) -> Inbound {
@@ -251,8 +331,8 @@ impl Case {
             "kept"
         };
         let mut trace = format!(
-            "{:?}, killed {:?}, session {session}\n",
-            self.row.versions, self.kills
+            "{:?}, {:?} killed {:?}, session {session}\n",
+            self.row.versions, self.row.victim, self.kills
         );
         let mut section = |heading: &str, lines: Vec<String>| {
             writeln!(trace, "{heading}:").unwrap();

@@ -1,0 +1,87 @@
+//! Replication that is as late as it may be.
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+/// End of the command with which a master asks its replicas for their acknowledgment, after all that they are to have.
+const REQUEST: &[u8] = b"$6\r\nGETACK\r\n$1\r\n*\r\n";
+
+/// Forwards the connection of a replica to its master, and passes on no write that no `WAIT` has asked for.
+///
+/// What it holds back is lost with the master.
+pub struct LaggingLink {
+    port: u16,
+    lags: Arc<AtomicBool>,
+}
+
+impl LaggingLink {
+    /// Listens on a free port, for the master on `master_port`. It does not lag yet.
+    pub fn start(master_port: u16) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let lags = Arc::<AtomicBool>::default();
+        let state = Arc::clone(&lags);
+        // The threads end with the test's process, or with a connection.
+        thread::spawn(move || {
+            for replica in listener.incoming().flatten() {
+                let Ok(master) = TcpStream::connect((Ipv4Addr::LOCALHOST, master_port)) else {
+                    continue;
+                };
+                let (mut from, mut to) = (second(&replica), second(&master));
+                thread::spawn(move || {
+                    // Fails if one of the two has ended.
+                    let _ = io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+                let lags = Arc::clone(&state);
+                thread::spawn(move || forward(master, replica, &lags));
+            }
+        });
+        Self { port, lags }
+    }
+
+    /// Port for the replica.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Begins to lag, or ends it with the next bytes.
+    pub fn set_lagging(&self, lags: bool) {
+        self.lags.store(lags, Ordering::SeqCst);
+    }
+}
+
+fn second(stream: &TcpStream) -> TcpStream {
+    stream.set_nodelay(true).expect("a TCP socket");
+    stream.try_clone().expect("a second handle")
+}
+
+fn forward(mut from: TcpStream, mut to: TcpStream, lags: &AtomicBool) {
+    let mut held = Vec::new();
+    let mut buffer = vec![0; 16 * 1024];
+    while let Ok(read @ 1..) = from.read(&mut buffer) {
+        held.extend_from_slice(&buffer[..read]);
+        let passed = if lags.load(Ordering::SeqCst) {
+            let last = held
+                .windows(REQUEST.len())
+                .rposition(|part| part == REQUEST);
+            last.map_or(0, |start| start + REQUEST.len())
+        } else {
+            held.len()
+        };
+        if to.write_all(&held[..passed]).is_err() {
+            break;
+        }
+        held.drain(..passed);
+    }
+    // Both directions end together. Fails if they have ended.
+    let _ = from.shutdown(Shutdown::Both);
+    let _ = to.shutdown(Shutdown::Both);
+}
