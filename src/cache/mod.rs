@@ -40,4 +40,4 @@ pub(crate) use relocate::Relocation;
 pub(crate) use send_counts::{DEFAULT_MAX_SENDS, SendCounts};
 pub(crate) use set_asides::{SetAsideOptions, SetAsides};
 pub(crate) use write::RewriteBatch;
-pub(crate) use write_behind::{Ack, WriteBehindCache};
+pub(crate) use write_behind::{Ack, Confirmation, WriteBehindCache};

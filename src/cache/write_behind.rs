@@ -22,7 +22,7 @@ use crate::{
     clock::Clock,
     error::{Error, ErrorKind},
     paho::{Key, set_command_packet_id},
-    store::{Durability, HealthSnapshot, Place, Store},
+    store::{HealthSnapshot, Place, Store},
 };
 
 /// Limits of what is sent without an answer: after this many sends or bytes, a fence asks the store
@@ -41,7 +41,7 @@ const MAX_DEFERRED_BYTES: usize = 256 * 1024;
 /// tried, but for reads that the store still answers.
 pub(crate) struct WriteBehindCache {
     pub(crate) index: RecordIndex,
-    durability: Durability,
+    confirmation: Confirmation,
     pub(super) pending: PendingWrites,
     /// Scratch memory of `send_groups`, kept so that a call allocates none.
     group_buffer: Vec<Key>,
@@ -87,6 +87,21 @@ pub(crate) struct WriteBehindCache {
     pub(crate) events: EventQueue,
 }
 
+/// The sends that wait until the store has confirmed them.
+#[derive(Clone, Copy)]
+pub(crate) enum Confirmation {
+    /// Those with which a fence is due.
+    WhenDue,
+    /// Those of [`Ack::Confirmed`], too.
+    OnRequest,
+    /// All.
+    ///
+    /// After a power cut or a failover, the store lacks what it has not confirmed: that a message at QoS 2
+    /// was sent, or that one that arrived has ended. The broker would get the former as a new message, and
+    /// the record of the latter would swallow the next message with its packet id.
+    Always,
+}
+
 /// The acknowledgment of a write. In an outage no write waits; it stays pending.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Ack {
@@ -107,13 +122,13 @@ impl WriteBehindCache {
     pub(crate) fn new(
         index: RecordIndex,
         (foreign_entries, unmovable): (usize, HashSet<Key>),
-        durability: Durability,
+        confirmation: Confirmation,
         set_asides: SetAsides,
         last_confirmed: Option<SystemTime>,
     ) -> Self {
         Self {
             index,
-            durability,
+            confirmation,
             pending: PendingWrites::default(),
             group_buffer: Vec::new(),
             sends_since_fence: 0,
@@ -143,11 +158,11 @@ impl WriteBehindCache {
     /// Creates the cache of a persistence whose store was unavailable at open.
     pub(crate) fn without_store(
         cache_limit: usize,
-        durability: Durability,
+        confirmation: Confirmation,
         set_asides: SetAsides,
     ) -> Self {
         let index = RecordIndex::with_capacity(0, cache_limit);
-        Self::new(index, (0, HashSet::new()), durability, set_asides, None)
+        Self::new(index, (0, HashSet::new()), confirmation, set_asides, None)
     }
 
     /// Writes a record and, in the same step, removes those that it replaces.
@@ -610,11 +625,10 @@ impl WriteBehindCache {
         let is_due = self.sends_since_fence >= MAX_SENDS_BETWEEN_FENCES
             || self.bytes_since_fence >= MAX_BYTES_BETWEEN_FENCES;
         is_due
-            || match self.durability {
-                Durability::Confirmed => wants_confirm,
-                Durability::Pipelined => false,
-                // A power cut must not undo the first sending of a QoS 2 message either.
-                Durability::Synced => true,
+            || match self.confirmation {
+                Confirmation::WhenDue => false,
+                Confirmation::OnRequest => wants_confirm,
+                Confirmation::Always => true,
             }
     }
 

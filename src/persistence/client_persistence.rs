@@ -388,7 +388,7 @@ impl<S: Store> Persistence<S> {
                 let set_asides = SetAsides::new(&config.set_asides);
                 let mut cache = WriteBehindCache::without_store(
                     config.cache_limit,
-                    config.durability,
+                    config.confirmation(),
                     set_asides,
                 );
                 cache.sends = SendCounts::new(config.max_sends);

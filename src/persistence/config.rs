@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::fill::SharedLimits;
 use crate::{
-    cache::{DEFAULT_MAX_SENDS, SetAsideOptions},
+    cache::{Confirmation, DEFAULT_MAX_SENDS, SetAsideOptions},
     clock::Clock,
     store::Durability,
 };
@@ -35,6 +35,8 @@ pub(crate) struct StoreAddress {
 pub(crate) struct PersistenceConfig {
     pub(crate) store_address: Option<StoreAddress>,
     pub(crate) durability: Durability,
+    /// Number of replicas of the store that have to have a record, and of which one may take over.
+    pub(crate) replicas: u32,
     /// Maximum size of cached values, in bytes; pending values are kept beyond it.
     pub(crate) cache_limit: usize,
     /// Size of records that exist only in memory, in bytes, from which a warning is raised.
@@ -58,11 +60,23 @@ pub(crate) struct PersistenceConfig {
     pub(crate) clock: Clock,
 }
 
+impl PersistenceConfig {
+    /// Returns which sends wait for the store.
+    pub(super) fn confirmation(&self) -> Confirmation {
+        match self.durability {
+            Durability::Pipelined => Confirmation::WhenDue,
+            Durability::Confirmed if self.replicas == 0 => Confirmation::OnRequest,
+            Durability::Confirmed | Durability::Synced => Confirmation::Always,
+        }
+    }
+}
+
 impl Default for PersistenceConfig {
     fn default() -> Self {
         Self {
             store_address: None,
             durability: Durability::default(),
+            replicas: 0,
             cache_limit: 16 * 1024 * 1024,
             buffer_warn_bytes: 1024 * 1024,
             waiting_limits: SharedLimits::default(),

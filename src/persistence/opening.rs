@@ -118,7 +118,7 @@ pub(super) fn open_records(
     let mut cache = WriteBehindCache::new(
         loaded.index,
         (loaded.foreign_entries, loaded.unmovable),
-        config.durability,
+        config.confirmation(),
         set_asides,
         Some(config.clock.time()),
     );

@@ -30,6 +30,8 @@ use crate::{
 pub struct Settings {
     /// The confirmation that `put` waits for.
     pub durability: Durability,
+    /// Number of replicas of the store that have to have a record, and of which one may take over.
+    pub replicas: u32,
     /// Maximum size of cached values, in bytes.
     pub cache_limit: usize,
     /// Size of records that exist only in memory, in bytes, from which a warning is raised.
@@ -61,6 +63,7 @@ impl Default for Settings {
         let config = PersistenceConfig::default();
         Self {
             durability: config.durability,
+            replicas: config.replicas,
             cache_limit: config.cache_limit,
             buffer_warn_bytes: config.buffer_warn_bytes,
             max_buffered_messages: None,
@@ -87,6 +90,7 @@ pub fn simulated_persistence<S: Store>(
     let config = PersistenceConfig {
         store_address: None,
         durability: settings.durability,
+        replicas: settings.replicas,
         cache_limit: settings.cache_limit,
         buffer_warn_bytes: settings.buffer_warn_bytes,
         waiting_limits: WaitingLimits {

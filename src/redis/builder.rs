@@ -151,6 +151,7 @@ impl Default for RedisPersistenceBuilder {
             open_without_store: open_without_redis,
             moved_backlog_check,
             set_asides,
+            replicas: _,
             clock: _,
         } = PersistenceConfig::default();
         Self {
@@ -286,7 +287,8 @@ impl RedisPersistenceBuilder {
     /// failover to one of them loses nothing.
     ///
     /// Whatever waits for Redis, as set by [`durability`](Self::durability), waits for this many replicas too, in the
-    /// same round trip (`WAIT`, for up to three quarters of [`operation_timeout`](Self::operation_timeout)). They have it
+    /// same round trip (`WAIT`, for up to three quarters of [`operation_timeout`](Self::operation_timeout)). With
+    /// [`Durability::Confirmed`] that is whatever is sent at once, as with [`Durability::Synced`]. They have it
     /// in memory then. If fewer do, that is an outage with the reason
     /// [`NotReplicated`](crate::ErrorKind::NotReplicated): the record is also kept in memory until they have it. The user
     /// needs the right `+wait`, which connecting checks.
@@ -640,6 +642,7 @@ impl RedisPersistenceBuilder {
         let persistence_config = PersistenceConfig {
             store_address,
             durability,
+            replicas,
             cache_limit,
             buffer_warn_bytes,
             waiting_limits: waiting_limits.into(),

@@ -10,7 +10,7 @@ use testkit::{
 };
 
 const USAGE: &str = "\
-usage: testkit crash-table [PART]            a program is killed at every point, in the rows that contain PART
+usage: testkit crash-table [PART]            a program or its Redis is killed at every point, in the rows that contain PART
        testkit crash-random [ROUNDS [SEED]]  a program is killed at random instants, ROUNDS (100) times in each row
        testkit faults                        a program publishes during every fault of Redis
        testkit failovers [KILLS [SEED]]      masters are killed KILLS (20) times, without replicas(1) and with it

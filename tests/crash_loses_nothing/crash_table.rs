@@ -80,14 +80,7 @@ fn loses_nothing(
     forgets: bool,
     crash: Crash,
 ) {
-    let row = Row {
-        client,
-        store,
-        versions,
-        forgets,
-        victim: Victim::Program,
-        crash,
-    };
+    let row = row((client, store), versions, forgets, crash);
     let stride = match crash {
         Crash::Call => 13,
         Crash::Twice => 41,
@@ -99,6 +92,27 @@ fn loses_nothing(
         Bare => (stride, 40),
         Session => (stride * 4, 8),
     };
+    assert_clean(row, stride, most);
+}
+
+pub(super) fn row(
+    (client, store): (ClientKind, Store),
+    versions: Versions,
+    forgets: bool,
+    crash: Crash,
+) -> Row {
+    Row {
+        client,
+        store,
+        versions,
+        forgets,
+        victim: Victim::Program,
+        crash,
+    }
+}
+
+/// Asserts that every `stride`-th point of the row, and at most `most` of them, has no unknown error.
+pub(super) fn assert_clean(row: Row, stride: usize, most: usize) {
     let tally = row.run(stride, most, 1);
     assert!(
         tally.points >= most.min(20),
@@ -120,14 +134,7 @@ fn every_row_over_unix_socket_is_tested() {
         .iter()
         .filter(|(client, ..)| *client == Bare)
         .flat_map(|&(client, store, versions, forgets)| {
-            Crash::ALL.map(|crash| Row {
-                client,
-                store,
-                versions,
-                forgets,
-                victim: Victim::Program,
-                crash,
-            })
+            Crash::ALL.map(|crash| row((client, store), versions, forgets, crash))
         })
         .collect();
     let mut expected = Row::all(Bare);

@@ -2,6 +2,7 @@
 
 mod crash_table;
 mod dying_program;
+mod failover;
 mod killed_device;
 mod random_kills;
 mod restore;

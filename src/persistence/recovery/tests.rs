@@ -7,17 +7,16 @@ use super::{
     Recovery,
 };
 use crate::{
-    cache::{RewriteBatch, SetAsideOptions, SetAsides, WriteBehindCache},
+    cache::{Confirmation, RewriteBatch, SetAsideOptions, SetAsides, WriteBehindCache},
     clock::Clock,
     error::{Error, ErrorKind},
     paho::Key,
-    store::Durability,
 };
 
 #[test]
 fn jitter_adds_up_to_a_quarter_of_backoff() {
     let set_asides = SetAsides::new(&SetAsideOptions::default());
-    let mut cache = WriteBehindCache::without_store(0, Durability::default(), set_asides);
+    let mut cache = WriteBehindCache::without_store(0, Confirmation::OnRequest, set_asides);
     let now = Duration::from_secs(1);
     let error = Arc::new(Error::new(ErrorKind::Connection, "reach the store"));
     let mut dues = Vec::new();
@@ -33,7 +32,7 @@ fn jitter_adds_up_to_a_quarter_of_backoff() {
 #[test]
 fn failure_drops_planned_relocation() {
     let set_asides = SetAsides::new(&SetAsideOptions::default());
-    let mut cache = WriteBehindCache::without_store(0, Durability::default(), set_asides);
+    let mut cache = WriteBehindCache::without_store(0, Confirmation::OnRequest, set_asides);
     let [old, new] = ["s-1", "s-9"].map(|name| Key::parse(name).expect("a key"));
     let value = b"\x32\x06\0\x01t\0\x01x".to_vec();
     cache.index.insert_loaded(old, value.clone());
@@ -61,7 +60,7 @@ fn only_refused_put_is_tried_again_at_once() {
         (RewriteBatch::default(), ErrorKind::OutOfMemory, false),
     ] {
         let set_asides = SetAsides::new(&SetAsideOptions::default());
-        let mut cache = WriteBehindCache::without_store(0, Durability::default(), set_asides);
+        let mut cache = WriteBehindCache::without_store(0, Confirmation::OnRequest, set_asides);
         let mut recovery = Recovery::new(kind, now);
         let error = Arc::new(Error::new(kind, "repeat writes"));
         let failed = Step::Write(batch);

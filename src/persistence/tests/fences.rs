@@ -43,6 +43,33 @@ fn sends_of_256_kib_are_confirmed() {
     assert_eq!(confirmed(&bench), [4, 8]);
 }
 
+/// The calls of a message in each direction at QoS 2, with `Confirmed`.
+fn trace_of_qos_2(replicas: u32) -> Vec<String> {
+    let settings = Settings {
+        replicas,
+        ..Settings::default()
+    };
+    let mut bench = Bench::new(&settings, &[]);
+    bench.put("c-1", &command(1, 1, b"x"));
+    bench.get("c-1");
+    bench.remove("c-1");
+    bench.trace();
+    bench.put("s-1", &publish(1, 2, b"x"));
+    bench.put("r-1", &publish(1, 2, b"y"));
+    bench.remove("r-1");
+    bench.trace()
+}
+
+#[test]
+fn each_send_is_confirmed_with_replicas() {
+    let waits = |trace: Vec<String>| -> Vec<bool> {
+        let waits = trace.iter().map(|line| line.starts_with("confirm"));
+        waits.collect()
+    };
+    assert_eq!(waits(trace_of_qos_2(0)), [false, true, false]);
+    assert_eq!(waits(trace_of_qos_2(1)), [true, true, true]);
+}
+
 #[test]
 fn fence_takes_deferred_removes_along() {
     let mut bench = pipelined();

@@ -9,6 +9,7 @@ use crate::{error::ErrorKind, persistence::simulated::Settings, store::StoreEven
 
 const SMALL_CACHE: Settings = Settings {
     durability: crate::store::Durability::Confirmed,
+    replicas: 0,
     cache_limit: 0,
     buffer_warn_bytes: usize::MAX,
     max_buffered_messages: None,

@@ -100,7 +100,7 @@ pub struct Row {
 enum Servers {
     Files,
     One(RedisServer),
-    Boards(Boards),
+    Boards(Box<Boards>),
 }
 
 impl Servers {
@@ -111,7 +111,7 @@ impl Servers {
                 let always = ["--appendonly", "yes", "--appendfsync", "always"];
                 Self::One(RedisServer::with(&always))
             }
-            Store::Replicated => Self::Boards(Boards::start()),
+            Store::Replicated => Self::Boards(Box::new(Boards::start())),
             Store::Files => Self::Files,
         }
     }

@@ -20,8 +20,8 @@ static EIGHTHS: AtomicUsize = AtomicUsize::new(0);
 /// Port of Redis, unless it is a Unix socket.
 static PORT: AtomicU16 = AtomicU16::new(0);
 
-/// Makes this process, or the victim of its run, die in the n-th request that it sends to the Redis at this URL from now on, of which
-/// this many eighths get through.
+/// Makes this process, or the Redis that it aims at, die in the n-th request that it sends to the Redis at this URL from now on, of
+/// which this many eighths get through.
 pub fn cut_request(url: &str, nth: usize, eighths: usize) {
     let port = url.trim_end_matches('/').rsplit_once(':');
     let port = port.and_then(|(_, port)| port.parse().ok());
@@ -57,12 +57,12 @@ pub unsafe extern "C" fn send(
         && is_to_redis(socket)
         && REMAINING.fetch_sub(1, Ordering::SeqCst) == 1
     {
-        let sent = send(length * EIGHTHS.load(Ordering::SeqCst) / 8);
+        let part = send(length * EIGHTHS.load(Ordering::SeqCst) / 8);
         strike();
         // Redis alone has died. Sending nothing would mean that the connection is closed.
         REMAINING.store(usize::MAX, Ordering::SeqCst);
-        if sent > 0 {
-            return libc::ssize_t::try_from(sent).expect("no more than was sent");
+        if part > 0 {
+            return libc::ssize_t::try_from(part).expect("no more than was sent");
         }
     }
     libc::ssize_t::try_from(send(length)).expect("no more than was sent")

@@ -11,39 +11,36 @@ use serde::{Deserialize, Serialize};
 
 use super::{client::BoxedPersistence, program::report};
 
-/// What dies at the point of a run.
+/// Processes that die at the point of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Victim {
     Program,
-    /// The program and the Redis to which it writes.
+    /// The program and the Redis to which it writes, which the driver kills then.
     Board,
     /// That Redis alone.
     Redis,
 }
 
-/// The victim of this run, and the process id of its Redis.
-static VICTIM: OnceLock<(Victim, u32)> = OnceLock::new();
+/// Process id of the Redis that is killed in this run, in place of the program.
+static REDIS: OnceLock<libc::pid_t> = OnceLock::new();
 
 /// Reported by a program that lives on after its Redis was killed.
 pub(super) const REDIS_KILLED: &str = "redis killed";
 
-/// Sets what the next [`strike`] kills; otherwise it kills the program.
-pub(super) fn aim(victim: Victim, redis: u32) {
-    VICTIM.set((victim, redis)).expect("once per run");
+/// Makes [`strike`] kill the Redis with this process id, in place of the program.
+pub(super) fn aim_at_redis(pid: u32) {
+    let pid = libc::pid_t::try_from(pid).expect("a process id");
+    REDIS.set(pid).expect("once per run");
 }
 
-/// Kills the victim of this run. Returns if that is not the program.
+/// Kills the program, or its Redis. Returns in the second case.
 pub(super) fn strike() {
-    let victim = VICTIM.get().copied();
-    if let Some((Victim::Board | Victim::Redis, redis)) = victim {
-        let redis = libc::pid_t::try_from(redis).expect("a process id");
-        // SAFETY: kill touches no memory. The driver, whose child this is, has not waited for it.
-        unsafe { libc::kill(redis, libc::SIGKILL) };
-    }
-    match victim {
-        Some((Victim::Redis, _)) => report(REDIS_KILLED),
-        _ => kill_self(),
-    }
+    let Some(redis) = REDIS.get() else {
+        kill_self();
+    };
+    // SAFETY: kill touches no memory. The driver, whose child this is, has not waited for it.
+    unsafe { libc::kill(*redis, libc::SIGKILL) };
+    report(REDIS_KILLED);
 }
 
 /// Point of a run at which its victim is killed.

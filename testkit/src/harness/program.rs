@@ -24,7 +24,7 @@ use super::{
     crash_table,
     cut::cut_request,
     files::Files,
-    killing::{Kill, Killing, Victim, aim, kill_self, strike},
+    killing::{Kill, Killing, Victim, aim_at_redis, kill_self, strike},
     messages::{CLIENT, INBOUND, Id, LAST},
     random_kills,
 };
@@ -255,7 +255,7 @@ pub(super) struct Master {
     pub url: String,
 }
 
-/// Command for a program that is killed: kills the victim of its run.
+/// Command for a program that is killed, or whose Redis is.
 pub(super) const STRIKE: &str = "strike";
 
 /// Actions of a program that is killed.
@@ -276,8 +276,8 @@ pub(super) enum Script {
 pub fn run_killed() -> ! {
     let orders: Orders = orders();
     log_errors();
-    if let Some(master) = &orders.master {
-        aim(orders.victim, master.pid);
+    if let (Victim::Redis, Some(master)) = (orders.victim, &orders.master) {
+        aim_at_redis(master.pid);
     }
     let commands = commands();
     thread::spawn(move || {

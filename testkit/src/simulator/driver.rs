@@ -2,8 +2,6 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use paho_mqtt_redis::Durability;
-
 use crate::random::Random;
 
 use super::{
@@ -131,10 +129,8 @@ impl Simulation {
             state.set_backups(
                 has(Fault::PowerCut),
                 has(Fault::Failover) || has(Fault::PrimaryLost),
-                [
-                    profile.settings.durability == Durability::Synced,
-                    profile.waits_for_replica,
-                ],
+                profile.settings.durability,
+                profile.settings.has_replicas,
             );
             state.ignored.clone_from(&profile.ignored);
         }

@@ -580,8 +580,13 @@ pub(super) fn check_exchanges(
 ) -> Result<(), Stop> {
     let allowed = count / RECORDS_PER_EXCHANGE + bytes / BYTES_PER_EXCHANGE;
     let allowed = allowed as u64 + FEW;
-    // Records of both versions take turns in one sequence, and are read ahead by version. With `Synced` each write waits.
-    if machine.mixes_versions || machine.settings.durability == Durability::Synced {
+    let each_waits = match machine.settings.durability {
+        Durability::Synced => true,
+        Durability::Confirmed => machine.settings.has_replicas,
+        _ => false,
+    };
+    // Records of both versions take turns in one sequence, and are read ahead by version.
+    if machine.mixes_versions || each_waits {
         return Ok(());
     }
     let mut state = machine.world.lock();

@@ -42,6 +42,8 @@ pub enum Stop {
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
     pub durability: Durability,
+    /// A confirmation waits for the replica: `replicas(1)`.
+    pub has_replicas: bool,
     pub cache_limit: usize,
     pub call_timeout: Duration,
     pub open_timeout: Duration,
@@ -299,6 +301,7 @@ impl Machine {
         let events = Arc::new(Events::default());
         let settings = simulation::Settings {
             durability: self.settings.durability,
+            replicas: u32::from(self.settings.has_replicas),
             cache_limit: self.settings.cache_limit,
             call_timeout: self.settings.call_timeout,
             open_timeout: self.settings.open_timeout,

@@ -136,8 +136,6 @@ pub struct Profile {
     pub identity: Identity,
     /// Versions change with each start of the program.
     pub changes_versions: bool,
-    /// A confirmation waits for the replica: `replicas(1)`.
-    pub waits_for_replica: bool,
     /// The program names its version, so that records of the other one are converted.
     pub names_version: bool,
     pub faults: Vec<Fault>,
@@ -192,6 +190,7 @@ impl Profile {
         let mut profile = Self {
             settings: Settings {
                 durability,
+                has_replicas: false,
                 cache_limit,
                 call_timeout,
                 open_timeout: Duration::from_secs(2),
@@ -210,7 +209,6 @@ impl Profile {
             },
             identity,
             changes_versions,
-            waits_for_replica: false,
             names_version: false,
             actions: weigh(&mut random, &faults),
             faults,
@@ -225,7 +223,7 @@ impl Profile {
             ignored: Vec::new(),
         };
         profile.names_version = random.below(2) == 0;
-        profile.waits_for_replica = random.below(2) == 0;
+        profile.settings.has_replicas = random.below(2) == 0;
         profile
     }
 }

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use paho_mqtt_redis::ErrorKind;
+use paho_mqtt_redis::{Durability, ErrorKind};
 
 use super::{
     clock::VirtualClock,
@@ -162,6 +162,8 @@ pub struct State {
     disk: Backup,
     /// The data that a failover leaves.
     replica: Backup,
+    /// Whatever is sent at once waits until the replica has it.
+    sends_wait_for_replica: bool,
     run_id: u64,
     replication_id: u64,
     pub identity: Identity,
@@ -237,6 +239,7 @@ impl World {
             data: Snapshot::default(),
             disk: Backup::every(SYNC_INTERVAL),
             replica: Backup::every(REPLICATION_INTERVAL),
+            sends_wait_for_replica: false,
             run_id: 1,
             replication_id: 1,
             identity,
@@ -382,11 +385,19 @@ impl State {
         self.stalled_until = Duration::ZERO;
     }
 
-    /// Sets what a power cut and a failover leave: whether they happen, and whether writes wait for the disk and for the replica.
-    pub fn set_backups(&mut self, has_power_cuts: bool, has_failovers: bool, waits: [bool; 2]) {
+    /// Sets what a power cut and a failover leave: if they happen, and if writes wait for the disk and for the replica.
+    pub fn set_backups(
+        &mut self,
+        has_power_cuts: bool,
+        has_failovers: bool,
+        durability: Durability,
+        has_replicas: bool,
+    ) {
         self.disk.is_used = has_power_cuts;
         self.replica.is_used = has_failovers;
-        [self.disk.is_waited_for, self.replica.is_waited_for] = waits;
+        self.disk.is_waited_for = durability == Durability::Synced;
+        self.replica.is_waited_for = has_replicas;
+        self.sends_wait_for_replica = has_replicas && durability != Durability::Pipelined;
     }
 
     /// Brings the places up to date that have everything before this reply.
@@ -429,7 +440,7 @@ impl State {
         let backup = self.replica.data.clone();
         let may_lack_since = (!self.replica.is_waited_for).then_some(self.replica.taken_at);
         // A write that was sent without waiting may be missing, unless each one waits.
-        let lacks_unconfirmed = !(self.replica.is_waited_for && self.disk.is_waited_for);
+        let lacks_unconfirmed = !self.sends_wait_for_replica;
         self.come_back_with(
             backup,
             may_lack_since,

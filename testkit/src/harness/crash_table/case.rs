@@ -241,8 +241,20 @@ impl Case<'_> {
             }
         };
         if let Kill::Packet(n) = kill {
-            let strike = Action::Run(Box::new(strike));
-            self.broker.when(nth(n, |_| true), vec![strike]);
+            let mut is_nth = nth(n, |_| true);
+            if self.row.victim == Victim::Redis {
+                // The program lives on, and needs the answer to the packet.
+                let strikes = move |packet: &Packet| {
+                    if is_nth(packet) {
+                        strike();
+                    }
+                    false
+                };
+                self.broker.when(strikes, Vec::new());
+            } else {
+                self.broker
+                    .when(is_nth, vec![Action::Run(Box::new(strike))]);
+            }
         }
         let sign = format!("hang up/{run}");
         // A restored message does not count for the run that restored it.
