@@ -34,7 +34,7 @@ fn crash_with_redis_in_two_runs_loses_nothing() {
 
 #[test]
 fn crash_with_redis_within_request_loses_nothing() {
-    loses_nothing(Victim::Board, V3, Crash::Request, (37, 8));
+    loses_nothing(Victim::Board, V3, Crash::Request, (7, 20));
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn crash_of_redis_at_call_loses_nothing() {
 
 #[test]
 fn crash_of_redis_within_request_loses_nothing() {
-    loses_nothing(Victim::Redis, V5, Crash::Request, (37, 8));
+    loses_nothing(Victim::Redis, V5, Crash::Request, (9, 15));
 }
 
 #[test]

@@ -91,7 +91,7 @@ pub struct Row {
     pub versions: Versions,
     /// Set if the broker discards the session at each connect.
     pub forgets: bool,
-    /// The program alone, unless Redis has a replica.
+    /// Always the program, unless the store is `Replicated`.
     pub victim: Victim,
     pub crash: Crash,
 }
