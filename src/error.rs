@@ -290,7 +290,7 @@ impl Error {
     }
 
     /// Returns the cause and the remedy alone.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "redis")]
     pub(crate) fn reason(&self) -> &str {
         &self.0.reason
     }

@@ -13,9 +13,14 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
     now.checked_add(timeout.min(MAX_TIMEOUT)).unwrap_or(now)
 }
 
+/// Returns the time until the deadline; zero after it.
+pub(crate) fn remaining(deadline: Instant) -> Duration {
+    deadline.saturating_duration_since(Instant::now())
+}
+
 /// Returns the time until the deadline, or `TimedOut` after it.
 pub(crate) fn time_left(deadline: Instant) -> io::Result<Duration> {
-    let remaining = deadline.saturating_duration_since(Instant::now());
+    let remaining = remaining(deadline);
     if remaining.is_zero() {
         return Err(io::ErrorKind::TimedOut.into());
     }

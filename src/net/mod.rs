@@ -8,6 +8,6 @@ mod deadline_stream;
 #[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) use deadline::deadline_after;
 #[cfg(feature = "redis")]
-pub(crate) use deadline::time_left;
+pub(crate) use deadline::{remaining, time_left};
 #[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) use deadline_stream::DeadlineStream;

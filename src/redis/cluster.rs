@@ -3,7 +3,6 @@
 use super::{
     address::{Endpoint, RedisAddress},
     exchange_error::ExchangeError,
-    resolver::Resolver,
 };
 
 /// The most nodes that one attempt to connect follows. A cluster that agrees with itself needs two.
@@ -27,24 +26,35 @@ pub(super) fn check_name(key_prefix: &str, name: &str) -> Result<(), &'static st
     Ok(())
 }
 
-/// Returns the address of the node that is tried first: the one that has had the records, or the next of the
-/// URL.
-pub(super) fn first_node(address: &RedisAddress, resolver: &mut Resolver) -> RedisAddress {
-    if !address.is_in_cluster() {
-        return address.clone();
-    }
-    let node = resolver.node.take().or_else(|| {
-        let next = resolver.next_endpoint;
-        resolver.next_endpoint = next.wrapping_add(1);
-        let index = next.checked_rem(address.cluster.len()).unwrap_or_default();
-        address.cluster.get(index).cloned()
-    });
-    match node {
-        Some(endpoint) => RedisAddress {
-            endpoint,
-            ..address.clone()
-        },
-        None => address.clone(),
+/// The choice of the node that an attempt to connect begins with.
+#[derive(Default)]
+pub(super) struct NodeChoice {
+    /// The node that has had the records, if it has not failed since.
+    pub(super) last: Option<Endpoint>,
+    /// The node of the URL that is tried next, counted on without end.
+    next: usize,
+}
+
+impl NodeChoice {
+    /// Returns the address of the node that is tried first: the one that has had the records, or the next of
+    /// the URL.
+    pub(super) fn first(&mut self, address: &RedisAddress) -> RedisAddress {
+        if !address.is_in_cluster() {
+            return address.clone();
+        }
+        let node = self.last.take().or_else(|| {
+            let next = self.next;
+            self.next = next.wrapping_add(1);
+            let index = next.checked_rem(address.cluster.len()).unwrap_or_default();
+            address.cluster.get(index).cloned()
+        });
+        match node {
+            Some(endpoint) => RedisAddress {
+                endpoint,
+                ..address.clone()
+            },
+            None => address.clone(),
+        }
     }
 }
 
@@ -98,11 +108,11 @@ mod tests {
     #[test]
     fn nodes_of_url_take_turns_until_one_is_known() {
         let address = RedisAddress::parse("redis-cluster://a:1,b:2", None).expect("valid");
-        let mut resolver = Resolver::default();
-        let mut next = || first_node(&address, &mut resolver).endpoint.to_string();
+        let mut choice = NodeChoice::default();
+        let mut next = || choice.first(&address).endpoint.to_string();
         assert_eq!([next(), next(), next()], ["a:1", "b:2", "a:1"]);
-        resolver.node = Some(Endpoint::Tcp("c".to_owned(), 3));
-        let mut next = || first_node(&address, &mut resolver).endpoint.to_string();
+        choice.last = Some(Endpoint::Tcp("c".to_owned(), 3));
+        let mut next = || choice.first(&address).endpoint.to_string();
         assert_eq!([next(), next()], ["c:3", "b:2"]);
     }
 }

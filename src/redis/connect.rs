@@ -25,7 +25,7 @@ const SPIN_TIME: Duration = Duration::from_micros(50);
 /// Connects a socket to the first address of the endpoint that accepts.
 pub(super) fn connect_socket(
     endpoint: &Endpoint,
-    resolver: &mut Resolver,
+    resolver: &Resolver,
     deadline: Instant,
 ) -> Result<DeadlineStream, ExchangeError> {
     let addresses: Vec<(SockAddr, Domain)> = match endpoint {

@@ -57,7 +57,7 @@ impl RedisConnection {
     /// That one begins with the [login](Login), so it returns the error of a refused password.
     pub(super) fn open(
         address: &RedisAddress,
-        resolver: &mut Resolver,
+        resolver: &Resolver,
         deadline: Instant,
     ) -> Result<Self, Error> {
         let login = Login::new(address)?;
@@ -69,7 +69,7 @@ impl RedisConnection {
     pub(super) fn connect(
         address: &RedisAddress,
         login: Option<Login>,
-        resolver: &mut Resolver,
+        resolver: &Resolver,
         deadline: Instant,
     ) -> Result<Self, ExchangeError> {
         let socket = connect_socket(&address.endpoint, resolver, deadline)?;

@@ -264,7 +264,7 @@ impl RedisReader {
             connection
         } else {
             let deadline = deadline_after(config.connect_timeout);
-            sentinel::open(&config.address, &mut self.resolver, deadline)?
+            sentinel::open(&config.address, &self.resolver, deadline)?
         };
         connection.set_deadline(deadline_after(config.operation_timeout));
         let result = work(&mut connection);

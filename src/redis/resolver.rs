@@ -4,12 +4,15 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, SocketAddr, ToSocketAddrs},
-    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError},
+    },
     thread,
     time::Instant,
 };
 
-use super::{address::Endpoint, exchange_error::ExchangeError};
+use super::exchange_error::ExchangeError;
 use crate::net::time_left;
 
 pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
@@ -18,13 +21,20 @@ pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and 
 ///
 /// A look-up that outlasts its attempt is not given up: the next attempt waits for it. So a resolver
 /// that hangs holds one thread per host name, however often a connection is tried.
-#[derive(Default)]
+///
+/// Clones share the look-ups. One that a clone waits for is busy: a second clone gives up at once.
+#[derive(Clone, Default)]
 pub(super) struct Resolver {
-    running: HashMap<(String, u16), Receiver<LookUp>>,
-    /// The sentinel or node that is asked first, counted on without end.
-    pub(super) next_endpoint: usize,
-    /// The node of a cluster that has had the records, if it has not failed since.
-    pub(super) node: Option<Endpoint>,
+    running: Arc<Mutex<HashMap<Place, RunningLookUp>>>,
+}
+
+type Place = (String, u16);
+
+enum RunningLookUp {
+    /// A call waits for it.
+    Awaited,
+    /// It outlasted the call that began it.
+    Abandoned(Receiver<LookUp>),
 }
 
 type LookUp = io::Result<Vec<SocketAddr>>;
@@ -32,7 +42,7 @@ type LookUp = io::Result<Vec<SocketAddr>>;
 impl Resolver {
     /// Returns the addresses of the host.
     pub(super) fn resolve(
-        &mut self,
+        &self,
         host: &str,
         port: u16,
         deadline: Instant,
@@ -53,35 +63,51 @@ impl Resolver {
 
     /// Waits for the look-up of this place that is running, or starts this one.
     fn wait_for(
-        &mut self,
-        place: (String, u16),
+        &self,
+        place: Place,
         look_up: impl FnOnce() -> LookUp + Send + 'static,
         deadline: Instant,
     ) -> io::Result<LookUp> {
         // Before the look-up is taken, which an error would give up.
         let limit = time_left(deadline)?;
-        let receiver = if let Some(running) = self.running.remove(&place) {
-            running
-        } else {
-            let (sender, receiver) = mpsc::channel();
-            thread::Builder::new()
-                .name("redis-host-name".to_owned())
-                // The receiver is gone if the store is.
-                .spawn(move || drop(sender.send(look_up())))?;
-            receiver
+        let timed_out = || {
+            let reason = "resolving the host name timed out";
+            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
         };
-        match receiver.recv_timeout(limit) {
-            Ok(addresses) => Ok(addresses),
-            Err(RecvTimeoutError::Timeout) => {
-                self.running.insert(place, receiver);
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "resolving the host name timed out",
-                ))
+        let earlier = self.running().insert(place.clone(), RunningLookUp::Awaited);
+        let receiver = match earlier {
+            Some(RunningLookUp::Awaited) => return timed_out(),
+            Some(RunningLookUp::Abandoned(running)) => Ok(running),
+            None => start(look_up),
+        };
+        let result = receiver.map(|receiver| (receiver.recv_timeout(limit), receiver));
+        let mut running = self.running();
+        running.remove(&place);
+        match result? {
+            (Ok(addresses), _) => Ok(addresses),
+            (Err(RecvTimeoutError::Timeout), receiver) => {
+                running.insert(place, RunningLookUp::Abandoned(receiver));
+                timed_out()
             }
-            Err(RecvTimeoutError::Disconnected) => Err(io::Error::other("the resolver panicked")),
+            (Err(RecvTimeoutError::Disconnected), _) => {
+                Err(io::Error::other("the resolver panicked"))
+            }
         }
     }
+
+    fn running(&self) -> MutexGuard<'_, HashMap<Place, RunningLookUp>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs a look-up on a thread of its own.
+fn start(look_up: impl FnOnce() -> LookUp + Send + 'static) -> io::Result<Receiver<LookUp>> {
+    let (sender, receiver) = mpsc::channel();
+    thread::Builder::new()
+        .name("redis-host-name".to_owned())
+        // The receiver is gone if the store is.
+        .spawn(move || drop(sender.send(look_up())))?;
+    Ok(receiver)
 }
 
 #[cfg(test)]
@@ -109,7 +135,7 @@ mod tests {
         let (gate, opened) = mpsc::channel::<LookUp>();
         let mut opened = Some(opened);
         let started = Arc::new(AtomicUsize::new(0));
-        let mut resolver = Resolver::default();
+        let resolver = Resolver::default();
         let mut attempt = |timeout| {
             let (started, opened) = (Arc::clone(&started), opened.take());
             let look_up = move || {
@@ -132,7 +158,7 @@ mod tests {
     #[test]
     fn hanging_look_up_holds_up_no_other_host() {
         let (_gate, opened) = mpsc::channel::<LookUp>();
-        let mut resolver = Resolver::default();
+        let resolver = Resolver::default();
         let hangs = move || opened.recv().expect("a result");
         let hanging = resolver.wait_for(place("a"), hangs, deadline_after(SHORT));
         let error = hanging.expect_err("hangs");
@@ -145,7 +171,7 @@ mod tests {
 
     #[test]
     fn each_result_is_used_once() {
-        let mut resolver = Resolver::default();
+        let resolver = Resolver::default();
         for port in 1..=3 {
             let address = SocketAddr::from(([127, 0, 0, 1], port));
             let look_up = move || Ok(vec![address]);

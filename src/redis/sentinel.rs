@@ -1,6 +1,11 @@
 //! Asks sentinels for the server that is the master of a service.
 
-use std::time::Instant;
+use std::{
+    error::Error as _,
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::Instant,
+};
 
 use ::redis::Value;
 
@@ -14,14 +19,14 @@ use super::{
     resolver::Resolver,
 };
 use crate::{
-    error::{Error, ErrorKind},
-    net::{deadline_after, time_left},
+    error::{Error, ErrorChain, ErrorKind},
+    net::{deadline_after, remaining},
 };
 
 /// Opens a connection to Redis; if the URL has sentinels, to the master that they name.
 pub(super) fn open(
     address: &RedisAddress,
-    resolver: &mut Resolver,
+    resolver: &Resolver,
     deadline: Instant,
 ) -> Result<RedisConnection, Error> {
     let Some(sentinels) = &address.sentinels else {
@@ -31,102 +36,226 @@ pub(super) fn open(
     RedisConnection::open(&master, resolver, deadline)
 }
 
+/// The answer of one sentinel.
+struct Master {
+    endpoint: Endpoint,
+    /// Each failover has a higher one; 0 if the sentinel does not say it.
+    config_epoch: u64,
+}
+
 impl Sentinels {
-    /// Returns the address of the master, from the first sentinel that knows it.
+    /// Returns the address of the master that the latest failover has chosen, as far as sentinels answer.
     ///
-    /// Each attempt begins with the sentinel after the one that answered last. One that is cut off from
-    /// the others does not know of a failover, and must not be asked again and again.
+    /// All are asked at the same time. One that is cut off from the others names the old master, with a
+    /// lower epoch. So the first answer does not decide: the other sentinels get as much time again.
     fn find_master(
         &self,
         address: &RedisAddress,
-        resolver: &mut Resolver,
+        resolver: &Resolver,
         deadline: Instant,
     ) -> Result<RedisAddress, Error> {
-        let password = address.password.as_ref().map(Password::read).transpose()?;
-        let password = password.as_deref();
-        let count = self.endpoints.len();
-        let at = |endpoint: &Endpoint| RedisAddress {
-            endpoint: endpoint.clone(),
-            sentinels: None,
-            ..address.clone()
-        };
-        let mut failure = None;
-        for untried in (1..=count).rev() {
-            let next = resolver.next_endpoint;
-            resolver.next_endpoint = next.wrapping_add(1);
-            let index = next.checked_rem(count).unwrap_or_default();
-            let Some(endpoint) = self.endpoints.get(index) else {
-                break;
+        let service = &self.service;
+        let attempt = || format!("find the master of {service}");
+        let started = Instant::now();
+        let left = remaining(deadline);
+        let shortest_wait = left.mul_f64(0.1);
+        let answers = self.ask_all(address, resolver, deadline_after(left.mul_f64(0.5)))?;
+        let mut newest: Option<Master> = None;
+        let mut waits_until = None;
+        let mut failures = Vec::new();
+        loop {
+            let answer = match waits_until {
+                // Each thread ends at the deadline at the latest.
+                None => answers.recv().ok(),
+                Some(until) => answers.recv_timeout(remaining(until)).ok(),
             };
-            // One that never answers must leave time for the others, and for the master.
-            let shares = u32::try_from(untried.saturating_add(1)).unwrap_or(u32::MAX);
-            let answer = time_left(deadline).map_err(ExchangeError::from);
-            let answer = answer.and_then(|left| {
-                let until = deadline_after(left.checked_div(shares).unwrap_or_default());
-                self.ask(&at(endpoint), password, resolver, until)
-            });
             match answer {
-                Ok(master) => return Ok(at(&master)),
-                Err(error) => failure = Some((endpoint, error)),
+                Some(Ok(master)) => {
+                    let wait = started.elapsed().max(shortest_wait);
+                    waits_until.get_or_insert_with(|| deadline_after(wait));
+                    if newest
+                        .as_ref()
+                        .is_none_or(|newest| newest.config_epoch < master.config_epoch)
+                    {
+                        newest = Some(master);
+                    }
+                }
+                Some(Err(failure)) => failures.push(failure),
+                None => break,
             }
         }
-        let service = &self.service;
-        Err(match failure {
-            Some((endpoint, failure)) => failure.into_error(|| {
-                format!("ask the sentinel at {endpoint} for the master of {service}")
-            }),
-            None => Error::new(ErrorKind::InvalidOption, "find a sentinel"),
-        })
+        match newest {
+            Some(master) => Ok(at(master.endpoint, address)),
+            None => Err(combined_error(failures, attempt)),
+        }
     }
 
-    /// Asks one sentinel.
-    ///
-    /// It gets the user and the password of Redis. If it has none itself, it refuses them, and answers
-    /// the question behind them nevertheless.
-    fn ask(
+    /// Asks each sentinel on a thread of its own; all threads end at the deadline.
+    fn ask_all(
         &self,
-        sentinel: &RedisAddress,
-        password: Option<&str>,
-        resolver: &mut Resolver,
+        address: &RedisAddress,
+        resolver: &Resolver,
         deadline: Instant,
-    ) -> Result<Endpoint, ExchangeError> {
-        let mut connection = RedisConnection::connect(sentinel, None, resolver, deadline)?;
-        let answer = connection.exchange(
+    ) -> Result<Receiver<Result<Master, Failure>>, Error> {
+        let password = address.password.as_ref().map(Password::read).transpose()?;
+        let (sender, answers) = mpsc::channel();
+        for endpoint in &self.endpoints {
+            let question = Question {
+                sentinel: at(endpoint.clone(), address),
+                service: self.service.clone(),
+                password: password.as_deref().map(ToOwned::to_owned),
+                resolver: resolver.clone(),
+            };
+            let to_failure = {
+                let (endpoint, service) = (endpoint.clone(), self.service.clone());
+                move |failure: ExchangeError| {
+                    let attempt =
+                        format!("ask the sentinel at {endpoint} for the master of {service}");
+                    let error = failure.into_error(String::new).with_attempt(attempt);
+                    Failure { endpoint, error }
+                }
+            };
+            let answer = {
+                let (sender, to_failure) = (sender.clone(), to_failure.clone());
+                // The receiver is gone if the other sentinels have answered.
+                move || drop(sender.send(question.ask(deadline).map_err(to_failure)))
+            };
+            let thread = thread::Builder::new().name("redis-sentinel".to_owned());
+            if let Err(error) = thread.spawn(answer) {
+                drop(sender.send(Err(to_failure(error.into()))));
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// The address of this server with the user, the password and the files of another address.
+fn at(endpoint: Endpoint, address: &RedisAddress) -> RedisAddress {
+    RedisAddress {
+        endpoint,
+        sentinels: None,
+        ..address.clone()
+    }
+}
+
+/// The error of one sentinel.
+struct Failure {
+    endpoint: Endpoint,
+    error: Error,
+}
+
+/// Combines the errors of all sentinels.
+///
+/// The kind is one that another attempt may mend, if there is any: that sentinel may know the master.
+fn combined_error(mut failures: Vec<Failure>, attempt: impl FnOnce() -> String) -> Error {
+    if failures.len() == 1
+        && let Some(Failure { error, .. }) = failures.pop()
+    {
+        return error;
+    }
+    let kinds = || failures.iter().map(|failure| failure.error.kind());
+    let kind = kinds()
+        .find(|kind| matches!(kind, ErrorKind::Connection | ErrorKind::Timeout))
+        .or_else(|| kinds().next())
+        .unwrap_or(ErrorKind::InvalidOption);
+    let reasons: Vec<String> = failures
+        .iter()
+        .map(|Failure { endpoint, error }| {
+            let source = error
+                .source()
+                .map(|source| format!(" ({})", ErrorChain(source)));
+            format!(
+                "{endpoint}: {}{}",
+                error.reason(),
+                source.unwrap_or_default()
+            )
+        })
+        .collect();
+    Error::new(kind, attempt())
+        .with_reason(format!("no sentinel names it: {}", reasons.join(" | ")))
+}
+
+/// The question to one sentinel.
+struct Question {
+    sentinel: RedisAddress,
+    service: String,
+    password: Option<String>,
+    resolver: Resolver,
+}
+
+impl Question {
+    /// Asks it.
+    ///
+    /// The sentinel gets the user and the password of Redis. If it has none itself, it refuses them, and
+    /// answers the questions behind them nevertheless. It is asked for the epoch first: so a failover
+    /// between the answers makes the address newer than its epoch, and never older.
+    fn ask(self, deadline: Instant) -> Result<Master, ExchangeError> {
+        let mut connection =
+            RedisConnection::connect(&self.sentinel, None, &self.resolver, deadline)?;
+        let password = self.password.as_deref();
+        let (details, place) = connection.exchange(
             |commands| {
-                encode_auth(commands, sentinel.user.as_deref(), password);
+                encode_auth(commands, self.sentinel.user.as_deref(), password);
+                commands.push_words(&["SENTINEL", "MASTER", &self.service]);
                 commands.push_words(&["SENTINEL", "GET-MASTER-ADDR-BY-NAME", &self.service]);
             },
             |replies| {
                 if password.is_some() {
-                    match replies.read_reply() {
-                        Ok(_) | Err(ExchangeError::ErrorReply(..)) => {}
-                        Err(failure) => return Err(failure),
-                    }
+                    read_any(replies)?;
                 }
-                match replies.read_reply() {
-                    Err(ExchangeError::ErrorReply(ErrorKind::Server, _)) => Err(
-                        ExchangeError::Disconnected(NO_SENTINEL, "SENTINEL was refused".into()),
-                    ),
-                    reply => reply,
-                }
+                let details = read_any(replies)?;
+                Ok((details, replies.read_reply().map_err(refusal)?))
             },
-        );
-        let answer = answer.map_err(|failure| match password {
-            Some(_) => failure.without_secrets(),
-            None => failure,
-        })?;
-        match answer {
-            Value::Nil => Err(ExchangeError::Disconnected(
-                "it knows no such service; check the name in the URL, and `sentinel monitor` in the \
-                 configuration of the sentinel",
-                "the answer is nil".into(),
-            )),
-            answer => endpoint_of(&answer).ok_or(ExchangeError::protocol(
-                "SENTINEL GET-MASTER-ADDR-BY-NAME returned an unexpected reply",
-            )),
+        )?;
+        if place == Value::Nil {
+            return Err(ExchangeError::NotConnected(
+                Error::invalid_option("url").with_reason(
+                    "the sentinel knows no such service; check the name in the URL, and `sentinel \
+                     monitor` in the configuration of the sentinel",
+                ),
+            ));
         }
+        let endpoint = endpoint_of(&place).ok_or(ExchangeError::protocol(
+            "SENTINEL GET-MASTER-ADDR-BY-NAME returned an unexpected reply",
+        ))?;
+        Ok(Master {
+            endpoint,
+            config_epoch: details.as_ref().and_then(config_epoch_of).unwrap_or(0),
+        })
     }
 }
+
+/// Reads a reply, and returns `None` for an error reply.
+fn read_any(replies: &mut RedisConnection) -> Result<Option<Value>, ExchangeError> {
+    match replies.read_reply() {
+        Ok(reply) => Ok(Some(reply)),
+        Err(ExchangeError::ErrorReply(..)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Converts the error reply to `SENTINEL` into one without the words of the server, which may repeat a
+/// password.
+fn refusal(failure: ExchangeError) -> ExchangeError {
+    let (kind, reason) = match failure {
+        ExchangeError::ErrorReply(ErrorKind::Server, _) => (ErrorKind::InvalidOption, NO_SENTINEL),
+        ExchangeError::ErrorReply(ErrorKind::Permission, _) => (ErrorKind::Permission, NO_RIGHT),
+        ExchangeError::ErrorReply(kind, _) => {
+            return ExchangeError::ErrorReply(kind, "in reply to SENTINEL".to_owned());
+        }
+        // A malformed reply may have a part of it too.
+        ExchangeError::Unusable(ErrorKind::Protocol, _) => {
+            return ExchangeError::protocol("the reply to SENTINEL is malformed");
+        }
+        other => return other,
+    };
+    ExchangeError::NotConnected(Error::new(kind, "ask a sentinel").with_reason(reason))
+}
+
+const NO_SENTINEL: &str = "it does not answer as a sentinel; check that host and port in the URL are \
+                           those of one";
+const NO_RIGHT: &str = "the user lacks a permission at the sentinel; grant it \
+                        +sentinel|get-master-addr-by-name and +sentinel|master";
 
 /// Refuses a server that a sentinel has named as the master, and that replicates another one.
 ///
@@ -149,9 +278,6 @@ pub(super) fn refuse_replica<T>(
     connected
 }
 
-const NO_SENTINEL: &str = "it does not answer as a sentinel; check that host and port are those of \
-                           one";
-
 /// Parses an array of host and port.
 fn endpoint_of(answer: &Value) -> Option<Endpoint> {
     let Value::Array(parts) = answer else {
@@ -166,4 +292,19 @@ fn endpoint_of(answer: &Value) -> Option<Endpoint> {
     );
     let is_shown = !host.is_empty() && !host.chars().any(|c| c.is_control() || c.is_whitespace());
     is_shown.then(|| Some(Endpoint::Tcp(host.to_owned(), port.parse().ok()?)))?
+}
+
+/// Returns the epoch among the names and values of `SENTINEL MASTER`.
+fn config_epoch_of(details: &Value) -> Option<u64> {
+    let Value::Array(parts) = details else {
+        return None;
+    };
+    let mut pairs = parts.chunks_exact(2);
+    let text = pairs.find_map(|pair| match pair {
+        [Value::BulkString(name), Value::BulkString(value)] if name == b"config-epoch" => {
+            Some(value)
+        }
+        _ => None,
+    })?;
+    std::str::from_utf8(text).ok()?.parse().ok()
 }

@@ -7,7 +7,7 @@ use ::redis::Value;
 use super::{
     acl,
     client_lock::{ClientLock, LockRights},
-    cluster::{self, MAX_HOPS},
+    cluster::{self, MAX_HOPS, NodeChoice},
     command_buffer::CommandBuffer,
     config::RedisConfig,
     connect::transfer_time,
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Error, ErrorKind},
-    net::deadline_after,
+    net::{deadline_after, remaining},
     store::{Adopted, Change, Connected, Durability, Group, OtherRecords, Place, Sent, Store},
 };
 
@@ -38,6 +38,7 @@ pub struct RedisStore {
     pub(super) config: RedisConfig,
     lock: ClientLock,
     resolver: Resolver,
+    nodes: NodeChoice,
     /// The key of the hash, from a successful `connect` until `close`.
     hash: Option<String>,
     /// `None` after a failure that leaves a connection unusable; the next call reconnects.
@@ -52,6 +53,7 @@ impl RedisStore {
             config,
             lock: ClientLock::new(),
             resolver: Resolver::default(),
+            nodes: NodeChoice::default(),
             hash: None,
             connection: None,
             is_exclusive: false,
@@ -117,12 +119,12 @@ impl RedisStore {
         let config = &self.config;
         let deadline = deadline_after(config.connect_timeout);
         let to_error = |failure| hash_error(failure, "use", hash, config);
-        let mut address = cluster::first_node(&config.address, &mut self.resolver);
-        // Half of the time is left for the reply to the last poll.
-        let half = deadline_after(config.connect_timeout.mul_f64(0.5));
+        let mut address = self.nodes.first(&config.address);
         let mut hops = 0;
         let (mut connection, (lock_rights, preflight)) = loop {
-            let mut connection = sentinel::open(&address, &mut self.resolver, deadline)?;
+            let mut connection = sentinel::open(&address, &self.resolver, deadline)?;
+            // Half of the time is left for the reply to the last poll.
+            let half = deadline_after(remaining(deadline).mul_f64(0.5));
             let acquired = self
                 .lock
                 .acquire(&mut connection, address.database, hash, half);
@@ -162,7 +164,7 @@ impl RedisStore {
         }
         self.connection = Some(connection);
         if address.is_in_cluster() {
-            self.resolver.node = Some(address.endpoint);
+            self.nodes.last = Some(address.endpoint);
         }
         self.is_exclusive = lock_rights != LockRights::NoList;
         Ok(Connected {

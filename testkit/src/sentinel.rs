@@ -1,6 +1,6 @@
 //! Private master with a replica and sentinels.
 
-use std::fs;
+use std::{fs, thread};
 
 use tempfile::TempDir;
 
@@ -12,6 +12,8 @@ use super::{
 };
 
 const SERVICE: &str = "boards";
+/// Milliseconds after which a master counts as dead. On a busy machine a living one may be silent for 500.
+const DOWN_AFTER: u32 = 1500;
 /// User over which the replica reads from its master.
 const LINK: &str = "link";
 
@@ -113,12 +115,21 @@ fn replication(server: &RedisServer, field: &str) -> Option<String> {
     info.get(field)
 }
 
-/// Sentinel that promotes the replica about a second after its master has died.
+/// Sentinel that promotes the replica about two seconds after its master has died.
 pub struct Sentinel {
     server: Server,
     port: u16,
     // Dropped after the server, so that nothing writes to the folder when it is removed.
     _dir: TempDir,
+}
+
+/// Prints the log with that of a test that fails.
+impl Drop for Sentinel {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("log of the sentinel at {}:\n{}", self.port, self.log());
+        }
+    }
 }
 
 impl Sentinel {
@@ -156,14 +167,12 @@ impl Sentinel {
     }
 
     fn start(master: u16, quorum: u16) -> Self {
-        // Several that are started together have less of the processor each.
-        let down_after = 500 * quorum;
         let dir = TempDir::new().expect("a folder for the sentinel");
         let (port, server) = on_free_port(|port| {
             let file = dir.path().join("sentinel.conf");
             let text = format!(
                 "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} {quorum}\n\
-                 sentinel down-after-milliseconds {SERVICE} {down_after}\n\
+                 sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}\n\
                  sentinel failover-timeout {SERVICE} 1000\n",
                 dir.path().display(),
             );

@@ -197,12 +197,28 @@ fn has_client(server: &RedisServer) -> bool {
     list.contains(HASH)
 }
 
+/// Encodes an array of strings.
+fn array(strings: &[&str]) -> &'static [u8] {
+    let encode = |string: &&str| format!("${}\r\n{string}\r\n", string.len());
+    let encoded: String = strings.iter().map(encode).collect();
+    let array = format!("*{}\r\n{encoded}", strings.len());
+    array.leak().as_bytes()
+}
+
 /// Server that names the master as a sentinel does, and refuses every password.
 fn fake_sentinel(port: u16) -> FakeRedis {
-    let answer = format!("*2\r\n$9\r\n127.0.0.1\r\n$5\r\n{port}\r\n");
-    let answer: &'static [u8] = answer.leak().as_bytes();
+    fake_sentinel_at(port, "0")
+}
+
+/// Server that names the master of this epoch.
+fn fake_sentinel_at(port: u16, epoch: &str) -> FakeRedis {
+    let mut answers = [
+        array(&["name", "boards", "config-epoch", epoch, "quorum", "2"]),
+        array(&["127.0.0.1", &port.to_string()]),
+    ]
+    .into_iter();
     FakeRedis::start(move |command| match command {
-        "SENTINEL" => Reply::Bytes(answer),
+        "SENTINEL" => Reply::Bytes(answers.next().expect("two questions")),
         _ => Reply::Bytes(b"-ERR AUTH <password> called without any password configured\r\n"),
     })
 }
@@ -235,6 +251,47 @@ fn silent_sentinel_leaves_time_for_others() {
     assert!(persistence.health().snapshot().up);
 }
 
+/// The first of the URL, which is asked first, is cut off from the others.
+#[test]
+fn sentinel_with_newest_epoch_is_believed() {
+    let (old, new) = (RedisServer::tcp(), RedisServer::tcp());
+    let stale = fake_sentinel_at(old.port(), "9");
+    let fresh = fake_sentinel_at(new.port(), "10");
+    let url = format!(
+        "redis-sentinel://{},{}/boards",
+        host(&stale.url),
+        host(&fresh.url)
+    );
+    // The second one has a tenth of this to answer after the first.
+    let mut persistence = opened(options(&url).connect_timeout(LIMIT), CLIENT);
+    put(&mut persistence, 1);
+    assert_has(&new, 1);
+    assert_has(&old, 0);
+}
+
+#[test]
+fn error_names_what_each_sentinel_answered() {
+    let unknown = FakeRedis::start(|_| Reply::Bytes(b"*-1\r\n"));
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let refused = closed.local_addr().expect("bound");
+    drop(closed);
+    let no_sentinel = FakeRedis::start(|_| Reply::Bytes(b"-ERR unknown command\r\n"));
+    let (first, third) = (host(&unknown.url), host(&no_sentinel.url));
+    let url = format!("redis-sentinel://{first},{refused},{third}/boards");
+    let error = connect_error(options(&url));
+    // The one that cannot be reached may know the master.
+    assert_eq!(error.kind(), ErrorKind::Connection);
+    let text = error.to_string();
+    for named in [
+        "cannot find the master of boards: ".to_owned(),
+        format!("{first}: the sentinel knows no such service"),
+        format!("{refused}: connection refused"),
+        format!("{third}: it does not answer as a sentinel"),
+    ] {
+        assert!(text.contains(&named), "{text}");
+    }
+}
+
 #[test]
 fn replica_that_sentinel_names_is_refused() {
     let both = Replicated::with(&["--replica-read-only", "no"]);
@@ -247,16 +304,24 @@ fn replica_that_sentinel_names_is_refused() {
 
 #[test]
 fn sentinel_that_knows_no_master_is_named() {
-    for (answer, named) in [
-        (&b"*-1\r\n"[..], "no such service"),
+    for (answer, kind, named) in [
+        (&b"*-1\r\n"[..], ErrorKind::InvalidOption, "no such service"),
         (
             b"-ERR unknown command 'SENTINEL'\r\n",
+            ErrorKind::InvalidOption,
             "not answer as a sentinel",
+        ),
+        (
+            b"-NOPERM User default has no permissions\r\n",
+            ErrorKind::Permission,
+            "+sentinel|get-master-addr-by-name",
         ),
     ] {
         let fake = FakeRedis::start(move |_| Reply::Bytes(answer));
         let url = format!("redis-sentinel://{}/boards", host(&fake.url));
-        let text = connect_error(options(&url)).to_string();
+        let error = connect_error(options(&url));
+        assert_eq!(error.kind(), kind);
+        let text = error.to_string();
         assert!(text.contains(named), "{text}");
         let place = format!(
             "the sentinel at {} for the master of boards",
