@@ -41,16 +41,24 @@ report_failure() {
 # shellcheck disable=SC2034
 everything=(--locked --workspace --features testkit/log)
 
-# Builds the tests and the programs that they start, and sets `binaries` to the test binaries; takes further options of cargo.
+# Builds the tests and the programs that they start, and sets `binaries` to the test binaries; takes further options of cargo. Prints
+# warnings of the compiler, and sets `warned` to 1 if there are any.
 build_tests() {
     local log
+    warned=0
     log=$(mktemp)
     if ! cargo test "${everything[@]}" --no-run "$@" 2>"$log"; then
         cat "$log" >&2
         rm -f "$log"
         return 1
     fi
-    mapfile -t binaries < <(sed -n 's/^ *Executable .* (\(.*\))$/\1/p' "$log")
+    # Only a diagnostic of the compiler has a place.
+    if grep -q '^ *--> ' "$log"; then
+        warned=1
+        cat "$log" >&2
+    fi
+    # Benchmarks are built for their lints only.
+    mapfile -t binaries < <(sed -n '/ [^ ]*benches\//d; s/^ *Executable .* (\(.*\))$/\1/p' "$log")
     rm -f "$log"
     ((${#binaries[@]} > 0))
 }
