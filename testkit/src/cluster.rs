@@ -45,12 +45,11 @@ impl Cluster {
             ask::<()>(&mut connection, &["CLUSTER", "SET-CONFIG-EPOCH", &epoch]);
             if index < 3 {
                 let third = |index: usize| usize::from(SLOTS) * index / 3;
-                let (first, last) = (third(index), third(index + 1) - 1);
-                let (first, last) = (first.to_string(), last.to_string());
-                ask::<()>(
-                    &mut connection,
-                    &["CLUSTER", "ADDSLOTSRANGE", &first, &last],
-                );
+                let slots = third(index)..third(index + 1);
+                let mut add = redis::cmd("CLUSTER");
+                // Redis 6.2 takes no range.
+                add.arg("ADDSLOTS").arg(slots.collect::<Vec<_>>());
+                add.exec(&mut connection).expect("CLUSTER ADDSLOTS");
             }
             let port = cluster.nodes[0].port().to_string();
             ask::<()>(&mut connection, &["CLUSTER", "MEET", "127.0.0.1", &port]);

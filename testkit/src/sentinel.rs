@@ -196,7 +196,10 @@ impl Sentinel {
             .arg("DEBUG")
             .arg(pace)
             .exec(&mut sentinel.connection());
-        paced.expect("it takes another pace");
+        // Redis 6.2 keeps its own, with which a failover takes a few seconds longer.
+        if let Err(error) = paced {
+            assert!(error.to_string().contains("Unknown subcommand"), "{error}");
+        }
         sentinel
     }
 
