@@ -25,16 +25,19 @@ use crate::{error::Error, net::deadline_after};
 
 /// A connection, which authenticates and selects the database with its first exchange.
 ///
-/// After [`turn_replies_off`](Self::turn_replies_off), Redis replies only within an exchange. If a
-/// client dies while replies are on their way to it, Redis finds it gone when it writes the next one,
-/// and drops the commands that it has not read yet. Without replies it reads all of them.
+/// Redis does not reply to what is [sent](Self::send) outside exchanges. If a client dies while replies
+/// are on their way to it, Redis finds it gone when it writes the next one, and drops the commands that it
+/// has not read yet. Without replies it reads all of them.
 pub(super) struct RedisConnection {
     stream: RedisStream,
     reader: RespReader,
     commands: CommandBuffer,
     /// `None` from the first exchange on.
     login: Option<Login>,
-    /// Redis replies only between `CLIENT REPLY ON` and `CLIENT REPLY OFF`.
+    /// The user has the right to turn replies off.
+    may_send: bool,
+    /// Replies are off since the last send. The next exchange turns them on, and the next send off again,
+    /// so that exchanges alone need neither.
     replies_off: bool,
     /// The number of replies to the last commands that have not been read.
     replies_due: usize,
@@ -78,6 +81,7 @@ impl RedisConnection {
             reader: RespReader::new(),
             commands: CommandBuffer::default(),
             login,
+            may_send: false,
             replies_off: false,
             replies_due: 0,
             read_window: (INITIAL_WINDOW, 1),
@@ -100,8 +104,6 @@ impl RedisConnection {
         self.replies_due = self.commands.count();
         if self.replies_off {
             self.replies_due = self.replies_due.saturating_sub(1);
-            // Appended after the count, because it gets no reply.
-            self.commands.push_words(&["CLIENT", "REPLY", "OFF"]);
         }
         self.write_buffer()?;
         self.begin_reading()?;
@@ -120,13 +122,17 @@ impl RedisConnection {
         result
     }
 
-    /// Sends commands to which Redis does not reply, because replies are off.
+    /// Sends commands to which Redis does not reply; only if it [may](Self::may_send).
     pub(super) fn send(
         &mut self,
         encode: impl FnOnce(&mut CommandBuffer),
     ) -> Result<(), ExchangeError> {
         self.discard_prefetched()?;
         self.commands.clear();
+        if !self.replies_off {
+            self.commands.push_words(&["CLIENT", "REPLY", "OFF"]);
+            self.replies_off = true;
+        }
         encode(&mut self.commands);
         self.write_buffer()
     }
@@ -144,17 +150,13 @@ impl RedisConnection {
         sent
     }
 
-    /// Turns replies off outside exchanges, from now on.
-    ///
-    /// The user must have the right to: otherwise Redis would reply with an error.
-    pub(super) fn turn_replies_off(&mut self) -> Result<(), ExchangeError> {
-        self.send(|commands| commands.push_words(&["CLIENT", "REPLY", "OFF"]))?;
-        self.replies_off = true;
-        Ok(())
+    /// Allows sends from now on. Without the right to turn replies off, Redis would reply with an error.
+    pub(super) fn allow_send(&mut self) {
+        self.may_send = true;
     }
 
-    pub(super) fn replies_off(&self) -> bool {
-        self.replies_off
+    pub(super) fn may_send(&self) -> bool {
+        self.may_send
     }
 
     /// Reads the next reply, and returns an error reply as an error.
@@ -213,7 +215,7 @@ impl RedisConnection {
                 self.write_buffer()?;
             }
         }
-        self.end_replies()?;
+        self.check_no_more_replies()?;
         result
     }
 
@@ -241,7 +243,7 @@ impl RedisConnection {
                 Err(failure) => return Err(failure),
             }
         }
-        self.end_replies()
+        self.check_no_more_replies()
     }
 
     /// Encodes the first read commands for these keys.
@@ -320,7 +322,7 @@ impl RedisConnection {
             }
             Err(failure) => return Err(failure),
         };
-        self.end_replies()?;
+        self.check_no_more_replies()?;
         keys
     }
 
@@ -342,15 +344,7 @@ impl RedisConnection {
         }
         if self.replies_off {
             self.reader.simple_ok(&mut self.stream)?;
-        }
-        Ok(())
-    }
-
-    /// Turns replies off again, after every reply has been read.
-    fn end_replies(&mut self) -> Result<(), ExchangeError> {
-        self.check_no_more_replies()?;
-        if self.replies_off {
-            self.send(|commands| commands.push_words(&["CLIENT", "REPLY", "OFF"]))?;
+            self.replies_off = false;
         }
         Ok(())
     }

@@ -112,7 +112,7 @@ impl RedisStore {
     /// written.
     ///
     /// The order matters: what an earlier connection sent must have arrived before the first read,
-    /// and the preflight needs its replies, so replies are turned off last. Without an earlier connection
+    /// and the preflight needs its replies. Without an earlier connection
     /// all of it takes one round trip more than connecting does.
     fn open_connection(&mut self, hash: &str) -> Result<Connected, Error> {
         self.connection = None;
@@ -152,10 +152,10 @@ impl RedisStore {
             replicas::check_right(&mut connection).map_err(to_error)?;
         }
         if may_turn_replies_off {
-            connection.turn_replies_off().map_err(to_error)?;
+            connection.allow_send();
         }
 
-        let mut warnings = missing_rights(lock_rights, connection.replies_off(), info.as_ref());
+        let mut warnings = missing_rights(lock_rights, connection.may_send(), info.as_ref());
         let eviction_error = info.as_ref().and_then(ServerInfo::eviction_error);
         match (config.eviction_check, eviction_error) {
             (EvictionCheck::Refuse, Some(error)) => return Err(error),
@@ -313,20 +313,20 @@ impl Store for RedisStore {
     fn send(&mut self, groups: &[Group<'_>]) -> Result<(), Error> {
         let limit = self.config.operation_timeout;
         let durability = self.config.durability;
-        let mut replies_off = true;
+        let mut may_send = true;
         self.with_connection("write to", limit, |connection, hash| {
-            replies_off = connection.replies_off();
+            may_send = connection.may_send();
             let encode = |commands: &mut CommandBuffer| encode_groups(commands, hash, groups);
             match durability {
                 // Redis would reply, so the write is confirmed below instead.
-                _ if !replies_off => Ok(()),
+                _ if !may_send => Ok(()),
                 Durability::Pipelined => connection.send_coalesced(encode),
                 // Not gathered: a write that Redis lacks after a power cut is a message that is sent
                 // twice.
                 Durability::Confirmed | Durability::Synced => connection.send(encode),
             }
         })?;
-        if replies_off {
+        if may_send {
             Ok(())
         } else {
             self.confirm(&[], groups)

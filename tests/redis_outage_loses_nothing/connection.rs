@@ -814,16 +814,36 @@ fn take_command(persistence: &mut RedisPersistence, key: &str, packet_id: i32, q
     assert!(!persistence.keys().unwrap().contains(&key.to_owned()));
 }
 
-/// Number of transactions so far.
-fn transactions(connection: &mut redis::Connection) -> u32 {
+/// Number of calls of this command so far.
+fn calls(connection: &mut redis::Connection, command: &str) -> u32 {
     let statistics: String = redis::cmd("INFO")
         .arg("commandstats")
         .query(connection)
         .unwrap();
     statistics
-        .split_once("cmdstat_exec:calls=")
+        .split_once(&format!("cmdstat_{command}:calls="))
         .and_then(|(_, rest)| rest.split(',').next())
         .map_or(0, |calls| calls.parse().unwrap())
+}
+
+/// Redis replies to each of them, so nobody has to turn replies on or off.
+#[test]
+fn confirmed_put_is_one_command() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut persistence = opened(&redis.url());
+    // Redis 6.2 counts all commands of CLIENT together.
+    let replies = ["client|reply", "client"];
+    let before = replies.map(|command| calls(&mut connection, command));
+    assert_ne!(before, [0, 0], "connecting asks for the right");
+    for number in 1..=20 {
+        let key = format!("c-{number}");
+        let command = publish_command_of(&key, number, 1);
+        persistence.put(&key, vec![&command]).unwrap();
+    }
+    assert_eq!(calls(&mut connection, "hset"), 20);
+    let after = replies.map(|command| calls(&mut connection, command));
+    assert_eq!(after, before);
 }
 
 #[test]
@@ -844,10 +864,10 @@ fn command_is_replaced_by_its_publish_in_transaction() {
         waiting.sort_unstable();
         assert_eq!(fields(&mut connection), waiting);
 
-        let before = transactions(&mut connection);
+        let before = calls(&mut connection, "exec");
         persistence.put(sent, vec![b"PUBLISH"]).unwrap();
         settle(&persistence);
-        assert_eq!(transactions(&mut connection), before + 1);
+        assert_eq!(calls(&mut connection, "exec"), before + 1);
         for other in ["s-8", "r-7", "c-2"] {
             persistence.remove(other).unwrap();
         }
