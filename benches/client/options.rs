@@ -38,7 +38,7 @@ sections, default all:
   offline       messages per second while not connected, and after connecting
   restore       time to create a client with many waiting messages
   memory        resident memory with many waiting messages
-  commands      commands and bytes to Redis per message, and Redis's processor time
+  commands      processor time per message, and commands and bytes to Redis
   durability    messages per second and bytes to the disk with each durability
   flash         bytes per message that reach a disk
   growth        throughput by the number of waiting messages
