@@ -2,7 +2,7 @@
 
 use std::{
     ffi::c_int,
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     mem,
     sync::Arc,
     thread,
@@ -108,6 +108,15 @@ impl DeadlineStream {
         self.may_coalesce = may_coalesce;
     }
 
+    fn send_flags(&self) -> c_int {
+        let (at_once, coalesced) = SEND_FLAGS;
+        if self.may_coalesce {
+            coalesced
+        } else {
+            at_once
+        }
+    }
+
     /// Sets the deadline of all later calls.
     pub(crate) fn set_deadline(&mut self, deadline: Instant) {
         self.deadline = deadline;
@@ -143,14 +152,19 @@ impl Read for DeadlineStream {
 
 impl Write for DeadlineStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let (at_once, coalesced) = SEND_FLAGS;
-        let flags = if self.may_coalesce {
-            coalesced
-        } else {
-            at_once
-        };
+        let flags = self.send_flags();
         self.complete(PollFlags::OUT, |socket| {
             socket.send_with_flags(bytes, flags)
+        })
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        // The kernel refuses more at a time.
+        const MAX_SLICES: usize = 1024;
+        let (slices, _) = slices.split_at(slices.len().min(MAX_SLICES));
+        let flags = self.send_flags();
+        self.complete(PollFlags::OUT, |socket| {
+            socket.send_vectored_with_flags(slices, flags)
         })
     }
 

@@ -28,9 +28,9 @@ impl RedisStore {
         self.change_arrivals(bytes, |commands, hash, arrivals| {
             commands.push_words(&["MULTI"]);
             for (key, value) in records {
-                commands.push(&[b"HSET", hash.as_bytes(), key.as_bytes(), value]);
+                commands.push_record(&["HSET", hash], key, value);
             }
-            commands.push(&[b"HSET", arrivals.as_bytes(), source.as_bytes(), note]);
+            commands.push_record(&["HSET", arrivals], source, note);
             commands.push_words(&["EXEC"]);
         })
     }
@@ -93,10 +93,10 @@ impl RedisStore {
     }
 
     /// Makes an exchange with commands about the hash of the records and that of their arrivals.
-    fn change_arrivals(
+    fn change_arrivals<'v>(
         &mut self,
         bytes: usize,
-        encode: impl FnOnce(&mut CommandBuffer, &str, &str),
+        encode: impl FnOnce(&mut CommandBuffer<'v>, &str, &str),
     ) -> Result<(), Error> {
         let limit = self.config.operation_timeout;
         let limit = limit.saturating_add(transfer_time(bytes));

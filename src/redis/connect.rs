@@ -2,7 +2,7 @@
 //! has one.
 
 use std::{
-    io::{self, Read, Write},
+    io::{self, IoSlice, Read, Write},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -156,6 +156,14 @@ impl Write for RedisStream {
             Self::Plain(socket) => socket.write(bytes),
             #[cfg(feature = "redis-tls")]
             Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn write_vectored(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(socket) => socket.write_vectored(slices),
+            #[cfg(feature = "redis-tls")]
+            Self::Tls(stream) => stream.write_vectored(slices),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::{
     collections::VecDeque,
     io::Write,
+    mem,
     time::{Duration, Instant},
 };
 
@@ -31,7 +32,8 @@ use crate::{error::Error, net::deadline_after};
 pub(super) struct RedisConnection {
     stream: RedisStream,
     reader: RespReader,
-    commands: CommandBuffer,
+    /// The memory of the last commands, for the next ones.
+    memory: Vec<u8>,
     /// `None` from the first exchange on.
     login: Option<Login>,
     /// The user has the right to turn replies off.
@@ -79,7 +81,7 @@ impl RedisConnection {
         Ok(Self {
             stream: RedisStream::new(socket, address)?,
             reader: RespReader::new(),
-            commands: CommandBuffer::default(),
+            memory: Vec::new(),
             login,
             may_send: false,
             replies_off: false,
@@ -93,19 +95,19 @@ impl RedisConnection {
     ///
     /// Every reply is read before this returns, or the connection is no longer usable: the error is not
     /// a reply, or [replies are due](Self::has_replies_due).
-    pub(super) fn exchange<T>(
+    pub(super) fn exchange<'v, T>(
         &mut self,
-        encode: impl FnOnce(&mut CommandBuffer),
+        encode: impl FnOnce(&mut CommandBuffer<'v>),
         read: impl FnOnce(&mut Self) -> Result<T, ExchangeError>,
     ) -> Result<T, ExchangeError> {
         self.discard_prefetched()?;
-        self.begin_replies();
-        encode(&mut self.commands);
-        self.replies_due = self.commands.count();
+        let mut commands = self.begin_replies();
+        encode(&mut commands);
+        self.replies_due = commands.count();
         if self.replies_off {
             self.replies_due = self.replies_due.saturating_sub(1);
         }
-        self.write_buffer()?;
+        self.write(commands)?;
         self.begin_reading()?;
         let result = read(self);
         if let Err(ExchangeError::Unusable(..) | ExchangeError::Disconnected(..)) = result {
@@ -123,26 +125,26 @@ impl RedisConnection {
     }
 
     /// Sends commands to which Redis does not reply; only if it [may](Self::may_send).
-    pub(super) fn send(
+    pub(super) fn send<'v>(
         &mut self,
-        encode: impl FnOnce(&mut CommandBuffer),
+        encode: impl FnOnce(&mut CommandBuffer<'v>),
     ) -> Result<(), ExchangeError> {
         self.discard_prefetched()?;
-        self.commands.clear();
+        let mut commands = self.empty_commands();
         if !self.replies_off {
-            self.commands.push_words(&["CLIENT", "REPLY", "OFF"]);
+            commands.push_words(&["CLIENT", "REPLY", "OFF"]);
             self.replies_off = true;
         }
-        encode(&mut self.commands);
-        self.write_buffer()
+        encode(&mut commands);
+        self.write(commands)
     }
 
     /// Sends commands that the operating system may gather until others are sent.
     ///
     /// No reply may be unread then: the system would drop the gathered bytes if this process died.
-    pub(super) fn send_coalesced(
+    pub(super) fn send_coalesced<'v>(
         &mut self,
-        encode: impl FnOnce(&mut CommandBuffer),
+        encode: impl FnOnce(&mut CommandBuffer<'v>),
     ) -> Result<(), ExchangeError> {
         self.stream.socket().set_coalescing(true);
         let sent = self.send(encode);
@@ -179,13 +181,13 @@ impl RedisConnection {
         limit: Option<Duration>,
         on_value: &mut dyn FnMut(Option<Vec<u8>>),
     ) -> Result<(), ExchangeError> {
-        let (mut rest, mut counts) = self.encode_reads(hash, keys);
-        let is_same = |prefetched: &mut Prefetched| prefetched.commands == self.commands.bytes();
+        let (mut commands, mut rest, mut counts) = self.encode_reads(hash, keys);
+        let is_same = |prefetched: &mut Prefetched| prefetched.commands == commands.bytes();
         if self.prefetched.take_if(is_same).is_none() {
-            // Discarding overwrites the command buffer, so the commands are encoded again.
+            // Replies may be on after that, so the commands are encoded again.
             self.discard_prefetched()?;
-            (rest, counts) = self.encode_reads(hash, keys);
-            self.write_buffer()?;
+            (commands, rest, counts) = self.encode_reads(hash, keys);
+            self.write(commands)?;
         }
         self.begin_reading()?;
         let mut result = Ok(());
@@ -210,9 +212,9 @@ impl RedisConnection {
                 Err(failure) => return Err(failure),
             }
             if !rest.is_empty() {
-                self.commands.clear();
-                rest = self.encode_more_reads(hash, rest, &mut counts);
-                self.write_buffer()?;
+                let mut commands = self.empty_commands();
+                rest = self.encode_more_reads(&mut commands, hash, (rest, &mut counts));
+                self.write(commands)?;
             }
         }
         self.check_no_more_replies()?;
@@ -224,10 +226,13 @@ impl RedisConnection {
     /// If another exchange follows, it discards the replies.
     pub(super) fn prefetch(&mut self, hash: &str, keys: &[&str]) -> Result<(), ExchangeError> {
         self.discard_prefetched()?;
-        let (_, counts) = self.encode_reads(hash, keys);
-        self.write_buffer()?;
-        let commands = self.commands.bytes().to_vec();
-        self.prefetched = Some(Prefetched { commands, counts });
+        let (commands, _, counts) = self.encode_reads(hash, keys);
+        let bytes = commands.bytes().to_vec();
+        self.write(commands)?;
+        self.prefetched = Some(Prefetched {
+            commands: bytes,
+            counts,
+        });
         Ok(())
     }
 
@@ -248,30 +253,29 @@ impl RedisConnection {
 
     /// Encodes the first read commands for these keys.
     ///
-    /// Returns the keys that are left, and the number of values that each command reads.
+    /// Returns them, the keys that are left, and the number of values that each command reads.
     fn encode_reads<'a>(
         &mut self,
         hash: &str,
         keys: &'a [&'a str],
-    ) -> (&'a [&'a str], VecDeque<usize>) {
-        self.begin_replies();
+    ) -> (CommandBuffer<'static>, &'a [&'a str], VecDeque<usize>) {
+        let mut commands = self.begin_replies();
         let mut counts = VecDeque::new();
-        let rest = self.encode_more_reads(hash, keys, &mut counts);
-        (rest, counts)
+        let rest = self.encode_more_reads(&mut commands, hash, (keys, &mut counts));
+        (commands, rest, counts)
     }
 
     /// Appends read commands until the window is full, and returns the keys that are left.
     fn encode_more_reads<'a>(
-        &mut self,
+        &self,
+        commands: &mut CommandBuffer<'_>,
         hash: &str,
-        mut rest: &'a [&'a str],
-        counts: &mut VecDeque<usize>,
+        (mut rest, counts): (&'a [&'a str], &mut VecDeque<usize>),
     ) -> &'a [&'a str] {
         let (size, depth) = self.read_window;
         while counts.len() < depth && !rest.is_empty() {
             let (batch, others) = rest.split_at(size.min(rest.len()));
-            self.commands
-                .push_list(&["HMGET", hash], batch.iter().copied());
+            commands.push_list(&["HMGET", hash], batch.iter().copied());
             counts.push_back(batch.len());
             rest = others;
         }
@@ -298,9 +302,9 @@ impl RedisConnection {
     /// Sends one command and reads its reply, the keys of records.
     pub(super) fn keys(&mut self, words: &[&str]) -> Result<Vec<Vec<u8>>, ExchangeError> {
         self.discard_prefetched()?;
-        self.begin_replies();
-        self.commands.push_words(words);
-        self.write_buffer()?;
+        let mut commands = self.begin_replies();
+        commands.push_words(words);
+        self.write(commands)?;
         self.begin_reading()?;
         let keys = match self.reader.array_length(&mut self.stream) {
             Ok(count) if count > MAX_KEYS => {
@@ -326,15 +330,20 @@ impl RedisConnection {
         keys
     }
 
-    /// Clears the command buffer, logs in if that is due, and has Redis reply to the commands that are encoded next.
-    fn begin_replies(&mut self) {
-        self.commands.clear();
+    /// Returns commands that log in if that is due, and have Redis reply to the commands that are appended.
+    fn begin_replies<'v>(&mut self) -> CommandBuffer<'v> {
+        let mut commands = self.empty_commands();
         if let Some(login) = &self.login {
-            login.encode(&mut self.commands);
+            login.encode(&mut commands);
         }
         if self.replies_off {
-            self.commands.push_words(&["CLIENT", "REPLY", "ON"]);
+            commands.push_words(&["CLIENT", "REPLY", "ON"]);
         }
+        commands
+    }
+
+    fn empty_commands<'v>(&mut self) -> CommandBuffer<'v> {
+        CommandBuffer::reusing(mem::take(&mut self.memory))
     }
 
     /// Reads the replies to [`begin_replies`](Self::begin_replies).
@@ -367,8 +376,9 @@ impl RedisConnection {
         self.replies_due
     }
 
-    fn write_buffer(&mut self) -> Result<(), ExchangeError> {
-        self.stream.write_all(self.commands.bytes())?;
+    fn write(&mut self, commands: CommandBuffer<'_>) -> Result<(), ExchangeError> {
+        commands.write_to(&mut self.stream)?;
+        self.memory = commands.into_memory();
         Ok(self.stream.flush()?)
     }
 

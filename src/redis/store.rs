@@ -8,7 +8,6 @@ use super::{
     acl,
     client_lock::{ClientLock, LockRights},
     cluster::{self, MAX_HOPS, NodeChoice},
-    command_buffer::CommandBuffer,
     config::RedisConfig,
     connect::transfer_time,
     connection::RedisConnection,
@@ -316,14 +315,17 @@ impl Store for RedisStore {
         let mut may_send = true;
         self.with_connection("write to", limit, |connection, hash| {
             may_send = connection.may_send();
-            let encode = |commands: &mut CommandBuffer| encode_groups(commands, hash, groups);
             match durability {
                 // Redis would reply, so the write is confirmed below instead.
                 _ if !may_send => Ok(()),
-                Durability::Pipelined => connection.send_coalesced(encode),
+                Durability::Pipelined => {
+                    connection.send_coalesced(|commands| encode_groups(commands, hash, groups))
+                }
                 // Not gathered: a write that Redis lacks after a power cut is a message that is sent
                 // twice.
-                Durability::Confirmed | Durability::Synced => connection.send(encode),
+                Durability::Confirmed | Durability::Synced => {
+                    connection.send(|commands| encode_groups(commands, hash, groups))
+                }
             }
         })?;
         if may_send {
@@ -428,8 +430,7 @@ impl Store for RedisStore {
             connection.exchange(
                 |commands| match counts {
                     Some(counts) => {
-                        let (hash, field) = (hash.as_bytes(), SENDS_FIELD.as_bytes());
-                        commands.push(&[b"HSET", hash, field, counts]);
+                        commands.push_record(&["HSET", &hash], SENDS_FIELD, counts);
                     }
                     None => commands.push_words(&["HDEL", &hash, SENDS_FIELD]),
                 },

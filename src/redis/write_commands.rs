@@ -4,7 +4,11 @@ use super::command_buffer::CommandBuffer;
 use crate::store::{Adopted, Change, Group, Place};
 
 /// Appends the commands for groups of changes, each group all or nothing.
-pub(super) fn encode_groups(commands: &mut CommandBuffer, hash: &str, groups: &[Group<'_>]) {
+pub(super) fn encode_groups<'v>(
+    commands: &mut CommandBuffer<'v>,
+    hash: &str,
+    groups: &[Group<'v>],
+) {
     for group in groups {
         let removes = |change: &Change<'_>| {
             matches!(
@@ -42,16 +46,16 @@ pub(super) fn encode_write_probe(commands: &mut CommandBuffer, hash: &str) {
 pub(super) const PROBE_FIELD: &str = "paho-mqtt-redis:probe";
 
 /// Appends one transaction per group, which moves its records from the hash `source` to the other one.
-pub(super) fn encode_adoption(
-    commands: &mut CommandBuffer,
+pub(super) fn encode_adoption<'v>(
+    commands: &mut CommandBuffer<'v>,
     source: &str,
     hash: &str,
-    groups: &[&[Adopted<'_>]],
+    groups: &[&[Adopted<'v>]],
 ) {
     for group in groups.iter().filter(|group| !group.is_empty()) {
         commands.push_words(&["MULTI"]);
         for Adopted { key, value, .. } in *group {
-            commands.push(&[b"HSET", hash.as_bytes(), key.as_bytes(), value]);
+            commands.push_record(&["HSET", hash], key, value);
         }
         let keys = group.iter().map(|adopted| adopted.from);
         commands.push_list(&["HDEL", source], keys);
@@ -114,18 +118,15 @@ pub(super) fn is_companion(key: &str) -> bool {
     is_notes_hash(key) || places.any(|place| key.ends_with(&place_hash("", place)))
 }
 
-fn encode_change(commands: &mut CommandBuffer, hash: &str, change: &Change<'_>) {
-    let bytes = hash.as_bytes();
+fn encode_change<'v>(commands: &mut CommandBuffer<'v>, hash: &str, change: &Change<'v>) {
     match *change {
-        Change::Put { key, value } => commands.push(&[b"HSET", bytes, key.as_bytes(), value]),
-        Change::Remove { key } => commands.push(&[b"HDEL", bytes, key.as_bytes()]),
+        Change::Put { key, value } => commands.push_record(&["HSET", hash], key, value),
+        Change::Remove { key } => commands.push_words(&["HDEL", hash, key]),
         Change::SetAside { place, name, value } => {
-            let place = place_hash(hash, place);
-            commands.push(&[b"HSET", place.as_bytes(), name.as_bytes(), value]);
+            commands.push_record(&["HSET", &place_hash(hash, place)], name, value);
         }
         Change::RemoveSetAside { place, name } => {
-            let place = place_hash(hash, place);
-            commands.push(&[b"HDEL", place.as_bytes(), name.as_bytes()]);
+            commands.push_words(&["HDEL", &place_hash(hash, place), name]);
         }
     }
 }
