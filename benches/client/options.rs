@@ -33,6 +33,7 @@ usage: scripts/bench [options] [section ...]
 
 sections, default all:
   throughput    messages per second, while connected
+  large         the same with 64 KiB and 1 MiB
   instrumented  effect of measuring every call on the throughput
   scraped       effect of ten scrapes per second on the throughput
   offline       messages per second while not connected, and after connecting

@@ -17,6 +17,7 @@ use crate::rounds::Bench;
 #[derive(Clone, Copy)]
 pub enum Section {
     Throughput,
+    Large,
     Instrumented,
     Scraped,
     Offline,
@@ -30,8 +31,9 @@ pub enum Section {
 }
 
 impl Section {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Throughput,
+        Self::Large,
         Self::Instrumented,
         Self::Scraped,
         Self::Offline,
@@ -51,6 +53,7 @@ impl Section {
         }
         let one = match name {
             "throughput" => Self::Throughput,
+            "large" => Self::Large,
             "instrumented" => Self::Instrumented,
             "scraped" => Self::Scraped,
             "offline" => Self::Offline,
@@ -72,6 +75,7 @@ pub fn run(bench: &mut Bench) {
     for section in bench.options.sections.clone() {
         match section {
             Section::Throughput => throughput::run(bench),
+            Section::Large => throughput::run_large(bench),
             Section::Instrumented => instrumented::run(bench),
             Section::Scraped => scraped::run(bench),
             Section::Offline => offline::run(bench),

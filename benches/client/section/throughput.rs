@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::{
-    contender::DIRECT,
+    contender::{Contender, DIRECT},
     job::{Load, Work},
     rounds::{Bench, Results},
     statistics::Series,
@@ -12,11 +12,10 @@ use crate::{
 use testkit::charts::{self, Bars};
 
 pub fn run(bench: &mut Bench) {
-    let quick = bench.options.quick;
-    let payloads: &[usize] = if quick {
+    let payloads: &[usize] = if bench.options.quick {
         &[100]
     } else {
-        &[100, 1024, 64 * 1024]
+        &[100, 1024]
     };
     let contenders = bench.contenders(|contender| !contender.is_instrumented());
     let mut bars: Vec<Bars> = contenders
@@ -28,27 +27,7 @@ pub fn run(bench: &mut Bench) {
         .collect();
     for qos in [1, 2, 0] {
         for in_flight in [100, 1] {
-            let cells: Vec<Results> = payloads
-                .iter()
-                .map(|&payload| {
-                    let title = format!("QoS {qos}, {in_flight} in flight, {}", size(payload));
-                    let load = Load {
-                        qos,
-                        payload,
-                        in_flight,
-                        messages: usize::MAX,
-                        lasting: Duration::from_millis(if quick { 50 } else { 1_000 }),
-                    };
-                    bench.alternate(
-                        &contenders,
-                        bench.options.rounds,
-                        &title,
-                        Work::Publish,
-                        load,
-                    )
-                })
-                .collect();
-            print(qos, in_flight, payloads, &cells);
+            let cells = measure(bench, &contenders, payloads, (qos, in_flight));
             if in_flight == 100 && charts::QUALITIES.contains(&qos) {
                 // The smallest payload comes first.
                 for (bars, (_, series)) in bars.iter_mut().zip(cells[0].rows(rate)) {
@@ -58,6 +37,41 @@ pub fn run(bench: &mut Bench) {
         }
     }
     bench.draw(charts::THROUGHPUT, &charts::throughput(bars));
+}
+
+/// Values that are large enough for copies to count.
+pub fn run_large(bench: &mut Bench) {
+    let contenders = bench.contenders(|contender| !contender.is_instrumented());
+    for qos in [1, 2, 0] {
+        measure(bench, &contenders, &[64 * 1024, 1024 * 1024], (qos, 10));
+    }
+}
+
+/// Measures every contender with each payload, and prints the table.
+fn measure(
+    bench: &mut Bench,
+    contenders: &[Contender],
+    payloads: &[usize],
+    (qos, in_flight): (i32, usize),
+) -> Vec<Results> {
+    let milliseconds = if bench.options.quick { 50 } else { 1_000 };
+    let cells: Vec<Results> = payloads
+        .iter()
+        .map(|&payload| {
+            let title = format!("QoS {qos}, {in_flight} in flight, {}", size(payload));
+            let load = Load {
+                qos,
+                payload,
+                in_flight,
+                messages: usize::MAX,
+                lasting: Duration::from_millis(milliseconds),
+            };
+            let rounds = bench.options.rounds;
+            bench.alternate(contenders, rounds, &title, Work::Publish, load)
+        })
+        .collect();
+    print(qos, in_flight, payloads, &cells);
+    cells
 }
 
 fn print(qos: i32, in_flight: usize, payloads: &[usize], cells: &[Results]) {
