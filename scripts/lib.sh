@@ -57,8 +57,7 @@ build_tests() {
         warned=1
         cat "$log" >&2
     fi
-    # Benchmarks are built for their lints only.
-    mapfile -t binaries < <(sed -n '/ [^ ]*benches\//d; s/^ *Executable .* (\(.*\))$/\1/p' "$log")
+    mapfile -t binaries < <(sed -n 's/^ *Executable .* (\(.*\))$/\1/p' "$log")
     rm -f "$log"
     ((${#binaries[@]} > 0))
 }

@@ -196,6 +196,20 @@ error_kinds! {
 }
 
 impl ErrorKind {
+    /// Returns `true` for errors of a store that is starting or stalls, or of a predecessor that is ending:
+    /// another attempt may succeed.
+    pub(crate) const fn is_transient(self) -> bool {
+        matches!(
+            self,
+            Self::Busy
+                | Self::Connection
+                | Self::InUse
+                | Self::Loading
+                | Self::NotReplicated
+                | Self::Timeout
+        )
+    }
+
     /// Returns `true` for a reply with which the store refuses a request, and nothing else is wrong.
     ///
     /// The connection can be used further, and the store still has the records that it had.

@@ -90,11 +90,11 @@ pub(crate) struct WriteBehindCache {
 /// The sends that wait until the store has confirmed them.
 #[derive(Clone, Copy)]
 pub(crate) enum Confirmation {
-    /// Those with which a fence is due.
+    /// Only a send with which a fence is due.
     WhenDue,
-    /// Those of [`Ack::Confirmed`], too.
+    /// Those with [`Ack::Confirmed`] as well.
     OnRequest,
-    /// All.
+    /// Each of them.
     ///
     /// After a power cut or a failover, the store lacks what it has not confirmed: that a message at QoS 2
     /// was sent, or that one that arrived has ended. The broker would get the former as a new message, and

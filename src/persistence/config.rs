@@ -35,7 +35,7 @@ pub(crate) struct StoreAddress {
 pub(crate) struct PersistenceConfig {
     pub(crate) store_address: Option<StoreAddress>,
     pub(crate) durability: Durability,
-    /// Number of replicas of the store that have to have a record, and of which one may take over.
+    /// Number of replicas that confirm a record; one of them may take over.
     pub(crate) replicas: u32,
     /// Maximum size of cached values, in bytes; pending values are kept beyond it.
     pub(crate) cache_limit: usize,

@@ -62,7 +62,7 @@ fn connect_until(
 ) -> Result<Connected, Error> {
     loop {
         match store.connect(name) {
-            Err(error) if is_transient(error.kind()) => {
+            Err(error) if error.kind().is_transient() => {
                 let left = until.saturating_sub(config.clock.since_boot());
                 if left.is_zero() {
                     return Err(error);
@@ -170,13 +170,4 @@ fn load(
     };
     let loaded = load_records(store, (&mut set_asides, changes), options)?;
     Ok((loaded, set_asides))
-}
-
-/// Returns `true` for errors of a store that is starting or stalls, or of a predecessor that is ending.
-fn is_transient(kind: ErrorKind) -> bool {
-    use ErrorKind::{Busy, Connection, InUse, Loading, NotReplicated, Timeout};
-    matches!(
-        kind,
-        Busy | Connection | InUse | Loading | NotReplicated | Timeout
-    )
 }

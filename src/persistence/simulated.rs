@@ -30,7 +30,7 @@ use crate::{
 pub struct Settings {
     /// The confirmation that `put` waits for.
     pub durability: Durability,
-    /// Number of replicas of the store that have to have a record, and of which one may take over.
+    /// Number of replicas that confirm a record; one of them may take over.
     pub replicas: u32,
     /// Maximum size of cached values, in bytes.
     pub cache_limit: usize,

@@ -288,7 +288,7 @@ impl RedisPersistenceBuilder {
     ///
     /// Whatever waits for Redis, as set by [`durability`](Self::durability), waits for this many replicas too, in the
     /// same round trip (`WAIT`, for up to three quarters of [`operation_timeout`](Self::operation_timeout)). With
-    /// [`Durability::Confirmed`] that is whatever is sent at once, as with [`Durability::Synced`]. They have it
+    /// [`Durability::Confirmed`] every write waits that is not deferred, as with [`Durability::Synced`]. They have it
     /// in memory then. If fewer do, that is an outage with the reason
     /// [`NotReplicated`](crate::ErrorKind::NotReplicated): the record is also kept in memory until they have it. The user
     /// needs the right `+wait`, which connecting checks.

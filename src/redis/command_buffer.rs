@@ -47,15 +47,19 @@ impl<'v> CommandBuffer<'v> {
 
     /// Writes all commands.
     pub(super) fn write_to(&self, stream: &mut impl Write) -> io::Result<()> {
-        let mut slices = Vec::with_capacity(self.large.len().saturating_mul(2));
+        if self.large.is_empty() {
+            return stream.write_all(&self.bytes);
+        }
+        let slices = self.large.len().saturating_mul(2).saturating_add(1);
+        let mut slices = Vec::with_capacity(slices);
         let (mut rest, mut begin) = (self.bytes.as_slice(), 0);
         for (end, value) in &self.large {
             let (small, others) = rest.split_at(end.saturating_sub(begin));
             slices.extend([IoSlice::new(small), IoSlice::new(value)]);
             (rest, begin) = (others, *end);
         }
+        slices.push(IoSlice::new(rest));
         let mut slices = slices.as_mut_slice();
-        IoSlice::advance_slices(&mut slices, 0);
         while !slices.is_empty() {
             match stream.write_vectored(slices) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -64,7 +68,7 @@ impl<'v> CommandBuffer<'v> {
                 Err(error) => return Err(error),
             }
         }
-        stream.write_all(rest)
+        Ok(())
     }
 
     /// Appends a command of words, and of a key and its value.

@@ -253,7 +253,7 @@ impl RedisConnection {
 
     /// Encodes the first read commands for these keys.
     ///
-    /// Returns them, the keys that are left, and the number of values that each command reads.
+    /// Returns them, the remaining keys, and the number of values that each command reads.
     fn encode_reads<'a>(
         &mut self,
         hash: &str,
@@ -265,7 +265,7 @@ impl RedisConnection {
         (commands, rest, counts)
     }
 
-    /// Appends read commands until the window is full, and returns the keys that are left.
+    /// Appends read commands until the window is full, and returns the remaining keys.
     fn encode_more_reads<'a>(
         &self,
         commands: &mut CommandBuffer<'_>,
@@ -352,7 +352,9 @@ impl RedisConnection {
             login.read_replies(|| self.read_reply())?;
         }
         if self.replies_off {
-            self.reader.simple_ok(&mut self.stream)?;
+            // Without the right, which it has had before, Redis has replied to what was sent too.
+            let turned_on = self.reader.simple_ok(&mut self.stream);
+            turned_on.map_err(ExchangeError::into_unusable)?;
             self.replies_off = false;
         }
         Ok(())

@@ -64,6 +64,14 @@ impl ExchangeError {
         Self::Unusable(ErrorKind::Protocol, reason.into())
     }
 
+    /// Makes an error reply one that leaves the connection unusable.
+    pub(super) fn into_unusable(self) -> Self {
+        match self {
+            Self::ErrorReply(kind, words) => Self::Unusable(kind, words.into()),
+            other => other,
+        }
+    }
+
     /// Removes from the reply to a command that carried a password everything that the server chose.
     ///
     /// Redis repeats the arguments of an unknown command, and a server that is not Redis may repeat

@@ -57,7 +57,7 @@ pub(super) fn encode_checks(commands: &mut CommandBuffer, hash: &str) {
     for section in SECTIONS {
         commands.push_words(&["INFO", section]);
     }
-    // `OFF` gets no reply, not even an error, so the right to it shows with `ON`.
+    // `OFF` gets no reply, so the right to it shows with `ON`.
     commands.push_words(&["CLIENT", "REPLY", "ON"]);
 }
 

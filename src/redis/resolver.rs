@@ -22,7 +22,8 @@ pub(super) const HOST_NOT_FOUND: &str = "host name not found; check the URL and 
 /// A look-up that outlasts its attempt is not given up: the next attempt waits for it. So a resolver
 /// that hangs holds one thread per host name, however often a connection is tried.
 ///
-/// Clones share the look-ups. One that a clone waits for is busy: a second clone gives up at once.
+/// Clones share the look-ups. While one waits for a look-up, the others fail at once: a sentinel whose name
+/// server is slow is skipped until that look-up ends or is abandoned.
 #[derive(Clone, Default)]
 pub(super) struct Resolver {
     running: Arc<Mutex<HashMap<Place, RunningLookUp>>>,
@@ -70,13 +71,12 @@ impl Resolver {
     ) -> io::Result<LookUp> {
         // Before the look-up is taken, which an error would give up.
         let limit = time_left(deadline)?;
-        let timed_out = || {
-            let reason = "resolving the host name timed out";
-            Err(io::Error::new(io::ErrorKind::TimedOut, reason))
-        };
+        let timed_out = |reason| Err(io::Error::new(io::ErrorKind::TimedOut, reason));
         let earlier = self.running().insert(place.clone(), RunningLookUp::Awaited);
         let receiver = match earlier {
-            Some(RunningLookUp::Awaited) => return timed_out(),
+            Some(RunningLookUp::Awaited) => {
+                return timed_out("an earlier attempt is still resolving the host name");
+            }
             Some(RunningLookUp::Abandoned(running)) => Ok(running),
             None => start(look_up),
         };
@@ -87,7 +87,7 @@ impl Resolver {
             (Ok(addresses), _) => Ok(addresses),
             (Err(RecvTimeoutError::Timeout), receiver) => {
                 running.insert(place, RunningLookUp::Abandoned(receiver));
-                timed_out()
+                timed_out("resolving the host name timed out")
             }
             (Err(RecvTimeoutError::Disconnected), _) => {
                 Err(io::Error::other("the resolver panicked"))
@@ -153,6 +153,31 @@ mod tests {
         let addresses = attempt(AMPLE).expect("ends").expect("has a result");
         assert_eq!(addresses, [address]);
         assert_eq!(started.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn look_up_that_clone_waits_for_is_not_repeated() {
+        let (gate, opened) = mpsc::channel::<LookUp>();
+        let (begun, has_begun) = mpsc::channel();
+        let resolver = Resolver::default();
+        let clone = resolver.clone();
+        let first = thread::spawn(move || {
+            let look_up = move || {
+                begun.send(()).expect("the test waits");
+                opened.recv().expect("a result")
+            };
+            clone.wait_for(place("a"), look_up, deadline_after(AMPLE))
+        });
+        has_begun.recv().expect("begins");
+        let again = || unreachable!("one thread per host name");
+        let error = resolver.wait_for(place("a"), again, deadline_after(AMPLE));
+        let error = error.expect_err("is busy");
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        let address = SocketAddr::from(([127, 0, 0, 1], 6379));
+        gate.send(Ok(vec![address])).expect("the look-up waits");
+        let found = first.join().expect("no panic").expect("ends");
+        assert_eq!(found.expect("has a result"), [address]);
+        assert!(resolver.running().is_empty());
     }
 
     #[test]

@@ -39,7 +39,7 @@ pub(super) fn open(
 /// The answer of one sentinel.
 struct Master {
     endpoint: Endpoint,
-    /// Each failover has a higher one; 0 if the sentinel does not say it.
+    /// Each failover has a higher one; 0 if the sentinel does not report it.
     config_epoch: u64,
 }
 
@@ -57,35 +57,29 @@ impl Sentinels {
         let service = &self.service;
         let attempt = || format!("find the master of {service}");
         let started = Instant::now();
-        let left = remaining(deadline);
-        let shortest_wait = left.mul_f64(0.1);
-        let answers = self.ask_all(address, resolver, deadline_after(left.mul_f64(0.5)))?;
+        let time = remaining(deadline);
+        let until_asked = deadline_after(time.mul_f64(0.5));
+        let answers = self.ask_all(address, resolver, until_asked)?;
+        // A little later than the threads, each of which then reports its own reason.
+        let mut until = deadline_after(time.mul_f64(0.6));
         let mut newest: Option<Master> = None;
-        let mut waits_until = None;
         let mut failures = Vec::new();
-        loop {
-            let answer = match waits_until {
-                // Each thread ends at the deadline at the latest.
-                None => answers.recv().ok(),
-                Some(until) => answers.recv_timeout(remaining(until)).ok(),
-            };
+        while let Ok(answer) = answers.recv_timeout(remaining(until)) {
             match answer {
-                Some(Ok(master)) => {
-                    let wait = started.elapsed().max(shortest_wait);
-                    waits_until.get_or_insert_with(|| deadline_after(wait));
-                    if newest
-                        .as_ref()
-                        .is_none_or(|newest| newest.config_epoch < master.config_epoch)
-                    {
+                Ok(master) => {
+                    if newest.is_none() {
+                        until = deadline_after(started.elapsed().max(time.mul_f64(0.1)));
+                    }
+                    let is_newer = |than: &Master| than.config_epoch < master.config_epoch;
+                    if newest.as_ref().is_none_or(is_newer) {
                         newest = Some(master);
                     }
                 }
-                Some(Err(failure)) => failures.push(failure),
-                None => break,
+                Err(failure) => failures.push(failure),
             }
         }
         match newest {
-            Some(master) => Ok(at(master.endpoint, address)),
+            Some(master) => Ok(with_endpoint(master.endpoint, address)),
             None => Err(combined_error(failures, attempt)),
         }
     }
@@ -99,9 +93,9 @@ impl Sentinels {
     ) -> Result<Receiver<Result<Master, Failure>>, Error> {
         let password = address.password.as_ref().map(Password::read).transpose()?;
         let (sender, answers) = mpsc::channel();
-        for endpoint in &self.endpoints {
+        for (place, endpoint) in self.endpoints.iter().enumerate() {
             let question = Question {
-                sentinel: at(endpoint.clone(), address),
+                sentinel: with_endpoint(endpoint.clone(), address),
                 service: self.service.clone(),
                 password: password.as_deref().map(ToOwned::to_owned),
                 resolver: resolver.clone(),
@@ -112,7 +106,11 @@ impl Sentinels {
                     let attempt =
                         format!("ask the sentinel at {endpoint} for the master of {service}");
                     let error = failure.into_error(String::new).with_attempt(attempt);
-                    Failure { endpoint, error }
+                    Failure {
+                        place,
+                        endpoint,
+                        error,
+                    }
                 }
             };
             let answer = {
@@ -129,8 +127,8 @@ impl Sentinels {
     }
 }
 
-/// The address of this server with the user, the password and the files of another address.
-fn at(endpoint: Endpoint, address: &RedisAddress) -> RedisAddress {
+/// Returns the address of this server with the user, the password and the files of another address.
+fn with_endpoint(endpoint: Endpoint, address: &RedisAddress) -> RedisAddress {
     RedisAddress {
         endpoint,
         sentinels: None,
@@ -140,6 +138,8 @@ fn at(endpoint: Endpoint, address: &RedisAddress) -> RedisAddress {
 
 /// The error of one sentinel.
 struct Failure {
+    /// Its place in the URL.
+    place: usize,
     endpoint: Endpoint,
     error: Error,
 }
@@ -153,23 +153,29 @@ fn combined_error(mut failures: Vec<Failure>, attempt: impl FnOnce() -> String) 
     {
         return error;
     }
+    failures.sort_by_key(|failure| failure.place);
     let kinds = || failures.iter().map(|failure| failure.error.kind());
     let kind = kinds()
-        .find(|kind| matches!(kind, ErrorKind::Connection | ErrorKind::Timeout))
+        .find(|kind| kind.is_transient())
         .or_else(|| kinds().next())
-        .unwrap_or(ErrorKind::InvalidOption);
+        // No thread has reported in time.
+        .unwrap_or(ErrorKind::Timeout);
     let reasons: Vec<String> = failures
         .iter()
-        .map(|Failure { endpoint, error }| {
-            let source = error
-                .source()
-                .map(|source| format!(" ({})", ErrorChain(source)));
-            format!(
-                "{endpoint}: {}{}",
-                error.reason(),
-                source.unwrap_or_default()
-            )
-        })
+        .map(
+            |Failure {
+                 endpoint, error, ..
+             }| {
+                let source = error
+                    .source()
+                    .map(|source| format!(" ({})", ErrorChain(source)));
+                format!(
+                    "{endpoint}: {}{}",
+                    error.reason(),
+                    source.unwrap_or_default()
+                )
+            },
+        )
         .collect();
     Error::new(kind, attempt())
         .with_reason(format!("no sentinel names it: {}", reasons.join(" | ")))
@@ -193,7 +199,7 @@ impl Question {
         let mut connection =
             RedisConnection::connect(&self.sentinel, None, &self.resolver, deadline)?;
         let password = self.password.as_deref();
-        let (details, place) = connection.exchange(
+        let exchanged = connection.exchange(
             |commands| {
                 encode_auth(commands, self.sentinel.user.as_deref(), password);
                 commands.push_words(&["SENTINEL", "MASTER", &self.service]);
@@ -201,12 +207,13 @@ impl Question {
             },
             |replies| {
                 if password.is_some() {
-                    read_any(replies)?;
+                    read_unless_refused(replies)?;
                 }
-                let details = read_any(replies)?;
-                Ok((details, replies.read_reply().map_err(refusal)?))
+                let details = read_unless_refused(replies)?;
+                Ok((details, replies.read_reply()?))
             },
-        )?;
+        );
+        let (details, place) = exchanged.map_err(refusal)?;
         if place == Value::Nil {
             return Err(ExchangeError::NotConnected(
                 Error::invalid_option("url").with_reason(
@@ -225,33 +232,38 @@ impl Question {
     }
 }
 
-/// Reads a reply, and returns `None` for an error reply.
-fn read_any(replies: &mut RedisConnection) -> Result<Option<Value>, ExchangeError> {
+/// Reads a reply, and returns `None` for an error reply, for which the last reply has the reason.
+///
+/// A missing permission is an error: without the epoch, an old answer could win.
+fn read_unless_refused(replies: &mut RedisConnection) -> Result<Option<Value>, ExchangeError> {
     match replies.read_reply() {
         Ok(reply) => Ok(Some(reply)),
-        Err(ExchangeError::ErrorReply(..)) => Ok(None),
+        Err(ExchangeError::ErrorReply(kind, _)) if kind != ErrorKind::Permission => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-/// Converts the error reply to `SENTINEL` into one without the words of the server, which may repeat a
-/// password.
+/// Converts the error of an exchange with a sentinel into one without the words of the server, which may
+/// repeat a password.
 fn refusal(failure: ExchangeError) -> ExchangeError {
     let (kind, reason) = match failure {
         ExchangeError::ErrorReply(ErrorKind::Server, _) => (ErrorKind::InvalidOption, NO_SENTINEL),
         ExchangeError::ErrorReply(ErrorKind::Permission, _) => (ErrorKind::Permission, NO_RIGHT),
         ExchangeError::ErrorReply(kind, _) => {
-            return ExchangeError::ErrorReply(kind, "in reply to SENTINEL".to_owned());
+            return ExchangeError::ErrorReply(kind, IN_REPLY.to_owned());
         }
-        // A malformed reply may have a part of it too.
-        ExchangeError::Unusable(ErrorKind::Protocol, _) => {
+        ExchangeError::Unusable(ErrorKind::Protocol, _) | ExchangeError::Moved(_) => {
             return ExchangeError::protocol("the reply to SENTINEL is malformed");
+        }
+        ExchangeError::Disconnected(reason, _) => {
+            return ExchangeError::Disconnected(reason, IN_REPLY.into());
         }
         other => return other,
     };
     ExchangeError::NotConnected(Error::new(kind, "ask a sentinel").with_reason(reason))
 }
 
+const IN_REPLY: &str = "in reply to SENTINEL";
 const NO_SENTINEL: &str = "it does not answer as a sentinel; check that host and port in the URL are \
                            those of one";
 const NO_RIGHT: &str = "the user lacks a permission at the sentinel; grant it \

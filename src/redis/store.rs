@@ -122,7 +122,7 @@ impl RedisStore {
         let mut hops = 0;
         let (mut connection, (lock_rights, preflight)) = loop {
             let mut connection = sentinel::open(&address, &self.resolver, deadline)?;
-            // Half of the time is left for the reply to the last poll.
+            // Half of the time is reserved for the reply to the last poll.
             let half = deadline_after(remaining(deadline).mul_f64(0.5));
             let acquired = self
                 .lock

@@ -84,7 +84,7 @@ impl Replicated {
 
     /// Returns true if this server is a replica and follows its master.
     pub fn is_linked(&self, server: usize) -> bool {
-        replication(&self.servers[server], "master_link_status").as_deref() == Some("up")
+        is_linked(&self.servers[server])
     }
 
     /// Keeps everything that comes after this call from the replica of this master.
@@ -103,6 +103,11 @@ impl Replicated {
     pub fn is_replica(&self, server: usize) -> bool {
         replication(&self.servers[server], "role").as_deref() == Some("slave")
     }
+}
+
+/// Returns true if this server is a replica that has the data of its master, and follows it.
+pub fn is_linked(server: &RedisServer) -> bool {
+    replication(server, "master_link_status").as_deref() == Some("up")
 }
 
 /// Field of the section `replication` of `INFO`; `None` if a sentinel cuts the server's clients off meanwhile, since it gets another role.

@@ -329,10 +329,26 @@ fn sentinel_that_knows_no_master_is_named() {
         );
         assert!(text.contains(&place), "{text}");
     }
-    let fake = FakeRedis::start(|_| Reply::Bytes(b"-NOAUTH Authentication required: secret\r\n"));
-    let url = format!("redis-sentinel://:secret@{}/boards", host(&fake.url));
-    let error = connect_error(options(&url));
-    assert_eq!(error.kind(), ErrorKind::Authentication);
-    let text = format!("{error} {error:?}");
-    assert!(!text.contains("secret"), "{text}");
+}
+
+#[test]
+fn error_of_sentinel_repeats_no_password() {
+    for (answer, kind) in [
+        (
+            &b"-NOAUTH Authentication required: secret\r\n"[..],
+            ErrorKind::Authentication,
+        ),
+        (b"-ERR unknown command secret\r\n", ErrorKind::InvalidOption),
+        (b"-NOPERM secret\r\n", ErrorKind::Permission),
+        (b"-MOVED 1 secret\r\n", ErrorKind::Protocol),
+        (b"-CLUSTERDOWN secret\r\n", ErrorKind::Connection),
+        (b"$secret\r\n", ErrorKind::Protocol),
+    ] {
+        let fake = FakeRedis::start(move |_| Reply::Bytes(answer));
+        let url = format!("redis-sentinel://:secret@{}/boards", host(&fake.url));
+        let error = connect_error(options(&url));
+        let text = format!("{error} {error:?}");
+        assert_eq!(error.kind(), kind, "{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
 }

@@ -22,7 +22,7 @@ use tempfile::TempDir;
 use super::{
     ClientKind, Id, Inbound, Kill, Ledger, Versions, Victim,
     inbound::End,
-    program::{MARK, ORDERS, Orders, Script, exit},
+    program::{MARK, ORDERS, Orders, Script, cache_limit, exit},
 };
 use crate::{LIMIT, child::program, eventually, resident};
 
@@ -203,6 +203,7 @@ impl Runs {
             master: None,
             durability: Durability::default().to_string(),
             replicas: 0,
+            cache_limit: cache_limit(),
             levels,
             kill: Kill::Never,
             victim: Victim::Program,

@@ -234,6 +234,8 @@ pub(super) struct Orders {
     pub durability: String,
     /// Number of replicas that have to have a record.
     pub replicas: u32,
+    /// Bytes of values that the persistence keeps in memory.
+    pub cache_limit: usize,
     /// Protocol levels that the client is created for and connects with, 0 for the default.
     pub levels: (u32, u32),
     pub kill: Kill,
@@ -343,7 +345,7 @@ impl Killed {
                 .durability(orders.durability.parse().expect("a durability"))
                 .replicas(orders.replicas)
                 .operation_timeout(orders.operation_timeout)
-                .cache_limit(cache_limit())
+                .cache_limit(orders.cache_limit)
                 .open_timeout(LIMIT);
             let created = options.create(redis, None, killing);
             created.map(|(client, health)| (client, Some(health)))

@@ -129,8 +129,7 @@ impl Simulation {
             state.set_backups(
                 has(Fault::PowerCut),
                 has(Fault::Failover) || has(Fault::PrimaryLost),
-                profile.settings.durability,
-                profile.settings.has_replicas,
+                &profile.settings,
             );
             state.ignored.clone_from(&profile.ignored);
         }

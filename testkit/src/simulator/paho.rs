@@ -580,11 +580,9 @@ pub(super) fn check_exchanges(
 ) -> Result<(), Stop> {
     let allowed = count / RECORDS_PER_EXCHANGE + bytes / BYTES_PER_EXCHANGE;
     let allowed = allowed as u64 + FEW;
-    let each_waits = match machine.settings.durability {
-        Durability::Synced => true,
-        Durability::Confirmed => machine.settings.has_replicas,
-        _ => false,
-    };
+    let settings = &machine.settings;
+    let each_waits =
+        settings.durability == Durability::Synced || settings.each_send_waits_for_replica();
     // Records of both versions take turns in one sequence, and are read ahead by version.
     if machine.mixes_versions || each_waits {
         return Ok(());

@@ -53,6 +53,13 @@ pub struct Settings {
     pub sabotage: Sabotage,
 }
 
+impl Settings {
+    /// Returns true if each write that is sent at once waits for the replica.
+    pub fn each_send_waits_for_replica(&self) -> bool {
+        self.has_replicas && self.durability != Durability::Pipelined
+    }
+}
+
 /// Running program.
 pub struct Process {
     pub incarnation: u64,

@@ -17,6 +17,7 @@ use super::{
     exceptions,
     invariants::Violation,
     ledger::Ledger,
+    process::Settings,
     sabotage::Sabotage,
     values::{Key, Kind, Value, fingerprint, is_same, message_of},
 };
@@ -386,18 +387,12 @@ impl State {
     }
 
     /// Sets what a power cut and a failover leave: if they happen, and if writes wait for the disk and for the replica.
-    pub fn set_backups(
-        &mut self,
-        has_power_cuts: bool,
-        has_failovers: bool,
-        durability: Durability,
-        has_replicas: bool,
-    ) {
+    pub fn set_backups(&mut self, has_power_cuts: bool, has_failovers: bool, settings: &Settings) {
         self.disk.is_used = has_power_cuts;
         self.replica.is_used = has_failovers;
-        self.disk.is_waited_for = durability == Durability::Synced;
-        self.replica.is_waited_for = has_replicas;
-        self.sends_wait_for_replica = has_replicas && durability != Durability::Pipelined;
+        self.disk.is_waited_for = settings.durability == Durability::Synced;
+        self.replica.is_waited_for = settings.has_replicas;
+        self.sends_wait_for_replica = settings.each_send_waits_for_replica();
     }
 
     /// Brings the places up to date that have everything before this reply.

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::symlink, path::Path};
 
 use super::{fake_sentinel::FakeSentinel, lagging_link::LaggingLink};
-use crate::{LIMIT, RedisServer, harness::program::Master};
+use crate::{LIMIT, RedisServer, eventually, harness::program::Master, sentinel::is_linked};
 
 /// A master and its replica, of which one may be lost at a time. They keep nothing on a disk.
 ///
@@ -86,6 +86,10 @@ impl Boards {
         link.set_lagging(false);
         let port = link.port().to_string();
         self.command(1 - self.master, &["REPLICAOF", "127.0.0.1", &port]);
+        // With Valkey 9.1, the `WAIT` that follows can return before that.
+        eventually(LIMIT, "the replica has loaded the data", || {
+            is_linked(&self.servers[1 - self.master]).then_some(())
+        });
         wait_for_replica(&mut self.servers[self.master].connection());
         link.set_lagging(true);
     }

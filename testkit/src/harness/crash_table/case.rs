@@ -159,6 +159,10 @@ fn prepare<'a>(store: Store, servers: &'a mut Servers, runs: &mut Runs) -> Optio
             orders.records = format!("unix://{}", socket.display());
             let replicas = env::var(REPLICAS).ok();
             orders.replicas = replicas.map_or(1, |number| number.parse().expect("a number"));
+            if orders.victim == Victim::Redis {
+                // A program that lives would write from its memory what the replica lacks.
+                orders.cache_limit = 0;
+            }
             Some(boards)
         }
     }

@@ -15,7 +15,7 @@ const REQUEST: &[u8] = b"$6\r\nGETACK\r\n$1\r\n*\r\n";
 
 /// Forwards the connection of a replica to its master, and passes on no write that no `WAIT` has asked for.
 ///
-/// What it holds back is lost with the master.
+/// Bytes that it has not passed on are lost with the master.
 pub struct LaggingLink {
     port: u16,
     lags: Arc<AtomicBool>,
