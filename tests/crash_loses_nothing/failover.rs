@@ -44,7 +44,7 @@ fn crash_with_redis_at_packet_loses_nothing() {
 
 #[test]
 fn crash_of_redis_at_call_loses_nothing() {
-    loses_nothing(Victim::Redis, V3, Crash::Call, (41, 8));
+    loses_nothing(Victim::Redis, V3, Crash::Call, (7, 12));
 }
 
 #[test]
