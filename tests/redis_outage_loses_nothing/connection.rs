@@ -634,6 +634,49 @@ fn records_are_in_chosen_database_under_prefix() {
     }
 }
 
+/// Redis replies to what is sent then, and the connection is of no more use.
+#[test]
+fn revoked_right_to_send_loses_nothing() {
+    let redis = RedisServer::start();
+    let mut connection = redis.connection();
+    let mut set_user = |rules: &[&str]| {
+        let mut command = redis::cmd("ACL");
+        command.arg("SETUSER").arg("mqtt").arg(rules);
+        command.exec(&mut connection).expect("ACL SETUSER");
+    };
+    set_user(&["on", ">secret", "~*", "+@all"]);
+    let url = format!("{}?user=mqtt&pass=secret", redis.url());
+    let mut persistence = options(&url).cache_limit(0).build().unwrap();
+    persistence.open(CLIENT, SERVER).unwrap();
+    let value = |number: u32| record(&format!("q-{number}"), b"x");
+    let mut put = |persistence: &mut RedisPersistence, number: u32| {
+        let key = format!("q-{number}");
+        persistence.put(&key, vec![&value(number)]).unwrap();
+    };
+    put(&mut persistence, 1);
+    // Before version 7 no subcommand can be taken away, only given.
+    set_user(&["-client", "+client|setname", "+client|list", "+client|kill"]);
+    persistence.put("s-8", vec![b"sent"]).unwrap();
+    // Read over the same connection.
+    let read = persistence.get("q-1");
+    assert!(read.is_err() || read.unwrap() == value(1));
+    put(&mut persistence, 2);
+    put(&mut persistence, 3);
+    settle(&persistence);
+    let reason = persistence.health().last_error().expect("an outage");
+    assert_eq!(reason.kind(), ErrorKind::Permission, "{reason}");
+    let mut connection = redis.connection();
+    assert_eq!(fields(&mut connection), ["q-1", "q-2", "q-3", "s-8"]);
+    persistence.put("s-9", vec![b"sent"]).unwrap();
+    assert_eq!(stored(&mut connection, "s-9").unwrap(), b"sent");
+    for number in 1..=3 {
+        let key = format!("q-{number}");
+        assert_eq!(persistence.get(&key).unwrap(), value(number));
+    }
+    let snapshot = persistence.health().snapshot();
+    assert!(snapshot.up && snapshot.lost_records == 0, "{snapshot:?}");
+}
+
 /// Without it, each command that is queued in a transaction is executed on its own.
 #[test]
 fn refused_multi_alone_changes_no_field() {
