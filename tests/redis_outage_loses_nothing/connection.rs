@@ -649,7 +649,7 @@ fn revoked_right_to_send_loses_nothing() {
     let mut persistence = options(&url).cache_limit(0).build().unwrap();
     persistence.open(CLIENT, SERVER).unwrap();
     let value = |number: u32| record(&format!("q-{number}"), b"x");
-    let mut put = |persistence: &mut RedisPersistence, number: u32| {
+    let put = |persistence: &mut RedisPersistence, number: u32| {
         let key = format!("q-{number}");
         persistence.put(&key, vec![&value(number)]).unwrap();
     };
