@@ -1,7 +1,7 @@
 //! Death in the middle of a request to Redis.
 //!
 //! Redis receives everything that the kernel has accepted, even from a process that is dead by then. So the request is cut before
-//! it reaches the kernel, by a `send` that replaces the one of the C library.
+//! it reaches the kernel, by a `send` and a `sendmsg` that replace those of the C library.
 
 // There is no safe way to replace a function of the C library.
 #![allow(unsafe_code)]
@@ -53,6 +53,42 @@ pub unsafe extern "C" fn send(
             0,
         )
     };
+    cut(socket, length, send)
+}
+
+/// # Safety
+///
+/// The same as for `sendmsg` of the C library, which it calls unless a cut is armed.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendmsg(
+    socket: libc::c_int,
+    message: *const libc::msghdr,
+    flags: libc::c_int,
+) -> libc::ssize_t {
+    // SAFETY: the caller guarantees that the message and its slices are valid.
+    let (message, slices) = unsafe {
+        let message = *message;
+        let slices = std::slice::from_raw_parts(message.msg_iov, message.msg_iovlen);
+        (message, slices)
+    };
+    let send = |length: usize| {
+        let mut rest = length;
+        let mut part = slices.to_vec();
+        for slice in &mut part {
+            slice.iov_len = slice.iov_len.min(rest);
+            rest -= slice.iov_len;
+        }
+        let mut message = message;
+        message.msg_iov = part.as_mut_ptr();
+        // SAFETY: at most fewer bytes of the caller's slices are passed.
+        unsafe { libc::syscall(libc::SYS_sendmsg, socket, &raw const message, flags) }
+    };
+    let length = slices.iter().map(|slice| slice.iov_len).sum();
+    cut(socket, length, send)
+}
+
+/// Sends this many bytes, unless this is the request to cut.
+fn cut(socket: libc::c_int, length: usize, send: impl Fn(usize) -> libc::c_long) -> libc::ssize_t {
     if REMAINING.load(Ordering::SeqCst) != usize::MAX
         && is_to_redis(socket)
         && REMAINING.fetch_sub(1, Ordering::SeqCst) == 1
