@@ -133,8 +133,7 @@ pub(super) fn open_records(
 ///
 /// Not of one that another program uses, or that refuses this one: that would last.
 pub(super) fn may_open_without(kind: ErrorKind) -> bool {
-    use ErrorKind::{Busy, Connection, Loading, NotReplicated, Timeout};
-    matches!(kind, Busy | Connection | Loading | NotReplicated | Timeout)
+    kind.is_transient() && kind != ErrorKind::InUse
 }
 
 /// Lists what is set aside, and loads the records.

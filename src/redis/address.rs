@@ -228,6 +228,15 @@ impl fmt::Display for Endpoint {
 }
 
 impl RedisAddress {
+    /// Returns this address with another server, whose master no sentinel names.
+    pub(super) fn with_endpoint(&self, endpoint: Endpoint) -> Self {
+        Self {
+            endpoint,
+            sentinels: None,
+            ..self.clone()
+        }
+    }
+
     pub(super) fn is_in_cluster(&self) -> bool {
         !self.cluster.is_empty()
     }

@@ -49,10 +49,7 @@ impl NodeChoice {
             address.cluster.get(index).cloned()
         });
         match node {
-            Some(endpoint) => RedisAddress {
-                endpoint,
-                ..address.clone()
-            },
+            Some(endpoint) => address.with_endpoint(endpoint),
             None => address.clone(),
         }
     }
@@ -72,10 +69,7 @@ pub(super) fn named_node(words: &str, asked: &RedisAddress) -> Result<RedisAddre
         is_shown.then(|| Some(Endpoint::Tcp(host.to_owned(), port.parse().ok()?)))?
     });
     match place {
-        Some(endpoint) => Ok(RedisAddress {
-            endpoint,
-            ..asked.clone()
-        }),
+        Some(endpoint) => Ok(asked.with_endpoint(endpoint)),
         None => Err(ExchangeError::protocol(
             "MOVED names no node; check cluster-preferred-endpoint-type and cluster-announce-hostname",
         )),

@@ -79,7 +79,7 @@ impl Sentinels {
             }
         }
         match newest {
-            Some(master) => Ok(with_endpoint(master.endpoint, address)),
+            Some(master) => Ok(address.with_endpoint(master.endpoint)),
             None => Err(combined_error(failures, attempt)),
         }
     }
@@ -95,7 +95,7 @@ impl Sentinels {
         let (sender, answers) = mpsc::channel();
         for (place, endpoint) in self.endpoints.iter().enumerate() {
             let question = Question {
-                sentinel: with_endpoint(endpoint.clone(), address),
+                sentinel: address.with_endpoint(endpoint.clone()),
                 service: self.service.clone(),
                 password: password.as_deref().map(ToOwned::to_owned),
                 resolver: resolver.clone(),
@@ -124,15 +124,6 @@ impl Sentinels {
             }
         }
         Ok(answers)
-    }
-}
-
-/// Returns the address of this server with the user, the password and the files of another address.
-fn with_endpoint(endpoint: Endpoint, address: &RedisAddress) -> RedisAddress {
-    RedisAddress {
-        endpoint,
-        sentinels: None,
-        ..address.clone()
     }
 }
 
