@@ -61,3 +61,24 @@ build_tests() {
     rm -f "$log"
     ((${#binaries[@]} > 0))
 }
+
+# Runs the tests of these binaries that match a pattern, and prints how many passed. Fails if one fails or there is none, with the
+# output on standard error.
+#
+#   count_passed PATTERN JOBS BINARY...
+count_passed() {
+    local pattern=$1 jobs=$2 log status=0 passed failed
+    shift 2
+    log=$(mktemp)
+    scripts/run-tests --only "$pattern" --jobs "$jobs" "$@" >"$log" 2>&1 </dev/null || status=$?
+    read -r passed _ failed _ < <(tail -n 1 "$log")
+    if ((status == 0 && passed > 0)); then
+        echo "$passed"
+    else
+        cat "$log" >&2
+        echo "$passed of $((passed + failed))"
+        status=1
+    fi
+    rm -f "$log"
+    return "$status"
+}
