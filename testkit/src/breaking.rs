@@ -2,7 +2,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpStream},
     sync::{
         Arc, Mutex,
         atomic::{AtomicU64, Ordering},
@@ -12,6 +12,8 @@ use std::{
 };
 
 use socket2::SockRef;
+
+use super::listening::serve_each;
 
 /// Direction of the bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,23 +38,17 @@ pub struct Passed {
 
 impl Breaking {
     pub fn start(server: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
         let breaks = Arc::new(Mutex::new(None));
         let shared = Arc::clone(&breaks);
         let passed = Arc::<Passed>::default();
         let counted = Arc::clone(&passed);
-        // The thread ends with the process.
-        thread::spawn(move || {
-            for program in listener.incoming() {
-                let server = TcpStream::connect((Ipv4Addr::LOCALHOST, server));
-                let (Ok(program), Ok(server)) = (program, server) else {
-                    continue;
-                };
-                counted.connections.fetch_add(1, Ordering::Relaxed);
-                forward(&program, &server, Direction::ToServer, &shared, &counted);
-                forward(&server, &program, Direction::FromServer, &shared, &counted);
-            }
+        let port = serve_each(move |program| {
+            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server)) else {
+                return;
+            };
+            counted.connections.fetch_add(1, Ordering::Relaxed);
+            forward(&program, &server, Direction::ToServer, &shared, &counted);
+            forward(&server, &program, Direction::FromServer, &shared, &counted);
         });
         Self {
             port,

@@ -2,10 +2,12 @@
 
 use std::{
     io::{Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpStream},
     sync::{Arc, Condvar, Mutex},
     thread,
 };
+
+use super::listening::serve_each;
 
 /// Closed, or open.
 type State = Arc<(Mutex<bool>, Condvar)>;
@@ -19,23 +21,15 @@ pub struct Gate {
 impl Gate {
     /// Listens on a free port, for the server on `server_port`.
     pub fn start(server_port: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
         let is_closed = State::default();
         let state = Arc::clone(&is_closed);
-        // The threads end with the test's process.
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                let state = Arc::clone(&state);
-                thread::spawn(move || {
-                    wait_until_open(&state);
-                    let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else {
-                        return;
-                    };
-                    for (from, to) in [(&client, &server), (&server, &client)] {
-                        forward(from, to, &state);
-                    }
-                });
+        let port = serve_each(move |client| {
+            wait_until_open(&state);
+            let Ok(server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)) else {
+                return;
+            };
+            for (from, to) in [(&client, &server), (&server, &client)] {
+                forward(from, to, &state);
             }
         });
         Self { port, is_closed }

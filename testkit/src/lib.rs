@@ -24,6 +24,7 @@ pub mod hostile;
 mod http;
 pub mod intercepted;
 pub mod limit;
+mod listening;
 pub mod log;
 mod mosquitto;
 pub mod network;

@@ -2,13 +2,14 @@
 
 use std::{
     io::{self, BufRead, BufReader, Write},
-    net::{Ipv4Addr, TcpListener, TcpStream},
+    net::TcpStream,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
     },
-    thread,
 };
+
+use crate::listening::serve_each;
 
 const SERVICE: &str = "boards";
 
@@ -21,18 +22,10 @@ pub struct FakeSentinel {
 impl FakeSentinel {
     /// Listens on a free port, and names the server on `master` as the master.
     pub fn start(master: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
         let master = Arc::new(AtomicU16::new(master));
         let named = Arc::clone(&master);
-        // The threads end with the test's process, or with a connection.
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let named = Arc::clone(&named);
-                // Fails if the program dies.
-                thread::spawn(move || drop(serve(&stream, &named)));
-            }
-        });
+        // Fails if the program dies.
+        let port = serve_each(move |stream| drop(serve(&stream, &named)));
         Self { port, master }
     }
 

@@ -2,13 +2,15 @@
 
 use std::{
     io::{self, Read, Write},
-    net::{Ipv4Addr, Shutdown, TcpListener, TcpStream},
+    net::{Ipv4Addr, Shutdown, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
     thread,
 };
+
+use crate::listening::serve_each;
 
 /// End of the command with which a master asks its replicas for their acknowledgment, after all that they are to have.
 const REQUEST: &[u8] = b"$6\r\nGETACK\r\n$1\r\n*\r\n";
@@ -24,25 +26,19 @@ pub struct LaggingLink {
 impl LaggingLink {
     /// Listens on a free port, for the master on `master_port`. It does not lag yet.
     pub fn start(master_port: u16) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-        let port = listener.local_addr().expect("bound").port();
         let lags = Arc::<AtomicBool>::default();
         let state = Arc::clone(&lags);
-        // The threads end with the test's process, or with a connection.
-        thread::spawn(move || {
-            for replica in listener.incoming().flatten() {
-                let Ok(master) = TcpStream::connect((Ipv4Addr::LOCALHOST, master_port)) else {
-                    continue;
-                };
-                let (mut from, mut to) = (second(&replica), second(&master));
-                thread::spawn(move || {
-                    // Fails if one of the two has ended.
-                    let _ = io::copy(&mut from, &mut to);
-                    let _ = to.shutdown(Shutdown::Both);
-                });
-                let lags = Arc::clone(&state);
-                thread::spawn(move || forward(master, replica, &lags));
-            }
+        let port = serve_each(move |replica| {
+            let Ok(master) = TcpStream::connect((Ipv4Addr::LOCALHOST, master_port)) else {
+                return;
+            };
+            let (mut from, mut to) = (second(&replica), second(&master));
+            thread::spawn(move || {
+                // Fails if one of the two has ended.
+                let _ = io::copy(&mut from, &mut to);
+                let _ = to.shutdown(Shutdown::Both);
+            });
+            forward(master, replica, &state);
         });
         Self { port, lags }
     }
@@ -64,22 +60,22 @@ fn second(stream: &TcpStream) -> TcpStream {
 }
 
 fn forward(mut from: TcpStream, mut to: TcpStream, lags: &AtomicBool) {
-    let mut held = Vec::new();
+    let mut pending = Vec::new();
     let mut buffer = vec![0; 16 * 1024];
     while let Ok(read @ 1..) = from.read(&mut buffer) {
-        held.extend_from_slice(&buffer[..read]);
+        pending.extend_from_slice(&buffer[..read]);
         let passed = if lags.load(Ordering::SeqCst) {
-            let last = held
+            let last = pending
                 .windows(REQUEST.len())
                 .rposition(|part| part == REQUEST);
             last.map_or(0, |start| start + REQUEST.len())
         } else {
-            held.len()
+            pending.len()
         };
-        if to.write_all(&held[..passed]).is_err() {
+        if to.write_all(&pending[..passed]).is_err() {
             break;
         }
-        held.drain(..passed);
+        pending.drain(..passed);
     }
     // Both directions end together. Fails if they have ended.
     let _ = from.shutdown(Shutdown::Both);
