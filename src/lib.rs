@@ -124,6 +124,7 @@ mod server;
 #[doc(hidden)]
 pub mod simulation;
 mod store;
+mod threads;
 mod units;
 
 pub use paho_mqtt;

@@ -24,7 +24,6 @@ mod shared;
 mod simulated;
 #[cfg(test)]
 mod tests;
-mod thread_pool;
 mod worker;
 
 pub use adoption::Adoption;

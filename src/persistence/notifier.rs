@@ -11,13 +11,13 @@ use tracing::{error, info, warn};
 use super::{
     observer::{RecordObserver, StoreObserver},
     outbox::Outbox,
-    thread_pool::{Job, NextTurn},
 };
 use crate::{
     clock::since_boot,
     error::{ErrorChain, ExplainedError, log_throttle::LogThrottle},
     paho::{DropReason, RecordKind},
     store::{Place, SetAsideLoss, StoreEvent},
+    threads::{Job, NextTurn},
     units,
 };
 

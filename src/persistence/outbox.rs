@@ -2,8 +2,7 @@
 
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
-use super::thread_pool::JobHandle;
-use crate::store::StoreEvent;
+use crate::{store::StoreEvent, threads::JobHandle};
 
 /// A queue between the persistence and its notifier, which runs user code and may be slow.
 #[derive(Default)]

@@ -7,7 +7,6 @@ use std::{
 
 use super::{
     call_semantics::CallSemantics, config::PersistenceConfig, lifecycle::Lifecycle, schedule::Wait,
-    thread_pool::JobHandle,
 };
 use crate::{
     cache::StoreAccess,
@@ -15,6 +14,7 @@ use crate::{
     error::{Error, ErrorKind},
     paho::Key,
     store::Store,
+    threads::JobHandle,
 };
 
 /// Long enough for a call that waits for the mutex to get it.

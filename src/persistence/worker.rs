@@ -8,9 +8,11 @@ use super::{
     notifier::Notifier,
     schedule::Wait,
     shared::{PAUSE, PersistenceShared, WorkerState},
-    thread_pool::{Job, NextTurn, Pools},
 };
-use crate::store::Store;
+use crate::{
+    store::Store,
+    threads::{Job, NextTurn, Pools},
+};
 
 /// Starts the notifier of an opening, and the worker unless that of the last opening is not over.
 pub(super) fn start_jobs<S: Store>(

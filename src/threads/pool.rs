@@ -1,7 +1,7 @@
-//! A few threads for the background work of all persistences of this process.
+//! [`ThreadPool`]: a few threads for the background work of all persistences and clients of this process.
 //!
-//! A gateway has a thousand persistences, each of which has something to do once per second, or ten times.
-//! A thread for each would cost more memory than the rest of it.
+//! A gateway has a thousand of them, each of which has something to do once per second, or ten times. A thread for
+//! each would cost more memory than the rest of it.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -16,21 +16,21 @@ use std::{
 use crate::clock::since_boot;
 
 /// More stores than this that block at the same time hold up the others.
-const MAX_WORKERS: usize = 10;
+const MAX_WORKERS: usize = 8;
 /// More observers than this that block at the same time hold up the others.
 const MAX_NOTIFIERS: usize = 4;
 /// Time after which a thread that has nothing to do ends.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// Work that is done in turns, each of which is run by at most one thread.
-pub(super) trait Job: Send + Sync {
+pub(crate) trait Job: Send + Sync {
     /// Does what is due. A job that panics is over.
     fn turn(&self) -> NextTurn;
 }
 
 /// The next turn of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NextTurn {
+pub(crate) enum NextTurn {
     /// At this time since boot, or at the next wake of the job.
     At(Duration),
     /// At the next wake of the job.
@@ -40,14 +40,14 @@ pub(super) enum NextTurn {
 }
 
 /// A job in its pool.
-pub(super) struct JobHandle {
+pub(crate) struct JobHandle {
     pool: Arc<ThreadPool>,
     id: JobId,
 }
 
 impl JobHandle {
     /// Makes the next turn due at once, unless the job is over.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         self.pool.wake(self.id);
     }
 }
@@ -55,15 +55,15 @@ impl JobHandle {
 type JobId = u64;
 
 /// The pools of this process.
-pub(super) struct Pools {
+pub(crate) struct Pools {
     process: u32,
-    pub(super) workers: Arc<ThreadPool>,
-    pub(super) notifiers: Arc<ThreadPool>,
+    pub(crate) workers: Arc<ThreadPool>,
+    pub(crate) notifiers: Arc<ThreadPool>,
 }
 
 impl Pools {
     /// Returns the pools of this process, which begins with new ones if it was forked: threads are not.
-    pub(super) fn of_this_process() -> Arc<Self> {
+    pub(crate) fn of_this_process() -> Arc<Self> {
         static POOLS: Mutex<Option<Arc<Pools>>> = Mutex::new(None);
         let process = process::id();
         let mut pools = POOLS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -85,12 +85,14 @@ impl Pools {
 /// Threads of one name, which are started as they are needed.
 ///
 /// A job that blocks keeps one of them. The others wait if all are blocked.
-pub(super) struct ThreadPool {
+pub(crate) struct ThreadPool {
     name: &'static str,
     max_threads: usize,
     state: Mutex<State>,
-    /// Notified of each change that an idle thread may wait for.
-    changed: Condvar,
+    /// Notified of a job that is due, or if no thread keeps the time.
+    work: Condvar,
+    /// Notified of a turn before that for which the timekeeper waits.
+    earlier: Condvar,
 }
 
 #[derive(Default)]
@@ -100,9 +102,10 @@ struct State {
     due: BTreeSet<(Duration, JobId)>,
     next_id: u64,
     threads: usize,
+    /// The threads that wait until they are notified.
     idle_threads: usize,
-    /// An idle thread waits for the first of `due`, the others until they are notified.
-    has_timekeeper: bool,
+    /// One more thread waits until this time, which is that of the first turn.
+    timekeeper: Option<Duration>,
 }
 
 enum JobState {
@@ -122,7 +125,8 @@ impl ThreadPool {
             name,
             max_threads,
             state: Mutex::default(),
-            changed: Condvar::new(),
+            work: Condvar::new(),
+            earlier: Condvar::new(),
         })
     }
 
@@ -131,7 +135,7 @@ impl ThreadPool {
     /// # Errors
     ///
     /// The system has no thread left, and the pool has none either.
-    pub(super) fn add(self: &Arc<Self>, job: Arc<dyn Job>) -> io::Result<JobHandle> {
+    pub(crate) fn add(self: &Arc<Self>, job: Arc<dyn Job>) -> io::Result<JobHandle> {
         let mut state = self.lock();
         let id = state.next_id;
         state.next_id = id.wrapping_add(1);
@@ -167,14 +171,17 @@ impl ThreadPool {
         drop(self.provide_thread(&mut state));
     }
 
-    /// Sees to it that a thread waits for the first job that is due.
+    /// Sees to it that a thread runs the first turn if it is due, or else waits for it.
     fn provide_thread(self: &Arc<Self>, state: &mut State) -> io::Result<()> {
-        if state.due.is_empty() {
+        if !state.needs_thread() {
             return Ok(());
         }
         if state.idle_threads > 0 {
-            // Not only one: it has to be the timekeeper, whose wait may be too long now.
-            self.changed.notify_all();
+            self.work.notify_one();
+            return Ok(());
+        }
+        if state.timekeeper.is_some() {
+            self.earlier.notify_one();
             return Ok(());
         }
         if state.threads >= self.max_threads {
@@ -199,15 +206,18 @@ impl ThreadPool {
                     state.due.remove(&(due, id));
                     state = self.run_turn(state, id);
                 }
-                Some((due, _)) if !state.has_timekeeper => {
-                    state.has_timekeeper = true;
-                    (state, _) = self.wait(state, due.saturating_sub(now));
-                    state.has_timekeeper = false;
+                Some((due, _)) if state.timekeeper.is_none() => {
+                    state.timekeeper = Some(due);
+                    (state, _) = wait(&self.earlier, state, due.saturating_sub(now));
+                    state.timekeeper = None;
                 }
                 _ => {
                     let is_over;
-                    (state, is_over) = self.wait(state, IDLE_TIME);
-                    if is_over && (state.has_timekeeper || state.due.is_empty()) {
+                    state.idle_threads = state.idle_threads.saturating_add(1);
+                    (state, is_over) = wait(&self.work, state, IDLE_TIME);
+                    state.idle_threads = state.idle_threads.saturating_sub(1);
+                    // It may have been notified at the same moment.
+                    if is_over && !state.needs_thread() {
                         break;
                     }
                 }
@@ -241,23 +251,15 @@ impl ThreadPool {
                 return self.lock();
             }
             _ if is_woken => state.queue(id, job, Some(since_boot())),
-            NextTurn::At(due) => state.queue(id, job, Some(due)),
+            NextTurn::At(due) => {
+                state.queue(id, job, Some(due));
+                if state.timekeeper.is_some_and(|until| due < until) {
+                    self.earlier.notify_one();
+                }
+            }
             NextTurn::OnWake => state.queue(id, job, None),
         }
         state
-    }
-
-    /// Waits for a change; returns true if the time has passed.
-    fn wait<'a>(
-        &'a self,
-        mut state: MutexGuard<'a, State>,
-        timeout: Duration,
-    ) -> (MutexGuard<'a, State>, bool) {
-        state.idle_threads = state.idle_threads.saturating_add(1);
-        let waited = self.changed.wait_timeout(state, timeout);
-        let (mut state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
-        state.idle_threads = state.idle_threads.saturating_sub(1);
-        (state, waited.timed_out())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -265,7 +267,24 @@ impl ThreadPool {
     }
 }
 
+/// Waits for a notification; returns true if the time has passed.
+fn wait<'a>(
+    notified: &Condvar,
+    state: MutexGuard<'a, State>,
+    timeout: Duration,
+) -> (MutexGuard<'a, State>, bool) {
+    let waited = notified.wait_timeout(state, timeout);
+    let (state, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+    (state, waited.timed_out())
+}
+
 impl State {
+    /// Returns true if a turn is due, or no thread waits for the first one.
+    fn needs_thread(&self) -> bool {
+        let first = self.due.first();
+        first.is_some_and(|(due, _)| self.timekeeper.is_none() || *due <= since_boot())
+    }
+
     fn queue(&mut self, id: JobId, job: Arc<dyn Job>, due: Option<Duration>) {
         if let Some(due) = due {
             self.due.insert((due, id));
@@ -338,6 +357,27 @@ mod tests {
         for _ in 0..3 {
             turns.recv_timeout(LIMIT).expect("a turn");
             asleep.wake();
+        }
+    }
+
+    #[test]
+    fn turn_before_all_others_is_not_late() {
+        let pool = ThreadPool::new("test", 2);
+        let far = since_boot() + 100 * LIMIT;
+        let _far = add(&pool, move || NextTurn::At(far));
+        let (turn, turns) = mpsc::channel();
+        let weak = Arc::downgrade(&pool);
+        let _near = add(&pool, move || {
+            turn.send(()).expect("received");
+            // Another thread waits for the far turn now.
+            let pool = weak.upgrade().expect("the test has it");
+            while pool.lock().timekeeper.is_none() {
+                thread::yield_now();
+            }
+            NextTurn::At(since_boot() + Duration::from_millis(1))
+        });
+        for _ in 0..3 {
+            turns.recv_timeout(LIMIT).expect("a turn");
         }
     }
 
