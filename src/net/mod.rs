@@ -1,9 +1,10 @@
-//! Absolute deadlines, and a socket that obeys one.
+//! Absolute deadlines, a socket that obeys one, and look-ups of host names.
 
 #[cfg(any(feature = "redis", feature = "server"))]
 mod deadline;
 #[cfg(any(feature = "redis", feature = "server"))]
 mod deadline_stream;
+mod host_names;
 
 #[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) use deadline::deadline_after;
@@ -11,3 +12,4 @@ pub(crate) use deadline::deadline_after;
 pub(crate) use deadline::{remaining, time_left};
 #[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) use deadline_stream::DeadlineStream;
+pub(crate) use host_names::LookUp;

@@ -3,6 +3,7 @@
 
 use std::{
     io::{self, IoSlice, Read, Write},
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -12,27 +13,27 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::{
     address::{Endpoint, RedisAddress},
     exchange_error::ExchangeError,
-    resolver::{HOST_NOT_FOUND, Resolver},
     resp::ReplyStream,
 };
-use crate::net::{DeadlineStream, time_left};
+use crate::net::{DeadlineStream, LookUp, time_left};
 
 /// Time for which a call polls before it sleeps.
 ///
 /// Most replies of a local Redis arrive sooner than a sleeping thread is woken up.
 const SPIN_TIME: Duration = Duration::from_micros(50);
 
+const HOST_NOT_FOUND: &str = "host name not found; check the URL and this device's DNS";
+
 /// Connects a socket to the first address of the endpoint that accepts.
 pub(super) fn connect_socket(
     endpoint: &Endpoint,
-    resolver: &Resolver,
     deadline: Instant,
 ) -> Result<DeadlineStream, ExchangeError> {
     let addresses: Vec<(SockAddr, Domain)> = match endpoint {
         Endpoint::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
-        Endpoint::Tcp(host, port) => resolver
-            .resolve(host, *port, deadline)?
+        Endpoint::Tcp(host, port) => resolve(host, deadline)?
             .into_iter()
+            .map(|address| SocketAddr::new(address, *port))
             .map(|address| (address.into(), Domain::for_address(address)))
             .collect(),
     };
@@ -53,6 +54,15 @@ pub(super) fn connect_socket(
         }
     }
     Err(failure)
+}
+
+/// Returns the addresses of a host.
+fn resolve(host: &str, deadline: Instant) -> Result<Vec<IpAddr>, ExchangeError> {
+    if let Ok(address) = host.parse() {
+        return Ok(vec![address]);
+    }
+    let answer = LookUp::of(host)?.wait(deadline)?;
+    answer.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
 }
 
 /// Converts an error of `connect` into one with a reason that fits a Redis, and what to do.

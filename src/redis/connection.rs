@@ -19,7 +19,6 @@ use super::{
     connect::{RedisStream, connect_socket},
     exchange_error::ExchangeError,
     login::Login,
-    resolver::Resolver,
     resp::RespReader,
 };
 use crate::{error::Error, net::deadline_after};
@@ -60,13 +59,9 @@ impl RedisConnection {
     /// Connects before the deadline, which also holds for the exchange that follows.
     ///
     /// That one begins with the [login](Login), so it returns the error of a refused password.
-    pub(super) fn open(
-        address: &RedisAddress,
-        resolver: &Resolver,
-        deadline: Instant,
-    ) -> Result<Self, Error> {
+    pub(super) fn open(address: &RedisAddress, deadline: Instant) -> Result<Self, Error> {
         let login = Login::new(address)?;
-        Self::connect(address, Some(login), resolver, deadline)
+        Self::connect(address, Some(login), deadline)
             .map_err(|failure| failure.into_error(|| format!("connect to Redis at {address}")))
     }
 
@@ -74,10 +69,9 @@ impl RedisConnection {
     pub(super) fn connect(
         address: &RedisAddress,
         login: Option<Login>,
-        resolver: &Resolver,
         deadline: Instant,
     ) -> Result<Self, ExchangeError> {
-        let socket = connect_socket(&address.endpoint, resolver, deadline)?;
+        let socket = connect_socket(&address.endpoint, deadline)?;
         Ok(Self {
             stream: RedisStream::new(socket, address)?,
             reader: RespReader::new(),

@@ -22,7 +22,6 @@ mod preflight;
 #[cfg(feature = "cli")]
 mod reader;
 mod replicas;
-mod resolver;
 mod resp;
 mod sentinel;
 mod store;

@@ -10,7 +10,6 @@ use super::{
     exchange_error::ExchangeError,
     other_records::{START, count_records, pattern_of, scan},
     preflight::{ServerInfo, read_info},
-    resolver::Resolver,
     sentinel,
     store::{RedisStore, hash_error, integer_reply, missing_rights},
     write_commands::{is_notes_hash, place_hash},
@@ -26,7 +25,6 @@ const SAMPLED_KEYS: &str = "64";
 /// A connection that changes no records, and that no program with the same records waits for.
 pub(crate) struct RedisReader {
     config: RedisConfig,
-    resolver: Resolver,
     connection: Option<RedisConnection>,
 }
 
@@ -58,7 +56,6 @@ impl RedisReader {
     pub(crate) fn of(store: &RedisStore) -> Self {
         Self {
             config: store.config.clone(),
-            resolver: Resolver::default(),
             connection: None,
         }
     }
@@ -264,7 +261,7 @@ impl RedisReader {
             connection
         } else {
             let deadline = deadline_after(config.connect_timeout);
-            sentinel::open(&config.address, &self.resolver, deadline)?
+            sentinel::open(&config.address, deadline)?
         };
         connection.set_deadline(deadline_after(config.operation_timeout));
         let result = work(&mut connection);

@@ -16,7 +16,6 @@ use super::{
     login::encode_auth,
     password::Password,
     preflight::{Preflight, ServerInfo},
-    resolver::Resolver,
 };
 use crate::{
     error::{Error, ErrorChain, ErrorKind},
@@ -24,16 +23,12 @@ use crate::{
 };
 
 /// Opens a connection to Redis; if the URL has sentinels, to the master that they name.
-pub(super) fn open(
-    address: &RedisAddress,
-    resolver: &Resolver,
-    deadline: Instant,
-) -> Result<RedisConnection, Error> {
+pub(super) fn open(address: &RedisAddress, deadline: Instant) -> Result<RedisConnection, Error> {
     let Some(sentinels) = &address.sentinels else {
-        return RedisConnection::open(address, resolver, deadline);
+        return RedisConnection::open(address, deadline);
     };
-    let master = sentinels.find_master(address, resolver, deadline)?;
-    RedisConnection::open(&master, resolver, deadline)
+    let master = sentinels.find_master(address, deadline)?;
+    RedisConnection::open(&master, deadline)
 }
 
 /// The answer of one sentinel.
@@ -51,7 +46,6 @@ impl Sentinels {
     fn find_master(
         &self,
         address: &RedisAddress,
-        resolver: &Resolver,
         deadline: Instant,
     ) -> Result<RedisAddress, Error> {
         let service = &self.service;
@@ -59,7 +53,7 @@ impl Sentinels {
         let started = Instant::now();
         let time = remaining(deadline);
         let until_asked = deadline_after(time.mul_f64(0.5));
-        let answers = self.ask_all(address, resolver, until_asked)?;
+        let answers = self.ask_all(address, until_asked)?;
         // A little later than the threads, each of which then reports its own reason.
         let mut until = deadline_after(time.mul_f64(0.6));
         let mut newest: Option<Master> = None;
@@ -88,7 +82,6 @@ impl Sentinels {
     fn ask_all(
         &self,
         address: &RedisAddress,
-        resolver: &Resolver,
         deadline: Instant,
     ) -> Result<Receiver<Result<Master, Failure>>, Error> {
         let password = address.password.as_ref().map(Password::read).transpose()?;
@@ -98,7 +91,6 @@ impl Sentinels {
                 sentinel: address.with_endpoint(endpoint.clone()),
                 service: self.service.clone(),
                 password: password.as_deref().map(ToOwned::to_owned),
-                resolver: resolver.clone(),
             };
             let to_failure = {
                 let (endpoint, service) = (endpoint.clone(), self.service.clone());
@@ -177,7 +169,6 @@ struct Question {
     sentinel: RedisAddress,
     service: String,
     password: Option<String>,
-    resolver: Resolver,
 }
 
 impl Question {
@@ -187,8 +178,7 @@ impl Question {
     /// answers the questions behind them nevertheless. It is asked for the epoch first: so a failover
     /// between the answers makes the address newer than its epoch, and never older.
     fn ask(self, deadline: Instant) -> Result<Master, ExchangeError> {
-        let mut connection =
-            RedisConnection::connect(&self.sentinel, None, &self.resolver, deadline)?;
+        let mut connection = RedisConnection::connect(&self.sentinel, None, deadline)?;
         let password = self.password.as_deref();
         let exchanged = connection.exchange(
             |commands| {

@@ -16,9 +16,7 @@ use super::{
     exchange_error::ExchangeError,
     other_records,
     preflight::{Preflight, ServerInfo},
-    replicas,
-    resolver::Resolver,
-    sentinel,
+    replicas, sentinel,
     write_commands::{
         SENDS_FIELD, encode_adoption, encode_groups, encode_write_probe, place_hash, sends_hash,
     },
@@ -36,7 +34,6 @@ use crate::{
 pub struct RedisStore {
     pub(super) config: RedisConfig,
     lock: ClientLock,
-    resolver: Resolver,
     nodes: NodeChoice,
     /// The key of the hash, from a successful `connect` until `close`.
     hash: Option<String>,
@@ -51,7 +48,6 @@ impl RedisStore {
         Self {
             config,
             lock: ClientLock::new(),
-            resolver: Resolver::default(),
             nodes: NodeChoice::default(),
             hash: None,
             connection: None,
@@ -121,7 +117,7 @@ impl RedisStore {
         let mut address = self.nodes.first(&config.address);
         let mut hops = 0;
         let (mut connection, (lock_rights, preflight)) = loop {
-            let mut connection = sentinel::open(&address, &self.resolver, deadline)?;
+            let mut connection = sentinel::open(&address, deadline)?;
             // Half of the time is reserved for the reply to the last poll.
             let half = deadline_after(remaining(deadline).mul_f64(0.5));
             let acquired = self
