@@ -1,7 +1,7 @@
 //! Measures a process with many clients: its threads and memory, and the time until all stores are up after Redis has restarted.
 //!
-//! Prints a Markdown table. `cargo bench -p testkit --bench gateway -- [CLIENTS]`, 1,000 by default. No client is connected, and one
-//! message waits in each.
+//! Prints a Markdown table. `cargo bench -p testkit --bench gateway -- [CLIENTS]`, 1,000 by default. Clients of Paho are not connected, and
+//! one message waits in each. Each `Client` is connected to a broker, which has acknowledged one message.
 
 use std::{
     env, fs, mem,
@@ -14,15 +14,26 @@ use std::{
 };
 
 use paho_mqtt as mqtt;
-use paho_mqtt_redis::{MemoryPersistence, RedisPersistence, StoreEvent, StoreObserver};
-use testkit::{RedisServer, eventually};
+use paho_mqtt_redis::{
+    Client, MemoryPersistence, RedisPersistence, Session, StoreEvent, StoreObserver,
+};
+use testkit::{Mosquitto, RedisServer, eventually};
 
 const CLIENTS: usize = 1000;
 const PAYLOAD: usize = 100;
 const LIMIT: Duration = Duration::from_secs(300);
 /// Argument of a process that measures one contender.
 const MEASURE: &str = "--measure";
-const CONTENDERS: [&str; 4] = ["none", "memory", "Confirmed, TCP", "Confirmed, Unix socket"];
+const CONTENDERS: [&str; 6] = [
+    "none",
+    "memory",
+    "Confirmed, TCP",
+    "Confirmed, Unix socket",
+    CLIENT_WITH_MEMORY,
+    CLIENT_WITH_REDIS,
+];
+const CLIENT_WITH_MEMORY: &str = "`Client`, memory";
+const CLIENT_WITH_REDIS: &str = "`Client`, Confirmed, Unix socket";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).filter(|one| one != "--bench").collect();
@@ -73,16 +84,30 @@ impl StoreObserver for Recovered {
 
 fn measure(contender: &str, count: usize) {
     let mut redis = RedisServer::tcp();
+    let broker = Mosquitto::start();
     let recovered = Recovered::default();
     // Paho's own threads and tables come with the first client.
-    let mut clients = vec![client("none", &redis, 0, &recovered)];
+    mem::forget(client("none", &redis, 0, &recovered));
     let before = resident();
     let started = Instant::now();
-    clients.extend((1..=count).map(|id| client(contender, &redis, id, &recovered)));
+    if contender.starts_with("`Client`") {
+        let start = |id| start(contender, &broker, &redis, id, &recovered);
+        let clients: Vec<Client> = (1..=count).map(start).collect();
+        eventually(LIMIT, "all have delivered", || {
+            let mut states = clients.iter().map(Client::state);
+            states.all(|state| state.acknowledged == 1).then_some(())
+        });
+        mem::forget(clients);
+    } else {
+        for id in 1..=count {
+            // Paho would take long to disconnect each.
+            mem::forget(client(contender, &redis, id, &recovered));
+        }
+    }
     let created = started.elapsed();
     let each = (resident() - before) / 1000 / count;
     let threads = threads();
-    let up = contender.starts_with("Confirmed").then(|| {
+    let up = contender.contains("Confirmed").then(|| {
         redis.restart();
         let started = Instant::now();
         eventually(LIMIT, "all stores are up again", || {
@@ -96,8 +121,29 @@ fn measure(contender: &str, count: usize) {
         seconds(created),
         up.map_or("–".to_owned(), seconds)
     );
-    // Paho would take long to disconnect each.
-    mem::forget(clients);
+}
+
+/// Starts a client that connects and publishes one message.
+fn start(
+    contender: &str,
+    broker: &Mosquitto,
+    redis: &RedisServer,
+    id: usize,
+    recovered: &Recovered,
+) -> Client {
+    let session = Session::new(format!("gateway-{id}"), broker.url());
+    let session = if contender == CLIENT_WITH_MEMORY {
+        session.persistence(MemoryPersistence::new())
+    } else {
+        session.redis_url(redis.url()).observer(recovered.clone())
+    };
+    let client = session.start().expect("starts");
+    drop(client.publish(message()).expect("accepted"));
+    client
+}
+
+fn message() -> mqtt::Message {
+    mqtt::Message::new("gateway", vec![b'x'; PAYLOAD], mqtt::QOS_1)
 }
 
 /// Creates a client in whose persistence one message waits.
@@ -124,8 +170,7 @@ fn client(
         other => panic!("no contender {other:?}"),
     };
     let client = mqtt::AsyncClient::new(options.finalize()).expect("created");
-    let message = mqtt::Message::new("gateway", vec![b'x'; PAYLOAD], mqtt::QOS_1);
-    client.try_publish(message).expect("accepted");
+    client.try_publish(message()).expect("accepted");
     client
 }
 

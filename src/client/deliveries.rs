@@ -21,7 +21,6 @@ use crate::error::ErrorKind;
 /// The tokens of the messages on their way, and what became of the others.
 ///
 /// Their number is bounded by the limit of the client.
-#[derive(Debug)]
 pub(super) struct Deliveries {
     signal: Arc<Signal>,
     state: Mutex<DeliveryState>,

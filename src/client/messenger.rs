@@ -4,7 +4,6 @@ use std::{
     fmt,
     sync::atomic::{AtomicBool, Ordering},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread,
     time::Duration,
 };
 
@@ -112,8 +111,7 @@ impl Client {
             start.damage,
             receiver,
         );
-        let thread = thread::Builder::new().name("mqtt-client".to_owned());
-        thread.spawn(move || worker.run()).map_err(|error| {
+        worker.start().map_err(|error| {
             ended.set();
             Error::new(ErrorKind::Other, "start the thread of the client")
                 .with_reason("the system has no thread or memory left for this process")

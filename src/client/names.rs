@@ -1,14 +1,15 @@
 //! [`NameToResolve`]: asks the name server before Paho does, which asks it under a lock.
 
-use std::net::{IpAddr, ToSocketAddrs};
+use std::{net::IpAddr, sync::Arc};
 
 use super::connection::ConnectionError;
+use crate::net::LookUp;
 
 /// The host of an address, if it is a name.
 ///
 /// Paho resolves it while it holds the lock that every `publish` of the process takes. If no name server answers, that
-/// takes 10 s and more. So the thread of the client asks first, and does not let Paho connect if that fails. Paho asks
-/// once more, for an answer that is a moment old.
+/// takes 10 s and more. So the client asks first, and does not let Paho connect if that fails. Paho asks once more, for
+/// an answer that is a moment old.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NameToResolve(String);
 
@@ -27,12 +28,17 @@ impl NameToResolve {
         is_name.then(|| Self(host.to_owned()))
     }
 
-    /// Waits for the name server, which may take its time.
-    pub(super) fn resolve(&self) -> Result<(), ConnectionError> {
-        let addresses = (self.0.as_str(), 0).to_socket_addrs();
-        match addresses {
-            Ok(_) => Ok(()),
-            Err(error) => Err(ConnectionError::unresolved(&self.0, &error)),
+    /// Asks the name server, or joins those who do.
+    pub(super) fn look_up(&self) -> Result<Arc<LookUp>, ConnectionError> {
+        LookUp::of(&self.0).map_err(|error| ConnectionError::unresolved(&self.0, &error))
+    }
+
+    /// Returns true once the name server has answered with an address.
+    pub(super) fn is_resolved(&self, look_up: &LookUp) -> Result<bool, ConnectionError> {
+        match look_up.answer() {
+            None => Ok(false),
+            Some(Ok(_)) => Ok(true),
+            Some(Err(error)) => Err(ConnectionError::unresolved(&self.0, &error)),
         }
     }
 }

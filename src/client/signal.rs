@@ -2,12 +2,13 @@
 
 use std::{
     mem,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError},
     task::{Wake, Waker},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use super::connection::ConnectionError;
+use crate::threads::JobHandle;
 
 /// What has happened since the worker looked last.
 #[derive(Debug, Default)]
@@ -23,12 +24,12 @@ pub(super) struct Pending {
 }
 
 /// Collects what has happened, and wakes the worker.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Signal {
     pending: Mutex<Pending>,
     /// The reason that the broker gave for the end of the connection.
     disconnected: Mutex<Option<ConnectionError>>,
-    changed: Condvar,
+    worker: OnceLock<JobHandle>,
 }
 
 impl Signal {
@@ -37,21 +38,32 @@ impl Signal {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Wakes this job for what has happened, and for all that happens from now on.
+    pub(super) fn set_worker(&self, worker: JobHandle) {
+        self.worker.get_or_init(|| worker).wake();
+    }
+
+    fn wake_worker(&self) {
+        if let Some(worker) = self.worker.get() {
+            worker.wake();
+        }
+    }
+
     /// Lets the worker look at the connection and the subscriptions.
     pub(super) fn look(&self) {
         self.lock().is_due = true;
-        self.changed.notify_one();
+        self.wake_worker();
     }
 
     pub(super) fn stop(&self) {
         self.lock().stops = true;
-        self.changed.notify_one();
+        self.wake_worker();
     }
 
     /// Reports a damaged message that no delivery stands for.
     pub(super) fn damage(&self) {
         self.lock().is_damaged = true;
-        self.changed.notify_one();
+        self.wake_worker();
     }
 
     /// Keeps the reason of the broker's DISCONNECT, and lets the worker look at the connection.
@@ -71,31 +83,16 @@ impl Signal {
         let mut pending = self.lock();
         pending.completed.push(delivery);
         // Only the first one of a batch needs to wake the worker.
-        if pending.completed.len() == 1 {
-            self.changed.notify_one();
+        let is_first = pending.completed.len() == 1;
+        drop(pending);
+        if is_first {
+            self.wake_worker();
         }
     }
 
-    /// Waits until something has happened, or until this time, and takes it.
-    pub(super) fn wait(&self, until: Instant) -> Pending {
-        let mut pending = self.lock();
-        loop {
-            let Pending {
-                completed,
-                is_due,
-                stops,
-                is_damaged,
-            } = &*pending;
-            if *is_due || *stops || *is_damaged || !completed.is_empty() {
-                return mem::take(&mut pending);
-            }
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Pending::default();
-            }
-            let waited = self.changed.wait_timeout(pending, left);
-            pending = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+    /// Takes what has happened.
+    pub(super) fn take(&self) -> Pending {
+        mem::take(&mut self.lock())
     }
 }
 

@@ -1,10 +1,11 @@
-//! [`Worker`]: the thread of a client. It connects, follows deliveries and subscribes.
+//! [`Worker`]: the background work of a client. It connects, follows deliveries and subscribes.
 
 use std::{
     future::Future,
+    io,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
     time::{Duration, Instant, SystemTime},
 };
@@ -17,18 +18,24 @@ use super::{
     connection::ConnectionError,
     link::{CHECK_INTERVAL, Link, LinkEvent, Phase},
     log,
+    names::NameToResolve,
     options::Target,
     report::ConnectionState,
     shared::{ClientShared, Closed, DISCONNECT_LIMIT},
     signal::waker_to_look,
     subscriptions::Wanted,
 };
-use crate::persistence::catch_panic;
+use crate::{
+    clock::since_boot,
+    net::LookUp,
+    persistence::catch_panic,
+    threads::{Job, NextTurn, Pools},
+};
 
 /// Time in which the store has to take what it lacks, if nothing else will close it.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// The thread of a client.
+/// The background work of a client, in turns that wait for neither the network nor a name server.
 pub(super) struct Worker {
     shared: Arc<ClientShared>,
     paho: mqtt::AsyncClient,
@@ -38,13 +45,51 @@ pub(super) struct Worker {
     receiver: Arc<Receiver>,
     waker: Waker,
     /// The attempt to connect that has not ended.
-    attempt: Option<mqtt::ConnectToken>,
+    attempt: Option<Attempt>,
     /// The requests to subscribe and unsubscribe that the broker has not acknowledged.
     subscribing: Vec<(String, Wanted, mqtt::Token)>,
     last_check: Instant,
+    /// The next turn has to look at the connection.
+    must_look: bool,
     /// A connection was lost while messages of an earlier run were on their way, whose writes have no token.
     may_be_damaged: bool,
     has_ignored_broken_write: bool,
+    /// Why the client ends, once it does.
+    ends: Option<Closed>,
+    /// The end waits no longer for an attempt to connect than until this time.
+    ends_by: Option<Instant>,
+    /// The request to disconnect, and the time until which it is waited for.
+    disconnecting: Option<(mqtt::Token, Instant)>,
+}
+
+/// An attempt to connect.
+enum Attempt {
+    /// The name server is asked.
+    Resolving(Arc<LookUp>),
+    Connecting(mqtt::ConnectToken),
+}
+
+/// Runs the turns of a client until it has ended.
+struct ClientJob(Mutex<Option<Worker>>);
+
+impl Job for ClientJob {
+    fn turn(&self) -> NextTurn {
+        // Only the thread of the present turn locks it.
+        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        in_callback(|| {
+            let next = slot.as_mut().and_then(Worker::turn);
+            if let Some(next) = next {
+                let left = next.saturating_duration_since(Instant::now());
+                return NextTurn::At(since_boot().saturating_add(left));
+            }
+            if let Some(worker) = slot.take() {
+                let ended = Arc::clone(&worker.shared.ended);
+                catch_panic(|| drop(worker));
+                ended.set();
+            }
+            NextTurn::Never
+        })
+    }
 }
 
 impl Worker {
@@ -67,48 +112,67 @@ impl Worker {
             attempt: None,
             subscribing: Vec::new(),
             last_check: Instant::now(),
+            must_look: true,
             may_be_damaged: false,
             has_ignored_broken_write: false,
+            ends: None,
+            ends_by: None,
+            disconnecting: None,
         }
     }
 
-    pub(super) fn run(mut self) {
-        in_callback(|| {
-            let worked = catch_unwind(AssertUnwindSafe(|| self.work()));
-            let reason = worked.unwrap_or(Closed::Panicked);
-            self.shared.lock().closed = Some(reason);
-            catch_panic(|| self.end(reason));
-            self.shared.deliveries.give_up();
-            self.link.handle(LinkEvent::Stop, Instant::now());
-            self.show();
-            let ended = Arc::clone(&self.shared.ended);
-            catch_panic(|| drop(self));
-            ended.set();
-        });
+    /// Adds the worker to those of this process.
+    pub(super) fn start(self) -> io::Result<()> {
+        let signal = Arc::clone(&self.shared.signal);
+        let job = Arc::new(ClientJob(Mutex::new(Some(self))));
+        let job = Pools::of_this_process().clients.add(job)?;
+        signal.set_worker(job);
+        Ok(())
     }
 
-    /// Connects, and connects again, until the client ends; returns the reason.
-    fn work(&mut self) -> Closed {
-        let mut must_look = true;
-        loop {
-            let now = Instant::now();
-            let until = if must_look {
-                now
-            } else {
-                self.link.wake_at(now)
-            };
-            let pending = self.shared.signal.wait(until);
-            self.shared.deliveries.complete(&pending.completed);
-            self.report_failure();
-            let is_damaged = pending.is_damaged || self.shared.deliveries.has_broken_write();
-            if is_damaged && !self.react_to_broken_write() {
-                return Closed::Damaged;
-            }
-            if pending.stops {
-                return Closed::Stopped;
-            }
-            must_look = self.look(must_look || pending.is_due);
+    /// Does what is due. Returns the time of the next turn, if nothing happens before; `None` once the client has ended.
+    fn turn(&mut self) -> Option<Instant> {
+        let reason = match self.ends {
+            Some(reason) => reason,
+            None => match catch_unwind(AssertUnwindSafe(|| self.work())) {
+                Ok(Ok(next)) => return Some(next),
+                Ok(Err(reason)) => reason,
+                Err(_) => Closed::Panicked,
+            },
+        };
+        self.shared.lock().closed = Some(reason);
+        self.ends = Some(reason);
+        // A panic, in code of the program such as its log, ends the wait.
+        let next = catch_unwind(AssertUnwindSafe(|| self.end_connection()));
+        if let Ok(Some(next)) = next {
+            return Some(next);
         }
+        catch_panic(|| self.end(reason));
+        self.shared.deliveries.give_up();
+        self.link.handle(LinkEvent::Stop, Instant::now());
+        self.show();
+        None
+    }
+
+    /// Connects, and connects again, until the client ends, whose reason is the error.
+    fn work(&mut self) -> Result<Instant, Closed> {
+        let pending = self.shared.signal.take();
+        self.shared.deliveries.complete(&pending.completed);
+        self.report_failure();
+        let is_damaged = pending.is_damaged || self.shared.deliveries.has_broken_write();
+        if is_damaged && !self.react_to_broken_write() {
+            return Err(Closed::Damaged);
+        }
+        if pending.stops {
+            return Err(Closed::Stopped);
+        }
+        self.must_look = self.look(self.must_look || pending.is_due);
+        let now = Instant::now();
+        Ok(if self.must_look {
+            now
+        } else {
+            self.link.wake_at(now)
+        })
     }
 
     /// Looks at the connection, and connects if it is time. Returns true if that is to be done again at once.
@@ -129,7 +193,7 @@ impl Worker {
         };
         let has_event = event.is_some();
         let connects = self.handle(event.unwrap_or(LinkEvent::Tick), now);
-        if connects && let Err(error) = self.connect() {
+        if connects && let Err(error) = self.begin_attempt() {
             let error = error.at(self.address());
             self.handle(LinkEvent::Failed(error), Instant::now());
         }
@@ -139,31 +203,54 @@ impl Worker {
         has_event || connects
     }
 
-    /// Returns the address of the present attempt or connection, or else that of the next one.
-    fn address(&self) -> &str {
-        let target = self.targets.get(self.link.address());
-        target.map_or("", |target| target.address.as_str())
+    fn target(&self) -> Option<&Target> {
+        self.targets.get(self.link.address())
     }
 
-    /// Begins an attempt to connect, once the name of the broker is resolved.
-    fn connect(&mut self) -> Result<(), ConnectionError> {
-        let Some(target) = self.targets.get(self.link.address()) else {
-            return Ok(());
-        };
-        if let Some(name) = &target.name {
-            name.resolve()?;
+    /// Returns the address of the present attempt or connection, or else that of the next one.
+    fn address(&self) -> &str {
+        self.target().map_or("", |target| target.address.as_str())
+    }
+
+    /// Asks the name server for the broker, or connects at once if its address is no name.
+    fn begin_attempt(&mut self) -> Result<(), ConnectionError> {
+        let name = self.target().and_then(|target| target.name.as_ref());
+        let look_up = name.map(NameToResolve::look_up).transpose()?;
+        if let Some(look_up) = look_up {
+            look_up.wake_at_end(&self.waker);
+            self.attempt = Some(Attempt::Resolving(look_up));
+        } else {
+            self.connect();
         }
+        Ok(())
+    }
+
+    fn connect(&mut self) {
+        let Some(options) = self.target().map(|target| target.options.clone()) else {
+            return;
+        };
         // A reason that came with an attempt is not that of this connection.
         self.shared.signal.take_disconnected();
-        self.attempt = Some(self.paho.connect(target.options.clone()));
-        Ok(())
+        self.attempt = Some(Attempt::Connecting(self.paho.connect(options)));
     }
 
     /// Returns the end of the attempt to connect.
     fn poll_attempt(&mut self) -> Option<LinkEvent> {
-        let token = self.attempt.as_mut()?;
-        let mut context = Context::from_waker(&self.waker);
-        let Poll::Ready(result) = Pin::new(token).poll(&mut context) else {
+        if let Some(Attempt::Resolving(look_up)) = &self.attempt {
+            let name = self.target().and_then(|target| target.name.as_ref());
+            match name.map_or(Ok(true), |name| name.is_resolved(look_up)) {
+                Ok(false) => return None,
+                Ok(true) => self.connect(),
+                Err(error) => {
+                    self.attempt = None;
+                    return Some(LinkEvent::Failed(error.at(self.address())));
+                }
+            }
+        }
+        let Some(Attempt::Connecting(token)) = &mut self.attempt else {
+            return None;
+        };
+        let Poll::Ready(result) = poll(token, &self.waker) else {
             return None;
         };
         self.attempt = None;
@@ -273,10 +360,9 @@ impl Worker {
             };
             self.subscribing.push((filter, wanted, token));
         }
-        let mut context = Context::from_waker(&self.waker);
         let shared = &self.shared;
         self.subscribing.retain_mut(|(filter, wanted, token)| {
-            let Poll::Ready(result) = Pin::new(token).poll(&mut context) else {
+            let Poll::Ready(result) = poll(token, &self.waker) else {
                 return true;
             };
             match result {
@@ -305,22 +391,43 @@ impl Worker {
         goes_on
     }
 
-    /// Disconnects, unless an attempt to connect does not end.
-    fn end(&mut self, reason: Closed) {
-        if let Some(attempt) = self.attempt.take()
-            && let Err(mqtt::Error::Timeout) = attempt.wait_for(self.link.attempt_limit())
-        {
-            never_destroy(&self.paho);
+    /// Ends the connection. Returns the time of the next turn while that has to be waited for.
+    fn end_connection(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        if let Some(Attempt::Connecting(token)) = &mut self.attempt {
+            // Paho cannot break it off.
+            let limit = self.link.attempt_limit();
+            let until = *self.ends_by.get_or_insert_with(|| after(now, limit));
+            if poll(token, &self.waker).is_pending() {
+                if now < until {
+                    return Some(until);
+                }
+                never_destroy(&self.paho);
+            }
         }
+        self.attempt = None;
         // The token of a connect owns a clone of the client until Paho's callback has returned, and a callback for a
         // message uses it without one. If that were the last one, the callback would destroy the client under the lock
         // that this takes, and hang. So this waits for it.
-        if self.paho.is_connected() {
-            let disconnected = self.paho.disconnect(None).wait_for(DISCONNECT_LIMIT);
-            if let Err(error) = disconnected {
+        if self.disconnecting.is_none() && self.paho.is_connected() {
+            let until = after(now, DISCONNECT_LIMIT);
+            self.disconnecting = Some((self.paho.disconnect(None), until));
+        }
+        if let Some((token, until)) = &mut self.disconnecting {
+            let error = match poll(token, &self.waker) {
+                Poll::Pending if now < *until => return Some(*until),
+                Poll::Pending => Some(mqtt::Error::Timeout),
+                Poll::Ready(result) => result.err(),
+            };
+            if let Some(error) = error {
                 log::not_disconnected(&self.shared.client_id, &error.to_string());
             }
         }
+        None
+    }
+
+    /// Ends what is left of a client whose connection has ended.
+    fn end(&mut self, reason: Closed) {
         self.receiver.close();
         if self.may_be_damaged && self.shared.waits_for_earlier_run() {
             // Its memory may have been freed already.
@@ -343,4 +450,13 @@ impl Worker {
             }
         }
     }
+}
+
+/// Reads a token that may have ended, and has it wake the worker if not.
+fn poll<F: Future + Unpin>(token: &mut F, waker: &Waker) -> Poll<F::Output> {
+    Pin::new(token).poll(&mut Context::from_waker(waker))
+}
+
+fn after(now: Instant, limit: Duration) -> Instant {
+    now.checked_add(limit).unwrap_or(now)
 }

@@ -56,6 +56,22 @@ impl LookUp {
         })
     }
 
+    /// Returns the answer, once there is one.
+    pub(crate) fn answer(&self) -> Option<Answer> {
+        self.lock().answer.clone()
+    }
+
+    /// Wakes this once there is an answer, or at once if there is.
+    pub(crate) fn wake_at_end(&self, waker: &Waker) {
+        let mut state = self.lock();
+        if state.answer.is_none() {
+            state.wakers.push(waker.clone());
+            return;
+        }
+        drop(state);
+        waker.wake_by_ref();
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors

@@ -19,6 +19,8 @@ use crate::clock::since_boot;
 const MAX_WORKERS: usize = 8;
 /// More observers than this that block at the same time hold up the others.
 const MAX_NOTIFIERS: usize = 4;
+/// More clients than this whose log or reaction blocks at the same time hold up the others.
+const MAX_CLIENT_THREADS: usize = 4;
 /// Time after which a thread that has nothing to do ends.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
@@ -59,6 +61,7 @@ pub(crate) struct Pools {
     process: u32,
     pub(crate) workers: Arc<ThreadPool>,
     pub(crate) notifiers: Arc<ThreadPool>,
+    pub(crate) clients: Arc<ThreadPool>,
 }
 
 impl Pools {
@@ -74,6 +77,7 @@ impl Pools {
                     process,
                     workers: ThreadPool::new("mqtt-persistence", MAX_WORKERS),
                     notifiers: ThreadPool::new("mqtt-notifier", MAX_NOTIFIERS),
+                    clients: ThreadPool::new("mqtt-client", MAX_CLIENT_THREADS),
                 });
                 *pools = Some(Arc::clone(&new));
                 new

@@ -6,6 +6,7 @@ mod broken_write;
 mod ends;
 mod kills;
 mod limits;
+mod many;
 mod outages;
 mod session;
 mod world;
