@@ -186,6 +186,8 @@ mod documentation {
         mod failed_get {}
         #[doc = include_str!("../docs/upstream/incomplete-restore.md")]
         mod incomplete_restore {}
+        #[doc = include_str!("../docs/upstream/interrupt-socket.md")]
+        mod interrupt_socket {}
         #[doc = include_str!("../docs/upstream/interrupted-write.md")]
         mod interrupted_write {}
         #[doc = include_str!("../docs/upstream/packet-id-search.md")]

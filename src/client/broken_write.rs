@@ -34,7 +34,7 @@ pub enum OnBrokenWrite {
     Exit(i32),
     /// Calls this, which should end the program soon.
     ///
-    /// It is called on the thread of the client or, for a message of an earlier run, on one of Paho's threads and
+    /// It is called on a thread that the clients of the process share or, for a message of an earlier run, on one of Paho's threads and
     /// under Paho's lock. In the latter case Paho sends the damaged message when it returns, and the client then ends.
     /// It is called once. It may not use the client, but [`BrokenWrite::health`]. A panic in it is caught and dropped.
     Call(Arc<dyn Fn(&BrokenWrite) + Send + Sync>),
@@ -80,7 +80,7 @@ impl OnBrokenWrite {
                     health: health.clone(),
                     flushed,
                 };
-                // It may panic to end the program, which unwinds neither Paho nor the thread of the client.
+                // It may panic to end the program, which unwinds neither Paho nor the worker.
                 catch_panic(|| in_callback(|| reaction(&broken)));
             }
             Self::Ignore => {}
@@ -107,7 +107,7 @@ impl fmt::Debug for OnBrokenWrite {
 
 /// Reacts once, before Paho sends a damaged message.
 ///
-/// The thread of the client knows it from the token of the message. One of an earlier run has no token, and is seen when
+/// The worker of the client knows it from the token of the message. One of an earlier run has no token, and is seen when
 /// Paho writes it to the store again.
 pub(super) struct DamageGuard {
     reaction: OnBrokenWrite,

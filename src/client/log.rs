@@ -44,8 +44,18 @@ pub(super) fn attempt_overdue(client_id: &str, error: &ConnectionError) {
 pub(super) fn panicked(client_id: &str) {
     error!(
         "messaging.client.id" = client_id,
-        "the thread of the client panicked, and the client ends; the store has its messages, and the next start sends \
+        "the worker of the client panicked, and the client ends; the store has its messages, and the next start sends \
          them"
+    );
+}
+
+pub(super) fn crowded(client_id: &str, limit: usize) {
+    warn!(
+        "messaging.client.id" = client_id,
+        limit,
+        "this process has more clients than Paho survives if they lose their connections at once, as when the broker \
+         restarts: then all of them freeze; set net.core.wmem_default to 1,024 bytes per client before it starts, \
+         or divide the clients among several processes"
     );
 }
 

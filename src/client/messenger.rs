@@ -12,6 +12,7 @@ use paho_mqtt as mqtt;
 use super::{
     broken_write::{DamageGuard, never_destroy},
     callbacks::{Receive, Receiver, is_in_callback, set_callbacks},
+    crowd::Counted,
     delivery::Delivery,
     gauges::Gauges,
     link::Link,
@@ -35,7 +36,7 @@ const ATTEMPT: &str = "publish a message";
 /// A client that connects, and connects again, by itself: from [`Session::start`](super::Session::start).
 ///
 /// Clones share it. It accepts messages from the start, with or without a broker, and each of them survives as the
-/// persistence promises. A thread of its own connects with backoff and jitter, follows the deliveries and subscribes
+/// persistence promises. Its worker connects with backoff and jitter, follows the deliveries and subscribes
 /// again if the broker has lost the session.
 ///
 /// [`publish`](Self::publish) may wait for one exchange with Redis, and for a lock that all Paho clients of the process
@@ -62,6 +63,7 @@ pub(super) struct ClientInner {
     has_byte_budget: bool,
     receives: bool,
     has_waited: AtomicBool,
+    _counted: Counted,
 }
 
 /// Receives the messages that arrive.
@@ -98,6 +100,7 @@ impl Client {
             room: Mutex::new(Room::new(start.max_messages)),
             receives: start.on_message.is_some(),
             has_waited: AtomicBool::new(false),
+            _counted: Counted::new(&shared.client_id),
         });
         let receive = start.on_message.map(|on_message| inner.receive(on_message));
         let receiver = Arc::new(Receiver::new(&shared.client_id, receive));
@@ -113,7 +116,7 @@ impl Client {
         );
         worker.start().map_err(|error| {
             ended.set();
-            Error::new(ErrorKind::Other, "start the thread of the client")
+            Error::new(ErrorKind::Other, "start the worker of the client")
                 .with_reason("the system has no thread or memory left for this process")
                 .with_source(error)
         })?;

@@ -1,4 +1,4 @@
-//! [`ClientShared`]: what the client and its thread share.
+//! [`ClientShared`]: what the client and its worker share.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,14 +21,14 @@ use crate::{
 /// Time in which a client that is dropped, or that stops, disconnects.
 pub(super) const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// What the client and its thread share.
+/// What the client and its worker share.
 pub(super) struct ClientShared {
     pub(super) client_id: String,
     pub(super) signal: Arc<Signal>,
     pub(super) deliveries: Deliveries,
     pub(super) health: Health,
     pub(super) gauges: Gauges,
-    /// Set once the thread has dropped all that it had, its client of Paho included.
+    /// Set once the worker has dropped all that it had, its client of Paho included.
     pub(super) ended: Arc<Flag>,
     state: Mutex<SharedState>,
 }
@@ -49,7 +49,7 @@ pub(super) enum Closed {
     Stopped,
     /// A write to the broker was broken off.
     Damaged,
-    /// The thread of the client panicked.
+    /// The worker of the client panicked.
     Panicked,
 }
 
@@ -61,7 +61,7 @@ impl Closed {
             }
             Self::Damaged => Error::new(ErrorKind::Damaged, attempt),
             Self::Panicked => Error::new(ErrorKind::Other, attempt).with_reason(
-                "the thread of the client panicked, in code of the program such as its log; restart the program",
+                "the worker of the client panicked, in code of the program such as its log; restart the program",
             ),
         }
     }
@@ -121,7 +121,7 @@ impl ClientShared {
         self.health.snapshot().waiting_messages > pending
     }
 
-    /// Returns false once the thread has ended the connection.
+    /// Returns false once the worker has ended the connection.
     pub(super) fn is_running(&self) -> bool {
         self.lock().shown.connection != ConnectionState::Stopped
     }

@@ -20,6 +20,7 @@ use super::{
     log,
     names::NameToResolve,
     options::Target,
+    permit::{Permit, TIME_AFTER_ATTEMPT},
     report::ConnectionState,
     shared::{ClientShared, Closed, DISCONNECT_LIMIT},
     signal::waker_to_look,
@@ -44,6 +45,10 @@ pub(super) struct Worker {
     damage: Arc<DamageGuard>,
     receiver: Arc<Receiver>,
     waker: Waker,
+    /// The permission for an attempt to connect, which has to be granted first.
+    permit: Option<Arc<Permit>>,
+    /// The permit stays in use until then, without an attempt.
+    permit_until: Option<Instant>,
     /// The attempt to connect that has not ended.
     attempt: Option<Attempt>,
     /// The requests to subscribe and unsubscribe that the broker has not acknowledged.
@@ -109,6 +114,8 @@ impl Worker {
             link,
             damage,
             receiver,
+            permit: None,
+            permit_until: None,
             attempt: None,
             subscribing: Vec::new(),
             last_check: Instant::now(),
@@ -168,17 +175,26 @@ impl Worker {
         }
         self.must_look = self.look(self.must_look || pending.is_due);
         let now = Instant::now();
-        Ok(if self.must_look {
-            now
-        } else {
-            self.link.wake_at(now)
-        })
+        if self.must_look {
+            return Ok(now);
+        }
+        let next = match &self.permit {
+            // The permit wakes it.
+            Some(permit) if !permit.is_granted() => after(now, CHECK_INTERVAL),
+            _ => self.link.wake_at(now),
+        };
+        Ok(self.permit_until.map_or(next, |until| next.min(until)))
     }
 
     /// Looks at the connection, and connects if it is time. Returns true if that is to be done again at once.
     fn look(&mut self, is_due: bool) -> bool {
         let now = Instant::now();
+        if self.permit_until.is_some_and(|until| until <= now) {
+            self.permit_until = None;
+            self.permit = None;
+        }
         let event = match self.link.phase() {
+            Phase::Waiting(until) if until <= now && !self.has_permit() => return false,
             Phase::Connecting => self.poll_attempt(),
             Phase::Connected if is_due || self.last_check.elapsed() >= CHECK_INTERVAL => {
                 self.last_check = now;
@@ -201,6 +217,16 @@ impl Worker {
             self.subscribe();
         }
         has_event || connects
+    }
+
+    /// Returns true if an attempt may begin. Asks for the permit if need be.
+    fn has_permit(&mut self) -> bool {
+        let permit = self.permit.get_or_insert_with(|| Permit::ask(&self.waker));
+        let is_granted = permit.is_granted();
+        if is_granted {
+            self.permit_until = None;
+        }
+        is_granted
     }
 
     fn target(&self) -> Option<&Target> {
@@ -279,6 +305,9 @@ impl Worker {
         );
         let connects = self.link.handle(event, now);
         let phase = self.link.phase();
+        if before == Phase::Connecting && phase != before {
+            self.permit_until = Some(after(now, TIME_AFTER_ATTEMPT));
+        }
         let client_id = &self.shared.client_id;
         if phase == before {
             if self.link.is_overdue() && !was_overdue {
@@ -444,7 +473,7 @@ impl Worker {
             }
             Closed::Panicked => {
                 self.link.last_error = Some(ConnectionError::stopped(
-                    "the thread of the client panicked",
+                    "the worker of the client panicked",
                 ));
                 log::panicked(&self.shared.client_id);
             }
