@@ -184,6 +184,8 @@ impl RedisConnection {
             self.write(commands)?;
         }
         self.begin_reading()?;
+        // A connection that only writes needs no large buffer, and a process may have a thousand.
+        self.reader.set_large(keys.len() > INITIAL_WINDOW);
         let mut result = Ok(());
         while let Some(count) = counts.pop_front() {
             if let Some(limit) = limit {
@@ -212,6 +214,7 @@ impl RedisConnection {
             }
         }
         self.check_no_more_replies()?;
+        self.reader.set_large(false);
         result
     }
 

@@ -11,8 +11,10 @@ use ::redis::{Value, parse_redis_value};
 
 use super::exchange_error::{ExchangeError, error_reply};
 
-/// The size of the buffer, which is read at once.
+/// The size of the buffer, which is read at once, and while many values arrive: each read costs the kernel
+/// several microseconds, of which an acknowledgment to the server is a part.
 const BUFFER_BYTES: usize = 16 * 1024;
+const LARGE_BUFFER_BYTES: usize = 64 * 1024;
 /// The part of a value for which memory and time are granted before a byte of it has arrived, whatever
 /// length the server announces.
 const MAX_ADVANCE: usize = 1024 * 1024;
@@ -46,8 +48,12 @@ pub(super) struct RespReader {
 
 impl RespReader {
     pub(super) fn new() -> Self {
+        Self::with_size(BUFFER_BYTES)
+    }
+
+    fn with_size(size: usize) -> Self {
         Self {
-            bytes: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            bytes: vec![0; size].into_boxed_slice(),
             start: 0,
             end: 0,
         }
@@ -55,6 +61,18 @@ impl RespReader {
 
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.end
+    }
+
+    /// Reads more at once from now on, or no longer, unless bytes are in the buffer.
+    pub(super) fn set_large(&mut self, is_large: bool) {
+        let size = if is_large {
+            LARGE_BUFFER_BYTES
+        } else {
+            BUFFER_BYTES
+        };
+        if self.is_empty() && self.bytes.len() != size {
+            *self = Self::with_size(size);
+        }
     }
 
     /// Reads one reply, and returns an error reply as an error.
@@ -178,12 +196,22 @@ impl RespReader {
         let buffered = self.buffered();
         value.extend_from_slice(buffered.get(..length).unwrap_or(buffered));
         self.start = self.start.saturating_add(value.len());
-        // The rest bypasses the buffer. Memory and time grow with what has arrived, up to twice that.
+        // A large rest bypasses the buffer. Memory and time grow with what has arrived, up to twice that.
         while value.len() < length {
             let missing = length.saturating_sub(value.len());
             let part = missing.min(value.len().max(MAX_ADVANCE));
             value.reserve_exact(part);
             allow(from, part);
+            if part < self.bytes.len() {
+                // What follows arrives in the same read: one more for the end of each small value that the
+                // buffer cuts would double their number.
+                while self.buffered().len() < part {
+                    self.fill(from)?;
+                }
+                value.extend_from_slice(self.buffered().get(..part).unwrap_or_default());
+                self.start = self.start.saturating_add(part);
+                continue;
+            }
             let limit = u64::try_from(part).unwrap_or(u64::MAX);
             if from.by_ref().take(limit).read_to_end(&mut value)? < part {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
@@ -316,6 +344,41 @@ mod tests {
             let values = read(&reply, at_a_time).unwrap_or_else(|_| panic!("{at_a_time}"));
             assert!(values == expected, "{at_a_time}");
         }
+    }
+
+    /// Counts its reads.
+    struct CountingReader<'a>(ChunkedReader<'a>, usize);
+
+    impl Read for CountingReader<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            self.1 += 1;
+            self.0.read(buffer)
+        }
+    }
+
+    impl ReplyStream for CountingReader<'_> {
+        fn allow_bytes(&mut self, _: usize) {}
+    }
+
+    #[test]
+    fn small_values_take_one_read_per_buffer() {
+        let value = [b"$1000\r\n", &[b'x'; 1000][..], b"\r\n"].concat();
+        let count = 500;
+        let reply = value.repeat(count);
+        let reads = |is_large| {
+            let mut from = CountingReader(ChunkedReader(&reply, usize::MAX), 0);
+            let mut reader = RespReader::new();
+            reader.set_large(is_large);
+            for _ in 0..count {
+                let value = reader.value(&mut from).ok().flatten();
+                assert_eq!(value.map(|value| value.len()), Some(1000));
+                // Is ignored while bytes are in the buffer.
+                reader.set_large(is_large == reader.is_empty());
+            }
+            from.1
+        };
+        assert_eq!(reads(false), reply.len().div_ceil(BUFFER_BYTES));
+        assert_eq!(reads(true), reply.len().div_ceil(LARGE_BUFFER_BYTES));
     }
 
     /// Neither doubles what was announced, and neither is granted for bytes that may never come.
