@@ -1,7 +1,7 @@
 //! The index of live records, with the values that fit into memory.
 
 use std::{
-    collections::{HashSet, hash_map::Entry},
+    collections::hash_map::Entry,
     hash::{BuildHasherDefault, Hash, Hasher},
     time::Duration,
 };
@@ -186,8 +186,15 @@ impl RecordIndex {
     ///
     /// An id belongs to the message in flight that has it, or to the first command with it.
     pub(crate) fn shared_packet_ids(&self) -> Vec<(Key, u16)> {
-        let in_flight = self.records.keys().filter(|key| key.is_outbound());
-        let mut used: HashSet<u32> = in_flight.map(|key| key.number).collect();
+        // One flag per id: most of them may be used, and a set of them is slower.
+        let mut used = vec![false; usize::from(u16::MAX) + 1];
+        let mut is_used_again = |id: u32| {
+            let flag = usize::try_from(id).ok().and_then(|id| used.get_mut(id));
+            flag.is_some_and(|flag| std::mem::replace(flag, true))
+        };
+        for key in self.records.keys().filter(|key| key.is_outbound()) {
+            is_used_again(key.number);
+        }
         let commands = self
             .records
             .iter()
@@ -195,13 +202,12 @@ impl RecordIndex {
         let mut commands: Vec<(Key, u16)> = commands
             .map(|(key, entry)| (*key, entry.packet_id))
             .collect();
-        commands.sort_unstable();
-        commands.retain(|(_, id)| !used.insert(u32::from(*id)));
+        commands.sort_unstable_by_key(|(key, _)| *key);
+        commands.retain(|(_, id)| is_used_again(u32::from(*id)));
         // Paho assigns ids upwards, so the highest stay free longest.
-        let mut free = (1..=u16::MAX)
-            .rev()
-            .filter(|id| !used.contains(&u32::from(*id)));
-        let renumbered = commands.into_iter().zip(free.by_ref());
+        let free = (1..=u16::MAX).rev();
+        let free = free.filter(|id| used.get(usize::from(*id)) == Some(&false));
+        let renumbered = commands.into_iter().zip(free);
         renumbered.map(|((key, _), id)| (key, id)).collect()
     }
 

@@ -1,6 +1,7 @@
 //! The keys of Paho's records: kind, MQTT version and number.
 
 use std::{
+    cmp::Ordering,
     collections::HashMap,
     fmt,
     hash::{BuildHasherDefault, Hash, Hasher},
@@ -56,7 +57,7 @@ impl RecordKind {
 }
 
 /// A key as Paho writes it: a stem for kind and MQTT version, and a number, as in `sc5-7`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     pub(crate) kind: RecordKind,
     /// The record is in the form of MQTT 5, which has properties.
@@ -217,6 +218,27 @@ impl Key {
         self.kind == RecordKind::Command && self.number == 0
     }
 
+    /// Packs kind and version into a number.
+    fn packed_stem(self) -> u64 {
+        (self.kind as u64) << 1 | u64::from(self.v5)
+    }
+
+    /// Packs the whole key into one number. Every start sorts all keys several times, and numbers are
+    /// compared without a branch.
+    fn packed(self) -> u64 {
+        self.packed_stem() << 32 | u64::from(self.number)
+    }
+
+    /// Returns a number that sorts keys by kind, and those of a kind from the highest number to the lowest.
+    pub(crate) fn descending(self) -> u64 {
+        (self.kind as u64) << 33 | u64::from(!self.number) << 1 | u64::from(self.v5)
+    }
+
+    /// Returns a number that sorts keys by number, and a PUBLISH before its PUBREL.
+    pub(super) fn by_number(self) -> u64 {
+        u64::from(self.number) << 32 | self.packed_stem()
+    }
+
     fn stem(self) -> &'static str {
         match (self.kind, self.v5) {
             (RecordKind::Command, false) => "c",
@@ -242,11 +264,23 @@ impl fmt::Display for Key {
 /// A map with a cheap hash, since every call of Paho looks its key up.
 pub(crate) type KeyMap<T> = HashMap<Key, T, BuildHasherDefault<KeyHasher>>;
 
-/// Packs the whole key into one `u64`, for [`KeyHasher`].
+/// Hashes the whole key as one `u64`, for [`KeyHasher`].
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        let stem = (self.kind as u32) << 1 | u32::from(self.v5);
-        state.write_u64(u64::from(stem) << 32 | u64::from(self.number));
+        state.write_u64(self.packed());
+    }
+}
+
+/// By kind, then by version, then by number.
+impl Ord for Key {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.packed().cmp(&other.packed())
+    }
+}
+
+impl PartialOrd for Key {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 
@@ -322,7 +356,7 @@ pub(crate) fn with_key_names<T>(keys: &[Key], work: impl FnOnce(&[&str]) -> T) -
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{cmp::Reverse, collections::BTreeSet};
 
     use super::*;
 
@@ -375,6 +409,32 @@ mod tests {
 
     fn key(name: &str) -> Key {
         Key::parse(name).expect(name)
+    }
+
+    #[test]
+    fn packed_key_sorts_like_its_parts() {
+        let numbers = [0, 1, 2, 65_535, 999_999];
+        let keys = RecordKind::ALL.iter().flat_map(|kind| {
+            let versions = [true, false].into_iter();
+            versions.flat_map(move |v5| {
+                let kind = *kind;
+                numbers.map(|number| Key { kind, v5, number })
+            })
+        });
+        let keys: Vec<Key> = keys.collect();
+        for (one, other) in keys
+            .iter()
+            .flat_map(|one| keys.iter().map(move |other| (one, other)))
+        {
+            let parts = |key: &Key| (key.kind, key.v5, key.number);
+            assert_eq!(one.cmp(other), parts(one).cmp(&parts(other)));
+            let parts = |key: &Key| (key.kind, Reverse(key.number), key.v5);
+            let order = one.descending().cmp(&other.descending());
+            assert_eq!(order, parts(one).cmp(&parts(other)));
+            let parts = |key: &Key| (key.number, key.kind, key.v5);
+            let order = one.by_number().cmp(&other.by_number());
+            assert_eq!(order, parts(one).cmp(&parts(other)));
+        }
     }
 
     #[test]

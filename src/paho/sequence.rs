@@ -5,8 +5,7 @@ use super::key::Key;
 /// Sorts records of one kind, or packets of one direction, into the order in which Paho numbered them; returns true if the numbers do
 /// not show it, since they wrapped from 999,999 to 0.
 pub(crate) fn sort_by_sequence(records: &mut [Key]) -> bool {
-    // A PUBLISH comes before its PUBREL.
-    records.sort_unstable_by_key(|key| (key.number, key.kind, key.v5));
+    records.sort_unstable_by_key(|key| key.by_number());
     let numbers: Vec<u32> = records.iter().map(|key| key.number).collect();
     let range = records.first().map(|key| key.kind.number_range());
     let first = wrap_position(&numbers, range.map_or(0, |range| range.len()));

@@ -1,7 +1,5 @@
 //! The meaning of Paho's calls for its records.
 
-use std::cmp::Reverse;
-
 use super::names::RecordNames;
 use crate::{
     cache::{Ack, StoreAccess, WriteBehindCache},
@@ -469,8 +467,15 @@ impl CallSemantics {
         let keys = keys.filter(|key| !self.is_withheld(*key) && !self.cache.index.is_earlier(*key));
         let mut keys: Vec<Key> = keys.map(|key| self.names.name(key)).collect();
         self.cache.note_listing();
-        keys.sort_unstable_by_key(|key| (key.kind, Reverse(key.number), key.v5));
-        keys.into_iter().map(|key| key.to_string()).collect()
+        keys.sort_unstable_by_key(|key| key.descending());
+        let names = keys.into_iter().map(|key| {
+            let name: &str = &key.to_name();
+            // The Rust layer of Paho appends a NUL byte.
+            let mut text = String::with_capacity(name.len().saturating_add(1));
+            text.push_str(name);
+            text
+        });
+        names.collect()
     }
 
     pub(super) fn clear<S: Store>(&mut self, access: &mut StoreAccess<'_, S>) {
