@@ -302,7 +302,8 @@ mod tests {
     }
 
     #[test]
-    #[allow(unsafe_code)]
+    // The id of a thread is as large as a pointer, and with musl it is one.
+    #[allow(unsafe_code, clippy::cast_possible_truncation)]
     fn signal_does_not_interrupt_wait() {
         extern "C" fn handle(_: c_int) {}
         // SAFETY: the handler does nothing.
@@ -311,7 +312,8 @@ mod tests {
         let reader = thread::spawn(move || {
             // SAFETY: it only returns the id of this thread.
             let this = unsafe { libc::pthread_self() };
-            peer.write_all(&this.to_ne_bytes()).expect("sent");
+            peer.write_all(&(this as usize).to_ne_bytes())
+                .expect("sent");
             let mut reply = [0; 1];
             let mut waiting = DeadlineStream::new(
                 Arc::new(peer.into()),
@@ -324,7 +326,12 @@ mod tests {
         socket.read_exact(&mut thread).expect("received");
         for _ in 0..1_000 {
             // SAFETY: the thread is alive: it waits for the byte that is sent after this loop.
-            unsafe { libc::pthread_kill(libc::pthread_t::from_ne_bytes(thread), libc::SIGUSR1) };
+            unsafe {
+                libc::pthread_kill(
+                    usize::from_ne_bytes(thread) as libc::pthread_t,
+                    libc::SIGUSR1,
+                )
+            };
             thread::yield_now();
         }
         socket.write_all(b"!").expect("sent");

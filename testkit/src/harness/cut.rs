@@ -68,7 +68,10 @@ pub unsafe extern "C" fn sendmsg(
     // SAFETY: the caller guarantees that the message and its slices are valid.
     let (message, slices) = unsafe {
         let message = *message;
-        let slices = std::slice::from_raw_parts(message.msg_iov, message.msg_iovlen);
+        // Another C library has another type for it.
+        #[allow(clippy::unnecessary_cast)]
+        let length = message.msg_iovlen as usize;
+        let slices = std::slice::from_raw_parts(message.msg_iov, length);
         (message, slices)
     };
     let send = |length: usize| {
