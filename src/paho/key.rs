@@ -74,6 +74,9 @@ pub(crate) fn version_name(v5: bool) -> &'static str {
 /// Paho's `PERSISTENCE_SEQNO_LIMIT`, which sequence numbers stay below.
 const SEQUENCE_LIMIT: u32 = 1_000_000;
 
+/// The digits of the highest number.
+const MAX_DIGITS: usize = 6;
+
 #[cfg(feature = "cli")]
 impl Key {
     /// Parses a name; returns `None` if Paho does not write such a name.
@@ -104,23 +107,28 @@ impl Key {
 impl Key {
     /// Parses a name; returns `None` if Paho does not write such a name.
     pub(crate) fn parse(name: &str) -> Option<Self> {
-        let (stem, digits) = name.split_once('-')?;
-        let (kind, v5) = match stem {
-            "c" => (RecordKind::Command, false),
-            "c5" => (RecordKind::Command, true),
-            "s" => (RecordKind::SentPublish, false),
-            "s5" => (RecordKind::SentPublish, true),
-            "sc" => (RecordKind::SentPubrel, false),
-            "sc5" => (RecordKind::SentPubrel, true),
-            "r" => (RecordKind::ReceivedPublish, false),
-            "r5" => (RecordKind::ReceivedPublish, true),
-            "q" => (RecordKind::Undelivered, false),
-            "q5" => (RecordKind::Undelivered, true),
+        // Cheaper than a search for the dash, and every call parses its key.
+        let (kind, rest) = match name.as_bytes() {
+            [b'c', rest @ ..] => (RecordKind::Command, rest),
+            [b's', b'c', rest @ ..] => (RecordKind::SentPubrel, rest),
+            [b's', rest @ ..] => (RecordKind::SentPublish, rest),
+            [b'r', rest @ ..] => (RecordKind::ReceivedPublish, rest),
+            [b'q', rest @ ..] => (RecordKind::Undelivered, rest),
             _ => return None,
         };
-        let is_canonical = digits.bytes().all(|digit| digit.is_ascii_digit())
-            && (digits == "0" || !digits.starts_with('0'));
-        let number = digits.parse().ok().filter(|_| is_canonical)?;
+        let (v5, digits) = match rest {
+            [b'-', digits @ ..] => (false, digits),
+            [b'5', b'-', digits @ ..] => (true, digits),
+            _ => return None,
+        };
+        if matches!(digits, [] | [b'0', _, ..]) || digits.len() > MAX_DIGITS {
+            return None;
+        }
+        let number = digits.iter().try_fold(0_u32, |number, digit| {
+            let digit = digit.wrapping_sub(b'0');
+            // This many digits never wrap.
+            (digit < 10).then(|| number.wrapping_mul(10).wrapping_add(digit.into()))
+        })?;
         kind.number_range()
             .contains(&number)
             .then_some(Self { kind, v5, number })
@@ -401,7 +409,9 @@ mod tests {
             "c5",
             "foreign",
             "c-1\0",
+            "c-4294967297",
             "c-99999999999999999999",
+            "c55-1",
         ] {
             assert_eq!(Key::parse(name), None, "{name:?}");
         }
