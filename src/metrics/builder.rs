@@ -77,7 +77,7 @@ impl Default for PersistenceMetricsBuilder {
             size_buckets: SIZE_BUCKETS.to_vec(),
             const_labels: HashMap::new(),
             is_lean: false,
-            clock: Clock::system(),
+            clock: Clock::System,
         }
     }
 }

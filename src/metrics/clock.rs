@@ -1,62 +1,59 @@
 //! The clocks of the metrics: one for durations, one for ages, and Unix time for timestamps.
 
+#[cfg(test)]
+use std::sync::Arc;
 use std::{
     fmt,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use crate::clock::since_boot;
+use crate::clock::{awake_time, since_boot};
 
 /// The clocks of the system, which tests replace.
 #[derive(Clone)]
-pub(crate) struct Clock {
-    awake: TimeSource,
-    boot: TimeSource,
-    unix_time: TimeSource,
+pub(crate) enum Clock {
+    System,
+    #[cfg(test)]
+    Fixed(Arc<dyn Fn() -> Duration + Send + Sync>),
 }
 
-type TimeSource = Arc<dyn Fn() -> Duration + Send + Sync>;
-
 impl Clock {
-    /// Returns the clocks of the system.
-    pub(crate) fn system() -> Self {
-        let start = Instant::now();
-        // A device without a real-time clock can be set to a time before 1970.
-        let since_1970 = || SystemTime::now().duration_since(UNIX_EPOCH);
-        Self {
-            awake: Arc::new(move || start.elapsed()),
-            boot: Arc::new(since_boot),
-            unix_time: Arc::new(move || since_1970().unwrap_or_default()),
-        }
-    }
-
     /// Returns clocks that all read `now`.
     #[cfg(test)]
     pub(crate) fn fixed(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        let now: TimeSource = Arc::new(now);
-        Self {
-            unix_time: Arc::clone(&now),
-            boot: Arc::clone(&now),
-            awake: now,
-        }
+        Self::Fixed(Arc::new(now))
     }
 
     /// Returns the time since an arbitrary start, without the time during which the device was suspended.
     ///
     /// For the durations of calls: one that a suspend interrupts did not keep Paho waiting for so long.
     pub(crate) fn now(&self) -> Duration {
-        (self.awake)()
+        match self {
+            Self::System => awake_time(),
+            #[cfg(test)]
+            Self::Fixed(now) => now(),
+        }
     }
 
     /// Returns the time since boot, for ages: a record goes on waiting while the device is suspended.
     pub(crate) fn since_boot(&self) -> Duration {
-        (self.boot)()
+        match self {
+            Self::System => since_boot(),
+            #[cfg(test)]
+            Self::Fixed(now) => now(),
+        }
     }
 
     /// Returns the time since 1970 by the device's clock, or zero before 1970.
     pub(crate) fn unix_time(&self) -> Duration {
-        (self.unix_time)()
+        match self {
+            // A device without a real-time clock can be set to a time before 1970.
+            Self::System => SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default(),
+            #[cfg(test)]
+            Self::Fixed(now) => now(),
+        }
     }
 }
 
@@ -78,7 +75,7 @@ mod tests {
 
     #[test]
     fn ages_count_from_boot() {
-        let clock = Clock::system();
+        let clock = Clock::System;
         let before = since_boot();
         let now = clock.since_boot();
         let after = since_boot();
