@@ -13,7 +13,7 @@ use crate::{
 
 /// The identity of a record. A key that Paho writes needs no allocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum RecordId {
+pub(super) enum RecordId {
     Key(Key),
     Other(Box<str>),
 }
@@ -28,7 +28,7 @@ impl Hash for RecordId {
 }
 
 impl RecordId {
-    fn of(key: &str) -> Self {
+    pub(super) fn of(key: &str) -> Self {
         Key::parse(key).map_or_else(|| Self::Other(key.into()), Self::Key)
     }
 
@@ -42,17 +42,20 @@ impl RecordId {
         }
     }
 
-    fn kind(&self) -> KindLabel {
+    /// Returns the content of a record that Paho puts in several buffers.
+    pub(super) fn content_of_buffers(&self, buffers: &[&[u8]]) -> Content {
+        match self {
+            Self::Key(key) => Content::of_buffers(*key, buffers),
+            Self::Other(_) => Content::Other,
+        }
+    }
+
+    pub(super) fn kind(&self) -> KindLabel {
         match self {
             Self::Key(key) => key.kind.into(),
             Self::Other(_) => KindLabel::Other,
         }
     }
-}
-
-/// Returns the kind of record that a key stands for.
-pub(super) fn kind_of(key: &str) -> KindLabel {
-    RecordId::of(key).kind()
 }
 
 /// A waiting record.
@@ -140,8 +143,8 @@ pub(super) struct Backlog {
     is_sending: bool,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
-    /// What this call has changed in the message series.
-    changes: MessageChanges,
+    /// What this call has changed in the message series, if anything.
+    changes: Option<MessageChanges>,
 }
 
 impl Backlog {
@@ -155,16 +158,20 @@ impl Backlog {
             history: CallHistory::default(),
             is_sending: false,
             restored: [0; KindLabel::ALL.len()],
-            changes: MessageChanges::default(),
+            changes: None,
         }
     }
 
     /// Passes the changes of a call to the series in one step, so that each scrape accounts for every message.
     pub(super) fn publish(&mut self) {
-        if self.changes != MessageChanges::default() {
-            let changes = std::mem::take(&mut self.changes);
-            self.share.add_messages(&changes);
+        if let Some(changes) = &self.changes {
+            self.share.add_messages(changes);
+            self.changes = None;
         }
+    }
+
+    fn changes(&mut self) -> &mut MessageChanges {
+        self.changes.get_or_insert_default()
     }
 
     /// Sets the server that the store is connected to.
@@ -186,11 +193,12 @@ impl Backlog {
 
     /// Adds to the number of waiting messages.
     fn add_waiting(&mut self, messages: i64) {
-        self.changes.waiting = self.changes.waiting.saturating_add(messages);
+        let waiting = &mut self.changes().waiting;
+        *waiting = waiting.saturating_add(messages);
     }
 
     fn count_delivered(&mut self, qos: u8) {
-        if let Some(delivered) = self.changes.delivered.get_mut(usize::from(qos)) {
+        if let Some(delivered) = self.changes().delivered.get_mut(usize::from(qos)) {
             *delivered = delivered.saturating_add(1);
         }
     }
@@ -206,8 +214,7 @@ impl Backlog {
     }
 
     /// Updates the backlog after a `put`.
-    pub(super) fn put(&mut self, key: &str, size: usize, content: Content) {
-        let id = RecordId::of(key);
+    pub(super) fn put(&mut self, id: RecordId, size: usize, content: Content) {
         if let RecordId::Key(key) = id {
             self.history.put(key);
             let is_publish = key.kind == RecordKind::SentPublish;
@@ -225,7 +232,8 @@ impl Backlog {
             }
             // A command, or a PUBLISH that Paho sends again after its record was lost.
             if content.is_message() && !is_known {
-                self.changes.accepted = self.changes.accepted.saturating_add(1);
+                let accepted = &mut self.changes().accepted;
+                *accepted = accepted.saturating_add(1);
             }
         }
         let kind = id.kind();
@@ -292,8 +300,7 @@ impl Backlog {
     }
 
     /// Updates the backlog after a `get`, which gives the size and the content of a listed record.
-    pub(super) fn get(&mut self, key: &str, value: &[u8]) {
-        let id = RecordId::of(key);
+    pub(super) fn get(&mut self, id: RecordId, value: &[u8]) {
         let mut content = Content::Other;
         if let RecordId::Key(key) = id {
             content = Content::of(key, value);
@@ -314,8 +321,8 @@ impl Backlog {
     }
 
     /// Updates the backlog after a `remove` and returns true if the record existed.
-    pub(super) fn remove(&mut self, key: &str) -> bool {
-        let key = match RecordId::of(key) {
+    pub(super) fn remove(&mut self, id: RecordId) -> bool {
+        let key = match id {
             RecordId::Key(key) => key,
             other @ RecordId::Other(_) => {
                 let existed = self.remove_entry(&other).is_some();
@@ -373,7 +380,7 @@ impl Backlog {
         match departure {
             Departure::HandedOver => self.count_delivered(0),
             Departure::Acknowledged { qos } => self.count_delivered(qos),
-            Departure::Dropped(reason) => self.changes.drop_records(kind, reason, 1),
+            Departure::Dropped(reason) => self.changes().drop_records(kind, reason, 1),
             Departure::Sending | Departure::Ended => {}
         }
     }
@@ -381,7 +388,7 @@ impl Backlog {
     /// Counts messages that the persistence dropped before Paho listed them.
     pub(super) fn dropped_at_open(&mut self, reason: DropReason, records: usize) {
         let records = u64::try_from(records).unwrap_or(u64::MAX);
-        self.changes
+        self.changes()
             .drop_records(RecordKind::Command, reason, records);
     }
 
@@ -397,7 +404,8 @@ impl Backlog {
     pub(super) fn lose(&mut self, key: &str) {
         let content = self.remove_entry(&RecordId::of(key));
         if content.is_some_and(Content::is_message) {
-            self.changes.lost = self.changes.lost.saturating_add(1);
+            let lost = &mut self.changes().lost;
+            *lost = lost.saturating_add(1);
         }
     }
 
@@ -483,7 +491,7 @@ impl Backlog {
     )]
     fn set_restored(&mut self, kind: KindLabel, records: i64) {
         let before = std::mem::replace(&mut self.restored[kind as usize], records);
-        let change = &mut self.changes.restored[kind as usize];
+        let change = &mut self.changes().restored[kind as usize];
         *change = change.saturating_add(records.saturating_sub(before));
     }
 

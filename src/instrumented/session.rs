@@ -52,14 +52,25 @@ pub(super) enum Outcome {
 }
 
 impl OpenState {
-    /// Updates the counters and the histogram of the operation.
+    /// Updates the measurements after a call, and publishes what it has changed in the backlog.
     pub(super) fn record_call(
-        &self,
+        &mut self,
         operation: OperationLabel,
         key: &str,
         outcome: Outcome,
-        took: Duration,
+        start: Duration,
+        end: Duration,
     ) {
+        self.count_call(operation, key, outcome, end.saturating_sub(start));
+        self.update_restore(operation, key, end);
+        if let Outcome::Error(kind) = outcome {
+            self.note_failure(operation, key, kind);
+        }
+        self.backlog.publish();
+    }
+
+    /// Updates the counters and the histogram of the operation.
+    fn count_call(&self, operation: OperationLabel, key: &str, outcome: Outcome, took: Duration) {
         let series = self.backlog.series();
         series
             .calls
@@ -87,7 +98,7 @@ impl OpenState {
     ///
     /// Paho reads every record when a client is created. The first call afterwards is a change, or the
     /// removal of a command.
-    pub(super) fn update_restore(&mut self, operation: OperationLabel, key: &str, now: Duration) {
+    fn update_restore(&mut self, operation: OperationLabel, key: &str, now: Duration) {
         if self.stage == Stage::Running {
             return;
         }
@@ -110,7 +121,7 @@ impl OpenState {
     }
 
     /// Updates the backlog after a call that failed.
-    pub(super) fn note_failure(&mut self, operation: OperationLabel, key: &str, kind: ErrorKind) {
+    fn note_failure(&mut self, operation: OperationLabel, key: &str, kind: ErrorKind) {
         match operation {
             OperationLabel::Get => {
                 self.backlog.look_up();

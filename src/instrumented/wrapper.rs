@@ -15,14 +15,13 @@ use tracing::{
 };
 
 use super::{
-    backlog::{Backlog, kind_of},
+    backlog::{Backlog, RecordId},
     observer::InstrumentedObserver,
     session::{OpenState, Outcome, Session, Stage},
 };
 use crate::{
     error::{Error, ErrorChain, ErrorKind},
     metrics::{OperationLabel, PersistenceMetrics},
-    paho::Content,
     persistence::{Health, Persistence, StoreAddress},
     store::Store,
 };
@@ -186,12 +185,15 @@ impl<P: ClientPersistence> Instrumented<P> {
         let clock = self.metrics.clock();
         // Duration and span include the wait for the mutex, during which Paho waits too.
         let start = clock.now();
-        let span = self.span(operation, key, bytes).entered();
+        let span = self.span(operation, key, bytes);
+        let _entered = span.enter();
         let _in_progress = self.in_progress.as_ref().map(InProgressGuard::new);
-        let (result, outcome) = {
+        let result;
+        let outcome;
+        {
             let persistence = self.persistence.lock();
             let mut persistence = persistence.unwrap_or_else(PoisonError::into_inner);
-            let result = work(&mut persistence);
+            result = work(&mut persistence);
             let now = clock.now();
             let mut session = self.series.session.lock();
             // Calls before the first open have no client to be counted for.
@@ -199,7 +201,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                 (Ok(value), Some(session)) => on_success(session, value),
                 _ => true,
             };
-            let outcome = match &result {
+            outcome = match &result {
                 Ok(_) if existed => Outcome::Ok,
                 Ok(_) => Outcome::Miss,
                 Err(error) => {
@@ -207,31 +209,10 @@ impl<P: ClientPersistence> Instrumented<P> {
                 }
             };
             if let Some(session) = &mut *session {
-                session.record_call(operation, key, outcome, now.saturating_sub(start));
-                session.update_restore(operation, key, now);
-                if let Outcome::Error(kind) = outcome {
-                    session.note_failure(operation, key, kind);
-                }
-                session.backlog.publish();
+                session.record_call(operation, key, outcome, start, now);
             }
-            (result, outcome)
-        };
-        match outcome {
-            Outcome::Ok => span.record("outcome", "ok"),
-            Outcome::Miss => span.record("outcome", "miss"),
-            Outcome::Error(kind) => span
-                .record("outcome", "error")
-                .record("error.type", kind.as_str())
-                .record("otel.status_code", "ERROR"),
-        };
-        if let Err(error) = &result {
-            // The status and its description are one field of OpenTelemetry, which the last of the two sets.
-            let description: &dyn StdError = match Error::in_mqtt(error) {
-                Some(error) => error,
-                None => error,
-            };
-            span.record("otel.status_description", display(ErrorChain(description)));
         }
+        record_outcome(&span, outcome, result.as_ref().err());
         result
     }
 
@@ -248,7 +229,7 @@ impl<P: ClientPersistence> Instrumented<P> {
                     "db.operation.name" = operation.as_str(),
                     "messaging.client.id" = self.client_id,
                     "record.key" = (!key.is_empty()).then_some(key),
-                    "record.kind" = (!key.is_empty()).then(|| kind_of(key).as_str()),
+                    "record.kind" = (!key.is_empty()).then(|| RecordId::of(key).kind().as_str()),
                     // Signed, since the layer of OpenTelemetry makes text of an unsigned number.
                     "record.bytes" = bytes.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)),
                     outcome = Empty,
@@ -314,6 +295,26 @@ impl fmt::Display for SpanName<'_> {
     }
 }
 
+/// Records the outcome of a call in its span.
+fn record_outcome(span: &Span, outcome: Outcome, error: Option<&mqtt::Error>) {
+    match outcome {
+        Outcome::Ok => span.record("outcome", "ok"),
+        Outcome::Miss => span.record("outcome", "miss"),
+        Outcome::Error(kind) => span
+            .record("outcome", "error")
+            .record("error.type", kind.as_str())
+            .record("otel.status_code", "ERROR"),
+    };
+    if let Some(error) = error {
+        // The status and its description are one field of OpenTelemetry, which the last of the two sets.
+        let description: &dyn StdError = match Error::in_mqtt(error) {
+            Some(error) => error,
+            None => error,
+        };
+        span.record("otel.status_description", display(ErrorChain(description)));
+    }
+}
+
 /// Counts a call as in progress until it is dropped, even if the call panics.
 struct InProgressGuard<'a>(&'a IntGauge);
 
@@ -344,7 +345,8 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
 
     fn put(&mut self, key: &str, buffers: Vec<&[u8]>) -> mqtt::Result<()> {
         let bytes = buffers.iter().map(|buffer| buffer.len()).sum();
-        let content = Content::of_buffers(key, &buffers);
+        let id = RecordId::of(key);
+        let content = id.content_of_buffers(&buffers);
         let work = |inner: &mut P| inner.put(key, buffers);
         self.call(
             OperationLabel::Put,
@@ -359,13 +361,14 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
                     .calls
                     .value_size_bytes
                     .observe(bytes as f64);
-                session.backlog.put(key, bytes, content);
+                session.backlog.put(id, bytes, content);
                 true
             },
         )
     }
 
     fn get(&mut self, key: &str) -> mqtt::Result<Vec<u8>> {
+        let id = RecordId::of(key);
         let work = |inner: &mut P| inner.get(key);
         self.call(
             OperationLabel::Get,
@@ -373,16 +376,17 @@ impl<P: ClientPersistence> ClientPersistence for Instrumented<P> {
             None,
             work,
             |session, value: &Vec<u8>| {
-                session.backlog.get(key, value);
+                session.backlog.get(id, value);
                 true
             },
         )
     }
 
     fn remove(&mut self, key: &str) -> mqtt::Result<()> {
+        let id = RecordId::of(key);
         let work = |inner: &mut P| inner.remove(key);
         self.call(OperationLabel::Remove, key, None, work, |session, ()| {
-            session.backlog.remove(key)
+            session.backlog.remove(id)
         })
     }
 
