@@ -36,6 +36,7 @@ fn main() {
     );
     span::run(rounds);
     let mut pairs = contender::all(&redis);
+    allocations(&mut pairs, &messages, cycles);
     calls(&mut pairs, &messages, rounds);
     drop(pairs);
     redis::cmd("FLUSHALL")
@@ -47,6 +48,31 @@ fn main() {
         &[0, 1_000, 10_000, 60_000]
     };
     growth(&redis, &messages, waiting, rounds);
+}
+
+/// Prints the allocations per message, once the persistences have grown to their size.
+fn allocations(pairs: &mut [Pair], at_least_once: &[Message], cycles: u16) {
+    let exactly_once: Vec<Message> = (1..=cycles).map(Message::exactly_once).collect();
+    let mut rows = Vec::new();
+    for pair in pairs {
+        let mut row = vec![pair.name.clone()];
+        for persistence in [&mut pair.plain, &mut pair.instrumented] {
+            for messages in [at_least_once, &exactly_once] {
+                timing::cycle(persistence.as_mut(), messages);
+                let cost = timing::cycle(persistence.as_mut(), messages);
+                row.push(two_places(cost.allocations));
+            }
+        }
+        rows.push(row);
+    }
+    let columns = ["", "QoS 1", "QoS 2", "instrumented: QoS 1", "QoS 2"];
+    let about = "Of all calls for a message. The value of each record is one, and so is the copy that `get` returns.";
+    table::print(
+        "Allocations per message",
+        about,
+        &columns.map(str::to_owned),
+        &rows,
+    );
 }
 
 /// Prints one table per persistence.

@@ -92,9 +92,10 @@ pub fn round(persistence: &mut dyn ClientPersistence, messages: &[Message], cloc
 pub fn cycle(persistence: &mut dyn ClientPersistence, messages: &[Message]) -> Cost {
     let mut all = Calls::default();
     for message in messages {
-        let mut buffers = Call::CYCLE.map(|call| call.buffers(message));
+        let calls = message.calls();
+        let mut buffers: Vec<_> = calls.iter().map(|call| call.buffers(message)).collect();
         all.time(0.0, || {
-            for (call, buffers) in Call::CYCLE.into_iter().zip(&mut buffers) {
+            for (call, buffers) in calls.iter().zip(&mut buffers) {
                 call.make(persistence, message, std::mem::take(buffers))
                     .expect("succeeds");
             }
