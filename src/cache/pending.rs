@@ -485,7 +485,7 @@ impl PendingWrites {
 
     /// Takes the piggybacked removes that are still due, and need not go with a put of their message.
     pub(crate) fn take_piggybacked(&mut self) -> Vec<Key> {
-        let piggybacked = std::mem::take(&mut self.piggybacked);
+        let mut piggybacked = std::mem::take(&mut self.piggybacked);
         let is_current = |(key, sequence): &(Key, u64)| {
             self.unsent_write(*key)
                 .is_some_and(|write| write.sequence == *sequence)
@@ -494,14 +494,19 @@ impl PendingWrites {
             let write = self.unsent_write(key);
             write.is_some_and(|write| write.put_length.is_some())
         };
-        piggybacked
+        let due = piggybacked
             .iter()
             .filter(|entry| is_current(entry))
             .map(|(key, _)| *key)
             .filter(|key| !self.partners(*key).any(is_put))
             // A full store refuses what adds something, and must not refuse these removes with it.
             .filter(|key| !self.sets_aside(*key))
-            .collect()
+            .collect();
+        // Keeps the buffer, unless an outage has made it long.
+        piggybacked.clear();
+        piggybacked.shrink_to(16);
+        self.piggybacked = piggybacked;
+        due
     }
 
     fn unsent_write(&self, key: Key) -> Option<&PendingWrite> {

@@ -63,23 +63,19 @@ pub(super) fn write_records(
         return write(store, &[&[change_for(index, *key, &name)]], ack);
     }
     let keys = groups.iter().copied().flatten();
-    let names: Vec<KeyName> = keys.map(|key| key.to_name()).collect();
+    let names: Vec<KeyName> = keys.clone().map(|key| key.to_name()).collect();
     let mut changes: Vec<Change<'_>> = Vec::with_capacity(names.len());
-    let mut lengths: Vec<usize> = Vec::with_capacity(groups.len());
-    let mut names = names.iter();
-    for group in groups {
-        let before = changes.len();
-        for (key, name) in group.iter().zip(names.by_ref()) {
-            changes.extend(pending.attached(*key).map(SetAsideChange::as_change));
-            changes.push(change_for(index, *key, name));
-        }
-        lengths.push(changes.len().saturating_sub(before));
+    for (key, name) in keys.zip(&names) {
+        changes.extend(pending.attached(*key).map(SetAsideChange::as_change));
+        changes.push(change_for(index, *key, name));
     }
     let mut rest = &changes[..];
-    let groups: Vec<&[Change<'_>]> = lengths
+    let groups: Vec<&[Change<'_>]> = groups
         .iter()
-        .filter_map(|length| {
-            let (group, others) = rest.split_at_checked(*length)?;
+        .filter_map(|group| {
+            let attached = group.iter().map(|key| pending.attached(*key).count());
+            let length = attached.sum::<usize>().saturating_add(group.len());
+            let (group, others) = rest.split_at_checked(length)?;
             rest = others;
             Some(group)
         })

@@ -1,5 +1,7 @@
 //! The meaning of Paho's calls for its records.
 
+use std::slice;
+
 use super::names::RecordNames;
 use crate::{
     cache::{Ack, StoreAccess, WriteBehindCache},
@@ -416,10 +418,15 @@ impl CallSemantics {
         for &publish in &keys {
             self.note_removal(access, publish, publish);
         }
-        keys.push(key);
+        let removed = if keys.is_empty() {
+            slice::from_ref(&key)
+        } else {
+            keys.push(key);
+            &keys
+        };
         // A crash before the next tick repeats a QoS 1 message, or a PUBREL, which the broker
         // answers. MQTT allows both.
-        self.cache.remove(access, &keys, Ack::Deferred);
+        self.cache.remove(access, removed, Ack::Deferred);
     }
 
     /// Returns `true` for records of the session that was found at open, until Paho connects.

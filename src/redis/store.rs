@@ -1,6 +1,6 @@
 //! [`RedisStore`]: records in a Redis hash.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use ::redis::Value;
 
@@ -36,7 +36,7 @@ pub struct RedisStore {
     lock: ClientLock,
     nodes: NodeChoice,
     /// The key of the hash, from a successful `connect` until `close`.
-    hash: Option<String>,
+    hash: Option<Arc<str>>,
     /// `None` after a failure that leaves a connection unusable; the next call reconnects.
     connection: Option<RedisConnection>,
     /// The connection excludes other programs; without the right to that, nothing does.
@@ -237,7 +237,7 @@ impl Store for RedisStore {
     fn connect(&mut self, name: &str) -> Result<Connected, Error> {
         let hash = self.config.hash(name)?;
         let connected = self.open_connection(&hash)?;
-        self.hash = Some(hash);
+        self.hash = Some(hash.into());
         Ok(connected)
     }
 

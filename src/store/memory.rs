@@ -35,7 +35,11 @@ impl MemoryStore {
             return Err(Error::new(ErrorKind::NotOpen, attempt));
         };
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(work(by_name.entry(name.clone()).or_default()))
+        // `entry` needs a copy of the name, even if the name is there.
+        Ok(work(match by_name.get_mut(name) {
+            Some(records) => records,
+            None => by_name.entry(name.clone()).or_default(),
+        }))
     }
 }
 
