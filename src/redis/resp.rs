@@ -79,6 +79,13 @@ impl RespReader {
     ///
     /// An error within an array is a value.
     pub(super) fn reply(&mut self, from: &mut impl Read) -> Result<Value, ExchangeError> {
+        let (mark, line) = self.read_line(from)?;
+        if let Some(value) = short_value(mark, line) {
+            return Ok(value);
+        }
+        // The frame begins with this line.
+        let length = line.len().saturating_add(b":\r\n".len());
+        self.start = self.start.saturating_sub(length);
         let mut frame = Vec::new();
         self.frame_reply(from, &mut frame, &mut { MAX_REPLY_BYTES }, MAX_DEPTH)?;
         match parse_redis_value(&frame)? {
@@ -265,6 +272,15 @@ impl RespReader {
                 Ok(())
             }
         }
+    }
+}
+
+/// Returns the value of most replies to a write, for which the decoder would allocate a buffer of 8 KiB.
+fn short_value(mark: u8, line: &[u8]) -> Option<Value> {
+    match (mark, line) {
+        (b'+', b"OK") => Some(Value::Okay),
+        (b':', number) => Some(Value::Int(str::from_utf8(number).ok()?.parse().ok()?)),
+        _ => None,
     }
 }
 
