@@ -34,8 +34,8 @@ pub enum OnBrokenWrite {
     Exit(i32),
     /// Calls this, which should end the program soon.
     ///
-    /// It is called on a thread that the clients of the process share or, for a message of an earlier run, on one of Paho's threads and
-    /// under Paho's lock. In the latter case Paho sends the damaged message when it returns, and the client then ends.
+    /// It is called on one of the four threads that all clients of the process share or, for a message of an earlier run,
+    /// on one of Paho's threads and under Paho's lock. In the latter case Paho sends the damaged message when it returns, and the client then ends.
     /// It is called once. It may not use the client, but [`BrokenWrite::health`]. A panic in it is caught and dropped.
     Call(Arc<dyn Fn(&BrokenWrite) + Send + Sync>),
     /// Goes on. Damaged messages are sent in place of those that `publish` accepted.

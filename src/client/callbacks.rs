@@ -2,7 +2,10 @@
 
 use std::{
     cell::Cell,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError, TryLockError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use paho_mqtt as mqtt;
@@ -35,24 +38,45 @@ pub(super) fn is_in_callback() -> bool {
 pub(super) type Receive = Box<dyn FnMut(mqtt::Message) + Send>;
 
 /// The receiver of a client.
-pub(super) struct Receiver(Mutex<Option<Receive>>);
+pub(super) struct Receiver {
+    receive: Mutex<Option<Receive>>,
+    is_closing: AtomicBool,
+    signal: Arc<Signal>,
+}
 
 impl Receiver {
-    pub(super) fn new(client_id: &str, receive: Option<Receive>) -> Self {
+    pub(super) fn new(client_id: &str, receive: Option<Receive>, signal: Arc<Signal>) -> Self {
         let receive = receive.unwrap_or_else(|| drop_messages(client_id.to_owned()));
-        Self(Mutex::new(Some(receive)))
-    }
-
-    fn receive(&self, message: mqtt::Message) {
-        if let Some(receive) = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
-            receive(message);
+        Self {
+            receive: Mutex::new(Some(receive)),
+            is_closing: AtomicBool::new(false),
+            signal,
         }
     }
 
-    /// Drops the callback of the program, which may own a client.
-    pub(super) fn close(&self) {
-        let receive = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn receive(&self, message: mqtt::Message) {
+        let receive = self.receive.lock();
+        if let Some(receive) = &mut *receive.unwrap_or_else(PoisonError::into_inner) {
+            // A panic would unwind into Paho's C code.
+            catch_panic(|| in_callback(|| receive(message)));
+        }
+        // After the lock.
+        if self.is_closing.load(Ordering::SeqCst) {
+            self.signal.look();
+        }
+    }
+
+    /// Drops the callback of the program, which may own a client. Returns false while it runs, and has the worker look
+    /// again once it has returned.
+    pub(super) fn close(&self) -> bool {
+        self.is_closing.store(true, Ordering::SeqCst);
+        let receive = match self.receive.try_lock() {
+            Ok(mut receive) => receive.take(),
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
         catch_panic(|| drop(receive));
+        true
     }
 }
 
@@ -85,8 +109,7 @@ pub(super) fn set_callbacks(
     client.set_message_callback(move |_, message| {
         // Paho passes `None` when a connection ends.
         if let Some(message) = message {
-            // A panic would unwind into Paho's C code.
-            catch_panic(|| in_callback(|| receiver.receive(message)));
+            receiver.receive(message);
         }
     });
 }

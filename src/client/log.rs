@@ -49,7 +49,7 @@ pub(super) fn panicked(client_id: &str) {
     );
 }
 
-pub(super) fn crowded(client_id: &str, limit: usize) {
+pub(super) fn too_many_clients(client_id: &str, limit: usize) {
     warn!(
         "messaging.client.id" = client_id,
         limit,

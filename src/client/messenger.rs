@@ -12,7 +12,7 @@ use paho_mqtt as mqtt;
 use super::{
     broken_write::{DamageGuard, never_destroy},
     callbacks::{Receive, Receiver, is_in_callback, set_callbacks},
-    crowd::Counted,
+    client_count::ClientCount,
     delivery::Delivery,
     gauges::Gauges,
     link::Link,
@@ -63,7 +63,7 @@ pub(super) struct ClientInner {
     has_byte_budget: bool,
     receives: bool,
     has_waited: AtomicBool,
-    _counted: Counted,
+    _count: ClientCount,
 }
 
 /// Receives the messages that arrive.
@@ -100,10 +100,14 @@ impl Client {
             room: Mutex::new(Room::new(start.max_messages)),
             receives: start.on_message.is_some(),
             has_waited: AtomicBool::new(false),
-            _counted: Counted::new(&shared.client_id),
+            _count: ClientCount::add(&shared.client_id),
         });
         let receive = start.on_message.map(|on_message| inner.receive(on_message));
-        let receiver = Arc::new(Receiver::new(&shared.client_id, receive));
+        let receiver = Arc::new(Receiver::new(
+            &shared.client_id,
+            receive,
+            Arc::clone(&shared.signal),
+        ));
         set_callbacks(&start.paho, &start.signal, &receiver);
         let ended = Arc::clone(&shared.ended);
         let worker = Worker::new(

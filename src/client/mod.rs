@@ -3,8 +3,8 @@
 mod backoff;
 mod broken_write;
 mod callbacks;
+mod client_count;
 mod connection;
-mod crowd;
 mod deliveries;
 mod delivery;
 mod gauges;
@@ -23,6 +23,7 @@ mod shared;
 mod signal;
 mod stopping;
 mod subscriptions;
+mod unread_bytes;
 mod worker;
 
 pub use broken_write::{BrokenWrite, OnBrokenWrite};

@@ -1,4 +1,4 @@
-//! [`Permit`]: bounds the attempts to connect that clients of this process make at the same time.
+//! [`ConnectPermit`]: bounds the attempts to connect that clients of this process make at the same time.
 
 use std::{
     collections::VecDeque,
@@ -10,41 +10,40 @@ use std::{
     time::Duration,
 };
 
-/// The attempts to connect that may run at the same time.
-///
-/// Paho writes a byte to a socket pair for each connection that is pending and for each that it closes. It does so under
-/// its global lock, and the thread that reads these bytes needs the lock. The 279th that is not read blocks, and with it
-/// every client of the process, for ever (docs/upstream/interrupt-socket.md). An attempt takes two at most.
-const MAX_ATTEMPTS: usize = 100;
+use super::unread_bytes::most_unread_bytes;
 
-/// The time for which a permit stays in use after an attempt has ended, so that Paho reads what it has written.
+/// The most attempts to connect that run at the same time, however many bytes Paho may leave unread.
+const MAX_ATTEMPTS: usize = 100;
+/// The bytes that an attempt may leave unread: one when it is pending, and one when its connection is closed.
+const BYTES_PER_ATTEMPT: usize = 2;
+/// The bytes that are left for connections that are lost.
+const SPARE_BYTES: usize = 50;
+
+/// The time for which a permit stays in use after its attempt has ended, so that Paho reads what it has written.
 pub(super) const TIME_AFTER_ATTEMPT: Duration = Duration::from_secs(1);
 
-/// The permits of this process.
-static PERMITS: Permits = Permits(Mutex::new(State {
-    used: 0,
-    waiting: VecDeque::new(),
-}));
+/// The permits of this process. One that was forked from it has no thread of Paho to connect with.
+static PERMITS: Permits = Permits::new();
 
 struct Permits(Mutex<State>);
 
 struct State {
     used: usize,
-    /// Whoever has asked, in order.
-    waiting: VecDeque<Weak<Permit>>,
+    /// Those who have asked, in order.
+    waiting: VecDeque<Weak<ConnectPermit>>,
 }
 
-/// The permission to connect, once it is granted. Dropping it grants another one.
-pub(super) struct Permit {
+/// The permission to make one attempt to connect, once it is granted. Dropping it grants another one.
+pub(super) struct ConnectPermit {
     permits: &'static Permits,
     is_granted: AtomicBool,
     waker: Waker,
 }
 
-impl Permit {
+impl ConnectPermit {
     /// Asks for a permit. If it has to be waited for, wakes this once it is granted.
     pub(super) fn ask(waker: &Waker) -> Arc<Self> {
-        PERMITS.ask(waker)
+        PERMITS.ask(waker, max_attempts(most_unread_bytes()))
     }
 
     pub(super) fn is_granted(&self) -> bool {
@@ -52,7 +51,7 @@ impl Permit {
     }
 }
 
-impl Drop for Permit {
+impl Drop for ConnectPermit {
     fn drop(&mut self) {
         if self.is_granted() {
             self.permits.release();
@@ -60,11 +59,24 @@ impl Drop for Permit {
     }
 }
 
+/// Returns the attempts that may run at the same time, if Paho may leave so many bytes unread.
+fn max_attempts(unread_bytes: usize) -> usize {
+    let attempts = unread_bytes.saturating_sub(SPARE_BYTES) / BYTES_PER_ATTEMPT;
+    attempts.clamp(1, MAX_ATTEMPTS)
+}
+
 impl Permits {
-    fn ask(&'static self, waker: &Waker) -> Arc<Permit> {
+    const fn new() -> Self {
+        Self(Mutex::new(State {
+            used: 0,
+            waiting: VecDeque::new(),
+        }))
+    }
+
+    fn ask(&'static self, waker: &Waker, max_attempts: usize) -> Arc<ConnectPermit> {
         let mut state = self.lock();
-        let is_free = state.used < MAX_ATTEMPTS;
-        let permit = Arc::new(Permit {
+        let is_free = state.used < max_attempts;
+        let permit = Arc::new(ConnectPermit {
             permits: self,
             is_granted: AtomicBool::new(is_free),
             waker: waker.clone(),
@@ -77,10 +89,10 @@ impl Permits {
         permit
     }
 
-    /// Grants a permit that is free to the first who waits for it.
+    /// Grants a permit that is free to the first one that waits.
     fn release(&self) {
         let mut state = self.lock();
-        // Who has asked may be gone.
+        // A client that has asked may be gone.
         let next = loop {
             match state.waiting.pop_front() {
                 None => break None,
@@ -124,23 +136,27 @@ mod tests {
 
     #[test]
     fn permits_are_granted_in_order_up_to_their_number() {
-        static PERMITS: Permits = Permits(Mutex::new(State {
-            used: 0,
-            waiting: VecDeque::new(),
-        }));
+        static PERMITS: Permits = Permits::new();
         let woken = Arc::<Count>::default();
-        let ask = || PERMITS.ask(&Waker::from(Arc::clone(&woken)));
-        let mut granted: Vec<_> = (0..MAX_ATTEMPTS).map(|_| ask()).collect();
-        assert!(granted.iter().all(|permit| permit.is_granted()));
-        let (first, gone, second) = (ask(), ask(), ask());
+        let ask = || PERMITS.ask(&Waker::from(Arc::clone(&woken)), 2);
+        let (first, second) = (ask(), ask());
+        assert!(first.is_granted() && second.is_granted());
+        let (third, gone, fourth) = (ask(), ask(), ask());
         drop(gone);
-        granted.pop();
-        assert!(first.is_granted() && !second.is_granted());
         drop(first);
-        assert!(second.is_granted());
+        assert!(third.is_granted() && !fourth.is_granted());
+        drop(third);
+        assert!(fourth.is_granted());
         assert_eq!(woken.0.load(Ordering::Relaxed), 2);
-        drop((granted, second));
+        drop((second, fourth));
         let state = PERMITS.lock();
         assert_eq!((state.used, state.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn attempts_leave_no_more_bytes_than_fit() {
+        for (bytes, attempts) in [(0, 1), (60, 5), (86, 18), (278, 100), (usize::MAX, 100)] {
+            assert_eq!(max_attempts(bytes), attempts, "{bytes}");
+        }
     }
 }

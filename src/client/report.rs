@@ -6,7 +6,7 @@ use std::time::SystemTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ConnectionState {
-    /// The client tries to connect.
+    /// The client tries to connect, or waits for its turn: 100 clients of a process connect at the same time.
     Connecting,
     /// The client is connected.
     Connected,

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll, Waker},
+    thread,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -20,10 +21,10 @@ use super::{
     log,
     names::NameToResolve,
     options::Target,
-    permit::{Permit, TIME_AFTER_ATTEMPT},
+    permit::{ConnectPermit, TIME_AFTER_ATTEMPT},
     report::ConnectionState,
     shared::{ClientShared, Closed, DISCONNECT_LIMIT},
-    signal::waker_to_look,
+    signal::{Flag, waker_to_look},
     subscriptions::Wanted,
 };
 use crate::{
@@ -36,7 +37,10 @@ use crate::{
 /// Time in which the store has to take what it lacks, if nothing else will close it.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
-/// The background work of a client, in turns that wait for neither the network nor a name server.
+/// The background work of a client, in turns that await neither the broker nor a name server.
+///
+/// A turn may wait for Paho's global lock, for the log of the program, and for the reaction to a broken write, which should
+/// end the program.
 pub(super) struct Worker {
     shared: Arc<ClientShared>,
     paho: mqtt::AsyncClient,
@@ -45,10 +49,8 @@ pub(super) struct Worker {
     damage: Arc<DamageGuard>,
     receiver: Arc<Receiver>,
     waker: Waker,
-    /// The permission for an attempt to connect, which has to be granted first.
-    permit: Option<Arc<Permit>>,
-    /// The permit stays in use until then, without an attempt.
-    permit_until: Option<Instant>,
+    /// The permits of attempts that have ended, and the times until which they stay in use.
+    used_permits: Vec<(Arc<ConnectPermit>, Instant)>,
     /// The attempt to connect that has not ended.
     attempt: Option<Attempt>,
     /// The requests to subscribe and unsubscribe that the broker has not acknowledged.
@@ -63,15 +65,38 @@ pub(super) struct Worker {
     ends: Option<Closed>,
     /// The end waits no longer for an attempt to connect than until this time.
     ends_by: Option<Instant>,
-    /// The request to disconnect, and the time until which it is waited for.
-    disconnecting: Option<(mqtt::Token, Instant)>,
+    disconnect: Disconnect,
 }
 
 /// An attempt to connect.
 enum Attempt {
     /// The name server is asked.
     Resolving(Arc<LookUp>),
-    Connecting(mqtt::ConnectToken),
+    /// Others connect first.
+    Waiting(Arc<ConnectPermit>),
+    Connecting(mqtt::ConnectToken, Arc<ConnectPermit>),
+}
+
+/// The end of the connection.
+enum Disconnect {
+    NotBegun,
+    /// The request, and the time until which it is waited for.
+    Pending(mqtt::Token, Instant),
+    Over,
+}
+
+/// A client that has ended, and the flag that is set once it is dropped.
+struct Ended {
+    _worker: Worker,
+    _flag: SetOnDrop,
+}
+
+struct SetOnDrop(Arc<Flag>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.set();
+    }
 }
 
 /// Runs the turns of a client until it has ended.
@@ -88,9 +113,7 @@ impl Job for ClientJob {
                 return NextTurn::At(since_boot().saturating_add(left));
             }
             if let Some(worker) = slot.take() {
-                let ended = Arc::clone(&worker.shared.ended);
-                catch_panic(|| drop(worker));
-                ended.set();
+                worker.destroy();
             }
             NextTurn::Never
         })
@@ -114,8 +137,7 @@ impl Worker {
             link,
             damage,
             receiver,
-            permit: None,
-            permit_until: None,
+            used_permits: Vec::new(),
             attempt: None,
             subscribing: Vec::new(),
             last_check: Instant::now(),
@@ -124,7 +146,7 @@ impl Worker {
             has_ignored_broken_write: false,
             ends: None,
             ends_by: None,
-            disconnecting: None,
+            disconnect: Disconnect::NotBegun,
         }
     }
 
@@ -135,6 +157,19 @@ impl Worker {
         let job = Pools::of_this_process().clients.add(job)?;
         signal.set_worker(job);
         Ok(())
+    }
+
+    /// Drops the client of Paho, which may wait for the store and for Paho's threads, so on a thread of its own.
+    fn destroy(self) {
+        let flag = SetOnDrop(Arc::clone(&self.shared.ended));
+        let ended = Ended {
+            _worker: self,
+            _flag: flag,
+        };
+        let thread = thread::Builder::new().name("mqtt-client-end".to_owned());
+        // If the system has no thread left, it is dropped here.
+        let drop_worker = move || in_callback(|| catch_panic(|| drop(ended)));
+        catch_panic(|| drop(thread.spawn(drop_worker)));
     }
 
     /// Does what is due. Returns the time of the next turn, if nothing happens before; `None` once the client has ended.
@@ -178,23 +213,17 @@ impl Worker {
         if self.must_look {
             return Ok(now);
         }
-        let next = match &self.permit {
-            // The permit wakes it.
-            Some(permit) if !permit.is_granted() => after(now, CHECK_INTERVAL),
-            _ => self.link.wake_at(now),
-        };
-        Ok(self.permit_until.map_or(next, |until| next.min(until)))
+        let next = self.link.wake_at(now);
+        // In order, so the first is the earliest.
+        let permit_ends = self.used_permits.first().map(|(_, until)| *until);
+        Ok(permit_ends.map_or(next, |until| next.min(until)))
     }
 
     /// Looks at the connection, and connects if it is time. Returns true if that is to be done again at once.
     fn look(&mut self, is_due: bool) -> bool {
         let now = Instant::now();
-        if self.permit_until.is_some_and(|until| until <= now) {
-            self.permit_until = None;
-            self.permit = None;
-        }
+        self.used_permits.retain(|(_, until)| *until > now);
         let event = match self.link.phase() {
-            Phase::Waiting(until) if until <= now && !self.has_permit() => return false,
             Phase::Connecting => self.poll_attempt(),
             Phase::Connected if is_due || self.last_check.elapsed() >= CHECK_INTERVAL => {
                 self.last_check = now;
@@ -219,16 +248,6 @@ impl Worker {
         has_event || connects
     }
 
-    /// Returns true if an attempt may begin. Asks for the permit if need be.
-    fn has_permit(&mut self) -> bool {
-        let permit = self.permit.get_or_insert_with(|| Permit::ask(&self.waker));
-        let is_granted = permit.is_granted();
-        if is_granted {
-            self.permit_until = None;
-        }
-        is_granted
-    }
-
     fn target(&self) -> Option<&Target> {
         self.targets.get(self.link.address())
     }
@@ -238,47 +257,50 @@ impl Worker {
         self.target().map_or("", |target| target.address.as_str())
     }
 
-    /// Asks the name server for the broker, or connects at once if its address is no name.
+    /// Asks the name server for the broker, or for a permit if its address is no name.
     fn begin_attempt(&mut self) -> Result<(), ConnectionError> {
         let name = self.target().and_then(|target| target.name.as_ref());
         let look_up = name.map(NameToResolve::look_up).transpose()?;
-        if let Some(look_up) = look_up {
+        self.attempt = Some(if let Some(look_up) = look_up {
             look_up.wake_at_end(&self.waker);
-            self.attempt = Some(Attempt::Resolving(look_up));
+            Attempt::Resolving(look_up)
         } else {
-            self.connect();
-        }
+            Attempt::Waiting(ConnectPermit::ask(&self.waker))
+        });
         Ok(())
     }
 
-    fn connect(&mut self) {
-        let Some(options) = self.target().map(|target| target.options.clone()) else {
-            return;
-        };
-        // A reason that came with an attempt is not that of this connection.
-        self.shared.signal.take_disconnected();
-        self.attempt = Some(Attempt::Connecting(self.paho.connect(options)));
-    }
-
-    /// Returns the end of the attempt to connect.
+    /// Takes the next steps of the attempt to connect, and returns its end.
     fn poll_attempt(&mut self) -> Option<LinkEvent> {
         if let Some(Attempt::Resolving(look_up)) = &self.attempt {
             let name = self.target().and_then(|target| target.name.as_ref());
             match name.map_or(Ok(true), |name| name.is_resolved(look_up)) {
                 Ok(false) => return None,
-                Ok(true) => self.connect(),
+                Ok(true) => {
+                    self.attempt = Some(Attempt::Waiting(ConnectPermit::ask(&self.waker)));
+                }
                 Err(error) => {
                     self.attempt = None;
                     return Some(LinkEvent::Failed(error.at(self.address())));
                 }
             }
         }
-        let Some(Attempt::Connecting(token)) = &mut self.attempt else {
+        if let Some(Attempt::Waiting(permit)) = &self.attempt
+            && permit.is_granted()
+        {
+            let (permit, options) = (Arc::clone(permit), self.target()?.options.clone());
+            // A reason that came with an attempt is not that of this connection.
+            self.shared.signal.take_disconnected();
+            self.attempt = Some(Attempt::Connecting(self.paho.connect(options), permit));
+        }
+        let Some(Attempt::Connecting(token, permit)) = &mut self.attempt else {
             return None;
         };
         let Poll::Ready(result) = poll(token, &self.waker) else {
             return None;
         };
+        let until = after(Instant::now(), TIME_AFTER_ATTEMPT);
+        self.used_permits.push((Arc::clone(permit), until));
         self.attempt = None;
         Some(match result {
             Ok(response) => LinkEvent::Connected {
@@ -305,9 +327,6 @@ impl Worker {
         );
         let connects = self.link.handle(event, now);
         let phase = self.link.phase();
-        if before == Phase::Connecting && phase != before {
-            self.permit_until = Some(after(now, TIME_AFTER_ATTEMPT));
-        }
         let client_id = &self.shared.client_id;
         if phase == before {
             if self.link.is_overdue() && !was_overdue {
@@ -420,11 +439,19 @@ impl Worker {
         goes_on
     }
 
-    /// Ends the connection. Returns the time of the next turn while that has to be waited for.
+    /// Ends the connection and the receiver. Returns the time of the next turn while that has to be waited for.
     fn end_connection(&mut self) -> Option<Instant> {
         let now = Instant::now();
-        if let Some(Attempt::Connecting(token)) = &mut self.attempt {
-            // Paho cannot break it off.
+        if let Some(next) = self.end_attempt(now).or_else(|| self.disconnect(now)) {
+            return Some(next);
+        }
+        // Paho's client may not be destroyed while a callback runs.
+        (!self.receiver.close()).then(|| after(now, CHECK_INTERVAL))
+    }
+
+    /// Waits for an attempt to connect, which Paho cannot break off.
+    fn end_attempt(&mut self, now: Instant) -> Option<Instant> {
+        if let Some(Attempt::Connecting(token, _)) = &mut self.attempt {
             let limit = self.link.attempt_limit();
             let until = *self.ends_by.get_or_insert_with(|| after(now, limit));
             if poll(token, &self.waker).is_pending() {
@@ -435,19 +462,29 @@ impl Worker {
             }
         }
         self.attempt = None;
+        None
+    }
+
+    /// Disconnects, once.
+    fn disconnect(&mut self, now: Instant) -> Option<Instant> {
         // The token of a connect owns a clone of the client until Paho's callback has returned, and a callback for a
         // message uses it without one. If that were the last one, the callback would destroy the client under the lock
         // that this takes, and hang. So this waits for it.
-        if self.disconnecting.is_none() && self.paho.is_connected() {
-            let until = after(now, DISCONNECT_LIMIT);
-            self.disconnecting = Some((self.paho.disconnect(None), until));
+        if matches!(self.disconnect, Disconnect::NotBegun) {
+            self.disconnect = if self.paho.is_connected() {
+                let until = after(now, DISCONNECT_LIMIT);
+                Disconnect::Pending(self.paho.disconnect(None), until)
+            } else {
+                Disconnect::Over
+            };
         }
-        if let Some((token, until)) = &mut self.disconnecting {
+        if let Disconnect::Pending(token, until) = &mut self.disconnect {
             let error = match poll(token, &self.waker) {
                 Poll::Pending if now < *until => return Some(*until),
                 Poll::Pending => Some(mqtt::Error::Timeout),
                 Poll::Ready(result) => result.err(),
             };
+            self.disconnect = Disconnect::Over;
             if let Some(error) = error {
                 log::not_disconnected(&self.shared.client_id, &error.to_string());
             }
@@ -457,7 +494,6 @@ impl Worker {
 
     /// Ends what is left of a client whose connection has ended.
     fn end(&mut self, reason: Closed) {
-        self.receiver.close();
         if self.may_be_damaged && self.shared.waits_for_earlier_run() {
             // Its memory may have been freed already.
             never_destroy(&self.paho);

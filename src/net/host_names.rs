@@ -5,7 +5,7 @@ use std::time::Instant;
 use std::{
     collections::HashMap,
     io,
-    net::{IpAddr, ToSocketAddrs},
+    net::{SocketAddr, ToSocketAddrs},
     panic::{AssertUnwindSafe, catch_unwind},
     process,
     sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
@@ -16,8 +16,8 @@ use std::{
 #[cfg(feature = "redis")]
 use super::deadline::time_left;
 
-/// The addresses of a host, or why there are none.
-pub(crate) type Answer = Result<Vec<IpAddr>, Arc<io::Error>>;
+/// The addresses of a host, with the scope of those of IPv6 and without a port, or the reason why there are none.
+pub(crate) type Answer = Result<Vec<SocketAddr>, Arc<io::Error>>;
 
 /// A look-up of a host name. It runs on a thread of its own, since the system's resolver takes no timeout.
 ///
@@ -51,8 +51,7 @@ impl LookUp {
     pub(crate) fn of(host: &str) -> io::Result<Arc<Self>> {
         static LOOK_UPS: LazyLock<LookUps> = LazyLock::new(LookUps::default);
         LOOK_UPS.join_or_begin(host, |host| {
-            let addresses = (host, 0).to_socket_addrs()?;
-            Ok(addresses.map(|address| address.ip()).collect())
+            (host, 0).to_socket_addrs().map(Iterator::collect)
         })
     }
 
@@ -110,26 +109,26 @@ impl LookUps {
     fn join_or_begin(
         &self,
         host: &str,
-        resolve: impl FnOnce(&str) -> io::Result<Vec<IpAddr>> + Send + 'static,
+        resolve: impl FnOnce(&str) -> io::Result<Vec<SocketAddr>> + Send + 'static,
     ) -> io::Result<Arc<LookUp>> {
-        let place = (process::id(), host.to_owned());
+        let key = (process::id(), host.to_owned());
         let mut running = self.lock();
-        if let Some(look_up) = running.get(&place) {
+        if let Some(look_up) = running.get(&key) {
             return Ok(Arc::clone(look_up));
         }
         let look_up = Arc::<LookUp>::default();
-        let (look_ups, begun, key) = (self.clone(), Arc::clone(&look_up), place.clone());
+        let (look_ups, begun, own_key) = (self.clone(), Arc::clone(&look_up), key.clone());
         thread::Builder::new()
             .name("host-name".to_owned())
             .spawn(move || {
-                let resolve = AssertUnwindSafe(|| resolve(&key.1));
+                let resolve = AssertUnwindSafe(|| resolve(&own_key.1));
                 let answer = catch_unwind(resolve)
                     .unwrap_or_else(|_| Err(io::Error::other("the resolver panicked")));
                 // Before it ends: one who has seen the answer and asks again wants a new one.
-                look_ups.lock().remove(&key);
+                look_ups.lock().remove(&own_key);
                 begun.end(answer.map_err(Arc::new));
             })?;
-        running.insert(place, Arc::clone(&look_up));
+        running.insert(key, Arc::clone(&look_up));
         Ok(look_up)
     }
 
@@ -141,7 +140,7 @@ impl LookUps {
 #[cfg(test)]
 mod tests {
     use std::{
-        net::Ipv4Addr,
+        net::{IpAddr, Ipv4Addr},
         sync::{
             atomic::{AtomicUsize, Ordering},
             mpsc,
@@ -153,7 +152,7 @@ mod tests {
     use super::*;
 
     const LIMIT: Duration = Duration::from_secs(20);
-    const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
     /// Counts how often it is woken.
     #[derive(Default)]
@@ -166,7 +165,7 @@ mod tests {
     }
 
     /// Begins a look-up that ends when the sender is used or dropped.
-    fn begin(look_ups: &LookUps, host: &str) -> (Arc<LookUp>, mpsc::Sender<Vec<IpAddr>>) {
+    fn begin(look_ups: &LookUps, host: &str) -> (Arc<LookUp>, mpsc::Sender<Vec<SocketAddr>>) {
         let (gate, opened) = mpsc::channel();
         let resolve = move |_: &str| opened.recv().map_err(io::Error::other);
         let look_up = look_ups.join_or_begin(host, resolve).expect("a thread");
@@ -231,8 +230,8 @@ mod tests {
     #[test]
     fn each_answer_is_of_its_own_look_up() {
         let look_ups = LookUps::default();
-        for port in 1..=3 {
-            let address = IpAddr::from([127, 0, 0, port]);
+        for number in 1..=3 {
+            let address = SocketAddr::from(([127, 0, 0, number], 0));
             let (look_up, gate) = begin(&look_ups, "a");
             gate.send(vec![address]).expect("it waits");
             assert_eq!(wait(&look_up).expect("resolved"), [address]);

@@ -31,9 +31,8 @@ pub(super) fn connect_socket(
 ) -> Result<DeadlineStream, ExchangeError> {
     let addresses: Vec<(SockAddr, Domain)> = match endpoint {
         Endpoint::Unix(path) => vec![(SockAddr::unix(path)?, Domain::UNIX)],
-        Endpoint::Tcp(host, port) => resolve(host, deadline)?
+        Endpoint::Tcp(host, port) => resolve(host, *port, deadline)?
             .into_iter()
-            .map(|address| SocketAddr::new(address, *port))
             .map(|address| (address.into(), Domain::for_address(address)))
             .collect(),
     };
@@ -56,13 +55,18 @@ pub(super) fn connect_socket(
     Err(failure)
 }
 
-/// Returns the addresses of a host.
-fn resolve(host: &str, deadline: Instant) -> Result<Vec<IpAddr>, ExchangeError> {
-    if let Ok(address) = host.parse() {
-        return Ok(vec![address]);
+/// Returns the addresses of a host, with this port.
+fn resolve(host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, ExchangeError> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return Ok(vec![SocketAddr::new(address, port)]);
     }
     let answer = LookUp::of(host)?.wait(deadline)?;
-    answer.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))
+    let mut addresses =
+        answer.map_err(|error| ExchangeError::Disconnected(HOST_NOT_FOUND, error.into()))?;
+    for address in &mut addresses {
+        address.set_port(port);
+    }
+    Ok(addresses)
 }
 
 /// Converts an error of `connect` into one with a reason that fits a Redis, and what to do.
