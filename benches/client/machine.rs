@@ -20,7 +20,7 @@ pub fn description(bench: &Bench) -> String {
         .and_then(|(_, rest)| rest.split_whitespace().next())
         .unwrap_or("unknown");
     format!(
-        "Measured on {}, {} cores, Linux {}, temporary files on {}; redis-server {}, mosquitto {broker}; paho-mqtt-redis {}, \
+        "Measured on {}, {} cores, Linux {}, temporary files on {}; redis-server {}, mosquitto {broker}; \
          paho-mqtt {}, paho-mqtt-sys {}, redis {}. MQTT {}. {processors} Medians, with the range of all \
          rounds in parentheses; ratios are the medians of the ratios within each round.",
         processor(),
@@ -30,7 +30,6 @@ pub fn description(bench: &Bench) -> String {
             .trim(),
         stage::file_system(),
         stage.redis_version(),
-        env!("CARGO_PKG_VERSION"),
         locked("paho-mqtt"),
         locked("paho-mqtt-sys"),
         locked("redis"),
