@@ -62,13 +62,6 @@ impl RedisServer {
         Self::run_with(vec![file.to_str().expect("UTF-8").to_owned()], false)
     }
 
-    /// Starts one with a configuration file and further arguments; the folder, the Unix socket and the TCP port are overridden.
-    pub fn tcp_configured(file: &Path, arguments: &[&str]) -> Self {
-        let file = file.to_str().expect("UTF-8");
-        let all = [&[file], arguments].concat();
-        Self::run_with(all.iter().map(ToString::to_string).collect(), true)
-    }
-
     fn launch(arguments: &[&str], tcp: bool) -> Self {
         let own = [
             "--bind",

@@ -172,20 +172,15 @@ impl Sentinel {
     }
 
     fn start(master: u16, quorum: u16) -> Self {
-        Self::configured(&format!(
-            "sentinel monitor {SERVICE} 127.0.0.1 {master} {quorum}\n\
-             sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}\n\
-             sentinel failover-timeout {SERVICE} 1000\n"
-        ))
-    }
-
-    /// Starts one with this configuration, of which only address, port and folder are overridden.
-    pub fn configured(configuration: &str) -> Self {
         let dir = TempDir::new().expect("a folder for the sentinel");
         let (port, server) = on_free_port(|port| {
             let file = dir.path().join("sentinel.conf");
-            let folder = dir.path().display();
-            let text = format!("{configuration}\nbind 127.0.0.1\nport {port}\ndir {folder}\n");
+            let text = format!(
+                "bind 127.0.0.1\nport {port}\ndir {}\nsentinel monitor {SERVICE} 127.0.0.1 {master} {quorum}\n\
+                 sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER}\n\
+                 sentinel failover-timeout {SERVICE} 1000\n",
+                dir.path().display(),
+            );
             fs::write(&file, text).expect("its configuration");
             let mut command = command();
             let program = command.get_program().to_string_lossy().into_owned();
@@ -251,11 +246,6 @@ impl Sentinel {
             .arg(&["FAILOVER", SERVICE])
             .exec(&mut self.connection())
             .expect("a replica can be promoted");
-    }
-
-    /// Port of its own.
-    pub fn port(&self) -> u16 {
-        self.port
     }
 
     /// URL of the service.

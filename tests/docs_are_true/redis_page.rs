@@ -1,10 +1,10 @@
-//! docs/redis.md matches the options, the rights that are needed, and the configurations in examples/.
+//! docs/redis.md matches the options, the rights that are needed, and examples/redis.conf.
 
 use std::fs;
 
 use paho_mqtt::ClientPersistence;
 use paho_mqtt_redis::RedisPersistence;
-use testkit::{LIMIT, RedisServer, log::Log, publish_command, sentinel::Sentinel};
+use testkit::{RedisServer, log::Log, publish_command};
 
 use super::page::{REDIS, code, setters};
 
@@ -163,48 +163,4 @@ fn redis_configuration_works_with_documented_settings() {
     persistence
         .connect("device-1", "mqtt://127.0.0.1:1883")
         .expect("connects");
-}
-
-#[test]
-fn boards_with_sentinels_work_as_configured() {
-    const PASSWORD: &str = "change-me";
-    let folder = testkit::repository().join("examples/sentinel");
-    let conf = folder.join("redis.conf");
-    let master = RedisServer::tcp_configured(&conf, &["--bind", "127.0.0.1"]);
-    let address = format!("127.0.0.1 {}", master.port());
-    let follows = ["--bind", "127.0.0.1", "--replicaof", &address];
-    let replica = RedisServer::tcp_configured(&conf, &follows);
-    let text = fs::read_to_string(folder.join("sentinel.conf")).expect("a file");
-    let monitored = text.replace("board-a 6379", &address);
-    let sentinels = [(); 3].map(|()| Sentinel::configured(&monitored));
-    let hosts = sentinels
-        .each_ref()
-        .map(|one| format!("127.0.0.1:{}", one.port()));
-    let mut persistence = RedisPersistence::builder()
-        .url(format!(
-            "redis-sentinel://:{PASSWORD}@{}/gateway",
-            hosts.join(",")
-        ))
-        .replicas(1)
-        .open_timeout(LIMIT)
-        .build()
-        .expect("valid");
-    persistence
-        .open("device-1", "127.0.0.1:1883")
-        .expect("opens");
-    let command = publish_command(1, 1, "t", b"x");
-    persistence.put("c-1", vec![&command]).expect("accepted");
-    persistence
-        .health()
-        .flush(LIMIT)
-        .expect("the replica has it");
-    let mut raw = redis::Client::open(format!("redis://:{PASSWORD}@127.0.0.1:{}/", replica.port()))
-        .and_then(|client| client.get_connection())
-        .expect("a connection to the replica");
-    let stored: Vec<u8> = redis::cmd("HGET")
-        .arg("device-1:127.0.0.1:1883")
-        .arg("c-1")
-        .query(&mut raw)
-        .expect("HGET");
-    assert_eq!(stored, command);
 }
