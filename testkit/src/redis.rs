@@ -62,6 +62,11 @@ impl RedisServer {
         Self::run_with(vec![file.to_str().expect("UTF-8").to_owned()], false)
     }
 
+    /// Starts one with a configuration file; only the folder, the Unix socket and the TCP port are overridden.
+    pub fn tcp_configured(file: &Path) -> Self {
+        Self::run_with(vec![file.to_str().expect("UTF-8").to_owned()], true)
+    }
+
     fn launch(arguments: &[&str], tcp: bool) -> Self {
         let own = [
             "--bind",

@@ -1,6 +1,6 @@
 //! Private master with a replica and sentinels.
 
-use std::{fs, thread};
+use std::{fs, path::Path, thread};
 
 use tempfile::TempDir;
 
@@ -120,6 +120,16 @@ fn replication(server: &RedisServer, field: &str) -> Option<String> {
     info.get(field)
 }
 
+/// Runs a sentinel with this configuration until it watches a master.
+///
+/// Returns its log if it ends before that.
+pub fn run(file: &Path) -> Result<Server, String> {
+    let mut command = command();
+    let program = command.get_program().to_string_lossy().into_owned();
+    command.arg(file).arg("--sentinel");
+    Server::start(command, &program, "+monitor")
+}
+
 /// Sentinel that promotes the replica about two seconds after its master has died.
 pub struct Sentinel {
     server: Server,
@@ -182,10 +192,7 @@ impl Sentinel {
                 dir.path().display(),
             );
             fs::write(&file, text).expect("its configuration");
-            let mut command = command();
-            let program = command.get_program().to_string_lossy().into_owned();
-            command.arg(file).arg("--sentinel");
-            Server::start(command, &program, "+monitor")
+            run(&file)
         });
         let sentinel = Self {
             server,

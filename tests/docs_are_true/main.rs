@@ -16,6 +16,7 @@ mod readme;
 mod redis_exporter;
 mod redis_page;
 mod rules;
+mod sentinel_example;
 mod systemd;
 mod upstream;
 mod wording;
