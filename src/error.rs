@@ -159,7 +159,8 @@ error_kinds! {
     /// configuration of Redis (NOREPLICAS).
     NotReplicated, "not_replicated",
         "fewer replicas than required have the record",
-        "bring the replicas of this Redis back, or lower the option replicas and min-replicas-to-write";
+        "bring the replicas of this Redis back, wait until one that joins has loaded the data, or lower the option \
+         replicas and min-replicas-to-write";
     Busy, "busy",
         "a script blocks Redis (BUSY)",
         "end it with SCRIPT KILL";

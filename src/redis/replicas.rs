@@ -33,22 +33,30 @@ pub(super) fn encode_wait(commands: &mut CommandBuffer, replicas: u32, limit: Du
     commands.push_words(&["WAIT", &replicas.to_string(), &milliseconds.to_string()]);
 }
 
-/// Returns an error if fewer replicas have the writes.
-pub(super) fn read_wait(
-    reply: &Value,
+/// Checks the reply to that command: an error if fewer replicas have the writes.
+///
+/// Redis has replied to the commands before it, so a reply that is missing at the deadline is no sign of a
+/// Redis that stalls: it looks for a `WAIT` that is over only `hz` times per second, 10 by default.
+pub(super) fn check_wait(
+    reply: Result<Value, ExchangeError>,
     replicas: u32,
     limit: Duration,
 ) -> Result<(), ExchangeError> {
     match reply {
-        Value::Int(count) if *count >= i64::from(replicas) => Ok(()),
-        Value::Int(count) => Err(ExchangeError::ErrorReply(
+        Ok(Value::Int(count)) if count >= i64::from(replicas) => Ok(()),
+        Ok(Value::Int(count)) => Err(ExchangeError::ErrorReply(
             ErrorKind::NotReplicated,
             format!(
                 "{count} of {replicas} replicas had the write within {:?}",
                 wait_time(limit)
             ),
         )),
-        _ => Err(ExchangeError::protocol("WAIT returned an unexpected reply")),
+        Ok(_) => Err(ExchangeError::protocol("WAIT returned an unexpected reply")),
+        Err(ExchangeError::Unusable(ErrorKind::Timeout, _)) => Err(ExchangeError::Unusable(
+            ErrorKind::NotReplicated,
+            format!("WAIT {replicas} did not return within {limit:?}").into(),
+        )),
+        Err(error) => Err(error),
     }
 }
 

@@ -495,7 +495,7 @@ impl RedisStore {
                     }
                     confirmed.map_err(ExchangeError::unconfirmed)?;
                     if replicas > 0 {
-                        replicas::read_wait(&replies.read_reply()?, replicas, limit)?;
+                        replicas::check_wait(replies.read_reply(), replicas, limit)?;
                     }
                     Ok(())
                 },

@@ -1,9 +1,15 @@
 //! The option `replicas`: a put returns once replicas have the record, and what they lack is kept in memory.
 
-use std::{mem, time::Duration};
+use std::{
+    mem,
+    sync::mpsc::{self, Sender},
+    time::Duration,
+};
 
 use paho_mqtt::ClientPersistence;
-use paho_mqtt_redis::{ErrorKind, RedisPersistence, RedisPersistenceBuilder};
+use paho_mqtt_redis::{
+    ErrorKind, RedisPersistence, RedisPersistenceBuilder, StoreEvent, StoreObserver,
+};
 use redis::TypedCommands;
 use testkit::{LIMIT, RedisServer, record, sentinel::Replicated};
 
@@ -59,6 +65,31 @@ fn replica_that_stops_is_outage_until_it_is_back() {
     persistence.health().flush(LIMIT).expect("is recovered");
     assert_eq!(count(&both.servers[1]), 3);
     assert_eq!(persistence.health().snapshot().lost_records, 0);
+}
+
+/// Passes on the kind of each failed attempt.
+struct Attempts(Sender<ErrorKind>);
+
+impl StoreObserver for Attempts {
+    fn on_event(&self, _: &str, event: &StoreEvent) {
+        if let StoreEvent::Down { error, .. } | StoreEvent::StillDown { error, .. } = event {
+            // Fails once the test is over.
+            let _ = self.0.send(error.kind());
+        }
+    }
+}
+
+/// Redis looks `hz` times per second for a `WAIT` that is over.
+#[test]
+fn late_reply_to_wait_has_one_reason() {
+    let redis = RedisServer::with(&["--hz", "1"]);
+    let (sender, attempts) = mpsc::channel();
+    let options = RedisPersistence::builder().url(redis.url()).replicas(1);
+    let mut persistence = opened(options.observer(Attempts(sender)), CLIENT);
+    put(&mut persistence, 1);
+    let kinds = [(); 4].map(|()| attempts.recv_timeout(LIMIT).expect("another attempt"));
+    assert_eq!(kinds, [ErrorKind::NotReplicated; 4]);
+    mem::forget(persistence);
 }
 
 #[test]
