@@ -18,7 +18,8 @@ use super::{
     preflight::{Preflight, ServerInfo},
     replicas, sentinel,
     write_commands::{
-        SENDS_FIELD, encode_adoption, encode_groups, encode_write_probe, place_hash, sends_hash,
+        SENDS_FIELD, VOID_WRITE_COMMANDS, encode_adoption, encode_groups, encode_void_write,
+        encode_write_probe, place_hash, sends_hash,
     },
 };
 use crate::{
@@ -41,6 +42,8 @@ pub struct RedisStore {
     connection: Option<RedisConnection>,
     /// The connection excludes other programs; without the right to that, nothing does.
     is_exclusive: bool,
+    /// Too few replicas had a write; the next check shows if enough of them answer again.
+    lacks_replicas: bool,
 }
 
 impl RedisStore {
@@ -52,6 +55,7 @@ impl RedisStore {
             hash: None,
             connection: None,
             is_exclusive: false,
+            lacks_replicas: false,
         }
     }
 
@@ -251,31 +255,49 @@ impl Store for RedisStore {
     fn check(&mut self) -> Result<usize, Error> {
         let limit = self.config.operation_timeout;
         let is_synced = self.config.durability == Durability::Synced;
-        self.with_connection("use", limit, |connection, hash| {
+        let replicas = self.config.replicas;
+        let lacks_replicas = self.lacks_replicas;
+        let count = self.with_connection("use", limit, |connection, hash| {
             connection.exchange(
                 |commands| {
                     // Redis refuses to queue a write that it would refuse to execute.
                     commands.push_words(&["MULTI"]);
                     encode_write_probe(commands, hash);
                     commands.push_words(&["DISCARD"]);
+                    if lacks_replicas {
+                        encode_void_write(commands, hash);
+                    }
                     commands.push_words(&["HLEN", hash]);
                     if is_synced {
                         // Somebody may have changed a setting.
                         disk_sync::encode_check(commands);
+                    }
+                    if lacks_replicas {
+                        replicas::encode_wait(commands, replicas, limit);
                     }
                 },
                 |replies| {
                     for _ in 0..3 {
                         replies.read_reply()?;
                     }
+                    if lacks_replicas {
+                        for _ in 0..VOID_WRITE_COMMANDS {
+                            check_reply(replies.read_reply()?)?;
+                        }
+                    }
                     let count = integer_reply(&replies.read_reply()?)?;
                     if is_synced {
                         disk_sync::read_check(replies.read_reply())?;
                     }
+                    if lacks_replicas {
+                        replicas::check_wait(replies.read_reply(), replicas, limit)?;
+                    }
                     Ok(count)
                 },
             )
-        })
+        })?;
+        self.lacks_replicas = false;
+        Ok(count)
     }
 
     fn read(&mut self, keys: &[&str]) -> Result<Vec<Option<Vec<u8>>>, Error> {
@@ -455,7 +477,7 @@ impl RedisStore {
         groups: &[Group<'_>],
     ) -> Result<(), Error> {
         let replicas = self.config.replicas;
-        self.with_connection("write to", limit, |connection, hash| {
+        let written = self.with_connection("write to", limit, |connection, hash| {
             let removed_keys = sent.iter().filter(|sent| sent.length.is_none());
             let removed_keys = removed_keys.map(|sent| sent.key);
             let has_removed = removed_keys.clone().next().is_some();
@@ -500,7 +522,13 @@ impl RedisStore {
                     Ok(())
                 },
             )
-        })
+        });
+        if let Err(error) = &written
+            && replicas > 0
+        {
+            self.lacks_replicas |= error.kind() == ErrorKind::NotReplicated;
+        }
+        written
     }
 }
 

@@ -42,6 +42,20 @@ pub(super) fn encode_write_probe(commands: &mut CommandBuffer, hash: &str) {
     commands.push_words(&["HSET", hash, PROBE_FIELD, "", PROBE_FIELD]);
 }
 
+/// Appends a transaction that leaves the hash as it was, and that Redis passes on to its replicas.
+///
+/// A write without an effect is not passed on, and `WAIT` after it counts a replica that joins and has not
+/// loaded the data.
+pub(super) fn encode_void_write(commands: &mut CommandBuffer, hash: &str) {
+    commands.push_words(&["MULTI"]);
+    commands.push_words(&["HSET", hash, PROBE_FIELD, ""]);
+    commands.push_words(&["HDEL", hash, PROBE_FIELD]);
+    commands.push_words(&["EXEC"]);
+}
+
+/// Number of commands that [`encode_void_write`] appends.
+pub(super) const VOID_WRITE_COMMANDS: usize = 4;
+
 /// A field that neither Paho nor a person writes.
 pub(super) const PROBE_FIELD: &str = "paho-mqtt-redis:probe";
 

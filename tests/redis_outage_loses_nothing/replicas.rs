@@ -1,8 +1,10 @@
 //! The option `replicas`: a put returns once replicas have the record, and what they lack is kept in memory.
 
 use std::{
+    io::Write,
     mem,
-    sync::mpsc::{self, Sender},
+    os::unix::net::UnixStream,
+    sync::mpsc::{self, Receiver, Sender},
     time::Duration,
 };
 
@@ -11,7 +13,7 @@ use paho_mqtt_redis::{
     ErrorKind, RedisPersistence, RedisPersistenceBuilder, StoreEvent, StoreObserver,
 };
 use redis::TypedCommands;
-use testkit::{LIMIT, RedisServer, record, sentinel::Replicated};
+use testkit::{LIMIT, RedisServer, eventually, record, sentinel::Replicated};
 
 use super::records::{CLIENT, HASH, SERVER, opened, put};
 
@@ -67,15 +69,37 @@ fn replica_that_stops_is_outage_until_it_is_back() {
     assert_eq!(persistence.health().snapshot().lost_records, 0);
 }
 
-/// Passes on the kind of each failed attempt.
-struct Attempts(Sender<ErrorKind>);
+/// Passes on the kind of each failed attempt, and `None` for one that succeeds.
+struct Attempts(Sender<Option<ErrorKind>>);
 
 impl StoreObserver for Attempts {
     fn on_event(&self, _: &str, event: &StoreEvent) {
-        if let StoreEvent::Down { error, .. } | StoreEvent::StillDown { error, .. } = event {
-            // Fails once the test is over.
-            let _ = self.0.send(error.kind());
-        }
+        let kind = match event {
+            StoreEvent::Down { error, .. } | StoreEvent::StillDown { error, .. } => {
+                Some(error.kind())
+            }
+            StoreEvent::Up { .. } => None,
+            _ => return,
+        };
+        // Fails once the test is over.
+        let _ = self.0.send(kind);
+    }
+}
+
+/// Opens a persistence that wants one replica, and returns its attempts.
+fn observed(redis: &RedisServer) -> (RedisPersistence, Receiver<Option<ErrorKind>>) {
+    let (sender, attempts) = mpsc::channel();
+    let options = RedisPersistence::builder().url(redis.url()).replicas(1);
+    let persistence = opened(options.observer(Attempts(sender)), CLIENT);
+    (persistence, attempts)
+}
+
+/// Waits for this many further attempts that fail for lack of replicas.
+#[track_caller]
+fn assert_attempts_fail(attempts: &Receiver<Option<ErrorKind>>, number: usize) {
+    for _ in 0..number {
+        let attempt = attempts.recv_timeout(LIMIT).expect("another attempt");
+        assert_eq!(attempt, Some(ErrorKind::NotReplicated));
     }
 }
 
@@ -83,13 +107,40 @@ impl StoreObserver for Attempts {
 #[test]
 fn late_reply_to_wait_has_one_reason() {
     let redis = RedisServer::with(&["--hz", "1"]);
-    let (sender, attempts) = mpsc::channel();
-    let options = RedisPersistence::builder().url(redis.url()).replicas(1);
-    let mut persistence = opened(options.observer(Attempts(sender)), CLIENT);
+    let (mut persistence, attempts) = observed(&redis);
     put(&mut persistence, 1);
-    let kinds = [(); 4].map(|()| attempts.recv_timeout(LIMIT).expect("another attempt"));
-    assert_eq!(kinds, [ErrorKind::NotReplicated; 4]);
+    assert_attempts_fail(&attempts, 4);
     mem::forget(persistence);
+}
+
+/// `WAIT` counts a replica that has acknowledged nothing, if Redis has passed on nothing to replicas yet.
+#[test]
+fn replica_that_joins_ends_outage_once_it_answers() {
+    let redis = RedisServer::start();
+    let (mut persistence, attempts) = observed(&redis);
+    put(&mut persistence, 1);
+    // What recovery repeats changes nothing in Redis then.
+    persistence.remove("q-1").expect("removed");
+    eventually(LIMIT, "the record is gone", || {
+        (count(&redis) == 0).then_some(())
+    });
+    let mut replica = UnixStream::connect(redis.socket()).expect("connects");
+    replica.write_all(b"PSYNC ? -1\r\n").expect("joins");
+    eventually(LIMIT, "it gets the data", || {
+        let info = redis::cmd("INFO")
+            .arg("replication")
+            .query(&mut redis.connection());
+        let info: String = info.expect("INFO");
+        info.contains("state=online,offset=0").then_some(())
+    });
+    // Those before it came.
+    while attempts.try_recv().is_ok() {}
+    assert_attempts_fail(&attempts, 2);
+    replica
+        .write_all(b"REPLCONF ACK 1000000\r\n")
+        .expect("it has loaded the data");
+    persistence.health().flush(LIMIT).expect("is recovered");
+    assert_eq!(count(&redis), 0);
 }
 
 #[test]
