@@ -55,7 +55,7 @@ pub(super) fn too_many_clients(client_id: &str, limit: usize) {
         limit,
         "this process has more clients than Paho survives if they lose their connections at once, as when the broker \
          restarts: then all of them freeze; set net.core.wmem_default to 1,024 bytes per client before it starts, \
-         or divide the clients among several processes"
+         or divide the clients among several processes: docs/reliable-client.md"
     );
 }
 
