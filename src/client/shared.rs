@@ -1,4 +1,4 @@
-//! [`ClientShared`]: what the client and its worker share.
+//! [`ClientShared`]: the state that the client and its worker share.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -21,7 +21,7 @@ use crate::{
 /// Time in which a client that is dropped, or that stops, disconnects.
 pub(super) const DISCONNECT_LIMIT: Duration = Duration::from_secs(2);
 
-/// What the client and its worker share.
+/// The state that the client and its worker share.
 pub(super) struct ClientShared {
     pub(super) client_id: String,
     pub(super) signal: Arc<Signal>,

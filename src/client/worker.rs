@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     clock::since_boot,
-    net::LookUp,
+    net::{LookUp, deadline_after},
     persistence::catch_panic,
     threads::{Job, NextTurn, Pools},
 };
@@ -299,7 +299,7 @@ impl Worker {
         let Poll::Ready(result) = poll(token, &self.waker) else {
             return None;
         };
-        let until = after(Instant::now(), TIME_AFTER_ATTEMPT);
+        let until = deadline_after(TIME_AFTER_ATTEMPT);
         self.used_permits.push((Arc::clone(permit), until));
         self.attempt = None;
         Some(match result {
@@ -446,14 +446,14 @@ impl Worker {
             return Some(next);
         }
         // Paho's client may not be destroyed while a callback runs.
-        (!self.receiver.close()).then(|| after(now, CHECK_INTERVAL))
+        (!self.receiver.close()).then(|| deadline_after(CHECK_INTERVAL))
     }
 
     /// Waits for an attempt to connect, which Paho cannot break off.
     fn end_attempt(&mut self, now: Instant) -> Option<Instant> {
         if let Some(Attempt::Connecting(token, _)) = &mut self.attempt {
             let limit = self.link.attempt_limit();
-            let until = *self.ends_by.get_or_insert_with(|| after(now, limit));
+            let until = *self.ends_by.get_or_insert_with(|| deadline_after(limit));
             if poll(token, &self.waker).is_pending() {
                 if now < until {
                     return Some(until);
@@ -472,7 +472,7 @@ impl Worker {
         // that this takes, and hang. So this waits for it.
         if matches!(self.disconnect, Disconnect::NotBegun) {
             self.disconnect = if self.paho.is_connected() {
-                let until = after(now, DISCONNECT_LIMIT);
+                let until = deadline_after(DISCONNECT_LIMIT);
                 Disconnect::Pending(self.paho.disconnect(None), until)
             } else {
                 Disconnect::Over
@@ -520,8 +520,4 @@ impl Worker {
 /// Reads a token that may have ended, and has it wake the worker if not.
 fn poll<F: Future + Unpin>(token: &mut F, waker: &Waker) -> Poll<F::Output> {
     Pin::new(token).poll(&mut Context::from_waker(waker))
-}
-
-fn after(now: Instant, limit: Duration) -> Instant {
-    now.checked_add(limit).unwrap_or(now)
 }

@@ -143,7 +143,7 @@ pub(super) struct Backlog {
     is_sending: bool,
     /// The share of this persistence in `restored_records`, by kind.
     restored: [i64; KindLabel::ALL.len()],
-    /// What this call has changed in the message series, if anything.
+    /// The changes of this call in the message series, if there are any.
     changes: Option<MessageChanges>,
 }
 

@@ -1,9 +1,8 @@
 //! Absolute deadlines.
 
-use std::{
-    io,
-    time::{Duration, Instant},
-};
+#[cfg(any(feature = "redis", feature = "server"))]
+use std::io;
+use std::time::{Duration, Instant};
 
 /// Returns the instant that is `timeout` from now, or a year from now for a longer timeout.
 pub(crate) fn deadline_after(timeout: Duration) -> Instant {
@@ -14,11 +13,13 @@ pub(crate) fn deadline_after(timeout: Duration) -> Instant {
 }
 
 /// Returns the time until the deadline; zero after it.
+#[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) fn remaining(deadline: Instant) -> Duration {
     deadline.saturating_duration_since(Instant::now())
 }
 
 /// Returns the time until the deadline, or `TimedOut` after it.
+#[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) fn time_left(deadline: Instant) -> io::Result<Duration> {
     let remaining = remaining(deadline);
     if remaining.is_zero() {

@@ -137,7 +137,7 @@ impl LookUps {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "redis"))]
 mod tests {
     use std::{
         net::{IpAddr, Ipv4Addr},
@@ -149,7 +149,7 @@ mod tests {
         time::Duration,
     };
 
-    use super::*;
+    use super::{super::deadline::deadline_after, *};
 
     const LIMIT: Duration = Duration::from_secs(20);
     const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -177,14 +177,8 @@ mod tests {
         look_ups.join_or_begin(host, again).expect("no thread")
     }
 
-    /// Returns the answer, once there is one.
     fn wait(look_up: &LookUp) -> Answer {
-        let state = look_up.lock();
-        let waited = look_up
-            .ended
-            .wait_timeout_while(state, LIMIT, |state| state.answer.is_none());
-        let (state, _) = waited.expect("no panic");
-        state.answer.clone().expect("ends in time")
+        look_up.wait(deadline_after(LIMIT)).expect("ends in time")
     }
 
     #[test]
@@ -246,10 +240,8 @@ mod tests {
         assert!(look_ups.lock().is_empty());
     }
 
-    #[cfg(feature = "redis")]
     #[test]
     fn wait_ends_at_deadline() {
-        use super::super::deadline::deadline_after;
         let look_ups = LookUps::default();
         let (look_up, gate) = begin(&look_ups, "a");
         for timeout in [Duration::from_millis(20), Duration::ZERO] {
@@ -257,10 +249,8 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         }
         gate.send(vec![ADDRESS]).expect("it waits");
-        let answer = look_up.wait(deadline_after(LIMIT)).expect("ends");
-        assert_eq!(answer.expect("resolved"), [ADDRESS]);
+        assert_eq!(wait(&look_up).expect("resolved"), [ADDRESS]);
         let local = LookUp::of("localhost").expect("a thread");
-        let answer = local.wait(deadline_after(LIMIT)).expect("ends");
-        assert!(!answer.unwrap_or_default().is_empty());
+        assert!(!wait(&local).unwrap_or_default().is_empty());
     }
 }

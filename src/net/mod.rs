@@ -1,12 +1,10 @@
 //! Absolute deadlines, a socket that obeys one, and look-ups of host names.
 
-#[cfg(any(feature = "redis", feature = "server"))]
 mod deadline;
 #[cfg(any(feature = "redis", feature = "server"))]
 mod deadline_stream;
 mod host_names;
 
-#[cfg(any(feature = "redis", feature = "server"))]
 pub(crate) use deadline::deadline_after;
 #[cfg(feature = "redis")]
 pub(crate) use deadline::{remaining, time_left};

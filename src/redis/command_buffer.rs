@@ -134,6 +134,13 @@ impl<'v> CommandBuffer<'v> {
 mod tests {
     use super::*;
 
+    /// Returns the command for a record as the redis crate packs it.
+    fn packed(key: &str, value: &[u8]) -> Vec<u8> {
+        let mut command = ::redis::cmd("HSET");
+        let command = command.arg("hash").arg(key).arg(value);
+        command.get_packed_command()
+    }
+
     #[test]
     fn commands_are_packed_as_by_redis_crate() {
         let values = [b"\r\n\0".to_vec(), vec![b'x'; LARGE - 1]];
@@ -141,14 +148,7 @@ mod tests {
         let mut expected = Vec::new();
         for value in &values {
             commands.push_record(&["HSET", "hash"], "c-1", value);
-            let mut command = ::redis::cmd("HSET");
-            expected.extend(
-                command
-                    .arg("hash")
-                    .arg("c-1")
-                    .arg(value)
-                    .get_packed_command(),
-            );
+            expected.extend(packed("c-1", value));
         }
         commands.push_words(&["MULTI"]);
         expected.extend(::redis::cmd("MULTI").get_packed_command());
@@ -179,14 +179,7 @@ mod tests {
             let mut expected = Vec::new();
             for value in &values {
                 commands.push_record(&["HSET", "hash"], "s-1", value);
-                let mut command = ::redis::cmd("HSET");
-                expected.extend(
-                    command
-                        .arg("hash")
-                        .arg("s-1")
-                        .arg(value)
-                        .get_packed_command(),
-                );
+                expected.extend(packed("s-1", value));
             }
             if !last.is_empty() {
                 commands.push_words(&[last]);

@@ -210,7 +210,7 @@ impl RespReader {
             value.reserve_exact(part);
             allow(from, part);
             if part < self.bytes.len() {
-                // What follows arrives in the same read: one more for the end of each small value that the
+                // The values behind it arrive in the same read: one more for the end of each small value that the
                 // buffer cuts would double their number.
                 while self.buffered().len() < part {
                     self.fill(from)?;

@@ -5,7 +5,6 @@
 use testkit::harness::{
     ClientKind::{self, Bare, Session},
     Versions::{self, Default3, V3, V5},
-    Victim,
     crash_table::{Crash, Row, Store},
 };
 
@@ -80,7 +79,7 @@ fn loses_nothing(
     forgets: bool,
     crash: Crash,
 ) {
-    let row = row((client, store), versions, forgets, crash);
+    let row = Row::of_program((client, store), versions, forgets, crash);
     let stride = match crash {
         Crash::Call => 13,
         Crash::Twice => 41,
@@ -93,22 +92,6 @@ fn loses_nothing(
         Session => (stride * 4, 8),
     };
     assert_clean(row, stride, most);
-}
-
-pub(super) fn row(
-    (client, store): (ClientKind, Store),
-    versions: Versions,
-    forgets: bool,
-    crash: Crash,
-) -> Row {
-    Row {
-        client,
-        store,
-        versions,
-        forgets,
-        victim: Victim::Program,
-        crash,
-    }
 }
 
 /// Asserts that every `stride`-th point of the row, and at most `most` of them, has no unknown error.
@@ -134,7 +117,7 @@ fn every_row_over_unix_socket_is_tested() {
         .iter()
         .filter(|(client, ..)| *client == Bare)
         .flat_map(|&(client, store, versions, forgets)| {
-            Crash::ALL.map(|crash| row((client, store), versions, forgets, crash))
+            Crash::ALL.map(|crash| Row::of_program((client, store), versions, forgets, crash))
         })
         .collect();
     let mut expected = Row::all(Bare);

@@ -10,13 +10,13 @@ use testkit::harness::{
     crash_table::{Crash, Row, Store},
 };
 
-use super::crash_table::{assert_clean, row};
+use super::crash_table::assert_clean;
 
 /// Tries every `stride`-th point, and at most `most` of them.
 fn loses_nothing(victim: Victim, versions: Versions, crash: Crash, (stride, most): (usize, usize)) {
     let row = Row {
         victim,
-        ..row((Bare, Store::Replicated), versions, false, crash)
+        ..Row::of_program((Bare, Store::Replicated), versions, false, crash)
     };
     assert_clean(row, stride, most);
 }

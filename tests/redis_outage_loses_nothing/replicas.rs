@@ -119,7 +119,7 @@ fn replica_that_joins_ends_outage_once_it_answers() {
     let redis = RedisServer::start();
     let (mut persistence, attempts) = observed(&redis);
     put(&mut persistence, 1);
-    // What recovery repeats changes nothing in Redis then.
+    // The write that recovery repeats changes nothing in Redis then.
     persistence.remove("q-1").expect("removed");
     eventually(LIMIT, "the record is gone", || {
         (count(&redis) == 0).then_some(())

@@ -163,6 +163,23 @@ const KNOWN: [Known; 1] = [Known {
 }];
 
 impl Row {
+    /// Row in which the program is killed, and its Redis lives on.
+    pub fn of_program(
+        (client, store): (ClientKind, Store),
+        versions: Versions,
+        forgets: bool,
+        crash: Crash,
+    ) -> Self {
+        Self {
+            client,
+            store,
+            versions,
+            forgets,
+            victim: Victim::Program,
+            crash,
+        }
+    }
+
     /// All rows of a kind of client, in the order of the table.
     pub fn all(client: ClientKind) -> Vec<Self> {
         let redis = |(tcp, pipelined)| Store::Redis { tcp, pipelined };
@@ -173,26 +190,15 @@ impl Row {
                 for forgets in [false, true] {
                     for crash in Crash::ALL {
                         if store != Store::Files || crash != Crash::Request {
-                            rows.push(Self {
-                                client,
-                                store,
-                                versions,
-                                forgets,
-                                victim: Victim::Program,
-                                crash,
-                            });
+                            rows.push(Self::of_program((client, store), versions, forgets, crash));
                         }
                     }
                 }
             }
         }
         let kept = |store, versions, victim, crash| Self {
-            client,
-            store,
-            versions,
-            forgets: false,
             victim,
-            crash,
+            ..Self::of_program((client, store), versions, false, crash)
         };
         for crash in Crash::ALL {
             rows.push(kept(Store::Synced, Versions::V5, Victim::Program, crash));
