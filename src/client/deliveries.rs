@@ -2,10 +2,8 @@
 
 use std::{
     collections::HashMap,
-    future::Future,
-    pin::Pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -15,6 +13,7 @@ use super::{
     connection::ConnectionError,
     delivery::{DeliveryCell, Failure},
     signal::{Signal, waker_of_delivery},
+    token::poll,
 };
 use crate::error::ErrorKind;
 
@@ -115,8 +114,7 @@ impl Deliveries {
         let Some(on_its_way) = state.on_their_way.get_mut(&number) else {
             return;
         };
-        let mut context = Context::from_waker(waker);
-        let Poll::Ready(result) = Pin::new(&mut on_its_way.token).poll(&mut context) else {
+        let Poll::Ready(result) = poll(&mut on_its_way.token, waker) else {
             return;
         };
         let Some(on_its_way) = state.on_their_way.remove(&number) else {

@@ -1,5 +1,6 @@
 //! The client that connects again by itself: [`Session`] describes it, [`Client`] publishes.
 
+mod attempt;
 mod backoff;
 mod broken_write;
 mod callbacks;
@@ -23,6 +24,7 @@ mod shared;
 mod signal;
 mod stopping;
 mod subscriptions;
+mod token;
 mod unread_bytes;
 mod worker;
 

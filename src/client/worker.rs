@@ -1,12 +1,10 @@
 //! [`Worker`]: the background work of a client. It connects, follows deliveries and subscribes.
 
 use std::{
-    future::Future,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, Waker},
+    task::{Poll, Waker},
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -14,22 +12,23 @@ use std::{
 use paho_mqtt as mqtt;
 
 use super::{
+    attempt::Attempt,
     broken_write::{DamageGuard, never_destroy},
     callbacks::{Receiver, in_callback},
     connection::ConnectionError,
     link::{CHECK_INTERVAL, Link, LinkEvent, Phase},
     log,
-    names::NameToResolve,
     options::Target,
     permit::{ConnectPermit, TIME_AFTER_ATTEMPT},
     report::ConnectionState,
     shared::{ClientShared, Closed, DISCONNECT_LIMIT},
     signal::{Flag, waker_to_look},
     subscriptions::Wanted,
+    token::poll,
 };
 use crate::{
     clock::since_boot,
-    net::{LookUp, deadline_after},
+    net::deadline_after,
     persistence::catch_panic,
     threads::{Job, NextTurn, Pools},
 };
@@ -66,15 +65,6 @@ pub(super) struct Worker {
     /// The end waits no longer for an attempt to connect than until this time.
     ends_by: Option<Instant>,
     disconnect: Disconnect,
-}
-
-/// An attempt to connect.
-enum Attempt {
-    /// The name server is asked.
-    Resolving(Arc<LookUp>),
-    /// Others connect first.
-    Waiting(Arc<ConnectPermit>),
-    Connecting(mqtt::ConnectToken, Arc<ConnectPermit>),
 }
 
 /// The end of the connection.
@@ -257,61 +247,34 @@ impl Worker {
         self.target().map_or("", |target| target.address.as_str())
     }
 
-    /// Asks the name server for the broker, or for a permit if its address is no name.
     fn begin_attempt(&mut self) -> Result<(), ConnectionError> {
-        let name = self.target().and_then(|target| target.name.as_ref());
-        let look_up = name.map(NameToResolve::look_up).transpose()?;
-        self.attempt = Some(if let Some(look_up) = look_up {
-            look_up.wake_at_end(&self.waker);
-            Attempt::Resolving(look_up)
-        } else {
-            Attempt::Waiting(ConnectPermit::ask(&self.waker))
-        });
+        let attempt = self
+            .target()
+            .map(|target| Attempt::begin(target, &self.waker));
+        self.attempt = attempt.transpose()?;
         Ok(())
     }
 
     /// Takes the next steps of the attempt to connect, and returns its end.
     fn poll_attempt(&mut self) -> Option<LinkEvent> {
-        if let Some(Attempt::Resolving(look_up)) = &self.attempt {
-            let name = self.target().and_then(|target| target.name.as_ref());
-            match name.map_or(Ok(true), |name| name.is_resolved(look_up)) {
-                Ok(false) => return None,
-                Ok(true) => {
-                    self.attempt = Some(Attempt::Waiting(ConnectPermit::ask(&self.waker)));
-                }
-                Err(error) => {
-                    self.attempt = None;
-                    return Some(LinkEvent::Failed(error.at(self.address())));
-                }
-            }
-        }
-        if let Some(Attempt::Waiting(permit)) = &self.attempt
-            && permit.is_granted()
-        {
-            let (permit, options) = (Arc::clone(permit), self.target()?.options.clone());
+        let mut attempt = self.attempt.take()?;
+        let target = self.targets.get(self.link.address())?;
+        let connect = |options| {
             // A reason that came with an attempt is not that of this connection.
             self.shared.signal.take_disconnected();
-            self.attempt = Some(Attempt::Connecting(self.paho.connect(options), permit));
+            self.paho.connect(options)
+        };
+        let Poll::Ready(result) = attempt.poll(target, &self.waker, connect) else {
+            self.attempt = Some(attempt);
+            return None;
+        };
+        if let Some(permit) = attempt.into_permit() {
+            let until = deadline_after(TIME_AFTER_ATTEMPT);
+            self.used_permits.push((permit, until));
         }
-        let Some(Attempt::Connecting(token, permit)) = &mut self.attempt else {
-            return None;
-        };
-        let Poll::Ready(result) = poll(token, &self.waker) else {
-            return None;
-        };
-        let until = deadline_after(TIME_AFTER_ATTEMPT);
-        self.used_permits.push((Arc::clone(permit), until));
-        self.attempt = None;
         Some(match result {
-            Ok(response) => LinkEvent::Connected {
-                session_present: response
-                    .connect_response()
-                    .is_some_and(|response| response.session_present),
-            },
-            Err(error) => {
-                let error = ConnectionError::from(&error);
-                LinkEvent::Failed(error.at(self.address()))
-            }
+            Ok(session_present) => LinkEvent::Connected { session_present },
+            Err(error) => LinkEvent::Failed(error.at(self.address())),
         })
     }
 
@@ -515,9 +478,4 @@ impl Worker {
             }
         }
     }
-}
-
-/// Reads a token that may have ended, and has it wake the worker if not.
-fn poll<F: Future + Unpin>(token: &mut F, waker: &Waker) -> Poll<F::Output> {
-    Pin::new(token).poll(&mut Context::from_waker(waker))
 }
